@@ -1,0 +1,2 @@
+//! Meshseal core.
+#![no_std]

@@ -1,0 +1,2 @@
+//! Post-link step.
+fn main() {}
