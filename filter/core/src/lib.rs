@@ -1,2 +1,42 @@
-//! Meshseal core.
+//! Meshseal's decisions, without a clock, I/O, host or log: the same code decides in the proxy, in the issuer and in the CLI.
+//!
+//! A request's token takes one way through this crate:
+//!
+//! ```text
+//! token text ─ token (form, V1–V3) ─ header (V4, V8) ─ claims (types, V13) ─ validate::check ─▶ Checked
+//!                        keys ◀── trust (bundle, fetched sets, revocation) ──┘        │ signature, revocation
+//!                                                                                     ▼
+//!                              policy::authorize (route, scopes, staleness) ◀──── Verified
+//! ```
+//!
+//! [`validate`] is the one place that states the order of the checks, [`rejection`] names every way to fail,
+//! [`limits`] holds every budget. What issuer and filter must agree on is [`bundle`] and [`revocation`].
 #![no_std]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::std_instead_of_core,
+    clippy::std_instead_of_alloc,
+    clippy::alloc_instead_of_core
+)]
+
+extern crate alloc;
+
+pub mod alg;
+pub mod base64url;
+pub mod bundle;
+pub mod claims;
+pub mod config;
+mod crypto;
+pub mod header;
+pub mod json;
+pub mod keys;
+pub mod limits;
+pub mod policy;
+pub mod rejection;
+pub mod revocation;
+pub mod token;
+pub mod trust;
+pub mod validate;
+
+pub use crypto::{Portable, SignatureVerifier};

@@ -1,0 +1,168 @@
+//! JWS signature algorithms (RFC 7518 §3.1, RFC 8037 §3.1, RFC 9864 §2.2).
+
+/// An algorithm that Meshseal can verify. `none` has no variant, so it cannot be allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Alg {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-384.
+    Rs384,
+    /// RSASSA-PKCS1-v1_5 with SHA-512.
+    Rs512,
+    /// RSASSA-PSS with SHA-256, MGF1 with SHA-256 and a salt as long as the hash.
+    Ps256,
+    /// RSASSA-PSS with SHA-384.
+    Ps384,
+    /// RSASSA-PSS with SHA-512.
+    Ps512,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// ECDSA on P-384 with SHA-384.
+    Es384,
+    /// ECDSA on P-521 with SHA-512.
+    Es512,
+    /// Ed25519, under its old name `EdDSA` and its fully specified name `Ed25519`.
+    EdDsa,
+    /// HMAC with SHA-256.
+    Hs256,
+    /// HMAC with SHA-384.
+    Hs384,
+    /// HMAC with SHA-512.
+    Hs512,
+}
+
+/// What kind of key serves an algorithm: `kty`, and for curves `crv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `kty: RSA`.
+    Rsa,
+    /// `kty: EC`, `crv: P-256`.
+    P256,
+    /// `kty: EC`, `crv: P-384`.
+    P384,
+    /// `kty: EC`, `crv: P-521`.
+    P521,
+    /// `kty: OKP`, `crv: Ed25519`.
+    Ed25519,
+    /// `kty: oct`.
+    Oct,
+}
+
+impl Alg {
+    /// Every algorithm, asymmetric ones first.
+    pub const ALL: [Self; 13] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::EdDsa,
+        Self::Hs256,
+        Self::Hs384,
+        Self::Hs512,
+    ];
+
+    /// The algorithm of an `alg` value, compared case-sensitively (V4). `EdDSA` and `Ed25519` are the same algorithm.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        if name == "Ed25519" {
+            return Some(Self::EdDsa);
+        }
+        Self::ALL.into_iter().find(|alg| alg.name() == name)
+    }
+
+    /// The name in the JOSE registry.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+            Self::EdDsa => "EdDSA",
+            Self::Hs256 => "HS256",
+            Self::Hs384 => "HS384",
+            Self::Hs512 => "HS512",
+        }
+    }
+
+    /// The kind of key that serves this algorithm.
+    #[must_use]
+    pub const fn family(self) -> Family {
+        match self {
+            Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => Family::Rsa,
+            Self::Es256 => Family::P256,
+            Self::Es384 => Family::P384,
+            Self::Es512 => Family::P521,
+            Self::EdDsa => Family::Ed25519,
+            Self::Hs256 | Self::Hs384 | Self::Hs512 => Family::Oct,
+        }
+    }
+
+    /// Whether signer and verifier share one secret.
+    #[must_use]
+    pub const fn is_symmetric(self) -> bool {
+        matches!(self.family(), Family::Oct)
+    }
+}
+
+impl Family {
+    /// The algorithm that a key without `alg` most often serves.
+    #[must_use]
+    pub const fn usual(self) -> Alg {
+        match self {
+            Self::Rsa => Alg::Rs256,
+            Self::P256 => Alg::Es256,
+            Self::P384 => Alg::Es384,
+            Self::P521 => Alg::Es512,
+            Self::Ed25519 => Alg::EdDsa,
+            Self::Oct => Alg::Hs256,
+        }
+    }
+
+    /// The one algorithm that a key of this family without `alg` is bound to (V5): the only one that `allowed` has for
+    /// the family, else the usual one if allowed. `None`: no or no single answer, the key must say `alg`.
+    #[must_use]
+    pub fn bind(self, allowed: &[Alg]) -> Option<Alg> {
+        let mut of_family = allowed.iter().copied().filter(|alg| alg.family() == self);
+        let first = of_family.next()?;
+        if of_family.all(|alg| alg == first) {
+            return Some(first);
+        }
+        allowed.contains(&self.usual()).then(|| self.usual())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_case_sensitive_and_none_has_no_spelling() {
+        for alg in Alg::ALL {
+            assert_eq!(Alg::parse(alg.name()), Some(alg));
+            assert_eq!(Alg::parse(&alg.name().to_ascii_lowercase()), None);
+        }
+        assert_eq!(Alg::parse("Ed25519"), Some(Alg::EdDsa));
+        for name in ["none", "None", "NONE", "nOnE", "", "ES256K", "Ed448", "RS256 "] {
+            assert_eq!(Alg::parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_without_alg_is_bound_to_one_algorithm() {
+        assert_eq!(Family::Rsa.bind(&[Alg::Ps384, Alg::Es256]), Some(Alg::Ps384));
+        assert_eq!(Family::Rsa.bind(&Alg::ALL), Some(Alg::Rs256));
+        assert_eq!(Family::Rsa.bind(&[Alg::Ps256, Alg::Ps384]), None);
+        assert_eq!(Family::P256.bind(&[Alg::Rs256]), None);
+    }
+}

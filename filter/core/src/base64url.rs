@@ -1,0 +1,55 @@
+//! Strict base64url (RFC 7515 §2): no padding, no other characters, unused bits zero (V2), so that a token has one spelling.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Decodes, or `None` where the text is not the one canonical encoding.
+#[must_use]
+pub fn decode(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// Decodes into `out` and returns the part that was filled; `None` if not canonical or `out` is too small.
+#[must_use]
+pub fn decode_into<'o>(text: &str, out: &'o mut [u8]) -> Option<&'o [u8]> {
+    let filled = URL_SAFE_NO_PAD.decode_slice(text, out).ok()?;
+    out.get(..filled)
+}
+
+/// Encodes without padding.
+#[must_use]
+pub fn encode(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rfc_7515_appendix_c() {
+        assert_eq!(encode(&[3, 236, 255, 224, 193]), "A-z_4ME");
+        assert_eq!(decode("A-z_4ME"), Some(alloc::vec![3, 236, 255, 224, 193]));
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        // "AA" is one zero byte; "AB" differs in an unused bit only.
+        for text in ["AB", "AA==", "AA=", "A", "A-z/4ME", "A z_4ME", "AA\n", "AA.", "ÄA"] {
+            assert_eq!(decode(text), None, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_accepted_text_is_the_canonical_one(text in "[A-Za-z0-9_=/+-]{0,40}") {
+            if let Some(bytes) = decode(&text) {
+                prop_assert_eq!(encode(&bytes), text.to_string());
+            }
+        }
+    }
+}

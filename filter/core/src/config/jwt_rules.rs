@@ -1,0 +1,247 @@
+//! `jwtRules`: whose tokens are accepted, where they are found and what becomes of their claims.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
+
+use super::reader::Object;
+use super::{ClaimToHeader, FromHeader, JwtRule, KeySource, RemoteJwks, TokenType, problems_at};
+use crate::alg::Alg;
+use crate::json::{Kind, Value};
+use crate::keys::KeySet;
+use crate::limits;
+
+const FIELDS: [&str; 17] = [
+    "issuer",
+    "audiences",
+    "trustBundle",
+    "jwks",
+    "jwksUri",
+    "jwksCluster",
+    "timeout",
+    "refreshInterval",
+    "algorithms",
+    "tokenTypes",
+    "clockSkew",
+    "maxLifetime",
+    "fromHeaders",
+    "fromCookies",
+    "fromParams",
+    "forwardOriginalToken",
+    "outputPayloadToHeader",
+];
+
+pub(super) fn read(rule: &Object<'_, '_>) -> JwtRule {
+    let mut known = FIELDS.to_vec();
+    known.push("outputClaimToHeaders");
+    rule.only(&known);
+    let issuer = rule.required_text("issuer", "the `iss` of the tokens, exactly").unwrap_or_default();
+    if !rule.has("audiences") {
+        rule.mistake("audiences", "missing; name what this service is called in `aud`, else tokens for others would pass");
+    }
+    let mut read = JwtRule::new(issuer, rule.texts("audiences"));
+    read_algorithms(rule, &mut read);
+    read.keys = read_keys(rule, &read.algorithms);
+    read_token_types(rule, &mut read);
+    read.clock_skew = rule.seconds("clockSkew", read.clock_skew, 0, limits::MAX_CLOCK_SKEW_S);
+    read.max_lifetime = rule.seconds("maxLifetime", read.max_lifetime, 1, 366 * 24 * 3600);
+    read_locations(rule, &mut read);
+    read_outputs(rule, &mut read);
+    read
+}
+
+fn read_algorithms(rule: &Object<'_, '_>, read: &mut JwtRule) {
+    if !rule.has("algorithms") {
+        return;
+    }
+    read.algorithms.clear();
+    for (at, name) in rule.texts("algorithms").iter().enumerate() {
+        match Alg::parse(name) {
+            Some(alg) if read.algorithms.contains(&alg) => rule.mistake(&format!("algorithms[{at}]"), "given twice"),
+            Some(alg) => read.algorithms.push(alg),
+            None => {
+                let known = Alg::ALL.map(Alg::name).join(", ");
+                rule.mistake(&format!("algorithms[{at}]"), format!("unknown algorithm; known: {known}"));
+            }
+        }
+    }
+}
+
+fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
+    let bundle = rule.flag("trustBundle");
+    let sources = [bundle, rule.has("jwks"), rule.has("jwksUri")].into_iter().filter(|given| *given).count();
+    if sources != 1 {
+        rule.mistake("", "name exactly one source of keys: trustBundle: true, jwks, or jwksUri with jwksCluster");
+    }
+    for field in ["jwksCluster", "timeout", "refreshInterval"] {
+        if rule.has(field) && !rule.has("jwksUri") {
+            rule.mistake(field, "only goes with jwksUri");
+        }
+    }
+    if let Some(jwks) = rule.value("jwks") {
+        return KeySource::Inline(read_inline(rule, jwks, algorithms));
+    }
+    if algorithms.iter().any(|alg| alg.is_symmetric()) {
+        rule.mistake("algorithms", "HS256, HS384 and HS512 need a shared secret: an `oct` key in this rule's inline jwks (V4)");
+    }
+    if rule.has("jwksUri") { KeySource::Remote(read_remote(rule)) } else { KeySource::Bundle }
+}
+
+/// Istio has the key set as a text; an object is easier to write in YAML.
+fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> KeySet {
+    let text = match jwks.kind() {
+        Kind::Object => jwks.to_json(),
+        Kind::Null | Kind::Bool | Kind::Number | Kind::String | Kind::Array => rule.text("jwks").unwrap_or_default().into(),
+    };
+    let symmetric = rule.has("algorithms") && algorithms.iter().any(|alg| alg.is_symmetric());
+    let set = match KeySet::from_config(&text, algorithms, symmetric) {
+        Ok(set) => set,
+        Err(problems) => {
+            problems_at(rule, "jwks", problems);
+            return KeySet::empty();
+        }
+    };
+    if rule.has("algorithms") {
+        for (at, alg) in algorithms.iter().enumerate().filter(|(_, alg)| set.iter().all(|key| key.alg() != **alg)) {
+            rule.mistake(&format!("algorithms[{at}]"), format!("no key of jwks can serve {}; add the key or drop the algorithm", alg.name()));
+        }
+    }
+    set
+}
+
+fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
+    let cluster = rule.required_text("jwksCluster", "name the Envoy cluster that reaches jwksUri").unwrap_or_default();
+    let uri = rule.text("jwksUri").unwrap_or_default();
+    let https = uri.starts_with("https://");
+    let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")).unwrap_or_default();
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if authority.is_empty() || authority.contains(['@', '?']) || !clean(authority) || !clean(path) {
+        rule.mistake("jwksUri", "must be http(s)://host/path, without user, spaces or fragment");
+    }
+    RemoteJwks {
+        path: path.into(),
+        authority: authority.into(),
+        https,
+        cluster: cluster.into(),
+        timeout_ms: rule.millis("timeout").unwrap_or(5_000).clamp(100, 60_000),
+        refresh_s: rule.seconds("refreshInterval", 300, 10, 24 * 3600),
+    }
+}
+
+fn read_token_types(rule: &Object<'_, '_>, read: &mut JwtRule) {
+    if !rule.has("tokenTypes") {
+        return;
+    }
+    read.token_types.clear();
+    for (at, name) in rule.texts("tokenTypes").iter().enumerate() {
+        match name.as_ref() {
+            "at+jwt" => read.token_types.push(TokenType::AccessToken),
+            "JWT" => read.token_types.push(TokenType::Jwt),
+            _ => rule.mistake(
+                &format!("tokenTypes[{at}]"),
+                "must be at+jwt (RFC 9068 access tokens) or JWT (also JOSE and no typ); other types are not tokens for a request",
+            ),
+        }
+    }
+}
+
+fn read_locations(rule: &Object<'_, '_>, read: &mut JwtRule) {
+    read.from_cookies = rule.texts("fromCookies");
+    read.from_params = rule.texts("fromParams");
+    let headers = rule.objects("fromHeaders");
+    if !headers.is_empty() {
+        read.from_headers = headers.iter().map(read_from_header).collect();
+    } else if !read.from_cookies.is_empty() || !read.from_params.is_empty() {
+        // As in Envoy and Istio: naming any place replaces the default place.
+        read.from_headers.clear();
+    }
+}
+
+fn read_from_header(object: &Object<'_, '_>) -> FromHeader {
+    object.only(&["name", "prefix"]);
+    let name = header_name(object, "name").unwrap_or_default();
+    let prefix = object.value("prefix").map_or(Some(""), Value::as_str);
+    if prefix.is_none_or(|prefix| prefix.bytes().any(|byte| byte.is_ascii_control())) {
+        object.mistake("prefix", "must be a text without control characters, such as \"Bearer \"");
+    }
+    FromHeader { name, prefix: prefix.unwrap_or_default().into() }
+}
+
+/// A lower-case header field name (RFC 9110 §5.1), no pseudo-header.
+fn header_name(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
+    let name = object.required_text(field, "a header's name")?.to_ascii_lowercase();
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !name.bytes().all(token) {
+        object.mistake(field, "is no header name (RFC 9110 §5.1)");
+        return None;
+    }
+    Some(name.into())
+}
+
+/// Headers that carry a request's framing, routing or credentials: an identity must not be written over them.
+const NOT_FOR_OUTPUT: [&str; 10] = [
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "te",
+    "upgrade",
+    "cookie",
+    "authorization",
+    "proxy-authorization",
+];
+
+fn output_header(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
+    let name = header_name(object, field)?;
+    if NOT_FOR_OUTPUT.contains(&name.as_ref()) || name.starts_with("x-envoy-") || name.starts_with("x-forwarded-") {
+        object.mistake(field, "the proxy or HTTP itself uses this header; choose another name");
+        return None;
+    }
+    Some(name)
+}
+
+fn read_outputs(rule: &Object<'_, '_>, read: &mut JwtRule) {
+    read.forward_original_token = rule.flag("forwardOriginalToken");
+    if rule.has("outputPayloadToHeader") {
+        read.output_payload_to_header = output_header(rule, "outputPayloadToHeader");
+    }
+    for object in rule.objects("outputClaimToHeaders") {
+        object.only(&["header", "claim"]);
+        let claim = object.required_text("claim", "the claim's name; a.b for b inside a").unwrap_or_default();
+        if let Some(header) = output_header(&object, "header") {
+            let claim = claim.split('.').map(Into::into).collect::<Vec<Box<str>>>();
+            read.output_claim_to_headers.push(ClaimToHeader { header, claim });
+        }
+    }
+    let outputs: Vec<&str> = outputs_of(read).collect();
+    if outputs.iter().enumerate().any(|(at, name)| outputs.iter().take(at).any(|other| other == name)) {
+        rule.mistake("outputClaimToHeaders", "one header is given twice");
+    }
+}
+
+fn outputs_of(rule: &JwtRule) -> impl Iterator<Item = &str> {
+    let claims = rule.output_claim_to_headers.iter().map(|output| output.header.as_ref());
+    rule.output_payload_to_header.as_deref().into_iter().chain(claims)
+}
+
+/// What only shows when all rules are seen together.
+pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundle: bool) {
+    for (at, rule) in rules.iter().enumerate() {
+        let mistake = |field: &str, message: &str| root.mistake(&format!("jwtRules[{at}]{field}"), message);
+        if rules.iter().take(at).any(|earlier| earlier.issuer == rule.issuer) {
+            mistake(".issuer", "given twice, so this rule can never match; merge the audiences into one rule");
+        }
+        if matches!(rule.keys, KeySource::Bundle) && !has_bundle {
+            mistake(".trustBundle", "needs the top-level trustBundle, which says where bundles come from");
+        }
+        let reads = |header: &str| rules.iter().flat_map(|rule| &rule.from_headers).any(|from| *from.name == *header);
+        if outputs_of(rule).any(reads) {
+            mistake("", "an output header is also a place where tokens are read; it is emptied before they are, choose another");
+        }
+    }
+    if has_bundle && !rules.is_empty() && rules.iter().all(|rule| !matches!(rule.keys, KeySource::Bundle)) {
+        root.mistake("trustBundle", "no rule has trustBundle: true, so it would never be used");
+    }
+}

@@ -1,0 +1,309 @@
+//! The plugin configuration: plain data, read strictly. Field names are Istio's wherever Istio has the concept
+//! (RequestAuthentication's `jwtRules`, AuthorizationPolicy's `rules`), so that an operator can paste them.
+
+mod jwt_rules;
+mod reader;
+mod route_rules;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use crate::alg::Alg;
+use crate::json::{Budget, Document, Value};
+use crate::keys::KeySet;
+use crate::policy::Policy;
+use crate::policy::rules::Rule;
+use crate::{keys, limits};
+
+pub use reader::{ConfigErrors, Mistake};
+use reader::{Mistakes, Object};
+
+/// Whether verdicts are carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuse what is refused.
+    Enforce,
+    /// Decide and count, let everything pass.
+    Shadow,
+}
+
+/// Where keys for an issuer come from.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// `jwks`: in the configuration.
+    Inline(KeySet),
+    /// `trustBundle: true`: pushed by the issuer.
+    Bundle,
+    /// `jwksUri`: fetched from the provider.
+    Remote(RemoteJwks),
+}
+
+/// How to fetch a provider's key set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteJwks {
+    /// Path and query of the request.
+    pub path: Box<str>,
+    /// The `:authority` of the request.
+    pub authority: Box<str>,
+    /// Whether the URI says https: then `:scheme` does too. TLS itself is the cluster's matter.
+    pub https: bool,
+    /// The Envoy cluster that reaches the provider.
+    pub cluster: Box<str>,
+    /// Longest wait for an answer, in milliseconds.
+    pub timeout_ms: u64,
+    /// Time between fetches, in seconds.
+    pub refresh_s: u64,
+}
+
+/// A header that may carry a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FromHeader {
+    /// Lower-case name.
+    pub name: Box<str>,
+    /// What stands before the token, such as `Bearer `; may be empty.
+    pub prefix: Box<str>,
+}
+
+/// A claim that goes to a request header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimToHeader {
+    /// Lower-case header name.
+    pub header: Box<str>,
+    /// The claim's path of member names.
+    pub claim: Vec<Box<str>>,
+}
+
+/// What a `typ` header stands for (V11). Types of other slots (`dpop+jwt`, `secevent+jwt`, …) are never accepted as a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenType {
+    /// `at+jwt`: RFC 9068 access tokens, whose claims are required.
+    AccessToken,
+    /// `JWT`, `JOSE` or none: other providers' tokens.
+    Jwt,
+    /// `client-authentication+jwt`: client assertions, in the issuer only.
+    ClientAuthentication,
+}
+
+/// One accepted issuer: RequestAuthentication's JWTRule and our additions.
+#[derive(Clone, Debug)]
+pub struct JwtRule {
+    /// `iss`, compared exactly.
+    pub issuer: Box<str>,
+    /// One of these must be in `aud`.
+    pub audiences: Vec<Box<str>>,
+    /// Where its keys come from.
+    pub keys: KeySource,
+    /// The allowed algorithms.
+    pub algorithms: Vec<Alg>,
+    /// The accepted token types.
+    pub token_types: Vec<TokenType>,
+    /// Leeway for times, in seconds.
+    pub clock_skew: u64,
+    /// Longest time from `iat` to `exp`, in seconds.
+    pub max_lifetime: u64,
+    /// Headers that may carry the token.
+    pub from_headers: Vec<FromHeader>,
+    /// Cookies that may carry the token.
+    pub from_cookies: Vec<Box<str>>,
+    /// Query parameters that may carry the token.
+    pub from_params: Vec<Box<str>>,
+    /// Whether the upstream sees the token.
+    pub forward_original_token: bool,
+    /// The header for the whole payload, base64url.
+    pub output_payload_to_header: Option<Box<str>>,
+    /// The headers for single claims.
+    pub output_claim_to_headers: Vec<ClaimToHeader>,
+}
+
+impl JwtRule {
+    /// A rule for access tokens (RFC 9068) of an issuer, with the defaults of the configuration and no keys of its own.
+    #[must_use]
+    pub fn new(issuer: &str, audiences: Vec<Box<str>>) -> Self {
+        Self {
+            issuer: issuer.into(),
+            audiences,
+            keys: KeySource::Inline(KeySet::empty()),
+            algorithms: Alg::ALL.into_iter().filter(|alg| !alg.is_symmetric()).collect(),
+            token_types: alloc::vec![TokenType::AccessToken],
+            clock_skew: 30,
+            max_lifetime: 24 * 3600,
+            from_headers: alloc::vec![FromHeader { name: "authorization".into(), prefix: "Bearer ".into() }],
+            from_cookies: Vec::new(),
+            from_params: Vec::new(),
+            forward_original_token: false,
+            output_payload_to_header: None,
+            output_claim_to_headers: Vec::new(),
+        }
+    }
+
+    /// Whether both rules fetch the same keys from the same place.
+    pub(crate) fn fetches_like(&self, other: &Self) -> bool {
+        let (KeySource::Remote(ours), KeySource::Remote(theirs)) = (&self.keys, &other.keys) else { return false };
+        self.issuer == other.issuer && ours == theirs && self.algorithms == other.algorithms
+    }
+
+    /// V11: which accepted type a `typ` header stands for. Media types are compared without case, `application/` may be
+    /// left out (RFC 7515 §4.1.9).
+    pub(crate) fn admit_type(&self, typ: Option<&str>) -> Result<TokenType, crate::rejection::Rejection> {
+        let short = typ.map(|typ| match typ.split_at_checked(12) {
+            Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
+            _ => typ,
+        });
+        let is = |name: &str| short.is_some_and(|typ| typ.eq_ignore_ascii_case(name));
+        let means = if is("at+jwt") {
+            TokenType::AccessToken
+        } else if is("client-authentication+jwt") {
+            TokenType::ClientAuthentication
+        } else if short.is_none() || is("JWT") || is("JOSE") {
+            TokenType::Jwt
+        } else {
+            return Err(crate::rejection::Rejection::TypeNotAllowed);
+        };
+        if self.token_types.contains(&means) { Ok(means) } else { Err(crate::rejection::Rejection::TypeNotAllowed) }
+    }
+}
+
+/// What to do when keys and revocations are too old (V16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staleness {
+    /// Oldest acceptable confirmation in seconds; `None`: only the bundle's own not-after counts.
+    pub max_age: Option<u64>,
+    /// Whether to go on with what there is.
+    pub serve: bool,
+}
+
+impl Staleness {
+    /// Refuse once the bundle's not-after has passed.
+    pub const DEFAULT: Self = Self { max_age: None, serve: false };
+}
+
+/// How the trust bundle is received.
+#[derive(Clone, Debug)]
+pub struct TrustBundleConfig {
+    /// The Envoy cluster that reaches the issuer.
+    pub cluster: Box<str>,
+    /// The `:authority` of the request.
+    pub authority: Box<str>,
+    /// The path of the request.
+    pub path: Box<str>,
+    /// The keys that may sign bundles: one, or two while they change.
+    pub pins: KeySet,
+    /// A bundle to start with.
+    pub embedded: Option<Box<str>>,
+    /// Credential for the issuer.
+    pub poll_token: Option<Box<str>>,
+    /// How long a poll waits, in seconds.
+    pub wait_s: u64,
+    /// What to do when the bundle is old, unless the route says otherwise.
+    pub staleness: Staleness,
+}
+
+/// Reads a plugin configuration.
+///
+/// # Errors
+/// Every mistake in it.
+pub(crate) fn parse(json: &str) -> Result<Policy, ConfigErrors> {
+    let whole = |message: String| ConfigErrors(alloc::vec![Mistake { path: String::new(), message }]);
+    if json.len() > limits::MAX_CONFIG_BYTES {
+        return Err(whole(format!("the configuration is larger than {} bytes", limits::MAX_CONFIG_BYTES)));
+    }
+    let document = Document::parse(json.as_bytes().to_vec(), Budget::CONFIG)
+        .map_err(|error| whole(format!("the configuration is {error}")))?;
+    let mistakes: Mistakes = RefCell::new(Vec::new());
+    let root = Object::new(document.root(), String::new(), &mistakes);
+    let policy = read(&root);
+    let mistakes = mistakes.into_inner();
+    if mistakes.is_empty() { Ok(policy) } else { Err(ConfigErrors(mistakes)) }
+}
+
+fn read(root: &Object<'_, '_>) -> Policy {
+    root.only(&["mode", "statPrefix", "bypassCorsPreflight", "trustBundle", "jwtRules", "rules"]);
+    let trust_bundle = root.object("trustBundle").map(|bundle| read_trust_bundle(&bundle));
+    if !root.has("jwtRules") {
+        root.mistake("jwtRules", "missing; name at least one issuer whose tokens are accepted");
+    }
+    let jwt_rules: Vec<JwtRule> = root.objects("jwtRules").iter().map(jwt_rules::read).collect();
+    jwt_rules::check_together(root, &jwt_rules, trust_bundle.is_some());
+    let rules: Vec<Rule> = root.objects("rules").iter().map(route_rules::read).collect();
+    route_rules::check_together(root, &rules);
+    let stat_prefix = root.text("statPrefix").unwrap_or_default();
+    if !stat_prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        root.mistake("statPrefix", "must be letters, digits and _");
+    }
+    Policy {
+        mode: root.word("mode", Mode::Enforce, &[("ENFORCE", Mode::Enforce), ("SHADOW", Mode::Shadow)]),
+        stat_prefix: stat_prefix.into(),
+        bypass_cors_preflight: root.flag("bypassCorsPreflight"),
+        trust_bundle,
+        jwt_rules,
+        rules,
+    }
+}
+
+fn read_trust_bundle(bundle: &Object<'_, '_>) -> TrustBundleConfig {
+    bundle.only(&["cluster", "authority", "path", "keys", "embedded", "pollToken", "wait", "staleness"]);
+    let cluster = bundle.required_text("cluster", "name the Envoy cluster that reaches the issuer").unwrap_or_default();
+    let path = bundle.text("path").unwrap_or("/bundle");
+    if !path.starts_with('/') || path.contains(['?', '#', ' ']) {
+        bundle.mistake("path", "must be a path that starts with / and has no query");
+    }
+    TrustBundleConfig {
+        cluster: cluster.into(),
+        authority: bundle.text("authority").unwrap_or(cluster).into(),
+        path: path.into(),
+        pins: read_pins(bundle),
+        embedded: bundle.text("embedded").map(Into::into),
+        poll_token: bundle.text("pollToken").map(Into::into),
+        wait_s: bundle.seconds("wait", 25, 1, 55),
+        staleness: read_staleness(bundle).unwrap_or(Staleness::DEFAULT),
+    }
+}
+
+/// `keys` is the list that `meshseal keys pins` prints.
+fn read_pins(bundle: &Object<'_, '_>) -> KeySet {
+    let Some(list) = bundle.value("keys") else {
+        bundle.mistake("keys", "missing; pin the issuer's bundle key as `meshseal keys pins` prints it");
+        return KeySet::empty();
+    };
+    if !(1..=2).contains(&list.items().count()) {
+        bundle.mistake("keys", "must be a list of one bundle key, or two while the key changes");
+        return KeySet::empty();
+    }
+    match KeySet::from_config(&jwks_text(list), &[Alg::EdDsa], false) {
+        Ok(set) => set,
+        Err(problems) => {
+            problems.into_iter().for_each(|problem| bundle.mistake(&problem.path, problem.message));
+            KeySet::empty()
+        }
+    }
+}
+
+/// A list of JWKs, in the form of a set.
+fn jwks_text(list: Value<'_>) -> String {
+    format!("{{\"keys\":{}}}", list.to_json())
+}
+
+fn read_staleness(parent: &Object<'_, '_>) -> Option<Staleness> {
+    let object = parent.object("staleness")?;
+    object.only(&["maxAge", "action"]);
+    let max_age = object.has("maxAge").then(|| object.seconds("maxAge", 0, 1, 7 * 24 * 3600));
+    let serve = object.word("action", false, &[("DENY", false), ("SERVE", true)]);
+    if serve && max_age.is_some() {
+        object.mistake("maxAge", "has no effect with action SERVE; leave one of them out");
+    }
+    Some(Staleness { max_age, serve })
+}
+
+fn problems_at(object: &Object<'_, '_>, field: &str, problems: Vec<keys::KeyProblem>) {
+    for problem in problems {
+        let path = if problem.path.is_empty() { field.into() } else { format!("{field}.{}", problem.path) };
+        object.mistake(&path, problem.message);
+    }
+}
+
+#[cfg(test)]
+#[path = "../config_tests.rs"]
+mod tests;

@@ -1,0 +1,123 @@
+//! `rules`: AuthorizationPolicy's rules, with required scopes, public routes and staleness beside them.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
+
+use super::read_staleness;
+use super::reader::Object;
+use crate::policy::matching::{Host, Match, Path, Pattern, Word};
+use crate::policy::rules::{Action, Condition, Key, Operation, Rule, Source};
+
+pub(super) fn read(object: &Object<'_, '_>) -> Rule {
+    object.only(&["name", "action", "from", "to", "when", "scopes", "allowMissing", "staleness"]);
+    let rule = Rule {
+        name: object.text("name").map(Into::into),
+        action: object.word("action", Action::Allow, &[("ALLOW", Action::Allow), ("DENY", Action::Deny)]),
+        from: object.objects("from").iter().filter_map(read_source).collect(),
+        to: object.objects("to").iter().filter_map(read_operation).collect(),
+        when: object.objects("when").iter().filter_map(read_condition).collect(),
+        scopes: read_scopes(object),
+        allow_missing: object.flag("allowMissing"),
+        staleness: read_staleness(object),
+    };
+    if rule.allow_missing && (rule.action == Action::Deny || rule.needs_token()) {
+        object.mistake("allowMissing", "a request without a token has no claims or scopes, so this rule can never match one; use a rule of its own");
+    }
+    if rule.action == Action::Deny && rule.staleness.is_some() {
+        object.mistake("staleness", "has no effect on a DENY rule");
+    }
+    rule
+}
+
+/// RFC 6749 §3.3: printable ASCII without space, quote and backslash. Such scopes also fit into WWW-Authenticate as they are.
+fn read_scopes(object: &Object<'_, '_>) -> Vec<Box<str>> {
+    let scopes = object.texts("scopes");
+    for (at, scope) in scopes.iter().enumerate() {
+        if !scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+            object.mistake(&format!("scopes[{at}]"), "must be one scope, without spaces, quotes or backslashes (RFC 6749 §3.3)");
+        }
+    }
+    scopes
+}
+
+fn read_source(entry: &Object<'_, '_>) -> Option<Source> {
+    entry.only(&["source"]);
+    let Some(source) = entry.object("source") else {
+        entry.mistake("source", "missing");
+        return None;
+    };
+    source.only(&["requestPrincipals", "notRequestPrincipals"]);
+    Some(Source { principals: read_match(&source, "requestPrincipals", "notRequestPrincipals", Word::parse) })
+}
+
+fn read_operation(entry: &Object<'_, '_>) -> Option<Operation> {
+    entry.only(&["operation"]);
+    let Some(operation) = entry.object("operation") else {
+        entry.mistake("operation", "missing");
+        return None;
+    };
+    operation.only(&["methods", "notMethods", "hosts", "notHosts", "paths", "notPaths"]);
+    Some(Operation {
+        methods: read_match(&operation, "methods", "notMethods", Word::parse),
+        hosts: read_match(&operation, "hosts", "notHosts", Host::parse),
+        paths: read_match(&operation, "paths", "notPaths", Path::parse),
+    })
+}
+
+fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
+    object.only(&["key", "values", "notValues"]);
+    let key = Key::parse(object.required_text("key", "such as request.auth.claims[groups]")?);
+    if key.is_none() {
+        object.mistake(
+            "key",
+            "must be request.auth.claims[name] (nested: [a][b]), request.auth.principal, request.auth.audiences or request.auth.presenter",
+        );
+    }
+    if !object.has("values") && !object.has("notValues") {
+        object.mistake("values", "missing; give values or notValues");
+    }
+    let values = read_match(object, "values", "notValues", Word::parse);
+    Some(Condition { key: key?, values })
+}
+
+fn read_match<P: Pattern>(
+    object: &Object<'_, '_>,
+    any: &str,
+    none: &str,
+    parse: fn(&str) -> Result<P, &'static str>,
+) -> Match<P> {
+    let read = |field: &str| {
+        let texts = object.texts(field);
+        let parse = |(at, text): (usize, &str)| {
+            parse(text).map_err(|message| object.mistake(&format!("{field}[{at}]"), message)).ok()
+        };
+        texts.iter().map(AsRef::as_ref).enumerate().filter_map(parse).collect::<Vec<P>>()
+    };
+    let read = Match { any: read(any), none: read(none) };
+    if read.never_matches() {
+        object.mistake(any, format!("can never match: {none} excludes every value of it"));
+    }
+    read
+}
+
+/// Rules that can never decide anything are refused: whoever wrote them expects them to matter.
+pub(super) fn check_together(root: &Object<'_, '_>, rules: &[Rule]) {
+    for (at, rule) in rules.iter().enumerate() {
+        for (other_at, other) in rules.iter().enumerate() {
+            let denied = other.action == Action::Deny && rule.action == Action::Allow;
+            let earlier = other_at < at && other.action == rule.action;
+            // The broader rule decides wherever it stands, since any ALLOW rule allows; of two equal ones the later is named.
+            let broader = other_at > at && other.action == rule.action && !rule.covers(other);
+            if (denied || earlier || broader) && other.covers(rule) {
+                let what = match (denied, rule.action) {
+                    (true, _) => "denies everything that this rule allows",
+                    (_, Action::Allow) => "allows everything that this rule allows, with no more conditions",
+                    (_, Action::Deny) => "denies everything that this rule denies",
+                };
+                root.mistake(&format!("rules[{at}]"), format!("can never decide: rules[{other_at}] {what}; narrow or drop one"));
+                break;
+            }
+        }
+    }
+}

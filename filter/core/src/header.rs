@@ -1,0 +1,128 @@
+//! The JOSE header (RFC 7515 §4). Only `alg`, `kid`, `typ`, `crit` and `b64` are read; `jwk`, `jku`, `x5u`, `x5c` and
+//! all others are ignored (V7), because a token cannot say which key to trust.
+
+use alloc::vec::Vec;
+
+use crate::alg::Alg;
+use crate::json::{Budget, Document, Kind, Value};
+use crate::rejection::Rejection;
+use crate::{base64url, limits};
+
+/// A header that is well formed. Nothing in it is believed.
+#[derive(Clone, Debug)]
+pub struct Header {
+    document: Document,
+    alg: Alg,
+    kid: Option<usize>,
+    typ: Option<usize>,
+}
+
+impl Header {
+    /// Reads the encoded header.
+    ///
+    /// # Errors
+    /// [`Rejection::TokenMalformed`], [`Rejection::HeaderMalformed`], [`Rejection::CriticalHeader`],
+    /// [`Rejection::AlgorithmNotAllowed`] for an algorithm that is unknown or `none`.
+    pub fn parse(encoded: &str) -> Result<Self, Rejection> {
+        if encoded.len() > limits::MAX_HEADER_SEGMENT_BYTES {
+            return Err(Rejection::TokenTooLarge);
+        }
+        let bytes: Vec<u8> = base64url::decode(encoded).ok_or(Rejection::TokenMalformed)?;
+        let document = Document::parse(bytes, Budget::TOKEN).map_err(|_| Rejection::HeaderMalformed)?;
+        let root = document.root();
+        if root.kind() != Kind::Object {
+            return Err(Rejection::HeaderMalformed);
+        }
+        refuse_extensions(root)?;
+        let alg = string(root, "alg")?.and_then(Value::as_str).ok_or(Rejection::HeaderMalformed)?;
+        let alg = Alg::parse(alg).ok_or(Rejection::AlgorithmNotAllowed)?;
+        let kid = string(root, "kid")?;
+        if kid.and_then(Value::as_str).is_some_and(|kid| kid.is_empty() || kid.len() > limits::MAX_KID_BYTES) {
+            return Err(Rejection::HeaderMalformed);
+        }
+        let (kid, typ) = (kid.map(Value::index), string(root, "typ")?.map(Value::index));
+        Ok(Self { document, alg, kid, typ })
+    }
+
+    /// The signature algorithm that the token claims.
+    #[must_use]
+    pub fn alg(&self) -> Alg {
+        self.alg
+    }
+
+    /// The key id: an opaque text.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.and_then(|at| self.document.value(at).as_str())
+    }
+
+    /// The media type of the token, as it came.
+    #[must_use]
+    pub fn typ(&self) -> Option<&str> {
+        self.typ.and_then(|at| self.document.value(at).as_str())
+    }
+}
+
+/// We understand no extension, so any `crit` names an unknown one; an empty or ill-typed list is invalid anyway
+/// (RFC 7515 §4.1.11). `b64: false` changes what is signed (RFC 7797 §3).
+fn refuse_extensions(header: Value<'_>) -> Result<(), Rejection> {
+    let plain_payload = header.get("b64").is_some_and(|b64| b64.as_bool() != Some(true));
+    if header.get("crit").is_some() || plain_payload {
+        return Err(Rejection::CriticalHeader);
+    }
+    Ok(())
+}
+
+fn string<'d>(header: Value<'d>, name: &str) -> Result<Option<Value<'d>>, Rejection> {
+    match header.get(name) {
+        Some(value) if value.kind() != Kind::String => Err(Rejection::HeaderMalformed),
+        value => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    fn parse(json: &str) -> Result<Header, Rejection> {
+        Header::parse(&base64url::encode(json.as_bytes()))
+    }
+
+    #[test]
+    fn reads_what_it_needs_and_ignores_key_hints() {
+        let header = parse(
+            r#"{"typ":"at+jwt","jwk":{"kty":"oct","k":"AA"},"jku":"https://evil","x5c":["x"],"alg":"ES256","kid":"k\u0031"}"#,
+        )
+        .unwrap();
+        assert_eq!((header.alg(), header.kid(), header.typ()), (Alg::Es256, Some("k1"), Some("at+jwt")));
+    }
+
+    #[test]
+    fn each_wrong_header_has_its_reason() {
+        use Rejection::{AlgorithmNotAllowed, CriticalHeader, HeaderMalformed};
+        for (json, expected) in [
+            ("[]", HeaderMalformed),
+            ("{}", HeaderMalformed),
+            ("{", HeaderMalformed),
+            (r#"{"alg":1}"#, HeaderMalformed),
+            (r#"{"alg":"EdDSA","alg":"EdDSA"}"#, HeaderMalformed),
+            (r#"{"alg":"EdDSA","kid":7}"#, HeaderMalformed),
+            (r#"{"alg":"EdDSA","kid":""}"#, HeaderMalformed),
+            (r#"{"alg":"EdDSA","typ":null}"#, HeaderMalformed),
+            (r#"{"alg":"none"}"#, AlgorithmNotAllowed),
+            (r#"{"alg":"nOnE"}"#, AlgorithmNotAllowed),
+            (r#"{"alg":"eddsa"}"#, AlgorithmNotAllowed),
+            (r#"{"alg":"EdDSA","crit":["exp"],"exp":1}"#, CriticalHeader),
+            (r#"{"alg":"EdDSA","crit":[]}"#, CriticalHeader),
+            (r#"{"alg":"EdDSA","b64":false}"#, CriticalHeader),
+            (r#"{"alg":"EdDSA","b64":"true"}"#, CriticalHeader),
+        ] {
+            assert_eq!(parse(json).unwrap_err(), expected, "{json}");
+        }
+        let long = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, "k".repeat(limits::MAX_KID_BYTES + 1));
+        assert_eq!(parse(&long).unwrap_err(), HeaderMalformed);
+        let huge = format!(r#"{{"alg":"EdDSA","x":"{}"}}"#, "k".repeat(limits::MAX_HEADER_SEGMENT_BYTES));
+        assert_eq!(parse(&huge).unwrap_err(), Rejection::TokenTooLarge);
+    }
+}

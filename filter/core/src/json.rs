@@ -1,0 +1,626 @@
+//! Strict JSON for everything that comes from outside: UTF-8, unique member names at every depth (RFC 7515 §4, RFC 7519 §4),
+//! bounded depth and size (V3).
+//!
+//! serde_json does the grammar; a [`Document`] is the flat list of what it read, in one allocation beside the text itself.
+//! Strings stay where they are in the text unless they carry escapes.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+
+use crate::limits;
+
+/// How much a document may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Deepest nesting; a scalar has depth 0.
+    pub depth: u8,
+    /// Most values and member names together.
+    pub nodes: usize,
+    /// Most members of one object.
+    pub members: usize,
+}
+
+impl Budget {
+    /// For the parts of a token.
+    pub const TOKEN: Self =
+        Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_TOKEN_NODES, members: limits::MAX_TOKEN_MEMBERS };
+    /// For a key set.
+    pub const JWKS: Self =
+        Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_JWKS_NODES, members: limits::MAX_TOKEN_MEMBERS };
+    /// For a plugin configuration.
+    pub const CONFIG: Self =
+        Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_CONFIG_NODES, members: limits::MAX_TOKEN_MEMBERS };
+}
+
+/// Why a text is not a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonError {
+    /// Not UTF-8.
+    Encoding,
+    /// Not JSON: the line and column (in bytes, from 1) where that shows.
+    Syntax {
+        /// Line, from 1.
+        line: usize,
+        /// Column in bytes, from 1.
+        column: usize,
+    },
+    /// An object has two members of the same name.
+    DuplicateName,
+    /// Over the [`Budget`].
+    TooBig,
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Encoding => out.write_str("not UTF-8"),
+            Self::Syntax { line, column } => write!(out, "not JSON at line {line}, column {column}"),
+            Self::DuplicateName => out.write_str("an object has two members of the same name"),
+            Self::TooBig => out.write_str("too deep or too large"),
+        }
+    }
+}
+
+impl core::error::Error for JsonError {}
+
+/// A strict JSON text and the places of its values.
+#[derive(Clone, Debug)]
+pub struct Document {
+    text: String,
+    unescaped: String,
+    nodes: Vec<Node>,
+}
+
+/// `end` is the index after the last node of this value.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    kind: NodeKind,
+    end: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum NodeKind {
+    Null,
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    /// In the text.
+    Plain(Span),
+    /// Had escapes: in `unescaped`.
+    Escaped(Span),
+    Array,
+    /// Name, value, name, value …
+    Object,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: usize,
+    end: usize,
+}
+
+impl Document {
+    /// Reads a whole text.
+    ///
+    /// # Errors
+    /// [`JsonError`] when it is not strict JSON or over the budget.
+    pub fn parse(bytes: Vec<u8>, budget: Budget) -> Result<Self, JsonError> {
+        let text = String::from_utf8(bytes).map_err(|_| JsonError::Encoding)?;
+        let mut builder = Builder {
+            text: &text,
+            budget,
+            nodes: Vec::with_capacity(text.len().div_ceil(12).min(budget.nodes)),
+            unescaped: String::new(),
+            fault: None,
+        };
+        let mut source = serde_json::Deserializer::from_str(&text);
+        let read = AnyValue { builder: &mut builder, depth: 0 }.deserialize(&mut source).and_then(|()| source.end());
+        if let Err(error) = read {
+            let syntax = JsonError::Syntax { line: error.line(), column: error.column() };
+            return Err(builder.fault.unwrap_or(syntax));
+        }
+        let Builder { nodes, unescaped, .. } = builder;
+        Ok(Self { text, unescaped, nodes })
+    }
+
+    /// The outermost value.
+    #[must_use]
+    pub fn root(&self) -> Value<'_> {
+        Value { document: self, at: 0 }
+    }
+
+    /// The value at an index that [`Value::index`] gave for this very document.
+    #[must_use]
+    pub fn value(&self, index: usize) -> Value<'_> {
+        Value { document: self, at: index }
+    }
+
+    /// The JSON text as it came.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Bytes on the heap, for memory budgets.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let nodes = self.nodes.capacity().saturating_mul(size_of::<Node>());
+        self.text.capacity().saturating_add(self.unescaped.capacity()).saturating_add(nodes)
+    }
+}
+
+/// One value of a document.
+#[derive(Clone, Copy)]
+pub struct Value<'d> {
+    document: &'d Document,
+    at: usize,
+}
+
+/// The JSON type of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool,
+    /// A number.
+    Number,
+    /// A string.
+    String,
+    /// An array.
+    Array,
+    /// An object.
+    Object,
+}
+
+impl<'d> Value<'d> {
+    fn node(self) -> Node {
+        // An index that is not of this document reads as null: never a trap.
+        self.document.nodes.get(self.at).copied().unwrap_or(Node { kind: NodeKind::Null, end: self.at })
+    }
+
+    /// This value's place in its document.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.at
+    }
+
+    /// The JSON type.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self.node().kind {
+            NodeKind::Null => Kind::Null,
+            NodeKind::Bool(_) => Kind::Bool,
+            NodeKind::Unsigned(_) | NodeKind::Signed(_) | NodeKind::Float(_) => Kind::Number,
+            NodeKind::Plain(_) | NodeKind::Escaped(_) => Kind::String,
+            NodeKind::Array => Kind::Array,
+            NodeKind::Object => Kind::Object,
+        }
+    }
+
+    /// The text of a string.
+    #[must_use]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "everything that is not a string")]
+    pub fn as_str(self) -> Option<&'d str> {
+        match self.node().kind {
+            NodeKind::Plain(span) => self.document.text.get(span.start..span.end),
+            NodeKind::Escaped(span) => self.document.unescaped.get(span.start..span.end),
+            _ => None,
+        }
+    }
+
+    /// `true` or `false`.
+    #[must_use]
+    pub fn as_bool(self) -> Option<bool> {
+        if let NodeKind::Bool(value) = self.node().kind { Some(value) } else { None }
+    }
+
+    /// A whole number that is not negative.
+    #[must_use]
+    pub fn as_u64(self) -> Option<u64> {
+        if let NodeKind::Unsigned(value) = self.node().kind { Some(value) } else { None }
+    }
+
+    /// A NumericDate (RFC 7519 §2) in whole seconds: fractions are cut off. Dates before 1970 and beyond 2^53 are none.
+    #[must_use]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "everything that is not a date")]
+    pub fn as_numeric_date(self) -> Option<u64> {
+        const LATEST: u64 = 1 << 53;
+        let seconds = match self.node().kind {
+            NodeKind::Unsigned(value) => value,
+            #[expect(
+                clippy::as_conversions,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "saturating by definition; the range is checked below"
+            )]
+            NodeKind::Float(value) if value >= 0.0 => value as u64,
+            _ => return None,
+        };
+        (seconds <= LATEST).then_some(seconds)
+    }
+
+    /// The member of an object.
+    #[must_use]
+    pub fn get(self, name: &str) -> Option<Value<'d>> {
+        self.members().find(|(member, _)| *member == name).map(|(_, value)| value)
+    }
+
+    /// The members of an object, in the order of the text; of anything else none.
+    pub fn members(self) -> impl Iterator<Item = (&'d str, Value<'d>)> {
+        let mut children = self.children(NodeKind::is_object);
+        core::iter::from_fn(move || Some((children.next()?.as_str()?, children.next()?)))
+    }
+
+    /// The elements of an array; of anything else none.
+    pub fn items(self) -> impl Iterator<Item = Value<'d>> {
+        self.children(NodeKind::is_array)
+    }
+
+    fn children(self, parent: fn(NodeKind) -> bool) -> impl Iterator<Item = Value<'d>> {
+        let node = self.node();
+        let mut next = self.at.saturating_add(1);
+        core::iter::from_fn(move || {
+            if !parent(node.kind) || next >= node.end {
+                return None;
+            }
+            let child = Value { document: self.document, at: next };
+            next = child.node().end.max(next.saturating_add(1));
+            Some(child)
+        })
+    }
+
+    /// The value as compact JSON, in the order of the text.
+    #[must_use]
+    pub fn to_json(self) -> String {
+        let mut out = String::new();
+        // A String takes everything.
+        let _ = self.write_json(&mut out);
+        out
+    }
+
+    fn write_json(self, out: &mut impl fmt::Write) -> fmt::Result {
+        match self.node().kind {
+            NodeKind::Null => out.write_str("null"),
+            NodeKind::Bool(value) => write!(out, "{value}"),
+            NodeKind::Unsigned(value) => write!(out, "{value}"),
+            NodeKind::Signed(value) => write!(out, "{value}"),
+            NodeKind::Float(value) => write!(out, "{value:?}"),
+            NodeKind::Plain(_) | NodeKind::Escaped(_) => write_string(self.as_str().unwrap_or_default(), out),
+            NodeKind::Array => {
+                out.write_char('[')?;
+                for (at, item) in self.items().enumerate() {
+                    if at > 0 {
+                        out.write_char(',')?;
+                    }
+                    item.write_json(out)?;
+                }
+                out.write_char(']')
+            }
+            NodeKind::Object => {
+                out.write_char('{')?;
+                for (at, (name, value)) in self.members().enumerate() {
+                    if at > 0 {
+                        out.write_char(',')?;
+                    }
+                    write_string(name, out)?;
+                    out.write_char(':')?;
+                    value.write_json(out)?;
+                }
+                out.write_char('}')
+            }
+        }
+    }
+}
+
+impl NodeKind {
+    fn is_object(self) -> bool {
+        matches!(self, Self::Object)
+    }
+
+    fn is_array(self) -> bool {
+        matches!(self, Self::Array)
+    }
+}
+
+fn write_string(text: &str, out: &mut impl fmt::Write) -> fmt::Result {
+    let quoted = serde_json::to_string(text).map_err(|_| fmt::Error)?;
+    out.write_str(&quoted)
+}
+
+struct Builder<'t> {
+    text: &'t str,
+    budget: Budget,
+    nodes: Vec<Node>,
+    unescaped: String,
+    fault: Option<JsonError>,
+}
+
+impl Builder<'_> {
+    fn refuse<T, E: de::Error>(&mut self, fault: JsonError) -> Result<T, E> {
+        self.fault = Some(fault);
+        Err(E::custom("refused"))
+    }
+
+    fn push<E: de::Error>(&mut self, kind: NodeKind) -> Result<usize, E> {
+        let at = self.nodes.len();
+        if at >= self.budget.nodes {
+            return self.refuse(JsonError::TooBig);
+        }
+        self.nodes.push(Node { kind, end: at.saturating_add(1) });
+        Ok(at)
+    }
+
+    fn close(&mut self, at: usize) {
+        let end = self.nodes.len();
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.end = end;
+        }
+    }
+
+    fn plain(&self, text: &str) -> NodeKind {
+        // serde_json lends parts of the text it reads, so the distance of the addresses is the offset.
+        let start = text.as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
+        NodeKind::Plain(Span { start, end: start.saturating_add(text.len()) })
+    }
+
+    fn string(&self, at: usize) -> Option<&str> {
+        match self.nodes.get(at)?.kind {
+            NodeKind::Plain(span) => self.text.get(span.start..span.end),
+            NodeKind::Escaped(span) => self.unescaped.get(span.start..span.end),
+            NodeKind::Null
+            | NodeKind::Bool(_)
+            | NodeKind::Unsigned(_)
+            | NodeKind::Signed(_)
+            | NodeKind::Float(_)
+            | NodeKind::Array
+            | NodeKind::Object => None,
+        }
+    }
+
+    /// Whether the unfinished object at `object` has a member of this name.
+    fn has_member(&self, object: usize, name: &str) -> bool {
+        let end = self.nodes.get(object).map_or(0, |node| node.end);
+        let mut at = object.saturating_add(1);
+        while at < end {
+            if self.string(at) == Some(name) {
+                return true;
+            }
+            let value = at.saturating_add(1);
+            at = self.nodes.get(value).map_or(end, |node| node.end);
+        }
+        false
+    }
+
+    fn escaped(&mut self, text: &str) -> NodeKind {
+        let start = self.unescaped.len();
+        self.unescaped.push_str(text);
+        NodeKind::Escaped(Span { start, end: self.unescaped.len() })
+    }
+}
+
+/// Reads any value and adds its nodes.
+struct AnyValue<'b, 't> {
+    builder: &'b mut Builder<'t>,
+    depth: u8,
+}
+
+impl<'de> DeserializeSeed<'de> for AnyValue<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl AnyValue<'_, '_> {
+    fn deeper<E: de::Error>(&mut self) -> Result<u8, E> {
+        if self.depth >= self.builder.budget.depth {
+            return self.builder.refuse(JsonError::TooBig);
+        }
+        Ok(self.depth.saturating_add(1))
+    }
+}
+
+impl<'de> Visitor<'de> for AnyValue<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("JSON")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        self.builder.push(NodeKind::Null).map(drop)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+        self.builder.push(NodeKind::Bool(value)).map(drop)
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
+        self.builder.push(NodeKind::Unsigned(value)).map(drop)
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        self.builder.push(NodeKind::Signed(value)).map(drop)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
+        self.builder.push(NodeKind::Float(value)).map(drop)
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<(), E> {
+        let kind = self.builder.plain(text);
+        self.builder.push(kind).map(drop)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        let kind = self.builder.escaped(text);
+        self.builder.push(kind).map(drop)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        let depth = self.deeper()?;
+        let at = self.builder.push(NodeKind::Array)?;
+        while items.next_element_seed(AnyValue { builder: &mut *self.builder, depth })?.is_some() {}
+        self.builder.close(at);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
+        let depth = self.deeper()?;
+        let at = self.builder.push(NodeKind::Object)?;
+        let mut count: usize = 0;
+        while members.next_key_seed(Name { builder: &mut *self.builder, object: at })?.is_some() {
+            count = count.saturating_add(1);
+            if count > self.builder.budget.members {
+                return self.builder.refuse(JsonError::TooBig);
+            }
+            members.next_value_seed(AnyValue { builder: &mut *self.builder, depth })?;
+            self.builder.close(at);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a member's name and refuses one that the object has already.
+struct Name<'b, 't> {
+    builder: &'b mut Builder<'t>,
+    object: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Name<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        source.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a member name")
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<(), E> {
+        let kind = self.builder.plain(text);
+        self.add(kind, text)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        let kind = self.builder.escaped(text);
+        self.add(kind, text)
+    }
+}
+
+impl Name<'_, '_> {
+    fn add<E: de::Error>(self, kind: NodeKind, text: &str) -> Result<(), E> {
+        if self.builder.has_member(self.object, text) {
+            return self.builder.refuse(JsonError::DuplicateName);
+        }
+        self.builder.push(kind).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString as _;
+    use alloc::{format, vec};
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Document, JsonError> {
+        Document::parse(text.as_bytes().to_vec(), Budget::TOKEN)
+    }
+
+    #[test]
+    fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
+        for text in [r#"{"a":1,"a":2}"#, r#"{"x":{"b":1,"c":2,"b":1}}"#, r#"[{"a":[1],"\u0061":0}]"#, r#"{"":1,"":2}"#] {
+            assert_eq!(parse(text).unwrap_err(), JsonError::DuplicateName, "{text}");
+        }
+        assert!(parse(r#"{"a":{"a":{"a":1}},"b":[{"a":1},{"a":1}]}"#).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_strict_json_is_refused_with_its_place() {
+        assert_eq!(Document::parse(vec![b'"', 0xff, b'"'], Budget::TOKEN).unwrap_err(), JsonError::Encoding);
+        for text in ["", "{", "{} {}", "{'a':1}", "[1,]", "nul", "\u{feff}{}", "\"\n\"", r#""\ud800""#, "01", "+1", "NaN", "[1e999]"] {
+            assert!(matches!(parse(text).unwrap_err(), JsonError::Syntax { .. }), "{text:?}");
+        }
+        assert_eq!(parse("{\n \"a\": x}").unwrap_err(), JsonError::Syntax { line: 2, column: 7 });
+    }
+
+    #[test]
+    fn depth_nodes_and_members_are_bounded() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse(&nested(16)).is_ok());
+        assert_eq!(parse(&nested(17)).unwrap_err(), JsonError::TooBig);
+        assert_eq!(parse(&nested(100_000)).unwrap_err(), JsonError::TooBig);
+        let array = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        assert!(parse(&array(limits::MAX_TOKEN_NODES - 1)).is_ok());
+        assert_eq!(parse(&array(limits::MAX_TOKEN_NODES)).unwrap_err(), JsonError::TooBig);
+        let object = |count: usize| {
+            let members = (0..count).map(|at| format!("\"{at}\":0")).collect::<Vec<_>>();
+            format!("{{{}}}", members.join(","))
+        };
+        assert!(parse(&object(limits::MAX_TOKEN_MEMBERS)).is_ok());
+        assert_eq!(parse(&object(limits::MAX_TOKEN_MEMBERS + 1)).unwrap_err(), JsonError::TooBig);
+    }
+
+    #[test]
+    fn numeric_dates_are_whole_seconds_from_1970() {
+        let date = |text: &str| parse(text).unwrap().root().as_numeric_date();
+        assert_eq!(date("1700000000"), Some(1_700_000_000));
+        assert_eq!(date("1.7e9"), Some(1_700_000_000));
+        assert_eq!(date("1700000000.9"), Some(1_700_000_000));
+        for text in ["-1", "-0.5", "1e300", "18446744073709551615", "\"1700000000\"", "true", "null", "[1]"] {
+            assert_eq!(date(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn members_are_found_behind_nested_values_and_escapes() {
+        let document = parse(r#"{"a":[1,{"x":2}],"b\n":"c\"d","e":{"f":-3,"g":null}}"#).unwrap();
+        let root = document.root();
+        assert_eq!(root.get("b\n").and_then(Value::as_str), Some("c\"d"));
+        assert_eq!(root.get("e").and_then(|e| e.get("g")).map(Value::kind), Some(Kind::Null));
+        assert_eq!(root.get("x").map(Value::kind), None);
+        assert_eq!(root.get("a").unwrap().items().count(), 2);
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<u64>().prop_map(Into::into),
+            "\\PC{0,6}".prop_map(Into::into),
+            "[\"\\\\\n\t]{0,3}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+                proptest::collection::btree_map("\\PC{0,4}", inner, 0..5)
+                    .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_serde_json_reads(value in any_json()) {
+            let document = parse(&value.to_string()).unwrap();
+            prop_assert_eq!(document.root().to_json(), value.to_string());
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            drop(Document::parse(bytes, Budget::TOKEN));
+        }
+    }
+}

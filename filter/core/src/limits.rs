@@ -1,0 +1,59 @@
+//! Every size that somebody outside can make big, with the reason for its budget.
+
+/// Longest compact token in bytes. Envoy's default for all request headers together is 60 KiB; tokens with large
+/// group lists reach 8 KiB in the wild. Checked before anything is decoded.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Longest base64url header segment in bytes. A header needs `alg`, `kid` and `typ`; 2 KiB leaves room for an ignored `x5c` stub.
+pub const MAX_HEADER_SEGMENT_BYTES: usize = 2 * 1024;
+
+/// Deepest nesting of a token's JSON. Keycloak's `resource_access` is three deep; `act` chains are one level a hop.
+pub const MAX_JSON_DEPTH: u8 = 16;
+
+/// Most JSON values and member names in one token part. Bounds memory (one node each) for 16 KiB of `[0,0,…`.
+pub const MAX_TOKEN_NODES: usize = 1024;
+
+/// Most members of one JSON object of a token: the check for repeated names compares each with those before it.
+pub const MAX_TOKEN_MEMBERS: usize = 128;
+
+/// Longest `kid` in bytes (V7). A thumbprint is 43 bytes, a URL-shaped kid of an identity provider around 100.
+pub const MAX_KID_BYTES: usize = 256;
+
+/// Largest RSA modulus in bits. Cost grows with the square; nobody publishes JWKs above this.
+pub const MAX_RSA_BITS: usize = 8192;
+
+/// Smallest RSA modulus in bits (RFC 7518 §3.3, V6).
+pub const MIN_RSA_BITS: usize = 2048;
+
+/// Longest signature in bytes: that of the largest RSA key.
+pub const MAX_SIGNATURE_BYTES: usize = MAX_RSA_BITS / 8;
+
+/// Most keys of one set. AWS accepts 100; more means a runaway publisher (spire #4699).
+pub const MAX_KEYS: usize = 100;
+
+/// Largest key set document in bytes. 100 RSA-4096 keys with certificates stay below.
+pub const MAX_JWKS_BYTES: usize = 512 * 1024;
+
+/// Most JSON nodes of a key set: `MAX_KEYS` keys of some 20 members, and as much again for `x5c` chains.
+pub const MAX_JWKS_NODES: usize = 8 * 1024;
+
+/// Largest trust bundle in bytes, as delivered. 100 000 revoked tokens take some 300 KiB in base64url.
+pub const MAX_BUNDLE_BYTES: usize = 2 * 1024 * 1024;
+
+/// Most revoked single tokens a filter holds (8 bytes each). Above this an operator wants an epoch, not a list.
+pub const MAX_REVOKED: usize = 250_000;
+
+/// Most epochs ("issued before") of one kind that a filter holds.
+pub const MAX_EPOCHS: usize = 50_000;
+
+/// Largest plugin configuration in bytes: the Kubernetes API server refuses objects of more than about 1.5 MB.
+pub const MAX_CONFIG_BYTES: usize = 1_500_000;
+
+/// Most JSON nodes of a plugin configuration.
+pub const MAX_CONFIG_NODES: usize = 200_000;
+
+/// Largest leeway for `exp`, `nbf` and `iat` in seconds (V12).
+pub const MAX_CLOCK_SKEW_S: u64 = 60;
+
+/// Longest request path that is matched against rules, in bytes. Envoy's default for all headers is 60 KiB.
+pub const MAX_PATH_BYTES: usize = 8 * 1024;

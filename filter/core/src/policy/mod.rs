@@ -1,0 +1,197 @@
+//! Policy: a parsed plugin configuration, and what it says about a request whose token has been verified.
+
+pub mod matching;
+pub mod rules;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::config::{self, ConfigErrors, JwtRule, KeySource, Mode, Staleness, TrustBundleConfig};
+use crate::limits;
+use crate::rejection::Rejection;
+use crate::trust::Freshness;
+use crate::validate::Verified;
+use rules::{Action, Rule};
+
+/// A whole plugin configuration.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub(crate) mode: Mode,
+    pub(crate) stat_prefix: Box<str>,
+    pub(crate) bypass_cors_preflight: bool,
+    pub(crate) trust_bundle: Option<TrustBundleConfig>,
+    pub(crate) jwt_rules: Vec<JwtRule>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// What rules look at in a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// `:method`.
+    pub method: &'a str,
+    /// `:authority`.
+    pub host: &'a str,
+    /// `:path`, with query.
+    pub path: &'a str,
+}
+
+/// A refusal by policy, and the scopes that would have helped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denied<'p> {
+    /// Why.
+    pub rejection: Rejection,
+    /// For `scope` in WWW-Authenticate (RFC 6750 §3); empty unless scopes were missing.
+    pub scopes: &'p [Box<str>],
+}
+
+impl Denied<'_> {
+    fn plain(rejection: Rejection) -> Self {
+        Self { rejection, scopes: &[] }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// The path that rules are matched against.
+    #[must_use]
+    pub fn path_without_query(&self) -> &'a str {
+        self.path.split(['?', '#']).next().unwrap_or_default()
+    }
+
+    /// Whether the path has one meaning: no dot segments, empty segments, backslashes, control characters or escaped
+    /// separators, which proxies and upstreams read differently.
+    #[must_use]
+    pub fn is_normalized(&self) -> bool {
+        let path = self.path_without_query();
+        let escaped = |at: usize| path.get(at..at.saturating_add(3)).map(str::to_ascii_lowercase);
+        let hides = |(at, _): (usize, &str)| {
+            matches!(escaped(at).as_deref(), Some("%2f" | "%5c" | "%2e" | "%00" | "%25"))
+        };
+        let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+        let dots = path.split('/').any(|segment| {
+            let name = segment.split(';').next().unwrap_or_default();
+            name == "." || name == ".."
+        });
+        let rooted = path.starts_with('/') || path == "*";
+        rooted && plain && !dots && !path.contains("//") && !path.match_indices('%').any(hides)
+            && path.len() <= limits::MAX_PATH_BYTES
+    }
+}
+
+impl Policy {
+    /// Reads a plugin configuration (JSON).
+    ///
+    /// # Errors
+    /// Every mistake in it, each with its path.
+    pub fn from_json(json: &str) -> Result<Self, ConfigErrors> {
+        config::parse(json)
+    }
+
+    /// The accepted issuers.
+    #[must_use]
+    pub fn jwt_rules(&self) -> &[JwtRule] {
+        &self.jwt_rules
+    }
+
+    /// Whether verdicts are carried out.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether CORS preflight requests pass without a token.
+    #[must_use]
+    pub fn bypass_cors_preflight(&self) -> bool {
+        self.bypass_cors_preflight
+    }
+
+    /// How the trust bundle is received, if it is.
+    #[must_use]
+    pub fn trust_bundle(&self) -> Option<&TrustBundleConfig> {
+        self.trust_bundle.as_ref()
+    }
+
+    /// A part of the names of metrics; may be empty.
+    #[must_use]
+    pub fn stat_prefix(&self) -> &str {
+        &self.stat_prefix
+    }
+
+    /// Every header that an output may set, to be removed from requests first (V21). Lower case; may repeat.
+    pub fn sanitized_headers(&self) -> impl Iterator<Item = &str> {
+        self.jwt_rules.iter().flat_map(|rule| {
+            let claims = rule.output_claim_to_headers.iter().map(|output| output.header.as_ref());
+            rule.output_payload_to_header.as_deref().into_iter().chain(claims)
+        })
+    }
+
+    /// The rule for an issuer, compared exactly (V9).
+    pub(crate) fn jwt_rule_for(&self, issuer: Option<&str>) -> Result<(usize, &JwtRule), Rejection> {
+        let issuer = issuer.ok_or(Rejection::ClaimMissing)?;
+        self.jwt_rules.iter().enumerate().find(|(_, rule)| *rule.issuer == *issuer).ok_or(Rejection::IssuerUnknown)
+    }
+
+    /// Refuses a path with more than one meaning, if any rule looks at paths.
+    ///
+    /// # Errors
+    /// [`Rejection::PathNotNormalized`].
+    pub fn check_path(&self, request: &Request<'_>) -> Result<(), Rejection> {
+        let paths_matter = self.rules.iter().flat_map(|rule| &rule.to).any(rules::Operation::names_paths);
+        if paths_matter && !request.is_normalized() { Err(Rejection::PathNotNormalized) } else { Ok(()) }
+    }
+
+    /// Whether a request without a token passes: some rule with `allowMissing` matches its route and no DENY rule does.
+    #[must_use]
+    pub fn admits_anonymous(&self, request: &Request<'_>) -> bool {
+        let public = |rule: &&Rule| rule.allow_missing && rule.matches_route(request);
+        self.rules.iter().any(|rule| public(&rule)) && !self.is_denied(request, None)
+    }
+
+    fn is_denied(&self, request: &Request<'_>, claims: Option<&crate::claims::Claims>) -> bool {
+        let denies = |rule: &Rule| rule.matches_route(request) && rule.matches_token(claims) && rule.has_scopes(claims);
+        self.rules.iter().filter(|rule| rule.action == Action::Deny).any(denies)
+    }
+
+    /// Whether the bearer of a verified token may make this request (V16, V22): no DENY rule matches, and some ALLOW rule
+    /// does, or there is none.
+    ///
+    /// # Errors
+    /// [`Denied`] with [`Rejection::RuleDenied`], [`Rejection::BundleStale`], [`Rejection::ScopeMissing`] or
+    /// [`Rejection::RuleUnmatched`].
+    pub fn authorize(&self, request: &Request<'_>, token: &Verified, freshness: Freshness) -> Result<(), Denied<'_>> {
+        let claims = Some(token.claims());
+        if self.is_denied(request, claims) {
+            return Err(Denied::plain(Rejection::RuleDenied));
+        }
+        let fresh = |staleness: Option<Staleness>| self.is_fresh(token, staleness, freshness);
+        let mut denied = Denied::plain(Rejection::RuleUnmatched);
+        let mut allows = self.rules.iter().filter(|rule| rule.action == Action::Allow).peekable();
+        if allows.peek().is_none() {
+            return if fresh(None) { Ok(()) } else { Err(Denied::plain(Rejection::BundleStale)) };
+        }
+        for rule in allows.filter(|rule| rule.matches_route(request) && rule.matches_token(claims)) {
+            if !rule.has_scopes(claims) {
+                if denied.rejection == Rejection::RuleUnmatched {
+                    denied = Denied { rejection: Rejection::ScopeMissing, scopes: &rule.scopes };
+                }
+            } else if fresh(rule.staleness) {
+                return Ok(());
+            } else {
+                denied = Denied::plain(Rejection::BundleStale);
+            }
+        }
+        Err(denied)
+    }
+
+    /// Only tokens whose keys come from the bundle depend on its age.
+    fn is_fresh(&self, token: &Verified, rule: Option<Staleness>, freshness: Freshness) -> bool {
+        let from_bundle = self.jwt_rules.get(token.jwt_rule()).is_some_and(|rule| matches!(rule.keys, KeySource::Bundle));
+        let default = self.trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
+        let staleness = rule.unwrap_or(default);
+        let too_old = staleness.max_age.zip(freshness.age).is_some_and(|(max, age)| age > max);
+        !from_bundle || staleness.serve || !(freshness.expired || too_old)
+    }
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -1,0 +1,203 @@
+//! Route rules: `from`, `to` and `when` as AuthorizationPolicy has them, and required scopes (V22).
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::Request;
+use super::matching::{Host, Match, Path, Pattern as _, Word};
+use crate::claims::{Claims, texts};
+use crate::config::Staleness;
+use crate::json::{Kind, Value};
+
+/// What a matching rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Lets pass.
+    Allow,
+    /// Refuses, whatever other rules say.
+    Deny,
+}
+
+/// One rule. It matches when one of `from`, one of `to`, all of `when` and all `scopes` do; an empty list matches.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// For people.
+    pub name: Option<Box<str>>,
+    /// What it does.
+    pub action: Action,
+    /// Whose token.
+    pub from: Vec<Source>,
+    /// Which requests.
+    pub to: Vec<Operation>,
+    /// Which claims.
+    pub when: Vec<Condition>,
+    /// Scopes that the token must have, all of them.
+    pub scopes: Vec<Box<str>>,
+    /// Whether a request without a token passes.
+    pub allow_missing: bool,
+    /// How old keys and revocations may be on this route.
+    pub staleness: Option<Staleness>,
+}
+
+/// Whose token: `iss/sub`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// `requestPrincipals`.
+    pub principals: Match<Word>,
+}
+
+/// Which requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Methods, with case.
+    pub methods: Match<Word>,
+    /// Hosts, without case.
+    pub hosts: Match<Host>,
+    /// Paths without query.
+    pub paths: Match<Path>,
+}
+
+/// A condition on the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What is looked at.
+    pub key: Key,
+    /// What it may be; with a list, any of its values.
+    pub values: Match<Word>,
+}
+
+/// What a condition looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// `request.auth.claims[a][b]`.
+    Claim(Vec<Box<str>>),
+    /// `request.auth.principal`: `iss/sub`.
+    Principal,
+    /// `request.auth.audiences`.
+    Audiences,
+    /// `request.auth.presenter`: `azp`.
+    Presenter,
+}
+
+impl Key {
+    /// Reads AuthorizationPolicy's spelling of a key.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "request.auth.principal" => Some(Self::Principal),
+            "request.auth.audiences" => Some(Self::Audiences),
+            "request.auth.presenter" => Some(Self::Presenter),
+            _ => {
+                let inner = text.strip_prefix("request.auth.claims[")?.strip_suffix(']')?;
+                let path: Vec<Box<str>> = inner.split("][").map(Into::into).collect();
+                let named = path.iter().all(|name| !name.is_empty() && !name.contains(['[', ']']));
+                named.then_some(Self::Claim(path))
+            }
+        }
+    }
+}
+
+impl Rule {
+    /// Whether it looks at the token at all.
+    #[must_use]
+    pub fn needs_token(&self) -> bool {
+        !(self.from.is_empty() && self.when.is_empty() && self.scopes.is_empty())
+    }
+
+    /// Whether one of `to` matches.
+    #[must_use]
+    pub fn matches_route(&self, request: &Request<'_>) -> bool {
+        self.to.is_empty() || self.to.iter().any(|operation| operation.matches(request))
+    }
+
+    /// Whether `from` and `when` match; scopes are looked at apart, since they are answered differently.
+    #[must_use]
+    pub fn matches_token(&self, claims: Option<&Claims>) -> bool {
+        let from = self.from.is_empty() || self.from.iter().any(|source| source.matches(claims));
+        from && self.when.iter().all(|condition| condition.matches(claims))
+    }
+
+    /// Whether the token has every required scope.
+    #[must_use]
+    pub fn has_scopes(&self, claims: Option<&Claims>) -> bool {
+        self.scopes.iter().all(|scope| claims.is_some_and(|claims| claims.has_scope(scope)))
+    }
+
+    /// Whether this rule is sure to match whenever `other` does.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let route = |operation: &Operation| self.to.iter().any(|ours| ours.covers(operation));
+        let to = self.to.is_empty() || (!other.to.is_empty() && other.to.iter().all(route));
+        let from = self.from.is_empty() || self.from == other.from;
+        let when = self.when.iter().all(|condition| other.when.contains(condition));
+        let scopes = self.scopes.iter().all(|scope| other.scopes.contains(scope));
+        let missing = self.allow_missing || !other.allow_missing;
+        let staleness = self.staleness == other.staleness;
+        to && from && when && scopes && missing && staleness
+    }
+}
+
+impl Source {
+    fn matches(&self, claims: Option<&Claims>) -> bool {
+        principal(claims).map_or(self.principals.any.is_empty(), |principal| self.principals.matches(&principal))
+    }
+}
+
+/// `iss/sub`, as Istio has it.
+fn principal(claims: Option<&Claims>) -> Option<String> {
+    let (issuer, subject) = claims.and_then(|claims| claims.issuer().zip(claims.subject()))?;
+    Some([issuer, subject].join("/"))
+}
+
+impl Operation {
+    fn matches(&self, request: &Request<'_>) -> bool {
+        let path = request.path_without_query();
+        self.methods.matches(request.method) && self.hosts.matches(request.host) && self.paths.matches(path)
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.methods.covers(&other.methods) && self.hosts.covers(&other.hosts) && self.paths.covers(&other.paths)
+    }
+
+    pub(super) fn names_paths(&self) -> bool {
+        !(self.paths.any.is_empty() && self.paths.none.is_empty())
+    }
+}
+
+impl Condition {
+    /// With several values: one of them must be admitted and none excluded. Without any: only `notValues` alone is met.
+    fn matches(&self, claims: Option<&Claims>) -> bool {
+        let mut admitted = self.values.any.is_empty();
+        let mut excluded = false;
+        let mut see = |text: &str| {
+            admitted |= self.values.any.iter().any(|pattern| pattern.matches(text));
+            excluded |= self.values.excludes(text);
+        };
+        let Some(claims) = claims else { return admitted };
+        match &self.key {
+            Key::Principal => principal(Some(claims)).into_iter().for_each(|principal| see(&principal)),
+            Key::Audiences => claims.audiences().for_each(see),
+            Key::Presenter => claims.get(&[Box::from("azp")]).and_then(Value::as_str).into_iter().for_each(see),
+            Key::Claim(path) => claims.get(path).into_iter().for_each(|value| each_text(path, value, &mut see)),
+        }
+        admitted && !excluded
+    }
+}
+
+/// The texts that a claim stands for: a text, a number or a boolean, or each of a list of such. `scope` and `permission`
+/// hold several, separated by spaces, as in Istio.
+fn each_text(path: &[Box<str>], value: Value<'_>, see: &mut impl FnMut(&str)) {
+    let spaced = matches!(path, [only] if matches!(&**only, "scope" | "permission"));
+    if spaced {
+        return texts(value).flat_map(|list| list.split(' ')).filter(|text| !text.is_empty()).for_each(see);
+    }
+    let one_or_many = (value.kind() != Kind::Array).then_some(value).into_iter().chain(value.items());
+    for one in one_or_many {
+        match one.kind() {
+            Kind::String => see(one.as_str().unwrap_or_default()),
+            Kind::Bool | Kind::Number => see(&one.to_json()),
+            Kind::Null | Kind::Array | Kind::Object => {}
+        }
+    }
+}

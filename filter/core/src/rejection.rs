@@ -1,0 +1,138 @@
+//! Every way a request can be refused: flat, `Copy`, without text, with a code that stays the same between versions.
+//!
+//! The filter maps [`Class`] to HTTP in one file; operators find the codes in counters, response code details and bodies.
+
+/// How the refusal is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// 401 without an error code: the client sent no credentials (RFC 6750 §3.1).
+    MissingToken,
+    /// 400 `invalid_request` (RFC 6750 §3.1).
+    InvalidRequest,
+    /// 401 `invalid_token`.
+    InvalidToken,
+    /// 403 `insufficient_scope`.
+    InsufficientScope,
+    /// 403: the token is good, policy says no.
+    Forbidden,
+    /// 503 with Retry-After: the filter cannot know (V16).
+    Unavailable,
+}
+
+macro_rules! rejections {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $class:ident;)+) => {
+        /// Why a request was refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Rejection { $($(#[$doc])* $name,)+ }
+
+        impl Rejection {
+            /// Every rejection, in the order of the checks.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The stable code, kebab-case.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)+ }
+            }
+
+            /// How it is answered.
+            #[must_use]
+            pub const fn class(self) -> Class {
+                match self { $(Self::$name => Class::$class,)+ }
+            }
+        }
+    };
+}
+
+rejections! {
+    /// The path is not in the one form that rules are matched against (dot segments, `//`, `\`, escaped separators).
+    PathNotNormalized = "path-not-normalized", InvalidRequest;
+    /// No token where the configuration looks for one.
+    TokenMissing = "token-missing", MissingToken;
+    /// More than one token or token location (V18, RFC 6750 §2).
+    TokenRepeated = "token-repeated", InvalidRequest;
+    /// Longer than [`crate::limits::MAX_TOKEN_BYTES`] (V3).
+    TokenTooLarge = "token-too-large", InvalidToken;
+    /// Not three base64url parts in their one spelling (V1, V2).
+    TokenMalformed = "token-malformed", InvalidToken;
+    /// The JOSE header is not a strict JSON object, or a parameter has the wrong type (V3).
+    HeaderMalformed = "header-malformed", InvalidToken;
+    /// `crit` names an extension, or `b64` is false (V8).
+    CriticalHeader = "critical-header", InvalidToken;
+    /// `alg` is unknown, `none`, or not allowed for the issuer (V4).
+    AlgorithmNotAllowed = "algorithm-not-allowed", InvalidToken;
+    /// The claims are not a strict JSON object, or a registered claim has the wrong type (V3, V13).
+    ClaimsMalformed = "claims-malformed", InvalidToken;
+    /// No rule accepts this `iss` (V9).
+    IssuerUnknown = "issuer-unknown", InvalidToken;
+    /// `typ` is not one that the rule accepts (V11).
+    TypeNotAllowed = "type-not-allowed", InvalidToken;
+    /// No keys were ever received for the issuer, so nothing can be said about the token (V16).
+    KeysUnavailable = "keys-unavailable", Unavailable;
+    /// The signing key was revoked.
+    KeyRevoked = "key-revoked", InvalidToken;
+    /// The issuer has no key with this `kid`.
+    KeyUnknown = "key-unknown", InvalidToken;
+    /// The token names no key and several would fit.
+    KeyAmbiguous = "key-ambiguous", InvalidToken;
+    /// `alg` differs from the one algorithm of the key (V5).
+    AlgorithmMismatch = "algorithm-mismatch", InvalidToken;
+    /// A claim that the rule requires is absent (V12, V13).
+    ClaimMissing = "claim-missing", InvalidToken;
+    /// None of the rule's audiences is in `aud` (V10).
+    AudienceMismatch = "audience-mismatch", InvalidToken;
+    /// `exp` has passed (V12).
+    TokenExpired = "token-expired", InvalidToken;
+    /// `nbf` has not come (V12).
+    TokenNotYetValid = "token-not-yet-valid", InvalidToken;
+    /// `iat` lies in the future (V12).
+    TokenIssuedInFuture = "token-issued-in-future", InvalidToken;
+    /// `exp` lies further ahead than the rule's maximum (V12).
+    TokenLifetimeTooLong = "token-lifetime-too-long", InvalidToken;
+    /// The token is bound to a key (`cnf`) and the binding cannot be checked here (V19).
+    BindingUnsupported = "binding-unsupported", InvalidToken;
+    /// The signature does not verify (V14).
+    SignatureInvalid = "signature-invalid", InvalidToken;
+    /// This very token was revoked (V15).
+    TokenRevoked = "token-revoked", InvalidToken;
+    /// All tokens of the issuer issued before a time were revoked.
+    IssuedBeforeEpoch = "issued-before-epoch", InvalidToken;
+    /// Tokens of this subject issued before a time were revoked.
+    SubjectRevoked = "subject-revoked", InvalidToken;
+    /// Tokens of this client issued before a time were revoked.
+    ClientRevoked = "client-revoked", InvalidToken;
+    /// Tokens of this session (`sid`) issued before a time were revoked.
+    SessionRevoked = "session-revoked", InvalidToken;
+    /// Tokens of this grant (`grant_id`) issued before a time were revoked.
+    GrantRevoked = "grant-revoked", InvalidToken;
+    /// Keys and revocations are older than the route accepts (V16).
+    BundleStale = "bundle-stale", Unavailable;
+    /// A DENY rule matches.
+    RuleDenied = "rule-denied", Forbidden;
+    /// The route is known, the token lacks a required scope (V22).
+    ScopeMissing = "scope-missing", InsufficientScope;
+    /// No ALLOW rule matches: default deny.
+    RuleUnmatched = "rule-unmatched", Forbidden;
+}
+
+impl core::fmt::Display for Rejection {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.write_str(self.code())
+    }
+}
+
+impl core::error::Error for Rejection {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_kebab_case() {
+        for (at, rejection) in Rejection::ALL.iter().enumerate() {
+            let code = rejection.code();
+            assert!(code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{code}");
+            assert!(Rejection::ALL.iter().skip(at + 1).all(|other| other.code() != code), "{code} twice");
+        }
+    }
+}

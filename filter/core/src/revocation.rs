@@ -1,0 +1,300 @@
+//! Revocation: the exact set of revoked tokens, and times before which whole groups of tokens are revoked (V15).
+//!
+//! Each token of the issuer has a dense index, the front half of its `jti`; the set of revoked indices is small, so a sorted
+//! list of differences in LEB128 is both exact and shorter than any filter (218 bytes for 100 of a million).
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+use crate::claims::Claims;
+use crate::rejection::Rejection;
+use crate::{base64url, limits};
+
+/// A set of token indices: sorted, 8 bytes each, searched by halving.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexSet {
+    sorted: Vec<u64>,
+}
+
+impl IndexSet {
+    /// Adds an index; false if it was there.
+    pub fn insert(&mut self, index: u64) -> bool {
+        let Err(at) = self.sorted.binary_search(&index) else { return false };
+        self.sorted.insert(at, index);
+        true
+    }
+
+    /// Removes an index; false if it was not there.
+    pub fn remove(&mut self, index: u64) -> bool {
+        let Ok(at) = self.sorted.binary_search(&index) else { return false };
+        self.sorted.remove(at);
+        true
+    }
+
+    /// Whether the index is in the set.
+    #[must_use]
+    pub fn contains(&self, index: u64) -> bool {
+        self.sorted.binary_search(&index).is_ok()
+    }
+
+    /// The indices in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.sorted.iter().copied()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+
+    /// This set with those of `added`, without those of `dropped`; one pass over each.
+    #[must_use]
+    pub fn changed(&self, added: &Self, dropped: &Self) -> Self {
+        let all = self.iter().chain(added.iter()).filter(|index| !dropped.contains(*index));
+        all.collect()
+    }
+
+    /// Those of this set that `other` lacks.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        Self { sorted: self.iter().filter(|index| !other.contains(*index)).collect() }
+    }
+
+    /// The differences between neighbours, in unsigned LEB128; the first index counts from zero.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.len().saturating_mul(2));
+        let mut previous = 0;
+        for index in self.iter() {
+            put_leb128(&mut out, index.saturating_sub(previous));
+            previous = index;
+        }
+        out
+    }
+
+    /// Reads [`IndexSet::encode`]'s output; `None` unless it is the one encoding of a set within [`limits::MAX_REVOKED`].
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut sorted: Vec<u64> = Vec::new();
+        let mut rest = bytes.iter().copied();
+        while let Some(difference) = take_leb128(&mut rest) {
+            let difference = difference?;
+            let index = match sorted.last() {
+                Some(_) if difference == 0 => return None,
+                Some(last) => last.checked_add(difference)?,
+                None => difference,
+            };
+            if sorted.len() >= limits::MAX_REVOKED {
+                return None;
+            }
+            sorted.push(index);
+        }
+        Some(Self { sorted })
+    }
+}
+
+impl FromIterator<u64> for IndexSet {
+    fn from_iter<I: IntoIterator<Item = u64>>(indices: I) -> Self {
+        let mut sorted: Vec<u64> = indices.into_iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        Self { sorted }
+    }
+}
+
+fn put_leb128(out: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let [low, ..] = value.to_le_bytes();
+        value >>= 7;
+        if value == 0 {
+            out.push(low & 0x7f);
+            return;
+        }
+        out.push(low | 0x80);
+    }
+}
+
+/// `None` at the end; `Some(None)` for an encoding that is cut off, too long, or not the shortest.
+fn take_leb128(bytes: &mut impl Iterator<Item = u8>) -> Option<Option<u64>> {
+    let mut value: u64 = 0;
+    for position in 0..10_u32 {
+        let byte = match bytes.next() {
+            Some(byte) => byte,
+            None if position == 0 => return None,
+            None => return Some(None),
+        };
+        let part = u64::from(byte & 0x7f);
+        let shift = position.saturating_mul(7);
+        if part.leading_zeros() < shift || (byte == 0 && position > 0) {
+            return Some(None);
+        }
+        value |= part << shift;
+        if byte & 0x80 == 0 {
+            return Some(Some(value));
+        }
+    }
+    Some(None)
+}
+
+/// Times before which tokens are revoked: a token with `iat` less than the value is refused.
+///
+/// To revoke everything issued up to and including second T, the issuer stores T + 1. For `kid` the key itself is
+/// revoked, whatever the time: see [`Epochs::revokes_key`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epochs {
+    /// All tokens of the issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<u64>,
+    /// By signing key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kid: BTreeMap<String, u64>,
+    /// By `sub`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sub: BTreeMap<String, u64>,
+    /// By `client_id`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub client: BTreeMap<String, u64>,
+    /// By `sid`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sid: BTreeMap<String, u64>,
+    /// By `grant_id`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grant: BTreeMap<String, u64>,
+}
+
+impl Epochs {
+    /// Whether this key was revoked. A stolen key can write any `iat`, so its epoch's time is not compared.
+    #[must_use]
+    pub fn revokes_key(&self, kid: &str) -> bool {
+        self.kid.contains_key(kid)
+    }
+
+    /// Why these claims are revoked, if they are. A token without `iat` counts as issued at the beginning of time.
+    #[must_use]
+    pub fn revokes(&self, claims: &Claims) -> Option<Rejection> {
+        let issued_at = claims.issued_at().unwrap_or(0);
+        let before = |epochs: &BTreeMap<String, u64>, name: Option<&str>| {
+            name.and_then(|name| epochs.get(name)).is_some_and(|epoch| issued_at < *epoch)
+        };
+        if self.all.is_some_and(|epoch| issued_at < epoch) {
+            return Some(Rejection::IssuedBeforeEpoch);
+        }
+        [
+            (&self.sub, claims.subject(), Rejection::SubjectRevoked),
+            (&self.client, claims.client_id(), Rejection::ClientRevoked),
+            (&self.sid, claims.session(), Rejection::SessionRevoked),
+            (&self.grant, claims.grant(), Rejection::GrantRevoked),
+        ]
+        .into_iter()
+        .find(|(epochs, name, _)| before(epochs, *name))
+        .map(|(.., rejection)| rejection)
+    }
+
+    pub(crate) fn kinds(&self) -> [&BTreeMap<String, u64>; 5] {
+        [&self.kid, &self.sub, &self.client, &self.sid, &self.grant]
+    }
+}
+
+/// A `jti` that carries the token's index: 22 characters for 8 bytes of index and 8 random bytes (I5).
+#[must_use]
+pub fn jti_with_index(index: u64, random: [u8; 8]) -> String {
+    let mut bytes = Vec::with_capacity(16);
+    bytes.extend_from_slice(&index.to_be_bytes());
+    bytes.extend_from_slice(&random);
+    base64url::encode(&bytes)
+}
+
+/// The index in a `jti` made by [`jti_with_index`]; `None` for any other.
+#[must_use]
+pub fn index_of(jti: &str) -> Option<u64> {
+    let mut bytes = [0; 18];
+    let decoded: &[u8; 16] = base64url::decode_into(jti, &mut bytes)?.try_into().ok()?;
+    let (index, _random) = decoded.split_first_chunk::<8>()?;
+    Some(u64::from_be_bytes(*index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_hundred_revoked_of_a_million_take_at_most_250_bytes() {
+        // Evenly spread is the worst case for the sum of the lengths' logarithms.
+        let set: IndexSet = (0..100).map(|at| at * 10_000 + 5_000).collect();
+        assert!(set.encode().len() <= 250, "{}", set.encode().len());
+    }
+
+    #[test]
+    fn other_encodings_of_a_set_are_refused() {
+        for bytes in [&[0x80][..], &[0x80, 0x00], &[1, 0], &[0xff; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
+            assert_eq!(IndexSet::decode(bytes), None, "{bytes:?}");
+        }
+        let top = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1];
+        assert_eq!(IndexSet::decode(&top), None, "past the last index");
+    }
+
+    #[test]
+    fn an_index_survives_its_jti_and_nothing_else_has_one() {
+        for index in [0, 1, 1 << 40, u64::MAX] {
+            let jti = jti_with_index(index, [9; 8]);
+            assert_eq!((jti.len(), index_of(&jti)), (22, Some(index)));
+        }
+        for jti in ["", "x", "5b0bb4b8-2c58-4cfa-a27c-2ba04a9a6b6d", "AAAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAB"] {
+            assert_eq!(index_of(jti), None, "{jti}");
+        }
+    }
+
+    #[test]
+    fn epochs_refuse_what_was_issued_before_them() {
+        let claims = |iat: u64| {
+            let json = alloc::format!(r#"{{"iat":{iat},"sub":"alice","client_id":"app","sid":"s","grant_id":"g"}}"#);
+            Claims::parse(json.into_bytes()).unwrap()
+        };
+        let one = |name: &str| BTreeMap::from([(String::from(name), 100)]);
+        for (epochs, expected) in [
+            (Epochs { all: Some(100), ..Epochs::default() }, Rejection::IssuedBeforeEpoch),
+            (Epochs { sub: one("alice"), ..Epochs::default() }, Rejection::SubjectRevoked),
+            (Epochs { client: one("app"), ..Epochs::default() }, Rejection::ClientRevoked),
+            (Epochs { sid: one("s"), ..Epochs::default() }, Rejection::SessionRevoked),
+            (Epochs { grant: one("g"), ..Epochs::default() }, Rejection::GrantRevoked),
+        ] {
+            assert_eq!(epochs.revokes(&claims(99)), Some(expected));
+            assert_eq!(epochs.revokes(&claims(100)), None);
+        }
+        assert_eq!(Epochs { sub: one("bob"), ..Epochs::default() }.revokes(&claims(1)), None);
+        let undated = Claims::parse(br#"{"sub":"alice"}"#.to_vec()).unwrap();
+        assert_eq!(Epochs { sub: one("alice"), ..Epochs::default() }.revokes(&undated), Some(Rejection::SubjectRevoked));
+    }
+
+    proptest! {
+        #[test]
+        fn sets_survive_their_encoding(indices in proptest::collection::vec(any::<u64>(), 0..50)) {
+            let set: IndexSet = indices.iter().copied().collect();
+            prop_assert_eq!(IndexSet::decode(&set.encode()), Some(set.clone()));
+            prop_assert!(indices.iter().all(|index| set.contains(*index)));
+        }
+
+        #[test]
+        fn every_accepted_encoding_is_the_canonical_one(bytes in proptest::collection::vec(any::<u8>(), 0..24)) {
+            if let Some(set) = IndexSet::decode(&bytes) {
+                prop_assert_eq!(set.encode(), bytes);
+            }
+        }
+
+        #[test]
+        fn a_change_leads_from_one_set_to_the_other(a in proptest::collection::btree_set(0..60_u64, 0..30), b in proptest::collection::btree_set(0..60_u64, 0..30)) {
+            let (a, b): (IndexSet, IndexSet) = (a.into_iter().collect(), b.into_iter().collect());
+            prop_assert_eq!(a.changed(&b.without(&a), &a.without(&b)), b);
+        }
+    }
+}

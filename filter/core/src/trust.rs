@@ -1,0 +1,225 @@
+//! What the filter trusts now: the bundle in force and the key sets fetched from providers. Changes only through
+//! [`Trust::accept_bundle`] and [`Trust::accept_jwks`], which verify before they believe.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::alg::Alg;
+use crate::bundle::{self, BundleError, IssuerTrust, Snapshot};
+use crate::config::{JwtRule, KeySource};
+use crate::keys::{Key, KeyProblem, KeySet};
+use crate::policy::Policy;
+use crate::rejection::Rejection;
+use crate::revocation::{Epochs, IndexSet};
+use crate::{limits, revocation};
+
+/// Keys and revocations known now.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    bundle: Option<Bundle>,
+    fetched: BTreeMap<Box<str>, KeySet>,
+}
+
+/// A bundle in force.
+#[derive(Clone, Debug)]
+struct Bundle {
+    snapshot: Snapshot,
+    issued_at: u64,
+    not_after: u64,
+    keys: BTreeMap<String, KeySet>,
+    /// The pinned key that signed the last payload.
+    pin: Key,
+}
+
+/// What accepting a bundle changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// Keys or revocations are new.
+    NewVersion,
+    /// The same version, confirmed anew.
+    Refreshed,
+}
+
+/// How old keys and revocations are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Freshness {
+    /// Seconds since the issuer last confirmed them; `None` without a bundle.
+    pub age: Option<u64>,
+    /// Whether the bundle is past its not-after.
+    pub expired: bool,
+}
+
+impl Trust {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The version of the bundle in force.
+    #[must_use]
+    pub fn bundle_version(&self) -> Option<u64> {
+        self.bundle.as_ref().map(|bundle| bundle.snapshot.version)
+    }
+
+    /// When the issuer last confirmed the bundle in force, in Unix seconds.
+    #[must_use]
+    pub fn bundle_issued_at(&self) -> Option<u64> {
+        self.bundle.as_ref().map(|bundle| bundle.issued_at)
+    }
+
+    /// How many keys can verify tokens now, over bundle and fetched sets.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        let bundled = self.bundle.iter().flat_map(|bundle| bundle.keys.values());
+        bundled.chain(self.fetched.values()).fold(0, |sum, set| sum.saturating_add(set.len()))
+    }
+
+    /// How old the bundle in force is.
+    #[must_use]
+    pub fn freshness(&self, now: u64) -> Freshness {
+        self.bundle.as_ref().map_or_else(Freshness::default, |bundle| Freshness {
+            age: Some(now.saturating_sub(bundle.issued_at)),
+            expired: now >= bundle.not_after,
+        })
+    }
+
+    /// Takes over a bundle: signature under `pins`, times, version (V17); a delta only onto its base.
+    ///
+    /// # Errors
+    /// [`BundleError`]; what is in force stays in force.
+    pub fn accept_bundle(&mut self, jws: &str, pins: &KeySet, now: u64) -> Result<Accepted, BundleError> {
+        let (payload, pin) = bundle::open(jws, pins, now)?;
+        let nothing = Snapshot::default();
+        let before = self.bundle.as_ref().map_or(&nothing, |bundle| &bundle.snapshot);
+        let snapshot = before.apply(&payload)?;
+        let same_version = self.bundle_version() == Some(snapshot.version);
+        if same_version && (snapshot != *before || self.bundle_issued_at().is_some_and(|iat| payload.iat < iat)) {
+            return Err(BundleError::Rollback);
+        }
+        let keys = usable_keys(&snapshot)?;
+        self.bundle = Some(Bundle { snapshot, issued_at: payload.iat, not_after: payload.exp, keys, pin: pin.clone() });
+        Ok(if same_version { Accepted::Refreshed } else { Accepted::NewVersion })
+    }
+
+    /// Takes over a key set fetched for the rule with this index; returns how many keys it has and how many were skipped.
+    ///
+    /// # Errors
+    /// A set that is none, or has no key for the rule; the last good one stays in force.
+    pub fn accept_jwks(&mut self, rule: usize, jwks: &str, policy: &Policy) -> Result<(usize, usize), KeyProblem> {
+        let missing = || KeyProblem { path: String::new(), message: "no such rule".into() };
+        let rule = policy.jwt_rules().get(rule).ok_or_else(missing)?;
+        let set = KeySet::from_provider(jwks, &rule.algorithms)?;
+        if set.is_empty() {
+            return Err(KeyProblem { path: "keys".into(), message: "no key for an allowed algorithm".into() });
+        }
+        let counts = (set.len(), set.skipped());
+        self.fetched.insert(rule.issuer.clone(), set);
+        Ok(counts)
+    }
+
+    /// Takes over what another configuration of the same proxy knows and this one may believe: a newer bundle whose key is
+    /// pinned here too, and key sets fetched from the same place for the same algorithms.
+    pub fn inherit(&mut self, policy: &Policy, older: &Self, older_policy: &Policy) {
+        if let (Some(ours), Some(theirs)) = (policy.trust_bundle(), &older.bundle) {
+            let pinned = ours.pins.iter().any(|pin| *pin == theirs.pin);
+            if pinned && self.bundle_version() < Some(theirs.snapshot.version) {
+                self.bundle = Some(theirs.clone());
+            }
+        }
+        for rule in policy.jwt_rules() {
+            let same = |other: &&JwtRule| rule.fetches_like(other);
+            let known = older_policy.jwt_rules().iter().find(same).and_then(|other| older.fetched.get(&other.issuer));
+            if let Some(set) = known.filter(|_| !self.fetched.contains_key(&rule.issuer)) {
+                self.fetched.insert(rule.issuer.clone(), set.clone());
+            }
+        }
+    }
+
+    /// Whether a set was ever fetched for an issuer.
+    #[must_use]
+    pub fn has_jwks(&self, issuer: &str) -> bool {
+        self.fetched.contains_key(issuer)
+    }
+
+    /// The key for a token of this issuer.
+    pub(crate) fn key<'t>(
+        &'t self,
+        source: &'t KeySource,
+        issuer: &str,
+        kid: Option<&str>,
+        alg: Alg,
+    ) -> Result<&'t Key, Rejection> {
+        let set = match source {
+            KeySource::Inline(set) => set,
+            KeySource::Remote(_) => self.fetched.get(issuer).ok_or(Rejection::KeysUnavailable)?,
+            KeySource::Bundle => {
+                let bundle = self.bundle.as_ref().ok_or(Rejection::KeysUnavailable)?;
+                let epochs = bundle.snapshot.issuers.get(issuer).map(|trust| &trust.epochs);
+                if kid.zip(epochs).is_some_and(|(kid, epochs)| epochs.revokes_key(kid)) {
+                    return Err(Rejection::KeyRevoked);
+                }
+                bundle.keys.get(issuer).ok_or(Rejection::IssuerUnknown)?
+            }
+        };
+        set.find(kid, alg)
+    }
+
+    /// Revocations of an issuer whose keys come from the bundle.
+    pub(crate) fn revocations(&self, source: &KeySource, issuer: &str) -> Option<Revocations<'_>> {
+        let KeySource::Bundle = source else { return None };
+        let trust = self.bundle.as_ref()?.snapshot.issuers.get(issuer)?;
+        Some(Revocations { revoked: &trust.revoked, epochs: &trust.epochs })
+    }
+}
+
+/// Borrowed revocations of one issuer.
+#[derive(Clone, Copy)]
+pub(crate) struct Revocations<'t> {
+    revoked: &'t IndexSet,
+    epochs: &'t Epochs,
+}
+
+impl Revocations<'_> {
+    /// V15. A token without an index cannot be looked up, so it cannot be accepted from an issuer that gives one to each.
+    pub(crate) fn check(self, claims: &crate::claims::Claims) -> Result<(), Rejection> {
+        let index = claims.jti().and_then(revocation::index_of).ok_or(Rejection::ClaimMissing)?;
+        if self.revoked.contains(index) {
+            return Err(Rejection::TokenRevoked);
+        }
+        self.epochs.revokes(claims).map_or(Ok(()), Err)
+    }
+}
+
+/// The algorithms that a bundle's keys may have; never a shared secret.
+const BUNDLE_ALGORITHMS: [Alg; 10] = [
+    Alg::Rs256,
+    Alg::Rs384,
+    Alg::Rs512,
+    Alg::Ps256,
+    Alg::Ps384,
+    Alg::Ps512,
+    Alg::Es256,
+    Alg::Es384,
+    Alg::Es512,
+    Alg::EdDsa,
+];
+
+/// Every key of every issuer must be usable: the issuer and we are one product, so a bad key is a fault and no variety.
+fn usable_keys(snapshot: &Snapshot) -> Result<BTreeMap<String, KeySet>, BundleError> {
+    let read = |(issuer, trust): (&String, &IssuerTrust)| {
+        if trust.keys.is_empty() {
+            return Ok((issuer.clone(), KeySet::empty()));
+        }
+        let text = bundle::jwks_text(&trust.keys);
+        let set = KeySet::from_config(&text, &BUNDLE_ALGORITHMS, false).map_err(|_: Vec<KeyProblem>| BundleError::BadKey)?;
+        let all_named = set.kids().all(|kid| kid.is_some());
+        if all_named && set.skipped() == 0 { Ok((issuer.clone(), set)) } else { Err(BundleError::BadKey) }
+    };
+    if snapshot.issuers.values().any(|trust| trust.keys.len() > limits::MAX_KEYS) {
+        return Err(BundleError::TooLarge);
+    }
+    snapshot.issuers.iter().map(read).collect()
+}

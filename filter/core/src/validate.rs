@@ -1,0 +1,245 @@
+//! The one place that states the order of the checks (V14).
+//!
+//! ```text
+//! 1 form        one spelling, bounded             token-too-large, token-malformed
+//! 2 header      strict JSON, no crit, known alg   header-malformed, critical-header, algorithm-not-allowed
+//! 3 claims      strict JSON, registered types     claims-malformed
+//! 4 issuer      a rule for exactly this iss       issuer-unknown
+//! 5 type, alg   what the rule allows              type-not-allowed, algorithm-not-allowed
+//! 6 key         the issuer's own, one algorithm   keys-unavailable, key-revoked, key-unknown, key-ambiguous, algorithm-mismatch
+//! 7 claims      exp, nbf, iat, aud, required      claim-missing, audience-mismatch, token-expired, …
+//! 8 binding     a bound token is not a bearer's   binding-unsupported
+//! 9 signature                                     signature-invalid
+//! 10 revocation token, then epochs                token-revoked, …
+//! ```
+//!
+//! Steps 4 to 8 read claims that nobody has vouched for yet, and can only refuse: the dear step comes after all the cheap
+//! ones. What was read is believed, and lent out, from step 10 on, as [`Verified`].
+
+use alloc::boxed::Box;
+
+use crate::alg::Alg;
+use crate::claims::Claims;
+use crate::config::{JwtRule, TokenType};
+use crate::crypto::{Portable, SignatureVerifier};
+use crate::header::Header;
+use crate::keys::{Key, KeySet};
+use crate::policy::Policy;
+use crate::rejection::Rejection;
+use crate::token::{Compact, Signature};
+use crate::trust::{Revocations, Trust};
+
+/// A token whose form is right (steps 1 to 3).
+struct Untrusted<'t> {
+    signing_input: &'t str,
+    signature: Signature,
+    header: Header,
+    claims: Claims,
+}
+
+/// A token that has passed everything but its signature and revocation. Its claims cannot be read.
+pub struct Checked<'a> {
+    token: Untrusted<'a>,
+    key: &'a Key,
+    revocations: Option<Revocations<'a>>,
+    rule_index: usize,
+    expires_at: u64,
+}
+
+/// A token that has passed every check. Only this module makes one.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    claims: Claims,
+    rule_index: usize,
+    kid: Option<Box<str>>,
+    alg: Alg,
+    expires_at: u64,
+}
+
+impl Verified {
+    /// The claims, vouched for by the issuer.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// The index of the rule (`jwtRules[i]`) that accepted the token.
+    #[must_use]
+    pub fn jwt_rule(&self) -> usize {
+        self.rule_index
+    }
+
+    /// The key that signed it, if the token names one.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// The algorithm of the signature.
+    #[must_use]
+    pub fn alg(&self) -> Alg {
+        self.alg
+    }
+
+    /// Until when it is good, leeway included: Unix seconds; the first second in which it is not.
+    #[must_use]
+    pub fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+}
+
+/// Validates a token.
+///
+/// # Errors
+/// The first check that it fails.
+pub fn validate(token: &str, policy: &Policy, trust: &Trust, now: u64) -> Result<Verified, Rejection> {
+    check(token, policy, trust, now)?.verify(&Portable)
+}
+
+/// Validates a token against one rule and a set of keys, without revocation: client assertions and the issuer's own tokens.
+///
+/// # Errors
+/// The first check that it fails.
+pub fn validate_with(token: &str, keys: &KeySet, rule: &JwtRule, now: u64) -> Result<Verified, Rejection> {
+    let token = Untrusted::read(token)?;
+    match token.claims.issuer() {
+        None => return Err(Rejection::ClaimMissing),
+        Some(issuer) if *issuer != *rule.issuer => return Err(Rejection::IssuerUnknown),
+        Some(_) => {}
+    }
+    let token_type = token.admit(rule)?;
+    let key = keys.find(token.header.kid(), token.header.alg())?;
+    let expires_at = check_claims(&token.claims, rule, token_type, now)?;
+    Checked { token, key, revocations: None, rule_index: 0, expires_at }.verify(&Portable)
+}
+
+/// Every check that needs no signature arithmetic: steps 1 to 8.
+///
+/// # Errors
+/// The first check that it fails.
+pub fn check<'a>(token: &'a str, policy: &'a Policy, trust: &'a Trust, now: u64) -> Result<Checked<'a>, Rejection> {
+    let token = Untrusted::read(token)?;
+    let (rule_index, rule) = policy.jwt_rule_for(token.claims.issuer())?;
+    let token_type = token.admit(rule)?;
+    let key = trust.key(&rule.keys, &rule.issuer, token.header.kid(), token.header.alg())?;
+    let expires_at = check_claims(&token.claims, rule, token_type, now)?;
+    let revocations = trust.revocations(&rule.keys, &rule.issuer);
+    Ok(Checked { token, key, revocations, rule_index, expires_at })
+}
+
+impl<'t> Untrusted<'t> {
+    /// Steps 1 to 3.
+    fn read(token: &'t str) -> Result<Self, Rejection> {
+        let compact = Compact::split(token)?;
+        let header = Header::parse(compact.header)?;
+        let signature = compact.decode_signature()?;
+        let claims = Claims::parse(compact.decode_payload()?)?;
+        Ok(Self { signing_input: compact.signing_input, signature, header, claims })
+    }
+
+    /// Step 5.
+    fn admit(&self, rule: &JwtRule) -> Result<TokenType, Rejection> {
+        let token_type = rule.admit_type(self.header.typ())?;
+        if rule.algorithms.contains(&self.header.alg()) { Ok(token_type) } else { Err(Rejection::AlgorithmNotAllowed) }
+    }
+}
+
+impl Checked<'_> {
+    /// Steps 9 and 10: signature, then revocation.
+    ///
+    /// # Errors
+    /// [`Rejection::SignatureInvalid`], or that of a revocation.
+    pub fn verify(self, verifier: &dyn SignatureVerifier) -> Result<Verified, Rejection> {
+        let Untrusted { signing_input, signature, header, claims } = self.token;
+        if !verifier.verify(self.key, signing_input.as_bytes(), signature.as_bytes()) {
+            return Err(Rejection::SignatureInvalid);
+        }
+        if let Some(revocations) = self.revocations {
+            revocations.check(&claims)?;
+        }
+        Ok(Verified {
+            claims,
+            rule_index: self.rule_index,
+            kid: header.kid().map(Into::into),
+            alg: self.key.alg(),
+            expires_at: self.expires_at,
+        })
+    }
+}
+
+/// Steps 7 and 8: times (V12), audience (V10), required claims (V13), binding (V19). Returns the first second in which the token is not good.
+fn check_claims(claims: &Claims, rule: &JwtRule, token_type: TokenType, now: u64) -> Result<u64, Rejection> {
+    let exp = claims.expires_at().ok_or(Rejection::ClaimMissing)?;
+    if token_type == TokenType::AccessToken {
+        // RFC 9068 §2.2.
+        let required = [claims.subject(), claims.client_id(), claims.jti()];
+        if required.contains(&None) || claims.issued_at().is_none() {
+            return Err(Rejection::ClaimMissing);
+        }
+    }
+    if !claims.has_audience_claim() {
+        return Err(Rejection::ClaimMissing);
+    }
+    if !claims.audiences().any(|audience| rule.audiences.iter().any(|ours| **ours == *audience)) {
+        return Err(Rejection::AudienceMismatch);
+    }
+    let expires_at = check_times(claims, rule, exp, now)?;
+    if claims.is_bound() { Err(Rejection::BindingUnsupported) } else { Ok(expires_at) }
+}
+
+fn check_times(claims: &Claims, rule: &JwtRule, exp: u64, now: u64) -> Result<u64, Rejection> {
+    let expires_at = exp.saturating_add(rule.clock_skew);
+    let latest = now.saturating_add(rule.clock_skew);
+    if now >= expires_at {
+        return Err(Rejection::TokenExpired);
+    }
+    if claims.not_before().is_some_and(|not_before| not_before > latest) {
+        return Err(Rejection::TokenNotYetValid);
+    }
+    if claims.issued_at().is_some_and(|issued_at| issued_at > latest) {
+        return Err(Rejection::TokenIssuedInFuture);
+    }
+    // Without `iat` what is left of the life is all there is to measure.
+    let lifetime = exp.saturating_sub(claims.issued_at().unwrap_or(now));
+    if lifetime > rule.max_lifetime { Err(Rejection::TokenLifetimeTooLong) } else { Ok(expires_at) }
+}
+
+/// Checks form, header, key and signature only (steps 1, 2, 6 and 9); the payload need not be claims.
+///
+/// # Errors
+/// The first check that it fails.
+pub fn signature_only(token: &str, keys: &KeySet) -> Result<(), Rejection> {
+    let compact = Compact::split(token)?;
+    let header = Header::parse(compact.header)?;
+    let signature = compact.decode_signature()?;
+    compact.decode_payload()?;
+    let key = keys.find(header.kid(), header.alg())?;
+    let verified = Portable.verify(key, compact.signing_input.as_bytes(), signature.as_bytes());
+    if verified { Ok(()) } else { Err(Rejection::SignatureInvalid) }
+}
+
+/// What a token says of itself. UNVERIFIED: for logs, and for choosing whom to ask for keys; never for a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hints {
+    /// `iss`.
+    pub issuer: Option<Box<str>>,
+    /// `kid`.
+    pub kid: Option<Box<str>>,
+    /// `jti`.
+    pub jti: Option<Box<str>>,
+    /// `sub`.
+    pub subject: Option<Box<str>>,
+}
+
+/// Reads the hints of a token whose form is right.
+#[must_use]
+pub fn hints(token: &str) -> Option<Hints> {
+    let token = Untrusted::read(token).ok()?;
+    let own = |text: Option<&str>| text.map(Into::into);
+    let Untrusted { header, claims, .. } = &token;
+    Some(Hints { issuer: own(claims.issuer()), kid: own(header.kid()), jti: own(claims.jti()), subject: own(claims.subject()) })
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;
