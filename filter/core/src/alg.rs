@@ -145,6 +145,8 @@ impl Family {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn names_are_case_sensitive_and_none_has_no_spelling() {

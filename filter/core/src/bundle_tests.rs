@@ -1,1 +1,233 @@
+use alloc::format;
+use alloc::vec;
 
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use crate::policy::Policy;
+use crate::rejection::Rejection;
+use crate::testing::{ISSUER, NOW, TestKey, bundle_policy, claims};
+use crate::trust::{Accepted, Trust};
+use crate::validate::validate;
+
+fn pin() -> TestKey {
+    TestKey::new("pin", 200)
+}
+
+fn policy() -> Policy {
+    bundle_policy(&pin(), json!({}), Value::Null)
+}
+
+fn times(issued_at: u64) -> Times {
+    Times { issuer: ISSUER.into(), issued_at, not_after: issued_at + 3600 }
+}
+
+fn snapshot(version: u64, keys: &[&TestKey]) -> Snapshot {
+    let published = |key: &&TestKey| {
+        let Value::Object(jwk) = key.jwk() else { panic!("an object") };
+        PublishedKey { jwk, state: KeyState::Active }
+    };
+    let trust = IssuerTrust { keys: keys.iter().map(published).collect(), ..IssuerTrust::default() };
+    Snapshot { version, issuers: BTreeMap::from([(ISSUER.into(), trust)]) }
+}
+
+fn sealed(payload: &Payload, key: &TestKey) -> String {
+    key.seal(payload.signing_input(key.kid))
+}
+
+fn accept(trust: &mut Trust, payload: &Payload) -> Result<Accepted, BundleError> {
+    trust.accept_bundle(&sealed(payload, &pin()), &policy().trust_bundle().unwrap().pins, NOW)
+}
+
+fn verdict(trust: &Trust, token: &str) -> Option<Rejection> {
+    validate(token, &policy(), trust, NOW).err()
+}
+
+#[test]
+fn a_pushed_key_makes_its_tokens_good_and_nothing_received_is_no_verdict() {
+    let key = TestKey::new("k1", 1);
+    let token = key.token(&claims(json!({})));
+    let mut trust = Trust::new();
+    assert_eq!(verdict(&trust, &token), Some(Rejection::KeysUnavailable));
+    assert_eq!(accept(&mut trust, &snapshot(5, &[&key]).full(times(NOW))), Ok(Accepted::NewVersion));
+    assert_eq!((trust.bundle_version(), trust.key_count()), (Some(5), 1));
+    assert_eq!(verdict(&trust, &token), None);
+    assert_eq!(verdict(&trust, &TestKey::new("k2", 2).token(&claims(json!({})))), Some(Rejection::KeyUnknown));
+}
+
+#[test]
+fn a_delta_applies_only_to_its_base() {
+    let (old, new) = (TestKey::new("k1", 1), TestKey::new("k2", 2));
+    let (one, two) = (snapshot(1, &[&old]), snapshot(2, &[&old, &new]));
+    let mut trust = Trust::new();
+    let delta = two.delta_from(&one, times(NOW));
+    assert_eq!(accept(&mut trust, &delta), Err(BundleError::WrongBase));
+    accept(&mut trust, &one.full(times(NOW))).unwrap();
+    assert_eq!(accept(&mut trust, &delta), Ok(Accepted::NewVersion));
+    assert_eq!(verdict(&trust, &new.token(&claims(json!({})))), None);
+    assert_eq!(accept(&mut trust, &delta), Err(BundleError::WrongBase), "not twice");
+}
+
+#[test]
+fn v17_older_versions_and_other_contents_of_the_same_version_are_refused() {
+    let (old, new) = (TestKey::new("k1", 1), TestKey::new("k2", 2));
+    let mut trust = Trust::new();
+    accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW))).unwrap();
+    assert_eq!(accept(&mut trust, &snapshot(6, &[&old]).full(times(NOW + 1))), Err(BundleError::Rollback));
+    assert_eq!(accept(&mut trust, &snapshot(7, &[&old]).full(times(NOW + 1))), Err(BundleError::Rollback));
+    assert_eq!(accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW - 1))), Err(BundleError::Rollback));
+    assert_eq!(accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW + 1))), Ok(Accepted::Refreshed));
+    assert_eq!(verdict(&trust, &old.token(&claims(json!({})))), Some(Rejection::KeyUnknown));
+}
+
+#[test]
+fn a_heartbeat_refreshes_and_carries_nothing() {
+    let snapshot = snapshot(3, &[&TestKey::new("k1", 1)]);
+    let mut trust = Trust::new();
+    accept(&mut trust, &snapshot.full(times(NOW - 600))).unwrap();
+    assert_eq!(trust.freshness(NOW).age, Some(600));
+    let heartbeat = snapshot.delta_from(&snapshot, times(NOW));
+    assert!(heartbeat.issuers.is_empty());
+    assert_eq!(accept(&mut trust, &heartbeat), Ok(Accepted::Refreshed));
+    assert_eq!(trust.freshness(NOW).age, Some(0));
+    let smuggled = Payload { gone: vec![ISSUER.into()], ..heartbeat };
+    assert_eq!(accept(&mut trust, &smuggled), Err(BundleError::BadContent));
+}
+
+#[test]
+fn v17_only_a_pinned_key_speaks() {
+    let payload = snapshot(1, &[&TestKey::new("k1", 1)]).full(times(NOW));
+    let policy = policy();
+    let pins = &policy.trust_bundle().unwrap().pins;
+    let mut trust = Trust::new();
+    let impostor = TestKey::new("pin", 66);
+    let stranger = TestKey::new("other", 67);
+    for jws in [sealed(&payload, &impostor), sealed(&payload, &stranger)] {
+        assert_eq!(trust.accept_bundle(&jws, pins, NOW), Err(BundleError::ForeignSignature));
+    }
+    let good = sealed(&payload, &pin());
+    assert_eq!(trust.accept_bundle(&good[..good.len() - 2], pins, NOW), Err(BundleError::ForeignSignature), "truncated");
+    assert_eq!(trust.accept_bundle(&good.replacen('.', "", 1), pins, NOW), Err(BundleError::Malformed));
+    let token = pin().token(&claims(json!({})));
+    assert_eq!(trust.accept_bundle(&token, pins, NOW), Err(BundleError::Malformed), "a token is no bundle");
+    assert_eq!(trust.bundle_version(), None);
+}
+
+#[test]
+fn times_and_sizes_are_bounded() {
+    let snapshot = snapshot(1, &[&TestKey::new("k1", 1)]);
+    let mut trust = Trust::new();
+    assert_eq!(accept(&mut trust, &snapshot.full(times(NOW - 3600))), Err(BundleError::OutOfDate));
+    assert_eq!(accept(&mut trust, &snapshot.full(times(NOW + 61))), Err(BundleError::OutOfDate));
+    let policy = policy();
+    let huge = "a".repeat(limits::MAX_BUNDLE_BYTES + 1);
+    assert_eq!(trust.accept_bundle(&huge, &policy.trust_bundle().unwrap().pins, NOW), Err(BundleError::TooLarge));
+}
+
+#[test]
+fn content_that_is_no_bundle_is_refused_even_when_signed() {
+    let policy = policy();
+    let pins = &policy.trust_bundle().unwrap().pins;
+    let header = json!({ "alg": "EdDSA", "kid": "pin", "typ": BUNDLE_TYPE });
+    let full = |issuers: Value| json!({ "iss": ISSUER, "ver": 1, "iat": NOW, "exp": NOW + 60, "issuers": issuers }).to_string();
+    let weak = json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "w", "x": base64url::encode(&[0; 32]) });
+    let mut private = TestKey::new("k1", 1).jwk();
+    private["d"] = json!("AAAA");
+    for (content, expected) in [
+        (String::from("{}"), BundleError::BadContent),
+        (format!("{{\"ver\":1,{}", &full(json!({}))[1..]), BundleError::BadContent),
+        (full(json!({ ISSUER: { "revoked": "gAA" } })), BundleError::BadContent),
+        (full(json!({ ISSUER: { "unknown": 1 } })), BundleError::BadContent),
+        (full(json!({ ISSUER: { "keys": [{ "jwk": weak, "state": "active" }] } })), BundleError::BadKey),
+        (full(json!({ ISSUER: { "keys": [{ "jwk": private, "state": "active" }] } })), BundleError::BadKey),
+    ] {
+        assert_eq!(Trust::new().accept_bundle(&pin().sign(&header, &content), pins, NOW), Err(expected), "{content}");
+    }
+}
+
+#[test]
+fn v15_revocation_reaches_tokens_keys_and_groups() {
+    let key = TestKey::new("k1", 1);
+    let token = key.token(&claims(json!({})));
+    let good = snapshot(1, &[&key]);
+    let with = |change: fn(&mut IssuerTrust)| {
+        let mut snapshot = Snapshot { version: 2, ..good.clone() };
+        change(snapshot.issuers.get_mut(ISSUER).unwrap());
+        let mut trust = Trust::new();
+        accept(&mut trust, &good.full(times(NOW))).unwrap();
+        accept(&mut trust, &snapshot.delta_from(&good, times(NOW))).unwrap();
+        verdict(&trust, &token)
+    };
+    assert_eq!(with(|_| {}), None);
+    assert_eq!(with(|trust| { let _ = trust.revoked.insert(7); }), Some(Rejection::TokenRevoked));
+    assert_eq!(with(|trust| { let _ = trust.revoked.insert(8); }), None);
+    assert_eq!(with(|trust| trust.epochs.all = Some(NOW)), Some(Rejection::IssuedBeforeEpoch));
+    assert_eq!(with(|trust| { let _ = trust.epochs.sub.insert("checkout".into(), NOW); }), Some(Rejection::SubjectRevoked));
+    assert_eq!(with(|trust| { let _ = trust.epochs.kid.insert("k1".into(), 0); }), Some(Rejection::KeyRevoked));
+    assert_eq!(with(|trust| trust.keys.clear()), Some(Rejection::KeyUnknown));
+}
+
+#[test]
+fn v15_a_token_that_cannot_be_looked_up_is_refused() {
+    let key = TestKey::new("k1", 1);
+    let mut trust = Trust::new();
+    accept(&mut trust, &snapshot(1, &[&key]).full(times(NOW))).unwrap();
+    assert_eq!(verdict(&trust, &key.token(&claims(json!({ "jti": "not-an-index" })))), Some(Rejection::ClaimMissing));
+}
+
+#[test]
+fn an_issuer_that_is_gone_is_unknown() {
+    let key = TestKey::new("k1", 1);
+    let one = snapshot(1, &[&key]);
+    let mut trust = Trust::new();
+    accept(&mut trust, &one.full(times(NOW))).unwrap();
+    let none = Snapshot { version: 2, issuers: BTreeMap::new() };
+    accept(&mut trust, &none.delta_from(&one, times(NOW))).unwrap();
+    assert_eq!(verdict(&trust, &key.token(&claims(json!({})))), Some(Rejection::IssuerUnknown));
+}
+
+#[test]
+fn another_configuration_inherits_only_what_its_pins_vouch_for() {
+    let mut old = Trust::new();
+    accept(&mut old, &snapshot(4, &[&TestKey::new("k1", 1)]).full(times(NOW))).unwrap();
+    let mut same = Trust::new();
+    same.inherit(&policy(), &old, &policy());
+    assert_eq!(same.bundle_version(), Some(4));
+    let repinned = bundle_policy(&TestKey::new("pin", 201), json!({}), Value::Null);
+    let mut other = Trust::new();
+    other.inherit(&repinned, &old, &policy());
+    assert_eq!(other.bundle_version(), None);
+}
+
+fn any_trust() -> impl Strategy<Value = IssuerTrust> {
+    let epochs = proptest::collection::btree_map("[a-c]", 0..5_u64, 0..3);
+    let revoked = proptest::collection::btree_set(0..40_u64, 0..12);
+    (0..3_usize, revoked, epochs, proptest::option::of(0..9_u64)).prop_map(|(keys, revoked, sub, all)| {
+        let all_keys = [TestKey::new("k1", 1), TestKey::new("k2", 2)];
+        let keys = all_keys.iter().take(keys).collect::<Vec<_>>();
+        let mut trust = snapshot(0, &keys).issuers.remove(ISSUER).unwrap();
+        trust.revoked = revoked.into_iter().collect();
+        trust.epochs = Epochs { all, sub, ..Epochs::default() };
+        trust
+    })
+}
+
+fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
+    proptest::collection::btree_map("https://[ab]", any_trust(), 0..3).prop_map(move |issuers| Snapshot { version, issuers })
+}
+
+proptest! {
+    #[test]
+    fn a_delta_leads_where_the_full_bundle_leads(before in any_snapshot(1), after in any_snapshot(2)) {
+        let full = after.full(times(NOW));
+        let delta = after.delta_from(&before, times(NOW));
+        let parsed: Payload = serde_json::from_str(&serde_json::to_string(&delta).unwrap()).unwrap();
+        prop_assert_eq!(&parsed, &delta);
+        prop_assert_eq!(before.apply(&delta).unwrap(), after.clone());
+        prop_assert_eq!(Snapshot::default().apply(&full).unwrap(), after.clone());
+        prop_assert_eq!(before.apply(&full).unwrap(), after);
+    }
+}

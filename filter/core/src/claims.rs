@@ -219,6 +219,8 @@ pub(crate) fn texts(value: Value<'_>) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn parse(json: &str) -> Result<Claims, Rejection> {
         Claims::parse(json.as_bytes().to_vec())

@@ -1,1 +1,213 @@
+use alloc::string::ToString;
+use alloc::vec;
 
+use serde_json::{Value, json};
+
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use crate::testing::{ISSUER, TestKey, merge};
+
+fn key() -> Value {
+    TestKey::new("k1", 1).jwk()
+}
+
+fn config() -> Value {
+    json!({ "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": [key()] } }] })
+}
+
+fn mistakes(config: &Value) -> Vec<String> {
+    match Policy::from_json(&config.to_string()) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn rule_mistake(changes: Value) -> String {
+    let mut config = config();
+    merge(&mut config["jwtRules"][0], changes);
+    mistakes(&config).join("\n")
+}
+
+fn rules_mistake(rules: Value) -> String {
+    let mut config = config();
+    config["rules"] = rules;
+    mistakes(&config).join("\n")
+}
+
+#[test]
+fn the_defaults_are_the_strict_ones() {
+    let policy = Policy::from_json(&config().to_string()).unwrap();
+    let rule = &policy.jwt_rules()[0];
+    assert_eq!((policy.mode(), policy.bypass_cors_preflight()), (Mode::Enforce, false));
+    assert_eq!((rule.clock_skew, rule.max_lifetime, rule.forward_original_token), (30, 86_400, false));
+    assert_eq!(rule.token_types, [TokenType::AccessToken]);
+    assert!(rule.algorithms.iter().all(|alg| !alg.is_symmetric()));
+    assert_eq!(rule.from_headers, [FromHeader { name: "authorization".into(), prefix: "Bearer ".into() }]);
+    assert!(rule.from_params.is_empty() && rule.from_cookies.is_empty());
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_their_paths() {
+    let wrong = json!({
+        "mode": "enforce", "jwtRule": [],
+        "trustBundle": { "keys": [] },
+        "jwtRules": [{ "issuer": "", "audiences": [], "jwks": "{}", "algorithms": ["none", "ES256"], "clockSkew": "5m" }],
+        "rules": [{ "to": [{ "operation": { "paths": ["orders"] } }], "when": [{ "key": "source.ip", "values": ["1"] }] }],
+    });
+    let told = mistakes(&wrong);
+    let paths = [
+        "jwtRule:", "mode:", "trustBundle.cluster:", "trustBundle.keys:", "trustBundle:", "jwtRules[0].issuer:", "jwtRules[0].audiences:",
+        "jwtRules[0].jwks.keys:", "jwtRules[0].algorithms[0]:", "jwtRules[0].clockSkew:", "rules[0].to[0].operation.paths[0]:",
+        "rules[0].when[0].key:",
+    ];
+    for path in paths {
+        assert!(told.iter().any(|mistake| mistake.starts_with(path)), "{path} is missing in {told:#?}");
+    }
+}
+
+#[test]
+fn text_that_is_no_configuration_is_one_mistake() {
+    for text in ["", "null", "[]", "{\"jwtRules\":1,\"jwtRules\":2}", "{"] {
+        assert!(Policy::from_json(text).is_err(), "{text}");
+    }
+    assert!(Policy::from_json(&" ".repeat(limits::MAX_CONFIG_BYTES + 1)).unwrap_err().to_string().contains("larger"));
+}
+
+#[test]
+fn an_issuer_rule_that_would_be_lax_is_refused() {
+    for (changes, expected) in [
+        (json!({ "audiences": null }), "jwtRules[0].audiences: missing"),
+        (json!({ "audiences": [] }), "jwtRules[0].audiences: must be a list"),
+        (json!({ "audiences": [""] }), "jwtRules[0].audiences[0]:"),
+        (json!({ "jwks": null }), "name exactly one source"),
+        (json!({ "trustBundle": true }), "name exactly one source"),
+        (json!({ "clockSkew": "61s" }), "jwtRules[0].clockSkew: must be whole seconds from 0s to 60s"),
+        (json!({ "clockSkew": 5 }), "jwtRules[0].clockSkew: must be a"),
+        (json!({ "maxLifetime": "0s" }), "jwtRules[0].maxLifetime"),
+        (json!({ "tokenTypes": ["dpop+jwt"] }), "jwtRules[0].tokenTypes[0]"),
+        (json!({ "algorithms": ["ES256"] }), "jwtRules[0].jwks.keys: no key"),
+        (json!({ "algorithms": ["EdDSA", "ES256"] }), "jwtRules[0].algorithms[1]: no key of jwks can serve ES256"),
+        (json!({ "algorithms": ["EdDSA", "Ed25519"] }), "jwtRules[0].algorithms[1]: given twice"),
+        (json!({ "forwardOriginalToken": "yes" }), "jwtRules[0].forwardOriginalToken"),
+        (json!({ "jwksCluster": "idp" }), "jwtRules[0].jwksCluster: only goes with"),
+        (json!({ "jwks": null, "jwksUri": "ftp://idp/x", "jwksCluster": "idp" }), "jwtRules[0].jwksUri"),
+        (json!({ "jwks": null, "jwksUri": "https://idp/x" }), "jwtRules[0].jwksCluster: missing"),
+        (json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i", "algorithms": ["HS256"] }), "need a shared secret"),
+        (json!({ "outputPayloadToHeader": "authorization" }), "jwtRules[0].outputPayloadToHeader"),
+        (json!({ "outputPayloadToHeader": ":path" }), "is no header name"),
+        (json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }, { "header": "X-A", "claim": "b" }] }), "given twice"),
+        (json!({ "fromHeaders": [{ "name": "x-jwt" }], "outputPayloadToHeader": "X-JWT" }), "also a place where tokens are read"),
+        (json!({ "jwks": { "keys": [key(), key()] } }), "kid `k1` is given twice"),
+    ] {
+        let told = rule_mistake(changes.clone());
+        assert!(told.contains(expected), "{changes}: {told}");
+    }
+}
+
+#[test]
+fn a_shared_secret_needs_the_rule_to_name_its_algorithm() {
+    let secret = json!({ "keys": [{ "kty": "oct", "kid": "s", "alg": "HS256", "k": crate::base64url::encode(&[7; 32]) }] });
+    assert!(rule_mistake(json!({ "jwks": secret })).contains("shared secret"));
+    assert_eq!(rule_mistake(json!({ "jwks": secret, "algorithms": ["HS256"] })), "");
+    assert!(rule_mistake(json!({ "algorithms": ["HS256"] })).contains("no key"), "never with a public key");
+}
+
+#[test]
+fn the_same_issuer_twice_can_never_match() {
+    let mut config = config();
+    let rule = config["jwtRules"][0].clone();
+    config["jwtRules"] = json!([rule, rule]);
+    assert!(mistakes(&config).join("").contains("jwtRules[1].issuer: given twice"));
+}
+
+#[test]
+fn naming_any_place_for_the_token_replaces_the_default_place() {
+    let mut config = config();
+    config["jwtRules"][0]["fromCookies"] = json!(["session"]);
+    let policy = Policy::from_json(&config.to_string()).unwrap();
+    assert!(policy.jwt_rules()[0].from_headers.is_empty());
+}
+
+#[test]
+fn bundle_pins_are_one_or_two_ed25519_keys() {
+    let with = |keys: Value| {
+        let mut config = config();
+        config["jwtRules"][0] = json!({ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true });
+        config["trustBundle"] = json!({ "cluster": "issuer", "keys": keys });
+        mistakes(&config).join("\n")
+    };
+    let second = TestKey::new("k2", 2).jwk();
+    assert_eq!(with(json!([key()])), "");
+    assert_eq!(with(json!([key(), second])), "");
+    assert!(with(json!([key(), second, key()])).contains("trustBundle.keys: must be a list of one"));
+    assert!(with(json!([key(), key()])).contains("given twice"));
+    assert!(with(json!([{ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "AA" }])).contains("trustBundle.keys[0].x"));
+}
+
+#[test]
+fn rules_that_can_never_decide_are_refused() {
+    let to = |operation: Value| json!([{ "operation": operation }]);
+    let orders = to(json!({ "paths": ["/orders/*"] }));
+    let one = to(json!({ "paths": ["/orders/1"], "methods": ["GET"] }));
+    for (rules, expected) in [
+        (json!([{ "to": orders }, { "to": one, "scopes": ["admin"] }]), "rules[1]: can never decide: rules[0] allows"),
+        (json!([{ "to": one, "scopes": ["admin"] }, { "to": orders }]), "rules[0]: can never decide: rules[1] allows"),
+        (json!([{ "to": one }, { "to": one }]), "rules[1]: can never decide: rules[0]"),
+        (json!([{ "action": "DENY", "to": orders }, { "to": one }]), "rules[1]: can never decide: rules[0] denies"),
+        (json!([{ "to": to(json!({ "methods": ["GET"], "notMethods": ["G*"] })) }]), "rules[0].to[0].operation.methods: can never match"),
+        (json!([{ "when": [{ "key": "request.auth.claims[a]", "values": ["x"], "notValues": ["*"] }] }]), "rules[0].when[0].values: can never match"),
+        (json!([{ "allowMissing": true, "scopes": ["a"] }]), "rules[0].allowMissing: a request without a token"),
+    ] {
+        let told = rules_mistake(rules.clone());
+        assert!(told.contains(expected), "{rules}: {told}");
+    }
+    for legitimate in [
+        json!([{ "to": orders, "scopes": ["read"] }, { "to": one, "scopes": ["admin"] }]),
+        json!([{ "to": orders, "when": [{ "key": "request.auth.claims[a]", "values": ["x"] }] }, { "to": orders, "when": [{ "key": "request.auth.claims[a]", "values": ["y"] }] }]),
+        json!([{ "action": "DENY", "to": one }, { "to": orders }]),
+        json!([{ "to": orders }, { "to": one, "allowMissing": true }]),
+        json!([{ "to": to(json!({ "paths": ["/a", "/b"], "notPaths": ["/b"] })) }]),
+    ] {
+        assert_eq!(rules_mistake(legitimate.clone()), "", "{legitimate}");
+    }
+}
+
+#[test]
+fn a_route_rule_with_a_mistake_says_where() {
+    for (rule, expected) in [
+        (json!({ "To": [] }), "rules[0].To: unknown field; known here: name, action"),
+        (json!({ "to": [{ "operation": { "ports": ["80"] } }] }), "rules[0].to[0].operation.ports: unknown field"),
+        (json!({ "to": [{ "operation": { "paths": ["/a*b"] } }] }), "one * is allowed"),
+        (json!({ "to": [{ "operation": { "paths": ["/{**}/a/{*}"] } }] }), "{**} must be the last operator"),
+        (json!({ "to": [{ "operation": { "paths": ["/a/{*}.txt"] } }] }), "whole segments"),
+        (json!({ "to": [] }), "rules[0].to: must be a list with at least one"),
+        (json!({ "when": [{ "key": "request.auth.claims[]", "values": ["a"] }] }), "rules[0].when[0].key"),
+        (json!({ "when": [{ "key": "request.auth.claims[a]" }] }), "give values or notValues"),
+        (json!({ "scopes": ["a b"] }), "rules[0].scopes[0]: must be one scope"),
+        (json!({ "scopes": ["a\"b"] }), "rules[0].scopes[0]: must be one scope"),
+        (json!({ "action": "AUDIT" }), "rules[0].action: must be one of ALLOW, DENY"),
+        (json!({ "staleness": { "maxAge": "1m", "action": "SERVE" } }), "rules[0].staleness.maxAge"),
+    ] {
+        let told = rules_mistake(json!([rule]));
+        assert!(told.contains(expected), "{rule}: {told}");
+    }
+}
+
+#[test]
+fn durations_are_read_as_istio_writes_them() {
+    let mut config = config();
+    merge(&mut config["jwtRules"][0], json!({ "clockSkew": "1000ms", "maxLifetime": "2h" }));
+    let policy = Policy::from_json(&config.to_string()).unwrap();
+    assert_eq!((policy.jwt_rules()[0].clock_skew, policy.jwt_rules()[0].max_lifetime), (1, 7200));
+    for text in ["", "s", "1", "-1s", "1.5s", "1 s", "99999999999999999999h"] {
+        assert!(rule_mistake(json!({ "clockSkew": text })).contains("clockSkew"), "{text}");
+    }
+}
+
+#[test]
+fn a_jwks_may_be_a_text_as_in_istio() {
+    let text = json!({ "keys": [key()] }).to_string();
+    assert_eq!(rule_mistake(json!({ "jwks": text })), "");
+    assert_eq!(vec![rule_mistake(json!({ "jwks": 7 })).contains("jwtRules[0].jwks")], [true]);
+}

@@ -83,6 +83,8 @@ fn string<'d>(header: Value<'d>, name: &str) -> Result<Option<Value<'d>>, Reject
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
     use alloc::format;
 
     fn parse(json: &str) -> Result<Header, Rejection> {

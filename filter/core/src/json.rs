@@ -530,6 +530,8 @@ impl Name<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
     use alloc::string::ToString as _;
     use alloc::{format, vec};
     use proptest::prelude::*;

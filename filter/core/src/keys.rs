@@ -85,7 +85,7 @@ impl fmt::Display for KeyProblem {
 impl core::error::Error for KeyProblem {}
 
 /// The keys of one issuer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeySet {
     keys: Vec<Key>,
     skipped: usize,

@@ -25,6 +25,7 @@ extern crate alloc;
 pub mod alg;
 pub mod base64url;
 pub mod bundle;
+pub mod cache;
 pub mod claims;
 pub mod config;
 mod crypto;
@@ -38,5 +39,8 @@ pub mod revocation;
 pub mod token;
 pub mod trust;
 pub mod validate;
+
+#[cfg(test)]
+mod testing;
 
 pub use crypto::{Portable, SignatureVerifier};

@@ -57,3 +57,15 @@ pub const MAX_CLOCK_SKEW_S: u64 = 60;
 
 /// Longest request path that is matched against rules, in bytes. Envoy's default for all headers is 60 KiB.
 pub const MAX_PATH_BYTES: usize = 8 * 1024;
+
+/// Most good tokens remembered by a worker.
+pub const MAX_CACHED_TOKENS: usize = 10_000;
+
+/// Most bytes held for good tokens remembered by a worker: 10 000 of some 800 bytes.
+pub const MAX_CACHED_BYTES: usize = 8 * 1024 * 1024;
+
+/// Most tokens with a bad signature remembered by a worker: enough for a client that keeps trying, too few to matter.
+pub const MAX_CACHED_REFUSALS: usize = 256;
+
+/// Most bytes held for tokens with a bad signature.
+pub const MAX_CACHED_REFUSAL_BYTES: usize = 512 * 1024;

@@ -126,6 +126,8 @@ impl core::error::Error for Rejection {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn codes_are_distinct_kebab_case() {

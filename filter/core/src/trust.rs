@@ -20,6 +20,7 @@ use crate::{limits, revocation};
 pub struct Trust {
     bundle: Option<Bundle>,
     fetched: BTreeMap<Box<str>, KeySet>,
+    generation: u64,
 }
 
 /// A bundle in force.
@@ -56,6 +57,16 @@ impl Trust {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Changes whenever keys or revocations do: a verdict reached under one generation says nothing under another.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
     }
 
     /// The version of the bundle in force.
@@ -101,7 +112,11 @@ impl Trust {
         }
         let keys = usable_keys(&snapshot)?;
         self.bundle = Some(Bundle { snapshot, issued_at: payload.iat, not_after: payload.exp, keys, pin: pin.clone() });
-        Ok(if same_version { Accepted::Refreshed } else { Accepted::NewVersion })
+        if same_version {
+            return Ok(Accepted::Refreshed);
+        }
+        self.next_generation();
+        Ok(Accepted::NewVersion)
     }
 
     /// Takes over a key set fetched for the rule with this index; returns how many keys it has and how many were skipped.
@@ -116,13 +131,17 @@ impl Trust {
             return Err(KeyProblem { path: "keys".into(), message: "no key for an allowed algorithm".into() });
         }
         let counts = (set.len(), set.skipped());
-        self.fetched.insert(rule.issuer.clone(), set);
+        if self.fetched.get(&rule.issuer) != Some(&set) {
+            self.fetched.insert(rule.issuer.clone(), set);
+            self.next_generation();
+        }
         Ok(counts)
     }
 
     /// Takes over what another configuration of the same proxy knows and this one may believe: a newer bundle whose key is
     /// pinned here too, and key sets fetched from the same place for the same algorithms.
     pub fn inherit(&mut self, policy: &Policy, older: &Self, older_policy: &Policy) {
+        self.next_generation();
         if let (Some(ours), Some(theirs)) = (policy.trust_bundle(), &older.bundle) {
             let pinned = ours.pins.iter().any(|pin| *pin == theirs.pin);
             if pinned && self.bundle_version() < Some(theirs.snapshot.version) {

@@ -81,6 +81,12 @@ impl Verified {
         self.alg
     }
 
+    /// Bytes on the heap, for memory budgets.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.claims.heap_bytes().saturating_add(self.kid.as_ref().map_or(0, |kid| kid.len()))
+    }
+
     /// Until when it is good, leeway included: Unix seconds; the first second in which it is not.
     #[must_use]
     pub fn expires_at(&self) -> u64 {

@@ -1,1 +1,292 @@
+use alloc::format;
+use alloc::string::{String, ToString as _};
 
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use crate::testing::{ISSUER, NOW, TestKey, claims, inline_policy, merge};
+use crate::{base64url, limits};
+
+fn key() -> TestKey {
+    TestKey::new("k1", 1)
+}
+
+fn verdict(token: &str, policy: &Policy) -> Result<Verified, Rejection> {
+    validate(token, policy, &Trust::new(), NOW)
+}
+
+fn rejection(token: &str) -> Rejection {
+    verdict(token, &inline_policy(&[&key()], json!({}), Value::Null)).err().unwrap_or_else(|| panic!("accepted: {token}"))
+}
+
+fn with_claims(changes: Value) -> Option<Rejection> {
+    verdict(&key().token(&claims(changes)), &inline_policy(&[&key()], json!({}), Value::Null)).err()
+}
+
+fn with_header(changes: Value) -> Rejection {
+    let mut header = key().header();
+    merge(&mut header, changes);
+    rejection(&key().sign(&header, &claims(json!({})).to_string()))
+}
+
+#[test]
+fn a_good_token_lends_out_its_claims() {
+    let verified = verdict(&key().token(&claims(json!({}))), &inline_policy(&[&key()], json!({}), Value::Null)).unwrap();
+    assert_eq!(verified.claims().subject(), Some("checkout"));
+    assert_eq!(verified.claims().issuer(), Some(ISSUER));
+    assert!(verified.claims().has_scope("orders.read"));
+    assert_eq!((verified.kid(), verified.alg(), verified.jwt_rule()), (Some("k1"), Alg::EdDsa, 0));
+    assert_eq!(verified.expires_at(), NOW + 290 + 30);
+}
+
+#[test]
+fn v1_only_the_compact_form_is_a_token() {
+    let token = key().token(&claims(json!({})));
+    for spelled in [format!("{token}."), format!(".{token}"), token.replacen('.', "..", 1), format!("{token}.a.b"), format!(" {token}")] {
+        assert_eq!(rejection(&spelled), Rejection::TokenMalformed, "{spelled}");
+    }
+    assert_eq!(rejection(&json!({ "payload": "e30", "signatures": [] }).to_string()), Rejection::TokenMalformed);
+}
+
+#[test]
+fn v2_one_token_has_one_spelling() {
+    let token = key().token(&claims(json!({})));
+    // 64 bytes of signature leave four unused bits in the last character.
+    let (head, last) = token.split_at(token.len() - 1);
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let at = alphabet.find(last).unwrap();
+    assert_eq!(at % 16, 0, "canonical");
+    assert_eq!(rejection(&format!("{head}{}", &alphabet[at + 1..at + 2])), Rejection::TokenMalformed);
+    assert_eq!(rejection(&format!("{token}==")), Rejection::TokenMalformed);
+}
+
+#[test]
+fn v3_repeated_names_anywhere_refuse_the_token() {
+    let twice = claims(json!({})).to_string().replacen('{', "{\"sub\":\"admin\",", 1);
+    assert_eq!(rejection(&key().sign(&key().header(), &twice)), Rejection::ClaimsMalformed);
+    let nested = claims(json!({ "x": "@" })).to_string().replace("\"@\"", "{\"a\":1,\"a\":2}");
+    assert_eq!(rejection(&key().sign(&key().header(), &nested)), Rejection::ClaimsMalformed);
+}
+
+#[test]
+fn v3_size_comes_before_everything() {
+    assert_eq!(rejection(&"a".repeat(limits::MAX_TOKEN_BYTES + 1)), Rejection::TokenTooLarge);
+    assert_eq!(with_claims(json!({ "x": "a".repeat(limits::MAX_TOKEN_BYTES) })), Some(Rejection::TokenTooLarge));
+}
+
+#[test]
+fn v4_none_and_foreign_algorithms_are_not_allowed() {
+    for alg in ["none", "None", "NONE", "", "HS256", "ES256K", "eddsa"] {
+        assert_eq!(with_header(json!({ "alg": alg })), Rejection::AlgorithmNotAllowed, "{alg}");
+    }
+    let unsigned = format!("{}.{}.", base64url::encode(br#"{"alg":"none"}"#), base64url::encode(claims(json!({})).to_string().as_bytes()));
+    assert_eq!(rejection(&unsigned), Rejection::TokenMalformed);
+}
+
+#[test]
+fn v4_an_algorithm_outside_the_rules_list_is_not_allowed() {
+    let policy = inline_policy(&[&key()], json!({ "algorithms": ["EdDSA"] }), Value::Null);
+    let mut header = key().header();
+    merge(&mut header, json!({ "alg": "ES256" }));
+    let token = key().sign(&header, &claims(json!({})).to_string());
+    assert_eq!(verdict(&token, &policy).unwrap_err(), Rejection::AlgorithmNotAllowed);
+}
+
+#[test]
+fn v5_the_header_must_name_the_keys_own_algorithm() {
+    assert_eq!(with_header(json!({ "alg": "ES256" })), Rejection::AlgorithmMismatch);
+    let mut header = key().header();
+    merge(&mut header, json!({ "alg": "Ed25519" }));
+    let token = key().sign(&header, &claims(json!({})).to_string());
+    assert!(verdict(&token, &inline_policy(&[&key()], json!({}), Value::Null)).is_ok(), "RFC 9864's name for the same");
+}
+
+#[test]
+fn v7_keys_come_from_the_issuer_alone() {
+    let mallory = TestKey::new("k1", 66);
+    let mut header = mallory.header();
+    merge(&mut header, json!({ "jwk": mallory.jwk(), "jku": "https://mallory.example", "x5c": ["AA"] }));
+    assert_eq!(rejection(&mallory.sign(&header, &claims(json!({})).to_string())), Rejection::SignatureInvalid);
+    assert_eq!(with_header(json!({ "kid": "../../etc/passwd" })), Rejection::KeyUnknown);
+}
+
+#[test]
+fn a_token_without_kid_needs_a_single_fitting_key() {
+    let mut header = key().header();
+    merge(&mut header, json!({ "kid": null }));
+    let token = key().sign(&header, &claims(json!({})).to_string());
+    assert!(verdict(&token, &inline_policy(&[&key()], json!({}), Value::Null)).is_ok());
+    let two = inline_policy(&[&key(), &TestKey::new("k2", 2)], json!({}), Value::Null);
+    assert_eq!(verdict(&token, &two).unwrap_err(), Rejection::KeyAmbiguous);
+}
+
+#[test]
+fn v8_extensions_refuse_the_token() {
+    assert_eq!(with_header(json!({ "crit": ["b64"], "b64": false })), Rejection::CriticalHeader);
+    assert_eq!(with_header(json!({ "crit": ["exp"], "exp": 1 })), Rejection::CriticalHeader);
+}
+
+#[test]
+fn v9_the_issuer_is_compared_exactly() {
+    for issuer in ["https://issuer.example/", "https://ISSUER.example", "http://issuer.example", "issuer.example"] {
+        assert_eq!(with_claims(json!({ "iss": issuer })), Some(Rejection::IssuerUnknown), "{issuer}");
+    }
+    assert_eq!(with_claims(json!({ "iss": null })), Some(Rejection::ClaimMissing));
+}
+
+#[test]
+fn v9_a_key_of_one_issuer_does_not_speak_for_another() {
+    let (ours, theirs) = (TestKey::new("a", 1), TestKey::new("b", 2));
+    let rule = |issuer: &str, key: &TestKey| json!({ "issuer": issuer, "audiences": ["orders"], "jwks": { "keys": [key.jwk()] } });
+    let config = json!({ "jwtRules": [rule(ISSUER, &ours), rule("https://other.example", &theirs)] });
+    let policy = Policy::from_json(&config.to_string()).unwrap();
+    assert_eq!(verdict(&theirs.token(&claims(json!({}))), &policy).unwrap_err(), Rejection::KeyUnknown);
+    let accepted = verdict(&theirs.token(&claims(json!({ "iss": "https://other.example" }))), &policy).unwrap();
+    assert_eq!(accepted.jwt_rule(), 1);
+}
+
+#[test]
+fn v10_the_audience_must_be_ours() {
+    assert_eq!(with_claims(json!({ "aud": ["billing", "orders"] })), None);
+    for audience in [json!("billing"), json!([]), json!("orders/"), json!("ORDERS"), json!("https://orders"), json!("")] {
+        assert_eq!(with_claims(json!({ "aud": audience })), Some(Rejection::AudienceMismatch), "{audience}");
+    }
+    assert_eq!(with_claims(json!({ "aud": null })), Some(Rejection::ClaimMissing));
+}
+
+#[test]
+fn v11_only_access_tokens_are_tokens_unless_configured() {
+    for typ in [json!("at+jwt"), json!("AT+JWT"), json!("application/at+jwt"), json!("Application/at+JWT")] {
+        let mut header = key().header();
+        merge(&mut header, json!({ "typ": typ }));
+        let token = key().sign(&header, &claims(json!({})).to_string());
+        assert!(verdict(&token, &inline_policy(&[&key()], json!({}), Value::Null)).is_ok(), "{typ}");
+    }
+    let others = ["JWT", "JOSE", "dpop+jwt", "secevent+jwt", "client-authentication+jwt", "meshseal-bundle+jwt", "statuslist+jwt", ""];
+    for typ in others {
+        assert_eq!(with_header(json!({ "typ": typ })), Rejection::TypeNotAllowed, "{typ}");
+    }
+    assert_eq!(with_header(json!({ "typ": null })), Rejection::TypeNotAllowed);
+}
+
+#[test]
+fn v11_a_rule_for_other_providers_takes_plain_jwts_and_nothing_else() {
+    let policy = inline_policy(&[&key()], json!({ "tokenTypes": ["JWT"] }), Value::Null);
+    let plain = claims(json!({ "client_id": null, "jti": null, "iat": null, "sub": null })).to_string();
+    for (typ, accepted) in [(json!("JWT"), true), (json!("jose"), true), (Value::Null, true), (json!("at+jwt"), false), (json!("dpop+jwt"), false)] {
+        let mut header = key().header();
+        merge(&mut header, json!({ "typ": typ }));
+        assert_eq!(verdict(&key().sign(&header, &plain), &policy).is_ok(), accepted, "{typ}");
+    }
+}
+
+#[test]
+fn v12_times_are_kept_to_the_second_of_the_leeway() {
+    use Rejection::{TokenExpired, TokenIssuedInFuture, TokenLifetimeTooLong, TokenNotYetValid};
+    for (changes, expected) in [
+        (json!({ "exp": NOW - 29 }), None),
+        (json!({ "exp": NOW - 30 }), Some(TokenExpired)),
+        (json!({ "exp": 0 }), Some(TokenExpired)),
+        (json!({ "nbf": NOW + 30 }), None),
+        (json!({ "nbf": NOW + 31 }), Some(TokenNotYetValid)),
+        (json!({ "iat": NOW + 30 }), None),
+        (json!({ "iat": NOW + 31 }), Some(TokenIssuedInFuture)),
+        (json!({ "iat": NOW, "exp": NOW + 24 * 3600 }), None),
+        (json!({ "iat": NOW, "exp": NOW + 24 * 3600 + 1 }), Some(TokenLifetimeTooLong)),
+        (json!({ "exp": 9_007_199_254_740_992_u64 }), Some(TokenLifetimeTooLong)),
+        (json!({ "exp": null }), Some(Rejection::ClaimMissing)),
+        (json!({ "exp": "1700000290" }), Some(Rejection::ClaimsMalformed)),
+    ] {
+        assert_eq!(with_claims(changes.clone()), expected, "{changes}");
+    }
+}
+
+#[test]
+fn v12_leeway_and_lifetime_are_the_rules_own() {
+    let policy = inline_policy(&[&key()], json!({ "clockSkew": "0s", "maxLifetime": "5m" }), Value::Null);
+    let verdict = |changes: Value| verdict(&key().token(&claims(changes)), &policy).err();
+    assert_eq!(verdict(json!({ "exp": NOW + 1 })), None);
+    assert_eq!(verdict(json!({ "exp": NOW })), Some(Rejection::TokenExpired));
+    assert_eq!(verdict(json!({ "iat": NOW - 10, "exp": NOW + 291 })), Some(Rejection::TokenLifetimeTooLong));
+}
+
+#[test]
+fn v13_access_tokens_have_all_their_claims() {
+    for claim in ["sub", "client_id", "iat", "jti"] {
+        assert_eq!(with_claims(json!({ claim: null })), Some(Rejection::ClaimMissing), "{claim}");
+    }
+}
+
+#[test]
+fn v14_a_changed_claim_does_not_verify() {
+    let token = key().token(&claims(json!({})));
+    let forged = key().token(&claims(json!({ "sub": "admin" })));
+    let (head, signature) = token.rsplit_once('.').unwrap();
+    let (forged_head, _) = forged.rsplit_once('.').unwrap();
+    assert_eq!(rejection(&format!("{forged_head}.{signature}")), Rejection::SignatureInvalid);
+    assert_eq!(rejection(&format!("{head}.{}", base64url::encode(&[0; 64]))), Rejection::SignatureInvalid);
+    assert_eq!(rejection(&format!("{head}.{}", base64url::encode(&[0; 63]))), Rejection::SignatureInvalid);
+}
+
+#[test]
+fn v19_a_bound_token_is_no_bearer_token() {
+    assert_eq!(with_claims(json!({ "cnf": { "jkt": "x" } })), Some(Rejection::BindingUnsupported));
+    assert_eq!(with_claims(json!({ "cnf": {} })), Some(Rejection::BindingUnsupported));
+}
+
+#[test]
+fn cheap_checks_refuse_before_any_signature_work() {
+    struct Counted(core::cell::Cell<u32>);
+    impl SignatureVerifier for Counted {
+        fn verify(&self, _key: &Key, _message: &[u8], _signature: &[u8]) -> bool {
+            self.0.set(self.0.get() + 1);
+            false
+        }
+    }
+    let policy = inline_policy(&[&key()], json!({}), Value::Null);
+    let (trust, counted) = (Trust::new(), Counted(core::cell::Cell::new(0)));
+    let run = |changes: Value| {
+        let token = key().token(&claims(changes));
+        check(&token, &policy, &trust, NOW).and_then(|checked| checked.verify(&counted)).err()
+    };
+    assert_eq!(run(json!({ "exp": NOW - 100 })), Some(Rejection::TokenExpired));
+    assert_eq!(run(json!({ "aud": "billing" })), Some(Rejection::AudienceMismatch));
+    assert_eq!(counted.0.get(), 0);
+    assert_eq!(run(json!({})), Some(Rejection::SignatureInvalid));
+    assert_eq!(counted.0.get(), 1);
+}
+
+#[test]
+fn signature_only_does_not_look_at_claims() {
+    let set = KeySet::from_config(&json!({ "keys": [key().jwk()] }).to_string(), &Alg::ALL, true).unwrap();
+    assert_eq!(signature_only(&key().sign(&key().header(), "no claims"), &set), Ok(()));
+    let other = TestKey::new("k1", 9);
+    assert_eq!(signature_only(&other.sign(&key().header(), "no claims"), &set), Err(Rejection::SignatureInvalid));
+}
+
+#[test]
+fn an_assertion_is_validated_against_its_rule_alone() {
+    let set = KeySet::from_config(&json!({ "keys": [key().jwk()] }).to_string(), &Alg::ALL, false).unwrap();
+    let mut rule = JwtRule::new(ISSUER, alloc::vec!["orders".into()]);
+    rule.token_types = alloc::vec![TokenType::ClientAuthentication];
+    let mut header = key().header();
+    merge(&mut header, json!({ "typ": "client-authentication+jwt" }));
+    let assertion = key().sign(&header, &claims(json!({ "client_id": null })).to_string());
+    assert!(validate_with(&assertion, &set, &rule, NOW).is_ok());
+    assert_eq!(validate_with(&key().token(&claims(json!({}))), &set, &rule, NOW).unwrap_err(), Rejection::TypeNotAllowed);
+    let other = JwtRule { issuer: "https://other.example".into(), ..rule };
+    assert_eq!(validate_with(&assertion, &set, &other, NOW).unwrap_err(), Rejection::IssuerUnknown);
+}
+
+proptest! {
+    #[test]
+    fn never_panics(token in "[A-Za-z0-9_.-]{0,80}", header in "\\PC{0,40}", payload in "\\PC{0,40}") {
+        let policy = inline_policy(&[&key()], json!({}), Value::Null);
+        prop_assert!(verdict(&token, &policy).is_err());
+        let token = [header, payload, String::from("x")].map(|part| base64url::encode(part.as_bytes())).join(".");
+        prop_assert!(verdict(&token, &policy).is_err());
+    }
+}

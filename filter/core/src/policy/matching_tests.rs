@@ -1,1 +1,83 @@
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
+fn path(pattern: &str) -> Path {
+    Path::parse(pattern).unwrap_or_else(|message| panic!("{pattern}: {message}"))
+}
+
+#[test]
+fn words_match_as_in_authorization_policy() {
+    for (pattern, yes, no) in [
+        ("GET", &["GET"][..], &["get", "GETS", ""][..]),
+        ("ab*", &["ab", "abc"], &["a", "xab"]),
+        ("*yz", &["yz", "xyz"], &["y", "yzx"]),
+        ("*", &["a"], &[""]),
+    ] {
+        let word = Word::parse(pattern).unwrap();
+        assert!(yes.iter().all(|text| word.matches(text)), "{pattern}");
+        assert!(!no.iter().any(|text| word.matches(text)), "{pattern}");
+    }
+    assert!(Word::parse("a*b").is_err() && Word::parse("*a*").is_err() && Word::parse("**").is_err());
+}
+
+#[test]
+fn hosts_match_without_case_and_with_any_port_unless_they_name_one() {
+    let host = |pattern: &str, text: &str| Host::parse(pattern).unwrap().matches(text);
+    assert!(host("API.example.com", "api.EXAMPLE.com"));
+    assert!(host("api.example.com", "api.example.com:8443"));
+    assert!(host("*.example.com", "a.example.com:80"));
+    assert!(host("[::1]", "[::1]:80"));
+    assert!(host("api.example.com:80", "api.example.com:80"));
+    assert!(!host("api.example.com:80", "api.example.com:81"));
+    assert!(!host("api.example.com", "api.example.com.evil"));
+}
+
+/// The examples of Istio's AuthorizationPolicy reference (`Operation.paths`).
+#[test]
+fn path_templates_match_as_istio_documents_them() {
+    for (pattern, yes, no) in [
+        ("/foo/{*}", &["/foo/bar"][..], &["/foo/bar/baz", "/foo/", "/foo"][..]),
+        ("/foo/{**}/", &["/foo/bar/", "/foo/bar/baz/", "/foo//"], &["/foo/bar", "/foo"]),
+        ("/foo/{*}/bar/{**}", &["/foo/buzz/bar/", "/foo/buzz/bar/baz", "/foo/x/bar/y/z"], &["/foo/bar/baz", "/foo/x/y/bar/z", "/foo/x/bar"]),
+        ("/{**}", &["/", "/a/b"], &[""]),
+        ("/{*}/x", &["/a/x"], &["//x", "/a/b/x", "/a/x/"]),
+    ] {
+        let template = path(pattern);
+        for text in yes {
+            assert!(template.matches(text), "{pattern} should match {text}");
+        }
+        for text in no {
+            assert!(!template.matches(text), "{pattern} should not match {text}");
+        }
+    }
+}
+
+#[test]
+fn templates_that_istio_refuses_are_refused() {
+    for pattern in ["/*/baz/{*}", "/**/baz/{*}", "/{**}/foo/{*}", "/foo/{*}.txt", "/foo/{a}", "/foo/{**}.txt", "foo/{*}", "/{**}{**}", "{*}", "/{"] {
+        assert!(Path::parse(pattern).is_err(), "{pattern}");
+    }
+}
+
+#[test]
+fn covering_is_only_claimed_when_sure() {
+    for (wide, narrow) in [("/*", "/a"), ("/a*", "/ab*"), ("*", "/x/{*}"), ("/a/*", "/a/{*}"), ("/a/{*}", "/a/b"), ("*.png", "/x.png"), ("/a/{**}", "/a/{**}"), ("/a/*", "/a/{**}")] {
+        assert!(path(wide).covers(&path(narrow)), "{wide} covers {narrow}");
+    }
+    for (not_wide, other) in [("/a", "/*"), ("/ab*", "/a*"), ("/a/{*}", "/a/*"), ("/a*", "*a"), ("/abc*", "/a/{*}"), ("/a/bc*", "/a/b/{*}"), ("/a/b*", "/a/{*}")] {
+        assert!(!path(not_wide).covers(&path(other)), "{not_wide} does not cover {other}");
+    }
+}
+
+proptest::proptest! {
+    /// Whatever is covered must match: else a legitimate rule would be refused as one that can never decide.
+    #[test]
+    fn what_is_covered_matches(a in 0..12_usize, b in 0..12_usize, text in "/[ab]{0,2}(/[ab]{0,2}){0,2}") {
+        let patterns = ["/", "/*", "/a*", "*b", "*", "/a", "/a/b", "/{*}", "/{**}", "/a/{*}", "/a/{**}", "/{*}/b"];
+        let (a, b) = (path(patterns[a]), path(patterns[b]));
+        if a.covers(&b) && b.matches(&text) {
+            proptest::prop_assert!(a.matches(&text), "{:?} {:?} {}", a, b, text);
+        }
+    }
+}

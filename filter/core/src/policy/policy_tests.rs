@@ -1,1 +1,144 @@
+use serde_json::{Value, json};
 
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use crate::testing::{NOW, TestKey, bundle_policy, claims, inline_policy};
+use crate::trust::Trust;
+use crate::validate::validate;
+
+fn decide(rules: Value, method: &str, path: &str, changes: Value) -> Option<Rejection> {
+    let key = TestKey::new("k1", 1);
+    let policy = inline_policy(&[&key], json!({}), rules);
+    let token = validate(&key.token(&claims(changes)), &policy, &Trust::new(), NOW).unwrap();
+    let request = Request { method, host: "orders.example", path };
+    policy.authorize(&request, &token, Freshness::default()).err().map(|denied| denied.rejection)
+}
+
+fn to(operation: Value) -> Value {
+    json!([{ "operation": operation }])
+}
+
+#[test]
+fn without_rules_a_good_token_is_enough_and_with_them_the_default_is_no() {
+    assert_eq!(decide(Value::Null, "GET", "/any", json!({})), None);
+    let rules = json!([{ "to": to(json!({ "paths": ["/orders"] })) }]);
+    assert_eq!(decide(rules.clone(), "GET", "/orders?x=/other", json!({})), None);
+    assert_eq!(decide(rules, "GET", "/other?x=/orders", json!({})), Some(Rejection::RuleUnmatched));
+}
+
+#[test]
+fn methods_hosts_and_paths_must_all_fit() {
+    let rules = json!([{ "to": to(json!({ "methods": ["GET"], "hosts": ["*.example"], "paths": ["/a/{*}"], "notPaths": ["/a/secret"] })) }]);
+    assert_eq!(decide(rules.clone(), "GET", "/a/b", json!({})), None);
+    for (method, path) in [("POST", "/a/b"), ("GET", "/a/b/c"), ("GET", "/a/secret")] {
+        assert_eq!(decide(rules.clone(), method, path, json!({})), Some(Rejection::RuleUnmatched), "{method} {path}");
+    }
+}
+
+#[test]
+fn v22_a_missing_scope_is_named() {
+    let key = TestKey::new("k1", 1);
+    let rules = json!([{ "to": to(json!({ "methods": ["POST"] })), "scopes": ["orders.write", "orders.read"] }]);
+    let policy = inline_policy(&[&key], json!({}), rules);
+    let token = validate(&key.token(&claims(json!({}))), &policy, &Trust::new(), NOW).unwrap();
+    let request = |method| Request { method, host: "h", path: "/" };
+    let denied = policy.authorize(&request("POST"), &token, Freshness::default()).unwrap_err();
+    assert_eq!(denied.rejection, Rejection::ScopeMissing);
+    assert_eq!(denied.scopes.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["orders.write", "orders.read"]);
+    let denied = policy.authorize(&request("GET"), &token, Freshness::default()).unwrap_err();
+    assert_eq!((denied.rejection, denied.scopes.len()), (Rejection::RuleUnmatched, 0));
+}
+
+#[test]
+fn any_allowing_rule_allows_and_any_denying_rule_denies() {
+    let rules = json!([
+        { "to": to(json!({ "paths": ["/orders*"] })), "scopes": ["nobody.has.this"] },
+        { "to": to(json!({ "methods": ["GET"] })), "scopes": ["orders.read"] },
+        { "action": "DENY", "when": [{ "key": "request.auth.claims[suspended]", "values": ["true"] }] },
+    ]);
+    assert_eq!(decide(rules.clone(), "GET", "/orders", json!({})), None);
+    assert_eq!(decide(rules.clone(), "PUT", "/orders", json!({})), Some(Rejection::ScopeMissing));
+    assert_eq!(decide(rules, "GET", "/orders", json!({ "suspended": true })), Some(Rejection::RuleDenied));
+}
+
+#[test]
+fn conditions_look_at_any_value_of_a_claim() {
+    let when = |condition: Value| json!([{ "when": [condition] }]);
+    let groups = |values: Value| json!({ "key": "request.auth.claims[groups]", "values": values });
+    for (rules, changes, passes) in [
+        (when(groups(json!(["ops", "dev-*"]))), json!({ "groups": ["x", "dev-1"] }), true),
+        (when(groups(json!(["ops"]))), json!({ "groups": "ops" }), true),
+        (when(groups(json!(["ops"]))), json!({ "groups": ["x"] }), false),
+        (when(groups(json!(["ops"]))), json!({ "groups": { "ops": 1 } }), false),
+        (when(groups(json!(["ops"]))), json!({}), false),
+        (when(groups(json!(["*"]))), json!({ "groups": [] }), false),
+        (when(json!({ "key": "request.auth.claims[groups]", "notValues": ["banned"] })), json!({ "groups": ["a", "banned"] }), false),
+        (when(json!({ "key": "request.auth.claims[groups]", "notValues": ["banned"] })), json!({}), true),
+        (when(json!({ "key": "request.auth.claims[groups]", "values": ["a"], "notValues": ["b"] })), json!({ "groups": ["a", "b"] }), false),
+        (when(json!({ "key": "request.auth.claims[a][b]", "values": ["7"] })), json!({ "a": { "b": 7 } }), true),
+        (when(json!({ "key": "request.auth.claims[a][b]", "values": ["true"] })), json!({ "a": { "b": [false, true] } }), true),
+        (when(json!({ "key": "request.auth.claims[a.b]", "values": ["7"] })), json!({ "a.b": 7 }), true),
+        (when(json!({ "key": "request.auth.claims[scope]", "values": ["orders.read"] })), json!({ "scope": "a orders.read" }), true),
+        (when(json!({ "key": "request.auth.claims[note]", "values": ["b"] })), json!({ "note": "a b" }), false),
+        (when(json!({ "key": "request.auth.principal", "values": ["https://issuer.example/checkout"] })), json!({}), true),
+        (when(json!({ "key": "request.auth.audiences", "values": ["billing"] })), json!({ "aud": ["orders", "billing"] }), true),
+        (when(json!({ "key": "request.auth.presenter", "values": ["app"] })), json!({ "azp": "app" }), true),
+        (json!([{ "from": [{ "source": { "requestPrincipals": ["*/checkout"] } }] }]), json!({}), true),
+        (json!([{ "from": [{ "source": { "requestPrincipals": ["*"], "notRequestPrincipals": ["*/checkout"] } }] }]), json!({}), false),
+    ] {
+        let verdict = decide(rules.clone(), "GET", "/", changes.clone());
+        assert_eq!(verdict, (!passes).then_some(Rejection::RuleUnmatched), "{rules} {changes}");
+    }
+}
+
+#[test]
+fn public_routes_are_named_one_by_one_and_denials_hold_there_too() {
+    let key = TestKey::new("k1", 1);
+    let rules = json!([
+        { "to": to(json!({ "paths": ["/healthz", "/docs*"] })), "allowMissing": true },
+        { "action": "DENY", "to": to(json!({ "paths": ["/docs/internal*"] })) },
+        { "to": to(json!({ "paths": ["/orders"] })) },
+    ]);
+    let policy = inline_policy(&[&key], json!({}), rules);
+    let admits = |path| policy.admits_anonymous(&Request { method: "GET", host: "h", path });
+    assert!(admits("/healthz") && admits("/docs/a"));
+    assert!(!admits("/docs/internal/x") && !admits("/orders") && !admits("/"));
+    assert!(!inline_policy(&[&key], json!({}), Value::Null).admits_anonymous(&Request { method: "GET", host: "h", path: "/" }));
+}
+
+#[test]
+fn paths_with_two_meanings_are_refused_where_paths_decide() {
+    let key = TestKey::new("k1", 1);
+    let policy = inline_policy(&[&key], json!({}), json!([{ "to": to(json!({ "paths": ["/a*"] })) }]));
+    let check = |path| policy.check_path(&Request { method: "GET", host: "h", path }).err();
+    for path in ["/a", "/a/b?x=/../y", "/a/%20b", "/a/..b", "/a/b.c;v=1", "*"] {
+        assert_eq!(check(path), None, "{path}");
+    }
+    let doubtful = ["/a/../b", "/a/.", "/a//b", "/a\\b", "/a/%2e%2E/b", "/a%2Fb", "/a%5cb", "/a%00", "/a/..;x/b", "a", "", "/a b", "/a/%252e"];
+    for path in doubtful {
+        assert_eq!(check(path), Some(Rejection::PathNotNormalized), "{path}");
+    }
+    let pathless = inline_policy(&[&key], json!({}), Value::Null);
+    assert!(pathless.check_path(&Request { method: "GET", host: "h", path: "/a//b" }).is_ok());
+}
+
+#[test]
+fn v16_each_route_says_how_old_trust_may_be() {
+    let (pin, key) = (TestKey::new("pin", 9), TestKey::new("k1", 1));
+    let rules = json!([
+        { "to": to(json!({ "paths": ["/pay"] })), "staleness": { "maxAge": "60s" } },
+        { "to": to(json!({ "paths": ["/read"] })), "staleness": { "action": "SERVE" } },
+        { "to": to(json!({ "paths": ["/default"] })) },
+    ]);
+    let policy = bundle_policy(&pin, json!({ "staleness": { "maxAge": "5m" } }), rules);
+    let inline = inline_policy(&[&key], json!({}), Value::Null);
+    let token = validate(&key.token(&claims(json!({}))), &inline, &Trust::new(), NOW).unwrap();
+    let decide = |path, age, expired| {
+        let request = Request { method: "GET", host: "h", path };
+        policy.authorize(&request, &token, Freshness { age: Some(age), expired }).err().map(|denied| denied.rejection)
+    };
+    assert_eq!((decide("/pay", 60, false), decide("/pay", 61, false)), (None, Some(Rejection::BundleStale)));
+    assert_eq!((decide("/default", 300, false), decide("/default", 301, false)), (None, Some(Rejection::BundleStale)));
+    assert_eq!((decide("/read", 9999, true), decide("/default", 1, true)), (None, Some(Rejection::BundleStale)));
+}
