@@ -1,1 +1,50 @@
-//! Meshseal issuer.
+//! Meshseal's issuer: mints short-lived access tokens (RFC 9068) and pushes its keys and revocations to the proxies, which
+//! confirm them.
+//!
+//! One folder a capability, each with its types, its pure logic and its endpoint; what they share is [`issuer::Issuer`].
+//! Only files named `*endpoint.rs`, `error.rs`, `http/` and this one know the web framework.
+//!
+//! ```text
+//! clients ─▶ tokens ─┐                 ┌─▶ bundle ──▶ proxies (long-poll; `have` is the confirmation)
+//!   admin ─▶ keys ───┼─▶ store (SQL) ──┤
+//!            revocation                └─▶ discovery
+//! ```
+//! A change (a key's step, a revocation) is one transaction that raises the version; every replica notices and publishes it.
+
+pub mod admin;
+pub mod background;
+pub mod bundle;
+pub mod cli;
+pub mod clients;
+pub mod clock;
+pub mod config;
+pub mod discovery;
+pub mod error;
+pub mod http;
+pub mod issuer;
+pub mod keys;
+pub mod revocation;
+pub mod store;
+pub mod telemetry;
+pub mod tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::error::Problem;
+use crate::issuer::Issuer;
+
+/// Every endpoint of an issuer.
+pub fn app(issuer: Arc<Issuer>) -> Router {
+    Router::new()
+        .merge(tokens::routes())
+        .merge(tokens::introspection_routes())
+        .merge(revocation::routes())
+        .merge(bundle::routes())
+        .merge(discovery::routes())
+        .merge(admin::routes())
+        .merge(telemetry::routes())
+        .fallback(|| async { Problem::not_found("there is no such endpoint; see /.well-known/oauth-authorization-server") })
+        .with_state(issuer)
+}

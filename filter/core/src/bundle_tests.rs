@@ -226,8 +226,8 @@ proptest! {
         let delta = after.delta_from(&before, times(NOW));
         let parsed: Payload = serde_json::from_str(&serde_json::to_string(&delta).unwrap()).unwrap();
         prop_assert_eq!(&parsed, &delta);
-        prop_assert_eq!(before.apply(&delta).unwrap(), after.clone());
-        prop_assert_eq!(Snapshot::default().apply(&full).unwrap(), after.clone());
+        prop_assert_eq!(&before.apply(&delta).unwrap(), &after);
+        prop_assert_eq!(&Snapshot::default().apply(&full).unwrap(), &after);
         prop_assert_eq!(before.apply(&full).unwrap(), after);
     }
 }

@@ -158,12 +158,6 @@ impl Claims {
         self.places.cnf.is_some()
     }
 
-    /// Whether somebody acts on the subject's behalf: the outermost `act` (RFC 8693 §4.1, V24).
-    #[must_use]
-    pub fn actor(&self) -> Option<Value<'_>> {
-        self.places.act.map(|at| self.document.value(at))
-    }
-
     /// Whether the subject is the client itself rather than a user (RFC 9068 §5, V23).
     #[must_use]
     pub fn subject_is_client(&self) -> bool {

@@ -1,1 +1,40 @@
-//! Meshseal filter.
+//! The filter: one proxy-wasm module that decides every request where it arrives.
+//!
+//! ```text
+//! proxy ─ SDK ─▶ root, http ─▶ engine ─▶ config     a configuration, or all its mistakes
+//!                                │       decide     the decision: headers, locate ─▶ meshseal-core ─▶ outputs
+//!                                │       response   refusals on the wire
+//!                                │       sync       trust bundle and key sets, kept current
+//!                                │       waiters    requests that wait for a newer key
+//!                                │       metrics, log
+//!                                └─▶ host           a trait; host/proxy.rs alone names the SDK's host calls
+//! ```
+//!
+//! Whatever decides is in `meshseal-core`. This crate moves bytes between that and the proxy; it never panics, and where it
+//! cannot know it refuses (V28).
+
+mod config;
+mod decide;
+pub mod engine;
+mod headers;
+pub mod host;
+mod http;
+mod locate;
+mod log;
+mod metrics;
+mod outputs;
+mod response;
+mod root;
+mod sync;
+#[cfg(test)]
+mod testing;
+mod waiters;
+
+/// Where the proxy enters; a module of its own because the macro's function has no documentation.
+mod entry {
+    proxy_wasm::main! {{
+        proxy_wasm::set_root_context(|context_id| -> Box<dyn proxy_wasm::traits::RootContext> {
+            Box::new(crate::root::Root::new(context_id))
+        });
+    }}
+}

@@ -71,7 +71,7 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     if key.is_none() {
         object.mistake(
             "key",
-            "must be request.auth.claims[name] (nested: [a][b]), request.auth.principal, request.auth.audiences or request.auth.presenter",
+            "must be request.auth.claims[name] (nested: [a][b]), request.auth.principal, .audiences, .presenter or .subjectType",
         );
     }
     if !object.has("values") && !object.has("notValues") {

@@ -84,6 +84,10 @@ fn conditions_look_at_any_value_of_a_claim() {
         (when(json!({ "key": "request.auth.principal", "values": ["https://issuer.example/checkout"] })), json!({}), true),
         (when(json!({ "key": "request.auth.audiences", "values": ["billing"] })), json!({ "aud": ["orders", "billing"] }), true),
         (when(json!({ "key": "request.auth.presenter", "values": ["app"] })), json!({ "azp": "app" }), true),
+        (when(json!({ "key": "request.auth.subjectType", "values": ["user"] })), json!({ "sub": "alice" }), true),
+        (when(json!({ "key": "request.auth.subjectType", "values": ["user"] })), json!({}), false),
+        (when(json!({ "key": "request.auth.claims[act][sub]", "notValues": ["*"] })), json!({ "act": { "sub": "proxy" } }), false),
+        (when(json!({ "key": "request.auth.claims[act][sub]", "values": ["inner"] })), json!({ "act": { "sub": "outer", "act": { "sub": "inner" } } }), false),
         (json!([{ "from": [{ "source": { "requestPrincipals": ["*/checkout"] } }] }]), json!({}), true),
         (json!([{ "from": [{ "source": { "requestPrincipals": ["*"], "notRequestPrincipals": ["*/checkout"] } }] }]), json!({}), false),
     ] {

@@ -78,6 +78,8 @@ pub enum Key {
     Audiences,
     /// `request.auth.presenter`: `azp`.
     Presenter,
+    /// `request.auth.subjectType`, ours: `client` when the subject is the client itself, else `user` (V23).
+    SubjectType,
 }
 
 impl Key {
@@ -88,6 +90,7 @@ impl Key {
             "request.auth.principal" => Some(Self::Principal),
             "request.auth.audiences" => Some(Self::Audiences),
             "request.auth.presenter" => Some(Self::Presenter),
+            "request.auth.subjectType" => Some(Self::SubjectType),
             _ => {
                 let inner = text.strip_prefix("request.auth.claims[")?.strip_suffix(']')?;
                 let path: Vec<Box<str>> = inner.split("][").map(Into::into).collect();
@@ -177,6 +180,7 @@ impl Condition {
         let Some(claims) = claims else { return admitted };
         match &self.key {
             Key::Principal => principal(Some(claims)).into_iter().for_each(|principal| see(&principal)),
+            Key::SubjectType => see(if claims.subject_is_client() { "client" } else { "user" }),
             Key::Audiences => claims.audiences().for_each(see),
             Key::Presenter => claims.get(&[Box::from("azp")]).and_then(Value::as_str).into_iter().for_each(see),
             Key::Claim(path) => claims.get(path).into_iter().for_each(|value| each_text(path, value, &mut see)),
