@@ -19,7 +19,8 @@ pub struct Compact<'t> {
 }
 
 impl<'t> Compact<'t> {
-    /// Splits a token. Characters are checked by the decoders, which accept one spelling only.
+    /// Splits a token. Characters are checked by the decoders, which accept one spelling only; a missing signature by
+    /// [`Compact::decode_signature`], so that an `alg: none` is called by its name.
     ///
     /// # Errors
     /// [`Rejection::TokenTooLarge`], [`Rejection::TokenMalformed`].
@@ -35,7 +36,7 @@ impl<'t> Compact<'t> {
         let (signing_input, signature) = token.rsplit_once('.')?;
         let (header, payload) = signing_input.split_once('.')?;
         let three = !payload.contains('.');
-        let full = !header.is_empty() && !payload.is_empty() && !signature.is_empty();
+        let full = !header.is_empty() && !payload.is_empty();
         (three && full).then_some(Self { signing_input, header, payload, signature })
     }
 
@@ -50,11 +51,11 @@ impl<'t> Compact<'t> {
     /// The decoded signature.
     ///
     /// # Errors
-    /// [`Rejection::TokenMalformed`] when it is not canonical base64url or longer than any key makes one.
+    /// [`Rejection::TokenMalformed`] when it is empty, not canonical base64url or longer than any key makes one.
     pub fn decode_signature(&self) -> Result<Signature, Rejection> {
         let mut bytes = [0; SIGNATURE_BUFFER];
         let length = base64url::decode_into(self.signature, &mut bytes).ok_or(Rejection::TokenMalformed)?.len();
-        if length > limits::MAX_SIGNATURE_BYTES {
+        if length == 0 || length > limits::MAX_SIGNATURE_BYTES {
             return Err(Rejection::TokenMalformed);
         }
         Ok(Signature { bytes, length })
@@ -88,11 +89,16 @@ mod tests {
 
     #[test]
     fn only_three_full_parts_are_a_token() {
-        for token in ["", ".", "..", "a.b", "a.b.", ".b.c", "a..c", "a.b.c.", "a.b.c.d.e", ".a.b.c", "a.b..c", "{\"payload\":\"a\"}"] {
+        for token in ["", ".", "..", "a.b", ".b.c", "a..c", "a.b.c.", "a.b.c.d.e", ".a.b.c", "a.b..c", "{\"payload\":\"a\"}"] {
             assert_eq!(Compact::split(token).unwrap_err(), Rejection::TokenMalformed, "{token:?}");
         }
         let parts = Compact::split("a.b.c").unwrap();
         assert_eq!((parts.signing_input, parts.header, parts.payload, parts.signature), ("a.b", "a", "b", "c"));
+    }
+
+    #[test]
+    fn a_missing_signature_is_malformed() {
+        assert_eq!(Compact::split("a.b.").unwrap().decode_signature().unwrap_err(), Rejection::TokenMalformed);
     }
 
     #[test]
