@@ -5,13 +5,13 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 use crate::policy::Policy;
 use crate::rejection::Rejection;
 use crate::testing::{ISSUER, NOW, TestKey, bundle_policy, claims};
 use crate::trust::{Accepted, Trust};
 use crate::validate::validate;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 fn pin() -> TestKey {
     TestKey::new("pin", 200)
@@ -109,7 +109,11 @@ fn v17_only_a_pinned_key_speaks() {
         assert_eq!(trust.accept_bundle(&jws, pins, NOW), Err(BundleError::ForeignSignature));
     }
     let good = sealed(&payload, &pin());
-    assert_eq!(trust.accept_bundle(&good[..good.len() - 2], pins, NOW), Err(BundleError::ForeignSignature), "truncated");
+    assert_eq!(
+        trust.accept_bundle(&good[..good.len() - 2], pins, NOW),
+        Err(BundleError::ForeignSignature),
+        "truncated"
+    );
     assert_eq!(trust.accept_bundle(&good.replacen('.', "", 1), pins, NOW), Err(BundleError::Malformed));
     let token = pin().token(&claims(json!({})));
     assert_eq!(trust.accept_bundle(&token, pins, NOW), Err(BundleError::Malformed), "a token is no bundle");
@@ -132,7 +136,9 @@ fn content_that_is_no_bundle_is_refused_even_when_signed() {
     let policy = policy();
     let pins = &policy.trust_bundle().unwrap().pins;
     let header = json!({ "alg": "EdDSA", "kid": "pin", "typ": BUNDLE_TYPE });
-    let full = |issuers: Value| json!({ "iss": ISSUER, "ver": 1, "iat": NOW, "exp": NOW + 60, "issuers": issuers }).to_string();
+    let full = |issuers: Value| {
+        json!({ "iss": ISSUER, "ver": 1, "iat": NOW, "exp": NOW + 60, "issuers": issuers }).to_string()
+    };
     let weak = json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "w", "x": base64url::encode(&[0; 32]) });
     let mut private = TestKey::new("k1", 1).jwk();
     private["d"] = json!("AAAA");
@@ -162,12 +168,46 @@ fn v15_revocation_reaches_tokens_keys_and_groups() {
         verdict(&trust, &token)
     };
     assert_eq!(with(|_| {}), None);
-    assert_eq!(with(|trust| { let _ = trust.revoked.insert(7); }), Some(Rejection::TokenRevoked));
-    assert_eq!(with(|trust| { let _ = trust.revoked.insert(8); }), None);
+    assert_eq!(
+        with(|trust| {
+            let _ = trust.revoked.insert(7);
+        }),
+        Some(Rejection::TokenRevoked)
+    );
+    assert_eq!(
+        with(|trust| {
+            let _ = trust.revoked.insert(8);
+        }),
+        None
+    );
     assert_eq!(with(|trust| trust.epochs.all = Some(NOW)), Some(Rejection::IssuedBeforeEpoch));
-    assert_eq!(with(|trust| { let _ = trust.epochs.sub.insert("checkout".into(), NOW); }), Some(Rejection::SubjectRevoked));
-    assert_eq!(with(|trust| { let _ = trust.epochs.kid.insert("k1".into(), 0); }), Some(Rejection::KeyRevoked));
+    assert_eq!(
+        with(|trust| {
+            let _ = trust.epochs.sub.insert("checkout".into(), NOW);
+        }),
+        Some(Rejection::SubjectRevoked)
+    );
+    assert_eq!(
+        with(|trust| {
+            let _ = trust.epochs.kid.insert("k1".into(), 0);
+        }),
+        Some(Rejection::KeyRevoked)
+    );
     assert_eq!(with(|trust| trust.keys.clear()), Some(Rejection::KeyUnknown));
+}
+
+#[test]
+fn a_revoked_key_is_revoked_for_tokens_that_do_not_name_it() {
+    let key = TestKey::new("k1", 1);
+    let nameless = key.sign(&json!({ "alg": "EdDSA", "typ": "at+jwt" }), &claims(json!({})).to_string());
+    let mut snapshot = snapshot(1, &[&key]);
+    let mut trust = Trust::new();
+    accept(&mut trust, &snapshot.full(times(NOW))).unwrap();
+    assert_eq!(verdict(&trust, &nameless), None);
+    snapshot.version = 2;
+    snapshot.issuers.get_mut(ISSUER).unwrap().epochs.kid.insert("k1".into(), NOW);
+    accept(&mut trust, &snapshot.full(times(NOW))).unwrap();
+    assert_eq!(verdict(&trust, &nameless), Some(Rejection::KeyRevoked));
 }
 
 #[test]
@@ -216,7 +256,8 @@ fn any_trust() -> impl Strategy<Value = IssuerTrust> {
 }
 
 fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
-    proptest::collection::btree_map("https://[ab]", any_trust(), 0..3).prop_map(move |issuers| Snapshot { version, issuers })
+    proptest::collection::btree_map("https://[ab]", any_trust(), 0..3)
+        .prop_map(move |issuers| Snapshot { version, issuers })
 }
 
 proptest! {

@@ -94,7 +94,16 @@ struct Slot<V> {
 
 impl<V, S: BuildHasher> Slots<V, S> {
     fn new(hasher: S, max_entries: usize, max_bytes: usize) -> Self {
-        Self { hasher, table: HashTable::new(), slots: Vec::new(), free: Vec::new(), hand: 0, held_bytes: 0, max_entries, max_bytes }
+        Self {
+            hasher,
+            table: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+            held_bytes: 0,
+            max_entries,
+            max_bytes,
+        }
     }
 
     fn clear(&mut self) {

@@ -1,6 +1,6 @@
 use alloc::collections::BTreeMap;
-use alloc::string::String;
 use alloc::format;
+use alloc::string::String;
 use core::hash::BuildHasherDefault;
 
 use proptest::prelude::*;
@@ -72,7 +72,10 @@ fn only_refusals_that_time_cannot_change_are_kept_and_they_push_out_no_good_toke
         verdicts.put(&format!("bad {at}"), &Err(Rejection::SignatureInvalid), 1);
     }
     assert_eq!(verdicts.refused.table.len(), limits::MAX_CACHED_REFUSALS);
-    assert_eq!(verdicts.get(&format!("bad {}", 3 * limits::MAX_CACHED_REFUSALS - 1), 1, NOW).unwrap().unwrap_err(), Rejection::SignatureInvalid);
+    assert_eq!(
+        verdicts.get(&format!("bad {}", 3 * limits::MAX_CACHED_REFUSALS - 1), 1, NOW).unwrap().unwrap_err(),
+        Rejection::SignatureInvalid
+    );
     assert!(verdicts.get(&token, 1, NOW).is_some());
 }
 

@@ -4,9 +4,9 @@ use alloc::vec;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::testing::{ISSUER, TestKey, merge};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use crate::testing::{ISSUER, TestKey, merge};
 
 fn key() -> Value {
     TestKey::new("k1", 1).jwk()
@@ -57,8 +57,17 @@ fn all_mistakes_are_told_at_once_with_their_paths() {
     });
     let told = mistakes(&wrong);
     let paths = [
-        "jwtRule:", "mode:", "trustBundle.cluster:", "trustBundle.keys:", "trustBundle:", "jwtRules[0].issuer:", "jwtRules[0].audiences:",
-        "jwtRules[0].jwks.keys:", "jwtRules[0].algorithms[0]:", "jwtRules[0].clockSkew:", "rules[0].to[0].operation.paths[0]:",
+        "jwtRule:",
+        "mode:",
+        "trustBundle.cluster:",
+        "trustBundle.keys:",
+        "trustBundle:",
+        "jwtRules[0].issuer:",
+        "jwtRules[0].audiences:",
+        "jwtRules[0].jwks.keys:",
+        "jwtRules[0].algorithms[0]:",
+        "jwtRules[0].clockSkew:",
+        "rules[0].to[0].operation.paths[0]:",
         "rules[0].when[0].key:",
     ];
     for path in paths {
@@ -93,11 +102,20 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
         (json!({ "jwksCluster": "idp" }), "jwtRules[0].jwksCluster: only goes with"),
         (json!({ "jwks": null, "jwksUri": "ftp://idp/x", "jwksCluster": "idp" }), "jwtRules[0].jwksUri"),
         (json!({ "jwks": null, "jwksUri": "https://idp/x" }), "jwtRules[0].jwksCluster: missing"),
-        (json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i", "algorithms": ["HS256"] }), "need a shared secret"),
+        (
+            json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i", "algorithms": ["HS256"] }),
+            "need a shared secret",
+        ),
         (json!({ "outputPayloadToHeader": "authorization" }), "jwtRules[0].outputPayloadToHeader"),
         (json!({ "outputPayloadToHeader": ":path" }), "is no header name"),
-        (json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }, { "header": "X-A", "claim": "b" }] }), "given twice"),
-        (json!({ "fromHeaders": [{ "name": "x-jwt" }], "outputPayloadToHeader": "X-JWT" }), "also a place where tokens are read"),
+        (
+            json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }, { "header": "X-A", "claim": "b" }] }),
+            "given twice",
+        ),
+        (
+            json!({ "fromHeaders": [{ "name": "x-jwt" }], "outputPayloadToHeader": "X-JWT" }),
+            "also a place where tokens are read",
+        ),
         (json!({ "jwks": { "keys": [key(), key()] } }), "kid `k1` is given twice"),
     ] {
         let told = rule_mistake(changes.clone());
@@ -107,7 +125,8 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
 
 #[test]
 fn a_shared_secret_needs_the_rule_to_name_its_algorithm() {
-    let secret = json!({ "keys": [{ "kty": "oct", "kid": "s", "alg": "HS256", "k": crate::base64url::encode(&[7; 32]) }] });
+    let secret =
+        json!({ "keys": [{ "kty": "oct", "kid": "s", "alg": "HS256", "k": crate::base64url::encode(&[7; 32]) }] });
     assert!(rule_mistake(json!({ "jwks": secret })).contains("shared secret"));
     assert_eq!(rule_mistake(json!({ "jwks": secret, "algorithms": ["HS256"] })), "");
     assert!(rule_mistake(json!({ "algorithms": ["HS256"] })).contains("no key"), "never with a public key");
@@ -154,9 +173,19 @@ fn rules_that_can_never_decide_are_refused() {
         (json!([{ "to": orders }, { "to": one, "scopes": ["admin"] }]), "rules[1]: can never decide: rules[0] allows"),
         (json!([{ "to": one, "scopes": ["admin"] }, { "to": orders }]), "rules[0]: can never decide: rules[1] allows"),
         (json!([{ "to": one }, { "to": one }]), "rules[1]: can never decide: rules[0]"),
+        (
+            json!([{ "to": orders }, { "to": one, "staleness": { "maxAge": "1m" } }]),
+            "rules[1]: can never decide: rules[0] allows",
+        ),
         (json!([{ "action": "DENY", "to": orders }, { "to": one }]), "rules[1]: can never decide: rules[0] denies"),
-        (json!([{ "to": to(json!({ "methods": ["GET"], "notMethods": ["G*"] })) }]), "rules[0].to[0].operation.methods: can never match"),
-        (json!([{ "when": [{ "key": "request.auth.claims[a]", "values": ["x"], "notValues": ["*"] }] }]), "rules[0].when[0].values: can never match"),
+        (
+            json!([{ "to": to(json!({ "methods": ["GET"], "notMethods": ["G*"] })) }]),
+            "rules[0].to[0].operation.methods: can never match",
+        ),
+        (
+            json!([{ "when": [{ "key": "request.auth.claims[a]", "values": ["x"], "notValues": ["*"] }] }]),
+            "rules[0].when[0].values: can never match",
+        ),
         (json!([{ "allowMissing": true, "scopes": ["a"] }]), "rules[0].allowMissing: a request without a token"),
     ] {
         let told = rules_mistake(rules.clone());
@@ -165,6 +194,7 @@ fn rules_that_can_never_decide_are_refused() {
     for legitimate in [
         json!([{ "to": orders, "scopes": ["read"] }, { "to": one, "scopes": ["admin"] }]),
         json!([{ "to": orders, "when": [{ "key": "request.auth.claims[a]", "values": ["x"] }] }, { "to": orders, "when": [{ "key": "request.auth.claims[a]", "values": ["y"] }] }]),
+        json!([{ "to": orders, "staleness": { "maxAge": "1m" } }, { "to": one }]),
         json!([{ "action": "DENY", "to": one }, { "to": orders }]),
         json!([{ "to": orders }, { "to": one, "allowMissing": true }]),
         json!([{ "to": to(json!({ "paths": ["/a", "/b"], "notPaths": ["/b"] })) }]),
@@ -181,6 +211,9 @@ fn a_route_rule_with_a_mistake_says_where() {
         (json!({ "to": [{ "operation": { "paths": ["/a*b"] } }] }), "one * is allowed"),
         (json!({ "to": [{ "operation": { "paths": ["/{**}/a/{*}"] } }] }), "{**} must be the last operator"),
         (json!({ "to": [{ "operation": { "paths": ["/a/{*}.txt"] } }] }), "whole segments"),
+        (json!({ "to": [{ "operation": {} }] }), "rules[0].to[0].operation: is empty"),
+        (json!({ "from": [{ "source": {} }] }), "rules[0].from[0].source: is empty"),
+        (json!({ "to": [{ "operation": { "methods": ["get"] } }] }), "capitals"),
         (json!({ "to": [] }), "rules[0].to: must be a list with at least one"),
         (json!({ "when": [{ "key": "request.auth.claims[]", "values": ["a"] }] }), "rules[0].when[0].key"),
         (json!({ "when": [{ "key": "request.auth.claims[a]" }] }), "give values or notValues"),

@@ -10,7 +10,8 @@ use core::num::NonZeroUsize;
 
 use hmac::{Hmac, KeyInit, Mac};
 use jwt_compact::{Algorithm, AlgorithmSignature};
-use rsa::{Pkcs1v15Sign, Pss};
+use rsa::traits::PublicKeyParts as _;
+use rsa::{BigUint, Pkcs1v15Sign, Pss};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use subtle::ConstantTimeEq as _;
 
@@ -180,6 +181,10 @@ impl Algorithm for Rsa {
 
     fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
         let signature = signature.0.as_slice();
+        // RFC 8017 §5.2.2: s is less than n. The crate's PSS takes s + n as well, a second spelling of one signature.
+        if BigUint::from_bytes_be(signature) >= *key.n() {
+            return false;
+        }
         let verified = match (Hash::of(self.0, message), self.is_pss()) {
             (Hash::Sha256(hash), false) => key.verify(Pkcs1v15Sign::new::<rsa::sha2::Sha256>(), &hash, signature),
             (Hash::Sha384(hash), false) => key.verify(Pkcs1v15Sign::new::<rsa::sha2::Sha384>(), &hash, signature),

@@ -83,9 +83,9 @@ fn string<'d>(header: Value<'d>, name: &str) -> Result<Option<Value<'d>>, Reject
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-    use alloc::format;
 
     fn parse(json: &str) -> Result<Header, Rejection> {
         Header::parse(&base64url::encode(json.as_bytes()))

@@ -530,11 +530,11 @@ impl Name<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
     use alloc::string::ToString as _;
     use alloc::{format, vec};
     use proptest::prelude::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn parse(text: &str) -> Result<Document, JsonError> {
         Document::parse(text.as_bytes().to_vec(), Budget::TOKEN)
@@ -542,7 +542,8 @@ mod tests {
 
     #[test]
     fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
-        for text in [r#"{"a":1,"a":2}"#, r#"{"x":{"b":1,"c":2,"b":1}}"#, r#"[{"a":[1],"\u0061":0}]"#, r#"{"":1,"":2}"#] {
+        for text in [r#"{"a":1,"a":2}"#, r#"{"x":{"b":1,"c":2,"b":1}}"#, r#"[{"a":[1],"\u0061":0}]"#, r#"{"":1,"":2}"#]
+        {
             assert_eq!(parse(text).unwrap_err(), JsonError::DuplicateName, "{text}");
         }
         assert!(parse(r#"{"a":{"a":{"a":1}},"b":[{"a":1},{"a":1}]}"#).is_ok());
@@ -551,7 +552,21 @@ mod tests {
     #[test]
     fn what_is_not_strict_json_is_refused_with_its_place() {
         assert_eq!(Document::parse(vec![b'"', 0xff, b'"'], Budget::TOKEN).unwrap_err(), JsonError::Encoding);
-        for text in ["", "{", "{} {}", "{'a':1}", "[1,]", "nul", "\u{feff}{}", "\"\n\"", r#""\ud800""#, "01", "+1", "NaN", "[1e999]"] {
+        for text in [
+            "",
+            "{",
+            "{} {}",
+            "{'a':1}",
+            "[1,]",
+            "nul",
+            "\u{feff}{}",
+            "\"\n\"",
+            r#""\ud800""#,
+            "01",
+            "+1",
+            "NaN",
+            "[1e999]",
+        ] {
             assert!(matches!(parse(text).unwrap_err(), JsonError::Syntax { .. }), "{text:?}");
         }
         assert_eq!(parse("{\n \"a\": x}").unwrap_err(), JsonError::Syntax { line: 2, column: 7 });

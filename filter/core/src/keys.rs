@@ -126,7 +126,10 @@ impl KeySet {
         }
         problems.extend(set.duplicate_kid());
         if problems.is_empty() && set.keys.is_empty() {
-            problems.push(KeyProblem::new("keys", "no key here can verify an allowed algorithm; add one or allow its algorithm"));
+            problems.push(KeyProblem::new(
+                "keys",
+                "no key here can verify an allowed algorithm; add one or allow its algorithm",
+            ));
         }
         if problems.is_empty() { Ok(set) } else { Err(problems) }
     }
@@ -286,12 +289,17 @@ fn check_no_private_members(jwk: Value<'_>, family: Family, symmetric_ok: bool) 
         return if symmetric_ok {
             Ok(())
         } else {
-            Err(wrong("kty", "a shared secret (oct) is accepted only in the inline jwks of a rule whose algorithms name HS256, HS384 or HS512"))
+            Err(wrong(
+                "kty",
+                "a shared secret (oct) is accepted only in the inline jwks of a rule whose algorithms name HS256, HS384 or HS512",
+            ))
         };
     }
     let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
     match private.into_iter().find(|member| jwk.get(member).is_some()) {
-        Some(member) => Err(wrong(member, "a private member in a public key set; whoever read it can sign, so replace the key")),
+        Some(member) => {
+            Err(wrong(member, "a private member in a public key set; whoever read it can sign, so replace the key"))
+        }
         None => Ok(()),
     }
 }
@@ -301,7 +309,11 @@ fn bound_alg(jwk: Value<'_>, family: Family, allowed: &[Alg]) -> Result<Alg, Unu
     let Some(named) = jwk.get("alg") else {
         let of_family = allowed.iter().any(|alg| alg.family() == family);
         return family.bind(allowed).ok_or_else(|| {
-            if of_family { wrong("alg", "missing, and the rule allows several algorithms for this key; name one") } else { Unusable::Foreign }
+            if of_family {
+                wrong("alg", "missing, and the rule allows several algorithms for this key; name one")
+            } else {
+                Unusable::Foreign
+            }
         });
     };
     let named = named.as_str().ok_or_else(|| wrong("alg", "not a string"))?;
@@ -329,7 +341,10 @@ fn bytes(jwk: Value<'_>, member: &'static str) -> Result<Vec<u8>, Unusable> {
 fn read_rsa(jwk: Value<'_>) -> Result<PublicKey, Unusable> {
     let (n, e) = (BigUint::from_bytes_be(&bytes(jwk, "n")?), BigUint::from_bytes_be(&bytes(jwk, "e")?));
     if n.bits() < limits::MIN_RSA_BITS || n.bits() > limits::MAX_RSA_BITS {
-        return Err(wrong("n", format!("{} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)", n.bits(), limits::MAX_RSA_BITS)));
+        return Err(wrong(
+            "n",
+            format!("{} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)", n.bits(), limits::MAX_RSA_BITS),
+        ));
     }
     let public = rsa::RsaPublicKey::new_with_max_size(n, e, limits::MAX_RSA_BITS)
         .map_err(|_| wrong("e", "not an odd public exponent of at least 3 for an odd modulus"))?;
@@ -347,7 +362,10 @@ fn point<K, E>(jwk: Value<'_>, coordinate: usize, read: fn(&[u8]) -> Result<K, E
     for member in ["x", "y"] {
         let bytes = bytes(jwk, member)?;
         if bytes.len() != coordinate {
-            return Err(wrong(member, format!("{} bytes; this curve's coordinates have {coordinate} (RFC 7518 §6.2.1.2)", bytes.len())));
+            return Err(wrong(
+                member,
+                format!("{} bytes; this curve's coordinates have {coordinate} (RFC 7518 §6.2.1.2)", bytes.len()),
+            ));
         }
         sec1.extend_from_slice(&bytes);
     }
@@ -372,7 +390,10 @@ fn read_secret(jwk: Value<'_>, alg: Alg) -> Result<PublicKey, Unusable> {
         _ => 32,
     };
     if secret.len() < least {
-        return Err(wrong("k", format!("{} bytes; {} needs at least {least} (RFC 7518 §3.2)", secret.len(), alg.name())));
+        return Err(wrong(
+            "k",
+            format!("{} bytes; {} needs at least {least} (RFC 7518 §3.2)", secret.len(), alg.name()),
+        ));
     }
     Ok(PublicKey::Secret(Secret(secret)))
 }

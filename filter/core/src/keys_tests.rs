@@ -3,9 +3,9 @@ use alloc::string::ToString;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::testing::{TestKey, merge};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use crate::testing::{TestKey, merge};
 
 fn problem(jwk: &Value) -> String {
     match KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL, false) {
@@ -100,7 +100,8 @@ fn a_providers_set_survives_single_bad_keys_but_not_a_repeated_kid() {
 #[test]
 fn a_key_without_alg_takes_the_only_allowed_one_of_its_family() {
     let jwks = json!({ "keys": [rsa(&[0xff; 256], &[1, 0, 1])] }).to_string();
-    let bound = |allowed: &[Alg]| KeySet::from_provider(&jwks, allowed).unwrap().iter().map(Key::alg).collect::<Vec<_>>();
+    let bound =
+        |allowed: &[Alg]| KeySet::from_provider(&jwks, allowed).unwrap().iter().map(Key::alg).collect::<Vec<_>>();
     assert_eq!(bound(&[Alg::Ps256, Alg::Es256]), [Alg::Ps256]);
     assert_eq!(bound(&[Alg::Ps256, Alg::Rs256]), [Alg::Rs256]);
     assert_eq!(bound(&[Alg::Ps256, Alg::Ps512]), []);

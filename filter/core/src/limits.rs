@@ -43,8 +43,9 @@ pub const MAX_BUNDLE_BYTES: usize = 2 * 1024 * 1024;
 /// Most revoked single tokens a filter holds (8 bytes each). Above this an operator wants an epoch, not a list.
 pub const MAX_REVOKED: usize = 250_000;
 
-/// Most epochs ("issued before") of one kind that a filter holds.
-pub const MAX_EPOCHS: usize = 50_000;
+/// Most epochs ("issued before") of one kind that a filter holds. Some 60 bytes each, so that all of a kind fit into a bundle
+/// of [`MAX_BUNDLE_BYTES`]; an issuer that revokes more subjects than this within a token's life revokes all.
+pub const MAX_EPOCHS: usize = 20_000;
 
 /// Largest plugin configuration in bytes: the Kubernetes API server refuses objects of more than about 1.5 MB.
 pub const MAX_CONFIG_BYTES: usize = 1_500_000;

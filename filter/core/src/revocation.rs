@@ -225,9 +225,9 @@ pub fn index_of(jti: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-    use proptest::prelude::*;
 
     #[test]
     fn a_hundred_revoked_of_a_million_take_at_most_250_bytes() {
@@ -238,7 +238,13 @@ mod tests {
 
     #[test]
     fn other_encodings_of_a_set_are_refused() {
-        for bytes in [&[0x80][..], &[0x80, 0x00], &[1, 0], &[0xff; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
+        for bytes in [
+            &[0x80][..],
+            &[0x80, 0x00],
+            &[1, 0],
+            &[0xff; 11],
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
+        ] {
             assert_eq!(IndexSet::decode(bytes), None, "{bytes:?}");
         }
         let top = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1];
@@ -251,7 +257,9 @@ mod tests {
             let jti = jti_with_index(index, [9; 8]);
             assert_eq!((jti.len(), index_of(&jti)), (22, Some(index)));
         }
-        for jti in ["", "x", "5b0bb4b8-2c58-4cfa-a27c-2ba04a9a6b6d", "AAAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAB"] {
+        for jti in
+            ["", "x", "5b0bb4b8-2c58-4cfa-a27c-2ba04a9a6b6d", "AAAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAB"]
+        {
             assert_eq!(index_of(jti), None, "{jti}");
         }
     }
@@ -275,7 +283,10 @@ mod tests {
         }
         assert_eq!(Epochs { sub: one("bob"), ..Epochs::default() }.revokes(&claims(1)), None);
         let undated = Claims::parse(br#"{"sub":"alice"}"#.to_vec()).unwrap();
-        assert_eq!(Epochs { sub: one("alice"), ..Epochs::default() }.revokes(&undated), Some(Rejection::SubjectRevoked));
+        assert_eq!(
+            Epochs { sub: one("alice"), ..Epochs::default() }.revokes(&undated),
+            Some(Rejection::SubjectRevoked)
+        );
     }
 
     proptest! {

@@ -36,7 +36,8 @@ impl TestKey {
     }
 
     pub(crate) fn sign(&self, header: &Value, payload: &str) -> String {
-        let input = format!("{}.{}", base64url::encode(header.to_string().as_bytes()), base64url::encode(payload.as_bytes()));
+        let input =
+            format!("{}.{}", base64url::encode(header.to_string().as_bytes()), base64url::encode(payload.as_bytes()));
         self.seal(input)
     }
 

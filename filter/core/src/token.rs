@@ -83,13 +83,15 @@ impl Signature {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-    use alloc::format;
 
     #[test]
     fn only_three_full_parts_are_a_token() {
-        for token in ["", ".", "..", "a.b", ".b.c", "a..c", "a.b.c.", "a.b.c.d.e", ".a.b.c", "a.b..c", "{\"payload\":\"a\"}"] {
+        for token in
+            ["", ".", "..", "a.b", ".b.c", "a..c", "a.b.c.", "a.b.c.d.e", ".a.b.c", "a.b..c", "{\"payload\":\"a\"}"]
+        {
             assert_eq!(Compact::split(token).unwrap_err(), Rejection::TokenMalformed, "{token:?}");
         }
         let parts = Compact::split("a.b.c").unwrap();
@@ -111,7 +113,10 @@ mod tests {
     fn a_signature_longer_than_the_largest_key_makes_is_malformed() {
         let encoded = base64url::encode(&[7; limits::MAX_SIGNATURE_BYTES]);
         let token = format!("a.b.{encoded}");
-        assert_eq!(Compact::split(&token).unwrap().decode_signature().unwrap().as_bytes(), [7; limits::MAX_SIGNATURE_BYTES]);
+        assert_eq!(
+            Compact::split(&token).unwrap().decode_signature().unwrap().as_bytes(),
+            [7; limits::MAX_SIGNATURE_BYTES]
+        );
         let token = format!("a.b.{}", base64url::encode(&[7; limits::MAX_SIGNATURE_BYTES + 1]));
         assert_eq!(Compact::split(&token).unwrap().decode_signature().unwrap_err(), Rejection::TokenMalformed);
     }

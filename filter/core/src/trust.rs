@@ -175,12 +175,7 @@ impl Trust {
             KeySource::Inline(set) => set,
             KeySource::Remote(_) => self.fetched.get(issuer).ok_or(Rejection::KeysUnavailable)?,
             KeySource::Bundle => {
-                let bundle = self.bundle.as_ref().ok_or(Rejection::KeysUnavailable)?;
-                let epochs = bundle.snapshot.issuers.get(issuer).map(|trust| &trust.epochs);
-                if kid.zip(epochs).is_some_and(|(kid, epochs)| epochs.revokes_key(kid)) {
-                    return Err(Rejection::KeyRevoked);
-                }
-                bundle.keys.get(issuer).ok_or(Rejection::IssuerUnknown)?
+                return self.bundle.as_ref().ok_or(Rejection::KeysUnavailable)?.key(issuer, kid, alg);
             }
         };
         set.find(kid, alg)
@@ -191,6 +186,19 @@ impl Trust {
         let KeySource::Bundle = source else { return None };
         let trust = self.bundle.as_ref()?.snapshot.issuers.get(issuer)?;
         Some(Revocations { revoked: &trust.revoked, epochs: &trust.epochs })
+    }
+}
+
+impl Bundle {
+    /// A revoked key is revoked by its own name, whether the token gives that name or leaves the choice to us.
+    fn key(&self, issuer: &str, kid: Option<&str>, alg: Alg) -> Result<&Key, Rejection> {
+        let trust = self.snapshot.issuers.get(issuer).ok_or(Rejection::IssuerUnknown)?;
+        let revoked = |kid: Option<&str>| kid.is_some_and(|kid| trust.epochs.revokes_key(kid));
+        if revoked(kid) {
+            return Err(Rejection::KeyRevoked);
+        }
+        let key = self.keys.get(issuer).ok_or(Rejection::IssuerUnknown)?.find(kid, alg)?;
+        if revoked(key.kid()) { Err(Rejection::KeyRevoked) } else { Ok(key) }
     }
 }
 
@@ -233,7 +241,8 @@ fn usable_keys(snapshot: &Snapshot) -> Result<BTreeMap<String, KeySet>, BundleEr
             return Ok((issuer.clone(), KeySet::empty()));
         }
         let text = bundle::jwks_text(&trust.keys);
-        let set = KeySet::from_config(&text, &BUNDLE_ALGORITHMS, false).map_err(|_: Vec<KeyProblem>| BundleError::BadKey)?;
+        let set =
+            KeySet::from_config(&text, &BUNDLE_ALGORITHMS, false).map_err(|_: Vec<KeyProblem>| BundleError::BadKey)?;
         let all_named = set.kids().all(|kid| kid.is_some());
         if all_named && set.skipped() == 0 { Ok((issuer.clone(), set)) } else { Err(BundleError::BadKey) }
     };

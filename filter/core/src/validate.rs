@@ -243,7 +243,12 @@ pub fn hints(token: &str) -> Option<Hints> {
     let token = Untrusted::read(token).ok()?;
     let own = |text: Option<&str>| text.map(Into::into);
     let Untrusted { header, claims, .. } = &token;
-    Some(Hints { issuer: own(claims.issuer()), kid: own(header.kid()), jti: own(claims.jti()), subject: own(claims.subject()) })
+    Some(Hints {
+        issuer: own(claims.issuer()),
+        kid: own(header.kid()),
+        jti: own(claims.jti()),
+        subject: own(claims.subject()),
+    })
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 use crate::testing::{ISSUER, NOW, TestKey, claims, inline_policy, merge};
 use crate::{base64url, limits};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 fn key() -> TestKey {
     TestKey::new("k1", 1)
@@ -19,7 +19,9 @@ fn verdict(token: &str, policy: &Policy) -> Result<Verified, Rejection> {
 }
 
 fn rejection(token: &str) -> Rejection {
-    verdict(token, &inline_policy(&[&key()], json!({}), Value::Null)).err().unwrap_or_else(|| panic!("accepted: {token}"))
+    verdict(token, &inline_policy(&[&key()], json!({}), Value::Null))
+        .err()
+        .unwrap_or_else(|| panic!("accepted: {token}"))
 }
 
 fn with_claims(changes: Value) -> Option<Rejection> {
@@ -34,7 +36,8 @@ fn with_header(changes: Value) -> Rejection {
 
 #[test]
 fn a_good_token_lends_out_its_claims() {
-    let verified = verdict(&key().token(&claims(json!({}))), &inline_policy(&[&key()], json!({}), Value::Null)).unwrap();
+    let verified =
+        verdict(&key().token(&claims(json!({}))), &inline_policy(&[&key()], json!({}), Value::Null)).unwrap();
     assert_eq!(verified.claims().subject(), Some("checkout"));
     assert_eq!(verified.claims().issuer(), Some(ISSUER));
     assert!(verified.claims().has_scope("orders.read"));
@@ -45,7 +48,13 @@ fn a_good_token_lends_out_its_claims() {
 #[test]
 fn v1_only_the_compact_form_is_a_token() {
     let token = key().token(&claims(json!({})));
-    for spelled in [format!("{token}."), format!(".{token}"), token.replacen('.', "..", 1), format!("{token}.a.b"), format!(" {token}")] {
+    for spelled in [
+        format!("{token}."),
+        format!(".{token}"),
+        token.replacen('.', "..", 1),
+        format!("{token}.a.b"),
+        format!(" {token}"),
+    ] {
         assert_eq!(rejection(&spelled), Rejection::TokenMalformed, "{spelled}");
     }
     assert_eq!(rejection(&json!({ "payload": "e30", "signatures": [] }).to_string()), Rejection::TokenMalformed);
@@ -82,7 +91,11 @@ fn v4_none_and_foreign_algorithms_are_not_allowed() {
     for alg in ["none", "None", "NONE", "", "HS256", "ES256K", "eddsa"] {
         assert_eq!(with_header(json!({ "alg": alg })), Rejection::AlgorithmNotAllowed, "{alg}");
     }
-    let unsigned = format!("{}.{}.", base64url::encode(br#"{"alg":"none"}"#), base64url::encode(claims(json!({})).to_string().as_bytes()));
+    let unsigned = format!(
+        "{}.{}.",
+        base64url::encode(br#"{"alg":"none"}"#),
+        base64url::encode(claims(json!({})).to_string().as_bytes())
+    );
     assert_eq!(rejection(&unsigned), Rejection::AlgorithmNotAllowed);
     let stripped = key().token(&claims(json!({}))).rsplit_once('.').map(|(head, _)| format!("{head}.")).unwrap();
     assert_eq!(rejection(&stripped), Rejection::TokenMalformed);
@@ -153,7 +166,8 @@ fn v9_a_key_of_one_issuer_does_not_speak_for_another() {
 #[test]
 fn v10_the_audience_must_be_ours() {
     assert_eq!(with_claims(json!({ "aud": ["billing", "orders"] })), None);
-    for audience in [json!("billing"), json!([]), json!("orders/"), json!("ORDERS"), json!("https://orders"), json!("")] {
+    for audience in [json!("billing"), json!([]), json!("orders/"), json!("ORDERS"), json!("https://orders"), json!("")]
+    {
         assert_eq!(with_claims(json!({ "aud": audience })), Some(Rejection::AudienceMismatch), "{audience}");
     }
     assert_eq!(with_claims(json!({ "aud": null })), Some(Rejection::ClaimMissing));
@@ -167,7 +181,16 @@ fn v11_only_access_tokens_are_tokens_unless_configured() {
         let token = key().sign(&header, &claims(json!({})).to_string());
         assert!(verdict(&token, &inline_policy(&[&key()], json!({}), Value::Null)).is_ok(), "{typ}");
     }
-    let others = ["JWT", "JOSE", "dpop+jwt", "secevent+jwt", "client-authentication+jwt", "meshseal-bundle+jwt", "statuslist+jwt", ""];
+    let others = [
+        "JWT",
+        "JOSE",
+        "dpop+jwt",
+        "secevent+jwt",
+        "client-authentication+jwt",
+        "meshseal-bundle+jwt",
+        "statuslist+jwt",
+        "",
+    ];
     for typ in others {
         assert_eq!(with_header(json!({ "typ": typ })), Rejection::TypeNotAllowed, "{typ}");
     }
@@ -178,7 +201,13 @@ fn v11_only_access_tokens_are_tokens_unless_configured() {
 fn v11_a_rule_for_other_providers_takes_plain_jwts_and_nothing_else() {
     let policy = inline_policy(&[&key()], json!({ "tokenTypes": ["JWT"] }), Value::Null);
     let plain = claims(json!({ "client_id": null, "jti": null, "iat": null, "sub": null })).to_string();
-    for (typ, accepted) in [(json!("JWT"), true), (json!("jose"), true), (Value::Null, true), (json!("at+jwt"), false), (json!("dpop+jwt"), false)] {
+    for (typ, accepted) in [
+        (json!("JWT"), true),
+        (json!("jose"), true),
+        (Value::Null, true),
+        (json!("at+jwt"), false),
+        (json!("dpop+jwt"), false),
+    ] {
         let mut header = key().header();
         merge(&mut header, json!({ "typ": typ }));
         assert_eq!(verdict(&key().sign(&header, &plain), &policy).is_ok(), accepted, "{typ}");
@@ -278,7 +307,10 @@ fn an_assertion_is_validated_against_its_rule_alone() {
     merge(&mut header, json!({ "typ": "client-authentication+jwt" }));
     let assertion = key().sign(&header, &claims(json!({ "client_id": null })).to_string());
     assert!(validate_with(&assertion, &set, &rule, NOW).is_ok());
-    assert_eq!(validate_with(&key().token(&claims(json!({}))), &set, &rule, NOW).unwrap_err(), Rejection::TypeNotAllowed);
+    assert_eq!(
+        validate_with(&key().token(&claims(json!({}))), &set, &rule, NOW).unwrap_err(),
+        Rejection::TypeNotAllowed
+    );
     let other = JwtRule { issuer: "https://other.example".into(), ..rule };
     assert_eq!(validate_with(&assertion, &set, &other, NOW).unwrap_err(), Rejection::IssuerUnknown);
 }

@@ -37,7 +37,10 @@ pub(super) fn read(rule: &Object<'_, '_>) -> JwtRule {
     rule.only(&known);
     let issuer = rule.required_text("issuer", "the `iss` of the tokens, exactly").unwrap_or_default();
     if !rule.has("audiences") {
-        rule.mistake("audiences", "missing; name what this service is called in `aud`, else tokens for others would pass");
+        rule.mistake(
+            "audiences",
+            "missing; name what this service is called in `aud`, else tokens for others would pass",
+        );
     }
     let mut read = JwtRule::new(issuer, rule.texts("audiences"));
     read_algorithms(rule, &mut read);
@@ -82,7 +85,10 @@ fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
         return KeySource::Inline(read_inline(rule, jwks, algorithms));
     }
     if algorithms.iter().any(|alg| alg.is_symmetric()) {
-        rule.mistake("algorithms", "HS256, HS384 and HS512 need a shared secret: an `oct` key in this rule's inline jwks (V4)");
+        rule.mistake(
+            "algorithms",
+            "HS256, HS384 and HS512 need a shared secret: an `oct` key in this rule's inline jwks (V4)",
+        );
     }
     if rule.has("jwksUri") { KeySource::Remote(read_remote(rule)) } else { KeySource::Bundle }
 }
@@ -91,7 +97,9 @@ fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
 fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> KeySet {
     let text = match jwks.kind() {
         Kind::Object => jwks.to_json(),
-        Kind::Null | Kind::Bool | Kind::Number | Kind::String | Kind::Array => rule.text("jwks").unwrap_or_default().into(),
+        Kind::Null | Kind::Bool | Kind::Number | Kind::String | Kind::Array => {
+            rule.text("jwks").unwrap_or_default().into()
+        }
     };
     let symmetric = rule.has("algorithms") && algorithms.iter().any(|alg| alg.is_symmetric());
     let set = match KeySet::from_config(&text, algorithms, symmetric) {
@@ -103,7 +111,10 @@ fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> Ke
     };
     if rule.has("algorithms") {
         for (at, alg) in algorithms.iter().enumerate().filter(|(_, alg)| set.iter().all(|key| key.alg() != **alg)) {
-            rule.mistake(&format!("algorithms[{at}]"), format!("no key of jwks can serve {}; add the key or drop the algorithm", alg.name()));
+            rule.mistake(
+                &format!("algorithms[{at}]"),
+                format!("no key of jwks can serve {}; add the key or drop the algorithm", alg.name()),
+            );
         }
     }
     set
@@ -124,9 +135,17 @@ fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
         authority: authority.into(),
         https,
         cluster: cluster.into(),
-        timeout_ms: rule.millis("timeout").unwrap_or(5_000).clamp(100, 60_000),
+        timeout_ms: read_timeout(rule),
         refresh_s: rule.seconds("refreshInterval", 300, 10, 24 * 3600),
     }
+}
+
+fn read_timeout(rule: &Object<'_, '_>) -> u64 {
+    let millis = rule.millis("timeout").unwrap_or(5_000);
+    if !(100..=60_000).contains(&millis) {
+        rule.mistake("timeout", "must be from 100ms to 60s");
+    }
+    millis
 }
 
 fn read_token_types(rule: &Object<'_, '_>, read: &mut JwtRule) {
@@ -238,7 +257,10 @@ pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundl
         }
         let reads = |header: &str| rules.iter().flat_map(|rule| &rule.from_headers).any(|from| *from.name == *header);
         if outputs_of(rule).any(reads) {
-            mistake("", "an output header is also a place where tokens are read; it is emptied before they are, choose another");
+            mistake(
+                "",
+                "an output header is also a place where tokens are read; it is emptied before they are, choose another",
+            );
         }
     }
     if has_bundle && !rules.is_empty() && rules.iter().all(|rule| !matches!(rule.keys, KeySource::Bundle)) {

@@ -178,6 +178,12 @@ pub struct Staleness {
 impl Staleness {
     /// Refuse once the bundle's not-after has passed.
     pub const DEFAULT: Self = Self { max_age: None, serve: false };
+
+    /// Whether this serves whenever `other` does.
+    pub(crate) fn is_as_patient_as(self, other: Self) -> bool {
+        let longer = self.max_age.is_none_or(|ours| other.max_age.is_some_and(|theirs| ours >= theirs));
+        self.serve || (!other.serve && longer)
+    }
 }
 
 /// How the trust bundle is received.
@@ -227,7 +233,8 @@ fn read(root: &Object<'_, '_>) -> Policy {
     }
     let jwt_rules: Vec<JwtRule> = root.objects("jwtRules").iter().map(jwt_rules::read).collect();
     jwt_rules::check_together(root, &jwt_rules, trust_bundle.is_some());
-    let rules: Vec<Rule> = root.objects("rules").iter().map(route_rules::read).collect();
+    let staleness = trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
+    let rules: Vec<Rule> = root.objects("rules").iter().map(|rule| route_rules::read(rule, staleness)).collect();
     route_rules::check_together(root, &rules);
     let stat_prefix = root.text("statPrefix").unwrap_or_default();
     if !stat_prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {

@@ -4,12 +4,12 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::read_staleness;
 use super::reader::Object;
-use crate::policy::matching::{Host, Match, Path, Pattern, Word};
+use super::{Staleness, read_staleness};
+use crate::policy::matching::{Host, Match, Method, Path, Pattern, Word};
 use crate::policy::rules::{Action, Condition, Key, Operation, Rule, Source};
 
-pub(super) fn read(object: &Object<'_, '_>) -> Rule {
+pub(super) fn read(object: &Object<'_, '_>, default: Staleness) -> Rule {
     object.only(&["name", "action", "from", "to", "when", "scopes", "allowMissing", "staleness"]);
     let rule = Rule {
         name: object.text("name").map(Into::into),
@@ -19,12 +19,12 @@ pub(super) fn read(object: &Object<'_, '_>) -> Rule {
         when: object.objects("when").iter().filter_map(read_condition).collect(),
         scopes: read_scopes(object),
         allow_missing: object.flag("allowMissing"),
-        staleness: read_staleness(object),
+        staleness: read_staleness(object).unwrap_or(default),
     };
     if rule.allow_missing && (rule.action == Action::Deny || rule.needs_token()) {
         object.mistake("allowMissing", "a request without a token has no claims or scopes, so this rule can never match one; use a rule of its own");
     }
-    if rule.action == Action::Deny && rule.staleness.is_some() {
+    if rule.action == Action::Deny && object.has("staleness") {
         object.mistake("staleness", "has no effect on a DENY rule");
     }
     rule
@@ -35,7 +35,10 @@ fn read_scopes(object: &Object<'_, '_>) -> Vec<Box<str>> {
     let scopes = object.texts("scopes");
     for (at, scope) in scopes.iter().enumerate() {
         if !scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
-            object.mistake(&format!("scopes[{at}]"), "must be one scope, without spaces, quotes or backslashes (RFC 6749 §3.3)");
+            object.mistake(
+                &format!("scopes[{at}]"),
+                "must be one scope, without spaces, quotes or backslashes (RFC 6749 §3.3)",
+            );
         }
     }
     scopes
@@ -48,6 +51,7 @@ fn read_source(entry: &Object<'_, '_>) -> Option<Source> {
         return None;
     };
     source.only(&["requestPrincipals", "notRequestPrincipals"]);
+    names_something(&source, &["requestPrincipals", "notRequestPrincipals"]);
     Some(Source { principals: read_match(&source, "requestPrincipals", "notRequestPrincipals", Word::parse) })
 }
 
@@ -57,12 +61,21 @@ fn read_operation(entry: &Object<'_, '_>) -> Option<Operation> {
         entry.mistake("operation", "missing");
         return None;
     };
-    operation.only(&["methods", "notMethods", "hosts", "notHosts", "paths", "notPaths"]);
+    let fields = ["methods", "notMethods", "hosts", "notHosts", "paths", "notPaths"];
+    operation.only(&fields);
+    names_something(&operation, &fields);
     Some(Operation {
-        methods: read_match(&operation, "methods", "notMethods", Word::parse),
+        methods: read_match(&operation, "methods", "notMethods", Method::parse),
         hosts: read_match(&operation, "hosts", "notHosts", Host::parse),
         paths: read_match(&operation, "paths", "notPaths", Path::parse),
     })
+}
+
+/// An empty object looks like a restriction and is none.
+fn names_something(object: &Object<'_, '_>, fields: &[&str]) {
+    if !fields.iter().any(|field| object.has(field)) {
+        object.mistake("", "is empty and would match everything; leave it out, or name something");
+    }
 }
 
 fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
@@ -115,7 +128,10 @@ pub(super) fn check_together(root: &Object<'_, '_>, rules: &[Rule]) {
                     (_, Action::Allow) => "allows everything that this rule allows, with no more conditions",
                     (_, Action::Deny) => "denies everything that this rule denies",
                 };
-                root.mistake(&format!("rules[{at}]"), format!("can never decide: rules[{other_at}] {what}; narrow or drop one"));
+                root.mistake(
+                    &format!("rules[{at}]"),
+                    format!("can never decide: rules[{other_at}] {what}; narrow or drop one"),
+                );
                 break;
             }
         }

@@ -3,6 +3,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use super::normal::{bare_host, has_normal_segments, is_normal_host};
+
 /// A pattern over one text.
 pub trait Pattern: Sized {
     /// Whether the text matches.
@@ -45,6 +47,11 @@ impl<P: Pattern + PartialEq> Match<P> {
 }
 
 impl<P: Pattern> Match<P> {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.any.is_empty() && self.none.is_empty()
+    }
+
     /// Whether `none` excludes all that `any` names.
     pub fn never_matches(&self) -> bool {
         !self.any.is_empty() && self.any.iter().all(|any| self.none.iter().any(|none| none.covers(any)))
@@ -111,7 +118,7 @@ impl Pattern for Word {
     }
 }
 
-/// A host pattern: without case, and a pattern without port matches any port.
+/// A host pattern: without case; a pattern without port matches any port, and the root's dot at the end of a host is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host(Word);
 
@@ -121,26 +128,22 @@ impl Host {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        Word::parse(&text.to_ascii_lowercase()).map(Self)
+        let word = Word::parse(&text.to_ascii_lowercase())?;
+        if word != Word::Present && !is_normal_host(word.literal()) {
+            return Err("must be a host name or address, with or without port");
+        }
+        Ok(Self(word))
     }
 }
 
 impl Pattern for Host {
     fn matches(&self, text: &str) -> bool {
         let lower = text.to_ascii_lowercase();
-        self.0.matches(&lower) || self.0.matches(without_port(&lower))
+        self.0.matches(&lower) || self.0.matches(bare_host(&lower))
     }
 
     fn covers(&self, other: &Self) -> bool {
         self.0.covers(&other.0)
-    }
-}
-
-/// The host of an authority; an IPv6 address keeps its brackets.
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
-        _ => authority,
     }
 }
 
@@ -172,7 +175,8 @@ impl Path {
             if !text.starts_with(['/', '*']) {
                 return Err("must start with / or *");
             }
-            return Word::parse(text).map(Self::Word);
+            let word = Word::parse(text)?;
+            return if has_normal_segments(word.literal()) { Ok(Self::Word(word)) } else { Err(NEVER) };
         }
         let (head, tail) = match text.split_once("/{**}") {
             Some((head, tail)) => (head, Some(tail)),
@@ -191,7 +195,39 @@ impl Path {
         if tail.as_ref().is_some_and(|tail| !plain(tail)) {
             return Err("{**} must be the last operator and a whole segment");
         }
-        Ok(Self::Template(Template { head: segments?, tail: tail.map(Into::into) }))
+        let literals =
+            [Some(head), tail].into_iter().flatten().all(|part| has_normal_segments(&part.replace("{*}", "x")));
+        let template = Template { head: segments?, tail: tail.map(Into::into) };
+        if literals { Ok(Self::Template(template)) } else { Err(NEVER) }
+    }
+}
+
+const NEVER: &str = "can never match: paths with //, dot segments, ?, #, ;, \\ or needless escapes are refused before rules are looked at";
+
+/// A method: with case, as HTTP has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Method(Word);
+
+impl Method {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            return Err("methods are compared with case: write it in capitals, such as GET");
+        }
+        Word::parse(text).map(Self)
+    }
+}
+
+impl Pattern for Method {
+    fn matches(&self, text: &str) -> bool {
+        self.0.matches(text)
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.0.covers(&other.0)
     }
 }
 

@@ -28,6 +28,7 @@ fn hosts_match_without_case_and_with_any_port_unless_they_name_one() {
     assert!(host("api.example.com", "api.example.com:8443"));
     assert!(host("*.example.com", "a.example.com:80"));
     assert!(host("[::1]", "[::1]:80"));
+    assert!(host("api.example.com", "api.example.com.") && host("api.example.com", "api.example.com.:80"));
     assert!(host("api.example.com:80", "api.example.com:80"));
     assert!(!host("api.example.com:80", "api.example.com:81"));
     assert!(!host("api.example.com", "api.example.com.evil"));
@@ -39,7 +40,11 @@ fn path_templates_match_as_istio_documents_them() {
     for (pattern, yes, no) in [
         ("/foo/{*}", &["/foo/bar"][..], &["/foo/bar/baz", "/foo/", "/foo"][..]),
         ("/foo/{**}/", &["/foo/bar/", "/foo/bar/baz/", "/foo//"], &["/foo/bar", "/foo"]),
-        ("/foo/{*}/bar/{**}", &["/foo/buzz/bar/", "/foo/buzz/bar/baz", "/foo/x/bar/y/z"], &["/foo/bar/baz", "/foo/x/y/bar/z", "/foo/x/bar"]),
+        (
+            "/foo/{*}/bar/{**}",
+            &["/foo/buzz/bar/", "/foo/buzz/bar/baz", "/foo/x/bar/y/z"],
+            &["/foo/bar/baz", "/foo/x/y/bar/z", "/foo/x/bar"],
+        ),
         ("/{**}", &["/", "/a/b"], &[""]),
         ("/{*}/x", &["/a/x"], &["//x", "/a/b/x", "/a/x/"]),
     ] {
@@ -55,17 +60,52 @@ fn path_templates_match_as_istio_documents_them() {
 
 #[test]
 fn templates_that_istio_refuses_are_refused() {
-    for pattern in ["/*/baz/{*}", "/**/baz/{*}", "/{**}/foo/{*}", "/foo/{*}.txt", "/foo/{a}", "/foo/{**}.txt", "foo/{*}", "/{**}{**}", "{*}", "/{"] {
+    for pattern in [
+        "/*/baz/{*}",
+        "/**/baz/{*}",
+        "/{**}/foo/{*}",
+        "/foo/{*}.txt",
+        "/foo/{a}",
+        "/foo/{**}.txt",
+        "foo/{*}",
+        "/a//{*}",
+        "/../{**}",
+        "/a?b",
+        "/a//b",
+        "/x/../y",
+        "/%2f",
+        "/a;b",
+        "/{**}{**}",
+        "{*}",
+        "/{",
+    ] {
         assert!(Path::parse(pattern).is_err(), "{pattern}");
     }
 }
 
 #[test]
 fn covering_is_only_claimed_when_sure() {
-    for (wide, narrow) in [("/*", "/a"), ("/a*", "/ab*"), ("*", "/x/{*}"), ("/a/*", "/a/{*}"), ("/a/{*}", "/a/b"), ("*.png", "/x.png"), ("/a/{**}", "/a/{**}"), ("/a/*", "/a/{**}")] {
+    for (wide, narrow) in [
+        ("/*", "/a"),
+        ("/a*", "/ab*"),
+        ("*", "/x/{*}"),
+        ("/a/*", "/a/{*}"),
+        ("/a/{*}", "/a/b"),
+        ("*.png", "/x.png"),
+        ("/a/{**}", "/a/{**}"),
+        ("/a/*", "/a/{**}"),
+    ] {
         assert!(path(wide).covers(&path(narrow)), "{wide} covers {narrow}");
     }
-    for (not_wide, other) in [("/a", "/*"), ("/ab*", "/a*"), ("/a/{*}", "/a/*"), ("/a*", "*a"), ("/abc*", "/a/{*}"), ("/a/bc*", "/a/b/{*}"), ("/a/b*", "/a/{*}")] {
+    for (not_wide, other) in [
+        ("/a", "/*"),
+        ("/ab*", "/a*"),
+        ("/a/{*}", "/a/*"),
+        ("/a*", "*a"),
+        ("/abc*", "/a/{*}"),
+        ("/a/bc*", "/a/b/{*}"),
+        ("/a/b*", "/a/{*}"),
+    ] {
         assert!(!path(not_wide).covers(&path(other)), "{not_wide} does not cover {other}");
     }
 }

@@ -1,6 +1,7 @@
 //! Policy: a parsed plugin configuration, and what it says about a request whose token has been verified.
 
 pub mod matching;
+mod normal;
 pub mod rules;
 
 use alloc::boxed::Box;
@@ -55,25 +56,6 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn path_without_query(&self) -> &'a str {
         self.path.split(['?', '#']).next().unwrap_or_default()
-    }
-
-    /// Whether the path has one meaning: no dot segments, empty segments, backslashes, control characters or escaped
-    /// separators, which proxies and upstreams read differently.
-    #[must_use]
-    pub fn is_normalized(&self) -> bool {
-        let path = self.path_without_query();
-        let escaped = |at: usize| path.get(at..at.saturating_add(3)).map(str::to_ascii_lowercase);
-        let hides = |(at, _): (usize, &str)| {
-            matches!(escaped(at).as_deref(), Some("%2f" | "%5c" | "%2e" | "%00" | "%25"))
-        };
-        let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-        let dots = path.split('/').any(|segment| {
-            let name = segment.split(';').next().unwrap_or_default();
-            name == "." || name == ".."
-        });
-        let rooted = path.starts_with('/') || path == "*";
-        rooted && plain && !dots && !path.contains("//") && !path.match_indices('%').any(hides)
-            && path.len() <= limits::MAX_PATH_BYTES
     }
 }
 
@@ -130,13 +112,17 @@ impl Policy {
         self.jwt_rules.iter().enumerate().find(|(_, rule)| *rule.issuer == *issuer).ok_or(Rejection::IssuerUnknown)
     }
 
-    /// Refuses a path with more than one meaning, if any rule looks at paths.
+    /// Refuses a path or host with more than one meaning, if any rule looks at paths or hosts.
     ///
     /// # Errors
     /// [`Rejection::PathNotNormalized`].
     pub fn check_path(&self, request: &Request<'_>) -> Result<(), Rejection> {
-        let paths_matter = self.rules.iter().flat_map(|rule| &rule.to).any(rules::Operation::names_paths);
-        if paths_matter && !request.is_normalized() { Err(Rejection::PathNotNormalized) } else { Ok(()) }
+        let compared = self.rules.iter().flat_map(|rule| &rule.to).map(rules::Operation::compares);
+        let (paths, hosts) = compared.fold((false, false), |(paths, hosts), (path, host)| (paths | path, hosts | host));
+        let path = request.path_without_query();
+        let path_fits = !paths || (path.len() <= limits::MAX_PATH_BYTES && normal::is_normal_path(path));
+        let host_fits = !hosts || normal::is_normal_host(request.host);
+        if path_fits && host_fits { Ok(()) } else { Err(Rejection::PathNotNormalized) }
     }
 
     /// Whether a request without a token passes: some rule with `allowMissing` matches its route and no DENY rule does.
@@ -162,11 +148,12 @@ impl Policy {
         if self.is_denied(request, claims) {
             return Err(Denied::plain(Rejection::RuleDenied));
         }
-        let fresh = |staleness: Option<Staleness>| self.is_fresh(token, staleness, freshness);
+        let default = self.trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
+        let fresh = |staleness: Staleness| self.is_fresh(token, staleness, freshness);
         let mut denied = Denied::plain(Rejection::RuleUnmatched);
         let mut allows = self.rules.iter().filter(|rule| rule.action == Action::Allow).peekable();
         if allows.peek().is_none() {
-            return if fresh(None) { Ok(()) } else { Err(Denied::plain(Rejection::BundleStale)) };
+            return if fresh(default) { Ok(()) } else { Err(Denied::plain(Rejection::BundleStale)) };
         }
         for rule in allows.filter(|rule| rule.matches_route(request) && rule.matches_token(claims)) {
             if !rule.has_scopes(claims) {
@@ -183,10 +170,9 @@ impl Policy {
     }
 
     /// Only tokens whose keys come from the bundle depend on its age.
-    fn is_fresh(&self, token: &Verified, rule: Option<Staleness>, freshness: Freshness) -> bool {
-        let from_bundle = self.jwt_rules.get(token.jwt_rule()).is_some_and(|rule| matches!(rule.keys, KeySource::Bundle));
-        let default = self.trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
-        let staleness = rule.unwrap_or(default);
+    fn is_fresh(&self, token: &Verified, staleness: Staleness, freshness: Freshness) -> bool {
+        let from_bundle =
+            self.jwt_rules.get(token.jwt_rule()).is_some_and(|rule| matches!(rule.keys, KeySource::Bundle));
         let too_old = staleness.max_age.zip(freshness.age).is_some_and(|(max, age)| age > max);
         !from_bundle || staleness.serve || !(freshness.expired || too_old)
     }

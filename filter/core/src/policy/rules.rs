@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::Request;
-use super::matching::{Host, Match, Path, Pattern as _, Word};
+use super::matching::{Host, Match, Method, Path, Pattern as _, Word};
 use crate::claims::{Claims, texts};
 use crate::config::Staleness;
 use crate::json::{Kind, Value};
@@ -37,7 +37,7 @@ pub struct Rule {
     /// Whether a request without a token passes.
     pub allow_missing: bool,
     /// How old keys and revocations may be on this route.
-    pub staleness: Option<Staleness>,
+    pub staleness: Staleness,
 }
 
 /// Whose token: `iss/sub`.
@@ -51,7 +51,7 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Methods, with case.
-    pub methods: Match<Word>,
+    pub methods: Match<Method>,
     /// Hosts, without case.
     pub hosts: Match<Host>,
     /// Paths without query.
@@ -136,7 +136,7 @@ impl Rule {
         let when = self.when.iter().all(|condition| other.when.contains(condition));
         let scopes = self.scopes.iter().all(|scope| other.scopes.contains(scope));
         let missing = self.allow_missing || !other.allow_missing;
-        let staleness = self.staleness == other.staleness;
+        let staleness = self.staleness.is_as_patient_as(other.staleness);
         to && from && when && scopes && missing && staleness
     }
 }
@@ -163,8 +163,9 @@ impl Operation {
         self.methods.covers(&other.methods) && self.hosts.covers(&other.hosts) && self.paths.covers(&other.paths)
     }
 
-    pub(super) fn names_paths(&self) -> bool {
-        !(self.paths.any.is_empty() && self.paths.none.is_empty())
+    /// Whether the spelling of paths or hosts decides here.
+    pub(super) fn compares(&self) -> (bool, bool) {
+        (!self.paths.is_empty(), !self.hosts.is_empty())
     }
 }
 
