@@ -1,0 +1,142 @@
+//! From a plugin configuration to what the engine works with, or to a list of its mistakes.
+
+use std::cell::RefCell;
+use std::hash::RandomState;
+use std::rc::Rc;
+
+use meshseal_core::bundle::BundleError;
+use meshseal_core::cache::Verdicts;
+use meshseal_core::policy::Policy;
+use meshseal_core::trust::Trust;
+
+use crate::host::{Host, Level};
+use crate::locate::Places;
+use crate::metrics::{Count, Metrics};
+use crate::sync::bundle::{BundleSync, Identity};
+use crate::sync::jwks::JwksSync;
+
+/// Envoy hands a `google.protobuf.Struct` on as its binary encoding, unlike what its documentation says (seen in 1.40).
+const NOT_TEXT: &str = "the plugin configuration is not text; give it as a google.protobuf.StringValue that holds JSON";
+
+/// A configuration in force, with all that depends on it.
+pub(crate) struct Active {
+    pub(crate) policy: Rc<Policy>,
+    pub(crate) places: Places,
+    /// Output headers, removed from every request (V21).
+    pub(crate) sanitized: Vec<Box<str>>,
+    pub(crate) trust: Rc<RefCell<Trust>>,
+    /// Verdicts on tokens seen before; they hold for this policy only.
+    pub(crate) verdicts: RefCell<Verdicts<RandomState>>,
+    pub(crate) metrics: Metrics,
+    pub(crate) me: Identity,
+    pub(crate) bundle: BundleSync,
+    pub(crate) jwks: JwksSync,
+}
+
+impl Active {
+    /// Reads a configuration. What other configurations of this VM know and this one may believe is taken over, so that a change
+    /// of configuration does not start from nothing.
+    ///
+    /// # Errors
+    /// One line for each mistake, with its path.
+    pub(crate) fn read(host: &impl Host, text: &[u8]) -> Result<Self, Vec<String>> {
+        if text.is_empty() {
+            return Err(vec!["there is no plugin configuration; give at least jwtRules".to_owned()]);
+        }
+        let text = std::str::from_utf8(text).map_err(|_| vec![NOT_TEXT.to_owned()])?;
+        let policy =
+            Policy::from_json(text).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let mut trust = Trust::new();
+        registry::hand_down(&policy, &mut trust);
+        let metrics = Metrics::define(host, policy.stat_prefix());
+        accept_embedded(host, &policy, &mut trust, &metrics)?;
+        let mut sanitized: Vec<Box<str>> = policy.sanitized_headers().map(Into::into).collect();
+        sanitized.sort_unstable();
+        sanitized.dedup();
+        let (policy, trust) = (Rc::new(policy), Rc::new(RefCell::new(trust)));
+        registry::remember(&policy, &trust);
+        Ok(Self {
+            places: Places::of(&policy),
+            sanitized,
+            verdicts: RefCell::new(Verdicts::new(RandomState::new())),
+            metrics,
+            me: Identity::new(host),
+            bundle: BundleSync::new(),
+            jwks: JwksSync::new(&policy),
+            policy,
+            trust,
+        })
+    }
+}
+
+/// A bundle in the configuration: a wrong one is a mistake, an old one only helps less.
+fn accept_embedded(host: &impl Host, policy: &Policy, trust: &mut Trust, metrics: &Metrics) -> Result<(), Vec<String>> {
+    let Some((config, jws)) = policy.trust_bundle().and_then(|config| Some((config, config.embedded.as_deref()?)))
+    else {
+        return Ok(());
+    };
+    match trust.accept_bundle(jws.trim(), &config.pins, host.now().as_secs()) {
+        Ok(_) => metrics.count(host, Count::BundleAccepted),
+        // What was handed down is newer.
+        Err(BundleError::Rollback) => {}
+        Err(BundleError::OutOfDate) => {
+            host.log(
+                Level::Warn,
+                "trustBundle.embedded: past its not-after; tokens wait for the issuer's first answer",
+            );
+        }
+        Err(error) => {
+            return Err(vec![format!(
+                "trustBundle.embedded: {error}; embed what the issuer serves at its bundle path"
+            )]);
+        }
+    }
+    Ok(())
+}
+
+/// What the configurations of this VM know. A change of `pluginConfig` makes a new root context in the same VM, and statics
+/// survive it; what they hand down is decided in core ([`Trust::inherit`]), by pins and places.
+pub(crate) mod registry {
+    use super::{Policy, Rc, RefCell, Trust};
+
+    /// Configurations remembered: those of a proxy's listeners, and a few that were replaced.
+    const MOST: usize = 8;
+
+    struct Known {
+        policy: Rc<Policy>,
+        trust: Rc<RefCell<Trust>>,
+    }
+
+    thread_local! {
+        static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn hand_down(policy: &Policy, trust: &mut Trust) {
+        KNOWN.with(|known| {
+            let Ok(known) = known.try_borrow() else { return };
+            for older in known.iter().rev() {
+                if let Ok(theirs) = older.trust.try_borrow() {
+                    trust.inherit(policy, &theirs, &older.policy);
+                }
+            }
+        });
+    }
+
+    /// A test begins as a fresh VM does, on whatever thread it runs.
+    #[cfg(test)]
+    pub(crate) fn forget() {
+        KNOWN.with(|known| known.borrow_mut().clear());
+    }
+
+    pub(super) fn remember(policy: &Rc<Policy>, trust: &Rc<RefCell<Trust>>) {
+        KNOWN.with(|known| {
+            let Ok(mut known) = known.try_borrow_mut() else { return };
+            if known.len() >= MOST {
+                // The oldest that no root context uses any more; if all are in use, the oldest.
+                let idle = known.iter().position(|entry| Rc::strong_count(&entry.trust) == 1).unwrap_or(0);
+                known.remove(idle);
+            }
+            known.push(Known { policy: Rc::clone(policy), trust: Rc::clone(trust) });
+        });
+    }
+}

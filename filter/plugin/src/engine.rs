@@ -1,0 +1,260 @@
+//! Carries out what is decided: the state of one root context (one plugin configuration in one worker).
+//!
+//! Requests come in on their own contexts, ticks and answers on the root context; all of them borrow the one engine, one at a
+//! time. What may not happen (a callback inside a callback) is refused at the borrow, in the adapters.
+
+use std::time::Duration;
+
+use meshseal_core::config::Mode;
+use meshseal_core::limits;
+use meshseal_core::rejection::Rejection;
+
+use crate::config::Active;
+use crate::decide::{Accepted, Verdict, decide};
+use crate::headers::RequestHeaders;
+use crate::host::{Host, Level};
+use crate::metrics::Count;
+use crate::response;
+use crate::sync::{Finished, Heard};
+pub use crate::waiters::Ticket;
+use crate::waiters::{self, Source, Waiters};
+use crate::{locate, log};
+
+/// The longest that the root context sleeps: gauges are this old at the most, in seconds.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// At the next turn of the proxy's event loop.
+const SOON: Duration = Duration::from_millis(1);
+
+/// What the proxy is to do with the request for now.
+#[derive(Debug)]
+pub enum Flow {
+    /// Send it on.
+    Continue,
+    /// It has been answered.
+    Answered,
+    /// Hold it; the engine will answer or resume it. Dropping the ticket cancels that.
+    Held(Ticket),
+}
+
+/// The state of a root context.
+pub struct Engine<H> {
+    host: H,
+    root: u32,
+    active: Option<Active>,
+    waiters: Waiters,
+    tick: Option<Duration>,
+    level: Level,
+}
+
+impl<H: Host> Engine<H> {
+    /// An engine that refuses everything until it is configured (V28).
+    pub fn new(host: H, root: u32) -> Self {
+        Self { host, root, active: None, waiters: Waiters::default(), tick: None, level: Level::Info }
+    }
+
+    /// Takes a plugin configuration of `size` bytes into force. False, with every mistake in the log, if it is not one: then
+    /// whatever was in force stays in force.
+    pub fn configure(&mut self, size: usize) -> bool {
+        let host = &self.host;
+        self.level = host.log_level();
+        let read = if size > limits::MAX_CONFIG_BYTES {
+            Err(vec![format!("the plugin configuration has {size} bytes, more than {}", limits::MAX_CONFIG_BYTES)])
+        } else {
+            Active::read(host, &host.configuration(size).unwrap_or_default())
+        };
+        match read {
+            Ok(active) => {
+                self.active = Some(active);
+                let orphans = self.waiters.take_all();
+                self.decide_again(&orphans);
+                // Calls from on_configure are not reliable in Envoy: the first tick makes them.
+                self.set_tick(SOON);
+                true
+            }
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    host.log(Level::Error, &format!("configuration refused: {mistake}"));
+                }
+                false
+            }
+        }
+    }
+
+    /// A request has arrived on the entered context `stream`.
+    pub fn on_request(&mut self, stream: u32) -> Flow {
+        let headers = RequestHeaders::new(self.host.request_headers());
+        let Some(active) = &self.active else {
+            self.host.respond(&response::reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()));
+            return Flow::Answered;
+        };
+        for name in active.sanitized.iter().flat_map(|name| headers.spellings(name)) {
+            self.host.remove_request_header(name);
+        }
+        let verdict = decide(active, &self.host, &headers);
+        let Verdict::UnknownKey(source) = verdict else {
+            return carry_out(active, &self.host, &headers, verdict, self.level);
+        };
+        match (self.hold(stream, source), &self.active) {
+            (Some(ticket), _) => Flow::Held(ticket),
+            (None, Some(active)) => carry_out(active, &self.host, &headers, Verdict::UnknownKey(source), self.level),
+            (None, None) => Flow::Answered,
+        }
+    }
+
+    /// Holds a request until there may be a newer key, if one can be had in time. Shadow mode urges too, but holds nothing up.
+    fn hold(&mut self, stream: u32, source: Source) -> Option<Ticket> {
+        let now = self.host.now();
+        let active = self.active.as_mut()?;
+        let under_way = match source {
+            Source::Bundle => active.bundle.urge(now),
+            Source::Jwks(index) => active.jwks.urge(index, now),
+        };
+        if !under_way {
+            return None;
+        }
+        let shadow = active.policy.mode() == Mode::Shadow;
+        let ticket = if shadow { None } else { self.waiters.admit(stream, source, now) };
+        if ticket.is_some() {
+            active.metrics.count(&self.host, Count::Waited);
+        }
+        self.host.enter(self.root);
+        self.set_tick(SOON);
+        self.host.enter(stream);
+        ticket
+    }
+
+    /// Time has passed, on the root context.
+    pub fn on_tick(&mut self) {
+        self.level = self.host.log_level();
+        self.poll();
+        let due = self.waiters.take_due(self.host.now());
+        self.decide_again(&due);
+        self.report();
+        self.reschedule();
+    }
+
+    /// A call has finished, on the root context.
+    pub fn on_call_finished(&mut self, token: u32, size: usize) {
+        let finished = Finished { token, size };
+        if let Some((source, Heard::News)) = self.hear(finished) {
+            self.report();
+            let served = self.waiters.take_served(source);
+            self.decide_again(&served);
+        }
+        // The next poll goes out at once: while none is under way, a new key would have to wait for the tick.
+        self.poll();
+        self.reschedule();
+    }
+
+    fn hear(&mut self, finished: Finished) -> Option<(Source, Heard)> {
+        let (host, active) = (&self.host, self.active.as_mut()?);
+        let mut trust = active.trust.try_borrow_mut().ok()?;
+        if let Some(config) = active.policy.trust_bundle()
+            && let Some(heard) = active.bundle.finished(host, finished, config, &mut trust, &active.metrics)
+        {
+            return Some((Source::Bundle, heard));
+        }
+        let (index, heard) = active.jwks.finished(host, finished, &active.policy, &mut trust, &active.metrics)?;
+        Some((Source::Jwks(index), heard))
+    }
+
+    fn poll(&mut self) {
+        let (host, Some(active)) = (&self.host, &mut self.active) else { return };
+        let Ok(trust) = active.trust.try_borrow() else { return };
+        if let Some(config) = active.policy.trust_bundle() {
+            active.bundle.tick(host, config, &active.me, &trust, &active.metrics);
+        }
+        active.jwks.tick(host, &active.policy, &active.metrics);
+    }
+
+    /// Decides held requests again, with what is known now; nobody waits twice.
+    fn decide_again(&mut self, streams: &[u32]) {
+        let Some(active) = &self.active else { return };
+        for stream in streams {
+            if !self.host.enter(*stream) {
+                continue;
+            }
+            let headers = RequestHeaders::new(self.host.request_headers());
+            let verdict = decide(active, &self.host, &headers);
+            if let Flow::Continue = carry_out(active, &self.host, &headers, verdict, self.level) {
+                self.host.resume();
+            }
+        }
+        if !streams.is_empty() {
+            self.host.enter(self.root);
+        }
+    }
+
+    fn report(&self) {
+        let Some(active) = &self.active else { return };
+        let Ok(trust) = active.trust.try_borrow() else { return };
+        let age = trust.freshness(self.host.now().as_secs()).age;
+        active.metrics.trust(&self.host, trust.bundle_version(), age, trust.key_count());
+    }
+
+    /// Ticks when the next thing is due.
+    fn reschedule(&mut self) {
+        let now = self.host.now();
+        let bundle = self.active.as_ref().filter(|active| active.policy.trust_bundle().is_some());
+        let due = bundle.and_then(|active| active.bundle.due()).into_iter();
+        let due = due.chain(self.active.as_ref().and_then(|active| active.jwks.due())).min();
+        let wait = due.map_or(IDLE_TICK, |due| due.saturating_sub(now).clamp(waiters::TICK, IDLE_TICK));
+        self.set_tick(if self.waiters.is_empty() { wait } else { waiters::TICK });
+    }
+
+    fn set_tick(&mut self, period: Duration) {
+        if self.tick != Some(period) {
+            self.tick = Some(period);
+            self.host.set_tick_period(period);
+        }
+    }
+}
+
+/// Answers, or makes the request ready to go on. In shadow mode a refusal is counted and the request goes on as it came, without
+/// any output: nothing identifies a caller but a token that is really good.
+fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdict: Verdict<'_>, level: Level) -> Flow {
+    let refusal = match verdict {
+        Verdict::Preflight => {
+            active.metrics.count(host, Count::Preflight);
+            return Flow::Continue;
+        }
+        Verdict::Anonymous => {
+            active.metrics.count(host, Count::Anonymous);
+            return Flow::Continue;
+        }
+        Verdict::Accepted(accepted) => {
+            active.metrics.count(host, Count::Accepted);
+            apply(host, headers, &accepted);
+            return Flow::Continue;
+        }
+        Verdict::UnknownKey(_) => Rejection::KeyUnknown.into(),
+        Verdict::Refused(refusal) => refusal,
+    };
+    let shadow = active.policy.mode() == Mode::Shadow;
+    active.metrics.refused(host, refusal.rejection, shadow);
+    if level == Level::Debug {
+        let path = headers.request().map_or("", |request| request.path);
+        let token = active.places.locate(headers, path).ok().map(|located| located.token);
+        host.log(Level::Debug, &log::refused(refusal.rejection, shadow, token));
+    }
+    if shadow {
+        return Flow::Continue;
+    }
+    host.respond(&response::reply(&refusal, headers.is_grpc()));
+    Flow::Answered
+}
+
+fn apply(host: &impl Host, headers: &RequestHeaders, accepted: &Accepted<'_>) {
+    if let Some(place) = accepted.remove {
+        let path = headers.request().map_or("", |request| request.path);
+        locate::remove(place, headers, path, host);
+    }
+    for (name, value) in &accepted.outputs {
+        host.set_request_header(name, value);
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

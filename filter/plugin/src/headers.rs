@@ -1,0 +1,123 @@
+//! The headers of one request as they came, repetition included.
+
+use meshseal_core::policy::Request;
+use meshseal_core::rejection::Rejection;
+
+/// All request headers, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RequestHeaders(Vec<(String, Vec<u8>)>);
+
+/// How often a header occurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occurrence<'h> {
+    /// Not at all.
+    Absent,
+    /// Once, with this value.
+    Once(&'h [u8]),
+    /// More than once.
+    Repeated,
+}
+
+impl RequestHeaders {
+    pub(crate) fn new(pairs: Vec<(String, Vec<u8>)>) -> Self {
+        Self(pairs)
+    }
+
+    /// Every value of a header, in order.
+    pub(crate) fn all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+        self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+    }
+
+    /// The value of a header, if it is not repeated.
+    pub(crate) fn once<'h>(&'h self, name: &'h str) -> Occurrence<'h> {
+        let mut values = self.all(name);
+        match (values.next(), values.next()) {
+            (None, _) => Occurrence::Absent,
+            (Some(value), None) => Occurrence::Once(value),
+            (Some(_), Some(_)) => Occurrence::Repeated,
+        }
+    }
+
+    /// The names in this request that an upstream may take for `name`: case does not matter, and CGI-like servers
+    /// (PHP, WSGI, Rack) map `-` and `_` to the same variable.
+    pub(crate) fn spellings<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h str> {
+        self.0.iter().map(|(key, _)| key.as_str()).filter(move |key| same_variable(key, name))
+    }
+
+    /// What rules are matched against.
+    ///
+    /// # Errors
+    /// [`Rejection::PathNotNormalized`] where method, host or path is not text at all; their form is core's to check.
+    pub(crate) fn request(&self) -> Result<Request<'_>, Rejection> {
+        let text = |name: &'static str| match self.once(name) {
+            Occurrence::Absent => Ok(""),
+            Occurrence::Once(value) => std::str::from_utf8(value).map_err(|_| Rejection::PathNotNormalized),
+            Occurrence::Repeated => Err(Rejection::PathNotNormalized),
+        };
+        Ok(Request { method: text(":method")?, host: text(":authority")?, path: text(":path")? })
+    }
+
+    /// Whether this is a CORS preflight (Fetch standard, "CORS-preflight request").
+    pub(crate) fn is_cors_preflight(&self) -> bool {
+        self.once(":method") == Occurrence::Once(b"OPTIONS")
+            && self.all("origin").next().is_some()
+            && self.all("access-control-request-method").next().is_some()
+    }
+
+    /// Whether the caller speaks gRPC (gRPC over HTTP/2, "Content-Type").
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.all("content-type").any(|value| value.starts_with(b"application/grpc"))
+    }
+}
+
+fn same_variable(left: &str, right: &str) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    left.len() == right.len() && left.bytes().map(fold).eq(right.bytes().map(fold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> RequestHeaders {
+        RequestHeaders::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect())
+    }
+
+    #[test]
+    fn repetition_shows() {
+        let headers = headers(&[("a", "1"), ("b", "2"), ("a", "3")]);
+        assert_eq!(headers.once("a"), Occurrence::Repeated);
+        assert_eq!(headers.once("b"), Occurrence::Once(b"2"));
+        assert_eq!(headers.once("c"), Occurrence::Absent);
+    }
+
+    #[test]
+    fn spellings_that_an_upstream_folds_into_one_are_found() {
+        let headers = headers(&[("x-user", "1"), ("X_User", "2"), ("x-user-id", "3"), ("xuser", "4")]);
+        assert_eq!(headers.spellings("x-user").collect::<Vec<_>>(), ["x-user", "X_User"]);
+    }
+
+    #[test]
+    fn a_path_that_is_not_text_is_refused() {
+        let headers = RequestHeaders::new(vec![(":path".to_owned(), vec![b'/', 0xff])]);
+        assert_eq!(headers.request().err(), Some(Rejection::PathNotNormalized));
+    }
+
+    #[test]
+    fn a_preflight_has_method_origin_and_requested_method() {
+        let full = [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "PUT")];
+        assert!(headers(&full).is_cors_preflight());
+        for at in 0..full.len() {
+            let mut part = full.to_vec();
+            part.remove(at);
+            assert!(!headers(&part).is_cors_preflight(), "without {}", full[at].0);
+        }
+        assert!(!headers(&[(":method", "GET"), full[1], full[2]]).is_cors_preflight());
+    }
+
+    #[test]
+    fn grpc_is_told_by_content_type() {
+        assert!(headers(&[("content-type", "application/grpc+proto")]).is_grpc());
+        assert!(!headers(&[("content-type", "application/json")]).is_grpc());
+    }
+}

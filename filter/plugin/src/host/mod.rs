@@ -1,0 +1,114 @@
+//! What the engine asks of the proxy. The engine is generic over [`Host`], so its tests run natively in milliseconds.
+
+use std::time::Duration;
+
+#[cfg(test)]
+pub(crate) mod fake;
+pub(crate) mod proxy;
+
+/// Severity of a log line, least severe first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What happened to single requests (V25).
+    Debug,
+    /// What happens rarely and as expected.
+    Info,
+    /// What an operator should look at.
+    Warn,
+    /// What stops the filter from working.
+    Error,
+}
+
+/// What a metric measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only rises.
+    Counter,
+    /// The value recorded last.
+    Gauge,
+    /// The distribution of recorded values.
+    Histogram,
+}
+
+/// A metric that the proxy knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricId(pub u32);
+
+/// An HTTP request that the proxy makes for the filter, through one of its clusters.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpCall<'a> {
+    /// Name of the cluster in the proxy's configuration.
+    pub cluster: &'a str,
+    /// Pseudo-headers and headers.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// After this the proxy answers with a failure.
+    pub timeout: Duration,
+}
+
+/// The proxy refused to make the call: it does not know the cluster, or has no healthy host there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallRefused;
+
+/// A response that the proxy sends instead of asking the upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Response code details, for access logs.
+    pub details: String,
+    /// Additional headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body; for a gRPC request, the message.
+    pub body: String,
+    /// gRPC status, used by the proxy when the request is gRPC.
+    pub grpc_status: u8,
+}
+
+/// The proxy. Calls about a request or a response act on the stream chosen with [`Host::enter`], in the callbacks of a stream on
+/// that stream. No method panics; where the proxy may refuse, the return value says so.
+pub trait Host {
+    /// Time since the Unix epoch. The only clock of this crate.
+    fn now(&self) -> Duration;
+    /// Random bits, for jitter and names; nothing secret is made of them.
+    fn random(&self) -> u64;
+    /// Writes a line to the proxy's log.
+    fn log(&self, level: Level, message: &str);
+    /// The least severe level that the proxy logs now.
+    fn log_level(&self) -> Level;
+    /// The plugin configuration, of `size` bytes.
+    fn configuration(&self, size: usize) -> Option<Vec<u8>>;
+    /// A property of the proxy or the stream, e.g. `["node", "id"]`.
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
+    /// Sets how often the root context gets a tick.
+    fn set_tick_period(&self, period: Duration);
+
+    /// Makes a metric known, or finds it.
+    fn define_metric(&self, kind: MetricKind, name: &str) -> Option<MetricId>;
+    /// Adds to a counter.
+    fn increment_metric(&self, metric: MetricId, by: u32);
+    /// Records a value of a gauge or a histogram.
+    fn record_metric(&self, metric: MetricId, value: u64);
+
+    /// Makes `context` the one that the following calls act on; false if it is gone.
+    fn enter(&self, context: u32) -> bool;
+    /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers included.
+    fn request_headers(&self) -> Vec<(String, Vec<u8>)>;
+    /// Replaces a request header.
+    fn set_request_header(&self, name: &str, value: &str);
+    /// Removes every copy of a request header.
+    fn remove_request_header(&self, name: &str);
+    /// Answers the request. The stream must be paused, or be paused by the callback's return value.
+    fn respond(&self, reply: &Reply);
+    /// Lets a paused request go on.
+    fn resume(&self);
+
+    /// Makes an HTTP call; its response comes to the entered context under the returned token.
+    ///
+    /// # Errors
+    /// [`CallRefused`]: no response will come.
+    fn call(&self, call: &HttpCall<'_>) -> Result<u32, CallRefused>;
+    /// First value of a header of the call's response, in the callback that announces it.
+    fn call_header(&self, name: &str) -> Option<Vec<u8>>;
+    /// The body of the call's response, up to `size` bytes.
+    fn call_body(&self, size: usize) -> Option<Vec<u8>>;
+}

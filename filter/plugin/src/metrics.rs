@@ -1,0 +1,166 @@
+//! The filter's statistics. Envoy shows them as `wasmcustom.meshseal.…`.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use meshseal_core::rejection::Rejection;
+
+use crate::host::{Host, MetricId, MetricKind};
+
+/// Counters without a reason in their name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Count {
+    /// Requests with a good token that policy allows.
+    Accepted,
+    /// Requests without a token on a route that needs none.
+    Anonymous,
+    /// CORS preflights let through.
+    Preflight,
+    /// Requests that waited for newer keys.
+    Waited,
+    /// Bundles taken over: new versions, not heartbeats.
+    BundleAccepted,
+    /// Bundles received and not believed.
+    BundleRefused,
+    /// Polls without a bundle for an answer.
+    BundlePollFailed,
+    /// Key sets fetched from providers.
+    JwksFetched,
+    /// Fetches without a usable key set for an answer.
+    JwksFailed,
+    /// Keys of fetched sets that could not be used.
+    JwksSkippedKeys,
+}
+
+impl Count {
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::Accepted, "accepted"),
+        (Self::Anonymous, "anonymous"),
+        (Self::Preflight, "preflight"),
+        (Self::Waited, "waited"),
+        (Self::BundleAccepted, "bundle.accepted"),
+        (Self::BundleRefused, "bundle.refused"),
+        (Self::BundlePollFailed, "bundle.poll_failed"),
+        (Self::JwksFetched, "jwks.fetched"),
+        (Self::JwksFailed, "jwks.failed"),
+        (Self::JwksSkippedKeys, "jwks.skipped_keys"),
+    ];
+}
+
+/// Metric ids of one configuration. Counters by reason are made when the reason first occurs: 80 names for each plugin and
+/// worker would drown the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    prefix: String,
+    counts: BTreeMap<Count, MetricId>,
+    reasons: RefCell<BTreeMap<(bool, Rejection), MetricId>>,
+    bundle_version: Option<MetricId>,
+    bundle_age: Option<MetricId>,
+    keys: Option<MetricId>,
+    validation: Option<MetricId>,
+}
+
+impl Metrics {
+    /// Defines them under `meshseal.<prefix>.`, or `meshseal.` where the prefix is empty.
+    pub(crate) fn define(host: &impl Host, prefix: &str) -> Self {
+        let prefix = if prefix.is_empty() { "meshseal.".to_owned() } else { format!("meshseal.{prefix}.") };
+        let define = |kind, name: &str| host.define_metric(kind, &format!("{prefix}{name}"));
+        let counter = |(count, name)| Some((count, define(MetricKind::Counter, name)?));
+        Self {
+            counts: Count::ALL.into_iter().filter_map(counter).collect(),
+            reasons: RefCell::default(),
+            bundle_version: define(MetricKind::Gauge, "bundle.version"),
+            bundle_age: define(MetricKind::Gauge, "bundle.age_s"),
+            keys: define(MetricKind::Gauge, "keys"),
+            validation: define(MetricKind::Histogram, "validation_us"),
+            prefix,
+        }
+    }
+
+    pub(crate) fn count(&self, host: &impl Host, count: Count) {
+        self.add(host, count, 1);
+    }
+
+    pub(crate) fn add(&self, host: &impl Host, count: Count, by: usize) {
+        if let Some(metric) = self.counts.get(&count)
+            && by > 0
+        {
+            host.increment_metric(*metric, u32::try_from(by).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Counts a refusal, or what would have been one in shadow mode.
+    pub(crate) fn refused(&self, host: &impl Host, rejection: Rejection, shadow: bool) {
+        let Ok(mut reasons) = self.reasons.try_borrow_mut() else { return };
+        let known = reasons.get(&(shadow, rejection)).copied();
+        let metric = known.or_else(|| {
+            let verdict = if shadow { "shadow" } else { "rejected" };
+            let metric =
+                host.define_metric(MetricKind::Counter, &format!("{}{verdict}.{}", self.prefix, rejection.code()))?;
+            reasons.insert((shadow, rejection), metric);
+            Some(metric)
+        });
+        if let Some(metric) = metric {
+            host.increment_metric(metric, 1);
+        }
+    }
+
+    /// Records how long a validation took, in microseconds.
+    pub(crate) fn validation_us(&self, host: &impl Host, micros: u64) {
+        record(host, self.validation, micros);
+    }
+
+    /// Records what is trusted now.
+    pub(crate) fn trust(&self, host: &impl Host, version: Option<u64>, age_s: Option<u64>, keys: usize) {
+        if let Some(version) = version {
+            record(host, self.bundle_version, version);
+        }
+        if let Some(age) = age_s {
+            record(host, self.bundle_age, age);
+        }
+        record(host, self.keys, u64::try_from(keys).unwrap_or(u64::MAX));
+    }
+}
+
+fn record(host: &impl Host, metric: Option<MetricId>, value: u64) {
+    if let Some(metric) = metric {
+        host.record_metric(metric, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn names_carry_the_prefix_if_there_is_one() {
+        let host = FakeHost::new();
+        Metrics::define(&host, "edge").count(&host, Count::BundleAccepted);
+        Metrics::define(&host, "").count(&host, Count::Accepted);
+        assert_eq!(host.metric("meshseal.edge.bundle.accepted"), 1);
+        assert_eq!(host.metric("meshseal.accepted"), 1);
+    }
+
+    #[test]
+    fn a_reason_gets_its_counter_when_it_first_occurs() {
+        let host = FakeHost::new();
+        let metrics = Metrics::define(&host, "");
+        assert!(!host.has_metric("meshseal.rejected.token-expired"));
+        metrics.refused(&host, Rejection::TokenExpired, false);
+        metrics.refused(&host, Rejection::TokenExpired, false);
+        metrics.refused(&host, Rejection::TokenExpired, true);
+        assert_eq!(host.metric("meshseal.rejected.token-expired"), 2);
+        assert_eq!(host.metric("meshseal.shadow.token-expired"), 1);
+    }
+
+    #[test]
+    fn a_host_without_metrics_is_no_trouble() {
+        let host = FakeHost::new().without_metrics();
+        let metrics = Metrics::define(&host, "");
+        metrics.count(&host, Count::Accepted);
+        metrics.refused(&host, Rejection::TokenExpired, false);
+        metrics.trust(&host, Some(1), Some(1), 1);
+        assert!(!host.has_metric("meshseal.accepted"));
+    }
+}
