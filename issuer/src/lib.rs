@@ -45,6 +45,8 @@ pub fn app(issuer: Arc<Issuer>) -> Router {
         .merge(discovery::routes())
         .merge(admin::routes())
         .merge(telemetry::routes())
-        .fallback(|| async { Problem::not_found("there is no such endpoint; see /.well-known/oauth-authorization-server") })
+        .fallback(|| async {
+            Problem::not_found("there is no such endpoint; see /.well-known/oauth-authorization-server")
+        })
         .with_state(issuer)
 }

@@ -1,0 +1,59 @@
+# The front door; CI uses it too. Each target does its own set-up. `make` alone shows what there is.
+.POSIX:
+.DEFAULT_GOAL := help
+.PHONY: help run demo test test-filter test-wasm test-all bench fuzz lint fmt image wasm setup clean
+
+section = @sh tests/scripts/section.sh
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@printf '\n  ENVOY=/path/to/envoy uses that Envoy instead of the pinned one.\n'
+
+run: ## start issuer, two Envoy hops and an echo service; Ctrl-C stops them
+	@sh tests/scripts/local.sh run
+
+demo: ## play the story: tokens good and bad, rotation under load, revocation, issuer away
+	@sh tests/scripts/local.sh demo
+
+test: setup test-filter test-wasm test-all ## every test: units, core as wasm, issuer, real Envoy
+
+test-filter: ## core, plugin and post-link step, natively
+	$(section) 'Filter: unit and property tests' \
+	    cargo test -p meshseal-core -p meshseal-filter -p meshseal-postlink -p meshseal-abi
+
+test-wasm: ## core's suite as WebAssembly under Node
+	$(section) 'Core as WebAssembly under Node' sh tests/scripts/wasm-tests.sh
+
+test-all: setup ## the issuer (SQLite, PostgreSQL), the module in the real Envoy, both together
+	$(section) 'Building issuer and end-to-end tests' cargo test -p meshseal-issuer -p meshseal-tests --no-run
+	$(section) 'Issuer on SQLite and PostgreSQL; the module in the real Envoy; both together' \
+	    cargo test -p meshseal-issuer -p meshseal-tests --no-fail-fast
+
+bench: setup ## compare with Envoy's own jwt_authn; writes docs/performance.md
+	@sh tests/scripts/bench.sh
+
+fuzz: ## run every fuzz target for a short while (FUZZ_SECONDS each)
+	@sh tests/scripts/fuzz.sh
+
+lint: ## formatting, clippy, cargo-deny
+	$(section) 'Formatting' cargo fmt --all --check
+	$(section) 'Clippy' cargo clippy --workspace --all-targets -- -D warnings
+	$(section) 'Clippy on the module as it is built' cargo clippy -p meshseal-filter --target wasm32-wasip1 -- -D warnings
+	$(section) 'Licences, bans, sources, advisories' sh tests/scripts/deny.sh
+
+fmt: ## format the sources
+	@cargo fmt --all
+
+image: ## lay out the filter and the issuer as OCI images, without a Docker daemon
+	@sh istio/image/build.sh
+
+wasm: ## build the filter as target/meshseal.wasm
+	@sh tests/scripts/toolchain.sh
+	@sh tests/scripts/wasm.sh
+
+setup: ## toolchain targets and the pinned Envoy (the other targets do it themselves)
+	@sh tests/scripts/toolchain.sh
+	@sh tests/scripts/envoy.sh >/dev/null
+
+clean: ## remove everything that was built or fetched
+	cargo clean

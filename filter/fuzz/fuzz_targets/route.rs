@@ -1,0 +1,18 @@
+//! Any pattern against any path: never a panic, and what covers another matches whatever that matches.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use meshseal_core::policy::matching::{Host, Path, Pattern as _, Word};
+
+fuzz_target!(|input: (&str, &str, &str)| {
+    let (one, other, text) = input;
+    if let (Ok(one), Ok(other)) = (Path::parse(one), Path::parse(other)) {
+        assert!(!(one.covers(&other) && other.matches(text)) || one.matches(text));
+    }
+    if let (Ok(one), Ok(other)) = (Word::parse(one), Word::parse(other)) {
+        assert!(!(one.covers(&other) && other.matches(text)) || one.matches(text));
+    }
+    if let Ok(host) = Host::parse(one) {
+        let _ = host.matches(text);
+    }
+});

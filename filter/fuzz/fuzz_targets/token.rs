@@ -1,0 +1,20 @@
+//! Any text as a token: never a panic, never accepted (the fuzzer has no key).
+#![no_main]
+
+use std::sync::OnceLock;
+
+use libfuzzer_sys::fuzz_target;
+use meshseal_core::policy::Policy;
+use meshseal_core::trust::Trust;
+use meshseal_core::validate::{hints, validate};
+
+const CONFIG: &str = r#"{"jwtRules":[{"issuer":"i","audiences":["a"],"jwks":{"keys":[
+    {"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}}]}"#;
+
+static POLICY: OnceLock<Policy> = OnceLock::new();
+
+fuzz_target!(|token: &str| {
+    let policy = POLICY.get_or_init(|| Policy::from_json(CONFIG).expect("a good configuration"));
+    assert!(validate(token, policy, &Trust::new(), 1_700_000_000).is_err());
+    let _ = hints(token);
+});

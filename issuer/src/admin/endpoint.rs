@@ -1,0 +1,78 @@
+//! `/admin/…`: for clients with `admin: true`.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::{KeysView, ProxiesView};
+use crate::clients::Client;
+use crate::error::{OAuthError, OAuthErrorKind};
+use crate::http::{Caller, Form, OAuthRequest, authenticate, source_of};
+use crate::issuer::Issuer;
+use crate::keys::{self, RevokeError};
+
+pub(crate) fn routes() -> Router<Arc<Issuer>> {
+    Router::new()
+        .route("/admin/keys", get(list_keys))
+        .route("/admin/keys/rotate", post(rotate))
+        .route("/admin/keys/revoke", post(revoke))
+        .route("/admin/proxies", get(list_proxies))
+}
+
+fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> Result<&'i Client, OAuthError> {
+    let client = authenticate(issuer, caller, form)?;
+    if client.admin {
+        return Ok(client);
+    }
+    Err(OAuthErrorKind::Forbidden.because("this client is not an administrator (`admin: true`)"))
+}
+
+/// A GET has no body, so only the Authorization header can prove who asks.
+fn require_admin_header(issuer: &Arc<Issuer>, request: &Request) -> Result<(), OAuthError> {
+    let caller = Caller::of(request.headers(), source_of(request))?;
+    require_admin(issuer, &caller, &Form::default()).map(|_| ())
+}
+
+async fn list_keys(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<KeysView>, OAuthError> {
+    require_admin_header(&issuer, &request)?;
+    let head = issuer.publisher.refresh().await?;
+    let live = issuer.live_proxies().await;
+    Ok(Json(KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested)))
+}
+
+async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<ProxiesView>, OAuthError> {
+    require_admin_header(&issuer, &request)?;
+    let live = issuer.live_proxies().await;
+    Ok(Json(ProxiesView::of(issuer.publisher.current().version(), live)))
+}
+
+async fn rotate(
+    State(issuer): State<Arc<Issuer>>,
+    request: OAuthRequest,
+) -> Result<(StatusCode, Json<Value>), OAuthError> {
+    let admin = require_admin(&issuer, &request.caller, &request.form)?;
+    let now = issuer.clock.now();
+    issuer.store.request_rotation(now).await?;
+    issuer.keeper_wanted.notify_one();
+    tracing::info!(client = admin.id, "rotation of the signing key requested");
+    Ok((StatusCode::ACCEPTED, Json(json!({ "requested_at": now }))))
+}
+
+async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+    let admin = require_admin(&issuer, &request.caller, &request.form)?;
+    let kid = request.form.get("kid").ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`kid` is missing"))?;
+    let version = keys::revoke(&issuer, kid).await.map_err(|error| match error {
+        RevokeError::Unknown => OAuthErrorKind::InvalidRequest.because("there is no key with this `kid`"),
+        RevokeError::Store(error) => error.into(),
+        RevokeError::Generate(error) => {
+            tracing::error!(%error, "no key to replace the revoked one");
+            OAuthErrorKind::Unavailable.because("no key could be made to replace it; try again")
+        }
+    })?;
+    tracing::warn!(client = admin.id, kid, version, "signing key revoked");
+    Ok(Json(json!({ "version": version })))
+}

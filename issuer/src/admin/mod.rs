@@ -1,0 +1,7 @@
+//! What administrators see and do: keys and proxies.
+
+mod endpoint;
+mod view;
+
+pub(crate) use endpoint::routes;
+pub use view::{KeyView, KeysView, ProxiesView, ProxyView};

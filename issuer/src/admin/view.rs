@@ -1,0 +1,94 @@
+//! Keys and proxies as administrators, and the command line, see them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{Live, Published};
+
+/// Every key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeysView {
+    /// The bundle version.
+    pub version: u64,
+    /// When a rotation was asked for, if it is not done.
+    pub rotation_requested: Option<u64>,
+    /// Live proxies.
+    pub proxies: usize,
+    /// The keys, oldest first.
+    pub keys: Vec<KeyView>,
+}
+
+/// One key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyView {
+    /// The key id.
+    pub kid: String,
+    /// `token` or `bundle`.
+    pub purpose: String,
+    /// JOSE name.
+    pub algorithm: String,
+    /// `next`, `active`, `draining` or `retired`.
+    pub state: String,
+    /// Since when, Unix seconds.
+    pub since: u64,
+    /// The first bundle version that carried it.
+    pub published: u64,
+    /// Live proxies that have that version.
+    pub confirmed: usize,
+}
+
+/// Every live proxy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProxiesView {
+    /// The bundle version.
+    pub version: u64,
+    /// The proxies' workers.
+    pub proxies: Vec<ProxyView>,
+}
+
+/// One worker of a proxy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProxyView {
+    /// The proxy's node id.
+    pub node: String,
+    /// The worker.
+    pub worker: String,
+    /// The version it has; 0 for none.
+    pub version: u64,
+    /// Whether that is the present one.
+    pub current: bool,
+    /// Milliseconds between the version it has and the present one.
+    pub lag_ms: u64,
+    /// Last contact, Unix seconds.
+    pub seen_at: u64,
+}
+
+impl KeysView {
+    pub(super) fn of(published: &Published, live: &Live, rotation_requested: Option<u64>) -> Self {
+        let view = |key: &crate::keys::KeyRecord| KeyView {
+            kid: key.kid.clone(),
+            purpose: key.purpose.name().to_owned(),
+            algorithm: key.algorithm.name().to_owned(),
+            state: key.state.name().to_owned(),
+            since: key.since,
+            published: key.published,
+            confirmed: live.holding(key.published),
+        };
+        let keys = published.keys.iter().map(view).collect();
+        Self { version: published.version(), rotation_requested, proxies: live.0.len(), keys }
+    }
+}
+
+impl ProxiesView {
+    pub(super) fn of(version: u64, live: Live) -> Self {
+        let view = |proxy: crate::bundle::ProxyRecord| ProxyView {
+            current: proxy.version == version,
+            // Versions are milliseconds, unless several changes came within one.
+            lag_ms: if proxy.version == 0 { 0 } else { version.saturating_sub(proxy.version) },
+            node: proxy.node,
+            worker: proxy.worker,
+            version: proxy.version,
+            seen_at: proxy.seen_at,
+        };
+        Self { version, proxies: live.0.into_iter().map(view).collect() }
+    }
+}

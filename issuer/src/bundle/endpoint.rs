@@ -1,0 +1,120 @@
+//! `GET /bundle`: the long-poll. The request says what the proxy has; the answer comes the moment there is more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Answer, SyncError};
+use crate::clients::SecretHash;
+use crate::error::Problem;
+use crate::issuer::Issuer;
+
+/// Longest wait in seconds: below the minute after which many intermediaries cut idle connections.
+const MAX_WAIT_S: u64 = 55;
+
+/// Longest node id in bytes.
+const MAX_NODE_BYTES: usize = 128;
+
+pub(crate) fn routes() -> Router<Arc<Issuer>> {
+    Router::new().route("/bundle", get(bundle))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Poll {
+    have: Option<u64>,
+    #[serde(default)]
+    wait: u64,
+}
+
+async fn bundle(
+    State(issuer): State<Arc<Issuer>>,
+    headers: HeaderMap,
+    poll: Result<Query<Poll>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    require_poll_token(&issuer, &headers)?;
+    let Query(poll) =
+        poll.map_err(|_| Problem::bad_request("the query is `have=VERSION&wait=SECONDS`, both optional"))?;
+    if poll.wait > MAX_WAIT_S {
+        return Err(Problem::bad_request(format!("`wait` may be at most {MAX_WAIT_S} seconds")));
+    }
+    let worker = worker(&headers)?;
+    if poll.have.is_some_and(|have| have > issuer.publisher.current().version()) {
+        // On the heap: rarely needed, and ten thousand waiting polls would each hold its room.
+        Box::pin(catch_up(&issuer, poll.have.unwrap_or_default())).await?;
+    }
+    if !issuer.publisher.is_fresh() {
+        issuer.metrics.bundles.increment("unavailable");
+        return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
+    }
+    let version = poll.have.unwrap_or(0);
+    let _present = worker.and_then(|worker| issuer.proxies.enter(worker, node(&headers), version));
+    let answer = hold(&issuer, poll.have, Duration::from_secs(poll.wait)).await?;
+    Ok(respond(answer))
+}
+
+async fn catch_up(issuer: &Issuer, have: u64) -> Result<(), Problem> {
+    let caught_up = issuer.publisher.catch_up(have).await;
+    if caught_up == Err(SyncError::Ahead) {
+        issuer.metrics.bundles.increment("ahead");
+    }
+    Ok(caught_up?)
+}
+
+/// Waits for a version newer than what the proxy has.
+async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<Answer, Problem> {
+    let deadline = Instant::now() + wait;
+    let mut versions = issuer.publisher.versions();
+    let newer = versions.wait_for(|version| Some(*version) != have);
+    let came = tokio::select! {
+        came = timeout_at(deadline, newer) => matches!(came, Ok(Ok(_))),
+        () = issuer.ending.cancelled() => false,
+    };
+    if !came && !issuer.publisher.is_fresh() {
+        return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
+    }
+    let kind = match (came, have) {
+        (false, _) => "heartbeat",
+        (true, None) => "first",
+        (true, Some(_)) => "change",
+    };
+    issuer.metrics.bundles.increment(kind);
+    Ok(issuer.publisher.answer(have)?)
+}
+
+fn respond(answer: Answer) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/jose"), (header::CACHE_CONTROL, "no-store")];
+    (headers, answer.bundle).into_response()
+}
+
+fn require_poll_token(issuer: &Issuer, headers: &HeaderMap) -> Result<(), Problem> {
+    let known = &issuer.config.bundle.poll_tokens;
+    if known.is_empty() {
+        return Ok(());
+    }
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let presented = value.and_then(|value| value.strip_prefix("Bearer ")).map(SecretHash::of);
+    if presented.is_some_and(|presented| known.iter().filter(|hash| hash.matches(&presented)).count() > 0) {
+        return Ok(());
+    }
+    Err(Problem::unauthorized("polling needs one of the tokens in `bundle.pollTokens`"))
+}
+
+fn worker(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get("x-meshseal-worker") else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let worker = text.and_then(|text| u64::from_str_radix(text, 16).ok());
+    worker.map(Some).ok_or_else(|| Problem::bad_request("`x-meshseal-worker` must be 16 hexadecimal digits"))
+}
+
+fn node(headers: &HeaderMap) -> &str {
+    let text = headers.get("x-meshseal-node").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.get(..MAX_NODE_BYTES).unwrap_or(text)
+}

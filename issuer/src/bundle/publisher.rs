@@ -1,0 +1,192 @@
+//! Keeps what is published in step with the database, and wakes whoever waits for a newer version.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use meshseal_core::bundle::Times;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+
+use super::answers::Answers;
+use super::published::{Published, Signers};
+use crate::clock::Clock;
+use crate::keys::{MasterKey, SignerError};
+use crate::store::{Change, Head, Store, StoreError};
+
+/// Milliseconds for which what is published counts as current after the database last confirmed it. Past that, this replica
+/// may not know of a revoked key or token, so it neither mints nor vouches for anything.
+pub const FRESH_MS: u64 = 5_000;
+
+/// Milliseconds between two corrections of the version for proxies that are ahead of the database.
+const CATCH_UP_EVERY_MS: u64 = 60_000;
+
+/// Milliseconds by which another replica's clock may be ahead of ours.
+const CLOCK_SPREAD_MS: u64 = 60_000;
+
+/// Why a bundle cannot be given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SyncError {
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The bundle key cannot be used.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// The proxy has a newer version than was ever published.
+    #[error("the proxy is ahead of this issuer")]
+    Ahead,
+}
+
+/// A signed bundle.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Compact JWS.
+    pub bundle: Bytes,
+    /// The version it leads to.
+    pub version: u64,
+}
+
+/// The published state of one replica.
+pub struct Publisher {
+    issuer: String,
+    not_after_s: u64,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    master: Arc<MasterKey>,
+    current: ArcSwap<Published>,
+    versions: watch::Sender<u64>,
+    answers: Mutex<Answers>,
+    refreshing: AsyncMutex<Signers>,
+    confirmed_ms: AtomicU64,
+    caught_up_ms: AtomicU64,
+}
+
+impl Publisher {
+    /// Publishes what the database holds.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn start(
+        issuer: &str,
+        not_after_s: u64,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        master: Arc<MasterKey>,
+    ) -> Result<Self, StoreError> {
+        let mut signers = Signers::new();
+        let asked_ms = clock.now_ms();
+        let published = Published::build(issuer, store.load().await?, &master, &mut signers);
+        let mut answers = Answers::default();
+        answers.remember(published.snapshot.clone());
+        Ok(Self {
+            issuer: issuer.to_owned(),
+            not_after_s,
+            store,
+            clock,
+            master,
+            versions: watch::Sender::new(published.version()),
+            current: ArcSwap::from_pointee(published),
+            answers: Mutex::new(answers),
+            refreshing: AsyncMutex::new(signers),
+            confirmed_ms: AtomicU64::new(asked_ms),
+            caught_up_ms: AtomicU64::new(0),
+        })
+    }
+
+    /// What the keys are sealed under.
+    pub(crate) const fn master(&self) -> &Arc<MasterKey> {
+        &self.master
+    }
+
+    /// What is published.
+    #[must_use]
+    pub fn current(&self) -> Arc<Published> {
+        self.current.load_full()
+    }
+
+    /// The version, now and whenever it changes.
+    #[must_use]
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.versions.subscribe()
+    }
+
+    /// Whether the database has lately confirmed that this is current.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.clock.now_ms() <= self.confirmed_ms.load(Ordering::Relaxed).saturating_add(FRESH_MS)
+    }
+
+    /// Asks the database, and publishes what is new.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn refresh(&self) -> Result<Head, StoreError> {
+        let mut signers = self.refreshing.lock().await;
+        let asked_ms = self.clock.now_ms();
+        let head = self.store.head().await?;
+        if head.version != self.current.load().version() {
+            let persisted = self.store.load().await?;
+            let published = Arc::new(Published::build(&self.issuer, persisted, &self.master, &mut signers));
+            self.lock_answers().remember(published.snapshot.clone());
+            let version = published.version();
+            self.current.store(published);
+            self.versions.send_replace(version);
+        }
+        self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
+        Ok(head)
+    }
+
+    /// Makes a change and publishes it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; when it is [`StoreError::Unavailable`] the change may or may not have been made.
+    pub async fn commit(&self, change: &Change) -> Result<u64, StoreError> {
+        let version = self.store.commit(change, self.clock.now_ms()).await?;
+        self.refresh().await?;
+        Ok(version)
+    }
+
+    /// The bundle for a proxy that has this version.
+    ///
+    /// # Errors
+    /// [`SyncError::Signer`].
+    pub fn answer(&self, have: Option<u64>) -> Result<Answer, SyncError> {
+        let published = self.current();
+        let issued_at = self.clock.now();
+        let not_after = issued_at.saturating_add(self.not_after_s);
+        let times = Times { issuer: self.issuer.clone(), issued_at, not_after };
+        let bundle = self.lock_answers().answer(&published, have, times)?;
+        Ok(Answer { bundle, version: published.version() })
+    }
+
+    /// A proxy has a newer version than this replica: another one may have published it, or the database was put back to an
+    /// earlier state. Then the version is raised past every proxy's, at most once a minute.
+    ///
+    /// # Errors
+    /// [`SyncError::Ahead`] for a version that cannot have been published yet, [`SyncError::Store`].
+    pub async fn catch_up(&self, have: u64) -> Result<(), SyncError> {
+        let now_ms = self.clock.now_ms();
+        // Nobody can have published that, so the database need not be asked.
+        if have > now_ms.saturating_add(CLOCK_SPREAD_MS) {
+            return Err(SyncError::Ahead);
+        }
+        self.refresh().await?;
+        if have <= self.current.load().version() {
+            return Ok(());
+        }
+        let last_ms = self.caught_up_ms.load(Ordering::Relaxed);
+        let soon = last_ms != 0 && now_ms < last_ms.saturating_add(CATCH_UP_EVERY_MS);
+        if have >= now_ms || soon {
+            return Err(SyncError::Ahead);
+        }
+        self.caught_up_ms.store(now_ms, Ordering::Relaxed);
+        tracing::warn!(have, "proxies are ahead of the database, as after a restored backup; raising the version");
+        self.commit(&Change::default()).await?;
+        Ok(())
+    }
+
+    fn lock_answers(&self) -> std::sync::MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

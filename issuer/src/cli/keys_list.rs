@@ -1,0 +1,43 @@
+//! `meshseal keys list`.
+
+use std::process::ExitCode;
+
+use super::remote::Remote;
+use super::{Failure, Outcome, print};
+use crate::admin::KeysView;
+
+/// List the keys of a running issuer, where each is in its life, and how many proxies have it.
+///
+/// A key is made (next), published, confirmed by every live proxy, signs (active), drains until its last token is dead, and
+/// is retired.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  MESHSEAL_CLIENT_SECRET=mss_… meshseal keys list --client-id operator
+  meshseal keys list --client-id operator --json | jq '.keys[] | select(.state == \"active\")'")]
+pub(super) struct List {
+    #[command(flatten)]
+    remote: Remote,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl List {
+    pub(super) fn run(self) -> Outcome {
+        let view: KeysView = self.remote.connect()?.get("/admin/keys")?;
+        if self.json {
+            print(&serde_json::to_string(&view).map_err(Failure::new)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        print(&format!("{:<43}  {:<6}  {:<5}  {:<8}  {:>10}  confirmed", "kid", "signs", "alg", "state", "since"));
+        for key in &view.keys {
+            let confirmed = format!("{}/{}", key.confirmed, view.proxies);
+            let columns = (&key.kid, &key.purpose, &key.algorithm, &key.state, key.since);
+            print(&format!(
+                "{:<43}  {:<6}  {:<5}  {:<8}  {:>10}  {confirmed}",
+                columns.0, columns.1, columns.2, columns.3, columns.4
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

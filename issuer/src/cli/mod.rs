@@ -1,0 +1,163 @@
+//! The command line: serving, and the operator's verbs. Each verb has its own file.
+
+mod client_secret;
+mod config_check;
+mod documents;
+mod key_file;
+mod keys_list;
+mod keys_pins;
+mod keys_revoke;
+mod keys_rotate;
+mod remote;
+mod revoke;
+mod serve;
+mod token_inspect;
+mod token_mint;
+mod token_verify;
+mod tokens_in;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Meshseal: short-lived tokens for services, and proxies that know at once what they are worth.
+#[derive(Debug, Parser)]
+#[command(name = "meshseal", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Serve(serve::Serve),
+    /// Tokens: verify, mint, inspect.
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// Signing keys: list, rotate, revoke, pins.
+    #[command(subcommand)]
+    Keys(KeysVerb),
+    Revoke(revoke::Revoke),
+    /// Configuration: check.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Clients: make secrets.
+    #[command(subcommand)]
+    Client(ClientVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    Verify(token_verify::Verify),
+    Mint(token_mint::Mint),
+    Inspect(token_inspect::Inspect),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysVerb {
+    List(keys_list::List),
+    Rotate(keys_rotate::Rotate),
+    Revoke(keys_revoke::Revoke),
+    Pins(keys_pins::Pins),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    Check(config_check::Check),
+}
+
+#[derive(Debug, Subcommand)]
+enum ClientVerb {
+    Secret(client_secret::Secret),
+}
+
+/// Why a verb did not do it.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    exit: u8,
+}
+
+impl Failure {
+    /// It could not be done: exit 1.
+    fn new(message: impl std::fmt::Display) -> Self {
+        Self { message: message.to_string(), exit: 1 }
+    }
+
+    /// It was asked wrongly: exit 2.
+    fn usage(message: impl std::fmt::Display) -> Self {
+        Self { message: message.to_string(), exit: 2 }
+    }
+}
+
+/// How a verb that was carried out ended.
+type Outcome = Result<ExitCode, Failure>;
+
+/// Reads the arguments and does what they say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli.verb)),
+        Err(error) => Err(Failure::new(format!("the system gives no threads: {error}"))),
+    };
+    outcome.unwrap_or_else(|Failure { message, exit }| {
+        note(&format!("error: {message}"));
+        ExitCode::from(exit)
+    })
+}
+
+async fn run(verb: Verb) -> Outcome {
+    match verb {
+        Verb::Serve(serve) => serve.run().await,
+        Verb::Token(TokenVerb::Verify(verify)) => verify.run(),
+        Verb::Token(TokenVerb::Mint(mint)) => mint.run(),
+        Verb::Token(TokenVerb::Inspect(inspect)) => inspect.run(),
+        Verb::Keys(KeysVerb::List(list)) => list.run(),
+        Verb::Keys(KeysVerb::Rotate(rotate)) => rotate.run().await,
+        Verb::Keys(KeysVerb::Revoke(revoke)) => revoke.run(),
+        Verb::Keys(KeysVerb::Pins(pins)) => pins.run().await,
+        Verb::Revoke(revoke) => revoke.run(),
+        Verb::Config(ConfigVerb::Check(check)) => Ok(check.run()),
+        Verb::Client(ClientVerb::Secret(secret)) => secret.run(),
+    }
+}
+
+/// A line of result. A reader that went away is no reason to fail.
+fn print(line: &str) {
+    let _gone = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// A line for the person who watches.
+fn note(line: &str) {
+    let _gone = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_key_id_may_look_like_a_flag() {
+        for kid in ["-hVkW", "-VkW", "--kW", "_-kW"] {
+            for arguments in [
+                ["meshseal", "keys", "revoke", kid, "--client-id", "x"],
+                ["meshseal", "keys", "revoke", "--client-id", "x", kid],
+            ] {
+                let parsed = Cli::try_parse_from(arguments);
+                assert!(
+                    matches!(&parsed, Ok(Cli { verb: Verb::Keys(KeysVerb::Revoke(_)) })),
+                    "{arguments:?}: {parsed:?}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `meshseal revoke`.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::remote::Remote;
+use super::tokens_in::next_token;
+use super::{Failure, Outcome, print};
+
+/// Revoke tokens, and wait until every live proxy knows.
+///
+/// Prints the receipt: {"version":…,"confirmed":…,"proxies":…,"elapsed_ms":…}. Exit status 1 when the wait was over before
+/// every live proxy had confirmed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:
+  meshseal revoke --client-id operator --token < token.txt           # one token, from standard input
+  meshseal revoke --client-id operator --subject checkout            # all its tokens issued until now
+  meshseal revoke --client-id operator --client checkout --issued-before 1767225600
+  meshseal revoke --client-id operator --all --wait 30",
+    group(clap::ArgGroup::new("what").required(true).args(["token", "subject", "client", "session", "grant", "all"]))
+)]
+pub(super) struct Revoke {
+    #[command(flatten)]
+    remote: Remote,
+    /// The token on standard input.
+    #[arg(long)]
+    token: bool,
+    /// All tokens of this subject.
+    #[arg(long, value_name = "SUB")]
+    subject: Option<String>,
+    /// All tokens of this client.
+    #[arg(long, value_name = "ID")]
+    client: Option<String>,
+    /// All tokens of this session.
+    #[arg(long, value_name = "SID")]
+    session: Option<String>,
+    /// All tokens of this grant.
+    #[arg(long, value_name = "GRANT")]
+    grant: Option<String>,
+    /// All tokens.
+    #[arg(long)]
+    all: bool,
+    /// Only those issued before this time (Unix seconds); default: until now.
+    #[arg(long, value_name = "UNIX", conflicts_with = "token")]
+    issued_before: Option<u64>,
+    /// Seconds to wait for proxies to confirm, at most 60.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=60))]
+    wait: u64,
+}
+
+impl Revoke {
+    pub(super) fn run(self) -> Outcome {
+        let token = if self.token { Some(read_token()?) } else { None };
+        let (before, wait) = (self.issued_before.map(|before| before.to_string()), self.wait.to_string());
+        let parameters = [
+            ("token", token.as_deref()),
+            ("subject", self.subject.as_deref()),
+            ("client", self.client.as_deref()),
+            ("session", self.session.as_deref()),
+            ("grant", self.grant.as_deref()),
+            ("all", self.all.then_some("true")),
+            ("issued_before", before.as_deref()),
+            ("wait", Some(wait.as_str())),
+        ];
+        let form: Vec<(&str, &str)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let receipt: Value = self.remote.connect()?.post("/revoke", &form)?;
+        print(&receipt.to_string());
+        let count = |name: &str| receipt.get(name).and_then(Value::as_u64);
+        Ok(if count("confirmed") < count("proxies") { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    }
+}
+
+fn read_token() -> Result<String, Failure> {
+    let line = next_token(&mut std::io::stdin().lock()).map_err(Failure::usage)?;
+    line.and_then(Result::ok)
+        .filter(|token| !token.is_empty())
+        .ok_or_else(|| Failure::usage("no token on standard input"))
+}

@@ -1,0 +1,90 @@
+//! `meshseal serve`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::{Failure, Outcome, print};
+use crate::clock::SystemClock;
+use crate::config::{Config, from_file};
+use crate::issuer::Issuer;
+use crate::telemetry::{LogFormat, init_logging};
+use crate::{app, background, http};
+
+/// Run the issuer.
+///
+/// Without --config it listens on 127.0.0.1:8080 and keeps its state in ./meshseal.db; there are no clients, so it
+/// publishes keys but gives nobody a token. SIGTERM and SIGINT end it: answers under way are finished first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meshseal serve
+  meshseal serve --config issuer.yaml --log json
+  MESHSEAL_MASTER_KEY=$(openssl rand -base64 32) meshseal serve --config issuer.yaml   # needed with PostgreSQL
+
+RUST_LOG=debug shows more.")]
+pub(super) struct Serve {
+    /// The issuer's YAML; `meshseal config check` tells whether it is right.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines on standard error look.
+    #[arg(long, value_enum, default_value = "plain")]
+    log: LogFormat,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Outcome {
+        init_logging(self.log);
+        let mut config = load(self.config)?;
+        let listener = listen(&mut config).await?;
+        let address = listener.local_addr().map_err(Failure::new)?;
+        let ending = ending()?;
+        let connections = config.limits.connections;
+        let issuer = Arc::new(Issuer::open(config, Arc::new(SystemClock)).await.map_err(Failure::new)?);
+        tracing::info!(issuer = issuer.config.issuer, database = %issuer.config.database, clients = issuer.registry.len(), "ready");
+        print(&format!("listening on http://{address}"));
+        let tasks = background::spawn(&issuer);
+        http::serve(listener, app(issuer.clone()), connections, async {
+            ending.await;
+            tracing::info!("ending");
+            // Whoever waits in a long-poll is answered now.
+            issuer.ending.cancel();
+        })
+        .await;
+        tasks.join_all().await;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+pub(super) fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
+    let Some(path) = path else { return Ok(Config::default_settings()) };
+    from_file(&path).map_err(|error| Failure::usage(format!("{}:\n{error}", path.display())))
+}
+
+async fn listen(config: &mut Config) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(&config.listen).await.map_err(|error| {
+        let remedy = "stop what listens there, or set `listen` to another HOST:PORT";
+        Failure::new(format!("cannot listen on {}: {error}; {remedy}", config.listen))
+    })?;
+    // An issuer that was not named is where it listens; with port 0 that is known only now.
+    if config.issuer == format!("http://{}", config.listen)
+        && let Ok(address) = listener.local_addr()
+    {
+        config.issuer = format!("http://{address}");
+    }
+    Ok(listener)
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn ending() -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::new)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::new)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,143 @@
+//! Client authentication (RFC 6749 §2.3): exactly one method a request, and nothing said about why it failed.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::assertion::{self, ASSERTION_TYPE};
+use super::{Client, ClientAuth, Registry, Replay, Replays, SecretHash};
+use crate::http::Form;
+
+/// Longest `client_id` or secret that is looked at, in bytes.
+const MAX_CREDENTIAL_BYTES: usize = 512;
+
+/// Why a client was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthError {
+    /// The request is not one authentication: the reason, for the caller.
+    Malformed(&'static str),
+    /// Not who it says it is, whatever the reason.
+    Refused {
+        /// Whether the Authorization header was used.
+        basic: bool,
+    },
+    /// Too many assertions are in flight to tell old from new.
+    Overloaded,
+}
+
+/// What a request offers as proof.
+#[derive(Debug)]
+pub enum Credentials<'r> {
+    /// `client_secret_basic` or `client_secret_post`.
+    Secret {
+        /// Who.
+        client: String,
+        /// The secret's hash.
+        hash: SecretHash,
+        /// In the header.
+        basic: bool,
+    },
+    /// `private_key_jwt`.
+    Assertion(&'r str),
+}
+
+impl<'r> Credentials<'r> {
+    /// Finds the one proof in a request.
+    ///
+    /// # Errors
+    /// [`AuthError::Malformed`] for none or several, [`AuthError::Refused`] for a header that is not Basic credentials.
+    pub fn find(authorization: Option<&str>, form: &'r Form) -> Result<Self, AuthError> {
+        let (secret, assertion) = (form.get("client_secret"), form.get("client_assertion"));
+        let methods = [authorization.is_some(), secret.is_some(), assertion.is_some()];
+        if methods.iter().filter(|used| **used).count() > 1 {
+            return Err(AuthError::Malformed("use exactly one client authentication method"));
+        }
+        let claimed = form.get("client_id");
+        if let Some(header) = authorization {
+            let (client, hash) = basic(header).ok_or(AuthError::Refused { basic: true })?;
+            if claimed.is_some_and(|claimed| claimed != client) {
+                return Err(AuthError::Malformed("`client_id` differs from the Authorization header"));
+            }
+            return Ok(Self::Secret { client, hash, basic: true });
+        }
+        if let Some(secret) = secret {
+            let client =
+                claimed.ok_or(AuthError::Malformed("`client_id` is missing beside `client_secret`"))?.to_owned();
+            return Ok(Self::Secret { client, hash: SecretHash::of(secret), basic: false });
+        }
+        let assertion = assertion.ok_or(AuthError::Refused { basic: false })?;
+        if form.get("client_assertion_type") != Some(ASSERTION_TYPE) {
+            return Err(AuthError::Malformed(
+                "`client_assertion_type` must be urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            ));
+        }
+        if claimed.is_some() && assertion::claimed_client(assertion).as_deref() != claimed {
+            return Err(AuthError::Refused { basic: false });
+        }
+        Ok(Self::Assertion(assertion))
+    }
+
+    /// The client, if the proof holds.
+    ///
+    /// # Errors
+    /// [`AuthError::Refused`], [`AuthError::Overloaded`].
+    pub fn verify<'c>(
+        &self,
+        registry: &'c Registry,
+        replays: &Replays,
+        checks: &Checks<'_>,
+    ) -> Result<&'c Client, AuthError> {
+        match self {
+            Self::Secret { client, hash, basic } => {
+                let refused = AuthError::Refused { basic: *basic };
+                let client = registry.get(client).ok_or(refused)?;
+                let ClientAuth::Secrets(secrets) = &client.auth else { return Err(refused) };
+                // Every secret is compared, so that time does not tell which.
+                let matching = secrets.iter().filter(|secret| secret.matches(hash)).count();
+                if matching > 0 { Ok(client) } else { Err(refused) }
+            }
+            Self::Assertion(assertion) => {
+                let refused = AuthError::Refused { basic: false };
+                let id = assertion::claimed_client(assertion).ok_or(refused)?;
+                let client = registry.get(&id).ok_or(refused)?;
+                let ClientAuth::Keys(keys) = &client.auth else { return Err(refused) };
+                let asserted =
+                    assertion::check(assertion, &id, keys, checks.issuer, checks.skew_s, checks.now).ok_or(refused)?;
+                match replays.use_once(&id, &asserted.jti, asserted.expires_at, checks.now) {
+                    Replay::Fresh => Ok(client),
+                    Replay::Seen => Err(refused),
+                    Replay::Full => Err(AuthError::Overloaded),
+                }
+            }
+        }
+    }
+}
+
+/// What assertions are checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct Checks<'a> {
+    /// The issuer identifier.
+    pub issuer: &'a str,
+    /// Leeway in seconds.
+    pub skew_s: u64,
+    /// Unix seconds.
+    pub now: u64,
+}
+
+/// `Basic` credentials: id and secret are form-encoded before they are joined (RFC 6749 §2.3.1).
+fn basic(header: &str) -> Option<(String, SecretHash)> {
+    let (scheme, encoded) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 4 * MAX_CREDENTIAL_BYTES {
+        return None;
+    }
+    let joined = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (client, secret) = joined.split_once(':')?;
+    let (client, secret) = (form_decode(client), form_decode(secret));
+    let fits = client.len() <= MAX_CREDENTIAL_BYTES && secret.len() <= MAX_CREDENTIAL_BYTES;
+    fits.then(|| (client, SecretHash::of(&secret)))
+}
+
+fn form_decode(text: &str) -> String {
+    // Only the key half of `text=` is wanted; `&` and `=` in it would be encoded by whoever encodes at all.
+    let safe = text.replace('&', "%26").replace('=', "%3D");
+    form_urlencoded::parse(safe.as_bytes()).next().map(|(key, _)| key.into_owned()).unwrap_or_default()
+}

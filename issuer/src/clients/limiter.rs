@@ -1,0 +1,103 @@
+//! Rates, each in one word: the generic cell rate algorithm (ITU-T I.371), which is a leaky bucket without the ticking.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Cells for source addresses. Addresses share cells, so memory is fixed; with random keys nobody can aim at another's.
+const CELLS: usize = 4_096;
+
+const SECOND_US: u64 = 1_000_000;
+
+/// So many a second, and so many at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    interval_us: u64,
+    tolerance_us: u64,
+}
+
+impl Rate {
+    /// So many a second, with bursts of so many seconds' worth.
+    #[must_use]
+    pub fn per_second(count: u32, burst_s: u64) -> Self {
+        Self { interval_us: SECOND_US / u64::from(count.max(1)), tolerance_us: burst_s.saturating_mul(SECOND_US) }
+    }
+
+    fn is_over(self, cell: &AtomicU64, now_us: u64) -> bool {
+        cell.load(Ordering::Relaxed) > now_us.saturating_add(self.tolerance_us)
+    }
+
+    /// Counts one event; false when it is one too many, which does not count.
+    #[must_use]
+    pub fn admit(self, cell: &AtomicU64, now_us: u64) -> bool {
+        let next = |at: u64| {
+            let at = at.max(now_us).saturating_add(self.interval_us);
+            (at <= now_us.saturating_add(self.tolerance_us)).then_some(at)
+        };
+        cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+}
+
+/// Failed authentications by source address.
+pub struct Limiter {
+    cells: Vec<AtomicU64>,
+    hasher: RandomState,
+    rate: Rate,
+}
+
+impl Limiter {
+    /// So many failures a second, ten times as many at once.
+    #[must_use]
+    pub fn new(failures_per_second: u32) -> Self {
+        let cells = std::iter::repeat_with(AtomicU64::default).take(CELLS).collect();
+        Self { cells, hasher: RandomState::new(), rate: Rate::per_second(failures_per_second, 10) }
+    }
+
+    fn cell(&self, source: IpAddr) -> Option<&AtomicU64> {
+        let cells = u64::try_from(CELLS).unwrap_or(1);
+        self.cells.get(usize::try_from(self.hasher.hash_one(source) % cells).unwrap_or(0))
+    }
+
+    /// Whether this source has failed too often to be listened to.
+    #[must_use]
+    pub fn is_blocked(&self, source: IpAddr, now_ms: u64) -> bool {
+        let now_us = now_ms.saturating_mul(1_000);
+        // One failure must still fit.
+        self.cell(source).is_some_and(|cell| self.rate.is_over(cell, now_us.saturating_sub(self.rate.interval_us)))
+    }
+
+    /// This source failed.
+    pub fn failed(&self, source: IpAddr, now_ms: u64) {
+        if let Some(cell) = self.cell(source) {
+            let _full = self.rate.admit(cell, now_ms.saturating_mul(1_000));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_then_the_rate() {
+        let (rate, cell) = (Rate::per_second(10, 1), AtomicU64::new(0));
+        let now = 1_000_000_000;
+        assert_eq!((0..20).filter(|_| rate.admit(&cell, now)).count(), 10);
+        assert!(!rate.admit(&cell, now + 99_999));
+        assert!(rate.admit(&cell, now + 100_000));
+    }
+
+    #[test]
+    fn a_source_that_guesses_is_blocked_alone_and_for_a_while() {
+        let limiter = Limiter::new(1);
+        let (guesser, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let cells = [guesser, other].map(|source| limiter.cell(source).map(std::ptr::from_ref));
+        let failures = (0..100)
+            .take_while(|_| !limiter.is_blocked(guesser, 5_000))
+            .inspect(|_| limiter.failed(guesser, 5_000))
+            .count();
+        assert_eq!(failures, 10);
+        assert!(!limiter.is_blocked(guesser, 6_001));
+        assert!(cells[0] == cells[1] || !limiter.is_blocked(other, 5_000));
+    }
+}

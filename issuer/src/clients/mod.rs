@@ -1,0 +1,43 @@
+//! Clients: who may ask for tokens, and how they prove who they are.
+
+mod assertion;
+mod authenticate;
+mod limiter;
+mod registry;
+mod replay;
+mod secret;
+mod settings;
+
+pub use assertion::ASSERTION_TYPE;
+pub use authenticate::{AuthError, Checks, Credentials};
+pub use limiter::{Limiter, Rate};
+pub use registry::Registry;
+pub use replay::{Replay, Replays};
+pub use secret::{NewSecret, SecretHash};
+pub(crate) use settings::read;
+
+use meshseal_core::keys::KeySet;
+
+/// A client, as configured. It cannot choose its id: the operator does (I8), and `sub` of its tokens is that id.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its `client_id`.
+    pub id: String,
+    /// How it proves who it is: exactly one way.
+    pub auth: ClientAuth,
+    /// Services it may ask tokens for.
+    pub audiences: Vec<String>,
+    /// Scopes it may have, at services that know them.
+    pub scopes: Vec<String>,
+    /// Whether it may administer keys and revoke what is not its own.
+    pub admin: bool,
+}
+
+/// How a client proves who it is.
+#[derive(Clone, Debug)]
+pub enum ClientAuth {
+    /// A shared secret; two while it is being replaced.
+    Secrets(Vec<SecretHash>),
+    /// A signed assertion (`private_key_jwt`) under one of these keys.
+    Keys(KeySet),
+}

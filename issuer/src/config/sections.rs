@@ -1,0 +1,242 @@
+//! What each section of the issuer's YAML means, and which combinations cannot work.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr as _;
+
+use super::reader::{Members, Node};
+use super::{
+    BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MasterKeySource, Service, TokenSettings,
+};
+use crate::clients::{self, Client, SecretHash};
+use crate::keys::{Algorithm, MAX_DRAINING};
+use crate::store::Location;
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+const DEFAULT_DATABASE: &str = "sqlite:meshseal.db";
+const DAY_S: u64 = 86_400;
+
+pub(super) fn defaults() -> Config {
+    let mistakes = std::cell::RefCell::default();
+    read(Node::root(&serde_json::Value::Null, &mistakes))
+}
+
+/// Reads the whole document, noting mistakes; the result is only good when there were none.
+pub(super) fn read(root: Node<'_>) -> Config {
+    let document = root.object(&[
+        "issuer",
+        "listen",
+        "database",
+        "keys",
+        "tokens",
+        "masterKey",
+        "bundle",
+        "limits",
+        "services",
+        "clients",
+    ]);
+    let listen = listen(&document.get("listen"));
+    let tokens = tokens(document.get("tokens"));
+    let services = services(&document.get("services"), &tokens);
+    let clients = clients::read(&document.get("clients"), &services);
+    refuse_unknown_introspectors(&document.get("services"), &services, &clients);
+    Config {
+        issuer: issuer(&document.get("issuer"), &listen),
+        database: database(&document.get("database")),
+        keys: keys(document.get("keys"), &tokens),
+        master_key: master_key(document.get("masterKey")),
+        bundle: bundle(document.get("bundle")),
+        limits: limits(document.get("limits")),
+        listen,
+        tokens,
+        services,
+        clients,
+    }
+}
+
+fn listen(node: &Node<'_>) -> String {
+    let text = node.text().unwrap_or(DEFAULT_LISTEN);
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| u16::from_str(port));
+    if !matches!(port, Some(Ok(_))) {
+        node.refuse("must be HOST:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080");
+    }
+    text.to_owned()
+}
+
+fn issuer(node: &Node<'_>, listen: &str) -> String {
+    let Some(text) = node.text() else {
+        let own = format!("http://{listen}");
+        if check_issuer(&own).is_err() && !node.is_present() {
+            node.refuse("is required unless `listen` is a loopback address; give the https:// URL that clients use");
+        }
+        return own;
+    };
+    if let Err(message) = check_issuer(text) {
+        node.refuse(message);
+    }
+    text.to_owned()
+}
+
+/// An issuer identifier (RFC 8414 §2) that is also the base of every endpoint: scheme, host and port, nothing else.
+fn check_issuer(text: &str) -> Result<(), String> {
+    let (scheme, authority) = text.split_once("://").ok_or("must be a URL such as https://issuer.example")?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    if authority.is_empty() || !authority.bytes().all(plain) {
+        return Err("must be scheme, host and port only: no path, query, fragment, user or trailing slash".to_owned());
+    }
+    match scheme {
+        "https" => Ok(()),
+        "http" if is_loopback(authority) => Ok(()),
+        "http" => Err("must be https unless the host is a loopback address (RFC 8414 §2)".to_owned()),
+        _ => Err("must begin with https://".to_owned()),
+    }
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(host, _)| host),
+        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    };
+    host == "localhost" || IpAddr::from_str(host).is_ok_and(|address| address.is_loopback())
+}
+
+fn database(node: &Node<'_>) -> Location {
+    let parsed = Location::parse(node.text().unwrap_or(DEFAULT_DATABASE));
+    parsed.unwrap_or_else(|message| {
+        node.refuse(message);
+        Location::Sqlite(PathBuf::new())
+    })
+}
+
+fn tokens(node: Node<'_>) -> TokenSettings {
+    let section = node.object(&["lifetime", "maxLifetime", "clockSkew"]);
+    let max_lifetime_s = section.get("maxLifetime").seconds(3_600, 1, DAY_S);
+    let lifetime = section.get("lifetime");
+    let lifetime_s = lifetime.seconds(300.min(max_lifetime_s), 1, DAY_S);
+    refuse_longer(&lifetime, lifetime_s, max_lifetime_s);
+    // Told once, not again for each service that has the default.
+    let lifetime_s = lifetime_s.min(max_lifetime_s);
+    TokenSettings {
+        lifetime_s,
+        max_lifetime_s,
+        clock_skew_s: section.get("clockSkew").seconds(30, 0, MAX_CLOCK_SKEW_S),
+    }
+}
+
+/// A token must not outlive the time for which its key and its revocation are kept (I4).
+fn refuse_longer(node: &Node<'_>, lifetime_s: u64, max_lifetime_s: u64) {
+    if lifetime_s > max_lifetime_s {
+        node.refuse(format!(
+            "is {lifetime_s}s, longer than tokens.maxLifetime ({max_lifetime_s}s); shorten it or raise that"
+        ));
+    }
+}
+
+fn keys(node: Node<'_>, tokens: &TokenSettings) -> KeySettings {
+    let section = node.object(&["algorithm", "rotateEvery", "ackTimeout"]);
+    let name = section.get("algorithm");
+    let algorithm = name.text().map_or(Some(Algorithm::EdDsa), Algorithm::parse).unwrap_or_else(|| {
+        name.refuse("must be EdDSA, ES256 or RS256");
+        Algorithm::EdDsa
+    });
+    let ack_timeout_s = section.get("ackTimeout").seconds(60, 1, 3_600);
+    KeySettings { algorithm, rotate_every_s: rotate_every(&section.get("rotateEvery"), tokens), ack_timeout_s }
+}
+
+fn rotate_every(node: &Node<'_>, tokens: &TokenSettings) -> Option<u64> {
+    if node.raw().and_then(serde_json::Value::as_str) == Some("never") {
+        return None;
+    }
+    let every_s = node.seconds(DAY_S, 1, 365 * DAY_S);
+    let least_s = tokens.longest_life_s().div_ceil(MAX_DRAINING as u64 / 2);
+    if every_s < least_s {
+        node.refuse(format!(
+            "is {every_s}s, so that more than {MAX_DRAINING} old keys would have to be published at a time; \
+             use at least {least_s}s or lower tokens.maxLifetime"
+        ));
+    }
+    Some(every_s)
+}
+
+fn master_key(node: Node<'_>) -> MasterKeySource {
+    if !node.is_present() {
+        return MasterKeySource::Default;
+    }
+    let section = node.object(&["file"]);
+    section.get("file").required_text().map_or(MasterKeySource::Default, |path| MasterKeySource::File(path.into()))
+}
+
+fn bundle(node: Node<'_>) -> BundleSettings {
+    let section = node.object(&["notAfter", "pollTokens"]);
+    let mut poll_tokens = Vec::new();
+    for item in section.get("pollTokens").items() {
+        match item.text().map(SecretHash::of_configured) {
+            Some(Ok(hash)) => poll_tokens.push(hash),
+            Some(Err(message)) => item.refuse(message),
+            None => {}
+        }
+    }
+    BundleSettings { not_after_s: section.get("notAfter").seconds(3_600, 60, 7 * DAY_S), poll_tokens }
+}
+
+fn limits(node: Node<'_>) -> LimitSettings {
+    let section = node.object(&["requestsPerSecond", "failuresPerSecond", "connections"]);
+    let small = |node: Node<'_>, default: u64| u32::try_from(node.number(default, 1, 10_000_000)).unwrap_or(u32::MAX);
+    LimitSettings {
+        requests_per_second: small(section.get("requestsPerSecond"), 20_000),
+        failures_per_second: small(section.get("failuresPerSecond"), 20),
+        connections: usize::try_from(section.get("connections").number(20_000, 16, 1_000_000)).unwrap_or(usize::MAX),
+    }
+}
+
+fn services(node: &Node<'_>, tokens: &TokenSettings) -> Vec<Service> {
+    let mut seen = BTreeSet::new();
+    let mut services = Vec::new();
+    for item in node.items() {
+        let members = item.object(&["audience", "scopes", "lifetime", "introspectors"]);
+        let at = members.get("audience");
+        let Some(audience) = at.required_text() else { continue };
+        if let Err(message) = check_name(audience) {
+            at.refuse(message);
+        }
+        if !seen.insert(audience) {
+            at.refuse(format!("`{audience}` is described twice; merge the two services"));
+        }
+        services.push(service(&members, audience, tokens));
+    }
+    services
+}
+
+fn service(members: &Members<'_>, audience: &str, tokens: &TokenSettings) -> Service {
+    let lifetime = members.get("lifetime");
+    let lifetime_s = lifetime.seconds(tokens.lifetime_s, 1, DAY_S);
+    refuse_longer(&lifetime, lifetime_s, tokens.max_lifetime_s);
+    let scopes = members.get("scopes").texts(check_scope);
+    let introspectors = members.get("introspectors").texts(check_name);
+    Service { audience: audience.to_owned(), scopes, lifetime_s, introspectors }
+}
+
+fn refuse_unknown_introspectors(node: &Node<'_>, services: &[Service], clients: &[Client]) {
+    for service in services {
+        for name in service.introspectors.iter().filter(|name| clients.iter().all(|client| client.id != **name)) {
+            node.refuse(format!("service `{}` names introspector `{name}`, which is not a clientId", service.audience));
+        }
+    }
+}
+
+/// Names travel in tokens, headers and logs: printable ASCII without spaces, quotes or backslashes, at most 256 bytes.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let plain = name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
+    if plain && name.len() <= 256 {
+        return Ok(());
+    }
+    Err("must be at most 256 printable ASCII characters without spaces, quotes and backslashes".to_owned())
+}
+
+/// A scope token (RFC 6749 §3.3).
+pub(crate) fn check_scope(scope: &str) -> Result<(), String> {
+    check_name(scope).map_err(|_| {
+        "must be a scope: printable ASCII without spaces, quotes and backslashes (RFC 6749 §3.3)".to_owned()
+    })
+}

@@ -1,0 +1,204 @@
+//! How failures are answered: RFC 6749 §5.2 for OAuth endpoints, RFC 9457 for the others. The one file that turns an error
+//! into HTTP.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::bundle::SyncError;
+use crate::keys::SignerError;
+use crate::store::StoreError;
+
+/// A refusal of an OAuth endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OAuthError {
+    /// What kind.
+    pub kind: OAuthErrorKind,
+    /// For people: which parameter and what to do. Never with anything secret in it.
+    pub description: String,
+}
+
+/// The `error` codes that are used, and their status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OAuthErrorKind {
+    /// RFC 6749 §5.2.
+    InvalidRequest,
+    /// The body is too large.
+    TooLarge,
+    /// RFC 6749 §5.2: 401; with `Basic` in WWW-Authenticate if the client tried that.
+    InvalidClient {
+        /// Whether the Authorization header was used.
+        basic: bool,
+    },
+    /// RFC 6749 §5.2.
+    UnauthorizedClient,
+    /// RFC 6749 §5.2.
+    UnsupportedGrantType,
+    /// RFC 6749 §5.2.
+    InvalidScope,
+    /// RFC 8707 §2.
+    InvalidTarget,
+    /// RFC 7009 §2.2.1.
+    UnsupportedTokenType,
+    /// RFC 6750 §3.1: an administrator's verb without that right.
+    Forbidden,
+    /// Too many requests from one peer.
+    SlowDown,
+    /// The database or a key is away.
+    Unavailable,
+}
+
+impl OAuthErrorKind {
+    const fn code(self) -> (&'static str, StatusCode) {
+        match self {
+            Self::InvalidRequest => ("invalid_request", StatusCode::BAD_REQUEST),
+            Self::TooLarge => ("invalid_request", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::InvalidClient { .. } => ("invalid_client", StatusCode::UNAUTHORIZED),
+            Self::UnauthorizedClient => ("unauthorized_client", StatusCode::BAD_REQUEST),
+            Self::UnsupportedGrantType => ("unsupported_grant_type", StatusCode::BAD_REQUEST),
+            Self::InvalidScope => ("invalid_scope", StatusCode::BAD_REQUEST),
+            Self::InvalidTarget => ("invalid_target", StatusCode::BAD_REQUEST),
+            Self::UnsupportedTokenType => ("unsupported_token_type", StatusCode::BAD_REQUEST),
+            Self::Forbidden => ("insufficient_scope", StatusCode::FORBIDDEN),
+            Self::SlowDown => ("temporarily_unavailable", StatusCode::TOO_MANY_REQUESTS),
+            Self::Unavailable => ("temporarily_unavailable", StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+
+    /// A refusal of this kind.
+    #[must_use]
+    pub fn because(self, description: impl Into<String>) -> OAuthError {
+        OAuthError { kind: self, description: description.into() }
+    }
+}
+
+impl OAuthError {
+    /// The `error` code, for counters.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        self.kind.code().0
+    }
+}
+
+impl IntoResponse for OAuthError {
+    fn into_response(self) -> Response {
+        let (code, status) = self.kind.code();
+        let mut response =
+            (status, Json(json!({ "error": code, "error_description": self.description }))).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.kind {
+            OAuthErrorKind::InvalidClient { basic: true } => {
+                headers.insert(
+                    header::WWW_AUTHENTICATE,
+                    HeaderValue::from_static("Basic realm=\"meshseal\", charset=\"UTF-8\""),
+                );
+            }
+            OAuthErrorKind::SlowDown | OAuthErrorKind::Unavailable => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            OAuthErrorKind::InvalidRequest
+            | OAuthErrorKind::TooLarge
+            | OAuthErrorKind::InvalidClient { basic: false }
+            | OAuthErrorKind::UnauthorizedClient
+            | OAuthErrorKind::UnsupportedGrantType
+            | OAuthErrorKind::InvalidScope
+            | OAuthErrorKind::InvalidTarget
+            | OAuthErrorKind::UnsupportedTokenType
+            | OAuthErrorKind::Forbidden => {}
+        }
+        response
+    }
+}
+
+impl From<StoreError> for OAuthError {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "answered 503");
+        OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again")
+    }
+}
+
+impl From<SignerError> for OAuthError {
+    fn from(error: SignerError) -> Self {
+        tracing::error!(%error, "answered 503");
+        OAuthErrorKind::Unavailable.because("the issuer cannot sign now; try again")
+    }
+}
+
+/// A refusal of any other endpoint (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    status: StatusCode,
+    title: &'static str,
+    detail: String,
+}
+
+impl Problem {
+    /// 400: the request is wrong.
+    #[must_use]
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, title: "Bad request", detail: detail.into() }
+    }
+
+    /// 401: the request needs a bearer token.
+    #[must_use]
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, title: "Unauthorized", detail: detail.into() }
+    }
+
+    /// 404: there is no such thing.
+    #[must_use]
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, title: "Not found", detail: detail.into() }
+    }
+
+    /// 409: the request does not fit the state.
+    #[must_use]
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::CONFLICT, title: "Conflict", detail: detail.into() }
+    }
+
+    /// 503: try again.
+    #[must_use]
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, title: "Unavailable", detail: detail.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({ "type": "about:blank", "title": self.title, "status": self.status.as_u16(), "detail": self.detail });
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"meshseal\""));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "answered 503");
+        Self::unavailable("the issuer's database does not answer; try again")
+    }
+}
+
+impl From<SyncError> for Problem {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Store(error) => error.into(),
+            SyncError::Ahead => Self::conflict("`have` is newer than anything this issuer published"),
+            SyncError::Signer(error) => {
+                tracing::error!(%error, "answered 503");
+                Self::unavailable("the issuer cannot sign bundles now; try again")
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Form bodies, strictly: a parameter given twice is refused (RFC 6749 §3.2), an empty one counts as absent.
+
+use std::collections::BTreeMap;
+
+/// Largest body in bytes: an assertion of 16 KiB and some words beside it.
+pub(crate) const MAX_BODY_BYTES: usize = 32 * 1024;
+
+/// Most parameters of a request.
+const MAX_PARAMETERS: usize = 32;
+
+/// Why a body is not a form.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormError {
+    /// A parameter is given twice.
+    #[error("`{0}` is given twice; send it once")]
+    Repeated(String),
+    /// Too many parameters.
+    #[error("more than {MAX_PARAMETERS} parameters")]
+    TooMany,
+    /// Not text.
+    #[error("the body is not UTF-8 in application/x-www-form-urlencoded")]
+    NotText,
+    /// A JSON body that is not an object of texts.
+    #[error("the body must be a JSON object whose values are texts")]
+    NotTexts,
+}
+
+/// The parameters of a request.
+#[derive(Clone, Default)]
+pub struct Form(BTreeMap<String, String>);
+
+impl Form {
+    /// Reads `application/x-www-form-urlencoded`.
+    ///
+    /// # Errors
+    /// [`FormError`].
+    pub fn parse(body: &[u8]) -> Result<Self, FormError> {
+        std::str::from_utf8(body).map_err(|_| FormError::NotText)?;
+        Self::collect(form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), value.into_owned())))
+    }
+
+    /// Reads a JSON object of texts.
+    ///
+    /// # Errors
+    /// [`FormError`].
+    pub fn from_json(body: &[u8]) -> Result<Self, FormError> {
+        let map: BTreeMap<String, String> = serde_json::from_slice(body).map_err(|_| FormError::NotTexts)?;
+        Self::collect(map.into_iter())
+    }
+
+    fn collect(pairs: impl Iterator<Item = (String, String)>) -> Result<Self, FormError> {
+        let mut form = BTreeMap::new();
+        for (name, value) in pairs {
+            // What a replacement character stands for, two texts could mean.
+            if value.contains('\u{fffd}') {
+                return Err(FormError::NotText);
+            }
+            if form.len() >= MAX_PARAMETERS {
+                return Err(FormError::TooMany);
+            }
+            if form.contains_key(&name) {
+                return Err(FormError::Repeated(name.chars().filter(|letter| !letter.is_control()).take(64).collect()));
+            }
+            form.insert(name, value);
+        }
+        Ok(Self(form))
+    }
+
+    /// A parameter; an empty one is none (RFC 6749 §3.1).
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl std::fmt::Debug for Form {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values may be secrets.
+        out.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_parameters_and_broken_text_are_refused() {
+        assert_eq!(Form::parse(b"a=1&a=1").unwrap_err(), FormError::Repeated("a".into()));
+        assert_eq!(Form::parse(b"a=%ff").unwrap_err(), FormError::NotText);
+        assert_eq!(Form::parse(b"a=\xff").unwrap_err(), FormError::NotText);
+        assert_eq!(Form::parse(b"a=1&").unwrap().get("a"), Some("1"));
+        let many: String = (0..33).map(|at| format!("p{at}=1&")).collect();
+        assert_eq!(Form::parse(many.as_bytes()).unwrap_err(), FormError::TooMany);
+    }
+
+    #[test]
+    fn an_empty_parameter_is_none_and_debug_shows_no_values() {
+        let form = Form::parse(b"scope=&client_secret=hunter2").unwrap();
+        assert_eq!((form.get("scope"), form.get("client_secret")), (None, Some("hunter2")));
+        assert!(!format!("{form:?}").contains("hunter2"));
+    }
+}

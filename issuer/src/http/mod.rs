@@ -1,0 +1,9 @@
+//! HTTP plumbing that endpoints share: strict forms, the source of a request, and the server itself.
+
+mod endpoint;
+mod form;
+mod server;
+
+pub(crate) use endpoint::{Caller, OAuthRequest, authenticate, etagged, source_of};
+pub use form::{Form, FormError};
+pub use server::{Peer, serve};

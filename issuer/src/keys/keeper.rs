@@ -1,0 +1,296 @@
+//! Does what [`next_step`] says is due: at the start for a database without keys, then on schedule by the one replica that
+//! leads, and at once when a key is revoked. Every step is a compare-and-swap on the version, so that two can never do it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::lifecycle::is_wanted;
+use super::{
+    Facts, GenerateError, KeyChange, KeyPolicy, KeyRecord, KeyState, MasterKey, Purpose, Step, generate, next_step,
+};
+use crate::bundle::SETTLE_S;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::issuer::Issuer;
+use crate::revocation::{EpochKind, EpochRecord};
+use crate::store::{Change, Head, Store, StoreError};
+
+/// Seconds for which one replica leads before another may.
+const LEAD_S: u64 = 15;
+
+/// Most steps of one round; a rotation takes two.
+const STEPS_A_ROUND: usize = 8;
+
+/// Seconds between two looks for revocations to forget.
+const PRUNE_EVERY_S: u64 = 60;
+
+/// Why keys could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No key could be made.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+}
+
+/// Why a key was not revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// There is no such key.
+    #[error("there is no such key")]
+    Unknown,
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No key could be made to take its place.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+}
+
+/// How the keys of both purposes live, by configuration. `grace_s` is how long another replica may go on signing with a key
+/// after this one put it out of use.
+#[must_use]
+pub fn policies(config: &Config, grace_s: u64) -> [KeyPolicy; 2] {
+    let token = KeyPolicy {
+        purpose: Purpose::Token,
+        algorithm: config.keys.algorithm,
+        rotate_every_s: config.keys.rotate_every_s,
+        ack_timeout_s: config.keys.ack_timeout_s,
+        drain_s: config.tokens.longest_life_s().saturating_add(grace_s),
+    };
+    // The filter pins Ed25519 bundle keys; they change only when one is revoked.
+    let bundle =
+        KeyPolicy { purpose: Purpose::Bundle, algorithm: super::Algorithm::EdDsa, rotate_every_s: None, ..token };
+    [token, bundle]
+}
+
+/// Makes the keys that a new database lacks.
+///
+/// # Errors
+/// [`KeeperError`].
+pub async fn bootstrap(
+    store: &dyn Store,
+    master: &Arc<MasterKey>,
+    clock: &dyn Clock,
+    policies: &[KeyPolicy],
+) -> Result<(), KeeperError> {
+    loop {
+        let persisted = store.load().await?;
+        let now = clock.now();
+        let facts = Facts { now, keys: &persisted.keys, rotation_requested: None, settled: false, confirmed: 0 };
+        let due = policies.iter().find_map(|policy| next_step(policy, &facts).map(|step| (policy, step)));
+        let Some((policy, step)) = due else { return Ok(()) };
+        let change = perform(policy, step, persisted.version, now, master).await?;
+        match store.commit(&change, clock.now_ms()).await {
+            Ok(_) | Err(StoreError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The change that a step makes.
+async fn perform(
+    policy: &KeyPolicy,
+    step: Step,
+    version: u64,
+    now: u64,
+    master: &Arc<MasterKey>,
+) -> Result<Change, GenerateError> {
+    let enter = |kid: String, state: KeyState| KeyChange::Enter { kid, state, since: now };
+    let (keys, rotation_done) = match step {
+        Step::Generate(state) => (vec![KeyChange::Insert(make(policy, state, now, master).await?)], false),
+        Step::Promote { kid, from, .. } => {
+            let old = from.map(|from| enter(from, KeyState::Draining));
+            (old.into_iter().chain([enter(kid, KeyState::Active)]).collect(), policy.purpose == Purpose::Token)
+        }
+        Step::Retire(kid) => (vec![enter(kid, KeyState::Retired)], false),
+        Step::Delete(kid) => (vec![KeyChange::Delete { kid }], false),
+        Step::Full => (Vec::new(), false),
+    };
+    Ok(Change { expected_version: Some(version), keys, rotation_done, ..Change::default() })
+}
+
+/// Makes a key on a thread of its own: RSA takes up to a second.
+async fn make(
+    policy: &KeyPolicy,
+    state: KeyState,
+    now: u64,
+    master: &Arc<MasterKey>,
+) -> Result<KeyRecord, GenerateError> {
+    let (purpose, algorithm, master) = (policy.purpose, policy.algorithm, Arc::clone(master));
+    let made = tokio::task::spawn_blocking(move || generate(purpose, algorithm, state, now, &master)).await;
+    made.map_err(|_| GenerateError)?
+}
+
+/// The scheduled work of one replica.
+pub struct Keeper {
+    replica: String,
+    policies: [KeyPolicy; 2],
+    settled_at: u64,
+    leads_until: AtomicU64,
+    pruned_at: AtomicU64,
+    warned_at: AtomicU64,
+}
+
+impl Keeper {
+    /// Of a replica with this name that starts now. Without `heard_of_proxies` there is nobody to wait for after the start.
+    #[must_use]
+    pub fn new(replica: String, policies: [KeyPolicy; 2], now: u64, heard_of_proxies: bool) -> Self {
+        let settled_at = if heard_of_proxies { now.saturating_add(SETTLE_S) } else { now };
+        let zero = || AtomicU64::new(0);
+        Self { replica, policies, settled_at, leads_until: zero(), pruned_at: zero(), warned_at: zero() }
+    }
+
+    /// Does what is due, if this replica leads.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub async fn round(&self, issuer: &Issuer) -> Result<(), KeeperError> {
+        if !self.leads(issuer).await? {
+            return Ok(());
+        }
+        for _ in 0..STEPS_A_ROUND {
+            let head = issuer.publisher.refresh().await?;
+            if !self.step(issuer, head).await? {
+                break;
+            }
+        }
+        Ok(self.prune(issuer).await?)
+    }
+
+    /// Lets another replica lead at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn resign(&self, issuer: &Issuer) -> Result<(), StoreError> {
+        if self.leads_until.swap(0, Ordering::Relaxed) > 0 {
+            issuer.store.lead(&self.replica, issuer.clock.now(), 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn leads(&self, issuer: &Issuer) -> Result<bool, StoreError> {
+        let now = issuer.clock.now();
+        if now.saturating_add(LEAD_S * 2 / 3) <= self.leads_until.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let until = now.saturating_add(LEAD_S);
+        let leads = issuer.store.lead(&self.replica, now, until).await?;
+        self.leads_until.store(if leads { until } else { 0 }, Ordering::Relaxed);
+        Ok(leads)
+    }
+
+    /// One step, if one is due.
+    async fn step(&self, issuer: &Issuer, head: Head) -> Result<bool, KeeperError> {
+        let published = issuer.publisher.current();
+        let now = issuer.clock.now();
+        let settled = now >= self.settled_at;
+        let rotation_requested = head.rotation_requested;
+        let mut facts = Facts { now, keys: &published.keys, rotation_requested, settled, confirmed: 0 };
+        for policy in &self.policies {
+            facts.rotation_requested = rotation_requested.filter(|_| policy.purpose == Purpose::Token);
+            // Looking up proxies costs a query: only when the answer matters.
+            facts.confirmed = if is_wanted(policy, &facts) { issuer.live_proxies().await.confirmed() } else { 0 };
+            let Some(step) = next_step(policy, &facts) else { continue };
+            if step == Step::Full {
+                self.warn_full(now);
+                continue;
+            }
+            let change = perform(policy, step.clone(), published.version(), now, issuer.master()).await?;
+            return match issuer.publisher.commit(&change).await {
+                Ok(version) => {
+                    report(issuer, policy, &step, version);
+                    Ok(true)
+                }
+                Err(StoreError::Conflict) => Ok(true),
+                Err(error) => Err(error.into()),
+            };
+        }
+        Ok(false)
+    }
+
+    fn warn_full(&self, now: u64) {
+        if now >= self.warned_at.load(Ordering::Relaxed).saturating_add(PRUNE_EVERY_S) {
+            self.warned_at.store(now, Ordering::Relaxed);
+            tracing::warn!("a rotation waits: too many old keys still have living tokens");
+        }
+    }
+
+    async fn prune(&self, issuer: &Issuer) -> Result<(), StoreError> {
+        let now = issuer.clock.now();
+        if now < self.pruned_at.load(Ordering::Relaxed).saturating_add(PRUNE_EVERY_S) {
+            return Ok(());
+        }
+        self.pruned_at.store(now, Ordering::Relaxed);
+        issuer.store.forget_proxies(now.saturating_sub(60 * PRUNE_EVERY_S)).await?;
+        if issuer.publisher.current().prune_due.is_some_and(|due| due < now) {
+            issuer.publisher.commit(&Change { prune_before: Some(now), ..Change::default() }).await?;
+        }
+        Ok(())
+    }
+}
+
+fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
+    let purpose = policy.purpose.name();
+    match step {
+        Step::Generate(state) => tracing::info!(purpose, state = state.name(), version, "made a key"),
+        Step::Promote { kid, forced, .. } => {
+            issuer.metrics.rotations.increment();
+            if *forced {
+                issuer.metrics.forced_rotations.increment();
+                tracing::error!(
+                    purpose,
+                    kid,
+                    version,
+                    "rotated WITHOUT the confirmation of every live proxy: keys.ackTimeout is over"
+                );
+            } else {
+                tracing::info!(purpose, kid, version, "rotated: every live proxy has the key that signs now");
+            }
+        }
+        Step::Retire(kid) => tracing::info!(purpose, kid, version, "retired a key: nothing it signed is alive"),
+        Step::Delete(kid) => tracing::info!(purpose, kid, version, "deleted a key"),
+        Step::Full => {}
+    }
+}
+
+/// Takes a key out of use at once: it leaves the bundle and signs no more; the standby takes its place, confirmed or not.
+///
+/// # Errors
+/// [`RevokeError`].
+pub async fn revoke(issuer: &Issuer, kid: &str) -> Result<u64, RevokeError> {
+    loop {
+        issuer.publisher.refresh().await?;
+        let published = issuer.publisher.current();
+        let key = published.keys.iter().find(|key| key.kid == kid).ok_or(RevokeError::Unknown)?;
+        let now = issuer.clock.now();
+        let enter = |kid: &str, state: KeyState| KeyChange::Enter { kid: kid.to_owned(), state, since: now };
+        let mut keys = vec![enter(kid, KeyState::Retired)];
+        if key.state == KeyState::Active {
+            let same = |other: &&KeyRecord| other.purpose == key.purpose && other.state == KeyState::Next;
+            let policy = policies(&issuer.config, 0).into_iter().find(|policy| policy.purpose == key.purpose);
+            keys.push(match (published.keys.iter().find(same), policy) {
+                (Some(standby), _) => enter(&standby.kid, KeyState::Active),
+                (None, Some(policy)) => KeyChange::Insert(make(&policy, KeyState::Active, now, issuer.master()).await?),
+                (None, None) => return Err(RevokeError::Unknown),
+            });
+        }
+        let epochs = if key.purpose == Purpose::Token { vec![key_epoch(issuer, kid, now)] } else { Vec::new() };
+        let change = Change { expected_version: Some(published.version()), keys, epochs, ..Change::default() };
+        match issuer.publisher.commit(&change).await {
+            Err(StoreError::Conflict) => {}
+            committed => {
+                issuer.keeper_wanted.notify_one();
+                return Ok(committed?);
+            }
+        }
+    }
+}
+
+fn key_epoch(issuer: &Issuer, kid: &str, now: u64) -> EpochRecord {
+    let before = now.saturating_add(1);
+    let expires_at = before.saturating_add(issuer.config.tokens.longest_life_s());
+    EpochRecord { kind: EpochKind::Kid, name: kid.to_owned(), before, expires_at }
+}

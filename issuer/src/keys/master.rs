@@ -1,0 +1,183 @@
+//! The key that encrypts the others at rest (I27): 32 bytes, from a file or the environment, never in the database.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use crate::config::MasterKeySource;
+use crate::store::{Location, Store, StoreError};
+
+/// The environment variable that holds the master key in base64.
+pub const MASTER_KEY_VARIABLE: &str = "MESHSEAL_MASTER_KEY";
+
+const LENGTH: usize = 32;
+const CHECK: &str = "master-key-check";
+
+/// Why there is no master key.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterKeyError {
+    /// The file cannot be read or written.
+    #[error("master key file {path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Not 32 bytes of base64.
+    #[error("{0}: the master key must be 32 bytes in base64 (openssl rand -base64 32)")]
+    Form(String),
+    /// None was given, and none may be made.
+    #[error(
+        "no master key: set {MASTER_KEY_VARIABLE} or `masterKey.file` to 32 bytes in base64 (openssl rand -base64 32){0}"
+    )]
+    Missing(&'static str),
+    /// Another key than the one that the database was made with.
+    #[error("the master key does not open this database: it was made with another one; give that one back")]
+    Wrong,
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system gives no randomness, or refuses the cipher.
+    #[error("cryptography failed")]
+    Crypto,
+}
+
+/// Seals and opens private keys with AES-256-GCM; the name of what is sealed is authenticated with it.
+pub struct MasterKey(RandomizedNonceKey);
+
+impl MasterKey {
+    /// Finds the key, or makes a file for it if state is new and kept in a SQLite file, and proves that it fits the database.
+    ///
+    /// # Errors
+    /// [`MasterKeyError`].
+    pub async fn obtain(
+        source: &MasterKeySource,
+        location: &Location,
+        store: &dyn Store,
+    ) -> Result<Self, MasterKeyError> {
+        // Version 0: no key was ever made, so none can become unreadable.
+        let is_new = store.head().await?.version == 0;
+        let key = Self::from_base64(&find(source, location, is_new)?, "master key")?;
+        let kept = store.constant(CHECK, &STANDARD.encode(key.seal(CHECK, CHECK.as_bytes())?)).await?;
+        let opened = STANDARD.decode(kept).ok().and_then(|sealed| key.open(CHECK, &sealed));
+        if opened.is_some() { Ok(key) } else { Err(MasterKeyError::Wrong) }
+    }
+
+    /// Reads 32 bytes of base64; `origin` is named in the error.
+    ///
+    /// # Errors
+    /// [`MasterKeyError::Form`].
+    pub fn from_base64(text: &str, origin: &str) -> Result<Self, MasterKeyError> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim()).unwrap_or_default());
+        if bytes.len() != LENGTH {
+            return Err(MasterKeyError::Form(origin.to_owned()));
+        }
+        RandomizedNonceKey::new(&AES_256_GCM, &bytes).map(Self).map_err(|_| MasterKeyError::Crypto)
+    }
+
+    /// Nonce ‖ ciphertext ‖ tag.
+    ///
+    /// # Errors
+    /// [`MasterKeyError::Crypto`].
+    pub fn seal(&self, name: &str, secret: &[u8]) -> Result<Vec<u8>, MasterKeyError> {
+        let mut sealed = secret.to_vec();
+        let aad = Aad::from(name.as_bytes());
+        let nonce = self.0.seal_in_place_append_tag(aad, &mut sealed).map_err(|_| MasterKeyError::Crypto)?;
+        sealed.splice(..0, nonce.as_ref().iter().copied());
+        Ok(sealed)
+    }
+
+    /// What was sealed under this name; `None` when it was not, or not with this key.
+    #[must_use]
+    pub fn open(&self, name: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut text = Zeroizing::new(text.to_vec());
+        let opened =
+            self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(name.as_bytes()), &mut text).ok()?;
+        Some(Zeroizing::new(opened.to_vec()))
+    }
+}
+
+fn find(source: &MasterKeySource, location: &Location, is_new: bool) -> Result<Zeroizing<String>, MasterKeyError> {
+    let path = match (source, location.file()) {
+        (MasterKeySource::File(path), _) => path.clone(),
+        (MasterKeySource::Default, file) => {
+            if let Ok(text) = std::env::var(MASTER_KEY_VARIABLE) {
+                return Ok(Zeroizing::new(text));
+            }
+            let Some(file) = file else {
+                return Err(MasterKeyError::Missing(
+                    "; with PostgreSQL none is made, since all replicas need the same",
+                ));
+            };
+            file.with_extension("master.key")
+        }
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound && is_new && location.file().is_some() => make(&path),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let error =
+                std::io::Error::new(ErrorKind::NotFound, "not found, and the database was made with one; give it back");
+            Err(MasterKeyError::File { path, error })
+        }
+        Err(error) => Err(MasterKeyError::File { path, error }),
+    }
+}
+
+/// Makes a key file that only its owner may read. Never replaces one.
+fn make(path: &Path) -> Result<Zeroizing<String>, MasterKeyError> {
+    let mut bytes = Zeroizing::new([0; LENGTH]);
+    aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| MasterKeyError::Crypto)?;
+    let text = Zeroizing::new(STANDARD.encode(bytes.as_ref()) + "\n");
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written =
+        options.open(path).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(|error| MasterKeyError::File { path: path.to_owned(), error })?;
+    tracing::info!(path = %path.display(), "made a master key file; keep a copy of it with the backups");
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> MasterKey {
+        MasterKey::from_base64(&STANDARD.encode([byte; 32]), "test").unwrap()
+    }
+
+    #[test]
+    fn only_the_same_key_and_name_open_what_was_sealed() {
+        let sealed = key(1).seal("kid-1", b"private").unwrap();
+        assert_eq!(key(1).open("kid-1", &sealed).unwrap().as_slice(), b"private");
+        assert!(key(2).open("kid-1", &sealed).is_none(), "another master key");
+        assert!(key(1).open("kid-2", &sealed).is_none(), "a row moved to another kid");
+        for at in 0..sealed.len() {
+            let mut broken = sealed.clone();
+            broken[at] ^= 1;
+            assert!(key(1).open("kid-1", &broken).is_none(), "byte {at} flipped");
+        }
+        assert!(key(1).open("kid-1", &sealed[..11]).is_none(), "shorter than a nonce");
+    }
+
+    #[test]
+    fn sealing_twice_gives_two_texts() {
+        assert_ne!(key(1).seal("kid", b"x").unwrap(), key(1).seal("kid", b"x").unwrap());
+    }
+
+    #[test]
+    fn anything_but_32_bytes_of_base64_is_refused() {
+        for text in ["", "abc", &STANDARD.encode([0; 31]), &STANDARD.encode([0; 33]), "not base64 at all!"] {
+            assert!(matches!(MasterKey::from_base64(text, "x"), Err(MasterKeyError::Form(_))), "{text}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Signing keys and their life: generate → publish → confirmed by every live proxy → sign → drain → retire → delete.
+
+mod algorithm;
+mod generate;
+mod keeper;
+mod lifecycle;
+mod master;
+mod record;
+mod signer;
+
+pub use algorithm::Algorithm;
+pub use generate::{GenerateError, generate};
+pub use keeper::{Keeper, KeeperError, RevokeError, bootstrap, policies, revoke};
+pub use lifecycle::{Facts, KeyPolicy, MAX_DRAINING, Step, next_step};
+pub use master::{MASTER_KEY_VARIABLE, MasterKey, MasterKeyError};
+pub use record::{KeyChange, KeyRecord, KeyState, Purpose};
+pub use signer::{Signer, SignerError};

@@ -1,0 +1,135 @@
+//! A key as it is kept.
+
+use std::fmt;
+
+/// What a key signs. Tokens and bundles never share one (I7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Access tokens.
+    Token,
+    /// Trust bundles: pinned by every proxy.
+    Bundle,
+}
+
+impl Purpose {
+    /// By name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Token, Self::Bundle].into_iter().find(|purpose| purpose.name() == name)
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Bundle => "bundle",
+        }
+    }
+}
+
+/// Where a key is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// Published, not signing yet: takes over at a rotation, or at once when the active key is revoked.
+    Next,
+    /// Signs.
+    Active,
+    /// Signs no more, its private half is destroyed; its last tokens may still live.
+    Draining,
+    /// Published no more; kept for the record.
+    Retired,
+}
+
+impl KeyState {
+    const ALL: [Self; 4] = [Self::Next, Self::Active, Self::Draining, Self::Retired];
+
+    /// By name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// Whether a key here signs, or may one day.
+    #[must_use]
+    pub const fn may_sign(self) -> bool {
+        matches!(self, Self::Next | Self::Active)
+    }
+
+    /// As proxies are told; `None` for what they are not told.
+    #[must_use]
+    pub const fn published(self) -> Option<meshseal_core::bundle::KeyState> {
+        match self {
+            Self::Next => Some(meshseal_core::bundle::KeyState::Next),
+            Self::Active => Some(meshseal_core::bundle::KeyState::Active),
+            Self::Draining => Some(meshseal_core::bundle::KeyState::Draining),
+            Self::Retired => None,
+        }
+    }
+}
+
+/// A key as it is kept: the private half sealed under the master key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// RFC 7638 thumbprint.
+    pub kid: String,
+    /// What it signs.
+    pub purpose: Purpose,
+    /// How it signs.
+    pub algorithm: super::Algorithm,
+    /// Where it is in its life.
+    pub state: KeyState,
+    /// Since when it is there, Unix seconds.
+    pub since: u64,
+    /// The first bundle version that carried it.
+    pub published: u64,
+    /// The public JWK as JSON, with `kid`, `alg` and `use`.
+    pub public_jwk: String,
+    /// The private half (PKCS#8), sealed; gone once it will not sign again.
+    pub sealed: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for KeyRecord {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kid, purpose, algorithm, state, since, published, .. } = self;
+        write!(
+            out,
+            "{} {} {kid} {} since {since}, published in {published}",
+            purpose.name(),
+            algorithm.name(),
+            state.name()
+        )
+    }
+}
+
+/// One step in the life of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// A new key. Its `published` is set by the store to the version that this change makes.
+    Insert(KeyRecord),
+    /// Enters another state; the private half is destroyed if it will not sign there.
+    Enter {
+        /// Which.
+        kid: String,
+        /// Where to.
+        state: KeyState,
+        /// When, Unix seconds.
+        since: u64,
+    },
+    /// Is forgotten.
+    Delete {
+        /// Which.
+        kid: String,
+    },
+}

@@ -1,0 +1,132 @@
+//! A private key in memory, ready to sign. The library wipes it when it is dropped.
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::{Algorithm, KeyRecord, MasterKey};
+
+/// Why a key cannot sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignerError {
+    /// The private half is destroyed.
+    #[error("the private half of the key is destroyed")]
+    Destroyed,
+    /// The master key does not open it, or the row was tampered with.
+    #[error("the private half of the key cannot be decrypted")]
+    Sealed,
+    /// Not a key of its algorithm.
+    #[error("the private half is not a key of its algorithm")]
+    Malformed,
+    /// It signs, but what it signs does not verify.
+    #[error("the key failed its self-test")]
+    SelfTest,
+    /// The library refused to sign.
+    #[error("signing failed")]
+    Signing,
+}
+
+enum Private {
+    EdDsa(Ed25519KeyPair),
+    Es256(EcdsaKeyPair),
+    Rs256(RsaKeyPair),
+}
+
+/// A key that signs.
+pub struct Signer {
+    kid: String,
+    algorithm: Algorithm,
+    private: Private,
+    random: SystemRandom,
+    /// The encoded header of an access token and the dot after it.
+    token_header: String,
+}
+
+impl Signer {
+    /// Opens a kept key and tests that what it signs verifies (I27).
+    ///
+    /// # Errors
+    /// [`SignerError`].
+    pub fn open(record: &KeyRecord, master: &MasterKey) -> Result<Self, SignerError> {
+        let sealed = record.sealed.as_ref().ok_or(SignerError::Destroyed)?;
+        let pkcs8 = master.open(&record.kid, sealed).ok_or(SignerError::Sealed)?;
+        Self::from_pkcs8(record.kid.clone(), record.algorithm, &pkcs8)
+    }
+
+    /// Reads a PKCS#8 document and tests that what it signs verifies.
+    ///
+    /// # Errors
+    /// [`SignerError`].
+    pub fn from_pkcs8(kid: String, algorithm: Algorithm, pkcs8: &[u8]) -> Result<Self, SignerError> {
+        let private = match algorithm {
+            Algorithm::EdDsa => Ed25519KeyPair::from_pkcs8(pkcs8).map(Private::EdDsa),
+            Algorithm::Es256 => {
+                EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map(Private::Es256)
+            }
+            Algorithm::Rs256 => RsaKeyPair::from_pkcs8(pkcs8).map(Private::Rs256),
+        };
+        let header = format!(r#"{{"alg":"{}","kid":"{kid}","typ":"at+jwt"}}"#, algorithm.name());
+        let token_header = URL_SAFE_NO_PAD.encode(header) + ".";
+        let private = private.map_err(|_| SignerError::Malformed)?;
+        let signer = Self { kid, algorithm, private, random: SystemRandom::new(), token_header };
+        signer.self_test()?;
+        Ok(signer)
+    }
+
+    fn self_test(&self) -> Result<(), SignerError> {
+        let message = b"meshseal self-test";
+        let signature = self.sign(message)?;
+        let (algorithm, public): (&'static dyn signature::VerificationAlgorithm, &[u8]) = match &self.private {
+            Private::EdDsa(pair) => (&signature::ED25519, pair.public_key().as_ref()),
+            Private::Es256(pair) => (&signature::ECDSA_P256_SHA256_FIXED, pair.public_key().as_ref()),
+            Private::Rs256(pair) => (&signature::RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref()),
+        };
+        UnparsedPublicKey::new(algorithm, public).verify(message, &signature).map_err(|_| SignerError::SelfTest)
+    }
+
+    /// The key id.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The algorithm.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The signature as JOSE has it (RFC 7518 §3, RFC 8037 §3.1).
+    ///
+    /// # Errors
+    /// [`SignerError::Signing`].
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignerError> {
+        match &self.private {
+            Private::EdDsa(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+            Private::Es256(pair) => pair
+                .sign(&self.random, message)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(|_| SignerError::Signing),
+            Private::Rs256(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&signature::RSA_PKCS1_SHA256, &self.random, message, &mut signature)
+                    .map_err(|_| SignerError::Signing)?;
+                Ok(signature)
+            }
+        }
+    }
+
+    /// An access token with these claims (JSON), RFC 9068 §2.1.
+    ///
+    /// # Errors
+    /// [`SignerError::Signing`].
+    pub fn token(&self, claims: &[u8]) -> Result<String, SignerError> {
+        let mut token = self.token_header.clone();
+        URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+        let signature = self.sign(token.as_bytes())?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Ok(token)
+    }
+}

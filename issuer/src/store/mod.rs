@@ -1,0 +1,103 @@
+//! What the issuer must remember: keys, revocations, leases and which proxy has what. One trait, kept small, behind which a
+//! SQLite file or a PostgreSQL server does the work. Nothing here is touched for each token.
+
+mod location;
+mod open;
+mod rows;
+mod schema;
+mod sql;
+
+pub use location::Location;
+pub use open::{OpenError, open};
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+
+use crate::bundle::ProxyRecord;
+use crate::keys::{KeyChange, KeyRecord};
+use crate::revocation::{EpochRecord, RevokedToken};
+
+/// Why the store did not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else changed the state first: look again.
+    #[error("the state changed meanwhile")]
+    Conflict,
+    /// The database cannot be reached or does not answer. Whether a change was made is unknown; all changes may be repeated.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// The few words that are looked at all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Version of keys and revocations.
+    pub version: u64,
+    /// When a rotation of the signing key was asked for (Unix seconds), until it is done.
+    pub rotation_requested: Option<u64>,
+}
+
+/// All that the trust bundle is made of, as of one version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Persisted {
+    /// Version of all the rest.
+    pub version: u64,
+    /// Keys in every state, oldest first.
+    pub keys: Vec<KeyRecord>,
+    /// Tokens revoked one by one.
+    pub revoked: Vec<RevokedToken>,
+    /// "Issued before" revocations.
+    pub epochs: Vec<EpochRecord>,
+}
+
+/// A change of what the trust bundle is made of: applied whole or not at all, and with it the version rises.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Only if this is still the version (compare and swap).
+    pub expected_version: Option<u64>,
+    /// Key steps, in order.
+    pub keys: Vec<KeyChange>,
+    /// Tokens to revoke.
+    pub revoke: Vec<RevokedToken>,
+    /// Epochs to raise; an epoch never falls.
+    pub epochs: Vec<EpochRecord>,
+    /// Forget that a rotation was asked for.
+    pub rotation_done: bool,
+    /// Forget revocations that no living token can need after this time (Unix seconds).
+    pub prune_before: Option<u64>,
+}
+
+/// The one door to the database.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Version and requests. Cheap: called several times a second.
+    async fn head(&self) -> Result<Head, StoreError>;
+
+    /// Everything the trust bundle is made of, consistent.
+    async fn load(&self) -> Result<Persisted, StoreError>;
+
+    /// Applies a change; the new version is `max(previous + 1, now_ms)`.
+    async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError>;
+
+    /// Notes that a rotation of the signing key is wanted since `now` (Unix seconds), unless it already is.
+    async fn request_rotation(&self, now: u64) -> Result<(), StoreError>;
+
+    /// Takes so many token indices that nobody else ever gets.
+    async fn lease_indices(&self, count: u64) -> Result<Range<u64>, StoreError>;
+
+    /// Becomes or stays the replica that does scheduled work until the given time; false while another one is.
+    async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError>;
+
+    /// Writes what proxies have confirmed; an older sighting never replaces a newer one.
+    async fn save_proxies(&self, proxies: &[ProxyRecord]) -> Result<(), StoreError>;
+
+    /// Proxies seen at or after this time (Unix seconds).
+    async fn proxies(&self, since: u64) -> Result<Vec<ProxyRecord>, StoreError>;
+
+    /// Forgets proxies not seen since this time (Unix seconds).
+    async fn forget_proxies(&self, before: u64) -> Result<(), StoreError>;
+
+    /// The value kept under this name; the given one is kept if there was none.
+    async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError>;
+}

@@ -1,0 +1,173 @@
+//! Opening the database: a file that is not ours, not whole or too new is refused before anything is written to it.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::{AnyPool, AssertSqlSafe, Executor as _, Row as _};
+
+use super::sql::SqlStore;
+use super::{Location, Store, schema};
+
+/// Why the database is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Cannot be reached, read or written.
+    #[error("{location}: {error}")]
+    Unreachable {
+        /// Which.
+        location: Location,
+        /// What the system or the driver said.
+        error: String,
+    },
+    /// Not ours, damaged, or made by a newer program. Nothing was changed.
+    #[error("{location}: {reason}. Nothing was changed")]
+    Refused {
+        /// Which.
+        location: Location,
+        /// What it is instead, and the remedy.
+        reason: String,
+    },
+}
+
+/// Opens the database and brings its tables up to date.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn open(location: &Location) -> Result<Arc<dyn Store>, OpenError> {
+    let unreachable = |error: String| OpenError::Unreachable { location: location.clone(), error };
+    if let Some(path) = location.file() {
+        check_file(path).map_err(|problem| problem.at(location))?;
+    }
+    sqlx::any::install_default_drivers();
+    let pool = connect(location).await.map_err(|error| unreachable(error.to_string()))?;
+    prepare(&pool, location).await.map_err(|problem| problem.at(location))?;
+    let store = SqlStore::new(pool, location).map_err(|error| unreachable(error.to_string()))?;
+    Ok(Arc::new(store))
+}
+
+enum Problem {
+    Unreachable(String),
+    Refused(String),
+}
+
+impl Problem {
+    fn at(self, location: &Location) -> OpenError {
+        let location = location.clone();
+        match self {
+            Self::Unreachable(error) => OpenError::Unreachable { location, error },
+            Self::Refused(reason) => OpenError::Refused { location, reason },
+        }
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+/// Looks at a SQLite file's header (<https://sqlite.org/fileformat.html> §1.3) without opening it as a database, which might
+/// already write to it. Tables are made before the write-ahead log is switched on, so that the header always tells.
+fn check_file(path: &Path) -> Result<(), Problem> {
+    let mut header = Vec::new();
+    match File::open(path).and_then(|file| file.take(100).read_to_end(&mut header)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Problem::Unreachable(error.to_string())),
+        Ok(0) => return Ok(()),
+        Ok(_) => {}
+    }
+    let refused = |reason: String| Err(Problem::Refused(reason));
+    if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
+        return refused("this is not a SQLite file; name another file in `database`".to_owned());
+    }
+    let number =
+        |at: usize| header.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    let (version, application) = (number(60), number(68));
+    if application != schema::APPLICATION_ID {
+        return refused("this SQLite file belongs to another program; name another file in `database`".to_owned());
+    }
+    if version > schema::NEWEST {
+        return refused(format!(
+            "made by a newer meshseal (schema {version}, known here {}); upgrade this one",
+            schema::NEWEST
+        ));
+    }
+    Ok(())
+}
+
+async fn connect(location: &Location) -> Result<AnyPool, sqlx::Error> {
+    // One connection suffices for a file and spares waiting for its lock; busy_timeout is the driver's 5 s.
+    let connections = if location.file().is_some() { 1 } else { 8 };
+    let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(3));
+    options.idle_timeout(None).max_lifetime(None).connect(&location.url()).await
+}
+
+async fn prepare(pool: &AnyPool, location: &Location) -> Result<(), Problem> {
+    if location.file().is_none() {
+        return migrate_postgres(pool).await;
+    }
+    let damaged =
+        |error: sqlx::Error| Problem::Refused(format!("the file is damaged ({error}); restore it from a backup"));
+    let found: String = sqlx::query("PRAGMA quick_check(1)").fetch_one(pool).await.map_err(damaged)?.try_get(0)?;
+    if found != "ok" {
+        return Err(Problem::Refused(format!("the file is damaged ({found}); restore it from a backup")));
+    }
+    migrate_sqlite(pool).await?;
+    // FULL: a revocation that was answered for must survive a power cut.
+    pool.execute("PRAGMA journal_mode = WAL").await?;
+    pool.execute("PRAGMA synchronous = FULL").await?;
+    Ok(())
+}
+
+async fn migrate_sqlite(pool: &AnyPool) -> Result<(), Problem> {
+    let have: i64 = sqlx::query("PRAGMA user_version").fetch_one(pool).await?.try_get(0)?;
+    let have = u32::try_from(have).unwrap_or(u32::MAX);
+    let mut change = pool.begin().await?;
+    apply_steps(&mut change, have, "BLOB").await?;
+    let marks = format!("PRAGMA application_id = {}; PRAGMA user_version = {}", schema::APPLICATION_ID, schema::NEWEST);
+    change.execute(AssertSqlSafe(marks)).await?;
+    change.commit().await?;
+    Ok(())
+}
+
+async fn migrate_postgres(pool: &AnyPool) -> Result<(), Problem> {
+    let mut change = pool.begin().await?;
+    // Replicas that start together take turns.
+    change.execute(AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({})", schema::APPLICATION_ID))).await?;
+    let exists: bool =
+        sqlx::query("SELECT to_regclass('meshseal_meta') IS NOT NULL").fetch_one(&mut *change).await?.try_get(0)?;
+    let have = if exists { postgres_schema(&mut change).await? } else { 0 };
+    if have > schema::NEWEST {
+        let reason =
+            format!("made by a newer meshseal (schema {have}, known here {}); upgrade this one", schema::NEWEST);
+        return Err(Problem::Refused(reason));
+    }
+    apply_steps(&mut change, have, "BYTEA").await?;
+    let mark =
+        "INSERT INTO meshseal_meta VALUES ('schema', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    sqlx::query(mark).bind(schema::NEWEST.to_string()).execute(&mut *change).await?;
+    change.commit().await?;
+    Ok(())
+}
+
+async fn postgres_schema(change: &mut sqlx::AnyConnection) -> Result<u32, Problem> {
+    let foreign = || {
+        Problem::Refused("a table `meshseal_meta` of another program is in the way; use another database".to_owned())
+    };
+    let query = sqlx::query("SELECT value FROM meshseal_meta WHERE name = 'schema'");
+    let row = query.fetch_optional(change).await.map_err(|_| foreign())?.ok_or_else(foreign)?;
+    let value: String = row.try_get(0).map_err(|_| foreign())?;
+    value.parse().map_err(|_| foreign())
+}
+
+async fn apply_steps(change: &mut sqlx::AnyConnection, have: u32, blob: &str) -> Result<(), sqlx::Error> {
+    let have = usize::try_from(have).unwrap_or(usize::MAX);
+    for statement in schema::STEPS.iter().skip(have).copied().flatten() {
+        change.execute(AssertSqlSafe(statement.replace("{blob}", blob))).await?;
+    }
+    Ok(())
+}

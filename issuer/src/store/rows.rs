@@ -1,0 +1,70 @@
+//! Between rows and values. Databases have no unsigned 64-bit integers; times, versions and indices fit in 63 bits.
+
+use sqlx::any::AnyRow;
+use sqlx::{Error, Row as _};
+
+use super::{Head, StoreError};
+use crate::bundle::ProxyRecord;
+use crate::keys::{Algorithm, KeyRecord, KeyState, Purpose};
+use crate::revocation::{EpochKind, EpochRecord, RevokedToken};
+
+/// As the database has it; what does not fit is as large as can be.
+pub(super) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, Error> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+}
+
+/// A word of ours that must be one of a few.
+fn word<T>(row: &AnyRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
+    let text: String = row.try_get(column)?;
+    parse(&text).ok_or_else(|| Error::Decode(format!("column {column} holds `{text}`").into()))
+}
+
+pub(super) fn head(row: &AnyRow) -> Result<Head, Error> {
+    let requested: Option<i64> = row.try_get("rotation_requested")?;
+    Ok(Head { version: unsigned(row, "version")?, rotation_requested: requested.and_then(|at| u64::try_from(at).ok()) })
+}
+
+pub(super) fn key(row: &AnyRow) -> Result<KeyRecord, Error> {
+    Ok(KeyRecord {
+        kid: row.try_get("kid")?,
+        purpose: word(row, "purpose", Purpose::parse)?,
+        algorithm: word(row, "algorithm", Algorithm::parse)?,
+        state: word(row, "state", KeyState::parse)?,
+        since: unsigned(row, "since")?,
+        published: unsigned(row, "published")?,
+        public_jwk: row.try_get("public_jwk")?,
+        sealed: row.try_get("sealed")?,
+    })
+}
+
+pub(super) fn revoked(row: &AnyRow) -> Result<RevokedToken, Error> {
+    Ok(RevokedToken { index: unsigned(row, "token_index")?, expires_at: unsigned(row, "expires_at")? })
+}
+
+pub(super) fn epoch(row: &AnyRow) -> Result<EpochRecord, Error> {
+    Ok(EpochRecord {
+        kind: word(row, "kind", EpochKind::parse)?,
+        name: row.try_get("name")?,
+        before: unsigned(row, "before")?,
+        expires_at: unsigned(row, "expires_at")?,
+    })
+}
+
+pub(super) fn proxy(row: &AnyRow) -> Result<ProxyRecord, Error> {
+    Ok(ProxyRecord {
+        worker: row.try_get("worker")?,
+        node: row.try_get("node")?,
+        version: unsigned(row, "version")?,
+        seen_at: unsigned(row, "seen_at")?,
+    })
+}
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}

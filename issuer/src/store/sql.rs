@@ -1,0 +1,272 @@
+//! The store in SQL that SQLite and PostgreSQL both understand.
+
+use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Error, query};
+
+use super::rows::{self, signed, unsigned};
+use super::{Change, Head, Location, Persisted, Store, StoreError};
+use crate::bundle::ProxyRecord;
+use crate::keys::{KeyChange, KeyRecord};
+use crate::revocation::{EpochRecord, RevokedToken};
+
+/// Longest that anything may take: a server that vanished without closing its connections would hold us for minutes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Rows written by one statement. SQLite takes 32 766 parameters, PostgreSQL 65 535; a row has up to 4.
+const ROWS_PER_STATEMENT: usize = 500;
+
+/// Readings tried before giving up on a moment without a change in between.
+const LOAD_ATTEMPTS: u32 = 20;
+
+pub(super) struct SqlStore {
+    pool: AnyPool,
+    file: Option<DataFile>,
+}
+
+/// Which file was opened. SQLite would go on writing to a file that was deleted or replaced, and what it wrote would be lost.
+struct DataFile {
+    path: PathBuf,
+    identity: FileIdentity,
+}
+
+type FileIdentity = (u64, u64);
+
+#[cfg(unix)]
+fn identity(path: &std::path::Path) -> std::io::Result<FileIdentity> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+impl SqlStore {
+    pub(super) fn new(pool: AnyPool, location: &Location) -> std::io::Result<Self> {
+        let file = location
+            .file()
+            .map(|path| Ok::<_, std::io::Error>(DataFile { path: path.into(), identity: identity(path)? }));
+        Ok(Self { pool, file: file.transpose()? })
+    }
+
+    /// Runs something in time, on the file that was opened.
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+        if let Some(file) = &self.file
+            && !identity(&file.path).is_ok_and(|now| now == file.identity)
+        {
+            return Err(StoreError::Unavailable(format!("{} was removed or replaced", file.path.display())));
+        }
+        let slow = |_| StoreError::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()));
+        tokio::time::timeout(PATIENCE, work).await.map_err(slow)?
+    }
+
+    async fn all<T>(&self, sql: &'static str, read: fn(&AnyRow) -> Result<T, Error>) -> Result<Vec<T>, StoreError> {
+        let rows = query(sql).fetch_all(&self.pool).await?;
+        Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
+    }
+
+    async fn read_head(&self) -> Result<Head, StoreError> {
+        let row =
+            query("SELECT version, rotation_requested FROM meshseal_state WHERE id = 1").fetch_one(&self.pool).await?;
+        Ok(rows::head(&row)?)
+    }
+
+    /// Reads until the version was the same before and after.
+    async fn read_all(&self) -> Result<Persisted, StoreError> {
+        for _ in 0..LOAD_ATTEMPTS {
+            let version = self.read_head().await?.version;
+            let persisted = Persisted {
+                version,
+                keys: self.all("SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
+                revoked: self.all("SELECT * FROM meshseal_revoked", rows::revoked).await?,
+                epochs: self.all("SELECT * FROM meshseal_epochs", rows::epoch).await?,
+            };
+            if self.read_head().await?.version == version {
+                return Ok(persisted);
+            }
+        }
+        Err(StoreError::Unavailable("the state changes faster than it can be read".to_owned()))
+    }
+
+    async fn write(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let version = next_version(&mut transaction, change, now_ms).await?;
+        for step in &change.keys {
+            change_key(&mut transaction, step, version).await?;
+        }
+        revoke(&mut transaction, &change.revoke).await?;
+        raise(&mut transaction, &change.epochs).await?;
+        if let Some(before) = change.prune_before {
+            query("DELETE FROM meshseal_revoked WHERE expires_at < $1")
+                .bind(signed(before))
+                .execute(&mut *transaction)
+                .await?;
+            query("DELETE FROM meshseal_epochs WHERE expires_at < $1")
+                .bind(signed(before))
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(version)
+    }
+}
+
+/// Takes the lock that orders all changes, and raises the version.
+async fn next_version(transaction: &mut AnyConnection, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
+    let sql = "UPDATE meshseal_state SET version = CASE WHEN version >= $1 THEN version + 1 ELSE $1 END,
+               rotation_requested = CASE WHEN $2 = 1 THEN NULL ELSE rotation_requested END
+               WHERE id = 1 AND ($3 < 0 OR version = $3) RETURNING version";
+    let update = query(sql).bind(signed(now_ms)).bind(i64::from(change.rotation_done));
+    let update = update.bind(change.expected_version.map_or(-1, signed));
+    let row = update.fetch_optional(transaction).await?.ok_or(StoreError::Conflict)?;
+    Ok(unsigned(&row, "version")?)
+}
+
+async fn change_key(transaction: &mut AnyConnection, step: &KeyChange, version: u64) -> Result<(), StoreError> {
+    match step {
+        KeyChange::Insert(key) => insert_key(transaction, key, version).await,
+        KeyChange::Enter { kid, state, since } => {
+            // A key that will not sign again has no private half any more (I26).
+            let sql = if state.may_sign() {
+                "UPDATE meshseal_keys SET state = $1, since = $2 WHERE kid = $3"
+            } else {
+                "UPDATE meshseal_keys SET state = $1, since = $2, sealed = NULL WHERE kid = $3"
+            };
+            let update = query(sql).bind(state.name()).bind(signed(*since)).bind(kid.clone());
+            Ok(update.execute(transaction).await.map(|_| ())?)
+        }
+        KeyChange::Delete { kid } => {
+            let delete = query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid.clone());
+            Ok(delete.execute(transaction).await.map(|_| ())?)
+        }
+    }
+}
+
+async fn insert_key(transaction: &mut AnyConnection, key: &KeyRecord, version: u64) -> Result<(), StoreError> {
+    let insert = query("INSERT INTO meshseal_keys VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+        .bind(key.kid.clone())
+        .bind(key.purpose.name())
+        .bind(key.algorithm.name())
+        .bind(key.state.name())
+        .bind(signed(key.since))
+        .bind(signed(version))
+        .bind(key.public_jwk.clone())
+        .bind(key.sealed.clone());
+    Ok(insert.execute(transaction).await.map(|_| ())?)
+}
+
+/// `($1, $2), ($3, $4), …`: the driver's own builder writes question marks, which PostgreSQL does not take.
+fn places(rows: usize, columns: usize) -> String {
+    let row = |row: usize| {
+        let names: Vec<String> = (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
+        format!("({})", names.join(", "))
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+}
+
+async fn revoke(transaction: &mut AnyConnection, tokens: &[RevokedToken]) -> Result<(), StoreError> {
+    for chunk in tokens.chunks(ROWS_PER_STATEMENT) {
+        let places = places(chunk.len(), 2);
+        let sql = format!("INSERT INTO meshseal_revoked VALUES {places} ON CONFLICT (token_index) DO NOTHING");
+        let mut insert = query(AssertSqlSafe(sql));
+        for token in chunk {
+            insert = insert.bind(signed(token.index)).bind(signed(token.expires_at));
+        }
+        insert.execute(&mut *transaction).await?;
+    }
+    Ok(())
+}
+
+async fn raise(transaction: &mut AnyConnection, epochs: &[EpochRecord]) -> Result<(), StoreError> {
+    let sql = "INSERT INTO meshseal_epochs VALUES ($1, $2, $3, $4) ON CONFLICT (kind, name)
+               DO UPDATE SET before = excluded.before, expires_at = excluded.expires_at
+               WHERE excluded.before > meshseal_epochs.before";
+    for epoch in epochs {
+        let upsert = query(sql).bind(epoch.kind.name()).bind(epoch.name.clone());
+        upsert.bind(signed(epoch.before)).bind(signed(epoch.expires_at)).execute(&mut *transaction).await?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for SqlStore {
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.bounded(self.read_head()).await
+    }
+
+    async fn load(&self) -> Result<Persisted, StoreError> {
+        self.bounded(self.read_all()).await
+    }
+
+    async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
+        self.bounded(self.write(change, now_ms)).await
+    }
+
+    async fn request_rotation(&self, now: u64) -> Result<(), StoreError> {
+        let sql = "UPDATE meshseal_state SET rotation_requested = $1 WHERE id = 1 AND rotation_requested IS NULL";
+        self.bounded(async { Ok(query(sql).bind(signed(now)).execute(&self.pool).await.map(|_| ())?) }).await
+    }
+
+    async fn lease_indices(&self, count: u64) -> Result<Range<u64>, StoreError> {
+        let sql = "UPDATE meshseal_state SET next_index = next_index + $1 WHERE id = 1 RETURNING next_index";
+        self.bounded(async {
+            let end = unsigned(&query(sql).bind(signed(count)).fetch_one(&self.pool).await?, "next_index")?;
+            Ok(end.saturating_sub(count)..end)
+        })
+        .await
+    }
+
+    async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {
+        let sql = "UPDATE meshseal_state SET leader = $1, leader_until = $2
+                   WHERE id = 1 AND (leader = $1 OR leader_until < $3)";
+        let update = query(sql).bind(replica.to_owned()).bind(signed(until)).bind(signed(now));
+        self.bounded(async { Ok(update.execute(&self.pool).await?.rows_affected() == 1) }).await
+    }
+
+    async fn save_proxies(&self, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
+        self.bounded(async {
+            for chunk in proxies.chunks(ROWS_PER_STATEMENT) {
+                let places = places(chunk.len(), 4);
+                let sql = format!(
+                    "INSERT INTO meshseal_proxies VALUES {places} ON CONFLICT (worker) DO UPDATE
+                     SET node = excluded.node, version = excluded.version, seen_at = excluded.seen_at
+                     WHERE excluded.seen_at >= meshseal_proxies.seen_at"
+                );
+                let mut upsert = query(AssertSqlSafe(sql));
+                for proxy in chunk {
+                    upsert = upsert.bind(proxy.worker.clone()).bind(proxy.node.clone());
+                    upsert = upsert.bind(signed(proxy.version)).bind(signed(proxy.seen_at));
+                }
+                upsert.execute(&self.pool).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn proxies(&self, since: u64) -> Result<Vec<ProxyRecord>, StoreError> {
+        let select = query("SELECT * FROM meshseal_proxies WHERE seen_at >= $1").bind(signed(since));
+        self.bounded(async {
+            let rows = select.fetch_all(&self.pool).await?;
+            Ok(rows.iter().map(rows::proxy).collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    async fn forget_proxies(&self, before: u64) -> Result<(), StoreError> {
+        let delete = query("DELETE FROM meshseal_proxies WHERE seen_at < $1").bind(signed(before));
+        self.bounded(async { Ok(delete.execute(&self.pool).await.map(|_| ())?) }).await
+    }
+
+    async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError> {
+        let insert = query("INSERT INTO meshseal_meta VALUES ($1, $2) ON CONFLICT (name) DO NOTHING");
+        let select = query("SELECT value FROM meshseal_meta WHERE name = $1").bind(name.to_owned());
+        self.bounded(async {
+            insert.bind(name.to_owned()).bind(value.to_owned()).execute(&self.pool).await?;
+            Ok(sqlx::Row::try_get(&select.fetch_one(&self.pool).await?, 0)?)
+        })
+        .await
+    }
+}

@@ -1,0 +1,123 @@
+//! Counters, and their text for Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Something counted.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Something counted by a label whose values are words of this program.
+#[derive(Debug, Default)]
+pub struct LabelledCounter(Mutex<BTreeMap<&'static str, u64>>);
+
+impl LabelledCounter {
+    /// One more with this label.
+    pub fn increment(&self, label: &'static str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(label).or_default() += 1;
+    }
+
+    fn snapshot(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// All counters.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Tokens issued.
+    pub tokens: Counter,
+    /// Token requests refused, by OAuth error.
+    pub token_errors: LabelledCounter,
+    /// Introspections answered.
+    pub introspections: Counter,
+    /// Revocations made.
+    pub revocations: Counter,
+    /// Bundles given out, by kind.
+    pub bundles: LabelledCounter,
+    /// Rotations of the signing key.
+    pub rotations: Counter,
+    /// Rotations that did not wait for every proxy.
+    pub forced_rotations: Counter,
+    /// Times the database did not answer to background work.
+    pub database_errors: Counter,
+}
+
+/// What is measured when somebody looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gauges {
+    pub(super) version: u64,
+    pub(super) keys: usize,
+    pub(super) revoked: usize,
+    pub(super) proxies: usize,
+    pub(super) proxies_current: usize,
+    pub(super) polls_waiting: u64,
+    pub(super) fresh: bool,
+}
+
+impl Metrics {
+    pub(super) fn render(&self, gauges: &Gauges) -> String {
+        let mut text = String::new();
+        let counters: [(&str, &str, u64); 6] = [
+            ("tokens_issued_total", "Tokens issued.", self.tokens.get()),
+            ("introspections_total", "Introspections answered.", self.introspections.get()),
+            ("revocations_total", "Revocations made.", self.revocations.get()),
+            ("rotations_total", "Rotations of the signing key.", self.rotations.get()),
+            ("rotations_forced_total", "Rotations that did not wait for every proxy.", self.forced_rotations.get()),
+            ("database_errors_total", "Times the database did not answer.", self.database_errors.get()),
+        ];
+        for (name, help, value) in counters {
+            family(&mut text, name, help, "counter", &[(String::new(), value)]);
+        }
+        let labelled = [
+            ("token_errors_total", "Token requests refused, by OAuth error.", "error", &self.token_errors),
+            ("bundles_total", "Bundles given out, by kind.", "kind", &self.bundles),
+        ];
+        for (name, help, label, counts) in labelled {
+            let samples: Vec<_> = counts
+                .snapshot()
+                .into_iter()
+                .map(|(value, count)| (format!("{{{label}=\"{value}\"}}"), count))
+                .collect();
+            family(&mut text, name, help, "counter", &samples);
+        }
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        let measured: [(&str, &str, u64); 7] = [
+            ("bundle_version", "Version of keys and revocations.", gauges.version),
+            ("keys", "Published signing keys.", count(gauges.keys)),
+            ("revoked_tokens", "Revoked tokens in the bundle.", count(gauges.revoked)),
+            ("proxies", "Live proxy workers.", count(gauges.proxies)),
+            ("proxies_current", "Live proxy workers with the present version.", count(gauges.proxies_current)),
+            ("polls_waiting", "Polls being held by this replica.", gauges.polls_waiting),
+            ("database_fresh", "1 while the database answers.", u64::from(gauges.fresh)),
+        ];
+        for (name, help, value) in measured {
+            family(&mut text, name, help, "gauge", &[(String::new(), value)]);
+        }
+        text
+    }
+}
+
+fn family(text: &mut String, name: &str, help: &str, kind: &str, samples: &[(String, u64)]) {
+    // Writing to a String does not fail.
+    let _ok = write!(text, "# HELP meshseal_{name} {help}\n# TYPE meshseal_{name} {kind}\n");
+    for (labels, value) in samples {
+        let _ok = writeln!(text, "meshseal_{name}{labels} {value}");
+    }
+}

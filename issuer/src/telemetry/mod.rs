@@ -1,0 +1,9 @@
+//! What the issuer says about itself: counters, health, logs. Never a token, never a secret.
+
+mod endpoint;
+mod logging;
+mod metrics;
+
+pub(crate) use endpoint::routes;
+pub use logging::{LogFormat, init_logging};
+pub use metrics::{Counter, LabelledCounter, Metrics};

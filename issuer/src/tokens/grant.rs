@@ -1,0 +1,102 @@
+//! What a client is given for what it asks: pure, by configuration alone.
+
+use crate::clients::Client;
+use crate::config::{Config, Service};
+use crate::error::{OAuthError, OAuthErrorKind};
+use crate::http::Form;
+
+/// A request for a token, well formed.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantRequest<'r> {
+    /// The service, if named.
+    pub audience: Option<&'r str>,
+    /// The scopes, if named, as sent.
+    pub scope: Option<&'r str>,
+}
+
+/// What a token will say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant<'c> {
+    /// `sub` and `client_id`: for client credentials the same.
+    pub client: &'c str,
+    /// `aud`: one service (I3).
+    pub audience: &'c str,
+    /// `scope`, space-delimited; empty for none.
+    pub scope: String,
+    /// Seconds.
+    pub lifetime_s: u64,
+}
+
+impl<'r> GrantRequest<'r> {
+    /// Reads the parameters of RFC 6749 §4.4.2 and RFC 8707 §2; `audience` is another name for `resource`.
+    ///
+    /// # Errors
+    /// `unsupported_grant_type`, `invalid_request`, `invalid_target`.
+    pub fn read(form: &'r Form) -> Result<Self, OAuthError> {
+        match form.get("grant_type") {
+            Some("client_credentials") => {}
+            Some(_) => {
+                return Err(OAuthErrorKind::UnsupportedGrantType.because("`grant_type` must be client_credentials"));
+            }
+            None => {
+                return Err(OAuthErrorKind::InvalidRequest.because("`grant_type` is missing; send client_credentials"));
+            }
+        }
+        let audience = match (form.get("resource"), form.get("audience")) {
+            (Some(resource), Some(audience)) if resource != audience => {
+                return Err(OAuthErrorKind::InvalidTarget.because("`resource` and `audience` differ; name one service"));
+            }
+            (resource, audience) => resource.or(audience),
+        };
+        Ok(Self { audience, scope: form.get("scope") })
+    }
+}
+
+/// Decides.
+///
+/// # Errors
+/// `invalid_target`, `invalid_scope`.
+pub fn grant<'c>(config: &'c Config, client: &'c Client, request: &GrantRequest<'_>) -> Result<Grant<'c>, OAuthError> {
+    let service = target(config, client, request.audience)?;
+    let may_have =
+        |scope: &str| [&client.scopes, &service.scopes].iter().all(|scopes| scopes.iter().any(|known| known == scope));
+    let scope = match request.scope {
+        // RFC 6749 §3.3: without a scope, the default: all that this client may have there.
+        None => client.scopes.iter().map(String::as_str).filter(|scope| may_have(scope)).collect::<Vec<_>>(),
+        Some(asked) => {
+            let mut scopes: Vec<&str> = Vec::new();
+            for scope in asked.split(' ') {
+                if !may_have(scope) {
+                    return Err(OAuthErrorKind::InvalidScope
+                        .because("a scope is unknown, or not this client's, at that service"));
+                }
+                if !scopes.contains(&scope) {
+                    scopes.push(scope);
+                }
+            }
+            scopes
+        }
+    };
+    Ok(Grant {
+        client: &client.id,
+        audience: &service.audience,
+        scope: scope.join(" "),
+        lifetime_s: service.lifetime_s,
+    })
+}
+
+fn target<'c>(config: &'c Config, client: &Client, asked: Option<&str>) -> Result<&'c Service, OAuthError> {
+    let audience = match (asked, client.audiences.as_slice()) {
+        (Some(asked), audiences) if audiences.iter().any(|audience| audience == asked) => asked,
+        (Some(_), _) => {
+            return Err(OAuthErrorKind::InvalidTarget.because("the service is unknown, or not open to this client"));
+        }
+        (None, [only]) => only,
+        (None, []) => return Err(OAuthErrorKind::UnauthorizedClient.because("no service is open to this client")),
+        (None, _) => {
+            return Err(OAuthErrorKind::InvalidTarget
+                .because("several services are open to this client; name one in `resource`"));
+        }
+    };
+    config.service(audience).ok_or_else(|| OAuthErrorKind::InvalidTarget.because("the service is unknown"))
+}

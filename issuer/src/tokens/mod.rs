@@ -1,0 +1,16 @@
+//! Access tokens (RFC 9068): asked for, granted, minted, and recognised again.
+
+mod endpoint;
+mod grant;
+mod indices;
+mod introspection;
+mod introspection_endpoint;
+mod mint;
+mod own;
+
+pub(crate) use endpoint::routes;
+pub use grant::{Grant, GrantRequest, grant};
+pub use indices::Indices;
+pub(crate) use introspection_endpoint::routes as introspection_routes;
+pub use mint::mint;
+pub use own::{own_token, signed_by_us};

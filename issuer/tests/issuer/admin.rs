@@ -1,0 +1,46 @@
+//! `/admin/…`: who may, and what they see.
+
+use crate::support::{Harness, Proxy};
+
+#[tokio::test]
+async fn only_administrators_get_in() {
+    let harness = Harness::new().await;
+    for path in ["/admin/keys", "/admin/proxies"] {
+        assert_eq!(harness.get(path).await.error(), (401, "invalid_client".into()), "{path}");
+        assert_eq!(harness.get_as("checkout", path).await.error(), (403, "insufficient_scope".into()), "{path}");
+        assert_eq!(harness.get_as("operator", path).await.status, 200, "{path}");
+    }
+    let kid = harness.active_kid();
+    for (path, form) in [("/admin/keys/rotate", String::new()), ("/admin/keys/revoke", format!("kid={kid}"))] {
+        assert_eq!(harness.post(path, &form).await.error(), (401, "invalid_client".into()), "{path}");
+        assert_eq!(
+            harness.post_as("checkout", path, &form).await.error(),
+            (403, "insufficient_scope".into()),
+            "{path}"
+        );
+    }
+    harness.tick().await;
+    assert_eq!(harness.active_kid(), kid);
+}
+
+#[tokio::test]
+async fn keys_are_shown_with_their_state_and_who_has_them() {
+    let harness = Harness::new().await;
+    Proxy::of(&harness, 1).confirm(&harness).await;
+    let _deaf = harness.issuer.proxies.enter(2, "deaf", 0);
+    let view = harness.get_as("operator", "/admin/keys").await.json();
+    assert_eq!((&view["proxies"], &view["version"]), (&2.into(), &harness.version().into()));
+    let active = view["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|key| key["state"] == "active" && key["purpose"] == "token")
+        .unwrap();
+    assert_eq!(
+        (&active["kid"], &active["confirmed"], &active["algorithm"]),
+        (&harness.active_kid().into(), &1.into(), &"EdDSA".into())
+    );
+    assert!(!view.to_string().contains("sealed"));
+    harness.post_as("operator", "/admin/keys/rotate", "").await;
+    assert!(harness.get_as("operator", "/admin/keys").await.json()["rotation_requested"].is_u64());
+}

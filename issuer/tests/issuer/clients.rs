@@ -1,0 +1,112 @@
+//! Client authentication with secrets: RFC 6749 §2.3, §5.2.
+
+use axum::body::Body;
+use axum::http::header;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::support::{Answer, Harness, basic, config, form_request, secret};
+
+const GRANT: &str = "grant_type=client_credentials&resource=orders";
+
+async fn with_header(harness: &Harness, authorization: &str, form: &str) -> Answer {
+    let request = form_request("/token", form).header("authorization", authorization);
+    harness.send(request.body(Body::from(form.to_owned())).unwrap()).await
+}
+
+fn encoded(joined: &str) -> String {
+    format!("Basic {}", STANDARD.encode(joined))
+}
+
+#[tokio::test]
+async fn a_secret_in_the_header_or_in_the_body() {
+    let harness = Harness::new().await;
+    let secret = secret("checkout");
+    assert_eq!(with_header(&harness, &basic("checkout"), GRANT).await.status, 200);
+    assert_eq!(with_header(&harness, &basic("checkout").replace("Basic", "bAsIc"), GRANT).await.status, 200);
+    assert_eq!(with_header(&harness, &basic("checkout"), &format!("{GRANT}&client_id=checkout")).await.status, 200);
+    assert_eq!(
+        with_header(&harness, &encoded(&format!("check%6Fut:{secret}")), GRANT).await.status,
+        200,
+        "RFC 6749 §2.3.1"
+    );
+    assert_eq!(harness.post("/token", &format!("{GRANT}&client_id=checkout&client_secret={secret}")).await.status, 200);
+}
+
+#[tokio::test]
+async fn two_secrets_while_one_replaces_the_other() {
+    let harness = Harness::new().await;
+    let new = secret("checkout-new");
+    assert_eq!(with_header(&harness, &encoded(&format!("checkout:{new}")), GRANT).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_wrong_proof_is_invalid_client_and_says_no_more() {
+    let harness = Harness::new().await;
+    let mut answers = Vec::new();
+    for joined in ["checkout:wrong", "nobody:wrong", "checkout:", ":", "no-colon", "signer:x"] {
+        let answer = with_header(&harness, &encoded(joined), GRANT).await;
+        assert_eq!(answer.error(), (401, "invalid_client".into()), "{joined}");
+        assert!(answer.header(header::WWW_AUTHENTICATE).starts_with("Basic realm="), "{joined}");
+        answers.push(answer.text);
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "an unknown client looks like a wrong secret");
+    for authorization in ["Bearer abc", "Basic", "Basic !!!", "Digest username=checkout"] {
+        assert_eq!(with_header(&harness, authorization, GRANT).await.status, 401, "{authorization}");
+    }
+    let in_body = harness.post("/token", &format!("{GRANT}&client_id=checkout&client_secret=wrong")).await;
+    assert_eq!((in_body.status.as_u16(), in_body.header(header::WWW_AUTHENTICATE)), (401, ""), "Basic was not tried");
+    assert_eq!(harness.post("/token", GRANT).await.error(), (401, "invalid_client".into()), "no proof at all");
+}
+
+#[tokio::test]
+async fn more_than_one_method_is_refused() {
+    let harness = Harness::new().await;
+    let body = format!("{GRANT}&client_id=checkout&client_secret={}", secret("checkout"));
+    let assertion =
+        "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_assertion=a.b.c";
+    for form in [body.clone(), format!("{GRANT}&{assertion}"), format!("{GRANT}&client_id=stock")] {
+        assert_eq!(
+            with_header(&harness, &basic("checkout"), &form).await.error(),
+            (400, "invalid_request".into()),
+            "{form}"
+        );
+    }
+    assert_eq!(harness.post("/token", &format!("{body}&{assertion}")).await.error(), (400, "invalid_request".into()));
+    let twice = form_request("/token", GRANT)
+        .header("authorization", basic("checkout"))
+        .header("authorization", basic("checkout"));
+    let twice = harness.send(twice.body(Body::from(GRANT)).unwrap()).await;
+    assert_eq!(twice.error(), (400, "invalid_request".into()));
+}
+
+#[tokio::test]
+async fn guessing_is_cut_off_before_any_work() {
+    let mut config = config();
+    config.limits.failures_per_second = 1;
+    let harness = Harness::with(config).await;
+    let mut statuses = Vec::new();
+    for _ in 0..12 {
+        statuses.push(with_header(&harness, &encoded("checkout:wrong"), GRANT).await.status.as_u16());
+    }
+    assert_eq!(statuses, [[401; 10].as_slice(), &[429, 429]].concat());
+    assert_eq!(
+        with_header(&harness, &basic("checkout"), GRANT).await.status,
+        429,
+        "right answers too, or guessing would go on"
+    );
+    harness.advance(2).await;
+    assert_eq!(with_header(&harness, &basic("checkout"), GRANT).await.status, 200);
+}
+
+#[tokio::test]
+async fn with_no_configuration_there_are_no_credentials_at_all() {
+    let mut config = meshseal_issuer::config::Config::default_settings();
+    config.database = config.database.clone();
+    let harness = Harness::with(config).await;
+    for client in ["admin", "meshseal", "operator", ""] {
+        assert_eq!(with_header(&harness, &encoded(&format!("{client}:{client}")), GRANT).await.status, 401);
+    }
+    assert_eq!(harness.get("/jwks").await.status, 200);
+}

@@ -1,0 +1,326 @@
+//! The operator's verbs, as an operator runs them.
+
+use std::path::Path;
+use std::process::Output;
+
+use meshseal_core::base64url::encode;
+use meshseal_issuer::clients::SecretHash;
+use serde_json::{Value, json};
+
+use crate::support::process::{Server, meshseal, run, text};
+use crate::support::signing::{client_jwks, sign};
+use crate::support::{Harness, NOW, secret, yaml};
+
+fn lines(output: &Output) -> Vec<Value> {
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn write(folder: &Path, name: &str, content: impl ToString) {
+    std::fs::write(folder.join(name), content.to_string()).unwrap();
+}
+
+fn access_token(more: &Value) -> String {
+    let mut claims = json!({
+        "iss": "https://idp.example", "sub": "alice", "aud": "orders", "client_id": "app", "iat": NOW, "exp": NOW + 60, "jti": "1",
+        "scope": "orders.read",
+    });
+    claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    sign(&json!({ "alg": "EdDSA", "kid": "ed", "typ": "at+jwt" }), &claims)
+}
+
+#[test]
+fn verify_decides_a_line_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "jwks.json", client_jwks());
+    let at = NOW.to_string();
+    let arguments = [
+        "token",
+        "verify",
+        "--jwks",
+        "jwks.json",
+        "--issuer",
+        "https://idp.example",
+        "--audience",
+        "orders",
+        "--at",
+        &at,
+    ];
+    let good = access_token(&json!({}));
+    let all_good = run(folder.path(), &arguments, &format!("{good}\n{good}"));
+    assert_eq!(all_good.status.code(), Some(0), "{}", text(&all_good.stderr));
+    assert_eq!(lines(&all_good)[0]["claims"]["sub"], "alice");
+    let input = [
+        good.clone(),
+        access_token(&json!({ "exp": NOW - 31 })),
+        access_token(&json!({ "aud": "stock" })),
+        access_token(&json!({ "iss": "https://evil.example" })),
+        String::new(),
+        "x".repeat(20_000),
+        good.replace("at", "aT"),
+    ]
+    .join("\n");
+    let mixed = run(folder.path(), &arguments, &input);
+    assert_eq!(mixed.status.code(), Some(1));
+    let codes: Vec<_> = lines(&mixed).iter().map(|line| line["code"].as_str().unwrap_or("accept").to_owned()).collect();
+    let expected =
+        ["accept", "token-expired", "audience-mismatch", "issuer-unknown", "token-malformed", "token-too-large"];
+    assert_eq!(codes[..6], expected);
+    assert_eq!(lines(&run(folder.path(), &arguments, "")).len(), 0);
+}
+
+#[test]
+fn verify_with_a_plugin_configuration_decides_about_the_route_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = "
+jwtRules: [ { issuer: https://idp.example, audiences: [orders], jwksUri: https://idp.example/keys, jwksCluster: idp } ]
+rules:
+- to: [ { operation: { methods: [GET], paths: [\"/orders/{*}\"] } } ]
+  scopes: [orders.read]
+- to: [ { operation: { methods: [POST] } } ]
+  scopes: [orders.write]
+";
+    write(folder.path(), "plugin.yaml", configuration);
+    write(folder.path(), "jwks.json", client_jwks());
+    let at = NOW.to_string();
+    let ask = |method: &str, path: &str| {
+        let arguments = [
+            "token",
+            "verify",
+            "--config",
+            "plugin.yaml",
+            "--jwks",
+            "jwks.json",
+            "--at",
+            &at,
+            "--method",
+            method,
+            "--path",
+            path,
+        ];
+        lines(&run(folder.path(), &arguments, &access_token(&json!({}))))[0].clone()
+    };
+    assert_eq!(ask("GET", "/orders/7?x=1")["verdict"], "accept");
+    assert_eq!(ask("POST", "/orders")["code"], "scope-missing");
+    assert_eq!(ask("DELETE", "/orders/7")["code"], "rule-unmatched");
+    assert_eq!(ask("GET", "/orders/../admin")["code"], "path-not-normalized");
+    let without_keys =
+        run(folder.path(), &["token", "verify", "--config", "plugin.yaml", "--at", &at], &access_token(&json!({})));
+    assert_eq!(lines(&without_keys)[0]["code"], "keys-unavailable");
+}
+
+#[tokio::test]
+async fn verify_with_a_bundle_knows_what_is_revoked() {
+    let harness = Harness::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (good, revoked) = (harness.token().await, harness.token().await);
+    harness.post_as("checkout", "/revoke", &format!("token={revoked}")).await;
+    let published = harness.issuer.publisher.current();
+    let pins: Vec<Value> = published
+        .keys
+        .iter()
+        .filter(|key| key.purpose == meshseal_issuer::keys::Purpose::Bundle)
+        .map(|key| serde_json::from_str(&key.public_jwk).unwrap())
+        .collect();
+    let configuration = json!({
+        "trustBundle": { "cluster": "issuer", "keys": pins },
+        "jwtRules": [{ "issuer": crate::support::ISSUER, "audiences": ["orders"], "trustBundle": true }],
+    });
+    write(folder.path(), "plugin.json", configuration);
+    write(folder.path(), "bundle.jws", harness.poll(1, None).await.text);
+    let arguments = [
+        "token",
+        "verify",
+        "--config",
+        "plugin.json",
+        "--bundle",
+        "bundle.jws",
+        "--at",
+        &NOW.to_string(),
+        "--method",
+        "GET",
+        "--path",
+        "/",
+    ];
+    let output = run(folder.path(), &arguments, &format!("{good}\n{revoked}\n"));
+    let verdicts = lines(&output);
+    assert_eq!((&verdicts[0]["verdict"], &verdicts[1]["code"]), (&"accept".into(), &"token-revoked".into()));
+}
+
+#[test]
+fn signature_only_takes_any_payload_and_shared_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    // RFC 7515 appendix A.1.
+    let key = json!({ "kty": "oct", "k": "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow" });
+    write(folder.path(), "jwks.json", json!({ "keys": [key] }));
+    let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9\
+        .eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ\
+        .dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+    let arguments = ["token", "verify", "--signature-only", "--jwks", "jwks.json"];
+    let output = run(folder.path(), &arguments, token);
+    assert_eq!((output.status.code(), &lines(&output)[0]["verdict"]), (Some(0), &"accept".into()));
+    let output = run(folder.path(), &arguments, &token.replace("dBjf", "dBjg"));
+    assert_eq!((output.status.code(), &lines(&output)[0]["code"]), (Some(1), &"signature-invalid".into()));
+    write(folder.path(), "ours.json", client_jwks());
+    let plain = format!("{}.{}", encode(br#"{"alg":"EdDSA","kid":"ed"}"#), encode(b"not claims"));
+    let output =
+        run(folder.path(), &["token", "verify", "--signature-only", "--jwks", "ours.json"], &format!("{plain}.AAAA"));
+    assert_eq!(lines(&output)[0]["code"], "signature-invalid");
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_passed_over_not_stumbled_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keys = client_jwks();
+    let weak = json!({ "kty": "RSA", "kid": "weak", "alg": "RS256", "n": encode(&[0xc1; 64]), "e": "AQAB" });
+    keys["keys"].as_array_mut().unwrap().push(weak.clone());
+    write(folder.path(), "mixed.json", keys);
+    write(folder.path(), "weak.json", json!({ "keys": [weak] }));
+    let (token, at) = (access_token(&json!({})), NOW.to_string());
+    let rule = ["--issuer", "https://idp.example", "--audience", "orders", "--at", &at];
+    let ask = |more: &[&str]| run(folder.path(), &[&["token", "verify"], more].concat(), &token);
+    assert_eq!(ask(&["--signature-only", "--jwks", "mixed.json"]).status.code(), Some(0));
+    assert_eq!(ask(&[["--jwks", "mixed.json"].as_slice(), &rule].concat()).status.code(), Some(0));
+    let output = ask(&["--signature-only", "--jwks", "weak.json"]);
+    assert_eq!((output.status.code(), &lines(&output)[0]["code"]), (Some(1), &"key-unknown".into()));
+    let output = ask(&[["--jwks", "weak.json"].as_slice(), &rule].concat());
+    assert_eq!((output.status.code(), &lines(&output)[0]["code"]), (Some(1), &"keys-unavailable".into()));
+}
+
+#[test]
+fn wrong_usage_is_exit_2_with_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "jwks.json", client_jwks());
+    write(folder.path(), "broken.yaml", "jwtRules: [ { issuer: x, audiences: [] } ]\nfoo: 1");
+    for (arguments, expected) in [
+        (vec!["token", "verify"], "--config"),
+        (vec!["token", "verify", "--jwks", "jwks.json"], "--audience"),
+        (vec!["token", "verify", "--config", "missing.yaml"], "missing.yaml"),
+        (vec!["token", "verify", "--config", "broken.yaml"], "audiences"),
+        (vec!["token", "verify", "--jwks", "jwks.json", "--path", "/"], "--method"),
+        (vec!["token", "verify", "--signature-only", "--jwks", "broken.yaml"], "--jwks"),
+        (vec!["keys", "list", "--client-id", "x"], "MESHSEAL_CLIENT_SECRET"),
+        (vec!["revoke", "--client-id", "x"], "--subject"),
+        (vec!["serve", "--config", "missing.yaml"], "missing.yaml"),
+        (vec!["nonsense"], "nonsense"),
+    ] {
+        let output = run(folder.path(), &arguments, "");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+    }
+}
+
+#[test]
+fn inspect_shows_and_says_that_nothing_is_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["token", "inspect"], &format!("{}\nx\n", access_token(&json!({}))));
+    assert!(text(&output.stderr).contains("UNVERIFIED"));
+    let shown = lines(&output);
+    assert_eq!(
+        (&shown[0]["verified"], &shown[0]["claims"]["sub"], &shown[0]["header"]["kid"]),
+        (&false.into(), &"alice".into(), &"ed".into())
+    );
+    assert_eq!((output.status.code(), &shown[1]["error"]), (Some(1), &"not a token".into()));
+}
+
+#[test]
+fn a_made_secret_fits_its_hash() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["client", "secret"], "");
+    let made: std::collections::BTreeMap<&str, &str> =
+        text(&output.stdout).lines().map(|line| line.split_once(": ").unwrap()).collect();
+    assert_eq!(SecretHash::of(made["secret"]).to_string(), made["hash"]);
+}
+
+#[test]
+fn config_check_finds_configurations_wherever_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = json!({ "jwtRules": [{ "issuer": "https://idp.example", "audiences": ["a"], "jwks": client_jwks().to_string() }] });
+    write(folder.path(), "issuer.yaml", yaml());
+    write(folder.path(), "plugin.json", &plugin);
+    let kubernetes = format!(
+        "apiVersion: v1\nkind: Service\n---\napiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nspec: {{ pluginConfig: {plugin} }}\n---\n\
+         apiVersion: v1\nkind: ConfigMap\ndata:\n  issuer.yaml: |\n    issuer: http://issuer.example\n"
+    );
+    write(folder.path(), "istio.yaml", kubernetes);
+    let broken = json!({ "jwtRules": [{ "issuer": "https://idp.example", "audiences": [], "jwks": client_jwks().to_string() }], "extra": 1 });
+    let wasm = json!({ "name": "meshseal", "configuration": { "@type": "type.googleapis.com/google.protobuf.StringValue", "value": broken.to_string() } });
+    write(
+        folder.path(),
+        "envoy.json",
+        json!({ "static_resources": { "listeners": [{ "http_filters": [{ "typed_config": { "config": wasm } }] }] } }),
+    );
+
+    let good = run(folder.path(), &["config", "check", "issuer.yaml", "plugin.json"], "");
+    assert_eq!(
+        (good.status.code(), text(&good.stdout).matches(": ok (").count()),
+        (Some(0), 2),
+        "{}",
+        text(&good.stdout)
+    );
+    let mixed = run(folder.path(), &["config", "check", "istio.yaml", "envoy.json", "plugin.json"], "");
+    let told = text(&mixed.stdout);
+    assert_eq!(mixed.status.code(), Some(1), "{told}");
+    assert!(told.contains("istio.yaml: ok (plugin configuration at spec.pluginConfig)"), "{told}");
+    assert!(told.contains("istio.yaml: issuer: must be https"), "{told}");
+    assert!(
+        told.contains("envoy.json: jwtRules[0].audiences") && told.contains("envoy.json: extra"),
+        "both mistakes: {told}"
+    );
+    let unreadable = run(folder.path(), &["config", "check", "plugin.json", "missing.yaml"], "");
+    assert_eq!(unreadable.status.code(), Some(2));
+}
+
+#[test]
+fn pins_can_be_had_before_the_first_start_and_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "issuer.yaml", yaml());
+    let pins = |_| lines(&run(folder.path(), &["keys", "pins", "--config", "issuer.yaml"], ""))[0].clone();
+    let (first, second) = (pins(()), pins(()));
+    assert_eq!(first, second);
+    let configuration = json!({
+        "trustBundle": { "cluster": "issuer", "keys": first["keys"] },
+        "jwtRules": [{ "issuer": "https://i.example", "audiences": ["a"], "trustBundle": true }],
+    });
+    meshseal_core::policy::Policy::from_json(&configuration.to_string()).unwrap();
+}
+
+#[test]
+fn an_operator_lists_rotates_mints_and_revokes() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "issuer.yaml", format!("listen: 127.0.0.1:0\n{}", yaml()));
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    let ask = |client: &str, arguments: &[&str], input: &str| {
+        let mut child = meshseal(folder.path());
+        child.args(arguments).args(["--client-id", client, "--url", &format!("http://{}", server.address)]);
+        child.env("MESHSEAL_CLIENT_SECRET", secret(client));
+        let stdio = std::process::Stdio::piped;
+        let mut child = child.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), text(&output.stdout).trim().to_owned(), text(&output.stderr).to_owned())
+    };
+    let (code, token, said) = ask("checkout", &["token", "mint", "--audience", "orders", "--scope", "orders.read"], "");
+    assert_eq!((code, token.split('.').count()), (Some(0), 3), "{said}");
+    let (_, before, _) = ask("operator", &["keys", "list"], "");
+    assert!(before.contains("active") && before.contains("next") && before.contains("0/0"), "{before}");
+    let (code, kid, said) = ask("operator", &["keys", "rotate"], "");
+    assert_eq!(code, Some(0), "{said}");
+    let (_, listed, _) = ask("operator", &["keys", "list", "--json"], "");
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let active = listed["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|key| key["state"] == "active" && key["purpose"] == "token")
+        .unwrap();
+    assert_eq!(active["kid"], kid);
+    let (code, receipt, said) = ask("checkout", &["revoke", "--token"], &token);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(serde_json::from_str::<Value>(&receipt).unwrap()["confirmed"], 0);
+    assert_eq!(ask("operator", &["revoke", "--subject", "checkout"], "").0, Some(0));
+    assert_eq!(ask("operator", &["keys", "revoke", &kid], "").0, Some(0));
+    let (code, _, said) = ask("checkout", &["keys", "list"], "");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("not an administrator"), "{said}");
+}

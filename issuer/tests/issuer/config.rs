@@ -1,0 +1,154 @@
+//! The issuer's YAML: what is right, and every mistake at once with its path.
+
+use meshseal_issuer::config::{Config, ConfigFileError, Mistakes, from_yaml};
+use meshseal_issuer::keys::Algorithm;
+
+use crate::support::{ISSUER, yaml};
+
+fn mistakes(text: &str) -> Vec<(String, String)> {
+    match from_yaml(text) {
+        Err(ConfigFileError::Mistakes(Mistakes(mistakes))) => {
+            mistakes.into_iter().map(|one| (one.path, one.message)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn paths(text: &str) -> Vec<String> {
+    mistakes(text).into_iter().map(|(path, _)| path).collect()
+}
+
+#[test]
+fn nothing_written_means_safe_defaults() {
+    let config = Config::default_settings();
+    assert_eq!((config.issuer.as_str(), config.listen.as_str()), ("http://127.0.0.1:8080", "127.0.0.1:8080"));
+    assert_eq!((config.clients.len(), config.services.len()), (0, 0));
+    assert_eq!((config.keys.algorithm, config.tokens.lifetime_s), (Algorithm::EdDsa, 300));
+    for empty in ["", "# only a comment\n", "{}", "null"] {
+        assert_eq!(format!("{:?}", from_yaml(empty).unwrap()), format!("{config:?}"), "{empty:?}");
+    }
+}
+
+#[test]
+fn a_whole_configuration_is_read() {
+    let config = from_yaml(&yaml()).unwrap();
+    assert_eq!((config.issuer.as_str(), config.clients.len(), config.services.len()), (ISSUER, 5, 2));
+    assert_eq!(config.service("stock").map(|service| service.lifetime_s), Some(60));
+    assert!(!format!("{config:?}").contains("sha256"), "hashes are not for logs");
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_its_path() {
+    let text = r#"
+isuer: https://issuer.example
+listen: nowhere
+database: meshseal.db
+keys: { algorithm: HS256, rotateEvery: 5, ackTimeout: never }
+tokens: { lifetime: 2h, maxLifetime: 1h, clockSkew: 5m }
+bundle: { notAfter: 1s, pollTokens: [short] }
+services:
+- { audience: orders, scopes: ["a b", read, read], lifetime: 3h, color: red }
+- { audience: orders }
+- { scopes: [] }
+clients:
+- { clientId: a, audiences: [nowhere], scopes: [write], auth: { secrets: [ { hash: hunter2 } ] } }
+- { clientId: a, auth: { secrets: [], jwks: {} } }
+- { clientId: "b c", auth: { jwks: { keys: [ { kty: oct, k: AAAA } ] } }, admin: maybe }
+- { clientId: d }
+"#;
+    let mut found = paths(text);
+    found.dedup();
+    let expected = [
+        "isuer",
+        "listen",
+        "tokens.clockSkew",
+        "tokens.lifetime",
+        "services[0].color",
+        "services[0].lifetime",
+        "services[0].scopes[0]",
+        "services[0].scopes[2]",
+        "services[1].audience",
+        "services[2].audience",
+        "clients[0].audiences[0]",
+        "clients[0].scopes[0]",
+        "clients[0].auth.secrets[0].hash",
+        "clients[1].clientId",
+        "clients[1].auth",
+        "clients[2].clientId",
+        "clients[2].auth.jwks",
+        "clients[2].admin",
+        "clients[3].auth",
+        "database",
+        "keys.algorithm",
+        "keys.ackTimeout",
+        "keys.rotateEvery",
+        "bundle.pollTokens[0]",
+        "bundle.notAfter",
+    ];
+    for path in expected {
+        assert!(found.iter().any(|found| found.starts_with(path)), "{path} is missing in {found:#?}");
+    }
+    let unexpected: Vec<_> =
+        found.iter().filter(|found| !expected.iter().any(|path| found.starts_with(path))).collect();
+    // Without `issuer`, the address stands in for it, and that one is wrong too.
+    assert_eq!(unexpected, ["issuer"]);
+}
+
+#[test]
+fn issuer_identifiers_are_https_and_bare() {
+    let issuer = |issuer: &str| from_yaml(&format!("issuer: \"{issuer}\"")).is_ok();
+    for good in [
+        "https://issuer.example",
+        "https://issuer.example:8443",
+        "http://127.0.0.1:9",
+        "http://localhost:8080",
+        "http://[::1]:8080",
+    ] {
+        assert!(issuer(good), "{good}");
+    }
+    for bad in [
+        "http://issuer.example",
+        "https://issuer.example/",
+        "https://issuer.example/tenant",
+        "https://u@issuer.example",
+        "https://",
+        "issuer.example",
+        "ftp://issuer.example",
+        "https://issuer.example?x",
+        "https://issuer.example#x",
+        "http://127.0.0.1.evil.example",
+        "http://localhost.evil.example",
+    ] {
+        assert!(!issuer(bad), "{bad}");
+    }
+    assert_eq!(paths("listen: 0.0.0.0:8080"), ["issuer"], "who listens to the world must say what it is called");
+}
+
+#[test]
+fn keys_and_revocations_outlive_tokens_or_the_configuration_is_refused() {
+    let text = "tokens: { maxLifetime: 24h }\nkeys: { rotateEvery: 1h }";
+    assert_eq!(paths(text), ["keys.rotateEvery"], "old keys would pile up");
+    assert!(from_yaml("tokens: { maxLifetime: 24h }\nkeys: { rotateEvery: never }").is_ok());
+    assert_eq!(paths("services: [ { audience: a, lifetime: 61m } ]"), ["services[0].lifetime"]);
+    assert_eq!(paths("tokens: { lifetime: 2h }"), ["tokens.lifetime"]);
+}
+
+#[test]
+fn broken_yaml_is_located() {
+    for text in ["a: [", "a: 1\na: 2", "a: b: c", "{"] {
+        let Err(ConfigFileError::Syntax(message)) = from_yaml(text) else { panic!("{text:?}") };
+        assert!(message.contains("line"), "{text:?}: {message}");
+    }
+    assert_eq!(paths("- 1"), [""]);
+    assert_eq!(paths("services: { audience: x }"), ["services"]);
+}
+
+#[test]
+fn a_private_key_among_the_clients_keys_is_refused() {
+    let text = r#"
+clients:
+- clientId: a
+  auth: { jwks: { keys: [ { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, d: nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A } ] } }
+"#;
+    assert!(paths(text).iter().all(|path| path.starts_with("clients[0].auth.jwks")), "{:?}", mistakes(text));
+}

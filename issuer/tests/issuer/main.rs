@@ -1,0 +1,27 @@
+//! The issuer from outside: its endpoints by `oneshot` on a clock that stands still, both databases under the same tests,
+//! faults, and the binary itself.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails; clippy knows that of #[test] functions only, not of what they share"
+)]
+
+mod support;
+
+mod admin;
+mod assertion;
+mod bundle;
+mod clients;
+mod command_line;
+mod config;
+mod discovery;
+mod faults;
+mod introspection;
+mod postgres;
+mod revocation;
+mod rotation;
+mod server;
+mod store;
+mod tokens;

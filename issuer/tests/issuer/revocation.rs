@@ -1,0 +1,163 @@
+//! `POST /revoke`: RFC 7009, groups, receipts, and how long entries stay.
+
+use std::time::Duration;
+
+use meshseal_core::revocation::index_of;
+
+use crate::support::{Harness, ISSUER, NOW, Proxy, decode};
+
+fn entries(harness: &Harness) -> (usize, usize) {
+    let published = harness.issuer.publisher.current();
+    let trust = published.trust(ISSUER).unwrap();
+    let epochs = &trust.epochs;
+    let kinds = [&epochs.sub, &epochs.client, &epochs.sid, &epochs.grant, &epochs.kid];
+    (trust.revoked.len(), kinds.iter().map(|kind| kind.len()).sum::<usize>() + usize::from(epochs.all.is_some()))
+}
+
+#[tokio::test]
+async fn a_client_revokes_its_own_tokens() {
+    let harness = Harness::new().await;
+    let (one, two) = (harness.token().await, harness.token().await);
+    let answer = harness.post_as("checkout", "/revoke", &format!("token={one}&token_type_hint=refresh_token")).await;
+    assert_eq!((answer.status.as_u16(), answer.json()["version"].as_u64()), (200, Some(harness.version())));
+    assert!(!harness.is_active(&one).await);
+    assert!(harness.is_active(&two).await, "that one only");
+    let published = harness.issuer.publisher.current();
+    let index = index_of(decode(&one).1["jti"].as_str().unwrap()).unwrap();
+    assert!(published.trust(ISSUER).unwrap().revoked.contains(index));
+}
+
+#[tokio::test]
+async fn a_client_cannot_revoke_anothers_but_an_administrator_can() {
+    let harness = Harness::new().await;
+    let token = harness.token().await;
+    let refused = harness.post_as("stock", "/revoke", &format!("token={token}")).await;
+    assert_eq!(refused.error(), (400, "unauthorized_client".into()));
+    assert!(harness.is_active(&token).await);
+    assert_eq!(harness.post_as("operator", "/revoke", &format!("token={token}")).await.status, 200);
+    assert!(!harness.is_active(&token).await);
+}
+
+#[tokio::test]
+async fn what_is_no_token_of_ours_needs_no_revocation() {
+    let harness = Harness::new().await;
+    let expired = harness.token_for("checkout", "resource=stock").await;
+    harness.advance(91).await;
+    let version = harness.version();
+    for token in ["x", "a.b.c", &expired, &"x".repeat(20_000)] {
+        assert_eq!(harness.post_as("checkout", "/revoke", &format!("token={token}")).await.status, 200);
+    }
+    assert_eq!((harness.version(), entries(&harness)), (version, (0, 0)), "and leaves no trace");
+    assert_eq!(harness.post("/revoke", "token=x").await.error(), (401, "invalid_client".into()));
+}
+
+#[tokio::test]
+async fn groups_are_for_administrators() {
+    let harness = Harness::new().await;
+    for group in ["subject=checkout", "client=checkout", "session=s", "grant=g", "all=true"] {
+        assert_eq!(
+            harness.post_as("checkout", "/revoke", group).await.error(),
+            (403, "insufficient_scope".into()),
+            "{group}"
+        );
+        let version = harness.version();
+        assert_eq!(harness.post_as("operator", "/revoke", group).await.status, 200, "{group}");
+        assert!(harness.version() > version);
+    }
+    assert_eq!(entries(&harness), (0, 5));
+}
+
+#[tokio::test]
+async fn a_group_dies_up_to_its_time_and_no_further() {
+    for group in ["subject=checkout", "client=checkout", "all=true"] {
+        let harness = Harness::new().await;
+        let old = harness.token().await;
+        harness.advance(10).await;
+        let new = harness.token().await;
+        harness.post_as("operator", "/revoke", &format!("{group}&issued_before={}", NOW + 10)).await;
+        assert_eq!((harness.is_active(&old).await, harness.is_active(&new).await), (false, true), "{group}");
+        let other = harness.token_for("stock", "").await;
+        harness.post_as("operator", "/revoke", group).await;
+        assert!(!harness.is_active(&new).await, "{group}: this second too");
+        let others = harness.post_as("stock", "/introspect", &format!("token={other}")).await.json()["active"] == true;
+        assert_eq!(others, group != "all=true");
+    }
+}
+
+#[tokio::test]
+async fn an_earlier_time_takes_nothing_back() {
+    let harness = Harness::new().await;
+    let token = harness.token().await;
+    harness.post_as("operator", "/revoke", "subject=checkout").await;
+    harness.post_as("operator", "/revoke", &format!("subject=checkout&issued_before={}", NOW - 100)).await;
+    assert!(!harness.is_active(&token).await);
+}
+
+#[tokio::test]
+async fn entries_go_when_no_token_can_need_them() {
+    let harness = Harness::new().await;
+    let token = harness.token().await;
+    harness.post_as("checkout", "/revoke", &format!("token={token}")).await;
+    harness.post_as("operator", "/revoke", "subject=checkout").await;
+    // The token lives 300 s, and proxies may grant 60 s more.
+    harness.advance(360).await;
+    harness.tick().await;
+    assert_eq!(entries(&harness), (1, 1));
+    harness.advance(61).await;
+    harness.tick().await;
+    assert_eq!(entries(&harness), (0, 1), "some other token of the subject may live an hour");
+    harness.advance(3_600).await;
+    harness.tick().await;
+    assert_eq!(entries(&harness), (0, 0));
+}
+
+#[tokio::test]
+async fn without_proxies_a_receipt_is_complete_at_once() {
+    let harness = Harness::new().await;
+    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=60").await.json();
+    assert_eq!((&receipt["confirmed"], &receipt["proxies"]), (&0.into(), &0.into()));
+    assert_eq!(receipt["version"], harness.version());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_comes_when_the_last_proxy_has_confirmed() {
+    let harness = std::sync::Arc::new(Harness::new().await);
+    let (mut one, mut two) = (Proxy::of(&harness, 1), Proxy::of(&harness, 2));
+    one.confirm(&harness).await;
+    two.confirm(&harness).await;
+    let asked = harness.clone();
+    let before = harness.version();
+    let receipt = tokio::spawn(async move { asked.post_as("operator", "/revoke", "subject=checkout&wait=60").await });
+    let mut versions = harness.issuer.publisher.versions();
+    versions.wait_for(|version| *version > before).await.unwrap();
+    one.confirm(&harness).await;
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    assert!(!receipt.is_finished(), "one is missing");
+    two.confirm(&harness).await;
+    let receipt = receipt.await.unwrap().json();
+    assert_eq!((&receipt["confirmed"], &receipt["proxies"]), (&2.into(), &2.into()));
+    assert_eq!(receipt["version"], harness.version());
+    assert!(receipt["elapsed_ms"].as_u64().is_some_and(|elapsed| (100..10_000).contains(&elapsed)), "{receipt}");
+}
+
+#[tokio::test]
+async fn a_receipt_says_who_is_missing_when_the_wait_is_over() {
+    let harness = Harness::new().await;
+    let (mut one, mut two) = (Proxy::of(&harness, 1), Proxy::of(&harness, 2));
+    one.confirm(&harness).await;
+    two.confirm(&harness).await;
+    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=0").await.json();
+    assert_eq!((&receipt["confirmed"], &receipt["proxies"]), (&0.into(), &2.into()));
+    let proxies = harness.get_as("operator", "/admin/proxies").await.json();
+    assert_eq!(proxies["proxies"].as_array().unwrap().len(), 2);
+    assert!(proxies["proxies"].as_array().unwrap().iter().all(|proxy| proxy["current"] == false));
+}
+
+#[tokio::test]
+async fn a_proxy_that_has_gone_is_not_waited_for() {
+    let harness = Harness::new().await;
+    Proxy::of(&harness, 1).confirm(&harness).await;
+    harness.advance(16).await;
+    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=60").await.json();
+    assert_eq!(receipt["proxies"], 0);
+}

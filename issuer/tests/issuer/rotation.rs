@@ -1,0 +1,280 @@
+//! The life of signing keys: acknowledged rotation, timeout, schedule, restart, revocation (rule I26). The pure decisions are
+//! tested in `keys::lifecycle`; here they meet database, bundle and proxies.
+
+use meshseal_core::policy::Policy;
+use meshseal_core::trust::Trust;
+use meshseal_core::validate::validate;
+use meshseal_issuer::keys::{KeyState, MAX_DRAINING, Purpose};
+use serde_json::json;
+
+use crate::support::{Harness, ISSUER, NOW, Proxy, config, decode};
+
+fn policy(harness: &Harness) -> Policy {
+    let published = harness.issuer.publisher.current();
+    let pin =
+        published.keys.iter().find(|key| key.purpose == Purpose::Bundle && key.state == KeyState::Active).unwrap();
+    let pin: serde_json::Value = serde_json::from_str(&pin.public_jwk).unwrap();
+    let configuration = json!({
+        "trustBundle": { "cluster": "issuer", "keys": [pin] },
+        "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
+    });
+    Policy::from_json(&configuration.to_string()).unwrap()
+}
+
+fn accepts(harness: &Harness, trust: &Trust, token: &str) -> bool {
+    let now = meshseal_issuer::clock::Clock::now(&*harness.clock);
+    validate(token, &policy(harness), trust, now).is_ok()
+}
+
+fn kid(token: &str) -> String {
+    decode(token).0["kid"].as_str().unwrap().to_owned()
+}
+
+async fn ask(harness: &Harness) {
+    assert_eq!(harness.post_as("operator", "/admin/keys/rotate", "").await.status, 202);
+}
+
+#[tokio::test]
+async fn a_new_key_signs_once_every_proxy_has_it_and_no_token_is_refused() {
+    let harness = Harness::new().await;
+    let (mut near, mut far) = (Proxy::of(&harness, 1), Proxy::of(&harness, 2));
+    near.confirm(&harness).await;
+    far.confirm(&harness).await;
+    let mut kids = vec![harness.active_kid()];
+    for _ in 0..3 {
+        ask(&harness).await;
+        harness.tick().await;
+        let token = harness.token().await;
+        assert!(
+            accepts(&harness, &near.trust, &token),
+            "signed with a key that every proxy has, before the news is there"
+        );
+        assert!(accepts(&harness, &far.trust, &token));
+        kids.push(kid(&token));
+        near.confirm(&harness).await;
+        far.confirm(&harness).await;
+    }
+    kids.dedup();
+    assert_eq!(kids.len(), 4, "three rotations");
+}
+
+#[tokio::test]
+async fn it_waits_for_the_slowest_proxy() {
+    let harness = Harness::new().await;
+    let (mut near, mut far) = (Proxy::of(&harness, 1), Proxy::of(&harness, 2));
+    near.confirm(&harness).await;
+    far.confirm(&harness).await;
+    ask(&harness).await;
+    harness.tick().await;
+    // The next standby is new to both; only one hears of it.
+    let (active, standby) = (harness.active_kid(), harness.next_kid());
+    ask(&harness).await;
+    near.confirm(&harness).await;
+    for _ in 0..3 {
+        harness.tick().await;
+        assert_eq!(harness.active_kid(), active);
+    }
+    far.confirm(&harness).await;
+    harness.tick().await;
+    assert_eq!(harness.active_kid(), standby);
+    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 0"));
+}
+
+#[tokio::test]
+async fn after_the_timeout_it_is_forced_and_counted() {
+    let harness = Harness::new().await;
+    Proxy::of(&harness, 1).confirm(&harness).await;
+    ask(&harness).await;
+    harness.tick().await;
+    let standby = harness.next_kid();
+    let deaf = harness.issuer.proxies.enter(2, "deaf", 0);
+    ask(&harness).await;
+    harness.advance(59).await;
+    harness.tick().await;
+    assert_ne!(harness.active_kid(), standby);
+    harness.advance(1).await;
+    harness.tick().await;
+    assert_eq!(harness.active_kid(), standby);
+    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 1"));
+    drop(deaf);
+}
+
+#[tokio::test]
+async fn the_schedule_rotates_and_old_keys_go_their_way() {
+    let harness = Harness::new().await;
+    let first = harness.active_kid();
+    let token = harness.token().await;
+    harness.advance(24 * 3_600).await;
+    harness.tick().await;
+    let state =
+        |kid: &str| harness.issuer.publisher.current().keys.iter().find(|key| key.kid == kid).map(|key| key.state);
+    assert_eq!(state(&first), Some(KeyState::Draining));
+    assert!(
+        harness.issuer.publisher.current().keys.iter().filter(|key| key.kid == first).all(|key| key.sealed.is_none())
+    );
+    assert!(harness.get("/jwks").await.text.contains(&first), "its tokens may live");
+    // An hour, the largest leeway of proxies, and the time another replica may not have noticed.
+    harness.advance(3_600 + 60 + 5).await;
+    harness.tick().await;
+    assert_eq!(state(&first), Some(KeyState::Draining));
+    harness.advance(1).await;
+    harness.tick().await;
+    assert_eq!(state(&first), Some(KeyState::Retired));
+    assert!(!harness.get("/jwks").await.text.contains(&first));
+    assert!(!harness.is_active(&token).await);
+    harness.advance(7 * 86_400 + 1).await;
+    harness.tick().await;
+    assert_eq!(state(&first), None);
+}
+
+#[tokio::test]
+async fn after_a_restart_silent_proxies_get_time_to_report() {
+    let before = Harness::new().await;
+    Proxy::of(&before, 1).confirm(&before).await;
+    before.tick().await;
+    let after = before.restarted().await;
+    let standby = after.next_kid();
+    ask(&after).await;
+    after.advance(14).await;
+    after.tick().await;
+    // Another replica's lease may still run; it is over by now.
+    after.tick().await;
+    assert_ne!(after.active_kid(), standby, "a proxy in back-off has not reported yet");
+    after.advance(2).await;
+    after.tick().await;
+    assert_eq!(after.active_kid(), standby);
+}
+
+#[tokio::test]
+async fn a_confirmation_to_one_replica_counts_for_the_other() {
+    let leader = Harness::new().await;
+    leader.tick().await;
+    let other = leader.restarted().await;
+    let mut proxy = Proxy::of(&other, 1);
+    proxy.confirm(&other).await;
+    other.tick().await;
+    ask(&leader).await;
+    leader.tick().await;
+    let (active, standby) = (leader.active_kid(), leader.next_kid());
+    other.tick().await;
+    ask(&other).await;
+    leader.tick().await;
+    assert_eq!(leader.active_kid(), active, "known through the database: it has not confirmed");
+    proxy.confirm(&other).await;
+    other.tick().await;
+    leader.tick().await;
+    assert_eq!(leader.active_kid(), standby);
+}
+
+#[tokio::test]
+async fn only_one_replica_does_scheduled_work() {
+    let leader = Harness::new().await;
+    leader.tick().await;
+    let other = leader.restarted().await;
+    let active = other.active_kid();
+    ask(&other).await;
+    other.tick().await;
+    assert_eq!(other.active_kid(), active, "it does not lead");
+    leader.issuer.keeper.resign(&leader.issuer).await.unwrap();
+    other.tick().await;
+    assert_ne!(other.active_kid(), active);
+}
+
+#[tokio::test]
+async fn a_stolen_key_is_out_at_once() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::of(&harness, 1);
+    proxy.confirm(&harness).await;
+    let (stolen, standby) = (harness.active_kid(), harness.next_kid());
+    let token = harness.token().await;
+    assert!(accepts(&harness, &proxy.trust, &token));
+    let answer = harness.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}")).await;
+    assert_eq!(answer.json()["version"], harness.version());
+    assert_eq!(harness.active_kid(), standby, "takes over without waiting for anybody");
+    assert!(!harness.get("/jwks").await.text.contains(&stolen));
+    let fresh = harness.token().await;
+    assert!(accepts(&harness, &proxy.trust, &fresh), "proxies had the standby already");
+    proxy.poll(&harness).await;
+    assert!(!accepts(&harness, &proxy.trust, &token));
+    assert!(!harness.is_active(&token).await);
+    harness.tick().await;
+    assert_ne!(harness.next_kid(), standby, "there is a standby again");
+}
+
+#[tokio::test]
+async fn a_revoked_standby_or_old_key_is_replaced_or_gone_without_touching_the_active_one() {
+    let harness = Harness::new().await;
+    let (active, standby) = (harness.active_kid(), harness.next_kid());
+    let by_json = axum::http::Request::post("/admin/keys/revoke")
+        .header("authorization", crate::support::basic("operator"))
+        .header("content-type", "application/json")
+        .body(json!({ "kid": standby }).to_string().into())
+        .unwrap();
+    assert_eq!(harness.send(by_json).await.status, 200);
+    harness.tick().await;
+    assert_eq!(harness.active_kid(), active);
+    assert_ne!(harness.next_kid(), standby);
+    let token = harness.token().await;
+    ask(&harness).await;
+    harness.tick().await;
+    assert!(harness.is_active(&token).await, "drains");
+    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={active}")).await;
+    assert!(!harness.is_active(&token).await);
+    let unknown = harness.post_as("operator", "/admin/keys/revoke", "kid=nonsense").await;
+    assert_eq!(unknown.error(), (400, "invalid_request".into()));
+}
+
+#[tokio::test]
+async fn a_stolen_bundle_key_gives_way_to_the_one_that_is_pinned_beside_it() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::of(&harness, 1);
+    proxy.confirm(&harness).await;
+    let old = harness.key(Purpose::Bundle, KeyState::Active).unwrap().kid;
+    let standby = harness.key(Purpose::Bundle, KeyState::Next).unwrap().kid;
+    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={old}")).await;
+    assert_eq!(harness.key(Purpose::Bundle, KeyState::Active).unwrap().kid, standby);
+    proxy.poll(&harness).await;
+    assert_eq!(proxy.trust.bundle_version(), Some(harness.version()), "accepted under the second pin");
+}
+
+#[tokio::test]
+async fn another_algorithm_in_the_configuration_takes_over_by_rotation() {
+    let harness = Harness::new().await;
+    let token = harness.token().await;
+    let mut config = config();
+    config.keys.algorithm = meshseal_issuer::keys::Algorithm::Rs256;
+    let after = Harness::at(harness.database.clone(), config, harness.clock.clone()).await;
+    after.tick().await;
+    let new = after.token().await;
+    assert_eq!((decode(&token).0["alg"].as_str(), decode(&new).0["alg"].as_str()), (Some("EdDSA"), Some("RS256")));
+    assert!(after.is_active(&token).await && after.is_active(&new).await);
+}
+
+#[tokio::test]
+async fn rotating_all_day_does_not_pile_up_keys() {
+    let harness = Harness::new().await;
+    for _ in 0..MAX_DRAINING + 3 {
+        ask(&harness).await;
+        harness.tick().await;
+    }
+    let keys = harness.get("/jwks").await.json()["keys"].as_array().unwrap().len();
+    assert_eq!(keys, MAX_DRAINING + 2);
+    harness.advance(3_666).await;
+    harness.tick().await;
+    harness.tick().await;
+    harness.tick().await;
+    let keys = harness.get("/jwks").await.json()["keys"].as_array().unwrap().len();
+    assert!(keys < MAX_DRAINING, "{keys}: they have drained");
+}
+
+#[tokio::test]
+async fn keys_begin_at_the_first_start_with_a_standby_of_each_sort() {
+    let harness = Harness::new().await;
+    let published = harness.issuer.publisher.current();
+    let mut seen: Vec<_> = published.keys.iter().map(|key| (key.purpose.name(), key.state.name(), key.since)).collect();
+    seen.sort_unstable();
+    assert_eq!(
+        seen,
+        [("bundle", "active", NOW), ("bundle", "next", NOW), ("token", "active", NOW), ("token", "next", NOW)]
+    );
+}

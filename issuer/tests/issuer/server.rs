@@ -1,0 +1,191 @@
+//! The running server over real connections.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use meshseal_issuer::clock::{Clock as _, SystemClock};
+
+use crate::support::database::Database;
+use crate::support::process::{Server, run, text};
+use crate::support::{basic, yaml};
+
+const CONFIG: &str = "listen: 127.0.0.1:0\ndatabase: sqlite:data.db\n";
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("issuer.yaml"), format!("{CONFIG}{}", yaml())).unwrap();
+    folder
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(&server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+/// One exchange on a connection of its own.
+fn exchange(server: &Server, request: &str) -> String {
+    let mut stream = connect(server);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn get(server: &Server, path: &str) -> String {
+    exchange(server, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+}
+
+fn post(server: &Server, client: &str, path: &str, form: &str) -> String {
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: {}\r\n", basic(client));
+    let body =
+        format!("content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}", form.len());
+    exchange(server, &format!("{head}{body}"))
+}
+
+fn body(answer: &str) -> serde_json::Value {
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+fn version(server: &Server) -> u64 {
+    let metrics = get(server, "/metrics");
+    metrics.lines().find_map(|line| line.strip_prefix("meshseal_bundle_version ")).unwrap().parse().unwrap()
+}
+
+/// A poll that waits, and does: sent, and counted by the issuer.
+fn waiting_poll(server: &Server, have: u64) -> TcpStream {
+    let mut stream = connect(server);
+    let request =
+        format!("GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    while !get(server, "/metrics").contains("meshseal_polls_waiting 1") {
+        std::thread::yield_now();
+    }
+    stream
+}
+
+fn first_bytes(stream: &mut TcpStream) -> String {
+    let mut buffer = [0; 4096];
+    let length = stream.read(&mut buffer).unwrap();
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+#[test]
+fn a_waiting_poll_hears_of_a_revocation_at_once_and_the_receipt_counts_it() {
+    let folder = folder();
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    assert!(get(&server, "/readyz").starts_with("HTTP/1.1 200"));
+    let token = body(&post(&server, "checkout", "/token", "grant_type=client_credentials&resource=orders"));
+    let token = token["access_token"].as_str().unwrap().to_owned();
+    let mut poll = waiting_poll(&server, version(&server));
+    let begun = SystemClock.now_ms();
+    let revoked = post(&server, "checkout", "/revoke", &format!("token={token}"));
+    let answer = first_bytes(&mut poll);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("application/jose"), "{answer}");
+    assert!(SystemClock.now_ms() < begun + 1_000);
+    let have = body(&revoked)["version"].as_u64().unwrap();
+    let _again = waiting_poll(&server, have);
+    let receipt = body(&post(&server, "operator", "/revoke", "all=true&wait=1"));
+    assert_eq!(
+        (&receipt["confirmed"], &receipt["proxies"]),
+        (&0.into(), &1.into()),
+        "it was told and has not confirmed"
+    );
+}
+
+#[test]
+fn sigterm_answers_who_waits_and_ends_well() {
+    for signal in ["TERM", "INT"] {
+        let folder = folder();
+        let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+        let mut poll = waiting_poll(&server, version(&server));
+        let begun = SystemClock.now_ms();
+        server.signal(signal);
+        let answer = first_bytes(&mut poll);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let (code, log) = server.wait();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(SystemClock.now_ms() < begun + 4_000);
+    }
+}
+
+#[test]
+fn a_crash_loses_nothing_that_was_answered_for() {
+    let folder = folder();
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    let token = body(&post(&server, "checkout", "/token", "grant_type=client_credentials&resource=orders"));
+    let token = token["access_token"].as_str().unwrap().to_owned();
+    post(&server, "checkout", "/revoke", &format!("token={token}"));
+    let before = version(&server);
+    server.signal("KILL");
+    assert_eq!(server.wait().0, None);
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    assert_eq!(version(&server), before);
+    assert_eq!(body(&post(&server, "checkout", "/introspect", &format!("token={token}")))["active"], false);
+}
+
+#[test]
+fn logs_hold_no_token_and_no_secret() {
+    let folder = folder();
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml", "--log", "json"]);
+    let token = body(&post(&server, "checkout", "/token", "grant_type=client_credentials&resource=orders"));
+    let token = token["access_token"].as_str().unwrap().to_owned();
+    post(&server, "checkout", "/revoke", &format!("token={token}"));
+    server.signal("TERM");
+    let (_, log) = server.wait();
+    let secret = crate::support::secret("checkout");
+    let signature = token.rsplit_once('.').unwrap().1;
+    assert!(log.contains("revoked") && !log.contains(signature) && !log.contains(&secret), "{log}");
+    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
+}
+
+#[test]
+fn with_no_configuration_it_starts_on_a_file_and_names_a_busy_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap().to_string();
+    std::fs::write(folder.path().join("issuer.yaml"), format!("listen: {address}")).unwrap();
+    let refused = run(folder.path(), &["serve", "--config", "issuer.yaml"], "");
+    let message = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(message.contains(&address) && message.contains("`listen`"), "{message}");
+    assert!(!folder.path().join("meshseal.db").exists(), "nothing was made for nothing");
+    std::fs::write(folder.path().join("issuer.yaml"), "listen: 127.0.0.1:0").unwrap();
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    let metadata = body(&get(&server, "/.well-known/oauth-authorization-server"));
+    assert_eq!(metadata["issuer"], format!("http://{}", server.address), "the port that was free");
+    assert!(folder.path().join("meshseal.db").exists() && folder.path().join("meshseal.master.key").exists());
+}
+
+#[test]
+fn a_slow_or_oversized_head_does_not_hold_a_place() {
+    let folder = folder();
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    let long = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(40_000));
+    let mut stream = connect(&server);
+    // The server may cut the connection while we still write.
+    let _ = stream.write_all(long.as_bytes());
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_runs_on_postgresql() {
+    let Some(database) = Database::postgres().await else { return };
+    let meshseal_issuer::store::Location::Postgres(url) = &database.location else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("listen: 127.0.0.1:0\ndatabase: {url}\nmasterKey: {{ file: master.key }}\n{}", yaml());
+    std::fs::write(folder.path().join("issuer.yaml"), config).unwrap();
+    std::fs::write(folder.path().join("master.key"), "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
+    let servers = [(); 2].map(|()| Server::start(folder.path(), &["--config", "issuer.yaml"]));
+    let token = body(&post(&servers[0], "checkout", "/token", "grant_type=client_credentials&resource=orders"));
+    let token = token["access_token"].as_str().unwrap().to_owned();
+    let mut poll = waiting_poll(&servers[1], version(&servers[1]));
+    let begun = SystemClock.now_ms();
+    post(&servers[0], "checkout", "/revoke", &format!("token={token}"));
+    assert!(first_bytes(&mut poll).starts_with("HTTP/1.1 200"), "the other replica's proxies hear of it");
+    assert!(SystemClock.now_ms() < begun + 1_000);
+}

@@ -1,0 +1,213 @@
+//! What any database must do for the issuer: the same tests over SQLite and PostgreSQL.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use meshseal_issuer::bundle::ProxyRecord;
+use meshseal_issuer::keys::{Algorithm, KeyChange, KeyRecord, KeyState, Purpose};
+use meshseal_issuer::revocation::{EpochKind, EpochRecord, RevokedToken};
+use meshseal_issuer::store::{Change, StoreError};
+
+use crate::support::database::{Database, on_both};
+use crate::support::{Harness, NOW, config};
+
+on_both! {
+    versions_follow_the_clock_and_never_stand_still
+    a_change_that_comes_too_late_changes_nothing
+    one_key_signs_whatever_replicas_think
+    a_key_that_stops_signing_loses_its_private_half
+    nobody_gets_an_index_twice
+    one_replica_leads_until_its_time_is_over
+    epochs_only_rise_and_dead_entries_go
+    a_late_sighting_of_a_proxy_does_not_undo_a_newer_one
+    a_constant_keeps_its_first_value
+    a_rotation_is_asked_for_once_and_done_once
+    many_revocations_at_once
+    two_replicas_share_everything
+    a_restart_forgets_nothing
+}
+
+const NOW_MS: u64 = NOW * 1000;
+
+fn key(kid: &str, state: KeyState) -> KeyRecord {
+    KeyRecord {
+        kid: kid.into(),
+        purpose: Purpose::Token,
+        algorithm: Algorithm::Es256,
+        state,
+        since: NOW,
+        published: 0,
+        public_jwk: "{}".into(),
+        sealed: Some(vec![1, 2, 3]),
+    }
+}
+
+fn insert(key: KeyRecord) -> Change {
+    Change { keys: vec![KeyChange::Insert(key)], ..Change::default() }
+}
+
+fn enter(kid: &str, state: KeyState) -> KeyChange {
+    KeyChange::Enter { kid: kid.into(), state, since: NOW + 1 }
+}
+
+fn epoch(name: &str, before: u64) -> EpochRecord {
+    EpochRecord { kind: EpochKind::Subject, name: name.into(), before, expires_at: before + 100 }
+}
+
+async fn versions_follow_the_clock_and_never_stand_still(database: Arc<Database>) {
+    let store = database.open().await;
+    assert_eq!(store.head().await.unwrap().version, 0);
+    assert_eq!(store.commit(&Change::default(), NOW_MS).await.unwrap(), NOW_MS);
+    assert_eq!(store.commit(&Change::default(), NOW_MS).await.unwrap(), NOW_MS + 1, "twice in a millisecond");
+    assert_eq!(store.commit(&Change::default(), NOW_MS - 5_000).await.unwrap(), NOW_MS + 2, "a clock that went back");
+    assert_eq!(store.commit(&Change::default(), NOW_MS + 7).await.unwrap(), NOW_MS + 7);
+}
+
+async fn a_change_that_comes_too_late_changes_nothing(database: Arc<Database>) {
+    let store = database.open().await;
+    let version = store.commit(&Change::default(), NOW_MS).await.unwrap();
+    let late = Change { expected_version: Some(version - 1), ..insert(key("a", KeyState::Active)) };
+    assert_eq!(store.commit(&late, NOW_MS).await, Err(StoreError::Conflict));
+    assert_eq!(store.load().await.unwrap().keys, []);
+    let in_time = Change { expected_version: Some(version), ..late };
+    let version = store.commit(&in_time, NOW_MS).await.unwrap();
+    let kept = store.load().await.unwrap();
+    assert_eq!(kept.keys, [KeyRecord { published: version, ..key("a", KeyState::Active) }]);
+}
+
+async fn one_key_signs_whatever_replicas_think(database: Arc<Database>) {
+    let store = database.open().await;
+    store.commit(&insert(key("a", KeyState::Active)), NOW_MS).await.unwrap();
+    let revoked = RevokedToken { index: 7, expires_at: NOW };
+    let second = Change { revoke: vec![revoked], ..insert(key("b", KeyState::Active)) };
+    assert!(store.commit(&second, NOW_MS).await.is_err());
+    let kept = store.load().await.unwrap();
+    assert_eq!((kept.version, kept.keys.len(), kept.revoked.len()), (NOW_MS, 1, 0), "the whole change was undone");
+    let bundle = KeyRecord { purpose: Purpose::Bundle, ..key("c", KeyState::Active) };
+    store.commit(&insert(bundle), NOW_MS).await.unwrap();
+}
+
+async fn a_key_that_stops_signing_loses_its_private_half(database: Arc<Database>) {
+    let store = database.open().await;
+    store.commit(&insert(key("a", KeyState::Active)), NOW_MS).await.unwrap();
+    store.commit(&insert(key("n", KeyState::Next)), NOW_MS).await.unwrap();
+    let keys = vec![enter("a", KeyState::Draining), enter("n", KeyState::Active)];
+    store.commit(&Change { keys, ..Change::default() }, NOW_MS).await.unwrap();
+    let kept = store.load().await.unwrap().keys;
+    let seen: Vec<_> = kept.iter().map(|key| (key.kid.as_str(), key.state, key.since, key.sealed.is_some())).collect();
+    assert_eq!(seen, [("a", KeyState::Draining, NOW + 1, false), ("n", KeyState::Active, NOW + 1, true)]);
+    store
+        .commit(&Change { keys: vec![KeyChange::Delete { kid: "a".into() }], ..Change::default() }, NOW_MS)
+        .await
+        .unwrap();
+    assert_eq!(store.load().await.unwrap().keys.len(), 1);
+}
+
+async fn nobody_gets_an_index_twice(database: Arc<Database>) {
+    let (one, other) = (database.open().await, database.open().await);
+    let lease = |store: Arc<dyn meshseal_issuer::store::Store>| {
+        tokio::spawn(async move {
+            let mut leased = Vec::new();
+            for _ in 0..20 {
+                leased.extend(store.lease_indices(10).await.unwrap());
+            }
+            leased
+        })
+    };
+    let (a, b) = (lease(one), lease(other));
+    let all: Vec<u64> = [a.await.unwrap(), b.await.unwrap()].concat();
+    let distinct: HashSet<u64> = all.iter().copied().collect();
+    assert_eq!((all.len(), distinct.len(), distinct.iter().max()), (400, 400, Some(&399)), "dense and without repeats");
+}
+
+async fn one_replica_leads_until_its_time_is_over(database: Arc<Database>) {
+    let store = database.open().await;
+    assert!(store.lead("a", NOW, NOW + 15).await.unwrap());
+    assert!(!store.lead("b", NOW + 15, NOW + 30).await.unwrap());
+    assert!(store.lead("a", NOW + 15, NOW + 30).await.unwrap(), "stays");
+    assert!(store.lead("b", NOW + 31, NOW + 46).await.unwrap(), "its time was over");
+    assert!(store.lead("b", NOW + 31, 0).await.unwrap(), "resigns");
+    assert!(store.lead("a", NOW + 31, NOW + 46).await.unwrap());
+}
+
+async fn epochs_only_rise_and_dead_entries_go(database: Arc<Database>) {
+    let store = database.open().await;
+    for before in [500, 900, 700] {
+        store.commit(&Change { epochs: vec![epoch("alice", before)], ..Change::default() }, NOW_MS).await.unwrap();
+    }
+    let revoke = vec![RevokedToken { index: 1, expires_at: 999 }, RevokedToken { index: 2, expires_at: 1_001 }];
+    store.commit(&Change { revoke, ..Change::default() }, NOW_MS).await.unwrap();
+    assert_eq!(store.load().await.unwrap().epochs, [epoch("alice", 900)]);
+    let prune = |before| Change { prune_before: Some(before), ..Change::default() };
+    store.commit(&prune(1_000), NOW_MS).await.unwrap();
+    let kept = store.load().await.unwrap();
+    assert_eq!((kept.epochs.len(), kept.revoked), (1, vec![RevokedToken { index: 2, expires_at: 1_001 }]));
+    store.commit(&prune(1_002), NOW_MS).await.unwrap();
+    let kept = store.load().await.unwrap();
+    assert_eq!((kept.epochs.len(), kept.revoked.len()), (0, 0));
+}
+
+async fn a_late_sighting_of_a_proxy_does_not_undo_a_newer_one(database: Arc<Database>) {
+    let store = database.open().await;
+    let seen = |version, seen_at| ProxyRecord { worker: "00ff".into(), node: "edge".into(), version, seen_at };
+    for sighting in [seen(5, 100), seen(7, 110), seen(6, 105)] {
+        store.save_proxies(&[sighting]).await.unwrap();
+    }
+    assert_eq!(store.proxies(110).await.unwrap(), [seen(7, 110)]);
+    assert_eq!(store.proxies(111).await.unwrap(), []);
+    store.forget_proxies(111).await.unwrap();
+    assert_eq!(store.proxies(0).await.unwrap(), []);
+}
+
+async fn a_constant_keeps_its_first_value(database: Arc<Database>) {
+    let store = database.open().await;
+    assert_eq!(store.constant("x", "first").await.unwrap(), "first");
+    assert_eq!(store.constant("x", "second").await.unwrap(), "first");
+}
+
+async fn a_rotation_is_asked_for_once_and_done_once(database: Arc<Database>) {
+    let store = database.open().await;
+    store.request_rotation(NOW).await.unwrap();
+    store.request_rotation(NOW + 5).await.unwrap();
+    assert_eq!(store.head().await.unwrap().rotation_requested, Some(NOW));
+    store.commit(&Change { rotation_done: true, ..Change::default() }, NOW_MS).await.unwrap();
+    assert_eq!(store.head().await.unwrap().rotation_requested, None);
+}
+
+async fn many_revocations_at_once(database: Arc<Database>) {
+    let store = database.open().await;
+    let token = |index| RevokedToken { index, expires_at: NOW };
+    let change = Change { revoke: (0..1_201).map(token).collect(), ..Change::default() };
+    store.commit(&change, NOW_MS).await.unwrap();
+    store.commit(&change, NOW_MS).await.unwrap();
+    assert_eq!(store.load().await.unwrap().revoked.len(), 1_201, "in several statements, and again without harm");
+}
+
+async fn two_replicas_share_everything(database: Arc<Database>) {
+    let one = Harness::on(database, config()).await;
+    let other = one.restarted().await;
+    assert_eq!(one.active_kid(), other.active_kid(), "keys are made once");
+    let (mine, theirs) = (one.token().await, other.token().await);
+    assert!(one.is_active(&theirs).await && other.is_active(&mine).await);
+    let indices =
+        [mine.clone(), theirs].map(|token| crate::support::decode(&token).1["jti"].as_str().map(str::to_owned));
+    assert_ne!(indices[0], indices[1]);
+    other.post_as("checkout", "/revoke", &format!("token={mine}")).await;
+    assert!(one.is_active(&mine).await, "not noticed yet");
+    let before = one.version();
+    one.tick().await;
+    assert!(!one.is_active(&mine).await);
+    assert_eq!(one.version(), other.version());
+    assert!(one.version() > before);
+}
+
+async fn a_restart_forgets_nothing(database: Arc<Database>) {
+    let before = Harness::on(database, config()).await;
+    let token = before.token().await;
+    let revoked = before.token().await;
+    before.post_as("checkout", "/revoke", &format!("token={revoked}")).await;
+    let after = before.restarted().await;
+    assert_eq!((after.active_kid(), after.version()), (before.active_kid(), before.version()));
+    assert!(after.is_active(&token).await);
+    assert!(!after.is_active(&revoked).await);
+}

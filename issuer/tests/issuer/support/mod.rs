@@ -1,0 +1,273 @@
+//! What tests share: an issuer on a clock that stands still, requests to it, and databases.
+
+pub(crate) mod database;
+pub(crate) mod process;
+pub(crate) mod signing;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use meshseal_core::keys::KeySet;
+use meshseal_core::trust::{Accepted, Trust};
+use meshseal_issuer::app;
+use meshseal_issuer::background::write_down_once;
+use meshseal_issuer::clients::SecretHash;
+use meshseal_issuer::clock::FixedClock;
+use meshseal_issuer::config::{Config, from_yaml};
+use meshseal_issuer::issuer::Issuer;
+use meshseal_issuer::keys::{KeyRecord, KeyState, MasterKey, Purpose};
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use database::Database;
+
+pub(crate) const NOW: u64 = 1_900_000_000;
+pub(crate) const ISSUER: &str = "https://issuer.example";
+
+/// The secret of the client `checkout`; those of others end with their names.
+pub(crate) fn secret(client: &str) -> String {
+    format!("mss_a-secret-of-sufficient-length-{client}")
+}
+
+/// Services `orders` and `stock`; clients `checkout` (both), `stock` (introspects its own tokens), `operator` (admin).
+pub(crate) fn yaml() -> String {
+    let hash = |client: &str| SecretHash::of(&secret(client)).to_string();
+    format!(
+        r#"
+issuer: {ISSUER}
+keys: {{ algorithm: EdDSA, rotateEvery: 24h, ackTimeout: 60s }}
+tokens: {{ lifetime: 5m, maxLifetime: 1h, clockSkew: 30s }}
+services:
+- {{ audience: orders, scopes: [orders.read, orders.write], introspectors: [auditor] }}
+- {{ audience: stock, scopes: [stock.read], lifetime: 60s }}
+clients:
+- clientId: checkout
+  auth: {{ secrets: [ {{ hash: "{}" }}, {{ hash: "{}" }} ] }}
+  audiences: [orders, stock]
+  scopes: [orders.read, orders.write, stock.read]
+- clientId: stock
+  auth: {{ secrets: [ {{ hash: "{}" }} ] }}
+  audiences: [orders]
+  scopes: [orders.read]
+- clientId: auditor
+  auth: {{ secrets: [ {{ hash: "{}" }} ] }}
+- clientId: operator
+  auth: {{ secrets: [ {{ hash: "{}" }} ] }}
+  admin: true
+- clientId: signer
+  auth: {{ jwks: {} }}
+  audiences: [orders]
+  scopes: [orders.read]
+"#,
+        hash("checkout"),
+        hash("checkout-new"),
+        hash("stock"),
+        hash("auditor"),
+        hash("operator"),
+        signing::client_jwks(),
+    )
+}
+
+pub(crate) fn config() -> Config {
+    from_yaml(&yaml()).unwrap()
+}
+
+pub(crate) fn master() -> Arc<MasterKey> {
+    Arc::new(MasterKey::from_base64("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "test").unwrap())
+}
+
+/// One replica, its clock, and the database it is on.
+pub(crate) struct Harness {
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) clock: Arc<FixedClock>,
+    pub(crate) router: Router,
+    pub(crate) database: Arc<Database>,
+}
+
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, self.text))
+    }
+
+    /// Status and OAuth error code.
+    pub(crate) fn error(&self) -> (u16, String) {
+        (self.status.as_u16(), self.json()["error"].as_str().unwrap_or_default().to_owned())
+    }
+
+    pub(crate) fn header(&self, name: header::HeaderName) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Harness {
+    /// On a new SQLite file.
+    pub(crate) async fn new() -> Self {
+        Self::with(config()).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        Self::on(Database::sqlite(), config).await
+    }
+
+    pub(crate) async fn on(database: Arc<Database>, config: Config) -> Self {
+        Self::at(database, config, Arc::new(FixedClock::at(NOW))).await
+    }
+
+    /// A replica on a database that others may be on already.
+    pub(crate) async fn at(database: Arc<Database>, config: Config, clock: Arc<FixedClock>) -> Self {
+        let store = database.open().await;
+        let issuer = Arc::new(Issuer::start(config, clock.clone(), store, master()).await.unwrap());
+        Self { router: app(issuer.clone()), issuer, clock, database }
+    }
+
+    /// The same database, clock and configuration after a restart.
+    pub(crate) async fn restarted(&self) -> Self {
+        Self::at(self.database.clone(), self.issuer.config.clone(), self.clock.clone()).await
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn get_as(&self, client: &str, path: &str) -> Answer {
+        self.send(Request::get(path).header("authorization", basic(client)).body(Body::empty()).unwrap()).await
+    }
+
+    /// A form, without proof of who sends it.
+    pub(crate) async fn post(&self, path: &str, form: &str) -> Answer {
+        self.send(form_request(path, form).body(Body::from(form.to_owned())).unwrap()).await
+    }
+
+    /// A form from a client with its secret in the header.
+    pub(crate) async fn post_as(&self, client: &str, path: &str, form: &str) -> Answer {
+        self.send(
+            form_request(path, form).header("authorization", basic(client)).body(Body::from(form.to_owned())).unwrap(),
+        )
+        .await
+    }
+
+    /// A token for `checkout` at `orders`.
+    pub(crate) async fn token(&self) -> String {
+        self.token_for("checkout", "resource=orders").await
+    }
+
+    pub(crate) async fn token_for(&self, client: &str, more: &str) -> String {
+        let answer = self.post_as(client, "/token", &format!("grant_type=client_credentials&{more}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        answer.json()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn is_active(&self, token: &str) -> bool {
+        self.post_as("checkout", "/introspect", &format!("token={token}")).await.json()["active"] == true
+    }
+
+    /// A poll by a worker, which counts as live from now on.
+    pub(crate) async fn poll(&self, worker: u64, have: Option<u64>) -> Answer {
+        let query = have.map_or(String::new(), |have| format!("?have={have}"));
+        let request = Request::get(format!("/bundle{query}"))
+            .header("x-meshseal-worker", format!("{worker:016x}"))
+            .header("x-meshseal-node", "edge");
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// Time passes, and the database is asked, as it is ten times a second.
+    pub(crate) async fn advance(&self, seconds: u64) {
+        self.clock.advance(seconds);
+        self.issuer.publisher.refresh().await.unwrap();
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.issuer.publisher.current().version()
+    }
+
+    pub(crate) fn key(&self, purpose: Purpose, state: KeyState) -> Option<KeyRecord> {
+        self.issuer.publisher.current().keys.iter().find(|key| key.purpose == purpose && key.state == state).cloned()
+    }
+
+    pub(crate) fn active_kid(&self) -> String {
+        self.key(Purpose::Token, KeyState::Active).unwrap().kid
+    }
+
+    pub(crate) fn next_kid(&self) -> String {
+        self.key(Purpose::Token, KeyState::Next).unwrap().kid
+    }
+
+    /// What background work does, once.
+    pub(crate) async fn tick(&self) {
+        self.issuer.publisher.refresh().await.unwrap();
+        write_down_once(&self.issuer).await.unwrap();
+        self.issuer.keeper.round(&self.issuer).await.unwrap();
+    }
+
+    /// The keys that a proxy pins.
+    pub(crate) fn pins(&self) -> KeySet {
+        let published = self.issuer.publisher.current();
+        let keys = published.keys.iter().filter(|key| key.purpose == Purpose::Bundle && key.state.may_sign());
+        let keys: Vec<Value> = keys.map(|key| serde_json::from_str(&key.public_jwk).unwrap()).collect();
+        KeySet::from_config(&serde_json::json!({ "keys": keys }).to_string(), &[meshseal_core::alg::Alg::EdDsa], false)
+            .unwrap()
+    }
+}
+
+/// A proxy as core has it: takes what it is given, and only if it is right.
+pub(crate) struct Proxy {
+    pub(crate) worker: u64,
+    pub(crate) trust: Trust,
+    pub(crate) pins: KeySet,
+}
+
+impl Proxy {
+    pub(crate) fn of(harness: &Harness, worker: u64) -> Self {
+        Self { worker, trust: Trust::new(), pins: harness.pins() }
+    }
+
+    /// Polls and takes over what comes.
+    pub(crate) async fn poll(&mut self, harness: &Harness) -> Accepted {
+        let answer = harness.poll(self.worker, self.trust.bundle_version()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        let now = meshseal_issuer::clock::Clock::now(&*harness.clock);
+        self.trust.accept_bundle(&answer.text, &self.pins, now).unwrap()
+    }
+
+    /// Polls until it confirms what is published.
+    pub(crate) async fn confirm(&mut self, harness: &Harness) {
+        self.poll(harness).await;
+        self.poll(harness).await;
+        assert_eq!(self.trust.bundle_version(), Some(harness.version()));
+    }
+}
+
+pub(crate) fn form_request(path: &str, _form: &str) -> axum::http::request::Builder {
+    Request::post(path).header("content-type", "application/x-www-form-urlencoded")
+}
+
+pub(crate) fn basic(client: &str) -> String {
+    use base64::Engine as _;
+    let joined = format!("{client}:{}", secret(client));
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(joined))
+}
+
+/// Header and claims of a token, unverified.
+pub(crate) fn decode(token: &str) -> (Value, Value) {
+    let part = |at: usize| {
+        let bytes = meshseal_core::base64url::decode(token.split('.').nth(at).unwrap()).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    (part(0), part(1))
+}

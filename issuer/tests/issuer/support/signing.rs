@@ -1,0 +1,91 @@
+//! A client that signs assertions, rightly and wrongly.
+
+use std::sync::OnceLock;
+
+use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
+};
+use meshseal_core::base64url::encode;
+use serde_json::{Value, json};
+
+use super::{ISSUER, NOW};
+
+struct Keys {
+    ed: Ed25519KeyPair,
+    ec: EcdsaKeyPair,
+    rsa: RsaKeyPair,
+    foreign: Ed25519KeyPair,
+}
+
+fn keys() -> &'static Keys {
+    static KEYS: OnceLock<Keys> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let rsa: aws_lc_rs::encoding::Pkcs8V1Der<'_> =
+            aws_lc_rs::rsa::KeyPair::generate(KeySize::Rsa2048).unwrap().as_der().unwrap();
+        Keys {
+            ed: Ed25519KeyPair::generate().unwrap(),
+            ec: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
+            rsa: RsaKeyPair::from_pkcs8((*rsa).as_ref()).unwrap(),
+            foreign: Ed25519KeyPair::generate().unwrap(),
+        }
+    })
+}
+
+/// The public keys of the client `signer`: one of each sort, each bound to its algorithm.
+pub(crate) fn client_jwks() -> Value {
+    let Keys { ed, ec, rsa, .. } = keys();
+    let (x, y) = ec.public_key().as_ref()[1..].split_at(32);
+    json!({ "keys": [
+        { "kty": "OKP", "crv": "Ed25519", "kid": "ed", "alg": "EdDSA", "x": encode(ed.public_key().as_ref()) },
+        { "kty": "EC", "crv": "P-256", "kid": "ec", "alg": "ES256", "x": encode(x), "y": encode(y) },
+        { "kty": "RSA", "kid": "rsa", "alg": "RS256",
+          "n": encode(rsa.public_key().modulus().big_endian_without_leading_zero()),
+          "e": encode(rsa.public_key().exponent().big_endian_without_leading_zero()) },
+    ]})
+}
+
+/// The claims of a right assertion.
+pub(crate) fn claims(jti: &str) -> Value {
+    json!({ "iss": "signer", "sub": "signer", "aud": ISSUER, "exp": NOW + 60, "iat": NOW, "jti": jti })
+}
+
+pub(crate) fn header(alg: &str, kid: &str) -> Value {
+    json!({ "alg": alg, "kid": kid, "typ": "client-authentication+jwt" })
+}
+
+fn input(header: &Value, claims: &Value) -> String {
+    format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()))
+}
+
+/// Signs with the key that the header's `kid` names, whatever `alg` it says.
+pub(crate) fn sign(header: &Value, claims: &Value) -> String {
+    let Keys { ed, ec, rsa, foreign } = keys();
+    let input = input(header, claims);
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let signature = match header["kid"].as_str() {
+        Some("ec") => ec.sign(&random, input.as_bytes()).unwrap().as_ref().to_vec(),
+        Some("rsa") => {
+            let mut signature = vec![0; rsa.public_modulus_len()];
+            rsa.sign(&RSA_PKCS1_SHA256, &random, input.as_bytes(), &mut signature).unwrap();
+            signature
+        }
+        Some("foreign") => foreign.sign(input.as_bytes()).as_ref().to_vec(),
+        _ => ed.sign(input.as_bytes()).as_ref().to_vec(),
+    };
+    format!("{input}.{}", encode(&signature))
+}
+
+/// HMAC with the public key as the secret: the classic confusion.
+pub(crate) fn sign_with_public_key(claims: &Value) -> String {
+    let input = input(&header("HS256", "ed"), claims);
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, keys().ed.public_key().as_ref());
+    format!("{input}.{}", encode(aws_lc_rs::hmac::sign(&key, input.as_bytes()).as_ref()))
+}
+
+/// By the key of somebody else, with the client's kid.
+pub(crate) fn sign_foreign(claims: &Value) -> String {
+    let input = input(&header("EdDSA", "ed"), claims);
+    format!("{input}.{}", encode(keys().foreign.sign(input.as_bytes()).as_ref()))
+}

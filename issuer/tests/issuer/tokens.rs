@@ -1,0 +1,170 @@
+//! `POST /token`: what is granted and what it looks like; RFC 6749 §4.4, §5, RFC 8707, RFC 9068.
+
+use axum::body::Body;
+use axum::http::{Request, header};
+use meshseal_core::keys::KeySet;
+use meshseal_core::revocation::index_of;
+use meshseal_core::validate::signature_only;
+use meshseal_issuer::keys::{Algorithm, KeyState, Purpose};
+
+use crate::support::{Harness, ISSUER, NOW, config, decode, form_request, secret};
+
+const GRANT: &str = "grant_type=client_credentials";
+
+#[tokio::test]
+async fn a_token_is_what_rfc_9068_says() {
+    let harness = Harness::new().await;
+    let answer = harness.post_as("checkout", "/token", &format!("{GRANT}&resource=orders&scope=orders.read")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!((answer.header(header::CACHE_CONTROL), answer.header(header::PRAGMA)), ("no-store", "no-cache"));
+    let body = answer.json();
+    assert_eq!(
+        (&body["token_type"], &body["expires_in"], &body["scope"]),
+        (&"Bearer".into(), &300.into(), &"orders.read".into())
+    );
+    let (head, claims) = decode(body["access_token"].as_str().unwrap());
+    assert_eq!(head, serde_json::json!({ "alg": "EdDSA", "kid": harness.active_kid(), "typ": "at+jwt" }));
+    let jti = claims["jti"].as_str().unwrap();
+    assert_eq!((jti.len(), index_of(jti)), (22, Some(0)));
+    let expected = serde_json::json!({
+        "iss": ISSUER, "sub": "checkout", "client_id": "checkout", "aud": "orders", "iat": NOW, "exp": NOW + 300,
+        "scope": "orders.read", "jti": jti,
+    });
+    assert_eq!(claims, expected);
+}
+
+#[tokio::test]
+async fn every_algorithm_signs_what_its_published_key_verifies() {
+    for algorithm in Algorithm::ALL {
+        let mut config = config();
+        config.keys.algorithm = algorithm;
+        let harness = Harness::with(config).await;
+        let token = harness.token().await;
+        assert_eq!(decode(&token).0["alg"], algorithm.name());
+        let keys = KeySet::from_config(&harness.get("/jwks").await.text, &[algorithm.core()], false).unwrap();
+        assert_eq!(signature_only(&token, &keys), Ok(()), "{}", algorithm.name());
+        assert!(harness.is_active(&token).await);
+    }
+}
+
+#[tokio::test]
+async fn scopes_are_the_clients_and_the_services() {
+    let harness = Harness::new().await;
+    for (form, scope) in [
+        ("resource=orders", "orders.read orders.write"),
+        ("audience=orders&scope=orders.write", "orders.write"),
+        ("resource=orders&scope=orders.read+orders.read", "orders.read"),
+        ("resource=stock", "stock.read"),
+    ] {
+        let answer = harness.post_as("checkout", "/token", &format!("{GRANT}&{form}")).await;
+        assert_eq!(answer.json()["scope"], scope, "{form}");
+    }
+    for scope in ["stock.read", "orders.read+nonsense", "orders.read++orders.write", "+", "ORDERS.READ"] {
+        let answer = harness.post_as("checkout", "/token", &format!("{GRANT}&resource=orders&scope={scope}")).await;
+        assert_eq!(answer.error(), (400, "invalid_scope".into()), "{scope}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_for_one_service_that_is_open_to_the_client() {
+    let harness = Harness::new().await;
+    assert_eq!(decode(&harness.token_for("stock", "").await).1["aud"], "orders", "the only one needs no name");
+    assert_eq!(decode(&harness.token_for("checkout", "resource=stock&audience=stock").await).1["exp"], NOW + 60);
+    for (client, form) in [
+        ("checkout", ""),
+        ("checkout", "resource=unknown"),
+        ("checkout", "resource=orders&audience=stock"),
+        ("checkout", "resource=orders+stock"),
+        ("stock", "resource=stock"),
+    ] {
+        let answer = harness.post_as(client, "/token", &format!("{GRANT}&{form}")).await;
+        assert_eq!(answer.error(), (400, "invalid_target".into()), "{client} {form}");
+    }
+    assert_eq!(harness.post_as("operator", "/token", GRANT).await.error(), (400, "unauthorized_client".into()));
+}
+
+#[tokio::test]
+async fn malformed_requests_get_rfc_6749_errors() {
+    let harness = Harness::new().await;
+    let cases = [
+        ("", (400, "invalid_request")),
+        ("grant_type=", (400, "invalid_request")),
+        ("grant_type=password&username=a&password=b", (400, "unsupported_grant_type")),
+        ("grant_type=client_credentials&grant_type=client_credentials", (400, "invalid_request")),
+        ("grant_type=client_credentials&resource=orders&resource=stock", (400, "invalid_request")),
+        ("grant_type=client_credentials&scope=%ff", (400, "invalid_request")),
+    ];
+    for (form, (status, code)) in cases {
+        let answer = harness.post_as("checkout", "/token", form).await;
+        assert_eq!(answer.error(), (status, code.into()), "{form}");
+        assert_eq!(answer.header(header::CACHE_CONTROL), "no-store");
+        assert_eq!(answer.header(header::CONTENT_TYPE), "application/json");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_form_is_refused_before_it_is_read() {
+    let harness = Harness::new().await;
+    let json = Request::post("/token").header("content-type", "application/json").body(Body::from("{}")).unwrap();
+    assert_eq!(harness.send(json).await.error(), (400, "invalid_request".into()));
+    let query = form_request("/token?client_secret=x", "").body(Body::from(GRANT)).unwrap();
+    assert_eq!(harness.send(query).await.error(), (400, "invalid_request".into()));
+    let huge = harness.post("/token", &"x".repeat(40_000)).await;
+    assert_eq!(huge.error(), (413, "invalid_request".into()));
+    assert_eq!(harness.get("/token").await.status, 405);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_too_often_is_slowed_down() {
+    let mut config = config();
+    config.limits.requests_per_second = 3;
+    let harness = Harness::with(config).await;
+    for _ in 0..3 {
+        harness.token().await;
+    }
+    let form = format!("{GRANT}&resource=orders");
+    let answer = harness.post_as("checkout", "/token", &form).await;
+    assert_eq!((answer.status.as_u16(), answer.header(header::RETRY_AFTER)), (429, "1"));
+    assert_eq!(harness.post_as("stock", "/token", &form).await.status, 200, "others are not");
+    harness.advance(1).await;
+    assert_eq!(harness.post_as("checkout", "/token", &form).await.status, 200);
+}
+
+#[tokio::test]
+async fn tokens_cost_no_database_write() {
+    let harness = Harness::new().await;
+    harness.tick().await;
+    let file = || std::fs::read(harness.database.file().with_extension("db-wal")).unwrap();
+    harness.token().await;
+    let before = file();
+    for _ in 0..500 {
+        harness.token().await;
+    }
+    assert_eq!(before, file());
+}
+
+#[tokio::test]
+async fn a_token_in_the_second_of_a_revocation_is_born_alive() {
+    let harness = Harness::new().await;
+    let old = harness.token().await;
+    harness.post_as("operator", "/revoke", "client=checkout").await;
+    let new = harness.token().await;
+    assert!(!harness.is_active(&old).await);
+    assert!(harness.is_active(&new).await);
+}
+
+#[tokio::test]
+async fn nothing_secret_is_in_what_is_kept() {
+    let harness = Harness::new().await;
+    let token = harness.token().await;
+    let kept: Vec<u8> = ["db", "db-wal"]
+        .iter()
+        .flat_map(|extension| std::fs::read(harness.database.file().with_extension(extension)).unwrap())
+        .collect();
+    let holds = |needle: &[u8]| kept.windows(needle.len()).any(|window| window == needle);
+    assert!(holds(harness.active_kid().as_bytes()), "the test looks at the right bytes");
+    assert!(!holds(token.as_bytes()) && !holds(secret("checkout").as_bytes()));
+    // PKCS#8 begins with these bytes for Ed25519 (RFC 8410 §7).
+    let sealed = harness.key(Purpose::Token, KeyState::Active).unwrap().sealed.unwrap();
+    assert!(!sealed.windows(9).any(|window| window == [0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20]));
+}

@@ -1,0 +1,164 @@
+//! Envoy bootstraps of tests, as JSON. The shipped ones are in envoy-config/.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::paths;
+
+/// A local reply carries Envoy's response code details in this header, so that a test can read them.
+pub const DETAILS: &str = "x-details";
+
+/// A bootstrap: listeners on free ports of the loopback interface, and clusters.
+#[derive(Clone, Debug, Default)]
+pub struct Bootstrap {
+    listeners: Vec<Value>,
+    clusters: Vec<Value>,
+    lds: Option<Value>,
+}
+
+impl Bootstrap {
+    /// Without listeners or clusters.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a listener, see [`listener`].
+    #[must_use]
+    pub fn listener(mut self, listener: Value) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Adds a cluster with one HTTP/1.1 endpoint.
+    #[must_use]
+    pub fn cluster(mut self, name: &str, to: SocketAddr) -> Self {
+        self.clusters.push(cluster(name, to));
+        self
+    }
+
+    /// Takes listeners from a file beside the bootstrap as well, and again whenever another is moved over it.
+    #[must_use]
+    pub fn listeners_from(mut self, file: &Path) -> Self {
+        let watched = file.parent().unwrap_or(file);
+        self.lds = Some(json!({"lds_config": {
+            "resource_api_version": "V3",
+            "path_config_source": {"path": file, "watched_directory": {"path": watched}},
+        }}));
+        self
+    }
+
+    /// The bootstrap. Statistics are merged five times a second, so that histograms can be waited for.
+    pub fn to_json(&self) -> Value {
+        let mut bootstrap = json!({
+            "admin": {"address": address(SocketAddr::from(([127, 0, 0, 1], 0)))},
+            "stats_flush_interval": "0.2s",
+            "static_resources": {"listeners": self.listeners, "clusters": self.clusters},
+        });
+        if let (Some(lds), Some(members)) = (&self.lds, bootstrap.as_object_mut()) {
+            members.insert("dynamic_resources".to_owned(), lds.clone());
+        }
+        bootstrap
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        write_whole(file, &self.to_json().to_string())
+    }
+}
+
+/// Writes a file so that a watcher never sees half of it: beside it first, then moved over it.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_whole(file: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let draft = file.with_extension("draft");
+    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
+    fs::rename(&draft, file).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// A cluster with one HTTP/1.1 endpoint.
+pub fn cluster(name: &str, to: SocketAddr) -> Value {
+    json!({
+        "name": name,
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(to)}}]}],
+        },
+    })
+}
+
+fn address(of: SocketAddr) -> Value {
+    json!({"socket_address": {"address": of.ip().to_string(), "port_value": of.port()}})
+}
+
+/// A listener on a free port with these HTTP filters before the router, everything routed to `cluster`. Connections are spread
+/// exactly, so that two of them reach two workers.
+pub fn listener(name: &str, filters: &[Value], cluster: &str) -> Value {
+    routed(name, filters, &json!({"match": {"prefix": "/"}, "route": {"cluster": cluster}}))
+}
+
+/// The same, but Envoy itself answers 200 to what passes the filters: nothing but their cost is left to measure.
+pub fn answering_listener(name: &str, filters: &[Value]) -> Value {
+    routed(name, filters, &json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}}))
+}
+
+fn routed(name: &str, filters: &[Value], route: &Value) -> Value {
+    let router = json!({
+        "name": "router",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+    });
+    let filters: Vec<&Value> = filters.iter().chain([&router]).collect();
+    let manager = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "codec_type": "AUTO",
+        "http_filters": filters,
+        "route_config": {"virtual_hosts": [
+            {"name": "all", "domains": ["*"], "routes": [route]},
+        ]},
+        "local_reply_config": {"mappers": [{
+            "filter": {"status_code_filter": {"comparison": {
+                "op": "GE", "value": {"default_value": 100, "runtime_key": "none"},
+            }}},
+            "headers_to_add": [{"header": {"key": DETAILS, "value": "%RESPONSE_CODE_DETAILS%"}}],
+        }]},
+    });
+    json!({
+        "name": name,
+        "stat_prefix": name,
+        "address": address(SocketAddr::from(([127, 0, 0, 1], 0))),
+        "connection_balance_config": {"exact_balance": {}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    })
+}
+
+/// The Meshseal filter with that plugin configuration.
+pub fn meshseal(plugin: &Value) -> Value {
+    json!({
+        "name": "meshseal",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {
+                "name": "meshseal",
+                "root_id": "meshseal",
+                "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": plugin.to_string()},
+                "vm_config": {
+                    "vm_id": "meshseal",
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": paths::wasm()}},
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,276 @@
+//! A scriptable bundle server: answers as the issuer would, or as no issuer should. Bundles are written out by hand here, from the
+//! description of the format, so that the filter's reading is checked against the format and not against the code that writes it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use tokio::sync::watch;
+
+use crate::clock::unix_now;
+use crate::mint::{Key, Kind, seal};
+use crate::serve::Server;
+
+/// `typ` of a bundle.
+const TYPE: &str = "meshseal-bundle+jwt";
+
+/// A poll as the server received it.
+#[derive(Clone, Debug)]
+pub struct Poll {
+    /// The version that the proxy says it has.
+    pub have: Option<u64>,
+    /// Seconds that it is ready to wait.
+    pub wait: u64,
+    /// `x-meshseal-worker`.
+    pub worker: String,
+    /// `x-meshseal-node`.
+    pub node: String,
+    /// `authorization`.
+    pub authorization: Option<String>,
+}
+
+/// How polls are answered.
+#[derive(Clone, Debug, Default)]
+pub enum Manner {
+    /// As the issuer does: at once when there is something newer, else when there is, or when the wait is over.
+    #[default]
+    Right,
+    /// As `Right`, but a poll that waits is not told of anything new: only the next poll is.
+    Deaf,
+    /// With these bytes and status 200.
+    Bytes(Vec<u8>),
+    /// With this status and an empty body.
+    Status(u16),
+    /// Not at all: the connection stays open.
+    Silent,
+}
+
+#[derive(Debug)]
+struct Inner {
+    key: Key,
+    polls: Mutex<Vec<Poll>>,
+    now: watch::Sender<(u64, Value)>,
+    manner: watch::Sender<Manner>,
+    lifetime: Mutex<u64>,
+}
+
+/// The server; its state outlives a kill.
+#[derive(Debug)]
+pub struct Bundles {
+    inner: Arc<Inner>,
+    port: u16,
+    server: Option<Server>,
+}
+
+impl Bundles {
+    /// Starts with an empty bundle of version 1.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn start() -> Result<Self> {
+        let mut bundles = Self::stopped()?;
+        bundles.revive()?;
+        Ok(bundles)
+    }
+
+    /// The same, with nobody listening until [`Bundles::revive`].
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn stopped() -> Result<Self> {
+        let inner = Inner {
+            key: Key::generate(Kind::Ed25519, "bundle")?,
+            polls: Mutex::default(),
+            now: watch::Sender::new((1, json!({}))),
+            manner: watch::Sender::new(Manner::Right),
+            lifetime: Mutex::new(3_600),
+        };
+        Ok(Self { inner: Arc::new(inner), port: crate::ports::free()?, server: None })
+    }
+
+    /// Where it listens, or will.
+    pub fn address(&self) -> SocketAddr {
+        crate::ports::loopback(self.port)
+    }
+
+    /// Breaks all connections and listens no more.
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// Listens again on the same port.
+    ///
+    /// # Errors
+    /// When the port was taken meanwhile.
+    pub fn revive(&mut self) -> Result<()> {
+        let app = Router::new().route("/bundle", get(answer)).with_state(Arc::clone(&self.inner));
+        self.server = Some(Server::start(self.port, app)?);
+        Ok(())
+    }
+
+    /// The key that signs bundles.
+    pub fn key(&self) -> &Key {
+        &self.inner.key
+    }
+
+    /// The `trustBundle` configuration for it, through a cluster of that name.
+    ///
+    /// # Errors
+    /// When the key has no JWK; it has.
+    pub fn config(&self, cluster: &str) -> Result<Value> {
+        Ok(json!({"cluster": cluster, "keys": [self.inner.key.jwk()?]}))
+    }
+
+    /// The next version, with this trust by issuer; see [`trust`]. Returns the version.
+    pub fn publish(&self, issuers: Value) -> u64 {
+        let next = self.inner.now.borrow().0 + 1;
+        self.publish_as(next, issuers);
+        next
+    }
+
+    /// A version of the caller's choice, older ones too.
+    pub fn publish_as(&self, version: u64, issuers: Value) {
+        self.inner.now.send_replace((version, issuers));
+    }
+
+    /// How to answer from now on, waiting polls included.
+    pub fn set_manner(&self, manner: Manner) {
+        self.inner.manner.send_replace(manner);
+    }
+
+    /// Seconds until the not-after of bundles from now on; 3600 at first.
+    pub fn set_lifetime(&self, seconds: u64) {
+        *self.inner.lifetime.lock().unwrap_or_else(PoisonError::into_inner) = seconds;
+    }
+
+    /// All polls so far.
+    pub fn polls(&self) -> Vec<Poll> {
+        self.inner.polls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The version that each worker says it has, by `x-meshseal-worker`.
+    pub fn held(&self) -> BTreeMap<String, u64> {
+        self.polls().into_iter().filter_map(|poll| Some((poll.worker, poll.have?))).collect()
+    }
+
+    /// The workers that have ever asked.
+    pub fn workers(&self) -> BTreeSet<String> {
+        self.polls().into_iter().map(|poll| poll.worker).collect()
+    }
+
+    /// The current bundle in full.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn current(&self) -> Result<String> {
+        self.inner.full()
+    }
+}
+
+impl Inner {
+    fn times(&self) -> (u64, u64) {
+        let now = unix_now();
+        (now, now + *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn full(&self) -> Result<String> {
+        let (version, issuers) = self.now.borrow().clone();
+        let (iat, exp) = self.times();
+        sign(&self.key, &json!({"iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "issuers": issuers}))
+    }
+
+    fn heartbeat(&self, version: u64) -> Result<String> {
+        let (iat, exp) = self.times();
+        sign(&self.key, &json!({"iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "base": version}))
+    }
+
+    /// What the issuer would answer to a poll that arrived when `current` was the version.
+    async fn right(&self, current: u64, have: Option<u64>, wait: u64, deaf: bool) -> Result<String> {
+        let mut now = self.now.subscribe();
+        if have != Some(current) {
+            return self.full();
+        }
+        let newer = async {
+            if deaf {
+                std::future::pending::<()>().await;
+            }
+            now.wait_for(|(version, _)| *version != current).await.map(drop).context("the server is gone")
+        };
+        match tokio::time::timeout(Duration::from_secs(wait), newer).await {
+            Ok(_) => self.full(),
+            Err(_) => self.heartbeat(current),
+        }
+    }
+}
+
+/// A bundle signed by `key`.
+///
+/// # Errors
+/// When signing fails.
+pub fn sign(key: &Key, payload: &Value) -> Result<String> {
+    let header = json!({"alg": "EdDSA", "kid": key.kid(), "typ": TYPE}).to_string();
+    seal(&header, payload.to_string().as_bytes(), |input| key.sign("EdDSA", input))
+}
+
+/// Trust in one issuer's keys, as a bundle's `issuers` has it.
+///
+/// # Errors
+/// When a key has no JWK.
+pub fn trust(issuer: &str, keys: &[&Key]) -> Result<Value> {
+    let keys = keys.iter().map(|key| Ok(json!({"jwk": key.jwk()?, "state": "active"}))).collect::<Result<Vec<_>>>()?;
+    Ok(json!({ issuer: {"keys": keys} }))
+}
+
+async fn answer(
+    State(inner): State<Arc<Inner>>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let number = |name: &str| query.get(name).and_then(|text| text.parse::<u64>().ok());
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let (have, wait) = (number("have"), number("wait").unwrap_or(0));
+    inner.polls.lock().unwrap_or_else(PoisonError::into_inner).push(Poll {
+        have,
+        wait,
+        worker: text("x-meshseal-worker"),
+        node: text("x-meshseal-node"),
+        authorization: headers.get(header::AUTHORIZATION).map(|_| text("authorization")),
+    });
+    let version = inner.now.borrow().0;
+    let mut manner = inner.manner.subscribe();
+    loop {
+        let current = manner.borrow_and_update().clone();
+        tokio::select! {
+            biased;
+            // A new manner applies to polls that wait, too.
+            _ = manner.changed() => {}
+            response = inner.respond(current, version, have, wait) => return response,
+        }
+    }
+}
+
+impl Inner {
+    async fn respond(&self, manner: Manner, version: u64, have: Option<u64>, wait: u64) -> Response {
+        let deaf = matches!(manner, Manner::Deaf);
+        match manner {
+            Manner::Right | Manner::Deaf => match self.right(version, have, wait, deaf).await {
+                Ok(jws) => ([(header::CONTENT_TYPE, "application/jose")], jws).into_response(),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+            },
+            Manner::Bytes(bytes) => Body::from(bytes).into_response(),
+            Manner::Status(code) => {
+                StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR).into_response()
+            }
+            Manner::Silent => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Ports on the loopback interface.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use anyhow::{Context as _, Result};
+
+/// `127.0.0.1:port`.
+pub fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// A port that nobody listens on now. For servers that cannot tell which port they took, or that must come back on the same one.
+///
+/// # Errors
+/// When the system has no port left.
+pub fn free() -> Result<u16> {
+    let listener = TcpListener::bind(loopback(0)).context("no free port on 127.0.0.1")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Whether something listens on the port already.
+pub fn is_busy(port: u16) -> bool {
+    TcpListener::bind(loopback(port)).is_err()
+}

@@ -1,0 +1,90 @@
+//! Every shipped Envoy configuration is accepted by Envoy itself, and its plugin configurations by the published schema.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use meshseal_tests::{build, envoy, paths};
+use serde_json::{Value, json};
+
+fn shipped() -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(paths::envoy_config())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn schema() -> Result<jsonschema::Validator> {
+    let text = fs::read_to_string(paths::envoy_config().join("plugin-config.schema.json"))?;
+    jsonschema::draft202012::new(&serde_json::from_str(&text)?).context("the schema is no JSON Schema")
+}
+
+/// All plugin configurations in a bootstrap: the JSON texts of its `google.protobuf.StringValue`s.
+fn plugin_configs(value: &Value, found: &mut Vec<Value>) -> Result<()> {
+    match value {
+        Value::Object(members) => {
+            if members.get("@type").and_then(Value::as_str) == Some("type.googleapis.com/google.protobuf.StringValue") {
+                found.push(serde_json::from_str(members.get("value").and_then(Value::as_str).context("a text")?)?);
+            }
+            members.values().try_for_each(|member| plugin_configs(member, found))
+        }
+        Value::Array(items) => items.iter().try_for_each(|item| plugin_configs(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
+    }
+}
+
+#[test]
+fn envoy_accepts_every_shipped_configuration() -> Result<()> {
+    build::wasm()?;
+    let files = shipped()?;
+    ensure!(files.len() >= 3, "shipped configurations: {files:?}");
+    files.iter().try_for_each(|file| envoy::validate(file))
+}
+
+#[test]
+fn the_schema_accepts_every_shipped_plugin_configuration() -> Result<()> {
+    let schema = schema()?;
+    for file in shipped()? {
+        let bootstrap: Value = serde_saphyr::from_str(&fs::read_to_string(&file)?)?;
+        let mut configs = Vec::new();
+        plugin_configs(&bootstrap, &mut configs)?;
+        ensure!(!configs.is_empty(), "{} configures no plugin", file.display());
+        for config in &configs {
+            let problems: Vec<String> =
+                schema.iter_errors(config).map(|problem| format!("{}: {problem}", problem.instance_path())).collect();
+            ensure!(problems.is_empty(), "{}: {problems:?}", file.display());
+        }
+    }
+    Ok(())
+}
+
+/// The schema is for editors; the filter is what counts. On these both must say no.
+#[test]
+fn the_schema_refuses_what_the_filter_refuses() -> Result<()> {
+    let schema = schema()?;
+    let rule = json!({"issuer": "https://i.example", "audiences": ["a"], "jwks": "{\"keys\": []}"});
+    let refused = [
+        json!({}),
+        json!({"jwtRules": []}),
+        json!({"jwtRules": [rule], "unknown": true}),
+        json!({"jwtRules": [{"issuer": "https://i.example", "jwks": "{}"}]}),
+        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": [], "jwks": "{}"}]}),
+        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": ["a"]}]}),
+        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": ["a"], "jwks": "{}", "trustBundle": true}]}),
+        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": ["a"], "jwksUri": "https://i.example/k"}]}),
+        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": ["a"], "jwks": "{}", "algorithms": ["none"]}]}),
+        json!({"jwtRules": [rule], "mode": "enforce"}),
+        json!({"jwtRules": [rule], "rules": [{"action": "AUDIT"}]}),
+        json!({"jwtRules": [rule], "rules": [{"to": [{"operations": {}}]}]}),
+    ];
+    for config in refused {
+        ensure!(!schema.is_valid(&config), "the schema accepts {config}");
+        ensure!(meshseal_core::policy::Policy::from_json(&config.to_string()).is_err(), "the filter accepts {config}");
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! New configuration in a running Envoy: a good one takes effect, a bad one is refused and changes nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use meshseal_tests::bootstrap::{Bootstrap, listener, meshseal, write_whole};
+use meshseal_tests::bundles::{Bundles, trust};
+use meshseal_tests::clock::unix_now;
+use meshseal_tests::http::{Request, send};
+use meshseal_tests::mint::{Key, Kind, Token};
+use meshseal_tests::proxy::{Proxy, WORKERS, folder, run};
+use meshseal_tests::wait::until;
+use serde_json::{Value, json};
+
+const ISSUER: &str = "https://issuer.example";
+const SOON: Duration = Duration::from_secs(20);
+
+fn write_listener(file: &Path, plugin: &Value) -> Result<()> {
+    let mut resource = listener("edge", &[meshseal(plugin)], "echo");
+    if let Some(members) = resource.as_object_mut() {
+        members.insert("@type".to_owned(), "type.googleapis.com/envoy.config.listener.v3.Listener".into());
+    }
+    write_whole(file, &json!({"version_info": "1", "resources": [resource]}).to_string())
+}
+
+/// Asks on fresh connections, since a new listener configuration drains the old ones.
+async fn ask(proxy: &Proxy, request: &Request) -> Result<u16> {
+    Ok(send(proxy.envoy().listener("edge").await?, request).await?.status)
+}
+
+async fn until_answered(proxy: &Proxy, request: &Request, status: u16) -> Result<()> {
+    until(&format!("status {status}"), SOON, || async { (ask(proxy, request).await.ok()? == status).then_some(()) })
+        .await
+}
+
+async fn rejected_updates(proxy: &Proxy) -> Result<u64> {
+    proxy.envoy().stat("listener_manager.lds.update_rejected").await
+}
+
+#[test]
+fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
+    run(async {
+        let key = Key::generate(Kind::Ed25519, "k")?;
+        let rule = json!({"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}});
+        let good = json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": ["/a"]}}]}]});
+        let file = folder("reload-nack").join("listeners.json");
+        write_listener(&file, &good)?;
+        let proxy = Proxy::start_with("reload-nack", Bootstrap::new().listeners_from(&file), &[]).await?;
+        let token = Token::new(ISSUER, "orders", unix_now()).sign(&key)?;
+        let (a, b) = (Request::get("/a").bearer(&token), Request::get("/b").bearer(&token));
+        until_answered(&proxy, &a, 200).await?;
+        ensure!(ask(&proxy, &b).await? == 403, "no rule for /b yet");
+
+        let mistakes = [
+            json!({"jwtRules": [rule], "unknown": 1}),
+            json!({"jwtRules": [{"issuer": ISSUER, "audiences": [], "jwks": {"keys": [key.jwk()?]}}]}),
+            json!({"jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?, key.jwk()?]}}]}),
+            json!({"jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}, "algorithms": ["RS256"]}]}),
+        ];
+        for mistake in mistakes {
+            let before = rejected_updates(&proxy).await?;
+            write_listener(&file, &mistake)?;
+            until("Envoy to reject the update", SOON, || async {
+                (rejected_updates(&proxy).await.ok()? > before).then_some(())
+            })
+            .await?;
+            ensure!(
+                ask(&proxy, &a).await? == 200 && ask(&proxy, &b).await? == 403,
+                "the old configuration is in force"
+            );
+            ensure!(ask(&proxy, &Request::get("/a")).await? == 401, "and still refuses");
+        }
+
+        write_listener(&file, &json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": ["/b"]}}]}]}))?;
+        until_answered(&proxy, &b, 200).await?;
+        ensure!(ask(&proxy, &a).await? == 403, "the new configuration has no rule for /a");
+        Ok(())
+    })
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_with_its_path() -> Result<()> {
+    run(async {
+        let file = folder("reload-report").join("listeners.json");
+        write_listener(
+            &file,
+            &json!({
+                "mode": "SOMETIMES",
+                "jwtRules": [{"issuer": "", "audiences": [], "jwks": {"keys": []}, "clockSkew": "2h"}],
+                "rules": [{"action": "PERHAPS", "scope": ["orders.read"]}],
+            }),
+        )?;
+        let proxy = Proxy::start_with("reload-report", Bootstrap::new().listeners_from(&file), &[]).await?;
+        until("Envoy to reject the update", SOON, || async {
+            (rejected_updates(&proxy).await.ok()? > 0).then_some(())
+        })
+        .await?;
+        let log = proxy.envoy().log();
+        for path in [
+            "mode",
+            "jwtRules[0].issuer",
+            "jwtRules[0].audiences",
+            "jwtRules[0].clockSkew",
+            "rules[0].action",
+            "rules[0].scope",
+        ] {
+            ensure!(log.contains(path), "the log does not name {path}:\n{log}");
+        }
+        Ok(())
+    })
+}
+
+/// A change of configuration starts from the keys that are already known, even when the issuer is away at that moment.
+#[test]
+fn keys_survive_a_new_configuration() -> Result<()> {
+    run(async {
+        let key = Key::generate(Kind::Ed25519, "k")?;
+        let mut bundles = Bundles::start()?;
+        bundles.publish(trust(ISSUER, &[&key])?);
+        let plugin = |paths: &[&str]| -> Result<Value> {
+            Ok(json!({
+                "trustBundle": bundles.config("bundles")?,
+                "jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "trustBundle": true}],
+                "rules": [{"to": [{"operation": {"paths": paths}}]}],
+            }))
+        };
+        let (before, after) = (plugin(&["/a"])?, plugin(&["/a", "/b"])?);
+        let file = folder("reload-keys").join("listeners.json");
+        write_listener(&file, &before)?;
+        let bootstrap = Bootstrap::new().listeners_from(&file).cluster("bundles", bundles.address());
+        let proxy = Proxy::start_with("reload-keys", bootstrap, &[]).await?;
+        let token = Token::new(ISSUER, "orders", unix_now()).sign(&key)?;
+        until_answered(&proxy, &Request::get("/a").bearer(&token), 200).await?;
+        until("every thread to hold the bundle", SOON, || async {
+            (bundles.held().len() == WORKERS + 1).then_some(())
+        })
+        .await?;
+        bundles.kill();
+        write_listener(&file, &after)?;
+        until_answered(&proxy, &Request::get("/b").bearer(&token), 200).await
+    })
+}

@@ -1,0 +1,34 @@
+//! Where a token may stand, and that it may stand there once (V18).
+
+use meshseal_tests::http::Request;
+
+use crate::world::{LOCATIONS, MAIN, cases, passes, refused, token};
+
+fn order() -> Request {
+    Request::get("/orders/1")
+}
+
+cases! { world;
+    from_a_header_of_its_own: LOCATIONS, order().header("x-token", &world.good()?) => passes();
+    from_a_cookie: LOCATIONS, order().header("cookie", &format!("theme=dark; session={}; lang=de", world.good()?)) => passes();
+    from_a_query_parameter: LOCATIONS, Request::get(&format!("/orders/1?a=b&access_token={}&c=d", world.good()?)) => passes();
+    typ_jwt_where_configured: LOCATIONS, order().header("x-token", &world.sign(token().header("typ", "JWT"))?) => passes();
+    no_typ_where_configured: LOCATIONS, order().header("x-token", &world.sign(token().without_header("typ"))?) => passes();
+    cookie_is_no_location_unless_named: MAIN, order().header("cookie", &format!("session={}", world.good()?))
+        => refused(401, "token-missing");
+    query_is_no_location_unless_named: MAIN, Request::get(&format!("/orders/1?access_token={}", world.good()?))
+        => refused(401, "token-missing");
+
+    two_authorization_headers: MAIN, order().bearer(&world.good()?).bearer(&world.good()?) => refused(400, "token-repeated");
+    good_token_then_garbage: MAIN, order().bearer(&world.good()?).bearer("garbage") => refused(400, "token-repeated");
+    two_tokens_in_one_header: MAIN, order().header("authorization", &format!("Bearer {0},Bearer {0}", world.good()?))
+        => refused(400, "token-repeated");
+    header_and_cookie: LOCATIONS, order().bearer(&world.good()?).header("cookie", &format!("session={}", world.good()?))
+        => refused(400, "token-repeated");
+    header_and_query: LOCATIONS, Request::get(&format!("/orders/1?access_token={}", world.good()?)).bearer(&world.good()?)
+        => refused(400, "token-repeated");
+    cookie_named_twice: LOCATIONS, order().header("cookie", &format!("session={0}; session={0}", world.good()?))
+        => refused(400, "token-repeated");
+    parameter_named_twice: LOCATIONS, Request::get(&format!("/orders/1?access_token={0}&access_token={0}", world.good()?))
+        => refused(400, "token-repeated");
+}

@@ -1,0 +1,47 @@
+//! Shadow mode, CORS preflights, and a filter that cannot know.
+
+use meshseal_tests::http::Request;
+use meshseal_tests::proxy::run;
+
+use crate::world::{CORS, MAIN, SHADOW, UNKNOWING, World, cases, check, passes, refused};
+
+fn order() -> Request {
+    Request::get("/orders/1")
+}
+
+fn preflight() -> Request {
+    Request::new("OPTIONS", "/orders/1")
+        .header("origin", "https://shop.example")
+        .header("access-control-request-method", "GET")
+}
+
+cases! { world;
+    preflight_passes_where_configured: CORS, preflight() => passes();
+    preflight_needs_a_token_elsewhere: MAIN, preflight() => refused(401, "token-missing");
+    options_without_origin_is_no_preflight: CORS, Request::new("OPTIONS", "/orders/1") => refused(401, "token-missing");
+    shadow_lets_good_tokens_pass: SHADOW, order().bearer(&world.good()?) => passes().sees("x-sub", "alice");
+    shadow_still_removes_spoofed_headers: SHADOW, order().header("x-sub", "root") => passes().lacks("x-sub");
+    /// Without any keys the filter cannot know: 503, not 401.
+    no_keys_yet: UNKNOWING, order().bearer(&world.good()?) => refused(503, "keys-unavailable");
+    no_keys_yet_and_no_token: UNKNOWING, order() => refused(401, "token-missing");
+}
+
+#[test]
+fn shadow_counts_what_it_would_refuse() -> anyhow::Result<()> {
+    run(async {
+        let world = World::get().await?;
+        let counter = "wasmcustom.meshseal.shadow.shadow.token-expired";
+        let before = world.proxy.envoy().stat(counter).await?;
+        let expired = world.sign(crate::world::token().claim("exp", 1).claim("iat", 0))?;
+        check(
+            "shadow_counts",
+            SHADOW,
+            order().bearer(&expired),
+            crate::world::Expect::Passes(std::collections::BTreeMap::new()),
+        )
+        .await?;
+        let after = world.proxy.envoy().stat(counter).await?;
+        assert_eq!(after - before, 2, "one for each worker");
+        Ok(())
+    })
+}
