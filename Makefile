@@ -1,7 +1,7 @@
 # The front door; CI uses it too. Each target does its own set-up. `make` alone shows what there is.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-filter test-wasm test-all bench fuzz lint fmt image wasm setup clean
+.PHONY: help run demo test test-filter test-wasm test-all test-istio bench fuzz lint fmt image wasm setup clean
 
 section = @sh tests/scripts/section.sh
 
@@ -15,7 +15,7 @@ run: ## start issuer, two Envoy hops and an echo service; Ctrl-C stops them
 demo: ## play the story: tokens good and bad, rotation under load, revocation, issuer away
 	@sh tests/scripts/local.sh demo
 
-test: setup test-filter test-wasm test-all ## every test: units, core as wasm, issuer, real Envoy
+test: setup test-filter test-wasm test-all test-istio ## every test: units, core as wasm, issuer, real Envoy
 
 test-filter: ## core, plugin and post-link step, natively
 	$(section) 'Filter: unit and property tests' \
@@ -28,6 +28,9 @@ test-all: setup ## the issuer (SQLite, PostgreSQL), the module in the real Envoy
 	$(section) 'Building issuer and end-to-end tests' cargo test -p meshseal-issuer -p meshseal-tests --no-run
 	$(section) 'Issuer on SQLite and PostgreSQL; the module in the real Envoy; both together' \
 	    cargo test -p meshseal-issuer -p meshseal-tests --no-fail-fast
+
+test-istio: ## the manifests of istio/ and the image layouts
+	$(section) 'Istio manifests and images' sh tests/image/check.sh
 
 bench: setup ## compare with Envoy's own jwt_authn; writes docs/performance.md
 	@sh tests/scripts/bench.sh

@@ -12,4 +12,5 @@ mod modes;
 mod outputs;
 mod routes;
 mod signatures;
+mod stats;
 mod world;

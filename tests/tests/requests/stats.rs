@@ -1,0 +1,53 @@
+//! What an operator sees in Envoy's statistics.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use meshseal_tests::http::Request;
+use meshseal_tests::proxy::{WORKERS, run};
+use meshseal_tests::wait::until;
+
+use crate::world::{CORS, MAIN, UNKNOWING, World, check, passes, refused, token};
+
+/// How far a counter moves while `work` is done. Only counters that no other case moves are asked for.
+async fn moved(counter: &str, work: impl AsyncFnOnce(&'static World) -> Result<()>) -> Result<u64> {
+    let world = World::get().await?;
+    let name = format!("wasmcustom.meshseal.{counter}");
+    let before = world.proxy.envoy().stat(&name).await?;
+    work(world).await?;
+    Ok(world.proxy.envoy().stat(&name).await? - before)
+}
+
+#[test]
+fn each_verdict_and_reason_is_counted_once_a_request() -> Result<()> {
+    run(async {
+        let refusals = moved("cors.rejected.audience-mismatch", async |world: &World| {
+            let elsewhere = world.sign(token().claim("aud", "elsewhere"))?;
+            check("stats_refused", CORS, Request::get("/orders/1").bearer(&elsewhere), refused(401, "audience-mismatch")).await
+        });
+        assert_eq!(refusals.await?, WORKERS as u64);
+        let accepted = moved("cors.accepted", async |world: &World| {
+            check("stats_accepted", CORS, Request::get("/orders/1").bearer(&world.good()?), passes()).await
+        });
+        assert_eq!(accepted.await?, WORKERS as u64);
+        let anonymous = moved("cors.anonymous", async |_: &World| check("stats_anonymous", CORS, Request::get("/public/a"), passes()).await);
+        assert_eq!(anonymous.await?, WORKERS as u64);
+        Ok(())
+    })
+}
+
+#[test]
+fn gauges_and_the_histogram_are_there() -> Result<()> {
+    run(async {
+        let world = World::get().await?;
+        check("stats_validated", MAIN, Request::get("/orders/1").bearer(&world.good()?), passes()).await?;
+        assert_eq!(world.proxy.envoy().stat("wasmcustom.meshseal.keys").await?, 10, "the keys of the rule");
+        let failed = format!("wasmcustom.meshseal.{UNKNOWING}.bundle.poll_failed");
+        assert!(world.proxy.envoy().stat(&failed).await? > 0, "{failed}");
+        until("a merged histogram of validation times", Duration::from_secs(5), || async {
+            let stats = world.proxy.envoy().admin_get("/stats?filter=meshseal.validation_us").await.ok()?.text();
+            stats.contains("wasmcustom.meshseal.validation_us: P0(").then_some(())
+        })
+        .await
+    })
+}
