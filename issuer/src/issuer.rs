@@ -117,10 +117,18 @@ impl Issuer {
         self.publisher.master()
     }
 
-    /// The proxies that are live now, those of other replicas too. When the database does not answer, those of this one.
-    pub async fn live_proxies(&self) -> Live {
-        let elsewhere = self.store.proxies(self.proxies.relevant_since()).await;
-        self.proxies.live(elsewhere.unwrap_or_default())
+    /// The proxies that are live now, those of other replicas too.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: then nobody can say that all of them have anything.
+    pub async fn live_proxies(&self) -> Result<Live, StoreError> {
+        let elsewhere = self.store.proxies(self.proxies.relevant_since()).await?;
+        Ok(self.proxies.live(elsewhere))
+    }
+
+    /// As far as this replica knows: to be shown, not to be decided by.
+    pub(crate) async fn known_proxies(&self) -> Live {
+        self.live_proxies().await.unwrap_or_else(|_| self.proxies.live(Vec::new()))
     }
 
     /// Refuses while this replica cannot know what is revoked.

@@ -14,6 +14,7 @@ if ! command -v cargo-deny >/dev/null 2>&1; then
     rm -rf "$tools/build"
 fi
 cargo deny --all-features check bans licenses sources
+cargo deny --manifest-path filter/plugin/Cargo.toml --config filter/deny.toml check bans
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -129,6 +129,7 @@ fn every_worker_polls_for_itself_and_says_what_it_has() -> Result<()> {
             assert!(poll.wait <= 55 && poll.authorization.is_none(), "{poll:?}");
         }
         assert_eq!(scene.stat("bundle.version").await?, version);
+        assert_eq!(scene.stat("keys").await?, 1);
         assert!(scene.stat("bundle.accepted").await? >= 2);
         Ok(())
     })

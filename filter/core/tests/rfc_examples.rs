@@ -9,6 +9,8 @@ use meshseal_core::keys::{self, KeySet};
 use meshseal_core::rejection::Rejection;
 use meshseal_core::validate::signature_only;
 use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const EXAMPLES: &str = include_str!("data/rfc_jws.json");
 const THUMBPRINT: &str = include_str!("data/rfc7638_thumbprint.json");

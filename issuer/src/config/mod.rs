@@ -19,6 +19,13 @@ use crate::store::Location;
 /// Leeway in seconds that an issuer's `clockSkew` may ask for, as in the filter (rule V12).
 pub const MAX_CLOCK_SKEW_S: u64 = meshseal_core::limits::MAX_CLOCK_SKEW_S;
 
+/// Longest that any token may live, in seconds, whatever the configuration said when it was issued: the most that
+/// `tokens.maxLifetime` takes, and the leeway of proxies.
+pub const MAX_TOKEN_LIFE_S: u64 = MAX_LIFETIME_S + MAX_CLOCK_SKEW_S;
+
+/// The most that `tokens.maxLifetime` takes, in seconds.
+pub(crate) const MAX_LIFETIME_S: u64 = 86_400;
+
 /// A whole, checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {

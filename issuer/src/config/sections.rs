@@ -7,7 +7,8 @@ use std::str::FromStr as _;
 
 use super::reader::{Members, Node};
 use super::{
-    BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MasterKeySource, Service, TokenSettings,
+    BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MAX_LIFETIME_S, MasterKeySource, Service,
+    TokenSettings,
 };
 use crate::clients::{self, Client, SecretHash};
 use crate::keys::{Algorithm, MAX_DRAINING};
@@ -111,7 +112,7 @@ fn database(node: &Node<'_>) -> Location {
 
 fn tokens(node: Node<'_>) -> TokenSettings {
     let section = node.object(&["lifetime", "maxLifetime", "clockSkew"]);
-    let max_lifetime_s = section.get("maxLifetime").seconds(3_600, 1, DAY_S);
+    let max_lifetime_s = section.get("maxLifetime").seconds(3_600, 1, MAX_LIFETIME_S);
     let lifetime = section.get("lifetime");
     let lifetime_s = lifetime.seconds(300.min(max_lifetime_s), 1, DAY_S);
     refuse_longer(&lifetime, lifetime_s, max_lifetime_s);

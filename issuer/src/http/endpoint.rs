@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::form::{Form, MAX_BODY_BYTES};
 use super::server::Peer;
@@ -52,6 +54,9 @@ pub(crate) fn source_of(request: &Request) -> IpAddr {
     request.extensions().get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0)
 }
 
+/// Longest wait for a request's body.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
 impl<S: Sync> FromRequest<S> for OAuthRequest {
     type Rejection = OAuthError;
 
@@ -68,7 +73,9 @@ impl<S: Sync> FromRequest<S> for OAuthRequest {
             _ => return Err(invalid("content-type must be application/x-www-form-urlencoded")),
         };
         let too_large = |_| OAuthErrorKind::TooLarge.because(format!("the body is longer than {MAX_BODY_BYTES} bytes"));
-        let body = to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(too_large)?;
+        // A body that never comes must not hold a connection for ever.
+        let body = timeout(BODY_WITHIN, to_bytes(request.into_body(), MAX_BODY_BYTES)).await;
+        let body = body.map_err(|_| invalid("the body took longer than 10 seconds"))?.map_err(too_large)?;
         let form = if json { Form::from_json(&body) } else { Form::parse(&body) };
         Ok(Self { form: form.map_err(|error| invalid(&error.to_string()))?, caller })
     }

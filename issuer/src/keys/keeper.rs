@@ -10,7 +10,7 @@ use super::{
 };
 use crate::bundle::SETTLE_S;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, MAX_TOKEN_LIFE_S};
 use crate::issuer::Issuer;
 use crate::revocation::{EpochKind, EpochRecord};
 use crate::store::{Change, Head, Store, StoreError};
@@ -192,7 +192,7 @@ impl Keeper {
         for policy in &self.policies {
             facts.rotation_requested = rotation_requested.filter(|_| policy.purpose == Purpose::Token);
             // Looking up proxies costs a query: only when the answer matters.
-            facts.confirmed = if is_wanted(policy, &facts) { issuer.live_proxies().await.confirmed() } else { 0 };
+            facts.confirmed = if is_wanted(policy, &facts) { issuer.live_proxies().await?.confirmed() } else { 0 };
             let Some(step) = next_step(policy, &facts) else { continue };
             if step == Step::Full {
                 self.warn_full(now);
@@ -277,7 +277,7 @@ pub async fn revoke(issuer: &Issuer, kid: &str) -> Result<u64, RevokeError> {
                 (None, None) => return Err(RevokeError::Unknown),
             });
         }
-        let epochs = if key.purpose == Purpose::Token { vec![key_epoch(issuer, kid, now)] } else { Vec::new() };
+        let epochs = if key.purpose == Purpose::Token { vec![key_epoch(kid, now)] } else { Vec::new() };
         let change = Change { expected_version: Some(published.version()), keys, epochs, ..Change::default() };
         match issuer.publisher.commit(&change).await {
             Err(StoreError::Conflict) => {}
@@ -289,8 +289,8 @@ pub async fn revoke(issuer: &Issuer, kid: &str) -> Result<u64, RevokeError> {
     }
 }
 
-fn key_epoch(issuer: &Issuer, kid: &str, now: u64) -> EpochRecord {
+fn key_epoch(kid: &str, now: u64) -> EpochRecord {
     let before = now.saturating_add(1);
-    let expires_at = before.saturating_add(issuer.config.tokens.longest_life_s());
+    let expires_at = before.saturating_add(MAX_TOKEN_LIFE_S);
     EpochRecord { kind: EpochKind::Kid, name: kid.to_owned(), before, expires_at }
 }

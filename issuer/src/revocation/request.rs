@@ -1,7 +1,7 @@
 //! What somebody wants revoked (RFC 7009 §2.1, and our groups beside it).
 
 use super::{EpochKind, EpochRecord};
-use crate::config::{TokenSettings, check_name};
+use crate::config::{MAX_TOKEN_LIFE_S, check_name};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::Form;
 
@@ -89,9 +89,9 @@ fn group_target(
     Ok(Target::Group { kind, name, before })
 }
 
-/// The epoch for a group.
-pub(super) fn epoch(kind: EpochKind, name: String, before: u64, tokens: &TokenSettings) -> EpochRecord {
-    EpochRecord { kind, name, before, expires_at: before.saturating_add(tokens.longest_life_s()) }
+/// The epoch for a group. It is kept for as long as any token may live: older ones were issued under other settings.
+pub(super) fn epoch(kind: EpochKind, name: String, before: u64) -> EpochRecord {
+    EpochRecord { kind, name, before, expires_at: before.saturating_add(MAX_TOKEN_LIFE_S) }
 }
 
 fn number(form: &Form, name: &str) -> Result<Option<u64>, OAuthError> {

@@ -181,7 +181,9 @@ async fn revoke(transaction: &mut AnyConnection, tokens: &[RevokedToken]) -> Res
 
 async fn raise(transaction: &mut AnyConnection, epochs: &[EpochRecord]) -> Result<(), StoreError> {
     let sql = "INSERT INTO meshseal_epochs VALUES ($1, $2, $3, $4) ON CONFLICT (kind, name)
-               DO UPDATE SET before = excluded.before, expires_at = excluded.expires_at
+               DO UPDATE SET before = excluded.before, expires_at = CASE
+                   WHEN excluded.expires_at > meshseal_epochs.expires_at THEN excluded.expires_at
+                   ELSE meshseal_epochs.expires_at END
                WHERE excluded.before > meshseal_epochs.before";
     for epoch in epochs {
         let upsert = query(sql).bind(epoch.kind.name()).bind(epoch.name.clone());

@@ -35,7 +35,7 @@ async fn readyz(State(issuer): State<Arc<Issuer>>) -> Result<&'static str, Probl
 
 async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
     let published = issuer.publisher.current();
-    let live = issuer.live_proxies().await;
+    let live = issuer.known_proxies().await;
     let trust = published.trust(&issuer.config.issuer);
     let gauges = Gauges {
         version: published.version(),

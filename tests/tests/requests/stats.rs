@@ -23,25 +23,32 @@ fn each_verdict_and_reason_is_counted_once_a_request() -> Result<()> {
     run(async {
         let refusals = moved("cors.rejected.audience-mismatch", async |world: &World| {
             let elsewhere = world.sign(token().claim("aud", "elsewhere"))?;
-            check("stats_refused", CORS, Request::get("/orders/1").bearer(&elsewhere), refused(401, "audience-mismatch")).await
+            check(
+                "stats_refused",
+                CORS,
+                Request::get("/orders/1").bearer(&elsewhere),
+                refused(401, "audience-mismatch"),
+            )
+            .await
         });
         assert_eq!(refusals.await?, WORKERS as u64);
         let accepted = moved("cors.accepted", async |world: &World| {
             check("stats_accepted", CORS, Request::get("/orders/1").bearer(&world.good()?), passes()).await
         });
         assert_eq!(accepted.await?, WORKERS as u64);
-        let anonymous = moved("cors.anonymous", async |_: &World| check("stats_anonymous", CORS, Request::get("/public/a"), passes()).await);
+        let anonymous = moved("cors.anonymous", async |_: &World| {
+            check("stats_anonymous", CORS, Request::get("/public/a"), passes()).await
+        });
         assert_eq!(anonymous.await?, WORKERS as u64);
         Ok(())
     })
 }
 
 #[test]
-fn gauges_and_the_histogram_are_there() -> Result<()> {
+fn failed_polls_and_validation_times_are_there() -> Result<()> {
     run(async {
         let world = World::get().await?;
         check("stats_validated", MAIN, Request::get("/orders/1").bearer(&world.good()?), passes()).await?;
-        assert_eq!(world.proxy.envoy().stat("wasmcustom.meshseal.keys").await?, 10, "the keys of the rule");
         let failed = format!("wasmcustom.meshseal.{UNKNOWING}.bundle.poll_failed");
         assert!(world.proxy.envoy().stat(&failed).await? > 0, "{failed}");
         until("a merged histogram of validation times", Duration::from_secs(5), || async {

@@ -162,7 +162,7 @@ impl<'d, 'm> Object<'d, 'm> {
     pub(crate) fn texts(&self, field: &str) -> Vec<Box<str>> {
         let Some(list) = self.value.get(field) else { return Vec::new() };
         if list.kind() != Kind::Array || list.items().next().is_none() {
-            self.mistake(field, "must be a list with at least one text; leave the field out for none");
+            self.mistake(field, "must be a list with at least one text");
             return Vec::new();
         }
         let read = |(at, item): (usize, Value<'d>)| {
@@ -179,7 +179,7 @@ impl<'d, 'm> Object<'d, 'm> {
     pub(crate) fn objects(&self, field: &str) -> Vec<Object<'d, 'm>> {
         let Some(list) = self.value.get(field) else { return Vec::new() };
         if list.kind() != Kind::Array || list.items().next().is_none() {
-            self.mistake(field, "must be a list with at least one entry; leave the field out for none");
+            self.mistake(field, "must be a list with at least one entry");
             return Vec::new();
         }
         let named = |at: usize| self.path_of(&format!("{field}[{at}]"));
