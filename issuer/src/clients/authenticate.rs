@@ -76,6 +76,15 @@ impl<'r> Credentials<'r> {
         Ok(Self::Assertion(assertion))
     }
 
+    /// Who it says it is. Not proven.
+    #[must_use]
+    pub fn claimed(&self) -> Option<String> {
+        match self {
+            Self::Secret { client, .. } => Some(client.clone()),
+            Self::Assertion(assertion) => assertion::claimed_client(assertion),
+        }
+    }
+
     /// The client, if the proof holds.
     ///
     /// # Errors

@@ -38,7 +38,8 @@ impl Rate {
     }
 }
 
-/// Failed authentications by source address.
+/// Failed authentications by source address and the client that was claimed: behind a sidecar or gateway all callers have one
+/// address, and one that guesses must not lock out the others.
 pub struct Limiter {
     cells: Vec<AtomicU64>,
     hasher: RandomState,
@@ -53,21 +54,21 @@ impl Limiter {
         Self { cells, hasher: RandomState::new(), rate: Rate::per_second(failures_per_second, 10) }
     }
 
-    fn cell(&self, source: IpAddr) -> Option<&AtomicU64> {
+    fn cell(&self, source: (IpAddr, &str)) -> Option<&AtomicU64> {
         let cells = u64::try_from(CELLS).unwrap_or(1);
         self.cells.get(usize::try_from(self.hasher.hash_one(source) % cells).unwrap_or(0))
     }
 
     /// Whether this source has failed too often to be listened to.
     #[must_use]
-    pub fn is_blocked(&self, source: IpAddr, now_ms: u64) -> bool {
+    pub fn is_blocked(&self, source: (IpAddr, &str), now_ms: u64) -> bool {
         let now_us = now_ms.saturating_mul(1_000);
         // One failure must still fit.
         self.cell(source).is_some_and(|cell| self.rate.is_over(cell, now_us.saturating_sub(self.rate.interval_us)))
     }
 
     /// This source failed.
-    pub fn failed(&self, source: IpAddr, now_ms: u64) {
+    pub fn failed(&self, source: (IpAddr, &str), now_ms: u64) {
         if let Some(cell) = self.cell(source) {
             let _full = self.rate.admit(cell, now_ms.saturating_mul(1_000));
         }
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn a_source_that_guesses_is_blocked_alone_and_for_a_while() {
         let limiter = Limiter::new(1);
-        let (guesser, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let (guesser, other) = ((IpAddr::from([10, 0, 0, 1]), "a"), (IpAddr::from([10, 0, 0, 1]), "b"));
         let cells = [guesser, other].map(|source| limiter.cell(source).map(std::ptr::from_ref));
         let failures = (0..100)
             .take_while(|_| !limiter.is_blocked(guesser, 5_000))

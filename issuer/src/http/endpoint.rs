@@ -93,17 +93,19 @@ pub(crate) fn authenticate<'i>(
     form: &Form,
 ) -> Result<&'i Client, OAuthError> {
     let now_ms = issuer.clock.now_ms();
-    if issuer.failures.is_blocked(caller.source, now_ms) {
+    let credentials = Credentials::find(caller.authorization.as_deref(), form);
+    let claimed = credentials.as_ref().ok().and_then(Credentials::claimed).unwrap_or_default();
+    let source = (caller.source, claimed.as_str());
+    if issuer.failures.is_blocked(source, now_ms) {
         return Err(OAuthErrorKind::SlowDown.because("too many failed authentications from this address"));
     }
-    let credentials = Credentials::find(caller.authorization.as_deref(), form);
     let checks =
         Checks { issuer: &issuer.config.issuer, skew_s: issuer.config.tokens.clock_skew_s, now: issuer.clock.now() };
     let verified = credentials.and_then(|credentials| credentials.verify(&issuer.registry, &issuer.replays, &checks));
     let client = verified.map_err(|error| match error {
         AuthError::Malformed(reason) => OAuthErrorKind::InvalidRequest.because(reason),
         AuthError::Refused { basic } => {
-            issuer.failures.failed(caller.source, now_ms);
+            issuer.failures.failed(source, now_ms);
             OAuthErrorKind::InvalidClient { basic }.because("client authentication failed")
         }
         AuthError::Overloaded => OAuthErrorKind::Unavailable.because("too many client assertions at a time; try again"),

@@ -96,6 +96,7 @@ async fn guessing_is_cut_off_before_any_work() {
         429,
         "right answers too, or guessing would go on"
     );
+    assert_eq!(with_header(&harness, &basic("operator"), GRANT).await.status, 400, "another client is listened to");
     harness.advance(2).await;
     assert_eq!(with_header(&harness, &basic("checkout"), GRANT).await.status, 200);
 }
