@@ -1,0 +1,110 @@
+use super::*;
+use alloc::string::ToString as _;
+use alloc::{format, vec};
+use proptest::prelude::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+fn parse(text: &str) -> Result<Document, JsonError> {
+    Document::parse(text.as_bytes().to_vec(), Budget::TOKEN)
+}
+
+#[test]
+fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
+    for text in [r#"{"a":1,"a":2}"#, r#"{"x":{"b":1,"c":2,"b":1}}"#, r#"[{"a":[1],"\u0061":0}]"#, r#"{"":1,"":2}"#] {
+        assert_eq!(parse(text).unwrap_err(), JsonError::DuplicateName, "{text}");
+    }
+    assert!(parse(r#"{"a":{"a":{"a":1}},"b":[{"a":1},{"a":1}]}"#).is_ok());
+}
+
+#[test]
+fn what_is_not_strict_json_is_refused_with_its_place() {
+    assert_eq!(Document::parse(vec![b'"', 0xff, b'"'], Budget::TOKEN).unwrap_err(), JsonError::Encoding);
+    for text in [
+        "",
+        "{",
+        "{} {}",
+        "{'a':1}",
+        "[1,]",
+        "nul",
+        "\u{feff}{}",
+        "\"\n\"",
+        r#""\ud800""#,
+        "01",
+        "+1",
+        "NaN",
+        "[1e999]",
+    ] {
+        assert!(matches!(parse(text).unwrap_err(), JsonError::Syntax { .. }), "{text:?}");
+    }
+    assert_eq!(parse("{\n \"a\": x}").unwrap_err(), JsonError::Syntax { line: 2, column: 7 });
+}
+
+#[test]
+fn depth_nodes_and_members_are_bounded() {
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    assert!(parse(&nested(16)).is_ok());
+    assert_eq!(parse(&nested(17)).unwrap_err(), JsonError::TooBig);
+    assert_eq!(parse(&nested(100_000)).unwrap_err(), JsonError::TooBig);
+    let array = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+    assert!(parse(&array(limits::MAX_TOKEN_NODES - 1)).is_ok());
+    assert_eq!(parse(&array(limits::MAX_TOKEN_NODES)).unwrap_err(), JsonError::TooBig);
+    let object = |count: usize| {
+        let members = (0..count).map(|at| format!("\"{at}\":0")).collect::<Vec<_>>();
+        format!("{{{}}}", members.join(","))
+    };
+    assert!(parse(&object(limits::MAX_TOKEN_MEMBERS)).is_ok());
+    assert_eq!(parse(&object(limits::MAX_TOKEN_MEMBERS + 1)).unwrap_err(), JsonError::TooBig);
+}
+
+#[test]
+fn numeric_dates_are_whole_seconds_from_1970() {
+    let date = |text: &str| parse(text).unwrap().root().as_numeric_date();
+    assert_eq!(date("1700000000"), Some(1_700_000_000));
+    assert_eq!(date("1.7e9"), Some(1_700_000_000));
+    assert_eq!(date("1700000000.9"), Some(1_700_000_000));
+    for text in ["-1", "-0.5", "1e300", "18446744073709551615", "\"1700000000\"", "true", "null", "[1]"] {
+        assert_eq!(date(text), None, "{text}");
+    }
+}
+
+#[test]
+fn members_are_found_behind_nested_values_and_escapes() {
+    let document = parse(r#"{"a":[1,{"x":2}],"b\n":"c\"d","e":{"f":-3,"g":null}}"#).unwrap();
+    let root = document.root();
+    assert_eq!(root.get("b\n").and_then(Value::as_str), Some("c\"d"));
+    assert_eq!(root.get("e").and_then(|e| e.get("g")).map(Value::kind), Some(Kind::Null));
+    assert_eq!(root.get("x").map(Value::kind), None);
+    assert_eq!(root.get("a").unwrap().items().count(), 2);
+}
+
+fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<u64>().prop_map(Into::into),
+        "\\PC{0,6}".prop_map(Into::into),
+        "[\"\\\\\n\t]{0,3}".prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 40, 5, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+            proptest::collection::btree_map("\\PC{0,4}", inner, 0..5)
+                .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn reads_what_serde_json_reads(value in any_json()) {
+        let document = parse(&value.to_string()).unwrap();
+        prop_assert_eq!(document.root().to_json(), value.to_string());
+    }
+
+    #[test]
+    fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        drop(Document::parse(bytes, Budget::TOKEN));
+    }
+}
