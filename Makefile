@@ -1,7 +1,7 @@
 # The front door; CI uses it too. Each target does its own set-up. `make` alone shows what there is.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-filter test-wasm test-all test-istio bench fuzz lint fmt image wasm setup clean
+.PHONY: help run demo test test-native test-filter test-wasm test-istio bench fuzz lint fmt image wasm setup clean
 
 section = @sh tests/scripts/section.sh
 
@@ -15,19 +15,19 @@ run: ## start issuer, two Envoy hops and an echo service; Ctrl-C stops them
 demo: ## play the story: tokens good and bad, rotation under load, revocation, issuer away
 	@sh tests/scripts/local.sh demo
 
-test: setup test-filter test-wasm test-all test-istio ## every test: units, core as wasm, issuer, real Envoy
+test: setup test-native test-wasm test-istio ## every test: units, issuer, real Envoy, core as wasm, manifests
 
-test-filter: ## core, plugin and post-link step, natively
+test-native: setup ## units and properties, the issuer (SQLite, PostgreSQL), the module in the real Envoy, both together
+	$(section) 'Building the tests' cargo test --workspace --no-run
+	$(section) 'Units, issuer on SQLite and PostgreSQL, the module in the real Envoy, both together' \
+	    cargo test --workspace --no-fail-fast
+
+test-filter: ## only core, plugin and post-link step
 	$(section) 'Filter: unit and property tests' \
 	    cargo test -p meshseal-core -p meshseal-filter -p meshseal-postlink -p meshseal-abi
 
 test-wasm: ## core's suite as WebAssembly under Node
 	$(section) 'Core as WebAssembly under Node' sh tests/scripts/wasm-tests.sh
-
-test-all: setup ## the issuer (SQLite, PostgreSQL), the module in the real Envoy, both together
-	$(section) 'Building issuer and end-to-end tests' cargo test -p meshseal-issuer -p meshseal-tests --no-run
-	$(section) 'Issuer on SQLite and PostgreSQL; the module in the real Envoy; both together' \
-	    cargo test -p meshseal-issuer -p meshseal-tests --no-fail-fast
 
 test-istio: ## the manifests of istio/ and the image layouts
 	$(section) 'Istio manifests and images' sh tests/image/check.sh

@@ -36,7 +36,7 @@ pub mod token;
 pub mod trust;
 pub mod validate;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use crypto::{Portable, SignatureVerifier};

@@ -256,5 +256,5 @@ fn apply(host: &impl Host, headers: &RequestHeaders, accepted: &Accepted<'_>) {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
+#[path = "engine_tests/mod.rs"]
 mod tests;

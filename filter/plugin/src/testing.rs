@@ -2,52 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use ed25519_dalek::{Signer as _, SigningKey};
-use meshseal_core::base64url;
 use meshseal_core::bundle::{IssuerTrust, KeyState, Payload, PublishedKey, Snapshot, Times};
-use meshseal_core::revocation::jti_with_index;
+pub(crate) use meshseal_core::testing::{ISSUER, TestKey};
+use meshseal_core::testing::{claims_at, merge};
 use serde_json::{Value, json};
 
 pub(crate) use crate::host::fake::START;
 
-pub(crate) const ISSUER: &str = "https://issuer.example";
-
-/// An Ed25519 key; different seeds make different keys.
-pub(crate) struct TestKey {
-    kid: &'static str,
-    signing: SigningKey,
+/// An access token; `changes` set claims, null removes one.
+pub(crate) fn token(key: &TestKey, changes: Value) -> String {
+    key.token(&claims_at(START, changes))
 }
 
-impl TestKey {
-    pub(crate) fn new(kid: &'static str, seed: u8) -> Self {
-        Self { kid, signing: SigningKey::from_bytes(&[seed; 32]) }
-    }
-
-    pub(crate) fn jwk(&self) -> Value {
-        let x = base64url::encode(self.signing.verifying_key().as_bytes());
-        json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.kid, "x": x })
-    }
-
-    fn sign(&self, input: String) -> String {
-        let signature = self.signing.sign(input.as_bytes()).to_bytes();
-        meshseal_core::bundle::seal(input, &signature)
-    }
-
-    /// An access token; `changes` set claims, null removes one.
-    pub(crate) fn token(&self, changes: Value) -> String {
-        let header = json!({ "alg": "EdDSA", "kid": self.kid, "typ": "at+jwt" });
-        let mut claims = json!({
-            "iss": ISSUER, "sub": "checkout", "client_id": "checkout", "aud": "orders", "iat": START - 10,
-            "exp": START + 290, "jti": jti_with_index(7, [1; 8]), "scope": "orders.read",
-        });
-        merge(&mut claims, changes);
-        let part = |value: &Value| base64url::encode(value.to_string().as_bytes());
-        self.sign(format!("{}.{}", part(&header), part(&claims)))
-    }
-
-    pub(crate) fn bundle(&self, payload: &Payload) -> String {
-        self.sign(payload.signing_input(self.kid))
-    }
+pub(crate) fn bundle(key: &TestKey, payload: &Payload) -> String {
+    key.seal(payload.signing_input(key.kid))
 }
 
 /// The bundle key.
@@ -71,19 +39,7 @@ pub(crate) fn times(issued_at: u64) -> Times {
 
 /// A full bundle, issued now.
 pub(crate) fn full(version: u64, keys: &[&TestKey]) -> String {
-    pin().bundle(&snapshot(version, keys).full(times(START)))
-}
-
-/// Sets members; null removes one.
-pub(crate) fn merge(target: &mut Value, changes: Value) {
-    let (Some(target), Value::Object(changes)) = (target.as_object_mut(), changes) else { return };
-    for (name, value) in changes {
-        if value.is_null() {
-            target.remove(&name);
-        } else {
-            target.insert(name, value);
-        }
-    }
+    bundle(&pin(), &snapshot(version, keys).full(times(START)))
 }
 
 /// A configuration with one issuer whose keys are inline.

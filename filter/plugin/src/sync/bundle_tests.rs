@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::fake::FakeHost;
-use crate::testing::{START, TestKey, bundle_config, full, pin, snapshot, times};
+use crate::testing::{START, TestKey, bundle, bundle_config, full, pin, snapshot, times};
 use meshseal_core::policy::Policy;
 use serde_json::{Value, json};
 
@@ -107,7 +107,7 @@ fn a_delta_is_applied() {
     let mut poll = poll_with_version_1();
     let (one, both) =
         (snapshot(1, &[&TestKey::new("a", 1)]), snapshot(2, &[&TestKey::new("a", 1), &TestKey::new("b", 2)]));
-    let delta = pin().bundle(&both.delta_from(&one, times(START)));
+    let delta = bundle(&pin(), &both.delta_from(&one, times(START)));
     assert_eq!(poll.answer(200, &delta), Heard::News);
     assert_eq!((poll.trust.bundle_version(), poll.trust.key_count()), (Some(2), 2));
 }
@@ -117,7 +117,7 @@ fn a_heartbeat_is_no_news_and_refreshes() {
     let mut poll = poll_with_version_1();
     poll.host.advance(Duration::from_secs(25));
     let same = snapshot(1, &[]);
-    let heartbeat = pin().bundle(&same.delta_from(&same, times(START + 25)));
+    let heartbeat = bundle(&pin(), &same.delta_from(&same, times(START + 25)));
     assert_eq!(poll.answer(200, &heartbeat), Heard::Nothing);
     assert_eq!(poll.trust.bundle_issued_at(), Some(START + 25));
     assert_eq!((poll.count("accepted"), poll.count("refused")), (1, 0));
@@ -128,7 +128,7 @@ fn a_heartbeat_is_no_news_and_refreshes() {
 fn an_issuer_that_does_not_hold_polls_is_asked_once_a_second() {
     let mut poll = poll_with_version_1();
     let same = snapshot(1, &[]);
-    poll.answer(200, &pin().bundle(&same.delta_from(&same, times(START))));
+    poll.answer(200, &bundle(&pin(), &same.delta_from(&same, times(START))));
     poll.tick_after(999);
     assert_eq!(poll.host.calls().len(), 2);
     poll.tick_after(1);
@@ -155,7 +155,7 @@ fn after_a_failure_what_is_known_is_confirmed_at_once_and_then_the_rounds_go_on(
     poll.tick_after(10_000);
     assert_eq!(poll.host.last_call().path(), "/bundle?have=1&wait=0");
     let same = snapshot(1, &[]);
-    poll.answer(200, &pin().bundle(&same.delta_from(&same, times(START + 10))));
+    poll.answer(200, &bundle(&pin(), &same.delta_from(&same, times(START + 10))));
     poll.tick();
     assert_eq!(poll.host.last_call().path(), "/bundle?have=1&wait=25");
 }
@@ -163,7 +163,7 @@ fn after_a_failure_what_is_known_is_confirmed_at_once_and_then_the_rounds_go_on(
 #[test]
 fn after_a_long_silence_what_is_known_is_confirmed_at_once() {
     let mut poll = poll_with_version_1();
-    let delta = pin().bundle(&snapshot(2, &[]).delta_from(&snapshot(1, &[&TestKey::new("a", 1)]), times(START)));
+    let delta = bundle(&pin(), &snapshot(2, &[]).delta_from(&snapshot(1, &[&TestKey::new("a", 1)]), times(START)));
     poll.answer(200, &delta);
     poll.tick_after(26_000);
     assert_eq!(poll.host.last_call().path(), "/bundle?have=2&wait=0");
@@ -208,7 +208,7 @@ fn too_large_an_answer_is_refused_before_it_is_copied() {
 #[test]
 fn what_no_pinned_key_signed_is_refused_and_the_old_stays() {
     let mut poll = poll_with_version_1();
-    let foreign = TestKey::new("pin", 98).bundle(&snapshot(2, &[]).full(times(START)));
+    let foreign = bundle(&TestKey::new("pin", 98), &snapshot(2, &[]).full(times(START)));
     assert_eq!(poll.answer(200, &foreign), Heard::Nothing);
     assert_eq!((poll.trust.bundle_version(), poll.count("refused")), (Some(1), 1));
 }
@@ -235,7 +235,7 @@ fn a_truncated_answer_and_one_that_is_not_text_are_refused() {
 fn after_a_delta_that_does_not_fit_a_full_bundle_is_asked_for() {
     let mut poll = poll_with_version_1();
     let (three, four) = (snapshot(3, &[]), snapshot(4, &[]));
-    poll.answer(200, &pin().bundle(&four.delta_from(&three, times(START))));
+    poll.answer(200, &bundle(&pin(), &four.delta_from(&three, times(START))));
     poll.tick_after(10_000);
     assert_eq!(poll.host.last_call().path(), "/bundle?wait=0");
     assert_eq!(poll.answer(200, &full(4, &[])), Heard::News);
@@ -278,7 +278,7 @@ fn an_answer_to_what_has_been_overtaken_is_dropped_without_blame() {
     let regular = poll.host.last_call().token;
     poll.sync.urge(poll.host.now());
     poll.tick();
-    let delta = pin().bundle(&snapshot(2, &[]).delta_from(&snapshot(1, &[&TestKey::new("a", 1)]), times(START)));
+    let delta = bundle(&pin(), &snapshot(2, &[]).delta_from(&snapshot(1, &[&TestKey::new("a", 1)]), times(START)));
     assert_eq!(poll.answer(200, &delta), Heard::News);
     assert_eq!(poll.hear(regular, 200, delta.as_bytes()), Some(Heard::Nothing));
     assert_eq!(poll.count("refused"), 0);

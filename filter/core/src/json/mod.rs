@@ -4,10 +4,11 @@
 //! serde_json does the grammar; a [`Document`] is the flat list of what it read, in one allocation beside the text itself.
 //! Strings stay where they are in the text unless they carry escapes.
 
+mod read;
+
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use crate::limits;
 
@@ -109,20 +110,7 @@ impl Document {
     /// [`JsonError`] when it is not strict JSON or over the budget.
     pub fn parse(bytes: Vec<u8>, budget: Budget) -> Result<Self, JsonError> {
         let text = String::from_utf8(bytes).map_err(|_| JsonError::Encoding)?;
-        let mut builder = Builder {
-            text: &text,
-            budget,
-            nodes: Vec::with_capacity(text.len().div_ceil(12).min(budget.nodes)),
-            unescaped: String::new(),
-            fault: None,
-        };
-        let mut source = serde_json::Deserializer::from_str(&text);
-        let read = AnyValue { builder: &mut builder, depth: 0 }.deserialize(&mut source).and_then(|()| source.end());
-        if let Err(error) = read {
-            let syntax = JsonError::Syntax { line: error.line(), column: error.column() };
-            return Err(builder.fault.unwrap_or(syntax));
-        }
-        let Builder { nodes, unescaped, .. } = builder;
+        let (nodes, unescaped) = read::nodes(&text, budget)?;
         Ok(Self { text, unescaped, nodes })
     }
 
@@ -331,202 +319,5 @@ fn write_string(text: &str, out: &mut impl fmt::Write) -> fmt::Result {
     out.write_str(&quoted)
 }
 
-struct Builder<'t> {
-    text: &'t str,
-    budget: Budget,
-    nodes: Vec<Node>,
-    unescaped: String,
-    fault: Option<JsonError>,
-}
-
-impl Builder<'_> {
-    fn refuse<T, E: de::Error>(&mut self, fault: JsonError) -> Result<T, E> {
-        self.fault = Some(fault);
-        Err(E::custom("refused"))
-    }
-
-    fn push<E: de::Error>(&mut self, kind: NodeKind) -> Result<usize, E> {
-        let at = self.nodes.len();
-        if at >= self.budget.nodes {
-            return self.refuse(JsonError::TooBig);
-        }
-        self.nodes.push(Node { kind, end: at.saturating_add(1) });
-        Ok(at)
-    }
-
-    fn close(&mut self, at: usize) {
-        let end = self.nodes.len();
-        if let Some(node) = self.nodes.get_mut(at) {
-            node.end = end;
-        }
-    }
-
-    fn plain(&self, text: &str) -> NodeKind {
-        // serde_json lends parts of the text it reads, so the distance of the addresses is the offset.
-        let start = text.as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
-        NodeKind::Plain(Span { start, end: start.saturating_add(text.len()) })
-    }
-
-    fn string(&self, at: usize) -> Option<&str> {
-        match self.nodes.get(at)?.kind {
-            NodeKind::Plain(span) => self.text.get(span.start..span.end),
-            NodeKind::Escaped(span) => self.unescaped.get(span.start..span.end),
-            NodeKind::Null
-            | NodeKind::Bool(_)
-            | NodeKind::Unsigned(_)
-            | NodeKind::Signed(_)
-            | NodeKind::Float(_)
-            | NodeKind::Array
-            | NodeKind::Object => None,
-        }
-    }
-
-    /// Whether the unfinished object at `object` has a member of this name.
-    fn has_member(&self, object: usize, name: &str) -> bool {
-        let end = self.nodes.get(object).map_or(0, |node| node.end);
-        let mut at = object.saturating_add(1);
-        while at < end {
-            if self.string(at) == Some(name) {
-                return true;
-            }
-            let value = at.saturating_add(1);
-            at = self.nodes.get(value).map_or(end, |node| node.end);
-        }
-        false
-    }
-
-    fn escaped(&mut self, text: &str) -> NodeKind {
-        let start = self.unescaped.len();
-        self.unescaped.push_str(text);
-        NodeKind::Escaped(Span { start, end: self.unescaped.len() })
-    }
-}
-
-/// Reads any value and adds its nodes.
-struct AnyValue<'b, 't> {
-    builder: &'b mut Builder<'t>,
-    depth: u8,
-}
-
-impl<'de> DeserializeSeed<'de> for AnyValue<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: de::Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
-        source.deserialize_any(self)
-    }
-}
-
-impl AnyValue<'_, '_> {
-    fn deeper<E: de::Error>(&mut self) -> Result<u8, E> {
-        if self.depth >= self.builder.budget.depth {
-            return self.builder.refuse(JsonError::TooBig);
-        }
-        Ok(self.depth.saturating_add(1))
-    }
-}
-
-impl<'de> Visitor<'de> for AnyValue<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("JSON")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        self.builder.push(NodeKind::Null).map(drop)
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
-        self.builder.push(NodeKind::Bool(value)).map(drop)
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
-        self.builder.push(NodeKind::Unsigned(value)).map(drop)
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
-        self.builder.push(NodeKind::Signed(value)).map(drop)
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
-        self.builder.push(NodeKind::Float(value)).map(drop)
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<(), E> {
-        let kind = self.builder.plain(text);
-        self.builder.push(kind).map(drop)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        let kind = self.builder.escaped(text);
-        self.builder.push(kind).map(drop)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
-        let depth = self.deeper()?;
-        let at = self.builder.push(NodeKind::Array)?;
-        while items.next_element_seed(AnyValue { builder: &mut *self.builder, depth })?.is_some() {}
-        self.builder.close(at);
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
-        let depth = self.deeper()?;
-        let at = self.builder.push(NodeKind::Object)?;
-        let mut count: usize = 0;
-        while members.next_key_seed(Name { builder: &mut *self.builder, object: at })?.is_some() {
-            count = count.saturating_add(1);
-            if count > self.builder.budget.members {
-                return self.builder.refuse(JsonError::TooBig);
-            }
-            members.next_value_seed(AnyValue { builder: &mut *self.builder, depth })?;
-            self.builder.close(at);
-        }
-        Ok(())
-    }
-}
-
-/// Reads a member's name and refuses one that the object has already.
-struct Name<'b, 't> {
-    builder: &'b mut Builder<'t>,
-    object: usize,
-}
-
-impl<'de> DeserializeSeed<'de> for Name<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: de::Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
-        source.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Name<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("a member name")
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<(), E> {
-        let kind = self.builder.plain(text);
-        self.add(kind, text)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        let kind = self.builder.escaped(text);
-        self.add(kind, text)
-    }
-}
-
-impl Name<'_, '_> {
-    fn add<E: de::Error>(self, kind: NodeKind, text: &str) -> Result<(), E> {
-        if self.builder.has_member(self.object, text) {
-            return self.builder.refuse(JsonError::DuplicateName);
-        }
-        self.builder.push(kind).map(drop)
-    }
-}
-
 #[cfg(test)]
-#[path = "json_tests.rs"]
 mod tests;

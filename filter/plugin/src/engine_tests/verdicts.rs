@@ -1,0 +1,148 @@
+//! What becomes of a request.
+
+use super::*;
+
+#[test]
+fn a_good_token_passes_and_the_upstream_sees_its_claims_instead() {
+    let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), json!({})));
+    let token = token(&key(), json!({}));
+    let (status, stream) = mesh.ask_with(&token);
+    assert_eq!((status, value(&stream, "x-sub")), (200, Some("checkout")));
+    assert_eq!(value(&stream, "x-payload"), token.split('.').nth(1));
+    assert_eq!(value(&stream, "authorization"), None);
+    assert_eq!((mesh.count("accepted"), mesh.host.records("meshseal.validation_us")), (1, 1));
+}
+
+#[test]
+fn the_token_is_forwarded_if_the_rule_says_so() {
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({ "forwardOriginalToken": true }), json!({})));
+    let token = token(&key(), json!({}));
+    let (_, stream) = mesh.ask_with(&token);
+    assert_eq!(value(&stream, "authorization"), Some(format!("Bearer {token}").as_str()));
+}
+
+#[test]
+fn without_a_token_nothing_is_validated_and_the_answer_is_401() {
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
+    let (status, stream) = mesh.ask(&[]);
+    assert_eq!((status, code(&stream).as_str()), (401, "token-missing"));
+    assert_eq!((mesh.count("rejected.token-missing"), mesh.host.records("meshseal.validation_us")), (1, 0));
+}
+
+#[test]
+fn a_bad_token_is_refused_and_the_upstream_sees_nothing() {
+    let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), json!({})));
+    let (status, stream) = mesh.ask_with(&token(&key(), json!({ "exp": START - 100 })));
+    assert_eq!((status, code(&stream).as_str()), (401, "token-expired"));
+    assert_eq!((value(&stream, "x-sub"), mesh.count("rejected.token-expired")), (None, 1));
+}
+
+#[test]
+fn a_token_from_where_its_issuer_is_not_looked_for_is_refused() {
+    let other = json!({
+        "issuer": "https://other.example", "audiences": ["o"], "fromCookies": ["session"],
+        "jwks": { "keys": [TestKey::new("b", 2).jwk()] },
+    });
+    let mut config: Value = serde_json::from_str(&inline_config(&[&key()], json!({}), json!({}))).unwrap();
+    config["jwtRules"].as_array_mut().unwrap().push(other);
+    let mut mesh = Mesh::new(&config.to_string());
+    let token = token(&key(), json!({}));
+    let (status, stream) = mesh.ask(&[("cookie", &format!("session={token}"))]);
+    assert_eq!((status, code(&stream).as_str()), (401, "issuer-unknown"));
+    assert_eq!(mesh.ask_with(&token).0, 200);
+}
+
+#[test]
+fn a_missing_scope_is_named() {
+    let rules = json!({ "rules": [{ "scopes": ["orders.write", "orders.admin"] }] });
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), rules));
+    let (status, stream) = mesh.ask_with(&token(&key(), json!({})));
+    assert_eq!((status, code(&stream).as_str()), (403, "scope-missing"));
+    let (_, challenge) = &stream.reply.unwrap().headers[0];
+    assert_eq!(challenge, r#"Bearer error="insufficient_scope", scope="orders.write orders.admin""#);
+}
+
+#[test]
+fn the_path_is_checked_before_the_token_is_looked_for() {
+    let rules = json!({ "rules": [{ "to": [{ "operation": { "paths": ["/orders/*"] } }] }] });
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), rules));
+    let (status, stream) = mesh.ask(&[(":path", "/orders/../admin")]);
+    assert_eq!((status, code(&stream).as_str()), (400, "path-not-normalized"));
+}
+
+#[test]
+fn a_public_route_needs_no_token_but_takes_no_bad_one() {
+    let rules = json!({ "rules": [{ "to": [{ "operation": { "paths": ["/orders/1"] } }], "allowMissing": true }] });
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), rules));
+    assert_eq!((mesh.ask(&[]).0, mesh.count("anonymous")), (200, 1));
+    assert_eq!(mesh.ask(&[(":path", "/orders/2")]).0, 401);
+    assert_eq!(mesh.ask_with("not.a.token").0, 401);
+}
+
+#[test]
+fn a_preflight_passes_where_that_is_configured_only() {
+    let preflight = [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "GET")];
+    let config = |rest| inline_config(&[&key()], json!({}), rest);
+    assert_eq!(Mesh::new(&config(json!({}))).ask(&preflight).0, 401);
+    let mut mesh = Mesh::new(&config(json!({ "bypassCorsPreflight": true })));
+    assert_eq!((mesh.ask(&preflight).0, mesh.count("preflight")), (200, 1));
+}
+
+#[test]
+fn grpc_is_answered_in_its_own_terms() {
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
+    let (_, stream) = mesh.ask(&[("content-type", "application/grpc")]);
+    let reply = stream.reply.unwrap();
+    assert_eq!((reply.grpc_status, reply.body.as_str()), (16, "Authentication required: token-missing"));
+}
+
+#[test]
+fn spoofed_outputs_are_removed_whatever_the_verdict() {
+    let rest = json!({
+        "bypassCorsPreflight": true,
+        "rules": [{ "to": [{ "operation": { "paths": ["/public"] } }], "allowMissing": true }, { "scopes": ["orders.read"] }],
+    });
+    let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), rest.clone()));
+    let spoofed = [("x-sub", "root"), ("x-sub", "admin"), ("x_sub", "root"), ("X-Payload", "e30"), ("x-sub-2", "kept")];
+    let with = |more: &[(&'static str, &'static str)]| [&spoofed[..], more].concat();
+    let preflight = [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "GET")];
+    let mut shadow = rest;
+    shadow["mode"] = json!("SHADOW");
+    let mut shadow = Mesh::new(&inline_config(&[&key()], sub_to_header(), shadow));
+    for (status, stream) in [
+        mesh.ask(&with(&[(":path", "/public")])),
+        mesh.ask(&with(&preflight)),
+        shadow.ask(&with(&[])),
+        shadow.ask(&with(&[("authorization", "Bearer not.a.token")])),
+    ] {
+        let left: Vec<&str> =
+            stream.headers.iter().map(|(name, _)| name.as_str()).filter(|name| name.contains("sub")).collect();
+        assert_eq!((status, left, value(&stream, "X-Payload")), (200, vec!["x-sub-2"], None));
+    }
+}
+
+#[test]
+fn shadow_mode_counts_what_it_would_refuse_and_lets_it_pass_as_it_is() {
+    let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), json!({ "mode": "SHADOW" })));
+    let expired = token(&key(), json!({ "exp": START - 100 }));
+    let (status, stream) = mesh.ask_with(&expired);
+    assert_eq!((status, value(&stream, "x-sub")), (200, None));
+    assert_eq!(value(&stream, "authorization"), Some(format!("Bearer {expired}").as_str()));
+    assert_eq!((mesh.count("shadow.token-expired"), mesh.count("rejected.token-expired")), (1, 0));
+    let (_, stream) = mesh.ask_with(&token(&key(), json!({})));
+    assert_eq!((value(&stream, "x-sub"), value(&stream, "authorization")), (Some("checkout"), None));
+}
+
+#[test]
+fn logs_name_what_was_refused_at_debug_level_only_and_never_the_token() {
+    let config = inline_config(&[&key()], json!({}), json!({}));
+    let token = token(&key(), json!({ "exp": START - 100 }));
+    let mut quiet = Mesh::on(FakeHost::new().with_log_level(Level::Info), &config);
+    quiet.ask_with(&token);
+    assert!(quiet.host.lines(Level::Debug).is_empty());
+    let mut mesh = Mesh::on(FakeHost::new().with_log_level(Level::Debug), &config);
+    mesh.ask_with(&token);
+    let lines = mesh.host.lines(Level::Debug);
+    assert!(lines[0].contains("token-expired") && lines[0].contains("kid=\"a\""), "{lines:?}");
+    assert!(token.split('.').all(|part| !lines[0].contains(part)));
+}
