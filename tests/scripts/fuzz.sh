@@ -1,13 +1,24 @@
 #!/bin/sh
-# Runs each fuzz target of filter/fuzz for FUZZ_SECONDS (default 20).
+# Runs each fuzz target of filter/fuzz for FUZZ_SECONDS (default 20), beginning with filter/fuzz/seeds.
 set -eu
 
-cd "$(dirname "$0")/../.."
-command -v cargo-fuzz >/dev/null 2>&1 || {
-    printf 'fuzz: cargo-fuzz is not found; install it with: cargo install --locked cargo-fuzz\n' >&2
-    exit 1
-}
+top=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$top"
+tools=${CARGO_TARGET_DIR:-$top/target}/tools/cargo-fuzz
+PATH=$PATH:$tools/bin
+export PATH
+
+if ! command -v cargo-fuzz >/dev/null 2>&1; then
+    printf 'fuzz: building cargo-fuzz (once)\n'
+    CARGO_TARGET_DIR="$tools/build" cargo install --quiet --locked cargo-fuzz --root "$tools"
+    rm -rf "$tools/build"
+fi
 for target in $(cargo fuzz list --fuzz-dir filter/fuzz); do
+    # What the fuzzer finds is kept beside the seeds, never among them.
+    corpus=filter/fuzz/corpus/$target
+    seeds=filter/fuzz/seeds/$target
+    mkdir -p "$corpus"
+    [ -d "$seeds" ] || seeds=
     # libFuzzer works with the stable compiler when no sanitizer is asked for.
-    cargo fuzz run --fuzz-dir filter/fuzz --sanitizer none "$target" -- -max_total_time="${FUZZ_SECONDS:-20}"
+    cargo fuzz run --fuzz-dir filter/fuzz --sanitizer none "$target" "$corpus" $seeds -- -max_total_time="${FUZZ_SECONDS:-20}" -print_final_stats=1
 done
