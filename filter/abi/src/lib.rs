@@ -1,7 +1,7 @@
-//! The one call of the proxy-wasm ABI (0.2.1) that the SDK does not offer in full: `proxy_send_local_response` with response
-//! code details and a gRPC status beside body and headers. The SDK's `send_http_response` always passes neither.
+//! The two calls of the proxy-wasm ABI (0.2.1) that the SDK does not offer as the filter needs them: `proxy_send_local_response`
+//! with response code details and a gRPC status, and `proxy_get_header_map_pairs` without a copy of every name and value.
 //!
-//! The only unsafe code of the project: one import and its call, which hands read-only ranges to the host.
+//! The only unsafe code of the project: two imports and their calls.
 #![no_std]
 
 extern crate alloc;
@@ -32,7 +32,7 @@ pub struct HostRefused(pub u32);
 /// # Errors
 /// [`HostRefused`]; natively always, because there is no host.
 pub fn send_local_response(response: &LocalResponse<'_>) -> Result<(), HostRefused> {
-    let headers = serialize(response.headers);
+    let headers = header_map(response.headers);
     let status = call(response, &headers);
     if status == 0 { Ok(()) } else { Err(HostRefused(status)) }
 }
@@ -76,17 +76,86 @@ fn call(response: &LocalResponse<'_>, headers: &[u8]) -> u32 {
     }
 }
 
-/// A header map as the ABI has it: the count, the sizes of all names and values, then each followed by a zero byte.
-fn serialize(headers: &[(&str, &str)]) -> Vec<u8> {
-    let mut bytes =
-        Vec::with_capacity(headers.iter().map(|(name, value)| name.len() + value.len() + 10).sum::<usize>() + 4);
-    bytes.extend_from_slice(&length(headers.len()));
-    for (name, value) in headers {
-        bytes.extend_from_slice(&length(name.len()));
-        bytes.extend_from_slice(&length(value.len()));
+/// The headers of the request in the effective stream, repeated ones repeated, as the ABI lays a header map out; [`Pairs`] reads
+/// it. Empty where the host has none to give, and natively.
+#[must_use]
+pub fn request_headers() -> Vec<u8> {
+    #[cfg(target_arch = "wasm32")]
+    return pairs_of_request();
+    #[cfg(not(target_arch = "wasm32"))]
+    Vec::new()
+}
+
+#[cfg(target_arch = "wasm32")]
+#[expect(unsafe_code, reason = "a host function can only be imported and called as unsafe; see the SAFETY notes")]
+fn pairs_of_request() -> Vec<u8> {
+    /// `HttpRequestHeaders` among the map types of the ABI.
+    const REQUEST_HEADERS: u32 = 0;
+
+    // SAFETY: name and signature are those of proxy_get_header_map_pairs in the ABI 0.2.1.
+    #[link(wasm_import_module = "env")]
+    unsafe extern "C" {
+        fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     }
-    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
-        bytes.extend_from_slice(text.as_bytes());
+    let (mut data, mut size) = (core::ptr::null_mut(), 0);
+    // SAFETY: the host writes one pointer and one size to where the two arguments point.
+    let status = unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, &mut data, &mut size) };
+    if status != 0 || data.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the range was allocated by the SDK's proxy_on_memory_allocate as a boxed slice of exactly `size` bytes, was filled by
+    // the host, and now belongs to the caller (ABI 0.2.1, "Memory ownership"). The SDK takes it over in the same way.
+    unsafe { Vec::from_raw_parts(data, size, size) }
+}
+
+/// The pairs of a header map as the ABI lays it out, in order. Ends early where the layout is wrong.
+#[derive(Clone, Debug)]
+pub struct Pairs<'m> {
+    sizes: &'m [u8],
+    texts: &'m [u8],
+}
+
+impl<'m> Pairs<'m> {
+    /// Of a whole map.
+    #[must_use]
+    pub fn of(map: &'m [u8]) -> Self {
+        let split = || {
+            let (count, rest) = map.split_first_chunk::<4>()?;
+            let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
+            let (sizes, texts) = rest.split_at_checked(count.checked_mul(8)?)?;
+            Some(Self { sizes, texts })
+        };
+        split().unwrap_or(Self { sizes: &[], texts: &[] })
+    }
+
+    fn text(&mut self) -> Option<&'m [u8]> {
+        let (size, sizes) = self.sizes.split_first_chunk::<4>()?;
+        let (text, texts) = self.texts.split_at_checked(usize::try_from(u32::from_le_bytes(*size)).ok()?)?;
+        let (_zero, texts) = texts.split_first()?;
+        (self.sizes, self.texts) = (sizes, texts);
+        Some(text)
+    }
+}
+
+impl<'m> Iterator for Pairs<'m> {
+    type Item = (&'m [u8], &'m [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some((self.text()?, self.text()?))
+    }
+}
+
+/// Lays out a header map: the count, the sizes of all names and values, then each followed by a zero byte.
+#[must_use]
+pub fn header_map(headers: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> Vec<u8> {
+    let texts = || headers.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]);
+    let mut bytes = Vec::with_capacity(texts().map(|text| text.len() + 5).sum::<usize>() + 4);
+    bytes.extend_from_slice(&length(headers.len()));
+    for text in texts() {
+        bytes.extend_from_slice(&length(text.len()));
+    }
+    for text in texts() {
+        bytes.extend_from_slice(text);
         bytes.push(0);
     }
     bytes
@@ -103,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_header_map_is_laid_out_as_the_abi_says() {
-        let bytes = serialize(&[("a", "bc"), ("de", "")]);
+        let bytes = header_map(&[("a", "bc"), ("de", "")]);
         let expected: &[u8] = &[
             2, 0, 0, 0, // two pairs
             1, 0, 0, 0, 2, 0, 0, 0, // sizes of the first
@@ -114,7 +183,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_laid_out_is_read_back_and_no_further_than_it_goes() {
+        let map = header_map(&[("a", "bc"), ("de", "")]);
+        let pairs: [(&[u8], &[u8]); 2] = [(b"a", b"bc"), (b"de", b"")];
+        assert!(Pairs::of(&map).eq(pairs));
+        for end in 0..map.len() {
+            let read = Pairs::of(&map[..end]).count();
+            assert!(read < 2, "{end}");
+        }
+        let huge = [255, 255, 255, 255, 0, 0];
+        assert_eq!(Pairs::of(&huge).count(), 0);
+    }
+
+    #[test]
     fn no_headers_are_a_count_of_zero() {
-        assert_eq!(serialize(&[]), [0, 0, 0, 0]);
+        assert_eq!(header_map(&[("", ""); 0]), [0, 0, 0, 0]);
     }
 }

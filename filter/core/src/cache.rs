@@ -1,5 +1,8 @@
-//! Verdicts that were reached before (V27): keyed by the exact bytes of the token, forgotten when keys or revocations change,
-//! bounded in number and bytes, never served past the token's end.
+//! Verdicts that were reached before (V27): keyed by the exact bytes of the token, bounded in number and bytes, never served past
+//! the token's end.
+//!
+//! When keys or revocations change, a good token is checked again before it is believed, all but its signature: so a revocation
+//! takes effect at once and costs the tokens that it does not concern no verification.
 //!
 //! Refusals have a place of their own, so that a flood of bad tokens cannot push out good ones. Only the refusal that no
 //! passage of time can change is kept: a bad signature.
@@ -12,49 +15,70 @@ use core::hash::BuildHasher;
 use hashbrown::HashTable;
 
 use crate::limits;
+use crate::policy::Policy;
 use crate::rejection::Rejection;
-use crate::validate::Verified;
+use crate::trust::Trust;
+use crate::validate::Proof;
 
-/// What is remembered of tokens seen before. `S` hashes with a secret, so that nobody can aim for collisions.
-pub struct Verdicts<S> {
-    generation: u64,
-    verified: Slots<Rc<Verified>, S>,
+/// What is remembered of tokens seen before: for a good one a note of the caller's, such as what the policy makes of it. Notes
+/// hold for one policy. `S` hashes with a secret, so that nobody can aim for collisions.
+pub struct Verdicts<T, S> {
+    verified: Slots<Good<T>, S>,
     refused: Slots<(), S>,
+    /// Of the trust under which `refused` was found out.
+    refused_under: u64,
 }
 
-impl<S: BuildHasher + Clone> Verdicts<S> {
+struct Good<T> {
+    proof: Proof,
+    /// Of the trust under which it was last looked at whole.
+    generation: u64,
+    note: Rc<T>,
+}
+
+impl<T, S: BuildHasher + Clone> Verdicts<T, S> {
     /// An empty memory with the budgets of [`limits`].
     pub fn new(hasher: S) -> Self {
         Self {
-            generation: 0,
             verified: Slots::new(hasher.clone(), limits::MAX_CACHED_TOKENS, limits::MAX_CACHED_BYTES),
             refused: Slots::new(hasher, limits::MAX_CACHED_REFUSALS, limits::MAX_CACHED_REFUSAL_BYTES),
+            refused_under: 0,
         }
     }
 
-    /// What was found out about exactly this token, if it still holds; `generation` is [`crate::trust::Trust::generation`].
-    pub fn get(&mut self, token: &str, generation: u64, now: u64) -> Option<Result<Rc<Verified>, Rejection>> {
-        if generation != self.generation {
-            self.verified.clear();
+    /// What was found out about exactly this token, if it still holds.
+    pub fn get(&mut self, bytes: &[u8], policy: &Policy, trust: &Trust, now: u64) -> Option<Result<Rc<T>, Rejection>> {
+        let generation = trust.generation();
+        if let Some((token, good)) = self.verified.get(bytes) {
+            if now < good.proof.expires_at() {
+                if good.generation == generation {
+                    return Some(Ok(Rc::clone(&good.note)));
+                }
+                if good.proof.still_holds(token, policy, trust, now) {
+                    good.generation = generation;
+                    return Some(Ok(Rc::clone(&good.note)));
+                }
+            }
+            self.verified.forget(bytes);
+            return None;
+        }
+        if self.refused_under != generation {
             self.refused.clear();
-            self.generation = generation;
+            self.refused_under = generation;
         }
-        if self.refused.get(token).is_some() {
-            return Some(Err(Rejection::SignatureInvalid));
-        }
-        let verified = self.verified.get(token)?;
-        (now < verified.expires_at()).then(|| Ok(Rc::clone(verified)))
+        self.refused.get(bytes).map(|_| Err(Rejection::SignatureInvalid))
     }
 
-    /// Remembers a verdict; one that was reached under another generation than the last one asked for is dropped.
-    pub fn put(&mut self, token: &str, verdict: &Result<Rc<Verified>, Rejection>, generation: u64) {
-        if generation != self.generation {
-            return;
-        }
-        match verdict {
-            Ok(verified) => self.verified.put(token, Rc::clone(verified), verified.heap_bytes()),
-            Err(Rejection::SignatureInvalid) => self.refused.put(token, (), 0),
-            Err(_) => {}
+    /// Remembers a token that was verified under this trust, and what to make of it; `heap_bytes` is what the note holds.
+    pub fn accept(&mut self, token: &str, proof: Proof, note: Rc<T>, heap_bytes: usize, trust: &Trust) {
+        let bytes = heap_bytes.saturating_add(size_of::<T>());
+        self.verified.put(token, Good { proof, generation: trust.generation(), note }, bytes);
+    }
+
+    /// Remembers a token whose signature is bad.
+    pub fn refuse(&mut self, token: &str, trust: &Trust) {
+        if self.refused_under == trust.generation() {
+            self.refused.put(token, (), 0);
         }
     }
 
@@ -92,6 +116,18 @@ struct Slot<V> {
     used: bool,
 }
 
+impl<V> Slot<V> {
+    /// Eight bytes at a time: the compiler's own comparison goes byte by byte in wasm, and this is done for every request.
+    fn is(&self, token: &[u8]) -> bool {
+        let ours = self.token.as_bytes().chunks_exact(8);
+        let theirs = token.chunks_exact(8);
+        let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+        self.token.len() == token.len()
+            && ours.remainder() == theirs.remainder()
+            && ours.zip(theirs).all(|(ours, theirs)| word(ours) == word(theirs))
+    }
+}
+
 impl<V, S: BuildHasher> Slots<V, S> {
     fn new(hasher: S, max_entries: usize, max_bytes: usize) -> Self {
         Self {
@@ -113,19 +149,19 @@ impl<V, S: BuildHasher> Slots<V, S> {
         (self.hand, self.held_bytes) = (0, 0);
     }
 
-    fn get(&mut self, token: &str) -> Option<&V> {
+    fn get(&mut self, token: &[u8]) -> Option<(&str, &mut V)> {
         let hash = self.hasher.hash_one(token);
-        let holds = |at: &usize| matches!(self.slots.get(*at), Some(Some(slot)) if *slot.token == *token);
+        let holds = |at: &usize| matches!(self.slots.get(*at), Some(Some(slot)) if slot.is(token));
         let at = *self.table.find(hash, holds)?;
         let slot = self.slots.get_mut(at)?.as_mut()?;
         slot.used = true;
-        Some(&slot.value)
+        Some((&slot.token, &mut slot.value))
     }
 
     fn put(&mut self, token: &str, value: V, heap_bytes: usize) {
         let bytes = token.len().saturating_add(heap_bytes).saturating_add(size_of::<Slot<V>>());
-        let hash = self.hasher.hash_one(token);
-        self.forget(hash, token);
+        let hash = self.hasher.hash_one(token.as_bytes());
+        self.forget_hashed(hash, token.as_bytes());
         if bytes > self.max_bytes {
             return;
         }
@@ -150,8 +186,12 @@ impl<V, S: BuildHasher> Slots<V, S> {
         at
     }
 
-    fn forget(&mut self, hash: u64, token: &str) {
-        let holds = |at: &usize| matches!(self.slots.get(*at), Some(Some(slot)) if *slot.token == *token);
+    fn forget(&mut self, token: &[u8]) {
+        self.forget_hashed(self.hasher.hash_one(token), token);
+    }
+
+    fn forget_hashed(&mut self, hash: u64, token: &[u8]) {
+        let holds = |at: &usize| matches!(self.slots.get(*at), Some(Some(slot)) if slot.is(token));
         if let Ok(entry) = self.table.find_entry(hash, holds) {
             let (at, _) = entry.remove();
             self.empty(at);

@@ -1,13 +1,14 @@
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::String;
 use core::hash::BuildHasherDefault;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::{NOW, TestKey, claims, inline_policy};
+use crate::bundle::{IssuerTrust, KeyState, PublishedKey, Snapshot, Times};
+use crate::revocation::jti_with_index;
+use crate::testing::{ISSUER, NOW, TestKey, bundle_policy, claims, inline_policy};
 use crate::trust::Trust;
 use crate::validate::validate;
 #[cfg(target_arch = "wasm32")]
@@ -29,54 +30,129 @@ impl core::hash::Hasher for Crowded {
 
 type Hashing = BuildHasherDefault<Crowded>;
 
-fn verified(changes: Value) -> (String, Rc<Verified>) {
-    let key = TestKey::new("k1", 1);
-    let token = key.token(&claims(changes));
-    let verified = validate(&token, &inline_policy(&[&key], json!({}), Value::Null), &Trust::new(), NOW).unwrap();
-    (token, Rc::new(verified))
+/// A memory of notes under a policy and a trust.
+struct Memory {
+    verdicts: Verdicts<&'static str, Hashing>,
+    policy: Policy,
+    trust: Trust,
+}
+
+impl Memory {
+    fn of(policy: Policy, trust: Trust) -> Self {
+        Self { verdicts: Verdicts::new(Hashing::default()), policy, trust }
+    }
+
+    fn inline() -> Self {
+        Self::of(inline_policy(&[&key()], json!({}), Value::Null), Trust::new())
+    }
+
+    fn get(&mut self, token: &str, now: u64) -> Option<Result<Rc<&'static str>, Rejection>> {
+        self.verdicts.get(token.as_bytes(), &self.policy, &self.trust, now)
+    }
+
+    fn accept(&mut self, token: &str) {
+        let proof = validate(token, &self.policy, &self.trust, NOW).unwrap().proof();
+        self.verdicts.accept(token, proof, Rc::new("good"), 0, &self.trust);
+    }
+}
+
+fn key() -> TestKey {
+    TestKey::new("k1", 1)
+}
+
+/// What trusts `key`, has revoked these indices and is in force as this version.
+fn bundle(key: &TestKey, version: u64, revoked: &[u64]) -> Snapshot {
+    let Value::Object(jwk) = key.jwk() else { panic!("an object") };
+    let keys = alloc::vec![PublishedKey { jwk, state: KeyState::Active }];
+    let trust = IssuerTrust { keys, revoked: revoked.iter().copied().collect(), ..IssuerTrust::default() };
+    Snapshot { version, issuers: BTreeMap::from([(ISSUER.into(), trust)]) }
+}
+
+fn push(memory: &mut Memory, pin: &TestKey, snapshot: &Snapshot) {
+    let payload = snapshot.full(Times { issuer: ISSUER.into(), issued_at: NOW, not_after: NOW + 3600 });
+    let jws = pin.seal(payload.signing_input(pin.kid));
+    memory.trust.accept_bundle(&jws, &memory.policy.trust_bundle().unwrap().pins, NOW).unwrap();
 }
 
 #[test]
 fn a_verdict_holds_until_the_token_ends_and_for_its_very_bytes() {
-    let (token, good) = verified(json!({ "exp": NOW + 10 }));
-    let mut verdicts = Verdicts::new(Hashing::default());
-    assert!(verdicts.get(&token, 1, NOW).is_none());
-    verdicts.put(&token, &Ok(good), 1);
-    assert!(verdicts.get(&token, 1, NOW).is_some_and(|verdict| verdict.is_ok()));
-    assert!(verdicts.get(&token, 1, NOW + 39).is_some());
-    assert!(verdicts.get(&token, 1, NOW + 40).is_none(), "exp and leeway have passed");
-    assert!(verdicts.get(&token[..token.len() - 1], 1, NOW).is_none());
+    let token = key().token(&claims(json!({ "exp": NOW + 10 })));
+    let mut memory = Memory::inline();
+    assert!(memory.get(&token, NOW).is_none());
+    memory.accept(&token);
+    assert_eq!(memory.get(&token, NOW), Some(Ok(Rc::new("good"))));
+    assert!(memory.get(&token[..token.len() - 1], NOW).is_none());
+    assert!(memory.get(&token, NOW + 39).is_some());
+    assert!(memory.get(&token, NOW + 40).is_none(), "exp and leeway have passed");
 }
 
 #[test]
-fn everything_is_forgotten_when_keys_or_revocations_change() {
-    let (token, good) = verified(json!({}));
-    let mut verdicts = Verdicts::new(Hashing::default());
-    assert!(verdicts.get(&token, 1, NOW).is_none());
-    verdicts.put(&token, &Ok(Rc::clone(&good)), 1);
-    verdicts.put("bad", &Err(Rejection::SignatureInvalid), 1);
-    assert!(verdicts.get(&token, 2, NOW).is_none() && verdicts.get("bad", 2, NOW).is_none());
-    verdicts.put(&token, &Ok(good), 1);
-    assert!(verdicts.get(&token, 2, NOW).is_none(), "reached before the change, stored after it");
+fn a_revocation_reaches_the_remembered_token_and_spares_the_others() {
+    let pin = TestKey::new("pin", 200);
+    let mut memory = Memory::of(bundle_policy(&pin, json!({}), Value::Null), Trust::new());
+    push(&mut memory, &pin, &bundle(&key(), 1, &[]));
+    let with_index = |index| key().token(&claims(json!({ "jti": jti_with_index(index, [index as u8; 8]) })));
+    let (one, other) = (with_index(1), with_index(2));
+    memory.accept(&one);
+    memory.accept(&other);
+    push(&mut memory, &pin, &bundle(&key(), 2, &[1]));
+    assert!(memory.get(&one, NOW).is_none(), "no longer known, so it is validated, and refused");
+    assert!(memory.get(&other, NOW).is_some());
+    assert_eq!(memory.verdicts.len(), 1);
 }
 
 #[test]
-fn only_refusals_that_time_cannot_change_are_kept_and_they_push_out_no_good_token() {
-    let (token, good) = verified(json!({}));
-    let mut verdicts = Verdicts::new(Hashing::default());
-    assert!(verdicts.get(&token, 1, NOW).is_none());
-    verdicts.put(&token, &Ok(good), 1);
-    verdicts.put("early", &Err(Rejection::TokenNotYetValid), 1);
-    assert!(verdicts.get("early", 1, NOW).is_none());
+fn a_token_is_not_remembered_beyond_its_key_even_if_another_takes_its_name() {
+    let pin = TestKey::new("pin", 200);
+    let mut memory = Memory::of(bundle_policy(&pin, json!({}), Value::Null), Trust::new());
+    push(&mut memory, &pin, &bundle(&key(), 1, &[]));
+    let token = key().token(&claims(json!({})));
+    memory.accept(&token);
+    push(&mut memory, &pin, &bundle(&TestKey::new("k1", 2), 2, &[]));
+    assert!(memory.get(&token, NOW).is_none());
+}
+
+#[test]
+fn a_bad_signature_is_forgotten_when_keys_change() {
+    let pin = TestKey::new("pin", 200);
+    let mut memory = Memory::of(bundle_policy(&pin, json!({}), Value::Null), Trust::new());
+    push(&mut memory, &pin, &bundle(&key(), 1, &[]));
+    assert!(memory.get("bad", NOW).is_none());
+    memory.verdicts.refuse("bad", &memory.trust);
+    assert_eq!(memory.get("bad", NOW), Some(Err(Rejection::SignatureInvalid)));
+    push(&mut memory, &pin, &bundle(&key(), 2, &[]));
+    memory.verdicts.refuse("worse", &memory.trust);
+    assert!(memory.get("bad", NOW).is_none());
+    assert!(memory.get("worse", NOW).is_none(), "found out under another trust than the last one asked for");
+}
+
+#[test]
+fn bad_signatures_push_out_no_good_token() {
+    let token = key().token(&claims(json!({})));
+    let mut memory = Memory::inline();
+    memory.accept(&token);
     for at in 0..3 * limits::MAX_CACHED_REFUSALS {
-        verdicts.put(&format!("bad {at}"), &Err(Rejection::SignatureInvalid), 1);
+        memory.verdicts.refuse(&format!("bad {at}"), &memory.trust);
     }
-    assert_eq!(verdicts.refused.table.len(), limits::MAX_CACHED_REFUSALS);
-    assert_eq!(
-        verdicts.get(&format!("bad {}", 3 * limits::MAX_CACHED_REFUSALS - 1), 1, NOW).unwrap().unwrap_err(),
-        Rejection::SignatureInvalid
-    );
-    assert!(verdicts.get(&token, 1, NOW).is_some());
+    assert_eq!(memory.verdicts.refused.table.len(), limits::MAX_CACHED_REFUSALS);
+    let last = format!("bad {}", 3 * limits::MAX_CACHED_REFUSALS - 1);
+    assert_eq!(memory.get(&last, NOW), Some(Err(Rejection::SignatureInvalid)));
+    assert!(memory.get(&token, NOW).is_some());
+}
+
+#[test]
+fn a_token_that_differs_in_any_byte_is_another_one() {
+    for length in 1..40 {
+        let token: Vec<u8> = (0..length).map(|at| b'a' + at % 26).collect();
+        let mut slots = Slots::new(Hashing::default(), 4, 100_000);
+        slots.put(core::str::from_utf8(&token).unwrap(), (), 0);
+        assert!(slots.get(&token).is_some());
+        for at in 0..token.len() {
+            let mut other = token.clone();
+            other[at] = other[at].wrapping_add(8);
+            assert!(slots.get(&other).is_none(), "{length} {at}");
+        }
+    }
 }
 
 #[test]
@@ -85,12 +161,12 @@ fn the_clock_spares_what_is_in_use() {
     for token in ["a", "b", "c", "d"] {
         slots.put(token, token, 0);
     }
-    slots.get("b");
+    slots.get(b"b");
     slots.put("e", "e", 0);
     slots.put("f", "f", 0);
     slots.put("g", "g", 0);
-    assert!(slots.get("b").is_some());
-    assert_eq!(["a", "c", "d"].iter().filter(|token| slots.get(token).is_some()).count(), 0);
+    assert!(slots.get(b"b").is_some());
+    assert_eq!(["a", "c", "d"].iter().filter(|token| slots.get(token.as_bytes()).is_some()).count(), 0);
 }
 
 #[test]
@@ -98,7 +174,7 @@ fn what_is_larger_than_the_budget_is_not_kept() {
     let mut slots = Slots::new(Hashing::default(), 4, 300);
     slots.put("a", (), 0);
     slots.put("b", (), 1000);
-    assert!(slots.get("a").is_some() && slots.get("b").is_none());
+    assert!(slots.get(b"a").is_some() && slots.get(b"b").is_none());
 }
 
 proptest! {
@@ -111,8 +187,8 @@ proptest! {
             if write {
                 slots.put(&token, bytes, bytes);
                 model.insert(token, bytes);
-            } else if let Some(found) = slots.get(&token) {
-                prop_assert_eq!(model.get(&token), Some(found));
+            } else if let Some((_, found)) = slots.get(token.as_bytes()) {
+                prop_assert_eq!(model.get(&token), Some(&*found));
             }
             let live: usize = slots.slots.iter().flatten().map(|slot| slot.bytes).sum();
             prop_assert_eq!(live, slots.held_bytes);

@@ -9,6 +9,7 @@ use core::fmt;
 use jwt_compact::jwk::JsonWebKey;
 use rsa::BigUint;
 use rsa::traits::PublicKeyParts as _;
+use sha2::{Digest as _, Sha256};
 
 use crate::alg::{Alg, Family};
 use crate::crypto::Secret;
@@ -33,16 +34,41 @@ pub enum PublicKey {
     Secret(Secret),
 }
 
+/// What tells two keys apart whatever they are called: a digest of algorithm and public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 16]);
+
+impl KeyId {
+    /// Lengths stand before the parts, so that no two lists of parts run together.
+    fn of(alg: Alg, parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new_with_prefix(alg.name());
+        for part in parts {
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(part);
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let (half, _) = digest.split_at(16);
+        Self(half.try_into().unwrap_or_default())
+    }
+}
+
 /// One key of a set, bound to one algorithm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
+    id: KeyId,
     kid: Option<Box<str>>,
     alg: Alg,
     public: PublicKey,
 }
 
 impl Key {
-    /// The key id.
+    /// What tells it from every other key. Tokens never see it.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The key id that tokens name (`kid`).
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
@@ -247,7 +273,7 @@ fn read_key(jwk: Value<'_>, allowed: &[Alg], symmetric_ok: bool) -> Result<Key, 
         Family::Ed25519 => read_ed25519(jwk)?,
         Family::Oct => read_secret(jwk, alg)?,
     };
-    Ok(Key { kid: read_kid(jwk)?, alg, public })
+    Ok(Key { id: key_id(jwk, family, alg)?, kid: read_kid(jwk)?, alg, public })
 }
 
 fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
@@ -263,6 +289,18 @@ fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
         ("EC" | "OKP", None) => Err(wrong("crv", "missing")),
         _ => Err(Unusable::Foreign),
     }
+}
+
+fn key_id(jwk: Value<'_>, family: Family, alg: Alg) -> Result<KeyId, Unusable> {
+    let members: &[&'static str] = match family {
+        Family::Rsa => &["n", "e"],
+        Family::P256 | Family::P384 | Family::P521 => &["x", "y"],
+        Family::Ed25519 => &["x"],
+        Family::Oct => &["k"],
+    };
+    let parts = members.iter().map(|member| bytes(jwk, member)).collect::<Result<Vec<_>, _>>()?;
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    Ok(KeyId::of(alg, &parts))
 }
 
 /// RFC 7517 §4.2, §4.3: a key for another use is none of ours.

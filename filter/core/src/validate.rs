@@ -23,7 +23,7 @@ use crate::claims::Claims;
 use crate::config::{JwtRule, TokenType};
 use crate::crypto::{Portable, SignatureVerifier};
 use crate::header::Header;
-use crate::keys::{Key, KeySet};
+use crate::keys::{Key, KeyId, KeySet};
 use crate::policy::Policy;
 use crate::rejection::Rejection;
 use crate::token::{Compact, Signature};
@@ -53,7 +53,30 @@ pub struct Verified {
     rule_index: usize,
     kid: Option<Box<str>>,
     alg: Alg,
+    proof: Proof,
+}
+
+/// What is left to know of a signature that was verified: under which key, and until when the token is good. It says something
+/// about exactly the bytes that were verified, so only [`crate::cache`], which compares them, believes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    key: KeyId,
     expires_at: u64,
+}
+
+impl Proof {
+    /// Until when the token is good, leeway included: Unix seconds; the first second in which it is not.
+    #[must_use]
+    pub fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+
+    /// Whether the very bytes that it is about would be accepted now: every check but the signature, which does not change.
+    pub(crate) fn still_holds(&self, token: &str, policy: &Policy, trust: &Trust, now: u64) -> bool {
+        let Ok(checked) = check(token, policy, trust, now) else { return false };
+        let revoked = |revocations: Revocations<'_>| revocations.check(&checked.token.claims).is_err();
+        checked.key.id() == self.key && !checked.revocations.is_some_and(revoked)
+    }
 }
 
 impl Verified {
@@ -81,16 +104,16 @@ impl Verified {
         self.alg
     }
 
-    /// Bytes on the heap, for memory budgets.
+    /// What to keep of it beside its bytes.
     #[must_use]
-    pub fn heap_bytes(&self) -> usize {
-        self.claims.heap_bytes().saturating_add(self.kid.as_ref().map_or(0, |kid| kid.len()))
+    pub fn proof(&self) -> Proof {
+        self.proof
     }
 
     /// Until when it is good, leeway included: Unix seconds; the first second in which it is not.
     #[must_use]
     pub fn expires_at(&self) -> u64 {
-        self.expires_at
+        self.proof.expires_at
     }
 }
 
@@ -168,7 +191,7 @@ impl Checked<'_> {
             rule_index: self.rule_index,
             kid: header.kid().map(Into::into),
             alg: self.key.alg(),
-            expires_at: self.expires_at,
+            proof: Proof { key: self.key.id(), expires_at: self.expires_at },
         })
     }
 }

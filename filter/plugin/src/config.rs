@@ -9,6 +9,7 @@ use meshseal_core::cache::Verdicts;
 use meshseal_core::policy::Policy;
 use meshseal_core::trust::Trust;
 
+use crate::decide::Admitted;
 use crate::host::{Host, Level};
 use crate::locate::Places;
 use crate::metrics::{Count, Metrics};
@@ -26,7 +27,7 @@ pub(crate) struct Active {
     pub(crate) sanitized: Vec<Box<str>>,
     pub(crate) trust: Rc<RefCell<Trust>>,
     /// Verdicts on tokens seen before; they hold for this policy only.
-    pub(crate) verdicts: RefCell<Verdicts<RandomState>>,
+    pub(crate) verdicts: RefCell<Verdicts<Admitted, RandomState>>,
     pub(crate) metrics: Metrics,
     pub(crate) me: Identity,
     pub(crate) bundle: BundleSync,

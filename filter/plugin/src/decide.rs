@@ -6,10 +6,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use meshseal_core::config::KeySource;
-use meshseal_core::policy::{Policy, Request};
+use meshseal_core::config::{JwtRule, KeySource};
+use meshseal_core::policy::{Policy, Request, Standing};
 use meshseal_core::rejection::Rejection;
-use meshseal_core::trust::Trust;
+use meshseal_core::trust::{Freshness, Trust};
 use meshseal_core::validate::{self, Verified};
 
 use crate::config::Active;
@@ -38,10 +38,28 @@ pub(crate) enum Verdict<'a> {
 /// What happens to the request of an accepted token.
 #[derive(Debug)]
 pub(crate) struct Accepted<'a> {
+    rule: &'a JwtRule,
+    located: Located<'a>,
+    admitted: Rc<Admitted>,
+}
+
+/// What is remembered of a good token: all that a request asks of it.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    standing: Standing,
+    claim_values: Box<str>,
+}
+
+impl<'a> Accepted<'a> {
     /// Headers to set.
-    pub(crate) outputs: Vec<(&'a str, String)>,
+    pub(crate) fn outputs(&self) -> impl Iterator<Item = (&str, &str)> {
+        outputs::headers(self.rule, &self.admitted.claim_values, self.located.bytes())
+    }
+
     /// Where to take the token out, unless it is forwarded.
-    pub(crate) remove: Option<&'a Place>,
+    pub(crate) fn remove(&self) -> Option<&'a Place> {
+        (!self.rule.forward_original_token).then_some(self.located.place)
+    }
 }
 
 /// Decides. The engine must have removed spoofed output headers already.
@@ -66,9 +84,9 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
     // Nothing can hold it now; if something does nevertheless, what is trusted cannot be known.
     let trust = active.trust.try_borrow().map_err(|_| Rejection::KeysUnavailable)?;
     let now = host.now();
-    match validate(active, host, located.token, &trust, now) {
-        Ok(verified) => authorize(policy, &request, located, &verified, &trust, now.as_secs()),
-        Err(Rejection::KeyUnknown) => match source(active, located.token) {
+    match validate(active, host, &located, &trust, now) {
+        Ok(admitted) => authorize(policy, &request, located, admitted, trust.freshness(now.as_secs())),
+        Err(Rejection::KeyUnknown) => match source(active, located.text()?) {
             Some(source) => Ok(Verdict::UnknownKey(source)),
             None => Err(Rejection::KeyUnknown.into()),
         },
@@ -80,41 +98,63 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
 fn validate(
     active: &Active,
     host: &impl Host,
-    token: &str,
+    located: &Located<'_>,
     trust: &Trust,
     now: Duration,
-) -> Result<Rc<Verified>, Rejection> {
-    let generation = trust.generation();
+) -> Result<Rc<Admitted>, Rejection> {
+    let policy = &active.policy;
+    // Nothing can hold them now; if something does nevertheless, nothing is remembered.
     let mut verdicts = active.verdicts.try_borrow_mut().ok();
-    if let Some(known) = verdicts.as_mut().and_then(|verdicts| verdicts.get(token, generation, now.as_secs())) {
+    let known = verdicts.as_mut().and_then(|verdicts| verdicts.get(located.bytes(), policy, trust, now.as_secs()));
+    if let Some(known) = known {
         return known;
     }
-    let verdict = validate::validate(token, &active.policy, trust, now.as_secs()).map(Rc::new);
+    let token = located.text()?;
+    let verdict = validate::validate(token, policy, trust, now.as_secs());
     let took = host.now().saturating_sub(now).as_micros();
     active.metrics.validation_us(host, u64::try_from(took).unwrap_or(u64::MAX));
-    if let Some(verdicts) = verdicts.as_mut() {
-        verdicts.put(token, &verdict, generation);
+    match verdict {
+        Ok(verified) => {
+            let admitted = Rc::new(Admitted::new(policy, &verified)?);
+            if let Some(verdicts) = verdicts.as_mut() {
+                verdicts.accept(token, verified.proof(), Rc::clone(&admitted), admitted.heap_bytes(), trust);
+            }
+            Ok(admitted)
+        }
+        Err(rejection) => {
+            if let (Rejection::SignatureInvalid, Some(verdicts)) = (rejection, verdicts.as_mut()) {
+                verdicts.refuse(token, trust);
+            }
+            Err(rejection)
+        }
     }
-    verdict
+}
+
+impl Admitted {
+    fn new(policy: &Policy, verified: &Verified) -> Result<Self, Rejection> {
+        let rule = policy.jwt_rules().get(verified.jwt_rule()).ok_or(Rejection::IssuerUnknown)?;
+        Ok(Self { standing: policy.standing(verified), claim_values: outputs::claim_values(rule, verified) })
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.standing.heap_bytes() + self.claim_values.len()
+    }
 }
 
 fn authorize<'a>(
     policy: &'a Policy,
     request: &Request<'_>,
     located: Located<'a>,
-    verified: &Verified,
-    trust: &Trust,
-    now: u64,
+    admitted: Rc<Admitted>,
+    freshness: Freshness,
 ) -> Result<Verdict<'a>, Refusal> {
     // Where a rule does not look, its issuer's tokens are not taken: a token for a header must not work from a cookie.
-    let rule = policy.jwt_rules().get(verified.jwt_rule()).filter(|rule| located.place.belongs_to(rule));
-    let rule = rule.ok_or(Rejection::IssuerUnknown)?;
+    let index = admitted.standing.jwt_rule().filter(|rule| located.rules.contains(rule));
+    let rule = index.and_then(|index| policy.jwt_rules().get(index)).ok_or(Rejection::IssuerUnknown)?;
     policy
-        .authorize(request, verified, trust.freshness(now))
+        .authorize(request, &admitted.standing, freshness)
         .map_err(|denied| Refusal { rejection: denied.rejection, scopes: denied.scopes.to_vec() })?;
-    let outputs = outputs::headers(rule, verified, located.token);
-    let remove = (!rule.forward_original_token).then_some(located.place);
-    Ok(Verdict::Accepted(Accepted { outputs, remove }))
+    Ok(Verdict::Accepted(Accepted { rule, located, admitted }))
 }
 
 /// Who may know a key that we do not: by the issuer that the token claims, before anybody has vouched for it.

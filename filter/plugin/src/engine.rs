@@ -83,7 +83,7 @@ impl<H: Host> Engine<H> {
 
     /// A request has arrived on the entered context `stream`.
     pub fn on_request(&mut self, stream: u32) -> Flow {
-        let headers = RequestHeaders::new(self.host.request_headers());
+        let headers = self.host.request_headers();
         let Some(active) = &self.active else {
             self.host.respond(&response::reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()));
             return Flow::Answered;
@@ -175,7 +175,7 @@ impl<H: Host> Engine<H> {
             if !self.host.enter(*stream) {
                 continue;
             }
-            let headers = RequestHeaders::new(self.host.request_headers());
+            let headers = self.host.request_headers();
             let verdict = decide(active, &self.host, &headers);
             if let Flow::Continue = carry_out(active, &self.host, &headers, verdict, self.level) {
                 self.host.resume();
@@ -235,7 +235,7 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
     active.metrics.refused(host, refusal.rejection, shadow);
     if level == Level::Debug {
         let path = headers.request().map_or("", |request| request.path);
-        let token = active.places.locate(headers, path).ok().map(|located| located.token);
+        let token = active.places.locate(headers, path).and_then(|located| located.text()).ok();
         host.log(Level::Debug, &log::refused(refusal.rejection, shadow, token));
     }
     if shadow {
@@ -246,11 +246,11 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
 }
 
 fn apply(host: &impl Host, headers: &RequestHeaders, accepted: &Accepted<'_>) {
-    if let Some(place) = accepted.remove {
+    if let Some(place) = accepted.remove() {
         let path = headers.request().map_or("", |request| request.path);
         locate::remove(place, headers, path, host);
     }
-    for (name, value) in &accepted.outputs {
+    for (name, value) in accepted.outputs() {
         host.set_request_header(name, value);
     }
 }

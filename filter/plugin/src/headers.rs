@@ -1,11 +1,12 @@
 //! The headers of one request as they came, repetition included.
 
+use meshseal_abi::Pairs;
 use meshseal_core::policy::Request;
 use meshseal_core::rejection::Rejection;
 
-/// All request headers, in order.
+/// All request headers, in order: a header map as the ABI lays it out, read where it lies.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RequestHeaders(Vec<(String, Vec<u8>)>);
+pub struct RequestHeaders(Vec<u8>);
 
 /// How often a header occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +20,19 @@ pub(crate) enum Occurrence<'h> {
 }
 
 impl RequestHeaders {
-    pub(crate) fn new(pairs: Vec<(String, Vec<u8>)>) -> Self {
-        Self(pairs)
+    /// Of a header map as the ABI lays it out.
+    #[must_use]
+    pub fn new(map: Vec<u8>) -> Self {
+        Self(map)
+    }
+
+    fn pairs(&self) -> Pairs<'_> {
+        Pairs::of(&self.0)
     }
 
     /// Every value of a header, in order.
     pub(crate) fn all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
-        self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+        self.pairs().filter(move |(key, _)| key.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
     /// The value of a header, if it is not repeated.
@@ -41,7 +48,8 @@ impl RequestHeaders {
     /// The names in this request that an upstream may take for `name`: case does not matter, and CGI-like servers
     /// (PHP, WSGI, Rack) map `-` and `_` to the same variable.
     pub(crate) fn spellings<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h str> {
-        self.0.iter().map(|(key, _)| key.as_str()).filter(move |key| same_variable(key, name))
+        let texts = self.pairs().filter_map(|(key, _)| std::str::from_utf8(key).ok());
+        texts.filter(move |key| same_variable(key, name))
     }
 
     /// What rules are matched against.
@@ -80,7 +88,7 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&str, &str)]) -> RequestHeaders {
-        RequestHeaders::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect())
+        RequestHeaders::new(meshseal_abi::header_map(pairs))
     }
 
     #[test]
@@ -99,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_path_that_is_not_text_is_refused() {
-        let headers = RequestHeaders::new(vec![(":path".to_owned(), vec![b'/', 0xff])]);
+        let headers = RequestHeaders::new(meshseal_abi::header_map(&[(b":path", [b'/', 0xff])]));
         assert_eq!(headers.request().err(), Some(Rejection::PathNotNormalized));
     }
 

@@ -16,7 +16,7 @@
 mod config;
 mod decide;
 pub mod engine;
-mod headers;
+pub mod headers;
 pub mod host;
 mod http;
 mod locate;

@@ -30,32 +30,51 @@ impl Place {
         let cookies = rule.from_cookies.iter().cloned().map(Self::Cookie);
         headers.chain(cookies).chain(rule.from_params.iter().cloned().map(Self::Param))
     }
-
-    /// Whether the rule looks here: a token is only good where its issuer's rule expects it.
-    pub(crate) fn belongs_to(&self, rule: &JwtRule) -> bool {
-        Self::all_of(rule).any(|place| place == *self)
-    }
 }
 
-/// Every place of a policy, each once.
+/// Every place of a policy, each once, with the rules (`jwtRules[i]`) that look there.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Places(Vec<Place>);
+pub(crate) struct Places(Vec<(Place, Vec<usize>)>);
 
 /// A token and where it was.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Located<'a> {
-    /// The text, not validated in any way.
-    pub(crate) token: &'a str,
+    /// As it came, not validated in any way.
+    token: &'a [u8],
     /// Where it was found.
     pub(crate) place: &'a Place,
+    /// The rules that look there: a token is only good where its issuer's rule expects it.
+    pub(crate) rules: &'a [usize],
+}
+
+impl<'a> Located<'a> {
+    /// The bytes, to be compared with those of tokens that are known to be good.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.token
+    }
+
+    /// The text of a token that is not known.
+    ///
+    /// # Errors
+    /// [`Rejection::TokenRepeated`] for the copies of a header that Envoy has joined with commas, as it does with some headers,
+    /// `authorization` among them, before a filter sees them; no token has one. [`Rejection::TokenMalformed`] for what is not text.
+    pub(crate) fn text(&self) -> Result<&'a str, Rejection> {
+        if matches!(self.place, Place::Header { .. }) && self.token.contains(&b',') {
+            return Err(Rejection::TokenRepeated);
+        }
+        std::str::from_utf8(self.token).map_err(|_| Rejection::TokenMalformed)
+    }
 }
 
 impl Places {
     pub(crate) fn of(policy: &Policy) -> Self {
-        let mut places = Vec::new();
-        for place in policy.jwt_rules().iter().flat_map(Place::all_of) {
-            if !places.contains(&place) {
-                places.push(place);
+        let mut places: Vec<(Place, Vec<usize>)> = Vec::new();
+        for (rule, jwt_rule) in policy.jwt_rules().iter().enumerate() {
+            for place in Place::all_of(jwt_rule) {
+                match places.iter_mut().find(|(known, _)| *known == place) {
+                    Some((_, rules)) => rules.push(rule),
+                    None => places.push((place, vec![rule])),
+                }
             }
         }
         Self(places)
@@ -64,20 +83,19 @@ impl Places {
     /// Finds the one token of the request.
     ///
     /// # Errors
-    /// [`Rejection::TokenMissing`], [`Rejection::TokenRepeated`], or [`Rejection::TokenMalformed`] for one that is not text.
+    /// [`Rejection::TokenMissing`], [`Rejection::TokenRepeated`].
     pub(crate) fn locate<'a>(&'a self, headers: &'a RequestHeaders, path: &'a str) -> Result<Located<'a>, Rejection> {
-        let mut found: Option<(&'a [u8], &'a Place)> = None;
-        for place in &self.0 {
+        let mut found = None;
+        for (place, rules) in &self.0 {
             if let Some(token) = find(place, headers, path)? {
                 if found.is_some() {
                     return Err(Rejection::TokenRepeated);
                 }
-                found = Some((token, place));
+                found = Some((token, place, rules));
             }
         }
-        let (token, place) = found.ok_or(Rejection::TokenMissing)?;
-        let token = std::str::from_utf8(token).map_err(|_| Rejection::TokenMalformed)?;
-        Ok(Located { token, place })
+        let (token, place, rules) = found.ok_or(Rejection::TokenMissing)?;
+        Ok(Located { token, place, rules })
     }
 }
 
@@ -96,11 +114,11 @@ fn find<'a>(place: &'a Place, headers: &'a RequestHeaders, path: &'a str) -> Res
     }
 }
 
-/// Envoy joins the copies of some headers, `authorization` among them, with commas before a filter sees them; no token has one.
+/// A header without the prefix has no token, unless a copy that was joined to it has (see [`Located::text`]).
 fn header_value<'v>(value: &'v [u8], prefix: &str) -> Result<Option<&'v [u8]>, Rejection> {
     let token = |value: &'v [u8]| after_prefix(value, prefix).filter(|token| !token.is_empty());
-    if !value.contains(&b',') {
-        return Ok(token(value));
+    if let Some(token) = token(value) {
+        return Ok(Some(token));
     }
     let mut copies = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     if copies.any(|copy| token(copy).is_some()) { Err(Rejection::TokenRepeated) } else { Ok(None) }

@@ -9,13 +9,13 @@ fn places(rule: Value) -> Places {
 }
 
 fn headers(pairs: &[(&str, &str)]) -> RequestHeaders {
-    RequestHeaders::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect())
+    RequestHeaders::new(meshseal_abi::header_map(pairs))
 }
 
 /// The token found, or the rejection's code.
 fn found(places: &Places, pairs: &[(&str, &str)], path: &str) -> String {
-    match places.locate(&headers(pairs), path) {
-        Ok(located) => located.token.to_owned(),
+    match places.locate(&headers(pairs), path).and_then(|located| located.text().map(str::to_owned)) {
+        Ok(token) => token,
         Err(rejection) => rejection.code().to_owned(),
     }
 }
@@ -67,8 +67,9 @@ fn a_repeated_header_that_the_proxy_has_joined_refuses_the_request_too() {
 
 #[test]
 fn bytes_that_are_no_text_are_no_token() {
-    let headers = RequestHeaders::new(vec![("authorization".to_owned(), b"Bearer \xff".to_vec())]);
-    assert_eq!(places(json!({})).locate(&headers, "/").err(), Some(Rejection::TokenMalformed));
+    let headers = RequestHeaders::new(meshseal_abi::header_map(&[("authorization", b"Bearer \xff")]));
+    let places = places(json!({}));
+    assert_eq!(places.locate(&headers, "/").unwrap().text(), Err(Rejection::TokenMalformed));
 }
 
 #[test]

@@ -52,7 +52,8 @@ impl Count {
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     prefix: String,
-    counts: BTreeMap<Count, MetricId>,
+    /// In the order of [`Count::ALL`].
+    counts: [Option<MetricId>; Count::ALL.len()],
     reasons: RefCell<BTreeMap<(bool, Rejection), MetricId>>,
     bundle_version: Option<MetricId>,
     bundle_age: Option<MetricId>,
@@ -65,9 +66,8 @@ impl Metrics {
     pub(crate) fn define(host: &impl Host, prefix: &str) -> Self {
         let prefix = if prefix.is_empty() { "meshseal.".to_owned() } else { format!("meshseal.{prefix}.") };
         let define = |kind, name: &str| host.define_metric(kind, &format!("{prefix}{name}"));
-        let counter = |(count, name)| Some((count, define(MetricKind::Counter, name)?));
         Self {
-            counts: Count::ALL.into_iter().filter_map(counter).collect(),
+            counts: Count::ALL.map(|(_, name)| define(MetricKind::Counter, name)),
             reasons: RefCell::default(),
             bundle_version: define(MetricKind::Gauge, "bundle.version"),
             bundle_age: define(MetricKind::Gauge, "bundle.age_s"),
@@ -82,7 +82,8 @@ impl Metrics {
     }
 
     pub(crate) fn add(&self, host: &impl Host, count: Count, by: usize) {
-        if let Some(metric) = self.counts.get(&count)
+        let at = Count::ALL.iter().position(|(of, _)| *of == count);
+        if let Some(Some(metric)) = at.and_then(|at| self.counts.get(at))
             && by > 0
         {
             host.increment_metric(*metric, u32::try_from(by).unwrap_or(u32::MAX));

@@ -16,14 +16,24 @@ use meshseal_core::validate::Verified;
 /// Longest value of a claim header. Upstreams refuse requests whose headers exceed 8 KiB (nginx, Tomcat, Node.js).
 pub(crate) const MAX_VALUE_BYTES: usize = 4 * 1024;
 
-/// The headers that this token sets, in the order of the configuration.
-pub(crate) fn headers<'a>(rule: &'a JwtRule, verified: &Verified, token: &str) -> Vec<(&'a str, String)> {
-    let payload = rule.output_payload_to_header.as_deref().zip(token.split('.').nth(1).map(str::to_owned));
-    let claims = rule.output_claim_to_headers.iter().filter_map(|output| {
-        let value = verified.claims().get(&output.claim)?;
-        Some((&*output.header, header_value(value)?))
-    });
-    payload.into_iter().chain(claims).collect()
+/// The values of a rule's claim headers, one a line in the order of the configuration; an empty line where the token has none.
+/// They hold for every request that brings the token, so they are made once.
+pub(crate) fn claim_values(rule: &JwtRule, verified: &Verified) -> Box<str> {
+    let value = |path| verified.claims().get(path).and_then(header_value).unwrap_or_default();
+    let values: Vec<String> = rule.output_claim_to_headers.iter().map(|output| value(&output.claim)).collect();
+    values.join("\n").into()
+}
+
+/// The headers that a token sets: the payload as it came, and the claims.
+pub(crate) fn headers<'a>(
+    rule: &'a JwtRule,
+    claim_values: &'a str,
+    token: &'a [u8],
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let payload = |name| Some((name, std::str::from_utf8(token.split(|byte| *byte == b'.').nth(1)?).ok()?));
+    let payload = rule.output_payload_to_header.as_deref().and_then(payload);
+    let names = rule.output_claim_to_headers.iter().map(|output| &*output.header);
+    payload.into_iter().chain(names.zip(claim_values.split('\n')).filter(|(_, value)| !value.is_empty()))
 }
 
 fn header_value(value: Value<'_>) -> Option<String> {
@@ -44,7 +54,12 @@ fn is_safe(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{START, TestKey, inline_config, token};
     use meshseal_core::json::{Budget, Document};
+    use meshseal_core::policy::Policy;
+    use meshseal_core::trust::Trust;
+    use meshseal_core::validate::validate;
+    use serde_json::json;
 
     fn value_of(json: &str) -> Option<String> {
         let document = Document::parse(json.as_bytes().to_vec(), Budget::TOKEN).unwrap();
@@ -72,6 +87,21 @@ mod tests {
         {
             assert_eq!(value_of(json), None, "{json}");
         }
+    }
+
+    #[test]
+    fn each_claim_goes_to_its_own_header_whichever_of_them_the_token_has() {
+        let outputs = json!({ "outputPayloadToHeader": "x-payload", "outputClaimToHeaders": [
+            { "header": "x-none", "claim": "none" }, { "header": "x-sub", "claim": "sub" },
+            { "header": "x-broken", "claim": "broken" }, { "header": "x-n", "claim": "n" }, { "header": "x-also-none", "claim": "gone" },
+        ]});
+        let key = TestKey::new("a", 1);
+        let policy = Policy::from_json(&inline_config(&[&key], outputs, json!({}))).unwrap();
+        let token = token(&key, json!({ "n": 7, "broken": "a\nb" }));
+        let verified = validate(&token, &policy, &Trust::new(), START).unwrap();
+        let values = claim_values(&policy.jwt_rules()[0], &verified);
+        let set: Vec<_> = headers(&policy.jwt_rules()[0], &values, token.as_bytes()).collect();
+        assert_eq!(set, [("x-payload", token.split('.').nth(1).unwrap()), ("x-sub", "checkout"), ("x-n", "7")]);
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Verify {
         let request = Request { method, host: &self.host, path };
         policy.check_path(&request)?;
         let verified = validate(token, policy, trust, now)?;
-        policy.authorize(&request, &verified, trust.freshness(now)).map_err(|denied| denied.rejection)?;
+        let standing = policy.standing(&verified);
+        policy.authorize(&request, &standing, trust.freshness(now)).map_err(|denied| denied.rejection)?;
         Ok(verified)
     }
 

@@ -14,8 +14,8 @@ use core::cell::RefCell;
 use crate::alg::Alg;
 use crate::json::{Budget, Document, Value};
 use crate::keys::KeySet;
-use crate::policy::Policy;
 use crate::policy::rules::Rule;
+use crate::policy::{Policy, RouteRules};
 use crate::{keys, limits};
 
 pub use reader::{ConfigErrors, Mistake};
@@ -246,7 +246,7 @@ fn read(root: &Object<'_, '_>) -> Policy {
         bypass_cors_preflight: root.flag("bypassCorsPreflight"),
         trust_bundle,
         jwt_rules,
-        rules,
+        route_rules: RouteRules::new(rules),
     }
 }
 

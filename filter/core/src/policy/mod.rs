@@ -3,6 +3,7 @@
 pub mod matching;
 mod normal;
 pub mod rules;
+mod standing;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,6 +14,7 @@ use crate::rejection::Rejection;
 use crate::trust::Freshness;
 use crate::validate::Verified;
 use rules::{Action, Rule};
+pub use standing::Standing;
 
 /// A whole plugin configuration.
 #[derive(Clone, Debug)]
@@ -22,7 +24,38 @@ pub struct Policy {
     pub(crate) bypass_cors_preflight: bool,
     pub(crate) trust_bundle: Option<TrustBundleConfig>,
     pub(crate) jwt_rules: Vec<JwtRule>,
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) route_rules: RouteRules,
+}
+
+/// The route rules, and what is the same for every request.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteRules {
+    rules: Vec<Rule>,
+    /// Whether the spelling of paths, and of hosts, decides anywhere.
+    compares: (bool, bool),
+    /// Whether there is a rule that allows; without one, only what is denied is refused.
+    allows: bool,
+    /// What the rules make of a request without a token.
+    anonymous: Standing,
+}
+
+impl RouteRules {
+    pub(crate) fn new(rules: Vec<Rule>) -> Self {
+        let operations = rules.iter().flat_map(|rule| &rule.to).map(rules::Operation::compares);
+        let compares = operations.fold((false, false), |(paths, hosts), (path, host)| (paths | path, hosts | host));
+        let allows = rules.iter().any(|rule| rule.action == Action::Allow);
+        let anonymous = Standing::of(&rules, None, None);
+        Self { rules, compares, allows, anonymous }
+    }
+
+    /// The rules of one action that match the request's route, with their places.
+    fn on_route<'p>(&'p self, action: Action, request: &Request<'_>) -> impl Iterator<Item = (usize, &'p Rule)> {
+        self.rules.iter().enumerate().filter(move |(_, rule)| rule.action == action && rule.matches_route(request))
+    }
+
+    fn denies(&self, request: &Request<'_>, standing: &Standing) -> bool {
+        self.on_route(Action::Deny, request).any(|(at, _)| standing.matches(at) && standing.has_scopes(at))
+    }
 }
 
 /// What rules look at in a request.
@@ -117,8 +150,7 @@ impl Policy {
     /// # Errors
     /// [`Rejection::PathNotNormalized`].
     pub fn check_path(&self, request: &Request<'_>) -> Result<(), Rejection> {
-        let compared = self.rules.iter().flat_map(|rule| &rule.to).map(rules::Operation::compares);
-        let (paths, hosts) = compared.fold((false, false), |(paths, hosts), (path, host)| (paths | path, hosts | host));
+        let (paths, hosts) = self.route_rules.compares;
         let path = request.path_without_query();
         let path_fits = !paths || (path.len() <= limits::MAX_PATH_BYTES && normal::is_normal_path(path));
         let host_fits = !hosts || normal::is_normal_host(request.host);
@@ -128,13 +160,15 @@ impl Policy {
     /// Whether a request without a token passes: some rule with `allowMissing` matches its route and no DENY rule does.
     #[must_use]
     pub fn admits_anonymous(&self, request: &Request<'_>) -> bool {
-        let public = |rule: &&Rule| rule.allow_missing && rule.matches_route(request);
-        self.rules.iter().any(|rule| public(&rule)) && !self.is_denied(request, None)
+        let rules = &self.route_rules;
+        let public = rules.rules.iter().any(|rule| rule.allow_missing && rule.matches_route(request));
+        public && !rules.denies(request, &rules.anonymous)
     }
 
-    fn is_denied(&self, request: &Request<'_>, claims: Option<&crate::claims::Claims>) -> bool {
-        let denies = |rule: &Rule| rule.matches_route(request) && rule.matches_token(claims) && rule.has_scopes(claims);
-        self.rules.iter().filter(|rule| rule.action == Action::Deny).any(denies)
+    /// What the rules make of a token, whatever the request.
+    #[must_use]
+    pub fn standing(&self, token: &Verified) -> Standing {
+        Standing::of(&self.route_rules.rules, Some(token.claims()), Some(token.jwt_rule()))
     }
 
     /// Whether the bearer of a verified token may make this request (V16, V22): no DENY rule matches, and some ALLOW rule
@@ -143,20 +177,24 @@ impl Policy {
     /// # Errors
     /// [`Denied`] with [`Rejection::RuleDenied`], [`Rejection::BundleStale`], [`Rejection::ScopeMissing`] or
     /// [`Rejection::RuleUnmatched`].
-    pub fn authorize(&self, request: &Request<'_>, token: &Verified, freshness: Freshness) -> Result<(), Denied<'_>> {
-        let claims = Some(token.claims());
-        if self.is_denied(request, claims) {
+    pub fn authorize(
+        &self,
+        request: &Request<'_>,
+        standing: &Standing,
+        freshness: Freshness,
+    ) -> Result<(), Denied<'_>> {
+        let rules = &self.route_rules;
+        if rules.denies(request, standing) {
             return Err(Denied::plain(Rejection::RuleDenied));
         }
-        let default = self.trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
-        let fresh = |staleness: Staleness| self.is_fresh(token, staleness, freshness);
-        let mut denied = Denied::plain(Rejection::RuleUnmatched);
-        let mut allows = self.rules.iter().filter(|rule| rule.action == Action::Allow).peekable();
-        if allows.peek().is_none() {
+        let fresh = |staleness: Staleness| self.is_fresh(standing, staleness, freshness);
+        if !rules.allows {
+            let default = self.trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
             return if fresh(default) { Ok(()) } else { Err(Denied::plain(Rejection::BundleStale)) };
         }
-        for rule in allows.filter(|rule| rule.matches_route(request) && rule.matches_token(claims)) {
-            if !rule.has_scopes(claims) {
+        let mut denied = Denied::plain(Rejection::RuleUnmatched);
+        for (at, rule) in rules.on_route(Action::Allow, request).filter(|(at, _)| standing.matches(*at)) {
+            if !standing.has_scopes(at) {
                 if denied.rejection == Rejection::RuleUnmatched {
                     denied = Denied { rejection: Rejection::ScopeMissing, scopes: &rule.scopes };
                 }
@@ -170,9 +208,9 @@ impl Policy {
     }
 
     /// Only tokens whose keys come from the bundle depend on its age.
-    fn is_fresh(&self, token: &Verified, staleness: Staleness, freshness: Freshness) -> bool {
-        let from_bundle =
-            self.jwt_rules.get(token.jwt_rule()).is_some_and(|rule| matches!(rule.keys, KeySource::Bundle));
+    fn is_fresh(&self, standing: &Standing, staleness: Staleness, freshness: Freshness) -> bool {
+        let rule = standing.jwt_rule().and_then(|at| self.jwt_rules.get(at));
+        let from_bundle = rule.is_some_and(|rule| matches!(rule.keys, KeySource::Bundle));
         let too_old = staleness.max_age.zip(freshness.age).is_some_and(|(max, age)| age > max);
         !from_bundle || staleness.serve || !(freshness.expired || too_old)
     }

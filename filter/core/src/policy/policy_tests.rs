@@ -1,3 +1,5 @@
+use alloc::format;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -12,7 +14,7 @@ fn decide(rules: Value, method: &str, path: &str, changes: Value) -> Option<Reje
     let policy = inline_policy(&[&key], json!({}), rules);
     let token = validate(&key.token(&claims(changes)), &policy, &Trust::new(), NOW).unwrap();
     let request = Request { method, host: "orders.example", path };
-    policy.authorize(&request, &token, Freshness::default()).err().map(|denied| denied.rejection)
+    policy.authorize(&request, &policy.standing(&token), Freshness::default()).err().map(|denied| denied.rejection)
 }
 
 fn to(operation: Value) -> Value {
@@ -43,10 +45,10 @@ fn v22_a_missing_scope_is_named() {
     let policy = inline_policy(&[&key], json!({}), rules);
     let token = validate(&key.token(&claims(json!({}))), &policy, &Trust::new(), NOW).unwrap();
     let request = |method| Request { method, host: "h", path: "/" };
-    let denied = policy.authorize(&request("POST"), &token, Freshness::default()).unwrap_err();
+    let denied = policy.authorize(&request("POST"), &policy.standing(&token), Freshness::default()).unwrap_err();
     assert_eq!(denied.rejection, Rejection::ScopeMissing);
     assert_eq!(denied.scopes.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["orders.write", "orders.read"]);
-    let denied = policy.authorize(&request("GET"), &token, Freshness::default()).unwrap_err();
+    let denied = policy.authorize(&request("GET"), &policy.standing(&token), Freshness::default()).unwrap_err();
     assert_eq!((denied.rejection, denied.scopes.len()), (Rejection::RuleUnmatched, 0));
 }
 
@@ -208,9 +210,23 @@ fn v16_each_route_says_how_old_trust_may_be() {
     let token = validate(&key.token(&claims(json!({}))), &inline, &Trust::new(), NOW).unwrap();
     let decide = |path, age, expired| {
         let request = Request { method: "GET", host: "h", path };
-        policy.authorize(&request, &token, Freshness { age: Some(age), expired }).err().map(|denied| denied.rejection)
+        policy
+            .authorize(&request, &policy.standing(&token), Freshness { age: Some(age), expired })
+            .err()
+            .map(|denied| denied.rejection)
     };
     assert_eq!((decide("/pay", 60, false), decide("/pay", 61, false)), (None, Some(Rejection::BundleStale)));
     assert_eq!((decide("/default", 300, false), decide("/default", 301, false)), (None, Some(Rejection::BundleStale)));
     assert_eq!((decide("/read", 9999, true), decide("/default", 1, true)), (None, Some(Rejection::BundleStale)));
+}
+
+#[test]
+fn a_rule_far_down_the_list_counts_like_one_at_the_top() {
+    for rules in [1, 32, 33, 64, 65, 200] {
+        let scope = |at| if at == rules - 1 { "orders.read".into() } else { format!("never.granted.{at}") };
+        let allow = (0..rules).map(|at| json!({ "scopes": [scope(at)] })).collect();
+        assert_eq!(decide(allow, "GET", "/", json!({})), None, "{rules}");
+        let deny = (0..rules).map(|at| json!({ "action": "DENY", "scopes": [scope(at)] })).collect();
+        assert_eq!(decide(deny, "GET", "/", json!({})), Some(Rejection::RuleDenied), "{rules}");
+    }
 }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::headers::RequestHeaders;
+
 use super::{CallRefused, Host, HttpCall, Level, MetricId, MetricKind, Reply};
 
 /// A call that the engine made.
@@ -223,8 +225,8 @@ impl Host for FakeHost {
         true
     }
 
-    fn request_headers(&self) -> Vec<(String, Vec<u8>)> {
-        self.stream(self.context()).headers
+    fn request_headers(&self) -> RequestHeaders {
+        RequestHeaders::new(meshseal_abi::header_map(&self.stream(self.context()).headers))
     }
 
     fn set_request_header(&self, name: &str, value: &str) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::headers::RequestHeaders;
+
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod proxy;
@@ -92,7 +94,7 @@ pub trait Host {
     /// Makes `context` the one that the following calls act on; false if it is gone.
     fn enter(&self, context: u32) -> bool;
     /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers included.
-    fn request_headers(&self) -> Vec<(String, Vec<u8>)>;
+    fn request_headers(&self) -> RequestHeaders;
     /// Replaces a request header.
     fn set_request_header(&self, name: &str, value: &str);
     /// Removes every copy of a request header.

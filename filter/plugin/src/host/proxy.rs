@@ -10,6 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType};
 
+use crate::headers::RequestHeaders;
+
 use super::{CallRefused, Host, HttpCall, Level, MetricId, MetricKind, Reply};
 
 /// The proxy that runs this module.
@@ -78,8 +80,8 @@ impl Host for Proxy {
         hostcalls::set_effective_context(context).is_ok()
     }
 
-    fn request_headers(&self) -> Vec<(String, Vec<u8>)> {
-        hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default()
+    fn request_headers(&self) -> RequestHeaders {
+        RequestHeaders::new(meshseal_abi::request_headers())
     }
 
     fn set_request_header(&self, name: &str, value: &str) {
