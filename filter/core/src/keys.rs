@@ -2,16 +2,15 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt;
 
 use jwt_compact::jwk::JsonWebKey;
-use rsa::BigUint;
-use rsa::traits::PublicKeyParts as _;
+use sha2::{Digest as _, Sha256};
 
 use crate::alg::{Alg, Family};
-use crate::crypto::Secret;
+use crate::crypto::{RsaKey, RsaProblem, Secret};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 use crate::{base64url, limits};
@@ -20,7 +19,7 @@ use crate::{base64url, limits};
 #[derive(Clone, Debug, PartialEq)]
 pub enum PublicKey {
     /// RSA of 2048 to [`limits::MAX_RSA_BITS`] bits.
-    Rsa(rsa::RsaPublicKey),
+    Rsa(RsaKey),
     /// A point of P-256.
     P256(p256::ecdsa::VerifyingKey),
     /// A point of P-384.
@@ -33,16 +32,41 @@ pub enum PublicKey {
     Secret(Secret),
 }
 
+/// What tells two keys apart whatever they are called: a digest of algorithm and public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 16]);
+
+impl KeyId {
+    /// Lengths stand before the parts, so that no two lists of parts run together.
+    fn of(alg: Alg, parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new_with_prefix(alg.name());
+        for part in parts {
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(part);
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let (half, _) = digest.split_at(16);
+        Self(half.try_into().unwrap_or_default())
+    }
+}
+
 /// One key of a set, bound to one algorithm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
+    id: KeyId,
     kid: Option<Box<str>>,
     alg: Alg,
     public: PublicKey,
 }
 
 impl Key {
-    /// The key id.
+    /// What tells it from every other key. Tokens never see it.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The key id that tokens name (`kid`).
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
@@ -247,7 +271,7 @@ fn read_key(jwk: Value<'_>, allowed: &[Alg], symmetric_ok: bool) -> Result<Key, 
         Family::Ed25519 => read_ed25519(jwk)?,
         Family::Oct => read_secret(jwk, alg)?,
     };
-    Ok(Key { kid: read_kid(jwk)?, alg, public })
+    Ok(Key { id: key_id(jwk, family, alg)?, kid: read_kid(jwk)?, alg, public })
 }
 
 fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
@@ -263,6 +287,18 @@ fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
         ("EC" | "OKP", None) => Err(wrong("crv", "missing")),
         _ => Err(Unusable::Foreign),
     }
+}
+
+fn key_id(jwk: Value<'_>, family: Family, alg: Alg) -> Result<KeyId, Unusable> {
+    let members: &[&'static str] = match family {
+        Family::Rsa => &["n", "e"],
+        Family::P256 | Family::P384 | Family::P521 => &["x", "y"],
+        Family::Ed25519 => &["x"],
+        Family::Oct => &["k"],
+    };
+    let parts = members.iter().map(|member| bytes(jwk, member)).collect::<Result<Vec<_>, _>>()?;
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    Ok(KeyId::of(alg, &parts))
 }
 
 /// RFC 7517 §4.2, §4.3: a key for another use is none of ours.
@@ -339,21 +375,13 @@ fn bytes(jwk: Value<'_>, member: &'static str) -> Result<Vec<u8>, Unusable> {
 }
 
 fn read_rsa(jwk: Value<'_>) -> Result<PublicKey, Unusable> {
-    let (n, e) = (BigUint::from_bytes_be(&bytes(jwk, "n")?), BigUint::from_bytes_be(&bytes(jwk, "e")?));
-    if n.bits() < limits::MIN_RSA_BITS || n.bits() > limits::MAX_RSA_BITS {
-        return Err(wrong(
-            "n",
-            format!("{} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)", n.bits(), limits::MAX_RSA_BITS),
-        ));
-    }
-    let public = rsa::RsaPublicKey::new_with_max_size(n, e, limits::MAX_RSA_BITS)
-        .map_err(|_| wrong("e", "not an odd public exponent of at least 3 for an odd modulus"))?;
-    // The crate accepts 2, and an even modulus is no product of two odd primes.
-    let odd = |number: &BigUint| number.to_bytes_le().first().is_some_and(|byte| byte & 1 == 1);
-    if !odd(public.n()) || !odd(public.e()) || public.e() < &BigUint::from(3_u8) {
-        return Err(wrong("e", "not an odd public exponent of at least 3 for an odd modulus"));
-    }
-    Ok(PublicKey::Rsa(public))
+    let key = RsaKey::new(&bytes(jwk, "n")?, &bytes(jwk, "e")?).map_err(|problem| match problem {
+        RsaProblem::Size(bits) => {
+            wrong("n", format!("{bits} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)", limits::MAX_RSA_BITS))
+        }
+        RsaProblem::Exponent => wrong("e", "not an odd public exponent of at least 3 for an odd modulus"),
+    })?;
+    Ok(PublicKey::Rsa(key))
 }
 
 /// An uncompressed SEC 1 point; the crate refuses one that is not on the curve.
@@ -402,7 +430,9 @@ fn read_secret(jwk: Value<'_>, alg: Alg) -> Result<PublicKey, Unusable> {
 #[must_use]
 pub fn thumbprint(jwk: &str) -> Option<String> {
     let jwk: JsonWebKey<'_> = serde_json::from_str(jwk).ok()?;
-    Some(base64url::encode(&jwk.thumbprint::<rsa::sha2::Sha256>()))
+    let public = if jwk.is_signing_key() { jwk.to_verifying_key() } else { jwk };
+    // Written out it is the canonical form of RFC 7638 §3.2.
+    Some(base64url::encode(&Sha256::digest(public.to_string().as_bytes())))
 }
 
 #[cfg(test)]
