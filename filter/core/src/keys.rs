@@ -2,17 +2,15 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt;
 
 use jwt_compact::jwk::JsonWebKey;
-use rsa::BigUint;
-use rsa::traits::PublicKeyParts as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::alg::{Alg, Family};
-use crate::crypto::Secret;
+use crate::crypto::{RsaKey, RsaProblem, Secret};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 use crate::{base64url, limits};
@@ -21,7 +19,7 @@ use crate::{base64url, limits};
 #[derive(Clone, Debug, PartialEq)]
 pub enum PublicKey {
     /// RSA of 2048 to [`limits::MAX_RSA_BITS`] bits.
-    Rsa(rsa::RsaPublicKey),
+    Rsa(RsaKey),
     /// A point of P-256.
     P256(p256::ecdsa::VerifyingKey),
     /// A point of P-384.
@@ -377,21 +375,13 @@ fn bytes(jwk: Value<'_>, member: &'static str) -> Result<Vec<u8>, Unusable> {
 }
 
 fn read_rsa(jwk: Value<'_>) -> Result<PublicKey, Unusable> {
-    let (n, e) = (BigUint::from_bytes_be(&bytes(jwk, "n")?), BigUint::from_bytes_be(&bytes(jwk, "e")?));
-    if n.bits() < limits::MIN_RSA_BITS || n.bits() > limits::MAX_RSA_BITS {
-        return Err(wrong(
-            "n",
-            format!("{} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)", n.bits(), limits::MAX_RSA_BITS),
-        ));
-    }
-    let public = rsa::RsaPublicKey::new_with_max_size(n, e, limits::MAX_RSA_BITS)
-        .map_err(|_| wrong("e", "not an odd public exponent of at least 3 for an odd modulus"))?;
-    // The crate accepts 2, and an even modulus is no product of two odd primes.
-    let odd = |number: &BigUint| number.to_bytes_le().first().is_some_and(|byte| byte & 1 == 1);
-    if !odd(public.n()) || !odd(public.e()) || public.e() < &BigUint::from(3_u8) {
-        return Err(wrong("e", "not an odd public exponent of at least 3 for an odd modulus"));
-    }
-    Ok(PublicKey::Rsa(public))
+    let key = RsaKey::new(&bytes(jwk, "n")?, &bytes(jwk, "e")?).map_err(|problem| match problem {
+        RsaProblem::Size(bits) => {
+            wrong("n", format!("{bits} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)", limits::MAX_RSA_BITS))
+        }
+        RsaProblem::Exponent => wrong("e", "not an odd public exponent of at least 3 for an odd modulus"),
+    })?;
+    Ok(PublicKey::Rsa(key))
 }
 
 /// An uncompressed SEC 1 point; the crate refuses one that is not on the curve.
@@ -440,7 +430,9 @@ fn read_secret(jwk: Value<'_>, alg: Alg) -> Result<PublicKey, Unusable> {
 #[must_use]
 pub fn thumbprint(jwk: &str) -> Option<String> {
     let jwk: JsonWebKey<'_> = serde_json::from_str(jwk).ok()?;
-    Some(base64url::encode(&jwk.thumbprint::<rsa::sha2::Sha256>()))
+    let public = if jwk.is_signing_key() { jwk.to_verifying_key() } else { jwk };
+    // Written out it is the canonical form of RFC 7638 §3.2.
+    Some(base64url::encode(&Sha256::digest(public.to_string().as_bytes())))
 }
 
 #[cfg(test)]

@@ -1,0 +1,58 @@
+//! HMAC with a secret that both sides hold (RFC 7518 §3.2).
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::convert::Infallible;
+
+use hmac::{Hmac, KeyInit, Mac};
+use jwt_compact::Algorithm;
+use sha2::{Sha256, Sha384, Sha512};
+use subtle::ConstantTimeEq as _;
+
+use super::Variable;
+use crate::alg::Alg;
+
+/// A shared secret of at least the hash's length (RFC 7518 §3.2). Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(crate) Vec<u8>);
+
+impl core::fmt::Debug for Secret {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.write_str("Secret(..)")
+    }
+}
+
+/// HMAC (RFC 7518 §3.2), compared in constant time.
+pub(crate) struct Hs(pub(crate) Alg);
+
+impl Hs {
+    fn tag<M: Mac + KeyInit>(secret: &Secret, message: &[u8]) -> Vec<u8> {
+        let Ok(mac) = <M as KeyInit>::new_from_slice(&secret.0) else { return Vec::new() };
+        mac.chain_update(message).finalize().into_bytes().to_vec()
+    }
+}
+
+impl Algorithm for Hs {
+    type SigningKey = Infallible;
+    type VerifyingKey = Secret;
+    type Signature = Variable;
+
+    fn name(&self) -> Cow<'static, str> {
+        Cow::Borrowed(self.0.name())
+    }
+
+    fn sign(&self, key: &Infallible, _message: &[u8]) -> Self::Signature {
+        match *key {}
+    }
+
+    fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "a key of any other algorithm verifies nothing")]
+        let tag = match self.0 {
+            Alg::Hs256 => Self::tag::<Hmac<Sha256>>(key, message),
+            Alg::Hs384 => Self::tag::<Hmac<Sha384>>(key, message),
+            Alg::Hs512 => Self::tag::<Hmac<Sha512>>(key, message),
+            _ => return false,
+        };
+        !tag.is_empty() && bool::from(tag.ct_eq(&signature.0))
+    }
+}

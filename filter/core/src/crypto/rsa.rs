@@ -1,0 +1,169 @@
+//! RSASSA-PKCS1-v1_5 and RSASSA-PSS (RFC 8017, RFC 7518 §3.3 and §3.5): verification only, on public data, in variable time.
+//!
+//! The encoded message is rebuilt or taken apart byte by byte here; the arithmetic below it is in [`super::montgomery`].
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::convert::Infallible;
+
+use jwt_compact::Algorithm;
+use sha2::{Digest, Sha256, Sha384, Sha512};
+
+use super::Variable;
+use super::montgomery::Modulus;
+use crate::alg::Alg;
+use crate::limits;
+
+/// The largest public exponent taken. Every exponent in use is 65537 or 3; a cap bounds the work.
+const MAX_EXPONENT: u64 = (1 << 33) - 1;
+
+/// The public key of an RSA key pair, with what Montgomery multiplication wants to know of its modulus.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RsaKey {
+    modulus: Modulus,
+    exponent: u64,
+}
+
+/// Why two numbers are no RSA key that we take (V6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RsaProblem {
+    /// A modulus of so many bits.
+    Size(usize),
+    /// An even modulus, or an exponent that is even, below 3 or beyond all use.
+    Exponent,
+}
+
+impl RsaKey {
+    /// Reads modulus and exponent, both big-endian; leading zeros do not count.
+    pub(crate) fn new(n: &[u8], e: &[u8]) -> Result<Self, RsaProblem> {
+        let (n, e) = (without_leading_zeros(n), without_leading_zeros(e));
+        let bits = bit_length(n);
+        if !(limits::MIN_RSA_BITS..=limits::MAX_RSA_BITS).contains(&bits) {
+            return Err(RsaProblem::Size(bits));
+        }
+        let exponent = match e.len() {
+            0..=8 => e.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte)),
+            _ => 0,
+        };
+        if exponent & 1 == 0 || !(3..=MAX_EXPONENT).contains(&exponent) {
+            return Err(RsaProblem::Exponent);
+        }
+        Ok(Self { modulus: Modulus::new(n, bits).ok_or(RsaProblem::Exponent)?, exponent })
+    }
+
+    /// RFC 8017 §5.2.2, RSAVP1: s^e mod n in as many bytes as the modulus, for a signature of that length below the modulus.
+    fn recover(&self, signature: &[u8]) -> Option<Vec<u8>> {
+        if signature.len() != self.modulus.bits().div_ceil(8) {
+            return None;
+        }
+        self.modulus.power(signature, self.exponent)
+    }
+
+    fn verifies_pkcs1<D: Digest>(&self, prefix: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        self.recover(signature)
+            .is_some_and(|encoded| pkcs1_encoding(prefix, &D::digest(message), encoded.len()) == Some(encoded))
+    }
+
+    fn verifies_pss<D: Digest>(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.recover(signature)
+            .is_some_and(|encoded| pss_fits::<D>(&D::digest(message), &encoded, self.modulus.bits()).is_some())
+    }
+}
+
+fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    bytes.get(zeros..).unwrap_or_default()
+}
+
+/// Of a number without leading zero bytes.
+fn bit_length(bytes: &[u8]) -> usize {
+    let unused = bytes.first().map_or(0, |byte| usize::try_from(byte.leading_zeros()).unwrap_or(0));
+    bytes.len().saturating_mul(8).saturating_sub(unused)
+}
+
+/// RFC 8017 §9.2 note 1: the DER of a `DigestInfo` up to the digest itself.
+const SHA256_INFO: &[u8] =
+    &[0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20];
+const SHA384_INFO: &[u8] =
+    &[0x30, 0x41, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05, 0x00, 0x04, 0x30];
+const SHA512_INFO: &[u8] =
+    &[0x30, 0x51, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03, 0x05, 0x00, 0x04, 0x40];
+
+/// RFC 8017 §9.2: `00 01 FF … FF 00 DigestInfo`. Building the one right encoding and comparing all of it leaves nothing to parse.
+fn pkcs1_encoding(prefix: &[u8], digest: &[u8], length: usize) -> Option<Vec<u8>> {
+    let info = prefix.len().checked_add(digest.len())?;
+    let padding = length.checked_sub(info)?.checked_sub(3).filter(|padding| *padding >= 8)?;
+    let mut encoded = Vec::with_capacity(length);
+    encoded.extend_from_slice(&[0, 1]);
+    encoded.resize(padding.checked_add(2)?, 0xff);
+    encoded.push(0);
+    encoded.extend_from_slice(prefix);
+    encoded.extend_from_slice(digest);
+    Some(encoded)
+}
+
+/// RFC 8017 §9.1.2 with a salt as long as the hash; `Some` if consistent. `encoded` is as long as the modulus (§8.1.2).
+fn pss_fits<D: Digest>(digest: &[u8], encoded: &[u8], modulus_bits: usize) -> Option<()> {
+    let hash_length = <D as Digest>::output_size();
+    let bits = modulus_bits.checked_sub(1)?;
+    let length = bits.div_ceil(8);
+    // A modulus of 8k + 1 bits leaves a byte in front, which must be zero.
+    let (front, encoded) = encoded.split_at_checked(encoded.len().checked_sub(length)?)?;
+    let (masked, rest) = encoded.split_at_checked(length.checked_sub(hash_length)?.checked_sub(1)?)?;
+    let (hash, trailer) = rest.split_at_checked(hash_length)?;
+    // The unused bits of the first byte are zero in what was signed, and are cleared in what the mask makes of it.
+    let unused = length.checked_mul(8)?.checked_sub(bits)?;
+    let used = 0xff_u8.checked_shr(u32::try_from(unused).ok()?)?;
+    if front.iter().any(|byte| *byte != 0) || trailer != [0xbc] || masked.first()? & !used != 0 {
+        return None;
+    }
+    let mut block: Vec<u8> = mgf1::<D>(hash, masked.len()).zip(masked).map(|(mask, byte)| mask ^ byte).collect();
+    if let Some(first) = block.first_mut() {
+        *first &= used;
+    }
+    let (padding, salt) = block.split_at_checked(block.len().checked_sub(hash_length)?)?;
+    let (one, zeros) = padding.split_last()?;
+    if *one != 1 || zeros.iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    let expected = D::new().chain_update([0; 8]).chain_update(digest).chain_update(salt).finalize();
+    (expected.as_slice() == hash).then_some(())
+}
+
+/// RFC 8017 appendix B.2.1.
+fn mgf1<D: Digest>(seed: &[u8], length: usize) -> impl Iterator<Item = u8> {
+    (0_u32..)
+        .flat_map(move |counter| D::new().chain_update(seed).chain_update(counter.to_be_bytes()).finalize())
+        .take(length)
+}
+
+/// RSASSA-PKCS1-v1_5 and RSASSA-PSS (RFC 7518 §3.3, §3.5); the salt is as long as the hash.
+pub(crate) struct Rsa(pub(crate) Alg);
+
+impl Algorithm for Rsa {
+    type SigningKey = Infallible;
+    type VerifyingKey = RsaKey;
+    type Signature = Variable;
+
+    fn name(&self) -> Cow<'static, str> {
+        Cow::Borrowed(self.0.name())
+    }
+
+    fn sign(&self, key: &Infallible, _message: &[u8]) -> Self::Signature {
+        match *key {}
+    }
+
+    fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
+        let signature = signature.0.as_slice();
+        match self.0 {
+            Alg::Rs256 => key.verifies_pkcs1::<Sha256>(SHA256_INFO, message, signature),
+            Alg::Rs384 => key.verifies_pkcs1::<Sha384>(SHA384_INFO, message, signature),
+            Alg::Rs512 => key.verifies_pkcs1::<Sha512>(SHA512_INFO, message, signature),
+            Alg::Ps256 => key.verifies_pss::<Sha256>(message, signature),
+            Alg::Ps384 => key.verifies_pss::<Sha384>(message, signature),
+            Alg::Ps512 => key.verifies_pss::<Sha512>(message, signature),
+            // Not RSA: such a key verifies nothing.
+            Alg::Es256 | Alg::Es384 | Alg::Es512 | Alg::EdDsa | Alg::Hs256 | Alg::Hs384 | Alg::Hs512 => false,
+        }
+    }
+}
