@@ -1,7 +1,8 @@
-//! The two calls of the proxy-wasm ABI (0.2.1) that the SDK does not offer as the filter needs them: `proxy_send_local_response`
-//! with response code details and a gRPC status, and `proxy_get_header_map_pairs` without a copy of every name and value.
+//! The calls of the proxy-wasm ABI (0.2.1) that the SDK does not offer as the filter needs them: `proxy_send_local_response` with
+//! response code details and a gRPC status, `proxy_get_header_map_pairs` without a copy of every name and value, and
+//! `proxy_call_foreign_function` without a panic on a host that does not implement it.
 //!
-//! The only unsafe code of the project: two imports and their calls.
+//! The only unsafe code of the project: three imports and their calls.
 #![no_std]
 
 extern crate alloc;
@@ -97,15 +98,85 @@ fn pairs_of_request() -> Vec<u8> {
     unsafe extern "C" {
         fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     }
-    let (mut data, mut size) = (core::ptr::null_mut(), 0);
+    let mut given = Given::NOTHING;
     // SAFETY: the host writes one pointer and one size to where the two arguments point.
-    let status = unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, &mut data, &mut size) };
-    if status != 0 || data.is_null() {
-        return Vec::new();
+    let status = unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, &mut given.data, &mut given.size) };
+    // SAFETY: nothing but the host has written to it.
+    unsafe { given.take(status) }.unwrap_or_default()
+}
+
+/// Calls a function of the host that is not part of the ABI. `None` if the host has no such function, or none at all, or refuses
+/// the arguments; natively always.
+#[must_use]
+pub fn call_foreign_function(name: &str, arguments: &[u8]) -> Option<Vec<u8>> {
+    #[cfg(target_arch = "wasm32")]
+    return foreign_function(name, arguments);
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        let _ = (name, arguments);
+        None
     }
-    // SAFETY: the range was allocated by the SDK's proxy_on_memory_allocate as a boxed slice of exactly `size` bytes, was filled by
-    // the host, and now belongs to the caller (ABI 0.2.1, "Memory ownership"). The SDK takes it over in the same way.
-    unsafe { Vec::from_raw_parts(data, size, size) }
+}
+
+#[cfg(target_arch = "wasm32")]
+#[expect(unsafe_code, reason = "a host function can only be imported and called as unsafe; see the SAFETY notes")]
+fn foreign_function(name: &str, arguments: &[u8]) -> Option<Vec<u8>> {
+    // SAFETY: name and signature are those of proxy_call_foreign_function in the ABI 0.2.1.
+    #[link(wasm_import_module = "env")]
+    unsafe extern "C" {
+        fn proxy_call_foreign_function(
+            name: *const u8,
+            name_size: usize,
+            arguments: *const u8,
+            arguments_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+    }
+    let mut given = Given::NOTHING;
+    // SAFETY: the host only reads the two ranges, which live until it returns, and writes one pointer and one size to where the last
+    // two arguments point.
+    let status = unsafe {
+        proxy_call_foreign_function(
+            name.as_ptr(),
+            name.len(),
+            arguments.as_ptr(),
+            arguments.len(),
+            &mut given.data,
+            &mut given.size,
+        )
+    };
+    // SAFETY: nothing but the host has written to it.
+    unsafe { given.take(status) }
+}
+
+/// Where the host writes the place and size of what it gives.
+#[cfg(target_arch = "wasm32")]
+struct Given {
+    data: *mut u8,
+    size: usize,
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Given {
+    const NOTHING: Self = Self { data: core::ptr::null_mut(), size: 0 };
+
+    /// What the host gave with this status.
+    ///
+    /// # Safety
+    /// Only the host may have written to the fields.
+    #[expect(unsafe_code, reason = "memory from the host comes as pointer and size; see the SAFETY note")]
+    unsafe fn take(self, status: u32) -> Option<Vec<u8>> {
+        if status != 0 {
+            return None;
+        }
+        if self.data.is_null() {
+            return Some(Vec::new());
+        }
+        // SAFETY: the range was allocated by the SDK's proxy_on_memory_allocate as a boxed slice of exactly `size` bytes, was
+        // filled by the host, and now belongs to the caller (ABI 0.2.1, "Memory ownership"). The SDK takes it over in the same way.
+        Some(unsafe { Vec::from_raw_parts(self.data, self.size, self.size) })
+    }
 }
 
 /// The pairs of a header map as the ABI lays it out, in order. Ends early where the layout is wrong.

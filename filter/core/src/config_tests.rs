@@ -40,6 +40,7 @@ fn the_defaults_are_the_strict_ones() {
     let policy = Policy::from_json(&config().to_string()).unwrap();
     let rule = &policy.jwt_rules()[0];
     assert_eq!((policy.mode(), policy.bypass_cors_preflight()), (Mode::Enforce, false));
+    assert!(policy.host_verification());
     assert_eq!((rule.clock_skew, rule.max_lifetime, rule.forward_original_token), (30, 86_400, false));
     assert_eq!(rule.token_types, [TokenType::AccessToken]);
     assert!(rule.algorithms.iter().all(|alg| !alg.is_symmetric()));

@@ -13,7 +13,7 @@ use crate::alg::{Alg, Family};
 use crate::crypto::{RsaKey, RsaProblem, Secret};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
-use crate::{base64url, limits};
+use crate::{base64url, der, limits};
 
 /// A key in the form that its algorithm's arithmetic wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +38,7 @@ pub struct KeyId([u8; 16]);
 
 impl KeyId {
     /// Lengths stand before the parts, so that no two lists of parts run together.
-    fn of(alg: Alg, parts: &[&[u8]]) -> Self {
+    fn of(alg: Alg, parts: &[Vec<u8>]) -> Self {
         let mut hash = Sha256::new_with_prefix(alg.name());
         for part in parts {
             hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -57,6 +57,8 @@ pub struct Key {
     kid: Option<Box<str>>,
     alg: Alg,
     public: PublicKey,
+    /// What a proxy that verifies by itself wants; none for keys of which no proxy does.
+    spki: Option<Box<[u8]>>,
 }
 
 impl Key {
@@ -76,6 +78,12 @@ impl Key {
     #[must_use]
     pub fn alg(&self) -> Alg {
         self.alg
+    }
+
+    /// The key as `SubjectPublicKeyInfo` (RFC 5280 §4.1), for RSA and ECDSA keys.
+    #[must_use]
+    pub fn spki(&self) -> Option<&[u8]> {
+        self.spki.as_deref()
     }
 
     /// The key itself.
@@ -271,7 +279,12 @@ fn read_key(jwk: Value<'_>, allowed: &[Alg], symmetric_ok: bool) -> Result<Key, 
         Family::Ed25519 => read_ed25519(jwk)?,
         Family::Oct => read_secret(jwk, alg)?,
     };
-    Ok(Key { id: key_id(jwk, family, alg)?, kid: read_kid(jwk)?, alg, public })
+    let parts = parameters(jwk, family)?;
+    let spki = match parts.as_slice() {
+        [one, two] => der::subject_public_key_info(family, one, two).map(Into::into),
+        _ => None,
+    };
+    Ok(Key { id: KeyId::of(alg, &parts), kid: read_kid(jwk)?, alg, public, spki })
 }
 
 fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
@@ -289,16 +302,15 @@ fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
     }
 }
 
-fn key_id(jwk: Value<'_>, family: Family, alg: Alg) -> Result<KeyId, Unusable> {
+/// What the key consists of.
+fn parameters(jwk: Value<'_>, family: Family) -> Result<Vec<Vec<u8>>, Unusable> {
     let members: &[&'static str] = match family {
         Family::Rsa => &["n", "e"],
         Family::P256 | Family::P384 | Family::P521 => &["x", "y"],
         Family::Ed25519 => &["x"],
         Family::Oct => &["k"],
     };
-    let parts = members.iter().map(|member| bytes(jwk, member)).collect::<Result<Vec<_>, _>>()?;
-    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    Ok(KeyId::of(alg, &parts))
+    members.iter().map(|member| bytes(jwk, member)).collect()
 }
 
 /// RFC 7517 §4.2, §4.3: a key for another use is none of ours.

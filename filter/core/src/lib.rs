@@ -25,6 +25,7 @@ pub mod cache;
 pub mod claims;
 pub mod config;
 mod crypto;
+pub mod der;
 pub mod header;
 pub mod json;
 pub mod keys;

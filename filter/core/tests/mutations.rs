@@ -19,11 +19,11 @@ use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, Rsa
 use aws_lc_rs::{hmac, rsa::KeySize};
 use jwt_compact::UntrustedToken;
 use meshseal_core::alg::Alg;
-use meshseal_core::base64url;
 use meshseal_core::keys::KeySet;
 use meshseal_core::policy::Policy;
 use meshseal_core::trust::Trust;
 use meshseal_core::validate::{hints, signature_only, validate};
+use meshseal_core::{base64url, der};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
@@ -349,5 +349,37 @@ proptest! {
             let _ = Trust::new().accept_bundle(&text, &SET, NOW);
         }
         drop(KeySet::from_config(&edited(&json!({"keys": Alg::ALL.map(jwk)}).to_string(), &edits), &Alg::ALL, true));
+    }
+}
+
+/// What a proxy is asked to verify with: aws-lc, from which BoringSSL's code stems too, reads key and signature.
+#[test]
+fn keys_and_signatures_mean_the_same_in_der() {
+    let hosted: [(Alg, &dyn signature::VerificationAlgorithm); 6] = [
+        (Alg::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
+        (Alg::Rs384, &signature::RSA_PKCS1_2048_8192_SHA384),
+        (Alg::Rs512, &signature::RSA_PKCS1_2048_8192_SHA512),
+        (Alg::Es256, &signature::ECDSA_P256_SHA256_ASN1),
+        (Alg::Es384, &signature::ECDSA_P384_SHA384_ASN1),
+        (Alg::Es512, &signature::ECDSA_P521_SHA512_ASN1),
+    ];
+    for (alg, theirs) in hosted {
+        let set = KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, false).unwrap();
+        let spki = set.iter().next().unwrap().spki().unwrap();
+        // Often enough for an r or an s with a leading one bit, and one with a leading zero byte.
+        for round in 0..600_u32 {
+            let message = round.to_be_bytes();
+            let signed = sign(alg, &message);
+            let ecdsa = matches!(alg, Alg::Es256 | Alg::Es384 | Alg::Es512);
+            let signed = if ecdsa { der::ecdsa_signature(&signed).unwrap() } else { signed };
+            assert!(theirs.verify_sig(spki, &message, &signed).is_ok(), "{} {round}", alg.name());
+            if !ecdsa {
+                break;
+            }
+        }
+    }
+    let none = |alg| KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, true).unwrap();
+    for alg in [Alg::EdDsa, Alg::Hs256] {
+        assert!(none(alg).iter().next().unwrap().spki().is_none());
     }
 }

@@ -15,6 +15,7 @@ use crate::locate::Places;
 use crate::metrics::{Count, Metrics};
 use crate::sync::bundle::{BundleSync, Identity};
 use crate::sync::jwks::JwksSync;
+use crate::verify::Hosted;
 
 /// Envoy hands a `google.protobuf.Struct` on as its binary encoding, unlike what its documentation says (seen in 1.40).
 const NOT_TEXT: &str = "the plugin configuration is not text; give it as a google.protobuf.StringValue that holds JSON";
@@ -28,6 +29,8 @@ pub(crate) struct Active {
     pub(crate) trust: Rc<RefCell<Trust>>,
     /// Verdicts on tokens seen before; they hold for this policy only.
     pub(crate) verdicts: RefCell<Verdicts<Admitted, RandomState>>,
+    /// Algorithms whose signatures the host verifies; none before it was asked, which takes a millisecond and waits for a tick.
+    pub(crate) hosted: Option<Hosted>,
     pub(crate) metrics: Metrics,
     pub(crate) me: Identity,
     pub(crate) bundle: BundleSync,
@@ -59,6 +62,7 @@ impl Active {
         Ok(Self {
             places: Places::of(&policy),
             sanitized,
+            hosted: None,
             verdicts: RefCell::new(Verdicts::new(RandomState::new())),
             metrics,
             me: Identity::new(host),

@@ -18,6 +18,7 @@ use crate::host::Host;
 use crate::locate::{Located, Place};
 use crate::outputs;
 use crate::response::Refusal;
+use crate::verify::Verifier;
 use crate::waiters::Source;
 
 /// What is to become of a request.
@@ -110,7 +111,8 @@ fn validate(
         return known;
     }
     let token = located.text()?;
-    let verdict = validate::validate(token, policy, trust, now.as_secs());
+    let verifier = Verifier { host, hosted: active.hosted.as_ref() };
+    let verdict = validate::check(token, policy, trust, now.as_secs()).and_then(|checked| checked.verify(&verifier));
     let took = host.now().saturating_sub(now).as_micros();
     active.metrics.validation_us(host, u64::try_from(took).unwrap_or(u64::MAX));
     match verdict {

@@ -16,6 +16,7 @@ use crate::host::{Host, Level};
 use crate::metrics::Count;
 use crate::response;
 use crate::sync::{Finished, Heard};
+use crate::verify::Hosted;
 pub use crate::waiters::Ticket;
 use crate::waiters::{self, Source, Waiters};
 use crate::{locate, log};
@@ -128,10 +129,19 @@ impl<H: Host> Engine<H> {
     pub fn on_tick(&mut self) {
         self.level = self.host.log_level();
         self.poll();
+        self.prepare();
         let due = self.waiters.take_due(self.host.now());
         self.decide_again(&due);
         self.report();
         self.reschedule();
+    }
+
+    /// What makes verification cheaper is made ready where no request waits for it.
+    fn prepare(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        if active.hosted.is_none() && active.policy.host_verification() {
+            active.hosted = Some(Hosted::proven(&self.host));
+        }
     }
 
     /// A call has finished, on the root context.

@@ -3,6 +3,7 @@
 //! ```text
 //! proxy ─ SDK ─▶ root, http ─▶ engine ─▶ config     a configuration, or all its mistakes
 //!                                │       decide     the decision: headers, locate ─▶ meshseal-core ─▶ outputs
+//!                                │       verify     who does the arithmetic of a signature
 //!                                │       response   refusals on the wire
 //!                                │       sync       trust bundle and key sets, kept current
 //!                                │       waiters    requests that wait for a newer key
@@ -28,6 +29,7 @@ mod root;
 mod sync;
 #[cfg(test)]
 mod testing;
+mod verify;
 mod waiters;
 
 /// Where the proxy enters; a module of its own because the macro's function has no documentation.

@@ -226,7 +226,7 @@ pub(crate) fn parse(json: &str) -> Result<Policy, ConfigErrors> {
 }
 
 fn read(root: &Object<'_, '_>) -> Policy {
-    root.only(&["mode", "statPrefix", "bypassCorsPreflight", "trustBundle", "jwtRules", "rules"]);
+    root.only(&["mode", "statPrefix", "bypassCorsPreflight", "hostVerification", "trustBundle", "jwtRules", "rules"]);
     let trust_bundle = root.object("trustBundle").map(|bundle| read_trust_bundle(&bundle));
     if !root.has("jwtRules") {
         root.mistake("jwtRules", "missing; name at least one issuer whose tokens are accepted");
@@ -244,6 +244,7 @@ fn read(root: &Object<'_, '_>) -> Policy {
         mode: root.word("mode", Mode::Enforce, &[("ENFORCE", Mode::Enforce), ("SHADOW", Mode::Shadow)]),
         stat_prefix: stat_prefix.into(),
         bypass_cors_preflight: root.flag("bypassCorsPreflight"),
+        host_verification: !root.has("hostVerification") || root.flag("hostVerification"),
         trust_bundle,
         jwt_rules,
         route_rules: RouteRules::new(rules),

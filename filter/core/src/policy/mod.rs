@@ -22,6 +22,7 @@ pub struct Policy {
     pub(crate) mode: Mode,
     pub(crate) stat_prefix: Box<str>,
     pub(crate) bypass_cors_preflight: bool,
+    pub(crate) host_verification: bool,
     pub(crate) trust_bundle: Option<TrustBundleConfig>,
     pub(crate) jwt_rules: Vec<JwtRule>,
     pub(crate) route_rules: RouteRules,
@@ -117,6 +118,12 @@ impl Policy {
     #[must_use]
     pub fn bypass_cors_preflight(&self) -> bool {
         self.bypass_cors_preflight
+    }
+
+    /// Whether the proxy may be asked to verify signatures that it has shown to verify rightly.
+    #[must_use]
+    pub fn host_verification(&self) -> bool {
+        self.host_verification
     }
 
     /// How the trust bundle is received, if it is.

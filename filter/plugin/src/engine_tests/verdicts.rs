@@ -146,3 +146,16 @@ fn logs_name_what_was_refused_at_debug_level_only_and_never_the_token() {
     assert!(lines[0].contains("token-expired") && lines[0].contains("kid=\"a\""), "{lines:?}");
     assert!(token.split('.').all(|part| !lines[0].contains(part)));
 }
+
+#[test]
+fn the_host_is_asked_what_it_can_once_and_only_if_the_configuration_lets_it() {
+    for (allowed, asked) in [(json!(true), 12), (json!(null), 12), (json!(false), 0)] {
+        let host = FakeHost::new().with_judge(|_| Some(true));
+        let config = inline_config(&[&key()], json!({}), json!({ "hostVerification": allowed }));
+        let mut mesh = Mesh::on(host, &config);
+        assert_eq!(mesh.host.judged(), 0, "no request waits for it");
+        mesh.tick_after(1);
+        mesh.tick_after(1);
+        assert_eq!(mesh.host.judged(), asked, "{allowed}");
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::headers::RequestHeaders;
 
-use super::{CallRefused, Host, HttpCall, Level, MetricId, MetricKind, Reply};
+use super::{CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply};
 
 /// A call that the engine made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,12 @@ struct State {
     unreachable: RefCell<BTreeSet<String>>,
     response: RefCell<Option<(u16, Vec<u8>)>>,
     copied: Cell<usize>,
+    judge: RefCell<Option<Judge>>,
+    judged: Cell<usize>,
 }
+
+/// How the proxy verifies signatures, if it does.
+pub(crate) type Judge = Box<dyn Fn(&HostSignature<'_>) -> Option<bool>>;
 
 /// The fake; clones share their state.
 #[derive(Clone, Default)]
@@ -79,6 +84,16 @@ impl FakeHost {
     pub(crate) fn with_log_level(self, level: Level) -> Self {
         self.0.level.set(Some(level));
         self
+    }
+
+    pub(crate) fn with_judge(self, judge: impl Fn(&HostSignature<'_>) -> Option<bool> + 'static) -> Self {
+        *self.0.judge.borrow_mut() = Some(Box::new(judge));
+        self
+    }
+
+    /// How many signatures were put to the judge.
+    pub(crate) fn judged(&self) -> usize {
+        self.0.judged.get()
     }
 
     pub(crate) fn configure(&self, text: &str) -> usize {
@@ -195,6 +210,13 @@ impl Host for FakeHost {
 
     fn set_tick_period(&self, period: Duration) {
         self.0.tick.set(Some(period));
+    }
+
+    fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool> {
+        let judge = self.0.judge.borrow();
+        let judge = judge.as_ref()?;
+        self.0.judged.set(self.0.judged.get() + 1);
+        judge(signature)
     }
 
     fn define_metric(&self, _kind: MetricKind, name: &str) -> Option<MetricId> {

@@ -6,6 +6,7 @@ use crate::headers::RequestHeaders;
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod foreign;
 pub(crate) mod proxy;
 
 /// Severity of a log line, least severe first.
@@ -47,6 +48,19 @@ pub struct HttpCall<'a> {
     pub timeout: Duration,
 }
 
+/// A signature for the proxy to verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostSignature<'a> {
+    /// `sha256`, `sha384` or `sha512`.
+    pub hash: &'static str,
+    /// The public key as `SubjectPublicKeyInfo`.
+    pub spki: &'a [u8],
+    /// PKCS#1 v1.5 as it is, ECDSA in DER.
+    pub signature: &'a [u8],
+    /// What was signed.
+    pub text: &'a [u8],
+}
+
 /// The proxy refused to make the call: it does not know the cluster, or has no healthy host there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallRefused;
@@ -83,6 +97,9 @@ pub trait Host {
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
     /// Sets how often the root context gets a tick.
     fn set_tick_period(&self, period: Duration);
+
+    /// Whether a signature is good, by the proxy's own cryptography; `None` if it has none to offer.
+    fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool>;
 
     /// Makes a metric known, or finds it.
     fn define_metric(&self, kind: MetricKind, name: &str) -> Option<MetricId>;

@@ -12,7 +12,7 @@ use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType};
 
 use crate::headers::RequestHeaders;
 
-use super::{CallRefused, Host, HttpCall, Level, MetricId, MetricKind, Reply};
+use super::{CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply, foreign};
 
 /// The proxy that runs this module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +57,11 @@ impl Host for Proxy {
 
     fn set_tick_period(&self, period: Duration) {
         let _ = hostcalls::set_tick_period(period);
+    }
+
+    fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool> {
+        let result = meshseal_abi::call_foreign_function(foreign::VERIFY_SIGNATURE, &foreign::arguments(signature))?;
+        Some(foreign::result(&result))
     }
 
     fn define_metric(&self, kind: MetricKind, name: &str) -> Option<MetricId> {

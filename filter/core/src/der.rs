@@ -1,0 +1,98 @@
+//! The little DER that a proxy's own verification asks for: public keys and ECDSA signatures (X.690 §10; RFC 5280 §4.1, RFC 3279 §2.3).
+
+use alloc::vec::Vec;
+
+use crate::alg::Family;
+
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const SEQUENCE: u8 = 0x30;
+
+/// `AlgorithmIdentifier`s: rsaEncryption (RFC 8017 appendix A.1), id-ecPublicKey with its curve (RFC 5480 §2.1.1).
+const RSA: &[u8] = &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+const P256: &[u8] = &[
+    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03,
+    0x01, 0x07,
+];
+const P384: &[u8] =
+    &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+const P521: &[u8] =
+    &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+
+/// `SubjectPublicKeyInfo` of a key whose JWK has these two parameters: `n` and `e`, or `x` and `y`. None for other families.
+pub(crate) fn subject_public_key_info(family: Family, one: &[u8], two: &[u8]) -> Option<Vec<u8>> {
+    let (algorithm, key) = match family {
+        Family::Rsa => (RSA, value(SEQUENCE, &[&integer(one), &integer(two)])),
+        Family::P256 => (P256, [&[4], one, two].concat()),
+        Family::P384 => (P384, [&[4], one, two].concat()),
+        Family::P521 => (P521, [&[4], one, two].concat()),
+        Family::Ed25519 | Family::Oct => return None,
+    };
+    // No bit of the last byte is unused.
+    Some(value(SEQUENCE, &[algorithm, &value(BIT_STRING, &[&[0], &key])]))
+}
+
+/// `Ecdsa-Sig-Value` of a JWS signature, which is r and s in equal halves (RFC 7518 §3.4). None for an odd length.
+#[must_use]
+pub fn ecdsa_signature(signature: &[u8]) -> Option<Vec<u8>> {
+    let half = signature.len() / 2;
+    let (r, s) = signature.split_at_checked(half).filter(|(r, s)| r.len() == s.len())?;
+    Some(value(SEQUENCE, &[&integer(r), &integer(s)]))
+}
+
+/// An unsigned number in as few bytes as hold it, and a zero byte before a leading one bit.
+fn integer(number: &[u8]) -> Vec<u8> {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    let number = number.get(zeros..).unwrap_or_default();
+    let sign: &[u8] = if number.first().is_none_or(|byte| byte & 0x80 != 0) { &[0] } else { &[] };
+    value(INTEGER, &[sign, number])
+}
+
+fn value(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let length = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+    let mut out = alloc::vec![tag];
+    match u8::try_from(length) {
+        Ok(short) if short < 0x80 => out.push(short),
+        _ => {
+            let bytes = length.to_be_bytes();
+            let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+            let bytes = bytes.get(zeros..).unwrap_or_default();
+            out.push(0x80 | u8::try_from(bytes.len()).unwrap_or(0));
+            out.extend_from_slice(bytes);
+        }
+    }
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn numbers_are_short_and_never_negative() {
+        for (number, der) in [
+            (&[0x7f][..], &[2, 1, 0x7f][..]),
+            (&[0x80], &[2, 2, 0, 0x80]),
+            (&[0, 0, 1], &[2, 1, 1]),
+            (&[0, 0x81], &[2, 2, 0, 0x81]),
+            (&[0, 0], &[2, 1, 0]),
+        ] {
+            assert_eq!(integer(number), der);
+        }
+    }
+
+    #[test]
+    fn a_signature_is_two_numbers() {
+        assert_eq!(ecdsa_signature(&[0, 5, 0x90, 1]).unwrap(), [0x30, 8, 2, 1, 5, 2, 3, 0, 0x90, 1]);
+        assert_eq!(ecdsa_signature(&[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn lengths_beyond_127_are_counted_in_bytes_of_their_own() {
+        assert_eq!(value(4, &[&[7; 128]])[..3], [4, 0x81, 128]);
+        assert_eq!(value(4, &[&[7; 300]])[..4], [4, 0x82, 1, 44]);
+    }
+}
