@@ -1,0 +1,80 @@
+//! What the documents point at is there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use meshseal_tests::paths;
+
+/// Every Markdown file of the repository but what was built or fetched.
+fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !name.starts_with('.') && name != "target" && name != "node_modules" {
+            documents(&path, found);
+        } else if name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The targets of `[text](target)`, without those on the web and without the part after `#`.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    targets
+        .filter(|target| !target.contains("://") && !target.starts_with('#'))
+        .map(|target| target.split_once('#').map_or(target, |(file, _)| file))
+}
+
+#[test]
+fn every_link_leads_to_a_file() {
+    let mut files = Vec::new();
+    documents(&paths::root(), &mut files);
+    assert!(files.len() > 10, "{files:?}");
+    let mut missing = Vec::new();
+    for file in &files {
+        let text = fs::read_to_string(file).expect("a text");
+        let folder = file.parent().expect("a folder");
+        missing.extend(
+            links(&text)
+                .filter(|target| !folder.join(target).exists())
+                .map(|target| format!("{}: {target}", file.display())),
+        );
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The tables of docs/validation-rules.md name the tests that prove each rule; `…` stands for the rest of a name.
+#[test]
+fn every_test_that_the_rules_name_exists() {
+    let rules = fs::read_to_string(paths::root().join("docs/validation-rules.md")).expect("the rules");
+    let mut sources = String::new();
+    for folder in ["filter", "issuer", "tests"] {
+        read_sources(&paths::root().join(folder), &mut sources);
+    }
+    let proofs = rules.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once('|')).map(|(_, proof)| proof);
+    let quoted = proofs.flat_map(|proof| proof.split('`').skip(1).step_by(2));
+    let names = quoted
+        .filter_map(|word| word.rsplit("::").next())
+        .filter(|word| word.contains('_') && !word.contains(['.', '/', ' ']));
+    let named: Vec<_> = names.collect();
+    assert!(named.len() > 60, "{named:?}");
+    let defined = |name: &str| match name.strip_suffix('…') {
+        Some(start) => sources.contains(&format!("fn {start}")),
+        None => sources.contains(&format!("fn {name}(")) || sources.contains(&format!("{name}:")),
+    };
+    let missing: Vec<_> = named.into_iter().filter(|name| !defined(name)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+fn read_sources(folder: &Path, sources: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && name != "node_modules" {
+            read_sources(&path, sources);
+        } else if name.ends_with(".rs") {
+            sources.push_str(&fs::read_to_string(&path).expect("a source"));
+        }
+    }
+}
