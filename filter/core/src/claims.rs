@@ -9,7 +9,7 @@ use crate::rejection::Rejection;
 /// Claims whose form is right. Only [`crate::validate::Verified`] lends them out, so whoever reads claims has verified them.
 #[derive(Clone, Debug)]
 pub struct Claims {
-    document: Document,
+    document: Document<'static>,
     places: Places,
 }
 
@@ -196,12 +196,6 @@ impl Claims {
     #[must_use]
     pub fn payload(&self) -> &str {
         self.document.text()
-    }
-
-    /// Bytes on the heap, for memory budgets.
-    #[must_use]
-    pub fn heap_bytes(&self) -> usize {
-        self.document.heap_bytes()
     }
 }
 

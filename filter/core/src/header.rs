@@ -1,47 +1,58 @@
 //! The JOSE header (RFC 7515 §4). Only `alg`, `kid`, `typ`, `crit` and `b64` are read; `jwk`, `jku`, `x5u`, `x5c` and
 //! all others are ignored (V7), because a token cannot say which key to trust.
 
-use alloc::vec::Vec;
-
 use crate::alg::Alg;
+use crate::inline::Inline;
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 use crate::{base64url, limits};
 
+/// A `kid`, kept beside what it names.
+pub(crate) type Kid = Inline<{ limits::MAX_KID_BYTES }>;
+
 /// A header that is well formed. Nothing in it is believed.
 #[derive(Clone, Debug)]
 pub struct Header {
-    document: Document,
     alg: Alg,
-    kid: Option<usize>,
-    typ: Option<usize>,
+    kid: Option<Kid>,
+    typ: Option<Inline<MAX_TYP_BYTES>>,
 }
+
+/// Longer than every media type that is accepted anywhere, `application/client-authentication+jwt` being the longest.
+const MAX_TYP_BYTES: usize = 64;
+
+/// The bytes of a header as long as it may be.
+const MAX_HEADER_BYTES: usize = limits::MAX_HEADER_SEGMENT_BYTES / 4 * 3 + 3;
 
 impl Header {
     /// Reads the encoded header.
     ///
     /// # Errors
     /// [`Rejection::TokenMalformed`], [`Rejection::HeaderMalformed`], [`Rejection::CriticalHeader`],
-    /// [`Rejection::AlgorithmNotAllowed`] for an algorithm that is unknown or `none`.
+    /// [`Rejection::AlgorithmNotAllowed`] for an algorithm that is unknown or `none`, [`Rejection::TypeNotAllowed`] for a media type
+    /// that is longer than any.
     pub fn parse(encoded: &str) -> Result<Self, Rejection> {
         if encoded.len() > limits::MAX_HEADER_SEGMENT_BYTES {
             return Err(Rejection::TokenTooLarge);
         }
-        let bytes: Vec<u8> = base64url::decode(encoded).ok_or(Rejection::TokenMalformed)?;
-        let document = Document::parse(bytes, Budget::TOKEN).map_err(|_| Rejection::HeaderMalformed)?;
+        let mut buffer = [0; MAX_HEADER_BYTES];
+        let bytes = base64url::decode_into(encoded, &mut buffer).ok_or(Rejection::TokenMalformed)?;
+        let text = core::str::from_utf8(bytes).map_err(|_| Rejection::HeaderMalformed)?;
+        let document = Document::lent(text, Budget::TOKEN).map_err(|_| Rejection::HeaderMalformed)?;
         let root = document.root();
         if root.kind() != Kind::Object {
             return Err(Rejection::HeaderMalformed);
         }
         refuse_extensions(root)?;
-        let alg = string(root, "alg")?.and_then(Value::as_str).ok_or(Rejection::HeaderMalformed)?;
+        let alg = string(root, "alg")?.ok_or(Rejection::HeaderMalformed)?;
         let alg = Alg::parse(alg).ok_or(Rejection::AlgorithmNotAllowed)?;
-        let kid = string(root, "kid")?;
-        if kid.and_then(Value::as_str).is_some_and(|kid| kid.is_empty() || kid.len() > limits::MAX_KID_BYTES) {
-            return Err(Rejection::HeaderMalformed);
-        }
-        let (kid, typ) = (kid.map(Value::index), string(root, "typ")?.map(Value::index));
-        Ok(Self { document, alg, kid, typ })
+        let kid = string(root, "kid")?.map(|kid| Kid::new(kid).filter(|_| !kid.is_empty()));
+        let typ = string(root, "typ")?.map(Inline::new);
+        Ok(Self {
+            alg,
+            kid: kid.map(|kid| kid.ok_or(Rejection::HeaderMalformed)).transpose()?,
+            typ: typ.map(|typ| typ.ok_or(Rejection::TypeNotAllowed)).transpose()?,
+        })
     }
 
     /// The signature algorithm that the token claims.
@@ -53,13 +64,18 @@ impl Header {
     /// The key id: an opaque text.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
-        self.kid.and_then(|at| self.document.value(at).as_str())
+        self.kid.as_ref().map(Inline::as_str)
+    }
+
+    /// The key id, to be kept.
+    pub(crate) fn into_kid(self) -> Option<Kid> {
+        self.kid
     }
 
     /// The media type of the token, as it came.
     #[must_use]
     pub fn typ(&self) -> Option<&str> {
-        self.typ.and_then(|at| self.document.value(at).as_str())
+        self.typ.as_ref().map(Inline::as_str)
     }
 }
 
@@ -73,11 +89,8 @@ fn refuse_extensions(header: Value<'_>) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn string<'d>(header: Value<'d>, name: &str) -> Result<Option<Value<'d>>, Rejection> {
-    match header.get(name) {
-        Some(value) if value.kind() != Kind::String => Err(Rejection::HeaderMalformed),
-        value => Ok(value),
-    }
+fn string<'d>(header: Value<'d>, name: &str) -> Result<Option<&'d str>, Rejection> {
+    header.get(name).map(|value| value.as_str().ok_or(Rejection::HeaderMalformed)).transpose()
 }
 
 #[cfg(test)]
@@ -122,6 +135,8 @@ mod tests {
         ] {
             assert_eq!(parse(json).unwrap_err(), expected, "{json}");
         }
+        let long = format!(r#"{{"alg":"EdDSA","typ":"{}"}}"#, "t".repeat(MAX_TYP_BYTES + 1));
+        assert_eq!(parse(&long).unwrap_err(), Rejection::TypeNotAllowed);
         let long = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, "k".repeat(limits::MAX_KID_BYTES + 1));
         assert_eq!(parse(&long).unwrap_err(), HeaderMalformed);
         let huge = format!(r#"{{"alg":"EdDSA","x":"{}"}}"#, "k".repeat(limits::MAX_HEADER_SEGMENT_BYTES));

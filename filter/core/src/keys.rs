@@ -236,11 +236,11 @@ impl KeySet {
     }
 }
 
-fn parse_set(jwks: &str) -> Result<Document, KeyProblem> {
+fn parse_set(jwks: &str) -> Result<Document<'_>, KeyProblem> {
     if jwks.len() > limits::MAX_JWKS_BYTES {
         return Err(KeyProblem::new("", format!("larger than {} bytes", limits::MAX_JWKS_BYTES)));
     }
-    let document = Document::parse(jwks.as_bytes().to_vec(), Budget::JWKS)
+    let document = Document::lent(jwks, Budget::JWKS)
         .map_err(|error| KeyProblem::new("", format!("{error}; a JSON Web Key Set is {{\"keys\":[…]}}")))?;
     match document.root().get("keys") {
         Some(keys) if keys.kind() == Kind::Array && keys.items().count() <= limits::MAX_KEYS => Ok(document),
@@ -251,7 +251,7 @@ fn parse_set(jwks: &str) -> Result<Document, KeyProblem> {
     }
 }
 
-fn set_members(document: &Document) -> impl Iterator<Item = Value<'_>> {
+fn set_members<'d>(document: &'d Document<'d>) -> impl Iterator<Item = Value<'d>> {
     document.root().get("keys").into_iter().flat_map(Value::items)
 }
 

@@ -27,6 +27,7 @@ pub mod config;
 mod crypto;
 pub mod der;
 pub mod header;
+mod inline;
 pub mod json;
 pub mod keys;
 pub mod limits;

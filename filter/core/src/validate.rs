@@ -22,7 +22,7 @@ use crate::alg::Alg;
 use crate::claims::Claims;
 use crate::config::{JwtRule, TokenType};
 use crate::crypto::{Portable, SignatureVerifier};
-use crate::header::Header;
+use crate::header::{Header, Kid};
 use crate::keys::{Key, KeyId, KeySet};
 use crate::policy::Policy;
 use crate::rejection::Rejection;
@@ -51,7 +51,7 @@ pub struct Checked<'a> {
 pub struct Verified {
     claims: Claims,
     rule_index: usize,
-    kid: Option<Box<str>>,
+    kid: Option<Kid>,
     alg: Alg,
     proof: Proof,
 }
@@ -95,7 +95,7 @@ impl Verified {
     /// The key that signed it, if the token names one.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
-        self.kid.as_deref()
+        self.kid.as_ref().map(Kid::as_str)
     }
 
     /// The algorithm of the signature.
@@ -189,7 +189,7 @@ impl Checked<'_> {
         Ok(Verified {
             claims,
             rule_index: self.rule_index,
-            kid: header.kid().map(Into::into),
+            kid: header.into_kid(),
             alg: self.key.alg(),
             proof: Proof { key: self.key.id(), expires_at: self.expires_at },
         })

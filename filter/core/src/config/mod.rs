@@ -216,8 +216,8 @@ pub(crate) fn parse(json: &str) -> Result<Policy, ConfigErrors> {
     if json.len() > limits::MAX_CONFIG_BYTES {
         return Err(whole(format!("the configuration is larger than {} bytes", limits::MAX_CONFIG_BYTES)));
     }
-    let document = Document::parse(json.as_bytes().to_vec(), Budget::CONFIG)
-        .map_err(|error| whole(format!("the configuration is {error}")))?;
+    let document =
+        Document::lent(json, Budget::CONFIG).map_err(|error| whole(format!("the configuration is {error}")))?;
     let mistakes: Mistakes = RefCell::new(Vec::new());
     let root = Object::new(document.root(), String::new(), &mistakes);
     let policy = read(&root);

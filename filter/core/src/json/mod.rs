@@ -6,6 +6,7 @@
 
 mod read;
 
+use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -66,10 +67,10 @@ impl fmt::Display for JsonError {
 
 impl core::error::Error for JsonError {}
 
-/// A strict JSON text and the places of its values.
+/// A strict JSON text, its own or lent to it, and the places of its values.
 #[derive(Clone, Debug)]
-pub struct Document {
-    text: String,
+pub struct Document<'t> {
+    text: Cow<'t, str>,
     unescaped: String,
     nodes: Vec<Node>,
 }
@@ -103,7 +104,7 @@ struct Span {
     end: usize,
 }
 
-impl Document {
+impl<'t> Document<'t> {
     /// Reads a whole text.
     ///
     /// # Errors
@@ -111,7 +112,16 @@ impl Document {
     pub fn parse(bytes: Vec<u8>, budget: Budget) -> Result<Self, JsonError> {
         let text = String::from_utf8(bytes).map_err(|_| JsonError::Encoding)?;
         let (nodes, unescaped) = read::nodes(&text, budget)?;
-        Ok(Self { text, unescaped, nodes })
+        Ok(Self { text: Cow::Owned(text), unescaped, nodes })
+    }
+
+    /// Reads a whole text that stays where it is.
+    ///
+    /// # Errors
+    /// [`JsonError`] when it is not strict JSON or over the budget.
+    pub fn lent(text: &'t str, budget: Budget) -> Result<Self, JsonError> {
+        let (nodes, unescaped) = read::nodes(text, budget)?;
+        Ok(Self { text: Cow::Borrowed(text), unescaped, nodes })
     }
 
     /// The outermost value.
@@ -131,19 +141,12 @@ impl Document {
     pub fn text(&self) -> &str {
         &self.text
     }
-
-    /// Bytes on the heap, for memory budgets.
-    #[must_use]
-    pub fn heap_bytes(&self) -> usize {
-        let nodes = self.nodes.capacity().saturating_mul(size_of::<Node>());
-        self.text.capacity().saturating_add(self.unescaped.capacity()).saturating_add(nodes)
-    }
 }
 
 /// One value of a document.
 #[derive(Clone, Copy)]
 pub struct Value<'d> {
-    document: &'d Document,
+    document: &'d Document<'d>,
     at: usize,
 }
 

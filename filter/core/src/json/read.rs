@@ -8,9 +8,12 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use super::{Budget, JsonError, Node, NodeKind, Span};
 
+/// Names and values of tokens are rarely shorter, quotes and commas included: so there is room for all nodes at once.
+const LEAST_BYTES_A_NODE: usize = 6;
+
 /// The nodes of a text, and the strings that had escapes.
 pub(super) fn nodes(text: &str, budget: Budget) -> Result<(Vec<Node>, String), JsonError> {
-    let nodes = Vec::with_capacity(text.len().div_ceil(12).min(budget.nodes));
+    let nodes = Vec::with_capacity(text.len().div_ceil(LEAST_BYTES_A_NODE).min(budget.nodes));
     let mut builder = Builder { text, budget, nodes, unescaped: String::new(), fault: None };
     let mut source = serde_json::Deserializer::from_str(text);
     let read = AnyValue { builder: &mut builder, depth: 0 }.deserialize(&mut source).and_then(|()| source.end());

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-fn parse(text: &str) -> Result<Document, JsonError> {
+fn parse(text: &str) -> Result<Document<'static>, JsonError> {
     Document::parse(text.as_bytes().to_vec(), Budget::TOKEN)
 }
 

@@ -136,10 +136,22 @@ impl Host {
     }
 }
 
+impl Host {
+    fn matches_bytes(&self, host: &[u8]) -> bool {
+        let same =
+            |part: Option<&[u8]>, literal: &str| part.is_some_and(|part| part.eq_ignore_ascii_case(literal.as_bytes()));
+        match &self.0 {
+            Word::Exact(exact) => same(Some(host), exact),
+            Word::Prefix(prefix) => same(host.get(..prefix.len()), prefix),
+            Word::Suffix(suffix) => same(host.len().checked_sub(suffix.len()).and_then(|at| host.get(at..)), suffix),
+            Word::Present => !host.is_empty(),
+        }
+    }
+}
+
 impl Pattern for Host {
     fn matches(&self, text: &str) -> bool {
-        let lower = text.to_ascii_lowercase();
-        self.0.matches(&lower) || self.0.matches(bare_host(&lower))
+        self.matches_bytes(text.as_bytes()) || self.matches_bytes(bare_host(text).as_bytes())
     }
 
     fn covers(&self, other: &Self) -> bool {

@@ -21,7 +21,7 @@ pub(crate) struct Hosted(Vec<Alg>);
 impl Hosted {
     /// What the host can, by its answers to questions whose answers are known.
     pub(crate) fn proven(host: &impl Host) -> Self {
-        let Ok(document) = Document::parse(KNOWN_ANSWERS.into(), Budget::JWKS) else { return Self::default() };
+        let Ok(document) = Document::lent(KNOWN_ANSWERS, Budget::JWKS) else { return Self::default() };
         let text = document.root().get("text").and_then(Value::as_str).unwrap_or_default();
         let answers = document.root().get("answers").into_iter().flat_map(Value::items);
         Self(answers.filter_map(|answer| proven_by(answer, text, host)).collect())
