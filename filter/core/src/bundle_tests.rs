@@ -53,7 +53,7 @@ fn a_pushed_key_makes_its_tokens_good_and_nothing_received_is_no_verdict() {
     let mut trust = Trust::new();
     assert_eq!(verdict(&trust, &token), Some(Rejection::KeysUnavailable));
     assert_eq!(accept(&mut trust, &snapshot(5, &[&key]).full(times(NOW))), Ok(Accepted::NewVersion));
-    assert_eq!((trust.bundle_version(), trust.key_count()), (Some(5), 1));
+    assert_eq!((trust.bundle_version(), trust.keys().count()), (Some(5), 1));
     assert_eq!(verdict(&trust, &token), None);
     assert_eq!(verdict(&trust, &TestKey::new("k2", 2).token(&claims(json!({})))), Some(Rejection::KeyUnknown));
 }

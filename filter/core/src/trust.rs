@@ -81,11 +81,10 @@ impl Trust {
         self.bundle.as_ref().map(|bundle| bundle.issued_at)
     }
 
-    /// How many keys can verify tokens now, over bundle and fetched sets.
-    #[must_use]
-    pub fn key_count(&self) -> usize {
+    /// The keys that can verify tokens now, of bundle and fetched sets.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
         let bundled = self.bundle.iter().flat_map(|bundle| bundle.keys.values());
-        bundled.chain(self.fetched.values()).fold(0, |sum, set| sum.saturating_add(set.len()))
+        bundled.chain(self.fetched.values()).flat_map(KeySet::iter)
     }
 
     /// How old the bundle in force is.

@@ -13,6 +13,7 @@ use crate::decide::Admitted;
 use crate::host::{Host, Level};
 use crate::locate::Places;
 use crate::metrics::{Count, Metrics};
+use crate::registry;
 use crate::sync::bundle::{BundleSync, Identity};
 use crate::sync::jwks::JwksSync;
 use crate::verify::Hosted;
@@ -97,51 +98,4 @@ fn accept_embedded(host: &impl Host, policy: &Policy, trust: &mut Trust, metrics
         }
     }
     Ok(())
-}
-
-/// What the configurations of this VM know. A change of `pluginConfig` makes a new root context in the same VM, and statics
-/// survive it; what they hand down is decided in core ([`Trust::inherit`]), by pins and places.
-pub(crate) mod registry {
-    use super::{Policy, Rc, RefCell, Trust};
-
-    /// Configurations remembered: those of a proxy's listeners, and a few that were replaced.
-    const MOST: usize = 8;
-
-    struct Known {
-        policy: Rc<Policy>,
-        trust: Rc<RefCell<Trust>>,
-    }
-
-    thread_local! {
-        static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub(super) fn hand_down(policy: &Policy, trust: &mut Trust) {
-        KNOWN.with(|known| {
-            let Ok(known) = known.try_borrow() else { return };
-            for older in known.iter().rev() {
-                if let Ok(theirs) = older.trust.try_borrow() {
-                    trust.inherit(policy, &theirs, &older.policy);
-                }
-            }
-        });
-    }
-
-    /// A test begins as a fresh VM does, on whatever thread it runs.
-    #[cfg(test)]
-    pub(crate) fn forget() {
-        KNOWN.with(|known| known.borrow_mut().clear());
-    }
-
-    pub(super) fn remember(policy: &Rc<Policy>, trust: &Rc<RefCell<Trust>>) {
-        KNOWN.with(|known| {
-            let Ok(mut known) = known.try_borrow_mut() else { return };
-            if known.len() >= MOST {
-                // The oldest that no root context uses any more; if all are in use, the oldest.
-                let idle = known.iter().position(|entry| Rc::strong_count(&entry.trust) == 1).unwrap_or(0);
-                known.remove(idle);
-            }
-            known.push(Known { policy: Rc::clone(policy), trust: Rc::clone(trust) });
-        });
-    }
 }

@@ -200,7 +200,7 @@ impl<H: Host> Engine<H> {
         let Some(active) = &self.active else { return };
         let Ok(trust) = active.trust.try_borrow() else { return };
         let age = trust.freshness(self.host.now().as_secs()).age;
-        active.metrics.trust(&self.host, trust.bundle_version(), age, trust.key_count());
+        active.metrics.trust(&self.host, trust.bundle_version(), age, trust.keys().count());
     }
 
     /// Ticks when the next thing is due.

@@ -24,6 +24,7 @@ mod locate;
 mod log;
 mod metrics;
 mod outputs;
+mod registry;
 mod response;
 mod root;
 mod sync;

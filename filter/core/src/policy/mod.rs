@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::config::{self, ConfigErrors, JwtRule, KeySource, Mode, Staleness, TrustBundleConfig};
+use crate::keys::{Key, KeySet};
 use crate::limits;
 use crate::rejection::Rejection;
 use crate::trust::Freshness;
@@ -124,6 +125,15 @@ impl Policy {
     #[must_use]
     pub fn host_verification(&self) -> bool {
         self.host_verification
+    }
+
+    /// The keys that stand in the configuration itself.
+    pub fn inline_keys(&self) -> impl Iterator<Item = &Key> {
+        let sets = self
+            .jwt_rules
+            .iter()
+            .filter_map(|rule| if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None });
+        sets.flat_map(KeySet::iter)
     }
 
     /// How the trust bundle is received, if it is.

@@ -5,8 +5,8 @@ mod verdicts;
 mod waiting;
 
 use super::*;
-use crate::config::registry;
 use crate::host::fake::{FakeHost, Stream};
+use crate::registry;
 use crate::testing::{
     ISSUER, START, TestKey, bundle, bundle_config, full, inline_config, jwks, pin, remote_config, snapshot, times,
     token,

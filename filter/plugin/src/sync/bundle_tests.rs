@@ -109,7 +109,7 @@ fn a_delta_is_applied() {
         (snapshot(1, &[&TestKey::new("a", 1)]), snapshot(2, &[&TestKey::new("a", 1), &TestKey::new("b", 2)]));
     let delta = bundle(&pin(), &both.delta_from(&one, times(START)));
     assert_eq!(poll.answer(200, &delta), Heard::News);
-    assert_eq!((poll.trust.bundle_version(), poll.trust.key_count()), (Some(2), 2));
+    assert_eq!((poll.trust.bundle_version(), poll.trust.keys().count()), (Some(2), 2));
 }
 
 #[test]

@@ -1,0 +1,70 @@
+//! What the configurations of this VM know. A change of `pluginConfig` makes a new root context in the same VM, and statics
+//! survive it; what they hand down is decided in core ([`Trust::inherit`]), by pins and places.
+
+use std::cell::{Ref, RefCell};
+use std::rc::Rc;
+
+use meshseal_core::keys::Key;
+use meshseal_core::policy::Policy;
+use meshseal_core::trust::Trust;
+
+/// Configurations remembered: those of a proxy's listeners, and a few that were replaced.
+const MOST: usize = 8;
+
+struct Known {
+    policy: Rc<Policy>,
+    trust: Rc<RefCell<Trust>>,
+}
+
+impl Known {
+    fn is_in_use(&self) -> bool {
+        Rc::strong_count(&self.trust) > 1
+    }
+}
+
+thread_local! {
+    static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes over what older configurations know and this one may believe.
+pub(crate) fn hand_down(policy: &Policy, trust: &mut Trust) {
+    KNOWN.with(|known| {
+        let Ok(known) = known.try_borrow() else { return };
+        for older in known.iter().rev() {
+            if let Ok(theirs) = older.trust.try_borrow() {
+                trust.inherit(policy, &theirs, &older.policy);
+            }
+        }
+    });
+}
+
+/// Remembers a configuration that is in force from now on.
+pub(crate) fn remember(policy: &Rc<Policy>, trust: &Rc<RefCell<Trust>>) {
+    KNOWN.with(|known| {
+        let Ok(mut known) = known.try_borrow_mut() else { return };
+        if known.len() >= MOST {
+            // The oldest that no root context uses any more; if all are in use, the oldest.
+            let idle = known.iter().position(|entry| !entry.is_in_use()).unwrap_or(0);
+            known.remove(idle);
+        }
+        known.push(Known { policy: Rc::clone(policy), trust: Rc::clone(trust) });
+    });
+}
+
+/// Shows every key that verifies tokens under a configuration in use. Nothing, if one of them is being changed at the moment.
+pub(crate) fn with_keys(look: impl FnOnce(&mut dyn Iterator<Item = &Key>)) {
+    KNOWN.with(|known| {
+        let Ok(known) = known.try_borrow() else { return };
+        let in_use = || known.iter().filter(|entry| entry.is_in_use());
+        let trusts: Result<Vec<Ref<'_, Trust>>, _> = in_use().map(|entry| entry.trust.try_borrow()).collect();
+        let Ok(trusts) = trusts else { return };
+        let inline = in_use().flat_map(|entry| entry.policy.inline_keys());
+        look(&mut inline.chain(trusts.iter().flat_map(|trust| trust.keys())));
+    });
+}
+
+/// A test begins as a fresh VM does, on whatever thread it runs.
+#[cfg(test)]
+pub(crate) fn forget() {
+    KNOWN.with(|known| known.borrow_mut().clear());
+}
