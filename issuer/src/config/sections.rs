@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
+use meshseal_core::limits::MAX_REVOKED;
+
 use super::reader::{Members, Node};
 use super::{
     BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MAX_LIFETIME_S, MasterKeySource, Service,
@@ -182,12 +184,13 @@ fn bundle(node: Node<'_>) -> BundleSettings {
 }
 
 fn limits(node: Node<'_>) -> LimitSettings {
-    let section = node.object(&["requestsPerSecond", "failuresPerSecond", "connections"]);
+    let section = node.object(&["requestsPerSecond", "failuresPerSecond", "connections", "revokedTokensPerClient"]);
     let small = |node: Node<'_>, default: u64| u32::try_from(node.number(default, 1, 10_000_000)).unwrap_or(u32::MAX);
     LimitSettings {
         requests_per_second: small(section.get("requestsPerSecond"), 20_000),
         failures_per_second: small(section.get("failuresPerSecond"), 20),
         connections: usize::try_from(section.get("connections").number(20_000, 16, 1_000_000)).unwrap_or(usize::MAX),
+        revoked_tokens_per_client: section.get("revokedTokensPerClient").number(10_000, 1, MAX_REVOKED as u64),
     }
 }
 

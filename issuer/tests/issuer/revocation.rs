@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use meshseal_core::revocation::index_of;
 
-use crate::support::{Harness, ISSUER, NOW, Proxy, decode};
+use crate::support::{Harness, ISSUER, NOW, Proxy, config, decode};
 
 fn entries(harness: &Harness) -> (usize, usize) {
     let published = harness.issuer.publisher.current();
@@ -36,6 +36,23 @@ async fn a_client_cannot_revoke_anothers_but_an_administrator_can() {
     assert!(harness.is_active(&token).await);
     assert_eq!(harness.post_as("operator", "/revoke", &format!("token={token}")).await.status, 200);
     assert!(!harness.is_active(&token).await);
+}
+
+#[tokio::test]
+async fn a_client_that_revokes_too_much_is_told_what_to_do() {
+    let mut config = config();
+    config.limits.revoked_tokens_per_client = 1;
+    let harness = Harness::with(config).await;
+    let (one, two) = (harness.token().await, harness.token().await);
+    let first = harness.post_as("checkout", "/revoke", &format!("token={one}")).await.json();
+    let again = harness.post_as("checkout", "/revoke", &format!("token={one}&wait=1")).await.json();
+    assert_eq!(again["version"], first["version"], "nothing new, and a receipt for what there is");
+    let refused = harness.post_as("checkout", "/revoke", &format!("token={two}")).await;
+    assert_eq!(refused.error(), (429, "temporarily_unavailable".into()));
+    assert!(refused.text.contains("limits.revokedTokensPerClient"), "{}", refused.text);
+    assert!(harness.is_active(&two).await);
+    assert_eq!(harness.post_as("operator", "/revoke", &format!("token={two}")).await.status, 200);
+    assert!(!harness.is_active(&two).await);
 }
 
 #[tokio::test]
