@@ -55,7 +55,7 @@ async fn bundle(
         return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
     }
     let version = poll.have.unwrap_or(0);
-    let _present = worker.and_then(|worker| issuer.proxies.enter(worker, node(&headers), version));
+    let _present = worker.map(|worker| issuer.proxies.enter(worker, node(&headers), version));
     let answer = hold(&issuer, poll.have, Duration::from_secs(poll.wait)).await?;
     Ok(respond(answer))
 }

@@ -41,7 +41,7 @@ impl Serve {
         let address = listener.local_addr().map_err(Failure::new)?;
         let ending = ending()?;
         let connections = config.limits.connections;
-        let issuer = Arc::new(Issuer::open(config, Arc::new(SystemClock)).await.map_err(Failure::new)?);
+        let issuer = Arc::new(Issuer::open(config, Arc::new(SystemClock::new())).await.map_err(Failure::new)?);
         tracing::info!(issuer = issuer.config.issuer, database = %issuer.config.database, clients = issuer.registry.len(), "ready");
         print(&format!("listening on http://{address}"));
         let tasks = background::spawn(&issuer);

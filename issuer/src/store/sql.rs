@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::any::AnyRow;
-use sqlx::{AnyPool, AssertSqlSafe, Error, query};
+use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Error, Executor as _, query};
 
 use super::rows::{self, signed, unsigned};
 use super::{Change, Head, Location, Persisted, Store, StoreError, change};
@@ -18,9 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rows written by one statement. SQLite takes 32 766 parameters, PostgreSQL 65 535; a row has up to 4.
 pub(super) const ROWS_PER_STATEMENT: usize = 500;
-
-/// Readings tried before giving up on a moment without a change in between.
-const LOAD_ATTEMPTS: u32 = 20;
 
 pub(super) struct SqlStore {
     pool: AnyPool,
@@ -60,32 +57,26 @@ impl SqlStore {
         tokio::time::timeout(PATIENCE, work).await.map_err(slow)?
     }
 
-    async fn all<T>(&self, sql: &'static str, read: fn(&AnyRow) -> Result<T, Error>) -> Result<Vec<T>, StoreError> {
-        let rows = query(sql).fetch_all(&self.pool).await?;
-        Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
-    }
-
     async fn read_head(&self) -> Result<Head, StoreError> {
         let row =
             query("SELECT version, rotation_requested FROM meshseal_state WHERE id = 1").fetch_one(&self.pool).await?;
         Ok(rows::head(&row)?)
     }
 
-    /// Reads until the version was the same before and after.
+    /// Reads everything as of one moment.
     async fn read_all(&self) -> Result<Persisted, StoreError> {
-        for _ in 0..LOAD_ATTEMPTS {
-            let version = self.read_head().await?.version;
-            let persisted = Persisted {
-                version,
-                keys: self.all("SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
-                revoked: self.all("SELECT * FROM meshseal_revoked", rows::revoked).await?,
-                epochs: self.all("SELECT * FROM meshseal_epochs", rows::epoch).await?,
-            };
-            if self.read_head().await?.version == version {
-                return Ok(persisted);
-            }
+        let mut snapshot = self.pool.begin().await?;
+        // SQLite's transactions are so anyway (<https://sqlite.org/isolation.html>).
+        if self.file.is_none() {
+            snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         }
-        Err(StoreError::Unavailable("the state changes faster than it can be read".to_owned()))
+        let row = query("SELECT version FROM meshseal_state WHERE id = 1").fetch_one(&mut *snapshot).await?;
+        Ok(Persisted {
+            version: unsigned(&row, "version")?,
+            keys: all(&mut snapshot, "SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
+            revoked: all(&mut snapshot, "SELECT * FROM meshseal_revoked", rows::revoked).await?,
+            epochs: all(&mut snapshot, "SELECT * FROM meshseal_epochs", rows::epoch).await?,
+        })
     }
 
     async fn write(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
@@ -94,6 +85,14 @@ impl SqlStore {
         transaction.commit().await?;
         Ok(applied)
     }
+}
+
+async fn all<T>(
+    connection: &mut AnyConnection,
+    sql: &'static str,
+    read: fn(&AnyRow) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    query(sql).fetch_all(connection).await?.iter().map(read).collect()
 }
 
 /// `($1, $2), ($3, $4), …`: the driver's own builder writes question marks, which PostgreSQL does not take.

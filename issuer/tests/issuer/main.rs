@@ -20,6 +20,7 @@ mod discovery;
 mod faults;
 mod introspection;
 mod postgres;
+mod replicas;
 mod revocation;
 mod rotation;
 mod server;

@@ -23,6 +23,7 @@ on_both! {
     revoking_again_changes_nothing
     the_last_room_goes_to_one_of_two_replicas
     a_client_has_its_share_and_administrators_the_rest
+    what_is_read_is_of_one_moment
     a_late_sighting_of_a_proxy_does_not_undo_a_newer_one
     a_constant_keeps_its_first_value
     a_rotation_is_asked_for_once_and_done_once
@@ -219,6 +220,27 @@ async fn a_client_has_its_share_and_administrators_the_rest(database: Arc<Databa
     one.commit(&revoke(&[kept], 10, by("a", Some(3))), NOW_MS).await.expect("one that is there takes no room");
     one.commit(&revoke(&[77], 9, by("b", Some(3))), NOW_MS).await.expect("another's share");
     one.commit(&revoke(&[78], 9, by("a", None)), NOW_MS).await.expect("an administrator has no share");
+}
+
+async fn what_is_read_is_of_one_moment(database: Arc<Database>) {
+    const LAST: u64 = 150;
+    let (writing, reading) = (database.open().await, database.open().await);
+    let writer = tokio::spawn(async move {
+        for at in 1..=LAST {
+            // As long ago, versions only count.
+            assert_eq!(
+                writing.commit(&Change { epochs: vec![epoch("alice", at)], ..Change::default() }, 0).await,
+                Ok(at)
+            );
+        }
+    });
+    let mut version = 0;
+    while version < LAST {
+        let kept = reading.load().await.unwrap();
+        assert_eq!(kept.epochs.first().map_or(0, |epoch| epoch.before), kept.version);
+        version = kept.version;
+    }
+    writer.await.unwrap();
 }
 
 async fn a_late_sighting_of_a_proxy_does_not_undo_a_newer_one(database: Arc<Database>) {

@@ -3,6 +3,7 @@
 pub(crate) mod database;
 pub(crate) mod process;
 pub(crate) mod signing;
+pub(crate) mod store;
 
 use std::sync::Arc;
 
@@ -18,10 +19,12 @@ use meshseal_issuer::clock::FixedClock;
 use meshseal_issuer::config::{Config, from_yaml};
 use meshseal_issuer::issuer::Issuer;
 use meshseal_issuer::keys::{KeyRecord, KeyState, MasterKey, Purpose};
+use meshseal_issuer::store::Store;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
 use database::Database;
+use store::Fickle;
 
 pub(crate) const NOW: u64 = 1_900_000_000;
 pub(crate) const ISSUER: &str = "https://issuer.example";
@@ -125,6 +128,17 @@ impl Harness {
     /// A replica on a database that others may be on already.
     pub(crate) async fn at(database: Arc<Database>, config: Config, clock: Arc<FixedClock>) -> Self {
         let store = database.open().await;
+        Self::over(store, database, config, clock).await
+    }
+
+    /// Behind a database that does as it is told.
+    pub(crate) async fn fickle() -> (Self, Arc<Fickle>) {
+        let database = Database::sqlite();
+        let store = Fickle::before(database.open().await);
+        (Self::over(store.clone(), database, config(), Arc::new(FixedClock::at(NOW))).await, store)
+    }
+
+    async fn over(store: Arc<dyn Store>, database: Arc<Database>, config: Config, clock: Arc<FixedClock>) -> Self {
         let issuer = Arc::new(Issuer::start(config, clock.clone(), store, master()).await.unwrap());
         Self { router: app(issuer.clone()), issuer, clock, database }
     }
