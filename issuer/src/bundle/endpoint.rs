@@ -22,8 +22,11 @@ const MAX_WAIT_S: u64 = 55;
 /// Longest node id in bytes.
 const MAX_NODE_BYTES: usize = 128;
 
+/// Where proxies poll.
+pub(crate) const PATH: &str = "/bundle";
+
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
-    Router::new().route("/bundle", get(bundle))
+    Router::new().route(PATH, get(bundle))
 }
 
 #[derive(Deserialize)]

@@ -40,12 +40,12 @@ impl Serve {
         let listener = listen(&mut config).await?;
         let address = listener.local_addr().map_err(Failure::new)?;
         let ending = ending()?;
-        let connections = config.limits.connections;
+        let places = http::Places::new(config.limits.connections, config.limits.connections_per_address);
         let issuer = Arc::new(Issuer::open(config, Arc::new(SystemClock::new())).await.map_err(Failure::new)?);
         tracing::info!(issuer = issuer.config.issuer, database = %issuer.config.database, clients = issuer.registry.len(), "ready");
         print(&format!("listening on http://{address}"));
         let tasks = background::spawn(&issuer);
-        http::serve(listener, app(issuer.clone()), connections, async {
+        http::serve(listener, app(issuer.clone()), places, async {
             ending.await;
             tracing::info!("ending");
             // Whoever waits in a long-poll is answered now.

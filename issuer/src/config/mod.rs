@@ -108,6 +108,8 @@ pub struct LimitSettings {
     pub failures_per_second: u32,
     /// Connections held at a time, waiting proxies among them.
     pub connections: usize,
+    /// Connections that one source address other than loopback may hold at a time; 0 for no bound, as behind a gateway.
+    pub connections_per_address: usize,
     /// Tokens that one client may have revoked at a time, unless it is an administrator.
     pub revoked_tokens_per_client: u64,
 }

@@ -184,12 +184,22 @@ fn bundle(node: Node<'_>) -> BundleSettings {
 }
 
 fn limits(node: Node<'_>) -> LimitSettings {
-    let section = node.object(&["requestsPerSecond", "failuresPerSecond", "connections", "revokedTokensPerClient"]);
+    let section = node.object(&[
+        "requestsPerSecond",
+        "failuresPerSecond",
+        "connections",
+        "connectionsPerAddress",
+        "revokedTokensPerClient",
+    ]);
     let small = |node: Node<'_>, default: u64| u32::try_from(node.number(default, 1, 10_000_000)).unwrap_or(u32::MAX);
+    let places = |name: &str, default: u64, least: u64| {
+        usize::try_from(section.get(name).number(default, least, 1_000_000)).unwrap_or(usize::MAX)
+    };
     LimitSettings {
         requests_per_second: small(section.get("requestsPerSecond"), 20_000),
         failures_per_second: small(section.get("failuresPerSecond"), 20),
-        connections: usize::try_from(section.get("connections").number(20_000, 16, 1_000_000)).unwrap_or(usize::MAX),
+        connections: places("connections", 20_000, 16),
+        connections_per_address: places("connectionsPerAddress", 1_000, 0),
         revoked_tokens_per_client: section.get("revokedTokensPerClient").number(10_000, 1, MAX_REVOKED as u64),
     }
 }

@@ -16,6 +16,7 @@ mod bundle;
 mod clients;
 mod command_line;
 mod config;
+mod connections;
 mod discovery;
 mod faults;
 mod introspection;
