@@ -33,6 +33,8 @@ pub struct Config {
     pub issuer: String,
     /// Where to listen; port 0 takes a free one.
     pub listen: String,
+    /// Where operators are served (`/admin/…`): not where everybody else is.
+    pub admin_listen: String,
     /// Where state is kept.
     pub database: Location,
     /// Signing keys.

@@ -150,6 +150,10 @@ fn with_no_configuration_it_starts_on_a_file_and_names_a_busy_port() {
     let message = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1));
     assert!(message.contains(&address) && message.contains("`listen`"), "{message}");
+    let admin = format!("listen: 127.0.0.1:0\nadmin: {{ listen: \"{address}\" }}");
+    std::fs::write(folder.path().join("issuer.yaml"), admin).unwrap();
+    let refused = run(folder.path(), &["serve", "--config", "issuer.yaml"], "");
+    assert!(text(&refused.stderr).contains("`admin.listen`"));
     assert!(!folder.path().join("meshseal.db").exists(), "nothing was made for nothing");
     std::fs::write(folder.path().join("issuer.yaml"), "listen: 127.0.0.1:0").unwrap();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
