@@ -32,15 +32,19 @@ struct Health(&'static str, bool);
 
 impl Health {
     fn saw<E: std::fmt::Display>(&mut self, issuer: &Issuer, result: &Result<(), E>) {
+        self.turned(result);
+        if result.is_err() {
+            issuer.metrics.database_errors.increment();
+        }
+    }
+
+    fn turned<E: std::fmt::Display>(&mut self, result: &Result<(), E>) {
         match (result, self.1) {
             (Err(error), true) => tracing::error!(%error, "{} fails; trying again", self.0),
             (Ok(()), false) => tracing::info!("{} works again", self.0),
             (Err(_), false) | (Ok(()), true) => {}
         }
         self.1 = result.is_ok();
-        if !self.1 {
-            issuer.metrics.database_errors.increment();
-        }
     }
 }
 
@@ -52,8 +56,12 @@ fn every(period: Duration) -> tokio::time::Interval {
 
 async fn follow(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(FOLLOW_EVERY), Health("following the database", true));
+    let mut clock = Health("the clock", true);
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
         health.saw(&issuer, &issuer.publisher.refresh().await.map(|_| ()));
+        let time = issuer.clock.read();
+        let behind = || format!("it was put back by {} ms; no tokens until it has caught up", time.behind_ms);
+        clock.turned(&time.is_sound().then_some(()).ok_or_else(behind));
     }
 }
 

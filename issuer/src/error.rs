@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::bundle::SyncError;
 use crate::keys::SignerError;
+use crate::revocation::Full;
 use crate::store::StoreError;
 
 /// A refusal of an OAuth endpoint.
@@ -114,8 +115,28 @@ impl IntoResponse for OAuthError {
 
 impl From<StoreError> for OAuthError {
     fn from(error: StoreError) -> Self {
-        tracing::warn!(%error, "answered 503");
-        OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again")
+        match error {
+            StoreError::Full(full) => full.into(),
+            StoreError::Conflict => OAuthErrorKind::Unavailable.because("the state keeps changing; try again"),
+            StoreError::Unavailable(_) => {
+                tracing::warn!(%error, "answered 503");
+                OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again")
+            }
+        }
+    }
+}
+
+impl From<Full> for OAuthError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Proxies => {
+                tracing::error!("{full}");
+                OAuthErrorKind::Unavailable.because(format!("{full}; revoke by client, or `all`"))
+            }
+            Full::Client => OAuthErrorKind::SlowDown.because(format!(
+                "{full} (`limits.revokedTokensPerClient`); wait until some expire, or have an administrator revoke by client"
+            )),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::bundle::{FRESH_MS, Live, Proxies, Publisher};
+use crate::bundle::{Elsewhere, FRESH_MS, Live, Proxies, Publisher};
 use crate::clients::{Limiter, Registry, Replays};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -49,6 +49,8 @@ pub struct Issuer {
     pub publisher: Publisher,
     /// Who has confirmed what.
     pub proxies: Arc<Proxies>,
+    /// What other replicas say about that.
+    pub(crate) elsewhere: Elsewhere,
     /// The clients.
     pub registry: Registry,
     /// The assertions used lately.
@@ -94,11 +96,12 @@ impl Issuer {
             Publisher::start(&config.issuer, config.bundle.not_after_s, store.clone(), clock.clone(), master).await?;
         require_signers(&publisher)?;
         let heard_of_proxies = !store.proxies(0).await?.is_empty();
-        let keeper = Keeper::new(replica_name(), policies, clock.now(), heard_of_proxies);
+        let keeper = Keeper::new(replica_name(), policies, clock.steady(), heard_of_proxies);
         Ok(Self {
             registry: Registry::new(config.clients.clone(), config.limits.requests_per_second),
             failures: Limiter::new(config.limits.failures_per_second),
             proxies: Arc::new(Proxies::new(clock.clone())),
+            elsewhere: Elsewhere::new(store.clone(), clock.clone()),
             replays: Replays::default(),
             indices: Indices::default(),
             keeper_wanted: Notify::new(),
@@ -118,17 +121,9 @@ impl Issuer {
     }
 
     /// The proxies that are live now, those of other replicas too.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`]: then nobody can say that all of them have anything.
-    pub async fn live_proxies(&self) -> Result<Live, StoreError> {
-        let elsewhere = self.store.proxies(self.proxies.relevant_since()).await?;
-        Ok(self.proxies.live(elsewhere))
-    }
-
-    /// As far as this replica knows: to be shown, not to be decided by.
-    pub(crate) async fn known_proxies(&self) -> Live {
-        self.live_proxies().await.unwrap_or_else(|_| self.proxies.live(Vec::new()))
+    pub async fn live_proxies(&self) -> Live {
+        let elsewhere = self.elsewhere.sightings(self.proxies.relevant_since()).await;
+        self.proxies.live(elsewhere.as_deref())
     }
 
     /// Refuses while this replica cannot know what is revoked.
@@ -137,6 +132,14 @@ impl Issuer {
             return Ok(());
         }
         Err(OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again"))
+    }
+
+    /// Refuses while the machine's clock is behind what it said before (I38): a token would be dated wrongly.
+    pub(crate) fn require_clock(&self) -> Result<(), OAuthError> {
+        if self.clock.read().is_sound() {
+            return Ok(());
+        }
+        Err(OAuthErrorKind::Unavailable.because("the issuer's clock went back; try again later"))
     }
 }
 

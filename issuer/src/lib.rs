@@ -35,7 +35,7 @@ use axum::Router;
 use crate::error::Problem;
 use crate::issuer::Issuer;
 
-/// Every endpoint of an issuer.
+/// What an issuer serves to everybody: clients, proxies, and whoever watches it.
 pub fn app(issuer: Arc<Issuer>) -> Router {
     Router::new()
         .merge(tokens::routes())
@@ -43,10 +43,16 @@ pub fn app(issuer: Arc<Issuer>) -> Router {
         .merge(revocation::routes())
         .merge(bundle::routes())
         .merge(discovery::routes())
-        .merge(admin::routes())
         .merge(telemetry::routes())
         .fallback(|| async {
             Problem::not_found("there is no such endpoint; see /.well-known/oauth-authorization-server")
         })
+        .with_state(issuer)
+}
+
+/// What it serves to operators, on a listener of its own (I33).
+pub fn admin_app(issuer: Arc<Issuer>) -> Router {
+    admin::routes()
+        .fallback(|| async { Problem::not_found("there is no such endpoint; here is /admin/ and nothing else") })
         .with_state(issuer)
 }

@@ -28,6 +28,7 @@ pub const OPERATOR: &str = "operator";
 pub struct Issuer {
     dir: PathBuf,
     port: u16,
+    admin_port: u16,
     secret: String,
     operator_secret: String,
     child: Option<Child>,
@@ -43,7 +44,8 @@ impl Issuer {
             fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
         }
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let issuer = Self { dir: dir.to_path_buf(), port, secret: secret()?, operator_secret: secret()?, child: None };
+        let (admin_port, secret, operator_secret) = (ports::free()?, secret()?, secret()?);
+        let issuer = Self { dir: dir.to_path_buf(), port, admin_port, secret, operator_secret, child: None };
         fs::write(issuer.config(), issuer.yaml(lifetime_s))?;
         Ok(issuer)
     }
@@ -53,6 +55,7 @@ impl Issuer {
         format!(
             "issuer: {url}\n\
              listen: 127.0.0.1:{port}\n\
+             admin: {{ listen: \"127.0.0.1:{admin}\" }}\n\
              database: sqlite:meshseal.db\n\
              tokens: {{ lifetime: {lifetime_s}s }}\n\
              services:\n\
@@ -68,6 +71,7 @@ impl Issuer {
              \x20 admin: true\n",
             url = self.url(),
             port = self.port,
+            admin = self.admin_port,
             client = hash(&self.secret),
             operator = hash(&self.operator_secret),
         )
@@ -174,8 +178,9 @@ impl Issuer {
         body.get("access_token").and_then(Value::as_str).map(str::to_owned).context("no access_token")
     }
 
-    async fn operate(&self, request: Request) -> Result<Value> {
-        ok(self.send(request.header("authorization", &basic(OPERATOR, &self.operator_secret))).await?)
+    async fn operate(&self, port: u16, request: Request) -> Result<Value> {
+        let request = request.header("authorization", &basic(OPERATOR, &self.operator_secret));
+        ok(send(ports::loopback(port), &request).await?)
     }
 
     /// Asks for a new signing key. It signs once every live proxy has it.
@@ -183,7 +188,7 @@ impl Issuer {
     /// # Errors
     /// When the issuer refuses.
     pub async fn rotate(&self) -> Result<()> {
-        self.operate(Request::form("/admin/keys/rotate", "")).await.map(drop)
+        self.operate(self.admin_port, Request::form("/admin/keys/rotate", "")).await.map(drop)
     }
 
     /// The `kid` of the key that signs tokens now.
@@ -191,7 +196,7 @@ impl Issuer {
     /// # Errors
     /// When there is none.
     pub async fn signing_kid(&self) -> Result<String> {
-        let view = self.operate(Request::get("/admin/keys")).await?;
+        let view = self.operate(self.admin_port, Request::get("/admin/keys")).await?;
         let keys = view.get("keys").and_then(Value::as_array).context("no keys")?;
         let is = |key: &Value, name: &str, value: &str| key.get(name).and_then(Value::as_str) == Some(value);
         let signing = keys.iter().find(|key| is(key, "purpose", "token") && is(key, "state", "active"));
@@ -213,7 +218,7 @@ impl Issuer {
     /// # Errors
     /// When the issuer refuses.
     pub async fn revoke_key(&self, kid: &str) -> Result<()> {
-        self.operate(Request::form("/admin/keys/revoke", &format!("kid={kid}"))).await.map(drop)
+        self.operate(self.admin_port, Request::form("/admin/keys/revoke", &format!("kid={kid}"))).await.map(drop)
     }
 
     /// How many workers of proxies are live, and how many of them have the present version.
@@ -221,7 +226,7 @@ impl Issuer {
     /// # Errors
     /// When the issuer does not say.
     pub async fn proxies(&self) -> Result<(usize, usize)> {
-        let view = self.operate(Request::get("/admin/proxies")).await?;
+        let view = self.operate(self.admin_port, Request::get("/admin/proxies")).await?;
         let proxies = view.get("proxies").and_then(Value::as_array).context("no proxies")?;
         let current = proxies.iter().filter(|proxy| proxy.get("current") == Some(&Value::Bool(true))).count();
         Ok((proxies.len(), current))
@@ -243,7 +248,7 @@ impl Issuer {
     /// # Errors
     /// When the issuer refuses.
     pub async fn revoke(&self, what: &str) -> Result<Value> {
-        self.operate(Request::form("/revoke", &format!("{what}&wait=10"))).await
+        self.operate(self.port, Request::form("/revoke", &format!("{what}&wait=10"))).await
     }
 
     /// The public keys that it publishes.

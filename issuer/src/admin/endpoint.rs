@@ -9,6 +9,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::{KeysView, ProxiesView};
+use crate::bundle::Live;
 use crate::clients::Client;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{Caller, Form, OAuthRequest, authenticate, source_of};
@@ -37,16 +38,26 @@ fn require_admin_header(issuer: &Arc<Issuer>, request: &Request) -> Result<(), O
     require_admin(issuer, &caller, &Form::default()).map(|_| ())
 }
 
+/// Half the truth would look like the whole.
+async fn live(issuer: &Issuer) -> Result<Live, OAuthError> {
+    let live = issuer.live_proxies().await;
+    if live.all_known {
+        Ok(live)
+    } else {
+        Err(OAuthErrorKind::Unavailable.because("the proxies of other replicas are unknown; try again"))
+    }
+}
+
 async fn list_keys(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<KeysView>, OAuthError> {
     require_admin_header(&issuer, &request)?;
     let head = issuer.publisher.refresh().await?;
-    let live = issuer.live_proxies().await?;
+    let live = live(&issuer).await?;
     Ok(Json(KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested)))
 }
 
 async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<ProxiesView>, OAuthError> {
     require_admin_header(&issuer, &request)?;
-    let live = issuer.live_proxies().await?;
+    let live = live(&issuer).await?;
     Ok(Json(ProxiesView::of(issuer.publisher.current().version(), live)))
 }
 

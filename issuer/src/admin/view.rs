@@ -74,7 +74,7 @@ impl KeysView {
             confirmed: live.holding(key.published),
         };
         let keys = published.keys.iter().map(view).collect();
-        Self { version: published.version(), rotation_requested, proxies: live.0.len(), keys }
+        Self { version: published.version(), rotation_requested, proxies: live.proxies.len(), keys }
     }
 }
 
@@ -89,6 +89,6 @@ impl ProxiesView {
             version: proxy.version,
             seen_at: proxy.seen_at,
         };
-        Self { version, proxies: live.0.into_iter().map(view).collect() }
+        Self { version, proxies: live.proxies.into_iter().map(view).collect() }
     }
 }

@@ -22,8 +22,11 @@ const MAX_WAIT_S: u64 = 55;
 /// Longest node id in bytes.
 const MAX_NODE_BYTES: usize = 128;
 
+/// Where proxies poll.
+pub(crate) const PATH: &str = "/bundle";
+
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
-    Router::new().route("/bundle", get(bundle))
+    Router::new().route(PATH, get(bundle))
 }
 
 #[derive(Deserialize)]
@@ -55,7 +58,7 @@ async fn bundle(
         return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
     }
     let version = poll.have.unwrap_or(0);
-    let _present = worker.and_then(|worker| issuer.proxies.enter(worker, node(&headers), version));
+    let _present = worker.map(|worker| issuer.proxies.enter(worker, node(&headers), version));
     let answer = hold(&issuer, poll.have, Duration::from_secs(poll.wait)).await?;
     Ok(respond(answer))
 }

@@ -18,11 +18,18 @@ pub const SETTLE_S: u64 = LIVE_S;
 /// Seconds between sightings of a proxy that keeps waiting, as written to the database.
 const SIGHTING_EVERY_S: u64 = 10;
 
-/// Seconds after the last *written* sighting for which a proxy of another replica counts as live.
-const LIVE_ELSEWHERE_S: u64 = LIVE_S + SIGHTING_EVERY_S + 2;
+/// Seconds by which the clocks of replicas may differ. Sightings are dated by the replica that writes them.
+const CLOCK_SPREAD_S: u64 = 5;
 
-/// Most workers that are kept count of: ten times what one issuer is built to serve. More are served uncounted.
+/// Seconds after the last *written* sighting for which a proxy of another replica counts as live. Too long only delays.
+const LIVE_ELSEWHERE_S: u64 = LIVE_S + SIGHTING_EVERY_S + 2 + CLOCK_SPREAD_S;
+
+/// Most workers that are kept count of: ten times what one issuer is built to serve. The others are served too, and together
+/// count as one that has confirmed nothing: nobody can say that every proxy has a key while some are not counted.
 const MAX_WORKERS: usize = 100_000;
+
+/// The node that the uncounted are shown as.
+const UNCOUNTED: &str = "(more workers than are counted)";
 
 /// What a worker has confirmed, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +47,7 @@ pub struct ProxyRecord {
 struct Seen {
     node: Box<str>,
     version: u64,
+    /// Steady seconds, as all times here.
     seen_at: u64,
     /// Polls being held right now.
     waiting: u32,
@@ -49,19 +57,25 @@ struct Seen {
 
 /// Live proxies at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Live(pub Vec<ProxyRecord>);
+pub struct Live {
+    /// Their workers.
+    pub proxies: Vec<ProxyRecord>,
+    /// Whether the database could tell those of other replicas.
+    pub all_known: bool,
+}
 
 impl Live {
-    /// The version that all of them have; `u64::MAX` when there are none.
+    /// The version that all of them have; `u64::MAX` when there are none, 0 when some may be unknown.
     #[must_use]
     pub fn confirmed(&self) -> u64 {
-        self.0.iter().map(|proxy| proxy.version).min().unwrap_or(u64::MAX)
+        let least = self.proxies.iter().map(|proxy| proxy.version).min().unwrap_or(u64::MAX);
+        if self.all_known { least } else { 0 }
     }
 
     /// How many have at least this version.
     #[must_use]
     pub fn holding(&self, version: u64) -> usize {
-        self.0.iter().filter(|proxy| proxy.version >= version).count()
+        self.proxies.iter().filter(|proxy| proxy.version >= version).count()
     }
 }
 
@@ -70,13 +84,23 @@ pub struct Proxies {
     seen: Mutex<HashMap<u64, Seen>>,
     clock: Arc<dyn Clock>,
     moved: Notify,
+    most: usize,
+    /// Stands for the workers that are not counted; another one in each replica.
+    uncounted: u64,
 }
 
 impl Proxies {
     /// None yet.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { seen: Mutex::default(), clock, moved: Notify::new() }
+        Self::of_at_most(MAX_WORKERS, clock)
+    }
+
+    fn of_at_most(most: usize, clock: Arc<dyn Clock>) -> Self {
+        let mut random = [0; 8];
+        // Without randomness replicas share one row, which says the same.
+        let _shared = aws_lc_rs::rand::fill(&mut random);
+        Self { seen: Mutex::default(), clock, moved: Notify::new(), most, uncounted: u64::from_le_bytes(random) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Seen>> {
@@ -85,19 +109,19 @@ impl Proxies {
 
     /// A worker polls and has this version. It counts as waiting until the guard is dropped.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, worker: u64, node: &str, version: u64) -> Option<Presence> {
-        let now = self.clock.now();
+    pub fn enter(self: &Arc<Self>, worker: u64, node: &str, version: u64) -> Presence {
+        let now = self.clock.steady();
         let mut seen = self.lock();
-        if seen.len() >= MAX_WORKERS && !seen.contains_key(&worker) {
-            return None;
-        }
-        let entry = seen.entry(worker).or_insert_with(|| Seen {
-            node: node.into(),
-            version,
-            seen_at: now,
-            waiting: 0,
-            saved_at: 0,
-            changed: true,
+        let counted = seen.len() < self.most || seen.contains_key(&worker);
+        let (worker, node, version) = if counted { (worker, node, version) } else { (self.uncounted, UNCOUNTED, 0) };
+        let entry = seen.entry(worker).or_insert_with(|| {
+            if !counted {
+                tracing::error!(
+                    most = self.most,
+                    "too many proxies to count: nothing counts as confirmed by all of them"
+                );
+            }
+            Seen { node: node.into(), version, seen_at: now, waiting: 0, saved_at: 0, changed: true }
         });
         if &*entry.node != node {
             entry.node = node.into();
@@ -108,7 +132,7 @@ impl Proxies {
         entry.waiting = entry.waiting.saturating_add(1);
         drop(seen);
         self.moved.notify_waiters();
-        Some(Presence { proxies: Arc::clone(self), worker })
+        Presence { proxies: Arc::clone(self), worker }
     }
 
     /// Resolves when some proxy polls after this call.
@@ -117,7 +141,7 @@ impl Proxies {
     }
 
     fn leave(&self, worker: u64) {
-        let now = self.clock.now();
+        let now = self.clock.steady();
         if let Some(entry) = self.lock().get_mut(&worker) {
             entry.waiting = entry.waiting.saturating_sub(1);
             entry.seen_at = now;
@@ -127,7 +151,7 @@ impl Proxies {
     /// Takes what the database does not know yet, and forgets who has long gone.
     #[must_use]
     pub fn take_unsaved(&self) -> Vec<ProxyRecord> {
-        let now = self.clock.now();
+        let (now, date) = (self.clock.steady(), self.dates());
         let mut seen = self.lock();
         seen.retain(|_, entry| entry.changed || entry.waiting > 0 || now <= entry.seen_at.saturating_add(4 * LIVE_S));
         let mut unsaved = Vec::new();
@@ -136,7 +160,7 @@ impl Proxies {
             if entry.changed || stale {
                 entry.changed = false;
                 entry.saved_at = now;
-                unsaved.push(entry.record(*worker, now));
+                unsaved.push(entry.record(*worker, now, &date));
             }
         }
         unsaved
@@ -154,27 +178,40 @@ impl Proxies {
 
     /// Who is live, here and, by what the database says, elsewhere.
     #[must_use]
-    pub fn live(&self, elsewhere: Vec<ProxyRecord>) -> Live {
-        let now = self.clock.now();
+    pub fn live(&self, elsewhere: Option<&[ProxyRecord]>) -> Live {
+        let (now, today, date) = (self.clock.steady(), self.clock.now(), self.dates());
         let seen = self.lock();
         let mut live: HashMap<u64, ProxyRecord> = HashMap::new();
-        for record in elsewhere {
+        for record in elsewhere.unwrap_or_default() {
             if let Ok(worker) = u64::from_str_radix(&record.worker, 16)
-                && now <= record.seen_at.saturating_add(LIVE_ELSEWHERE_S)
-                && seen.get(&worker).is_none_or(|entry| entry.last_contact(now) < record.seen_at)
+                && today <= record.seen_at.saturating_add(LIVE_ELSEWHERE_S)
+                && seen.get(&worker).is_none_or(|entry| date(entry.last_contact(now)) < record.seen_at)
             {
-                live.insert(worker, record);
+                live.insert(worker, record.clone());
             }
         }
         for (worker, entry) in seen.iter() {
             if now <= entry.last_contact(now).saturating_add(LIVE_S) && !live.contains_key(worker) {
-                live.insert(*worker, entry.record(*worker, now));
+                live.insert(*worker, entry.record(*worker, now, &date));
             }
         }
         drop(seen);
-        let mut live: Vec<_> = live.into_values().collect();
-        live.sort_by(|one, other| (&one.node, &one.worker).cmp(&(&other.node, &other.worker)));
-        Live(live)
+        let mut proxies: Vec<_> = live.into_values().collect();
+        proxies.sort_by(|one, other| (&one.node, &one.worker).cmp(&(&other.node, &other.worker)));
+        Live { proxies, all_known: elsewhere.is_some() }
+    }
+
+    /// From steady seconds to Unix seconds.
+    fn dates(&self) -> impl Fn(u64) -> u64 {
+        let (now, today) = (self.clock.steady(), self.clock.now());
+        move |at| today.saturating_sub(now.saturating_sub(at))
+    }
+
+    /// Whether workers poll, or lately did, that are not counted.
+    #[must_use]
+    pub fn too_many(&self) -> bool {
+        let now = self.clock.steady();
+        self.lock().get(&self.uncounted).is_some_and(|entry| now <= entry.last_contact(now).saturating_add(LIVE_S))
     }
 
     /// How many polls are being held.
@@ -195,8 +232,8 @@ impl Seen {
         if self.waiting > 0 { now } else { self.seen_at }
     }
 
-    fn record(&self, worker: u64, now: u64) -> ProxyRecord {
-        let (node, version, seen_at) = (self.node.to_string(), self.version, self.last_contact(now));
+    fn record(&self, worker: u64, now: u64, date: &impl Fn(u64) -> u64) -> ProxyRecord {
+        let (node, version, seen_at) = (self.node.to_string(), self.version, date(self.last_contact(now)));
         ProxyRecord { worker: format!("{worker:016x}"), node, version, seen_at }
     }
 }
@@ -214,65 +251,5 @@ impl Drop for Presence {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::FixedClock;
-
-    fn proxies() -> (Arc<FixedClock>, Arc<Proxies>) {
-        let clock = Arc::new(FixedClock::at(1_000));
-        (clock.clone(), Arc::new(Proxies::new(clock)))
-    }
-
-    #[test]
-    fn a_waiting_proxy_is_live_and_one_that_left_is_until_its_back_off_is_over() {
-        let (clock, proxies) = proxies();
-        let poll = proxies.enter(1, "edge", 7);
-        clock.advance(1_000);
-        assert_eq!(proxies.live(Vec::new()).holding(7), 1, "however long it waits");
-        drop(poll);
-        clock.advance(LIVE_S);
-        assert_eq!(proxies.live(Vec::new()).0.len(), 1);
-        clock.advance(1);
-        assert_eq!(proxies.live(Vec::new()), Live::default());
-    }
-
-    #[test]
-    fn the_slowest_decides_what_is_confirmed() {
-        let (_clock, proxies) = proxies();
-        assert_eq!(proxies.live(Vec::new()).confirmed(), u64::MAX);
-        let _one = proxies.enter(1, "edge", 7);
-        let _two = proxies.enter(2, "edge", 9);
-        let live = proxies.live(Vec::new());
-        assert_eq!((live.confirmed(), live.holding(8), live.holding(7)), (7, 1, 2));
-    }
-
-    #[test]
-    fn each_change_is_written_once_and_a_long_wait_now_and_then() {
-        let (clock, proxies) = proxies();
-        let poll = proxies.enter(0xabc, "edge", 7);
-        let unsaved = proxies.take_unsaved();
-        let expected =
-            ProxyRecord { worker: "0000000000000abc".into(), node: "edge".into(), version: 7, seen_at: 1_000 };
-        assert_eq!(unsaved, [expected]);
-        assert_eq!(proxies.take_unsaved(), []);
-        clock.advance(SIGHTING_EVERY_S);
-        assert_eq!(proxies.take_unsaved().len(), 1);
-        proxies.not_saved(&unsaved);
-        assert_eq!(proxies.take_unsaved().len(), 1, "what failed is tried again");
-        drop(poll);
-        let _next = proxies.enter(0xabc, "edge", 8);
-        assert_eq!(proxies.take_unsaved().first().map(|record| record.version), Some(8));
-    }
-
-    #[test]
-    fn a_worker_that_moved_to_another_replica_is_counted_once() {
-        let (clock, proxies) = proxies();
-        drop(proxies.enter(1, "edge", 7));
-        clock.advance(5);
-        let elsewhere = ProxyRecord { worker: format!("{:016x}", 1), node: "edge".into(), version: 9, seen_at: 1_005 };
-        let live = proxies.live(vec![elsewhere.clone()]);
-        assert_eq!(live.0, std::slice::from_ref(&elsewhere));
-        let _back = proxies.enter(1, "edge", 10);
-        assert_eq!(proxies.live(vec![elsewhere]).confirmed(), 10);
-    }
-}
+#[path = "proxies_tests.rs"]
+mod tests;

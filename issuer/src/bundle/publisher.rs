@@ -57,9 +57,19 @@ pub struct Publisher {
     current: ArcSwap<Published>,
     versions: watch::Sender<u64>,
     answers: Mutex<Answers>,
-    refreshing: AsyncMutex<Signers>,
+    refreshing: AsyncMutex<Refreshing>,
+    /// How many times the database was begun to be asked.
+    asked: AtomicU64,
+    /// Steady milliseconds, as the next.
     confirmed_ms: AtomicU64,
-    caught_up_ms: AtomicU64,
+    catch_up_ms: AtomicU64,
+}
+
+/// What whoever asks the database holds meanwhile.
+struct Refreshing {
+    signers: Signers,
+    /// Which time it was asked last, and what it said.
+    last: (u64, Result<Head, StoreError>),
 }
 
 impl Publisher {
@@ -75,10 +85,11 @@ impl Publisher {
         master: Arc<MasterKey>,
     ) -> Result<Self, StoreError> {
         let mut signers = Signers::new();
-        let asked_ms = clock.now_ms();
+        let asked_ms = clock.steady_ms();
         let published = Published::build(issuer, store.load().await?, &master, &mut signers);
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
+        let nothing = Err(StoreError::Unavailable("not asked yet".to_owned()));
         Ok(Self {
             issuer: issuer.to_owned(),
             not_after_s,
@@ -88,9 +99,10 @@ impl Publisher {
             versions: watch::Sender::new(published.version()),
             current: ArcSwap::from_pointee(published),
             answers: Mutex::new(answers),
-            refreshing: AsyncMutex::new(signers),
+            refreshing: AsyncMutex::new(Refreshing { signers, last: (0, nothing) }),
+            asked: AtomicU64::new(0),
             confirmed_ms: AtomicU64::new(asked_ms),
-            caught_up_ms: AtomicU64::new(0),
+            catch_up_ms: AtomicU64::new(0),
         })
     }
 
@@ -114,20 +126,32 @@ impl Publisher {
     /// Whether the database has lately confirmed that this is current.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.clock.now_ms() <= self.confirmed_ms.load(Ordering::Relaxed).saturating_add(FRESH_MS)
+        self.clock.steady_ms() <= self.confirmed_ms.load(Ordering::Relaxed).saturating_add(FRESH_MS)
     }
 
-    /// Asks the database, and publishes what is new.
+    /// Asks the database, and publishes what is new. Of all who call meanwhile one asks again; the others take what it hears.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn refresh(&self) -> Result<Head, StoreError> {
-        let mut signers = self.refreshing.lock().await;
-        let asked_ms = self.clock.now_ms();
+        let before = self.asked.load(Ordering::SeqCst);
+        let mut refreshing = self.refreshing.lock().await;
+        // Begun after this call, so it says what this one would.
+        if refreshing.last.0 > before {
+            return refreshing.last.1.clone();
+        }
+        let this = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let said = self.ask(&mut refreshing.signers).await;
+        refreshing.last = (this, said.clone());
+        said
+    }
+
+    async fn ask(&self, signers: &mut Signers) -> Result<Head, StoreError> {
+        let asked_ms = self.clock.steady_ms();
         let head = self.store.head().await?;
         if head.version != self.current.load().version() {
             let persisted = self.store.load().await?;
-            let published = Arc::new(Published::build(&self.issuer, persisted, &self.master, &mut signers));
+            let published = Arc::new(Published::build(&self.issuer, persisted, &self.master, signers));
             self.lock_answers().remember(published.snapshot.clone());
             let version = published.version();
             self.current.store(published);
@@ -175,12 +199,11 @@ impl Publisher {
         if have <= self.current.load().version() {
             return Ok(());
         }
-        let last_ms = self.caught_up_ms.load(Ordering::Relaxed);
-        let soon = last_ms != 0 && now_ms < last_ms.saturating_add(CATCH_UP_EVERY_MS);
-        if have >= now_ms || soon {
+        let steady_ms = self.clock.steady_ms();
+        if have >= now_ms || steady_ms < self.catch_up_ms.load(Ordering::Relaxed) {
             return Err(SyncError::Ahead);
         }
-        self.caught_up_ms.store(now_ms, Ordering::Relaxed);
+        self.catch_up_ms.store(steady_ms.saturating_add(CATCH_UP_EVERY_MS), Ordering::Relaxed);
         tracing::warn!(have, "proxies are ahead of the database, as after a restored backup; raising the version");
         self.commit(&Change::default()).await?;
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::remote::Remote;
+use super::remote::AdminRemote;
 use super::{Failure, Outcome, print};
 use crate::admin::KeysView;
 
@@ -16,7 +16,7 @@ use crate::admin::KeysView;
   meshseal keys list --client-id operator --json | jq '.keys[] | select(.state == \"active\")'")]
 pub(super) struct List {
     #[command(flatten)]
-    remote: Remote,
+    remote: AdminRemote,
     /// Print JSON.
     #[arg(long)]
     json: bool,

@@ -30,7 +30,7 @@ impl Pins {
     pub(super) async fn run(self) -> Outcome {
         init_logging(LogFormat::Plain);
         let config = serve::load(self.config)?;
-        let issuer = Issuer::open(config, std::sync::Arc::new(SystemClock)).await.map_err(Failure::new)?;
+        let issuer = Issuer::open(config, std::sync::Arc::new(SystemClock::new())).await.map_err(Failure::new)?;
         let published = issuer.publisher.current();
         let bundle_keys = |state: KeyState| {
             let these = published.keys.iter().filter(move |key| key.purpose == Purpose::Bundle && key.state == state);

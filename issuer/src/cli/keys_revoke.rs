@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::remote::Remote;
+use super::remote::AdminRemote;
 use super::{Outcome, note, print};
 
 /// Take a key out of use at once: for a key that was, or may have been, stolen.
@@ -28,7 +28,7 @@ pub(super) struct Revoke {
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
     #[command(flatten)]
-    remote: Remote,
+    remote: AdminRemote,
 }
 
 impl Revoke {

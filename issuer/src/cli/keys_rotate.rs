@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::remote::{Connection, Remote};
+use super::remote::{AdminRemote, Connection};
 use super::{Failure, Outcome, note, print};
 use crate::admin::{KeyView, KeysView};
 
@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
   MESHSEAL_CLIENT_SECRET=mss_… meshseal keys rotate --client-id operator")]
 pub(super) struct Rotate {
     #[command(flatten)]
-    remote: Remote,
+    remote: AdminRemote,
     /// Ask for it and do not wait.
     #[arg(long)]
     no_wait: bool,

@@ -20,6 +20,23 @@ pub(super) struct Remote {
     /// The issuer's URL.
     #[arg(long, value_name = "URL", env = "MESHSEAL_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+    #[command(flatten)]
+    caller: Caller,
+}
+
+/// Which issuer is administered, and by whom.
+#[derive(Debug, clap::Args)]
+pub(super) struct AdminRemote {
+    /// Where the issuer serves operators (`admin.listen`).
+    #[arg(long, value_name = "URL", env = "MESHSEAL_ADMIN_URL", default_value = "http://127.0.0.1:8081")]
+    admin_url: String,
+    #[command(flatten)]
+    caller: Caller,
+}
+
+/// Who asks.
+#[derive(Debug, clap::Args)]
+struct Caller {
     /// The client that asks; for keys and revocation one with `admin: true`.
     #[arg(long, value_name = "ID", env = "MESHSEAL_CLIENT_ID")]
     client_id: String,
@@ -35,11 +52,25 @@ pub(super) struct Remote {
 pub(super) struct Connection {
     agent: Agent,
     url: String,
+    /// How the URL is given.
+    option: &'static str,
     authorization: Zeroizing<String>,
 }
 
 impl Remote {
     pub(super) fn connect(&self) -> Result<Connection, Failure> {
+        self.caller.connect(&self.url, "--url")
+    }
+}
+
+impl AdminRemote {
+    pub(super) fn connect(&self) -> Result<Connection, Failure> {
+        self.caller.connect(&self.admin_url, "--admin-url")
+    }
+}
+
+impl Caller {
+    fn connect(&self, url: &str, option: &'static str) -> Result<Connection, Failure> {
         let secret = self.secret()?;
         let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let joined = Zeroizing::new(format!("{}:{}", encode(&self.client_id), encode(secret.trim())));
@@ -53,8 +84,8 @@ impl Remote {
             .max_redirects(0)
             .timeout_global(Some(Duration::from_secs(90)))
             .build();
-        let url = self.url.trim_end_matches('/').to_owned();
-        Ok(Connection { agent: agent.into(), url, authorization: Zeroizing::new(format!("Basic {basic}")) })
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Connection { agent: agent.into(), url, option, authorization: Zeroizing::new(format!("Basic {basic}")) })
     }
 
     fn secret(&self) -> Result<Zeroizing<String>, Failure> {
@@ -103,8 +134,9 @@ impl Connection {
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<T, Failure> {
-        let mut answer = answer
-            .map_err(|error| Failure::new(format!("{}: {error}; is the issuer running there (--url)?", self.url)))?;
+        let mut answer = answer.map_err(|error| {
+            Failure::new(format!("{}: {error}; is the issuer running there ({})?", self.url, self.option))
+        })?;
         let status = answer.status();
         let text = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string().map_err(Failure::new)?;
         let strange =

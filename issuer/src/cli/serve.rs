@@ -11,11 +11,14 @@ use crate::clock::SystemClock;
 use crate::config::{Config, from_file};
 use crate::issuer::Issuer;
 use crate::telemetry::{LogFormat, init_logging};
-use crate::{app, background, http};
+use crate::{admin_app, app, background, http};
+
+/// Connections of operators: a few people and their scripts.
+const ADMIN_CONNECTIONS: usize = 64;
 
 /// Run the issuer.
 ///
-/// Without --config it listens on 127.0.0.1:8080 and keeps its state in ./meshseal.db; there are no clients, so it
+/// Without --config it listens on 127.0.0.1:8080, for operators on 127.0.0.1:8081, and keeps its state in ./meshseal.db; there are no clients, so it
 /// publishes keys but gives nobody a token. SIGTERM and SIGINT end it: answers under way are finished first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -39,19 +42,24 @@ impl Serve {
         let mut config = load(self.config)?;
         let listener = listen(&mut config).await?;
         let address = listener.local_addr().map_err(Failure::new)?;
+        let admin_listener = bind(&config.admin_listen, "admin.listen").await?;
+        let admin_address = admin_listener.local_addr().map_err(Failure::new)?;
         let ending = ending()?;
-        let connections = config.limits.connections;
-        let issuer = Arc::new(Issuer::open(config, Arc::new(SystemClock)).await.map_err(Failure::new)?);
+        let places = http::Places::new(config.limits.connections, config.limits.connections_per_address);
+        let issuer = Arc::new(Issuer::open(config, Arc::new(SystemClock::new())).await.map_err(Failure::new)?);
         tracing::info!(issuer = issuer.config.issuer, database = %issuer.config.database, clients = issuer.registry.len(), "ready");
         print(&format!("listening on http://{address}"));
+        print(&format!("administration on http://{admin_address}"));
         let tasks = background::spawn(&issuer);
-        http::serve(listener, app(issuer.clone()), connections, async {
+        let everybody = http::serve(listener, app(issuer.clone()), places, async {
             ending.await;
             tracing::info!("ending");
             // Whoever waits in a long-poll is answered now.
             issuer.ending.cancel();
-        })
-        .await;
+        });
+        let places = http::Places::new(ADMIN_CONNECTIONS, 0);
+        let operators = http::serve(admin_listener, admin_app(issuer.clone()), places, issuer.ending.cancelled());
+        tokio::join!(everybody, operators);
         tasks.join_all().await;
         Ok(ExitCode::SUCCESS)
     }
@@ -63,10 +71,7 @@ pub(super) fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
 }
 
 async fn listen(config: &mut Config) -> Result<TcpListener, Failure> {
-    let listener = TcpListener::bind(&config.listen).await.map_err(|error| {
-        let remedy = "stop what listens there, or set `listen` to another HOST:PORT";
-        Failure::new(format!("cannot listen on {}: {error}; {remedy}", config.listen))
-    })?;
+    let listener = bind(&config.listen, "listen").await?;
     // An issuer that was not named is where it listens; with port 0 that is known only now.
     if config.issuer == format!("http://{}", config.listen)
         && let Ok(address) = listener.local_addr()
@@ -74,6 +79,13 @@ async fn listen(config: &mut Config) -> Result<TcpListener, Failure> {
         config.issuer = format!("http://{address}");
     }
     Ok(listener)
+}
+
+async fn bind(address: &str, setting: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let remedy = format!("stop what listens there, or set `{setting}` to another HOST:PORT");
+        Failure::new(format!("cannot listen on {address}: {error}; {remedy}"))
+    })
 }
 
 /// Resolves at the first SIGTERM or SIGINT.

@@ -74,7 +74,7 @@ enum Judge {
 
 impl Verify {
     pub(super) fn run(self) -> Outcome {
-        let now = self.at.unwrap_or_else(|| SystemClock.now());
+        let now = self.at.unwrap_or_else(|| SystemClock::new().now());
         let judge = self.judge(now)?;
         let mut input = std::io::stdin().lock();
         let mut all_accepted = true;

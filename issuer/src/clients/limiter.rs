@@ -23,18 +23,16 @@ impl Rate {
         Self { interval_us: SECOND_US / u64::from(count.max(1)), tolerance_us: burst_s.saturating_mul(SECOND_US) }
     }
 
-    fn is_over(self, cell: &AtomicU64, now_us: u64) -> bool {
-        cell.load(Ordering::Relaxed) > now_us.saturating_add(self.tolerance_us)
+    /// Where the bucket stands after one more event; `None` when it is one too many.
+    fn next(self, at_us: u64, now_us: u64) -> Option<u64> {
+        let at_us = at_us.max(now_us).saturating_add(self.interval_us);
+        (at_us <= now_us.saturating_add(self.tolerance_us)).then_some(at_us)
     }
 
     /// Counts one event; false when it is one too many, which does not count.
     #[must_use]
     pub fn admit(self, cell: &AtomicU64, now_us: u64) -> bool {
-        let next = |at: u64| {
-            let at = at.max(now_us).saturating_add(self.interval_us);
-            (at <= now_us.saturating_add(self.tolerance_us)).then_some(at)
-        };
-        cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+        cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at_us| self.next(at_us, now_us)).is_ok()
     }
 }
 
@@ -63,8 +61,7 @@ impl Limiter {
     #[must_use]
     pub fn is_blocked(&self, source: (IpAddr, &str), now_ms: u64) -> bool {
         let now_us = now_ms.saturating_mul(1_000);
-        // One failure must still fit.
-        self.cell(source).is_some_and(|cell| self.rate.is_over(cell, now_us.saturating_sub(self.rate.interval_us)))
+        self.cell(source).is_some_and(|cell| self.rate.next(cell.load(Ordering::Relaxed), now_us).is_none())
     }
 
     /// This source failed.

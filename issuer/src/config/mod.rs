@@ -33,6 +33,8 @@ pub struct Config {
     pub issuer: String,
     /// Where to listen; port 0 takes a free one.
     pub listen: String,
+    /// Where operators are served (`/admin/…`): not where everybody else is.
+    pub admin_listen: String,
     /// Where state is kept.
     pub database: Location,
     /// Signing keys.
@@ -108,6 +110,10 @@ pub struct LimitSettings {
     pub failures_per_second: u32,
     /// Connections held at a time, waiting proxies among them.
     pub connections: usize,
+    /// Connections that one source address other than loopback may hold at a time; 0 for no bound, as behind a gateway.
+    pub connections_per_address: usize,
+    /// Tokens that one client may have revoked at a time, unless it is an administrator.
+    pub revoked_tokens_per_client: u64,
 }
 
 /// Who tokens are for.

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
+use meshseal_core::limits::MAX_REVOKED;
+
 use super::reader::{Members, Node};
 use super::{
     BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MAX_LIFETIME_S, MasterKeySource, Service,
@@ -28,6 +30,7 @@ pub(super) fn read(root: Node<'_>) -> Config {
     let document = root.object(&[
         "issuer",
         "listen",
+        "admin",
         "database",
         "keys",
         "tokens",
@@ -37,7 +40,8 @@ pub(super) fn read(root: Node<'_>) -> Config {
         "services",
         "clients",
     ]);
-    let listen = listen(&document.get("listen"));
+    let listen = listen(&document.get("listen"), DEFAULT_LISTEN);
+    let admin_listen = admin_listen(document.get("admin"), &listen);
     let tokens = tokens(document.get("tokens"));
     let services = services(&document.get("services"), &tokens);
     let clients = clients::read(&document.get("clients"), &services);
@@ -50,14 +54,27 @@ pub(super) fn read(root: Node<'_>) -> Config {
         bundle: bundle(document.get("bundle")),
         limits: limits(document.get("limits")),
         listen,
+        admin_listen,
         tokens,
         services,
         clients,
     }
 }
 
-fn listen(node: &Node<'_>) -> String {
-    let text = node.text().unwrap_or(DEFAULT_LISTEN);
+/// The port after that of everybody else, on loopback: whoever can run a command there may administer, given the secret (I33).
+fn admin_listen(node: Node<'_>, listen: &str) -> String {
+    let at = node.object(&["listen"]).get("listen");
+    let port = listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).filter(|port: &u16| *port > 0);
+    let default = format!("127.0.0.1:{}", port.and_then(|port| port.checked_add(1)).unwrap_or(0));
+    let address = self::listen(&at, &default);
+    if address == listen && port.is_some() {
+        at.refuse("must differ from `listen`: administration has its own port");
+    }
+    address
+}
+
+fn listen(node: &Node<'_>, default: &str) -> String {
+    let text = node.text().unwrap_or(default);
     let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| u16::from_str(port));
     if !matches!(port, Some(Ok(_))) {
         node.refuse("must be HOST:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080");
@@ -182,12 +199,23 @@ fn bundle(node: Node<'_>) -> BundleSettings {
 }
 
 fn limits(node: Node<'_>) -> LimitSettings {
-    let section = node.object(&["requestsPerSecond", "failuresPerSecond", "connections"]);
+    let section = node.object(&[
+        "requestsPerSecond",
+        "failuresPerSecond",
+        "connections",
+        "connectionsPerAddress",
+        "revokedTokensPerClient",
+    ]);
     let small = |node: Node<'_>, default: u64| u32::try_from(node.number(default, 1, 10_000_000)).unwrap_or(u32::MAX);
+    let places = |name: &str, default: u64, least: u64| {
+        usize::try_from(section.get(name).number(default, least, 1_000_000)).unwrap_or(usize::MAX)
+    };
     LimitSettings {
         requests_per_second: small(section.get("requestsPerSecond"), 20_000),
         failures_per_second: small(section.get("failuresPerSecond"), 20),
-        connections: usize::try_from(section.get("connections").number(20_000, 16, 1_000_000)).unwrap_or(usize::MAX),
+        connections: places("connections", 20_000, 16),
+        connections_per_address: places("connectionsPerAddress", 1_000, 0),
+        revoked_tokens_per_client: section.get("revokedTokensPerClient").number(10_000, 1, MAX_REVOKED as u64),
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) fn authenticate<'i>(
     caller: &Caller,
     form: &Form,
 ) -> Result<&'i Client, OAuthError> {
-    let now_ms = issuer.clock.now_ms();
+    let now_ms = issuer.clock.steady_ms();
     let credentials = Credentials::find(caller.authorization.as_deref(), form);
     let claimed = credentials.as_ref().ok().and_then(Credentials::claimed).unwrap_or_default();
     let source = (caller.source, claimed.as_str());

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
 /// Largest body in bytes: an assertion of 16 KiB and some words beside it.
 pub(crate) const MAX_BODY_BYTES: usize = 32 * 1024;
 
@@ -44,8 +46,8 @@ impl Form {
     /// # Errors
     /// [`FormError`].
     pub fn from_json(body: &[u8]) -> Result<Self, FormError> {
-        let map: BTreeMap<String, String> = serde_json::from_slice(body).map_err(|_| FormError::NotTexts)?;
-        Self::collect(map.into_iter())
+        let Pairs(pairs) = serde_json::from_slice(body).map_err(|_| FormError::NotTexts)?;
+        Self::collect(pairs.into_iter())
     }
 
     fn collect(pairs: impl Iterator<Item = (String, String)>) -> Result<Self, FormError> {
@@ -73,6 +75,33 @@ impl Form {
     }
 }
 
+/// Members of a JSON object in order, repeated ones too: a map would quietly keep the last (RFC 8259 §4).
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        source.deserialize_map(PairsVisitor)
+    }
+}
+
+struct PairsVisitor;
+
+impl<'de> Visitor<'de> for PairsVisitor {
+    type Value = Pairs;
+
+    fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("an object of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Pairs, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = members.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(Pairs(pairs))
+    }
+}
+
 impl std::fmt::Debug for Form {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Values may be secrets.
@@ -92,6 +121,15 @@ mod tests {
         assert_eq!(Form::parse(b"a=1&").unwrap().get("a"), Some("1"));
         let many: String = (0..33).map(|at| format!("p{at}=1&")).collect();
         assert_eq!(Form::parse(many.as_bytes()).unwrap_err(), FormError::TooMany);
+    }
+
+    #[test]
+    fn json_is_as_strict() {
+        assert_eq!(Form::from_json(br#"{"a":"1","b":"2"}"#).unwrap().get("b"), Some("2"));
+        assert_eq!(Form::from_json(br#"{"a":"1","\u0061":"2"}"#).unwrap_err(), FormError::Repeated("a".into()));
+        for body in ["", "[]", "{\"a\":1}", "{\"a\":\"1\"} x"] {
+            assert_eq!(Form::from_json(body.as_bytes()).unwrap_err(), FormError::NotTexts, "{body}");
+        }
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 mod endpoint;
 mod form;
+mod places;
 mod server;
 
 pub(crate) use endpoint::{Caller, OAuthRequest, authenticate, etagged, source_of};
 pub use form::{Form, FormError};
+pub use places::Places;
 pub use server::{Peer, serve};

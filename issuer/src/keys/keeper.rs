@@ -10,9 +10,8 @@ use super::{
 };
 use crate::bundle::SETTLE_S;
 use crate::clock::Clock;
-use crate::config::{Config, MAX_TOKEN_LIFE_S};
+use crate::config::Config;
 use crate::issuer::Issuer;
-use crate::revocation::{EpochKind, EpochRecord};
 use crate::store::{Change, Head, Store, StoreError};
 
 /// Seconds for which one replica leads before another may.
@@ -31,20 +30,6 @@ pub enum KeeperError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// No key could be made.
-    #[error(transparent)]
-    Generate(#[from] GenerateError),
-}
-
-/// Why a key was not revoked.
-#[derive(Debug, thiserror::Error)]
-pub enum RevokeError {
-    /// There is no such key.
-    #[error("there is no such key")]
-    Unknown,
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// No key could be made to take its place.
     #[error(transparent)]
     Generate(#[from] GenerateError),
 }
@@ -113,7 +98,7 @@ async fn perform(
 }
 
 /// Makes a key on a thread of its own: RSA takes up to a second.
-async fn make(
+pub(super) async fn make(
     policy: &KeyPolicy,
     state: KeyState,
     now: u64,
@@ -128,19 +113,20 @@ async fn make(
 pub struct Keeper {
     replica: String,
     policies: [KeyPolicy; 2],
-    settled_at: u64,
     leads_until: AtomicU64,
-    pruned_at: AtomicU64,
-    warned_at: AtomicU64,
+    /// Steady seconds, as the two below.
+    settled_at: u64,
+    prune_at: AtomicU64,
+    warn_at: AtomicU64,
 }
 
 impl Keeper {
-    /// Of a replica with this name that starts now. Without `heard_of_proxies` there is nobody to wait for after the start.
+    /// Of a replica with this name that starts now (steady seconds). Without `heard_of_proxies` there is nobody to wait for.
     #[must_use]
     pub fn new(replica: String, policies: [KeyPolicy; 2], now: u64, heard_of_proxies: bool) -> Self {
         let settled_at = if heard_of_proxies { now.saturating_add(SETTLE_S) } else { now };
         let zero = || AtomicU64::new(0);
-        Self { replica, policies, settled_at, leads_until: zero(), pruned_at: zero(), warned_at: zero() }
+        Self { replica, policies, settled_at, leads_until: zero(), prune_at: zero(), warn_at: zero() }
     }
 
     /// Does what is due, if this replica leads.
@@ -186,16 +172,16 @@ impl Keeper {
     async fn step(&self, issuer: &Issuer, head: Head) -> Result<bool, KeeperError> {
         let published = issuer.publisher.current();
         let now = issuer.clock.now();
-        let settled = now >= self.settled_at;
+        let settled = issuer.clock.steady() >= self.settled_at;
         let rotation_requested = head.rotation_requested;
         let mut facts = Facts { now, keys: &published.keys, rotation_requested, settled, confirmed: 0 };
         for policy in &self.policies {
             facts.rotation_requested = rotation_requested.filter(|_| policy.purpose == Purpose::Token);
-            // Looking up proxies costs a query: only when the answer matters.
-            facts.confirmed = if is_wanted(policy, &facts) { issuer.live_proxies().await?.confirmed() } else { 0 };
+            // Looking up proxies may cost a query: only when the answer matters.
+            facts.confirmed = if is_wanted(policy, &facts) { issuer.live_proxies().await.confirmed() } else { 0 };
             let Some(step) = next_step(policy, &facts) else { continue };
             if step == Step::Full {
-                self.warn_full(now);
+                self.warn_full(issuer.clock.steady());
                 continue;
             }
             let change = perform(policy, step.clone(), published.version(), now, issuer.master()).await?;
@@ -212,18 +198,19 @@ impl Keeper {
     }
 
     fn warn_full(&self, now: u64) {
-        if now >= self.warned_at.load(Ordering::Relaxed).saturating_add(PRUNE_EVERY_S) {
-            self.warned_at.store(now, Ordering::Relaxed);
+        if now >= self.warn_at.load(Ordering::Relaxed) {
+            self.warn_at.store(now.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
             tracing::warn!("a rotation waits: too many old keys still have living tokens");
         }
     }
 
     async fn prune(&self, issuer: &Issuer) -> Result<(), StoreError> {
-        let now = issuer.clock.now();
-        if now < self.pruned_at.load(Ordering::Relaxed).saturating_add(PRUNE_EVERY_S) {
+        let steady = issuer.clock.steady();
+        if steady < self.prune_at.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.pruned_at.store(now, Ordering::Relaxed);
+        self.prune_at.store(steady.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
+        let now = issuer.clock.now();
         issuer.store.forget_proxies(now.saturating_sub(60 * PRUNE_EVERY_S)).await?;
         if issuer.publisher.current().prune_due.is_some_and(|due| due < now) {
             issuer.publisher.commit(&Change { prune_before: Some(now), ..Change::default() }).await?;
@@ -254,43 +241,4 @@ fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
         Step::Delete(kid) => tracing::info!(purpose, kid, version, "deleted a key"),
         Step::Full => {}
     }
-}
-
-/// Takes a key out of use at once: it leaves the bundle and signs no more; the standby takes its place, confirmed or not.
-///
-/// # Errors
-/// [`RevokeError`].
-pub async fn revoke(issuer: &Issuer, kid: &str) -> Result<u64, RevokeError> {
-    loop {
-        issuer.publisher.refresh().await?;
-        let published = issuer.publisher.current();
-        let key = published.keys.iter().find(|key| key.kid == kid).ok_or(RevokeError::Unknown)?;
-        let now = issuer.clock.now();
-        let enter = |kid: &str, state: KeyState| KeyChange::Enter { kid: kid.to_owned(), state, since: now };
-        let mut keys = vec![enter(kid, KeyState::Retired)];
-        if key.state == KeyState::Active {
-            let same = |other: &&KeyRecord| other.purpose == key.purpose && other.state == KeyState::Next;
-            let policy = policies(&issuer.config, 0).into_iter().find(|policy| policy.purpose == key.purpose);
-            keys.push(match (published.keys.iter().find(same), policy) {
-                (Some(standby), _) => enter(&standby.kid, KeyState::Active),
-                (None, Some(policy)) => KeyChange::Insert(make(&policy, KeyState::Active, now, issuer.master()).await?),
-                (None, None) => return Err(RevokeError::Unknown),
-            });
-        }
-        let epochs = if key.purpose == Purpose::Token { vec![key_epoch(kid, now)] } else { Vec::new() };
-        let change = Change { expected_version: Some(published.version()), keys, epochs, ..Change::default() };
-        match issuer.publisher.commit(&change).await {
-            Err(StoreError::Conflict) => {}
-            committed => {
-                issuer.keeper_wanted.notify_one();
-                return Ok(committed?);
-            }
-        }
-    }
-}
-
-fn key_epoch(kid: &str, now: u64) -> EpochRecord {
-    let before = now.saturating_add(1);
-    let expires_at = before.saturating_add(MAX_TOKEN_LIFE_S);
-    EpochRecord { kind: EpochKind::Kid, name: kid.to_owned(), before, expires_at }
 }

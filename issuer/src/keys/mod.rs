@@ -6,12 +6,14 @@ mod keeper;
 mod lifecycle;
 mod master;
 mod record;
+mod revoke;
 mod signer;
 
 pub use algorithm::Algorithm;
 pub use generate::{GenerateError, generate};
-pub use keeper::{Keeper, KeeperError, RevokeError, bootstrap, policies, revoke};
+pub use keeper::{Keeper, KeeperError, bootstrap, policies};
 pub use lifecycle::{Facts, KeyPolicy, MAX_DRAINING, Step, next_step};
 pub use master::{MASTER_KEY_VARIABLE, MasterKey, MasterKeyError};
 pub use record::{KeyChange, KeyRecord, KeyState, Purpose};
+pub use revoke::{RevokeError, revoke};
 pub use signer::{Signer, SignerError};

@@ -13,7 +13,7 @@ use meshseal_core::revocation::index_of;
 use serde_json::json;
 
 use super::request::epoch;
-use super::{EpochRecord, Receipt, RevokeRequest, RevokedToken, Target, fits};
+use super::{Receipt, RevokeRequest, RevokedToken, Revoker, Target};
 use crate::clients::Client;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{OAuthRequest, authenticate};
@@ -45,22 +45,20 @@ fn no_store(body: impl IntoResponse) -> Response {
 
 /// The change to make; none for a token that is good nowhere.
 async fn change(issuer: &Issuer, caller: &Client, target: Target) -> Result<Option<Change>, OAuthError> {
-    let change = match target {
-        Target::Token(token) => match revoked_token(issuer, caller, &token).await? {
-            None => return Ok(None),
-            Some(token) => Change { revoke: vec![token], ..Change::default() },
-        },
-        Target::Group { kind, name, before } => {
-            if !caller.admin {
-                return Err(
-                    OAuthErrorKind::Forbidden.because("only a client with `admin: true` may revoke groups of tokens")
-                );
-            }
-            Change { epochs: vec![epoch(kind, name, before)], ..Change::default() }
+    match target {
+        Target::Token(token) => {
+            let most = (!caller.admin).then_some(issuer.config.limits.revoked_tokens_per_client);
+            let revoker = Revoker { client: caller.id.clone(), most };
+            let token = revoked_token(issuer, caller, &token).await?;
+            Ok(token.map(|token| Change { revoke: vec![token], revoker, ..Change::default() }))
         }
-    };
-    require_room(issuer, &change.epochs, change.revoke.len())?;
-    Ok(Some(change))
+        Target::Group { .. } if !caller.admin => {
+            Err(OAuthErrorKind::Forbidden.because("only a client with `admin: true` may revoke groups of tokens"))
+        }
+        Target::Group { kind, name, before } => {
+            Ok(Some(Change { epochs: vec![epoch(kind, name, before)], ..Change::default() }))
+        }
+    }
 }
 
 /// A token that looks foreign may be signed by a key that another replica has just made: so the newest keys are looked at, and
@@ -84,13 +82,4 @@ async fn revoked_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<
     // Proxies may grant more leeway than we do.
     let expires_at = claims.expires_at().map(|exp| exp.saturating_add(MAX_CLOCK_SKEW_S));
     Ok(index.zip(expires_at).map(|(index, expires_at)| RevokedToken { index, expires_at }))
-}
-
-fn require_room(issuer: &Issuer, epochs: &[EpochRecord], tokens: usize) -> Result<(), OAuthError> {
-    let published = issuer.publisher.current();
-    if published.trust(&issuer.config.issuer).is_none_or(|trust| fits(trust, tokens, epochs)) {
-        return Ok(());
-    }
-    tracing::error!("proxies can take no more revocations");
-    Err(OAuthErrorKind::Unavailable.because("proxies can take no more revocations; revoke by client, or `all`"))
 }

@@ -4,8 +4,10 @@ mod endpoint;
 mod receipt;
 mod record;
 mod request;
+mod room;
 
 pub(crate) use endpoint::routes;
 pub use receipt::Receipt;
-pub use record::{EpochKind, EpochRecord, RevokedToken, fits};
+pub use record::{EpochKind, EpochRecord, RevokedToken};
 pub use request::{RevokeRequest, Target};
+pub use room::{Full, Revoker, Usage};

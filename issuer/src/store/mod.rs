@@ -1,6 +1,7 @@
 //! What the issuer must remember: keys, revocations, leases and which proxy has what. One trait, kept small, behind which a
 //! SQLite file or a PostgreSQL server does the work. Nothing here is touched for each token.
 
+mod change;
 mod location;
 mod open;
 mod rows;
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 
 use crate::bundle::ProxyRecord;
 use crate::keys::{KeyChange, KeyRecord};
-use crate::revocation::{EpochRecord, RevokedToken};
+use crate::revocation::{EpochRecord, Full, RevokedToken, Revoker};
 
 /// Why the store did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum StoreError {
     /// Somebody else changed the state first: look again.
     #[error("the state changed meanwhile")]
     Conflict,
+    /// There is no room for what was to be revoked. Nothing was changed.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The database cannot be reached or does not answer. Whether a change was made is unknown; all changes may be repeated.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
@@ -58,9 +62,11 @@ pub struct Change {
     pub expected_version: Option<u64>,
     /// Key steps, in order.
     pub keys: Vec<KeyChange>,
-    /// Tokens to revoke.
+    /// Tokens to revoke, each named once; of two expiries of a token the later is kept.
     pub revoke: Vec<RevokedToken>,
-    /// Epochs to raise; an epoch never falls.
+    /// Who revokes them.
+    pub revoker: Revoker,
+    /// Epochs to raise, each named once; an epoch never falls, and the later of two expiries is kept.
     pub epochs: Vec<EpochRecord>,
     /// Forget that a rotation was asked for.
     pub rotation_done: bool,
@@ -77,7 +83,8 @@ pub trait Store: Send + Sync {
     /// Everything the trust bundle is made of, consistent.
     async fn load(&self) -> Result<Persisted, StoreError>;
 
-    /// Applies a change; the new version is `max(previous + 1, now_ms)`.
+    /// Applies a change; the new version is `max(previous + 1, now_ms)`. A change that only revokes what is revoked already
+    /// changes nothing: the answer is the present version.
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError>;
 
     /// Notes that a rotation of the signing key is wanted since `now` (Unix seconds), unless it already is.

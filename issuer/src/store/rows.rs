@@ -18,7 +18,7 @@ pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, Error> {
 }
 
 /// A word of ours that must be one of a few.
-fn word<T>(row: &AnyRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
+pub(super) fn word<T>(row: &AnyRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
     let text: String = row.try_get(column)?;
     parse(&text).ok_or_else(|| Error::Decode(format!("column {column} holds `{text}`").into()))
 }

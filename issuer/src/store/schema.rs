@@ -19,7 +19,9 @@ pub(super) const STEPS: [&[&str]; NEWEST as usize] = [&[
         published BIGINT NOT NULL, public_jwk TEXT NOT NULL, sealed {blob})",
     // Exactly one key signs for each purpose, whatever replicas think.
     "CREATE UNIQUE INDEX meshseal_one_active ON meshseal_keys (purpose) WHERE state = 'active'",
-    "CREATE TABLE meshseal_revoked (token_index BIGINT PRIMARY KEY, expires_at BIGINT NOT NULL)",
+    "CREATE TABLE meshseal_revoked (
+        token_index BIGINT PRIMARY KEY, expires_at BIGINT NOT NULL, revoked_by TEXT NOT NULL)",
+    "CREATE INDEX meshseal_revoked_by ON meshseal_revoked (revoked_by)",
     "CREATE TABLE meshseal_epochs (
         kind TEXT NOT NULL, name TEXT NOT NULL, before BIGINT NOT NULL, expires_at BIGINT NOT NULL, PRIMARY KEY (kind, name))",
     "CREATE TABLE meshseal_proxies (

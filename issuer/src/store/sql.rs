@@ -7,22 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Error, query};
+use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Error, Executor as _, query};
 
 use super::rows::{self, signed, unsigned};
-use super::{Change, Head, Location, Persisted, Store, StoreError};
+use super::{Change, Head, Location, Persisted, Store, StoreError, change};
 use crate::bundle::ProxyRecord;
-use crate::keys::{KeyChange, KeyRecord};
-use crate::revocation::{EpochRecord, RevokedToken};
 
 /// Longest that anything may take: a server that vanished without closing its connections would hold us for minutes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rows written by one statement. SQLite takes 32 766 parameters, PostgreSQL 65 535; a row has up to 4.
-const ROWS_PER_STATEMENT: usize = 500;
-
-/// Readings tried before giving up on a moment without a change in between.
-const LOAD_ATTEMPTS: u32 = 20;
+pub(super) const ROWS_PER_STATEMENT: usize = 500;
 
 pub(super) struct SqlStore {
     pool: AnyPool,
@@ -62,134 +57,51 @@ impl SqlStore {
         tokio::time::timeout(PATIENCE, work).await.map_err(slow)?
     }
 
-    async fn all<T>(&self, sql: &'static str, read: fn(&AnyRow) -> Result<T, Error>) -> Result<Vec<T>, StoreError> {
-        let rows = query(sql).fetch_all(&self.pool).await?;
-        Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
-    }
-
     async fn read_head(&self) -> Result<Head, StoreError> {
         let row =
             query("SELECT version, rotation_requested FROM meshseal_state WHERE id = 1").fetch_one(&self.pool).await?;
         Ok(rows::head(&row)?)
     }
 
-    /// Reads until the version was the same before and after.
+    /// Reads everything as of one moment.
     async fn read_all(&self) -> Result<Persisted, StoreError> {
-        for _ in 0..LOAD_ATTEMPTS {
-            let version = self.read_head().await?.version;
-            let persisted = Persisted {
-                version,
-                keys: self.all("SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
-                revoked: self.all("SELECT * FROM meshseal_revoked", rows::revoked).await?,
-                epochs: self.all("SELECT * FROM meshseal_epochs", rows::epoch).await?,
-            };
-            if self.read_head().await?.version == version {
-                return Ok(persisted);
-            }
+        let mut snapshot = self.pool.begin().await?;
+        // SQLite's transactions are so anyway (<https://sqlite.org/isolation.html>).
+        if self.file.is_none() {
+            snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         }
-        Err(StoreError::Unavailable("the state changes faster than it can be read".to_owned()))
+        let row = query("SELECT version FROM meshseal_state WHERE id = 1").fetch_one(&mut *snapshot).await?;
+        Ok(Persisted {
+            version: unsigned(&row, "version")?,
+            keys: all(&mut snapshot, "SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
+            revoked: all(&mut snapshot, "SELECT * FROM meshseal_revoked", rows::revoked).await?,
+            epochs: all(&mut snapshot, "SELECT * FROM meshseal_epochs", rows::epoch).await?,
+        })
     }
 
     async fn write(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let version = next_version(&mut transaction, change, now_ms).await?;
-        for step in &change.keys {
-            change_key(&mut transaction, step, version).await?;
-        }
-        revoke(&mut transaction, &change.revoke).await?;
-        raise(&mut transaction, &change.epochs).await?;
-        if let Some(before) = change.prune_before {
-            query("DELETE FROM meshseal_revoked WHERE expires_at < $1")
-                .bind(signed(before))
-                .execute(&mut *transaction)
-                .await?;
-            query("DELETE FROM meshseal_epochs WHERE expires_at < $1")
-                .bind(signed(before))
-                .execute(&mut *transaction)
-                .await?;
-        }
+        let applied = change::apply(&mut transaction, change, now_ms).await?;
         transaction.commit().await?;
-        Ok(version)
+        Ok(applied)
     }
 }
 
-/// Takes the lock that orders all changes, and raises the version.
-async fn next_version(transaction: &mut AnyConnection, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
-    let sql = "UPDATE meshseal_state SET version = CASE WHEN version >= $1 THEN version + 1 ELSE $1 END,
-               rotation_requested = CASE WHEN $2 = 1 THEN NULL ELSE rotation_requested END
-               WHERE id = 1 AND ($3 < 0 OR version = $3) RETURNING version";
-    let update = query(sql).bind(signed(now_ms)).bind(i64::from(change.rotation_done));
-    let update = update.bind(change.expected_version.map_or(-1, signed));
-    let row = update.fetch_optional(transaction).await?.ok_or(StoreError::Conflict)?;
-    Ok(unsigned(&row, "version")?)
-}
-
-async fn change_key(transaction: &mut AnyConnection, step: &KeyChange, version: u64) -> Result<(), StoreError> {
-    match step {
-        KeyChange::Insert(key) => insert_key(transaction, key, version).await,
-        KeyChange::Enter { kid, state, since } => {
-            // A key that will not sign again has no private half any more (I26).
-            let sql = if state.may_sign() {
-                "UPDATE meshseal_keys SET state = $1, since = $2 WHERE kid = $3"
-            } else {
-                "UPDATE meshseal_keys SET state = $1, since = $2, sealed = NULL WHERE kid = $3"
-            };
-            let update = query(sql).bind(state.name()).bind(signed(*since)).bind(kid.clone());
-            Ok(update.execute(transaction).await.map(|_| ())?)
-        }
-        KeyChange::Delete { kid } => {
-            let delete = query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid.clone());
-            Ok(delete.execute(transaction).await.map(|_| ())?)
-        }
-    }
-}
-
-async fn insert_key(transaction: &mut AnyConnection, key: &KeyRecord, version: u64) -> Result<(), StoreError> {
-    let insert = query("INSERT INTO meshseal_keys VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
-        .bind(key.kid.clone())
-        .bind(key.purpose.name())
-        .bind(key.algorithm.name())
-        .bind(key.state.name())
-        .bind(signed(key.since))
-        .bind(signed(version))
-        .bind(key.public_jwk.clone())
-        .bind(key.sealed.clone());
-    Ok(insert.execute(transaction).await.map(|_| ())?)
+async fn all<T>(
+    connection: &mut AnyConnection,
+    sql: &'static str,
+    read: fn(&AnyRow) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    query(sql).fetch_all(connection).await?.iter().map(read).collect()
 }
 
 /// `($1, $2), ($3, $4), …`: the driver's own builder writes question marks, which PostgreSQL does not take.
-fn places(rows: usize, columns: usize) -> String {
+pub(super) fn places(rows: usize, columns: usize) -> String {
     let row = |row: usize| {
         let names: Vec<String> = (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
         format!("({})", names.join(", "))
     };
     (0..rows).map(row).collect::<Vec<_>>().join(", ")
-}
-
-async fn revoke(transaction: &mut AnyConnection, tokens: &[RevokedToken]) -> Result<(), StoreError> {
-    for chunk in tokens.chunks(ROWS_PER_STATEMENT) {
-        let places = places(chunk.len(), 2);
-        let sql = format!("INSERT INTO meshseal_revoked VALUES {places} ON CONFLICT (token_index) DO NOTHING");
-        let mut insert = query(AssertSqlSafe(sql));
-        for token in chunk {
-            insert = insert.bind(signed(token.index)).bind(signed(token.expires_at));
-        }
-        insert.execute(&mut *transaction).await?;
-    }
-    Ok(())
-}
-
-async fn raise(transaction: &mut AnyConnection, epochs: &[EpochRecord]) -> Result<(), StoreError> {
-    let sql = "INSERT INTO meshseal_epochs VALUES ($1, $2, $3, $4) ON CONFLICT (kind, name)
-               DO UPDATE SET before = excluded.before, expires_at = CASE
-                   WHEN excluded.expires_at > meshseal_epochs.expires_at THEN excluded.expires_at
-                   ELSE meshseal_epochs.expires_at END
-               WHERE excluded.before > meshseal_epochs.before";
-    for epoch in epochs {
-        let upsert = query(sql).bind(epoch.kind.name()).bind(epoch.name.clone());
-        upsert.bind(signed(epoch.before)).bind(signed(epoch.expires_at)).execute(&mut *transaction).await?;
-    }
-    Ok(())
 }
 
 #[async_trait]

@@ -30,21 +30,26 @@ async fn readyz(State(issuer): State<Arc<Issuer>>) -> Result<&'static str, Probl
     if !issuer.publisher.is_fresh() {
         return Err(Problem::unavailable("the database does not answer"));
     }
+    if !issuer.clock.read().is_sound() {
+        return Err(Problem::unavailable("the clock went back; if it is right now, restart the issuer"));
+    }
     if issuer.ending.is_cancelled() { Err(Problem::unavailable("shutting down")) } else { Ok("ready\n") }
 }
 
 async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
     let published = issuer.publisher.current();
-    let live = issuer.known_proxies().await;
+    let live = issuer.live_proxies().await;
     let trust = published.trust(&issuer.config.issuer);
     let gauges = Gauges {
         version: published.version(),
         keys: trust.map_or(0, |trust| trust.keys.len()),
         revoked: trust.map_or(0, |trust| trust.revoked.len()),
-        proxies: live.0.len(),
+        proxies: live.proxies.len(),
         proxies_current: live.holding(published.version()),
         polls_waiting: issuer.proxies.waiting(),
+        proxies_all_counted: live.all_known && !issuer.proxies.too_many(),
         fresh: issuer.publisher.is_fresh(),
+        clock_behind_s: issuer.clock.read().behind_ms.div_ceil(1_000),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], issuer.metrics.render(&gauges))
 }

@@ -68,7 +68,9 @@ pub(super) struct Gauges {
     pub(super) proxies: usize,
     pub(super) proxies_current: usize,
     pub(super) polls_waiting: u64,
+    pub(super) proxies_all_counted: bool,
     pub(super) fresh: bool,
+    pub(super) clock_behind_s: u64,
 }
 
 impl Metrics {
@@ -98,13 +100,23 @@ impl Metrics {
             family(&mut text, name, help, "counter", &samples);
         }
         let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let measured: [(&str, &str, u64); 7] = [
+        let measured: [(&str, &str, u64); 9] = [
             ("bundle_version", "Version of keys and revocations.", gauges.version),
             ("keys", "Published signing keys.", count(gauges.keys)),
             ("revoked_tokens", "Revoked tokens in the bundle.", count(gauges.revoked)),
             ("proxies", "Live proxy workers.", count(gauges.proxies)),
             ("proxies_current", "Live proxy workers with the present version.", count(gauges.proxies_current)),
             ("polls_waiting", "Polls being held by this replica.", gauges.polls_waiting),
+            (
+                "proxies_all_counted",
+                "1 while every proxy is known; else none counts as confirmed.",
+                u64::from(gauges.proxies_all_counted),
+            ),
+            (
+                "clock_skew_seconds",
+                "Seconds by which the machine's clock was put back; tokens wait.",
+                gauges.clock_behind_s,
+            ),
             ("database_fresh", "1 while the database answers.", u64::from(gauges.fresh)),
         ];
         for (name, help, value) in measured {

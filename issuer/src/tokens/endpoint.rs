@@ -50,11 +50,13 @@ async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResp
     let asked = GrantRequest::read(&request.form)?;
     let client = authenticate(issuer, &request.caller, &request.form)?;
     let grant = grant(&issuer.config, client, &asked)?;
+    let index = issuer.indices.next(&*issuer.store).await?;
+    // Nothing is waited for from here on: what signs, and what is revoked, is as of now.
     issuer.require_fresh()?;
+    issuer.require_clock()?;
     let published = issuer.publisher.current();
     let signer = published.token_signer.as_ref().ok_or(SignerError::Destroyed)?;
     let trust = published.trust(&issuer.config.issuer).ok_or(SignerError::Destroyed)?;
-    let index = issuer.indices.next(&*issuer.store).await?;
     let access_token = mint(signer, &issuer.config.issuer, trust, &grant, index, issuer.clock.now())?;
     Ok(TokenResponse { access_token, token_type: "Bearer", expires_in: grant.lifetime_s, scope: grant.scope })
 }

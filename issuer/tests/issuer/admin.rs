@@ -1,6 +1,10 @@
 //! `/admin/…`: who may, and what they see.
 
-use crate::support::{Harness, Proxy};
+use axum::body::Body;
+use axum::http::Request;
+use tower::ServiceExt as _;
+
+use crate::support::{Harness, Proxy, basic};
 
 #[tokio::test]
 async fn only_administrators_get_in() {
@@ -21,6 +25,15 @@ async fn only_administrators_get_in() {
     }
     harness.tick().await;
     assert_eq!(harness.active_kid(), kid);
+}
+
+#[tokio::test]
+async fn neither_listener_serves_what_the_other_does() {
+    let harness = Harness::new().await;
+    for (router, path) in [(&harness.router, "/admin/keys"), (&harness.admin, "/token"), (&harness.admin, "/bundle")] {
+        let request = Request::get(path).header("authorization", basic("operator")).body(Body::empty()).unwrap();
+        assert_eq!(router.clone().oneshot(request).await.unwrap().status(), 404, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -86,9 +86,16 @@ async fn whoever_waits_is_woken_by_the_next_change() {
             })
         })
         .collect();
-    while harness.issuer.proxies.waiting() < 50 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let all_wait = async {
+        loop {
+            let moved = harness.issuer.proxies.moved();
+            if harness.issuer.proxies.waiting() == 50 {
+                break;
+            }
+            moved.await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), all_wait).await.unwrap();
     harness.post_as("operator", "/revoke", "subject=x").await;
     for poll in polls {
         let answer = tokio::time::timeout(Duration::from_secs(5), poll).await.unwrap().unwrap();

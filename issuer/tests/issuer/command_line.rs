@@ -292,7 +292,9 @@ fn an_operator_lists_rotates_mints_and_revokes() {
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
     let ask = |client: &str, arguments: &[&str], input: &str| {
         let mut child = meshseal(folder.path());
-        child.args(arguments).args(["--client-id", client, "--url", &format!("http://{}", server.address)]);
+        child.args(arguments).args(["--client-id", client]);
+        child.env("MESHSEAL_URL", format!("http://{}", server.address));
+        child.env("MESHSEAL_ADMIN_URL", format!("http://{}", server.admin));
         child.env("MESHSEAL_CLIENT_SECRET", secret(client));
         let stdio = std::process::Stdio::piped;
         let mut child = child.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
@@ -320,6 +322,8 @@ fn an_operator_lists_rotates_mints_and_revokes() {
     assert_eq!(serde_json::from_str::<Value>(&receipt).unwrap()["confirmed"], 0);
     assert_eq!(ask("operator", &["revoke", "--subject", "checkout"], "").0, Some(0));
     assert_eq!(ask("operator", &["keys", "revoke", &kid], "").0, Some(0));
+    let (code, _, said) = ask("operator", &["keys", "list", "--admin-url", &format!("http://{}", server.address)], "");
+    assert_eq!((code, said.contains("404")), (Some(1), true), "not where everybody is served: {said}");
     let (code, _, said) = ask("checkout", &["keys", "list"], "");
     assert_eq!(code, Some(1));
     assert!(said.contains("not an administrator"), "{said}");

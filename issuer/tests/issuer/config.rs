@@ -22,6 +22,7 @@ fn paths(text: &str) -> Vec<String> {
 fn nothing_written_means_safe_defaults() {
     let config = Config::default_settings();
     assert_eq!((config.issuer.as_str(), config.listen.as_str()), ("http://127.0.0.1:8080", "127.0.0.1:8080"));
+    assert_eq!(config.admin_listen, "127.0.0.1:8081");
     assert_eq!((config.clients.len(), config.services.len()), (0, 0));
     assert_eq!((config.keys.algorithm, config.tokens.lifetime_s), (Algorithm::EdDsa, 300));
     for empty in ["", "# only a comment\n", "{}", "null"] {
@@ -122,6 +123,16 @@ fn issuer_identifiers_are_https_and_bare() {
         assert!(!issuer(bad), "{bad}");
     }
     assert_eq!(paths("listen: 0.0.0.0:8080"), ["issuer"], "who listens to the world must say what it is called");
+}
+
+#[test]
+fn operators_have_a_port_of_their_own() {
+    let admin = |text: &str| from_yaml(text).unwrap().admin_listen;
+    assert_eq!(admin("issuer: https://i.example\nlisten: 0.0.0.0:9000"), "127.0.0.1:9001", "nobody else's business");
+    assert_eq!(admin("listen: 127.0.0.1:0"), "127.0.0.1:0");
+    assert_eq!(admin("admin: { listen: '[::1]:7' }"), "[::1]:7");
+    assert_eq!(paths("admin: { listen: 127.0.0.1:8080 }"), ["admin.listen"]);
+    assert_eq!(paths("admin: { listen: here, port: 1 }"), ["admin.port", "admin.listen"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ async fn sqlite(path: &Path, statements: &str) {
     // A store that was dropped lets go of the file a moment later.
     while let Err(error) = connection.execute(AssertSqlSafe(statements.to_owned())).await {
         assert!(error.to_string().contains("locked"), "{error}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
     }
     connection.close().await.unwrap();
 }

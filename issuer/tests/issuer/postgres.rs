@@ -48,7 +48,7 @@ async fn a_server_that_goes_away_and_comes_back_loses_no_revocation() {
     let issuer =
         meshseal_issuer::issuer::Issuer::start(config(), clock.clone(), store, crate::support::master()).await.unwrap();
     let issuer = std::sync::Arc::new(issuer);
-    let harness = Harness { router: meshseal_issuer::app(issuer.clone()), issuer, clock, database: Database::sqlite() };
+    let harness = Harness::serving(issuer, clock, Database::sqlite());
     let (revoked, lost) = (harness.token().await, harness.token().await);
     let revoke = |token: &str| format!("token={token}");
     assert_eq!(harness.post_as("checkout", "/revoke", &revoke(&revoked)).await.status, 200);

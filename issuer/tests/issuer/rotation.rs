@@ -158,10 +158,13 @@ async fn a_confirmation_to_one_replica_counts_for_the_other() {
     let (active, standby) = (leader.active_kid(), leader.next_kid());
     other.tick().await;
     ask(&other).await;
+    // Other replicas' sightings are looked up now and then.
+    leader.advance(1).await;
     leader.tick().await;
     assert_eq!(leader.active_kid(), active, "known through the database: it has not confirmed");
     proxy.confirm(&other).await;
     other.tick().await;
+    leader.advance(1).await;
     leader.tick().await;
     assert_eq!(leader.active_kid(), standby);
 }

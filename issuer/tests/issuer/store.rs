@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use meshseal_issuer::bundle::ProxyRecord;
 use meshseal_issuer::keys::{Algorithm, KeyChange, KeyRecord, KeyState, Purpose};
-use meshseal_issuer::revocation::{EpochKind, EpochRecord, RevokedToken};
+use meshseal_issuer::revocation::{EpochKind, EpochRecord, Full, RevokedToken, Revoker};
 use meshseal_issuer::store::{Change, StoreError};
 
 use crate::support::database::{Database, on_both};
@@ -19,6 +19,11 @@ on_both! {
     nobody_gets_an_index_twice
     one_replica_leads_until_its_time_is_over
     epochs_only_rise_and_dead_entries_go
+    of_two_expiries_the_later_is_kept
+    revoking_again_changes_nothing
+    the_last_room_goes_to_one_of_two_replicas
+    a_client_has_its_share_and_administrators_the_rest
+    what_is_read_is_of_one_moment
     a_late_sighting_of_a_proxy_does_not_undo_a_newer_one
     a_constant_keeps_its_first_value
     a_rotation_is_asked_for_once_and_done_once
@@ -52,6 +57,11 @@ fn enter(kid: &str, state: KeyState) -> KeyChange {
 
 fn epoch(name: &str, before: u64) -> EpochRecord {
     EpochRecord { kind: EpochKind::Subject, name: name.into(), before, expires_at: before + 100 }
+}
+
+fn revoke(indices: &[u64], expires_at: u64, revoker: Revoker) -> Change {
+    let revoke = indices.iter().map(|index| RevokedToken { index: *index, expires_at }).collect();
+    Change { revoke, revoker, ..Change::default() }
 }
 
 async fn versions_follow_the_clock_and_never_stand_still(database: Arc<Database>) {
@@ -145,6 +155,92 @@ async fn epochs_only_rise_and_dead_entries_go(database: Arc<Database>) {
     store.commit(&prune(1_002), NOW_MS).await.unwrap();
     let kept = store.load().await.unwrap();
     assert_eq!((kept.epochs.len(), kept.revoked.len()), (0, 0));
+}
+
+async fn of_two_expiries_the_later_is_kept(database: Arc<Database>) {
+    let store = database.open().await;
+    for (before, expires_at) in [(900, 2_000), (950, 1_500), (100, 3_000)] {
+        let epochs = vec![EpochRecord { expires_at, ..epoch("alice", before) }];
+        store.commit(&Change { epochs, ..Change::default() }, NOW_MS).await.unwrap();
+    }
+    for expires_at in [1_000, 3_000, 2_000] {
+        store.commit(&revoke(&[1], expires_at, Revoker::default()), NOW_MS).await.unwrap();
+    }
+    let kept = store.load().await.unwrap();
+    assert_eq!(kept.epochs, [EpochRecord { expires_at: 3_000, ..epoch("alice", 950) }]);
+    assert_eq!(kept.revoked, [RevokedToken { index: 1, expires_at: 3_000 }]);
+}
+
+async fn revoking_again_changes_nothing(database: Arc<Database>) {
+    let store = database.open().await;
+    let both = Change { epochs: vec![epoch("alice", 900)], ..revoke(&[1, 2], 1_000, Revoker::default()) };
+    let version = store.commit(&both, NOW_MS).await.unwrap();
+    let earlier = Change { epochs: vec![epoch("alice", 800)], ..revoke(&[2], 900, Revoker::default()) };
+    for change in [&both, &earlier] {
+        assert_eq!(store.commit(change, NOW_MS + 5).await.unwrap(), version, "the version that has it");
+    }
+    assert_eq!(store.head().await.unwrap().version, version);
+    let more = revoke(&[2, 3], 1_000, Revoker::default());
+    assert_eq!(store.commit(&more, NOW_MS + 5).await.unwrap(), NOW_MS + 5);
+}
+
+async fn the_last_room_goes_to_one_of_two_replicas(database: Arc<Database>) {
+    let (one, other) = (database.open().await, database.open().await);
+    let named = |name: u64| epoch(&format!("{name:0>2000}"), 900);
+    // The budget, three quarters of which become base64, takes 731 names of that length.
+    let stuffing = Change { epochs: (0..730).map(named).collect(), ..Change::default() };
+    one.commit(&stuffing, NOW_MS).await.unwrap();
+    let [a, b] = [1_000, 1_001].map(|name| Change { epochs: vec![named(name)], ..Change::default() });
+    let (a, b) = tokio::join!(one.commit(&a, NOW_MS), other.commit(&b, NOW_MS));
+    let full = Err(StoreError::Full(Full::Proxies));
+    assert!((a.is_ok() && b == full) || (b.is_ok() && a == full), "{a:?} {b:?}");
+    assert_eq!(one.load().await.unwrap().epochs.len(), 731, "what did not fit is not there");
+}
+
+async fn a_client_has_its_share_and_administrators_the_rest(database: Arc<Database>) {
+    let (one, other) = (database.open().await, database.open().await);
+    let by = |client: &str, most| Revoker { client: client.into(), most };
+    let asked = (0..10).map(|index| {
+        let (store, change) = (if index % 2 == 0 { &one } else { &other }, revoke(&[index], 9, by("a", Some(3))));
+        let store = store.clone();
+        tokio::spawn(async move { store.commit(&change, NOW_MS).await })
+    });
+    let mut refused = 0;
+    for answer in asked.collect::<Vec<_>>() {
+        match answer.await.unwrap() {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error, StoreError::Full(Full::Client));
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((refused, one.load().await.unwrap().revoked.len()), (7, 3));
+    let kept = one.load().await.unwrap().revoked[0].index;
+    one.commit(&revoke(&[kept], 10, by("a", Some(3))), NOW_MS).await.expect("one that is there takes no room");
+    one.commit(&revoke(&[77], 9, by("b", Some(3))), NOW_MS).await.expect("another's share");
+    one.commit(&revoke(&[78], 9, by("a", None)), NOW_MS).await.expect("an administrator has no share");
+}
+
+async fn what_is_read_is_of_one_moment(database: Arc<Database>) {
+    const LAST: u64 = 150;
+    let (writing, reading) = (database.open().await, database.open().await);
+    let writer = tokio::spawn(async move {
+        for at in 1..=LAST {
+            // As long ago, versions only count.
+            assert_eq!(
+                writing.commit(&Change { epochs: vec![epoch("alice", at)], ..Change::default() }, 0).await,
+                Ok(at)
+            );
+        }
+    });
+    let mut version = 0;
+    while version < LAST {
+        let kept = reading.load().await.unwrap();
+        assert_eq!(kept.epochs.first().map_or(0, |epoch| epoch.before), kept.version);
+        version = kept.version;
+    }
+    writer.await.unwrap();
 }
 
 async fn a_late_sighting_of_a_proxy_does_not_undo_a_newer_one(database: Arc<Database>) {

@@ -3,6 +3,7 @@
 pub(crate) mod database;
 pub(crate) mod process;
 pub(crate) mod signing;
+pub(crate) mod store;
 
 use std::sync::Arc;
 
@@ -11,17 +12,19 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use meshseal_core::keys::KeySet;
 use meshseal_core::trust::{Accepted, Trust};
-use meshseal_issuer::app;
 use meshseal_issuer::background::write_down_once;
 use meshseal_issuer::clients::SecretHash;
 use meshseal_issuer::clock::FixedClock;
 use meshseal_issuer::config::{Config, from_yaml};
 use meshseal_issuer::issuer::Issuer;
 use meshseal_issuer::keys::{KeyRecord, KeyState, MasterKey, Purpose};
+use meshseal_issuer::store::Store;
+use meshseal_issuer::{admin_app, app};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
 use database::Database;
+use store::Fickle;
 
 pub(crate) const NOW: u64 = 1_900_000_000;
 pub(crate) const ISSUER: &str = "https://issuer.example";
@@ -83,6 +86,7 @@ pub(crate) struct Harness {
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) clock: Arc<FixedClock>,
     pub(crate) router: Router,
+    pub(crate) admin: Router,
     pub(crate) database: Arc<Database>,
 }
 
@@ -125,8 +129,23 @@ impl Harness {
     /// A replica on a database that others may be on already.
     pub(crate) async fn at(database: Arc<Database>, config: Config, clock: Arc<FixedClock>) -> Self {
         let store = database.open().await;
+        Self::over(store, database, config, clock).await
+    }
+
+    /// Behind a database that does as it is told.
+    pub(crate) async fn fickle() -> (Self, Arc<Fickle>) {
+        let database = Database::sqlite();
+        let store = Fickle::before(database.open().await);
+        (Self::over(store.clone(), database, config(), Arc::new(FixedClock::at(NOW))).await, store)
+    }
+
+    async fn over(store: Arc<dyn Store>, database: Arc<Database>, config: Config, clock: Arc<FixedClock>) -> Self {
         let issuer = Arc::new(Issuer::start(config, clock.clone(), store, master()).await.unwrap());
-        Self { router: app(issuer.clone()), issuer, clock, database }
+        Self::serving(issuer, clock, database)
+    }
+
+    pub(crate) fn serving(issuer: Arc<Issuer>, clock: Arc<FixedClock>, database: Arc<Database>) -> Self {
+        Self { router: app(issuer.clone()), admin: admin_app(issuer.clone()), issuer, clock, database }
     }
 
     /// The same database, clock and configuration after a restart.
@@ -135,7 +154,8 @@ impl Harness {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        let router = if request.uri().path().starts_with("/admin/") { &self.admin } else { &self.router };
+        let response = router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
         Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }

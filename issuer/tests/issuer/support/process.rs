@@ -36,6 +36,8 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
+    /// For operators.
+    pub(crate) admin: String,
 }
 
 impl Server {
@@ -47,14 +49,20 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some(address) = line.trim().strip_prefix("listening on http://") else {
-            let mut log = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-            panic!("{line:?} {log}");
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut address = |before: &str| {
+            let mut line = String::new();
+            said.read_line(&mut line).unwrap();
+            line.trim().strip_prefix(before).map(str::to_owned).ok_or(line)
         };
-        Self { address: address.to_owned(), child }
+        match (address("listening on http://"), address("administration on http://")) {
+            (Ok(address), Ok(admin)) => Self { address, admin, child },
+            other => {
+                let mut log = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+                panic!("{other:?} {log}");
+            }
+        }
     }
 
     pub(crate) fn signal(&self, name: &str) {

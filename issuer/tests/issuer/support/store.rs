@@ -1,0 +1,99 @@
+//! A database that fails, waits and counts as told.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+
+use async_trait::async_trait;
+use meshseal_issuer::bundle::ProxyRecord;
+use meshseal_issuer::store::{Change, Head, Persisted, Store, StoreError};
+use tokio::sync::Semaphore;
+
+/// A store in front of another one.
+pub(crate) struct Fickle {
+    inner: Arc<dyn Store>,
+    /// Whether it can tell what other replicas' proxies have.
+    pub(crate) proxies_fail: AtomicBool,
+    /// How often it was asked for those.
+    pub(crate) proxies_asked: AtomicU32,
+    /// How often it was asked for the head.
+    pub(crate) heads_asked: AtomicU32,
+    /// How many more leases of indices may go through.
+    pub(crate) leases: Semaphore,
+    /// How many more looks at the head may.
+    pub(crate) heads: Semaphore,
+    /// How many more changes come too late.
+    pub(crate) conflicts: AtomicU32,
+}
+
+impl Fickle {
+    pub(crate) fn before(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            proxies_fail: AtomicBool::new(false),
+            proxies_asked: AtomicU32::new(0),
+            heads_asked: AtomicU32::new(0),
+            leases: Semaphore::new(Semaphore::MAX_PERMITS),
+            heads: Semaphore::new(Semaphore::MAX_PERMITS),
+            conflicts: AtomicU32::new(0),
+        })
+    }
+
+    /// Lets nothing through until permits are added.
+    pub(crate) fn close(gate: &Semaphore) {
+        gate.forget_permits(usize::MAX);
+    }
+}
+
+#[async_trait]
+impl Store for Fickle {
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.heads_asked.fetch_add(1, SeqCst);
+        self.heads.acquire().await.unwrap().forget();
+        self.inner.head().await
+    }
+
+    async fn load(&self) -> Result<Persisted, StoreError> {
+        self.inner.load().await
+    }
+
+    async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
+        if self.conflicts.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(StoreError::Conflict);
+        }
+        self.inner.commit(change, now_ms).await
+    }
+
+    async fn request_rotation(&self, now: u64) -> Result<(), StoreError> {
+        self.inner.request_rotation(now).await
+    }
+
+    async fn lease_indices(&self, count: u64) -> Result<Range<u64>, StoreError> {
+        self.leases.acquire().await.unwrap().forget();
+        self.inner.lease_indices(count).await
+    }
+
+    async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {
+        self.inner.lead(replica, now, until).await
+    }
+
+    async fn save_proxies(&self, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
+        self.inner.save_proxies(proxies).await
+    }
+
+    async fn proxies(&self, since: u64) -> Result<Vec<ProxyRecord>, StoreError> {
+        self.proxies_asked.fetch_add(1, SeqCst);
+        if self.proxies_fail.load(SeqCst) {
+            return Err(StoreError::Unavailable("told to".into()));
+        }
+        self.inner.proxies(since).await
+    }
+
+    async fn forget_proxies(&self, before: u64) -> Result<(), StoreError> {
+        self.inner.forget_proxies(before).await
+    }
+
+    async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError> {
+        self.inner.constant(name, value).await
+    }
+}
