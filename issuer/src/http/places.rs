@@ -66,11 +66,10 @@ impl Places {
 
 /// One host has a whole /64 of IPv6 (RFC 4291 §2.5.4).
 fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into()
-        }
-        address => address,
+    let address = address.to_canonical();
+    match address {
+        IpAddr::V6(host) if !host.is_loopback() => Ipv6Addr::from_bits(host.to_bits() & (u128::MAX << 64)).into(),
+        IpAddr::V4(_) | IpAddr::V6(_) => address,
     }
 }
 

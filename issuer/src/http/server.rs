@@ -90,7 +90,7 @@ pub async fn serve(listener: TcpListener, router: Router, places: Arc<Places>, e
 async fn silent(seat: &Seat) {
     tokio::time::sleep(FIRST_HEAD_PATIENCE).await;
     if seat.is_used() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

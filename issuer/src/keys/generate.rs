@@ -97,7 +97,9 @@ mod tests {
         let master = MasterKey::from_base64(&STANDARD.encode([7; 32]), "test").unwrap();
         let one = generate(Purpose::Token, Algorithm::EdDsa, KeyState::Active, 1, &master).unwrap();
         let two = generate(Purpose::Token, Algorithm::EdDsa, KeyState::Active, 1, &master).unwrap();
-        let swapped = KeyRecord { sealed: two.sealed, ..one };
+        let swapped = KeyRecord { sealed: two.sealed, ..one.clone() };
         assert_eq!(Signer::open(&swapped, &master).err(), Some(crate::keys::SignerError::Sealed));
+        let published = KeyRecord { public_jwk: two.public_jwk, ..one };
+        assert_eq!(Signer::open(&published, &master).err(), Some(crate::keys::SignerError::SelfTest));
     }
 }

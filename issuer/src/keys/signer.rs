@@ -1,9 +1,11 @@
 //! A private key in memory, ready to sign. The library wipes it when it is dropped.
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair, UnparsedPublicKey};
+use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use meshseal_core::keys::KeySet;
+use meshseal_core::validate::signature_only;
 
 use super::{Algorithm, KeyRecord, MasterKey};
 
@@ -19,7 +21,7 @@ pub enum SignerError {
     /// Not a key of its algorithm.
     #[error("the private half is not a key of its algorithm")]
     Malformed,
-    /// It signs, but what it signs does not verify.
+    /// It signs, but what it signs does not verify under its public half.
     #[error("the key failed its self-test")]
     SelfTest,
     /// The library refused to sign.
@@ -44,45 +46,34 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Opens a kept key and tests that what it signs verifies (I27).
+    /// Opens a kept key and tests that what it signs verifies under the public half that is published (I27).
     ///
     /// # Errors
     /// [`SignerError`].
     pub fn open(record: &KeyRecord, master: &MasterKey) -> Result<Self, SignerError> {
         let sealed = record.sealed.as_ref().ok_or(SignerError::Destroyed)?;
         let pkcs8 = master.open(&record.kid, sealed).ok_or(SignerError::Sealed)?;
-        Self::from_pkcs8(record.kid.clone(), record.algorithm, &pkcs8)
-    }
-
-    /// Reads a PKCS#8 document and tests that what it signs verifies.
-    ///
-    /// # Errors
-    /// [`SignerError`].
-    pub fn from_pkcs8(kid: String, algorithm: Algorithm, pkcs8: &[u8]) -> Result<Self, SignerError> {
-        let private = match algorithm {
-            Algorithm::EdDsa => Ed25519KeyPair::from_pkcs8(pkcs8).map(Private::EdDsa),
+        let private = match record.algorithm {
+            Algorithm::EdDsa => Ed25519KeyPair::from_pkcs8(&pkcs8).map(Private::EdDsa),
             Algorithm::Es256 => {
-                EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map(Private::Es256)
+                EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map(Private::Es256)
             }
-            Algorithm::Rs256 => RsaKeyPair::from_pkcs8(pkcs8).map(Private::Rs256),
+            Algorithm::Rs256 => RsaKeyPair::from_pkcs8(&pkcs8).map(Private::Rs256),
         };
+        let (kid, algorithm) = (record.kid.clone(), record.algorithm);
         let header = format!(r#"{{"alg":"{}","kid":"{kid}","typ":"at+jwt"}}"#, algorithm.name());
         let token_header = URL_SAFE_NO_PAD.encode(header) + ".";
         let private = private.map_err(|_| SignerError::Malformed)?;
         let signer = Self { kid, algorithm, private, random: SystemRandom::new(), token_header };
-        signer.self_test()?;
+        signer.self_test(&record.public_jwk)?;
         Ok(signer)
     }
 
-    fn self_test(&self) -> Result<(), SignerError> {
-        let message = b"meshseal self-test";
-        let signature = self.sign(message)?;
-        let (algorithm, public): (&'static dyn signature::VerificationAlgorithm, &[u8]) = match &self.private {
-            Private::EdDsa(pair) => (&signature::ED25519, pair.public_key().as_ref()),
-            Private::Es256(pair) => (&signature::ECDSA_P256_SHA256_FIXED, pair.public_key().as_ref()),
-            Private::Rs256(pair) => (&signature::RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref()),
-        };
-        UnparsedPublicKey::new(algorithm, public).verify(message, &signature).map_err(|_| SignerError::SelfTest)
+    fn self_test(&self, public_jwk: &str) -> Result<(), SignerError> {
+        let token = self.token(b"{}")?;
+        let keys = KeySet::from_config(&format!(r#"{{"keys":[{public_jwk}]}}"#), &[self.algorithm.core()], false);
+        let verified = keys.is_ok_and(|keys| signature_only(&token, &keys).is_ok());
+        if verified { Ok(()) } else { Err(SignerError::SelfTest) }
     }
 
     /// The key id.

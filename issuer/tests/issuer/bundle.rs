@@ -115,6 +115,17 @@ async fn a_wait_ends_with_a_heartbeat() {
 }
 
 #[tokio::test]
+async fn a_wait_during_which_the_database_went_away_ends_without_a_heartbeat() {
+    let harness = Arc::new(Harness::new().await);
+    let waiting = harness.clone();
+    tokio::time::pause();
+    let poll = tokio::spawn(async move { waiting.get(&format!("/bundle?have={}&wait=25", waiting.version())).await });
+    tokio::task::yield_now().await;
+    harness.clock.advance(6);
+    assert_eq!(poll.await.unwrap().status, 503, "what it has may be old");
+}
+
+#[tokio::test]
 async fn the_end_answers_whoever_waits() {
     let harness = Arc::new(Harness::new().await);
     let waiting = harness.clone();

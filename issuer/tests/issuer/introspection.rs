@@ -1,5 +1,8 @@
 //! `POST /introspect`: RFC 7662, rule I22.
 
+use meshseal_issuer::revocation::{EpochKind, EpochRecord};
+use meshseal_issuer::store::Change;
+
 use crate::support::{Harness, NOW};
 
 async fn introspect(harness: &Harness, client: &str, token: &str) -> serde_json::Value {
@@ -51,4 +54,15 @@ async fn without_proof_nothing_is_told() {
     let token = harness.token().await;
     assert_eq!(harness.post("/introspect", &format!("token={token}")).await.error(), (401, "invalid_client".into()));
     assert_eq!(harness.post_as("checkout", "/introspect", "").await.error(), (400, "invalid_request".into()));
+}
+
+#[tokio::test]
+async fn a_token_of_a_key_that_is_revoked_is_dead_even_while_the_key_is_published() {
+    let harness = Harness::new().await;
+    let token = harness.token().await;
+    let (kind, name) = (EpochKind::Kid, harness.active_kid());
+    let epochs = vec![EpochRecord { kind, name, before: NOW + 1, expires_at: NOW + 900 }];
+    harness.issuer.publisher.commit(&Change { epochs, ..Change::default() }).await.unwrap();
+    assert!(harness.get("/jwks").await.text.contains(&harness.active_kid()));
+    assert!(!harness.is_active(&token).await);
 }

@@ -63,6 +63,13 @@ async fn scopes_are_the_clients_and_the_services() {
         let answer = harness.post_as("checkout", "/token", &format!("{GRANT}&resource=orders&scope={scope}")).await;
         assert_eq!(answer.error(), (400, "invalid_scope".into()), "{scope}");
     }
+    assert_eq!(
+        decode(&harness.token_for("stock", "").await).1["scope"],
+        "orders.read",
+        "not all that the service knows"
+    );
+    let others = harness.post_as("stock", "/token", &format!("{GRANT}&scope=orders.write")).await;
+    assert_eq!(others.error(), (400, "invalid_scope".into()), "known to the service, not given to the client");
 }
 
 #[tokio::test]
