@@ -32,6 +32,8 @@ pub(crate) struct Active {
     pub(crate) verdicts: RefCell<Verdicts<Admitted, RandomState>>,
     /// Algorithms whose signatures the host verifies; none before it was asked, which takes a millisecond and waits for a tick.
     pub(crate) hosted: Option<Hosted>,
+    /// The generation of `trust` whose keys have their tables, or will.
+    pub(crate) tables_of: Option<u64>,
     pub(crate) metrics: Metrics,
     pub(crate) me: Identity,
     pub(crate) bundle: BundleSync,
@@ -64,6 +66,7 @@ impl Active {
             places: Places::of(&policy),
             sanitized,
             hosted: None,
+            tables_of: None,
             verdicts: RefCell::new(Verdicts::new(RandomState::new())),
             metrics,
             me: Identity::new(host),

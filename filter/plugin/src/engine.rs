@@ -19,7 +19,7 @@ use crate::sync::{Finished, Heard};
 use crate::verify::Hosted;
 pub use crate::waiters::Ticket;
 use crate::waiters::{self, Source, Waiters};
-use crate::{locate, log};
+use crate::{locate, log, verify};
 
 /// The longest that the root context sleeps: gauges are this old at the most, in seconds.
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -46,12 +46,14 @@ pub struct Engine<H> {
     waiters: Waiters,
     tick: Option<Duration>,
     level: Level,
+    /// Whether tables are being built, a little at every tick.
+    growing: bool,
 }
 
 impl<H: Host> Engine<H> {
     /// An engine that refuses everything until it is configured (V28).
     pub fn new(host: H, root: u32) -> Self {
-        Self { host, root, active: None, waiters: Waiters::default(), tick: None, level: Level::Info }
+        Self { host, root, active: None, waiters: Waiters::default(), tick: None, level: Level::Info, growing: false }
     }
 
     /// Takes a plugin configuration of `size` bytes into force. False, with every mistake in the log, if it is not one: then
@@ -142,6 +144,12 @@ impl<H: Host> Engine<H> {
         if active.hosted.is_none() && active.policy.host_verification() {
             active.hosted = Some(Hosted::proven(&self.host));
         }
+        let generation = active.trust.try_borrow().map_or(0, |trust| trust.generation());
+        if active.tables_of != Some(generation) {
+            active.tables_of = Some(generation);
+            verify::keep_tables(active.hosted.as_ref());
+        }
+        self.growing = verify::tables::grow();
     }
 
     /// A call has finished, on the root context.
@@ -210,7 +218,8 @@ impl<H: Host> Engine<H> {
         let due = bundle.and_then(|active| active.bundle.due()).into_iter();
         let due = due.chain(self.active.as_ref().and_then(|active| active.jwks.due())).min();
         let wait = due.map_or(IDLE_TICK, |due| due.saturating_sub(now).clamp(waiters::TICK, IDLE_TICK));
-        self.set_tick(if self.waiters.is_empty() { wait } else { waiters::TICK });
+        let wait = if self.growing { SOON } else { wait };
+        self.set_tick(if self.waiters.is_empty() { wait } else { wait.min(waiters::TICK) });
     }
 
     fn set_tick(&mut self, period: Duration) {

@@ -7,9 +7,13 @@
 use meshseal_core::alg::Alg;
 use meshseal_core::json::{Budget, Document, Value};
 use meshseal_core::keys::{Key, KeySet};
-use meshseal_core::{Portable, SignatureVerifier, base64url, der};
+use meshseal_core::{KeyTables, SignatureVerifier, base64url, der};
 
 use crate::host::{Host, HostSignature};
+
+use crate::registry;
+
+pub(crate) mod tables;
 
 /// Signed with keys that were thrown away: a text, and for each algorithm a key and its signature of the text.
 const KNOWN_ANSWERS: &str = include_str!("known_answers.json");
@@ -65,7 +69,32 @@ fn ask(host: &impl Host, key: &Key, text: &[u8], signature: &[u8]) -> Option<boo
     host.verify_signature(&HostSignature { hash, spki: key.spki()?, signature, text })
 }
 
-/// Verifies with the host's help.
+/// Who is asked for which key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Host,
+    Tables,
+}
+
+/// What is cheapest in Envoy (docs/performance.md): tables for the curves that have them within the module's means, the host for
+/// the rest. Until a key's tables are built, the host does it if it can.
+fn by(hosted: Option<&Hosted>, tables: &KeyTables, key: &Key) -> By {
+    let hosted = hosted.is_some_and(|hosted| hosted.covers(key.alg()));
+    if hosted && !(prefers_tables(key.alg()) && tables.is_ready(key)) { By::Host } else { By::Tables }
+}
+
+/// Whether tables beat the host.
+fn prefers_tables(alg: Alg) -> bool {
+    matches!(alg, Alg::Es256 | Alg::EdDsa)
+}
+
+/// Sees to it that the keys in force have the tables that they are verified with.
+pub(crate) fn keep_tables(hosted: Option<&Hosted>) {
+    let hosted = hosted.filter(|_| registry::all_let_the_host_verify());
+    tables::keep(|key| prefers_tables(key.alg()) || !hosted.is_some_and(|hosted| hosted.covers(key.alg())));
+}
+
+/// Verifies with the help of the host and of tables.
 pub(crate) struct Verifier<'v, H> {
     pub(crate) host: &'v H,
     pub(crate) hosted: Option<&'v Hosted>,
@@ -73,9 +102,13 @@ pub(crate) struct Verifier<'v, H> {
 
 impl<H: Host> SignatureVerifier for Verifier<'_, H> {
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
-        let covered = self.hosted.is_some_and(|hosted| hosted.covers(key.alg()));
-        let asked = if covered { ask(self.host, key, message, signature) } else { None };
-        asked.unwrap_or_else(|| Portable.verify(key, message, signature))
+        tables::with(|tables| {
+            let asked = match by(self.hosted, tables, key) {
+                By::Host => ask(self.host, key, message, signature),
+                By::Tables => None,
+            };
+            asked.unwrap_or_else(|| tables.verify(key, message, signature))
+        })
     }
 }
 

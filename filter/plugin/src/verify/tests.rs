@@ -1,5 +1,6 @@
 use super::*;
 use crate::host::fake::FakeHost;
+use meshseal_core::Portable;
 
 /// The known answers as the proxy sees them: (SPKI, signature), good ones only.
 fn good_ones() -> Vec<(Vec<u8>, Vec<u8>)> {
