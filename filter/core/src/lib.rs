@@ -39,4 +39,4 @@ pub mod validate;
 #[cfg(test)]
 mod testing;
 
-pub use crypto::{Portable, SignatureVerifier};
+pub use crypto::{KeyTables, Portable, SignatureVerifier};
