@@ -10,7 +10,7 @@ use jwt_compact::jwk::JsonWebKey;
 use sha2::{Digest as _, Sha256};
 
 use crate::alg::{Alg, Family};
-use crate::crypto::{RsaKey, RsaProblem, Secret};
+use crate::crypto::{EcKey, P256, P384, P521, RsaKey, RsaProblem, Secret};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 use crate::{base64url, der, limits};
@@ -21,11 +21,11 @@ pub enum PublicKey {
     /// RSA of 2048 to [`limits::MAX_RSA_BITS`] bits.
     Rsa(RsaKey),
     /// A point of P-256.
-    P256(p256::ecdsa::VerifyingKey),
+    P256(EcKey<P256>),
     /// A point of P-384.
-    P384(p384::ecdsa::VerifyingKey),
+    P384(EcKey<P384>),
     /// A point of P-521.
-    P521(p521::ecdsa::VerifyingKey),
+    P521(EcKey<P521>),
     /// A point of Ed25519.
     Ed25519(ed25519_dalek::VerifyingKey),
     /// A shared secret, from configuration only.
@@ -273,9 +273,9 @@ fn read_key(jwk: Value<'_>, allowed: &[Alg], symmetric_ok: bool) -> Result<Key, 
     let alg = bound_alg(jwk, family, allowed)?;
     let public = match family {
         Family::Rsa => read_rsa(jwk)?,
-        Family::P256 => PublicKey::P256(point(jwk, 32, p256::ecdsa::VerifyingKey::from_sec1_bytes)?),
-        Family::P384 => PublicKey::P384(point(jwk, 48, p384::ecdsa::VerifyingKey::from_sec1_bytes)?),
-        Family::P521 => PublicKey::P521(point(jwk, 66, p521::ecdsa::VerifyingKey::from_sec1_bytes)?),
+        Family::P256 => PublicKey::P256(point(jwk, 32, EcKey::new)?),
+        Family::P384 => PublicKey::P384(point(jwk, 48, EcKey::new)?),
+        Family::P521 => PublicKey::P521(point(jwk, 66, EcKey::new)?),
         Family::Ed25519 => read_ed25519(jwk)?,
         Family::Oct => read_secret(jwk, alg)?,
     };
@@ -396,20 +396,17 @@ fn read_rsa(jwk: Value<'_>) -> Result<PublicKey, Unusable> {
     Ok(PublicKey::Rsa(key))
 }
 
-/// An uncompressed SEC 1 point; the crate refuses one that is not on the curve.
-fn point<K, E>(jwk: Value<'_>, coordinate: usize, read: fn(&[u8]) -> Result<K, E>) -> Result<K, Unusable> {
-    let mut sec1 = alloc::vec![4];
-    for member in ["x", "y"] {
+/// A point in affine coordinates, and on the curve.
+fn point<K>(jwk: Value<'_>, length: usize, read: fn(&[u8], &[u8]) -> Option<K>) -> Result<K, Unusable> {
+    let coordinate = |member: &'static str| {
         let bytes = bytes(jwk, member)?;
-        if bytes.len() != coordinate {
-            return Err(wrong(
-                member,
-                format!("{} bytes; this curve's coordinates have {coordinate} (RFC 7518 §6.2.1.2)", bytes.len()),
-            ));
+        if bytes.len() == length {
+            return Ok(bytes);
         }
-        sec1.extend_from_slice(&bytes);
-    }
-    read(&sec1).map_err(|_| wrong("x", "not a point on the curve"))
+        let told = format!("{} bytes; this curve's coordinates have {length} (RFC 7518 §6.2.1.2)", bytes.len());
+        Err(wrong(member, told))
+    };
+    read(&coordinate("x")?, &coordinate("y")?).ok_or_else(|| wrong("x", "not a point on the curve"))
 }
 
 fn read_ed25519(jwk: Value<'_>) -> Result<PublicKey, Unusable> {

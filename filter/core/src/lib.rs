@@ -41,4 +41,4 @@ pub mod validate;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use crypto::{Portable, SignatureVerifier};
+pub use crypto::{KeyTables, Portable, SignatureVerifier};

@@ -70,3 +70,11 @@ pub const MAX_CACHED_REFUSALS: usize = 256;
 
 /// Most bytes held for tokens with a bad signature.
 pub const MAX_CACHED_REFUSAL_BYTES: usize = 512 * 1024;
+
+/// Most bytes of tables for the keys of a worker: a generator's and ten keys' at full size ([`MAX_TABLE_BYTES`]), about a quarter of
+/// the memory that a worker may take. More keys share it, in smaller tables.
+pub const MAX_TABLES_BYTES: usize = 11 * MAX_TABLE_BYTES;
+
+/// Most bytes of one table: P-256 with the widest windows takes 289 KiB, Ed25519 with the next 278 KiB. Twice as much would save
+/// a tenth of a verification.
+pub const MAX_TABLE_BYTES: usize = 300 * 1024;

@@ -1,4 +1,4 @@
-//! Project Wycheproof's vectors against [`Portable`], each key read from a JWK as a rule's key would be.
+//! Project Wycheproof's vectors against [`Portable`] and [`KeyTables`], which must agree, each key read from a JWK as a rule's key would be.
 //!
 //! Valid vectors must verify and invalid ones must not. Whatever else happens stands in a table of [`Exception`]s with its
 //! reason; a vector that no exception explains fails the test, and so does an exception that explains none.
@@ -7,8 +7,8 @@
 
 use meshseal_core::alg::Alg;
 use meshseal_core::base64url;
-use meshseal_core::keys::KeySet;
-use meshseal_core::{Portable, SignatureVerifier as _};
+use meshseal_core::keys::{Key, KeySet};
+use meshseal_core::{KeyTables, Portable, SignatureVerifier as _};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -69,7 +69,18 @@ fn text(bytes: &[u8]) -> Value {
 fn verify(jwk: &Value, alg: Alg, vectors: &[Vector]) -> Vec<Option<bool>> {
     let keys = KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), &[alg], alg.is_symmetric());
     let key = keys.as_ref().ok().and_then(|keys| keys.iter().next());
-    vectors.iter().map(|vector| key.map(|key| Portable.verify(key, &vector.message, &vector.signature))).collect()
+    let mut tables = KeyTables::new();
+    tables.keep(key);
+    while tables.advance(100) {}
+    let judge = |key: &Key, vector: &Vector| {
+        let verdict = Portable.verify(key, &vector.message, &vector.signature);
+        let with_tables = tables.verify(key, &vector.message, &vector.signature);
+        assert_eq!(with_tables, verdict, "{} {:?}: with tables and without", vector.id, vector.comment);
+        verdict
+    };
+    let elliptic = matches!(alg, Alg::Es256 | Alg::Es384 | Alg::Es512 | Alg::EdDsa);
+    assert!(key.is_none_or(|key| tables.is_ready(key) == elliptic));
+    vectors.iter().map(|vector| key.map(|key| judge(key, vector))).collect()
 }
 
 fn check(set: &str, alg: Alg, groups: Vec<Group>, expected: &Expected) {

@@ -1,0 +1,131 @@
+use alloc::vec::Vec;
+
+use crypto_bigint::{NonZero, Uint};
+use proptest::prelude::*;
+
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+/// Bytes of a number below the prime, often at an edge: 0, 1, p − 1, long runs of ones or zeros.
+fn number(prime: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
+    let length = prime.len();
+    let run = (0..length * 8, 0..length * 8, any::<bool>()).prop_map(move |(from, to, ones)| {
+        let bit = |at: usize| u8::from((from..to).contains(&at) == ones) << (7 - at % 8);
+        (0..length).map(|byte| (0..8).map(|at| bit(byte * 8 + at)).sum()).collect::<Vec<u8>>()
+    });
+    let near = (any::<u8>(), any::<bool>()).prop_map({
+        let prime = prime.clone();
+        move |(small, top)| {
+            let mut near = if top { prime.clone() } else { alloc::vec![0; length] };
+            let last = near.last_mut().unwrap();
+            *last = if top { last.wrapping_sub(small | 1) } else { small };
+            near
+        }
+    });
+    let any = prop::collection::vec(any::<u8>(), length);
+    prop_oneof![2 => any, 2 => run, 1 => near].prop_map(move |mut bytes| {
+        if bytes >= prime {
+            bytes[0] &= prime[0] >> 1;
+        }
+        bytes
+    })
+}
+
+/// An element reached by sums and differences as formulas reach theirs, and the number it stands for.
+fn shifted<F: Field, const L: usize>(number: &[u8], by: &[u8], way: u8, prime: &NonZero<Uint<L>>) -> (F, Uint<L>) {
+    let (a, b) = (F::from_bytes(number).unwrap(), F::from_bytes(by).unwrap());
+    let (x, y) = (uint(number), uint(by));
+    match way {
+        0 => (a, x),
+        1 => (a.sub(&b), x.sub_mod(&y, prime)),
+        2 => (F::ZERO.sub(&a), x.neg_mod(prime)),
+        3 => (a.sub(&b).times(8).reduce(), (0..3).fold(x.sub_mod(&y, prime), |z, _| z.add_mod(&z, prime))),
+        _ => (a.sub(&b).sub(&b).reduce(), x.sub_mod(&y, prime).sub_mod(&y, prime)),
+    }
+}
+
+fn uint<const L: usize>(bytes: &[u8]) -> Uint<L> {
+    let mut padded = alloc::vec![0; Uint::<L>::BYTES - bytes.len()];
+    padded.extend_from_slice(bytes);
+    Uint::from_be_slice(&padded)
+}
+
+fn same<F: Field, const L: usize>(element: F, expected: Uint<L>) -> Result<(), TestCaseError> {
+    prop_assert_eq!(uint::<L>(&element.to_bytes()), expected);
+    prop_assert_eq!(element.is_zero(), expected == Uint::ZERO);
+    let packed = F::unpack(&element.pack());
+    prop_assert_eq!(uint::<L>(&packed.to_bytes()), expected);
+    Ok(())
+}
+
+macro_rules! field_tests {
+    ($name:ident, $field:ident, $uint:ident, $prime:literal) => {
+        mod $name {
+            use super::*;
+
+            fn prime() -> NonZero<$uint> {
+                NonZero::new($uint::from_be_hex($prime)).unwrap()
+            }
+
+            fn prime_bytes() -> Vec<u8> {
+                prime().to_be_bytes().as_ref()[$uint::BYTES - $field::LENGTH..].to_vec()
+            }
+
+            #[test]
+            fn only_numbers_below_the_prime_are_elements() {
+                let prime = prime_bytes();
+                assert!($field::from_bytes(&prime).is_none());
+                assert!($field::from_bytes(&alloc::vec![0xff; prime.len()]).is_none());
+                assert!($field::from_bytes(&prime[1..]).is_none());
+                assert!($field::from_bytes(&alloc::vec![0; prime.len() + 1]).is_none());
+                assert!($field::ZERO.invert().is_none());
+                assert!($field::ZERO.is_zero() && !$field::ONE.is_zero());
+                assert!($field($field::P).is_zero());
+                assert!($field($field::P).times(-5).is_zero());
+            }
+
+            proptest! {
+                #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+                #[test]
+                fn arithmetic_is_the_other_librarys(
+                    a in number(prime_bytes()), b in number(prime_bytes()), c in number(prime_bytes()),
+                    d in number(prime_bytes()), ways in prop::array::uniform4(0..5_u8),
+                ) {
+                    let p = prime();
+                    let by = [&b, &c, &d, &a];
+                    let of = |at: usize, x: &[u8]| shifted::<$field, { $uint::LIMBS }>(x, by[at], ways[at], &p);
+                    let ((a, x), (b, y), (c, z), (d, w)) = (of(0, &a), of(1, &b), of(2, &c), of(3, &d));
+                    let times = |x: $uint, y: $uint| x.mul_mod_vartime(&y, &p);
+                    same(a, x)?;
+                    same(a.mul(&b), times(x, y))?;
+                    same(a.square(), times(x, x))?;
+                    same($field::mul_sub(&a, &b, &c, &d), times(x, y).sub_mod(&times(z, w), &p))?;
+                    same(a.add(&b), x.add_mod(&y, &p))?;
+                    same(a.sub(&b), x.sub_mod(&y, &p))?;
+                    same(a.sub(&a), $uint::ZERO)?;
+                    if let Some(inverse) = a.invert() {
+                        same(inverse.mul(&a), $uint::ONE)?;
+                    } else {
+                        prop_assert!(a.is_zero());
+                    }
+                }
+            }
+        }
+    };
+}
+
+field_tests!(p256, P256, U256, "ffffffff00000001000000000000000000000000ffffffffffffffffffffffff");
+field_tests!(
+    p384,
+    P384,
+    U384,
+    "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffeffffffff0000000000000000ffffffff"
+);
+field_tests!(
+    p521,
+    P521,
+    U576,
+    "00000000000001ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+);

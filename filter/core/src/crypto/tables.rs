@@ -1,0 +1,233 @@
+//! Precomputed multiples of the keys in force, so that a verification is left with additions.
+//!
+//! Keys are few and live long, tokens are many. Tables live beside the keys, under their ids, and are built in small steps
+//! off the request path; until both tables that a signature needs are there, [`Portable`] verifies it.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::ecdsa::{EcKey, Ecdsa, Es, P256, P384, P521};
+use super::ed25519::{self, EdDsa, Edwards};
+use super::weierstrass::Points;
+use super::window::{Group, NARROWEST, Table, WIDEST};
+use super::{Portable, SignatureVerifier, verify};
+use crate::alg::Family;
+use crate::keys::{Key, KeyId, PublicKey};
+use crate::limits;
+
+/// The tables of one group: of its generator, which all keys share, and of keys.
+#[derive(Clone)]
+struct Tables<G: Group> {
+    generator: Option<Table<G>>,
+    keys: BTreeMap<KeyId, Table<G>>,
+}
+
+impl<G: Group> Default for Tables<G> {
+    fn default() -> Self {
+        Self { generator: None, keys: BTreeMap::new() }
+    }
+}
+
+impl<G: Group> Tables<G> {
+    fn iter(&self) -> impl Iterator<Item = &Table<G>> {
+        self.generator.iter().chain(self.keys.values())
+    }
+
+    /// Both that a key needs.
+    fn of(&self, id: KeyId) -> Option<(&Table<G>, &Table<G>)> {
+        let (generator, key) = (self.generator.as_ref()?, self.keys.get(&id)?);
+        (generator.is_ready() && key.is_ready()).then_some((generator, key))
+    }
+
+    /// Drops tables of keys that are not wanted, and the generator's when no key is left.
+    fn retain(&mut self, wanted: &[&Key]) {
+        self.keys.retain(|id, _| wanted.iter().any(|key| key.id() == *id));
+        if self.keys.is_empty() {
+            self.generator = None;
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.iter().map(Table::bytes).fold(0, usize::saturating_add)
+    }
+
+    /// Queues the tables that a key is missing, as far as the budget goes.
+    fn add(
+        &mut self,
+        id: KeyId,
+        budget: &mut Budget,
+        generator: impl FnOnce(u32) -> Option<Table<G>>,
+        key: impl FnOnce(u32) -> Option<Table<G>>,
+    ) {
+        if self.keys.contains_key(&id) {
+            return;
+        }
+        if self.generator.is_none() {
+            self.generator = budget.take::<G>().and_then(generator);
+        }
+        if self.generator.is_some()
+            && let Some(table) = budget.take::<G>().and_then(key)
+        {
+            self.keys.insert(id, table);
+        }
+    }
+
+    /// Builds a row of the first table that wants one, the generator's before those of keys.
+    fn advance(&mut self) -> bool {
+        let mut all = self.generator.iter_mut().chain(self.keys.values_mut());
+        match all.find(|table| table.is_growing()) {
+            Some(table) => {
+                table.advance();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Bytes that are left for tables, and those that one table may have of them.
+struct Budget {
+    left: usize,
+    share: usize,
+}
+
+impl Budget {
+    /// The widest window whose table is within the share, or the narrowest while there is room at all.
+    fn take<G: Group>(&mut self) -> Option<u32> {
+        let most = self.share.max(Table::<G>::bytes_of(NARROWEST)).min(self.left);
+        let width = (NARROWEST..=WIDEST).rev().find(|width| Table::<G>::bytes_of(*width) <= most)?;
+        self.left = self.left.saturating_sub(Table::<G>::bytes_of(width));
+        Some(width)
+    }
+}
+
+/// Verifies with tables for the keys that have them, and as [`Portable`] does for the others.
+///
+/// Memory stays within [`limits::MAX_TABLES_BYTES`]: each new table takes the widest window that fits into an equal share of what is
+/// left. Keys that come when all is given away have none until others leave.
+#[derive(Clone, Default)]
+pub struct KeyTables {
+    p256: Tables<Points<P256>>,
+    p384: Tables<Points<P384>>,
+    p521: Tables<Points<P521>>,
+    ed25519: Tables<Edwards>,
+}
+
+impl KeyTables {
+    /// No tables.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes note of the keys in force: tables of others are dropped, missing ones are queued for [`KeyTables::advance`].
+    pub fn keep<'k>(&mut self, keys: impl IntoIterator<Item = &'k Key>) {
+        let wanted: Vec<&Key> = keys.into_iter().filter(|key| has_tables(key)).take(limits::MAX_KEYS).collect();
+        self.p256.retain(&wanted);
+        self.p384.retain(&wanted);
+        self.p521.retain(&wanted);
+        self.ed25519.retain(&wanted);
+        let left = limits::MAX_TABLES_BYTES.saturating_sub(self.bytes());
+        let share = left.checked_div(self.missing(&wanted)).unwrap_or(0).min(limits::MAX_TABLE_BYTES);
+        let mut budget = Budget { left, share };
+        for key in wanted {
+            self.add(key, &mut budget);
+        }
+    }
+
+    /// How many tables there are to make.
+    fn missing(&self, wanted: &[&Key]) -> usize {
+        let generators = [
+            (Family::P256, self.p256.generator.is_none()),
+            (Family::P384, self.p384.generator.is_none()),
+            (Family::P521, self.p521.generator.is_none()),
+            (Family::Ed25519, self.ed25519.generator.is_none()),
+        ];
+        let wants = |family| wanted.iter().any(|key| key.alg().family() == family);
+        let generators = generators.into_iter().filter(|(family, missing)| *missing && wants(*family)).count();
+        let held = |id: &KeyId| {
+            self.p256.keys.contains_key(id)
+                || self.p384.keys.contains_key(id)
+                || self.p521.keys.contains_key(id)
+                || self.ed25519.keys.contains_key(id)
+        };
+        wanted.iter().filter(|key| !held(&key.id())).count().saturating_add(generators)
+    }
+
+    fn add(&mut self, key: &Key, budget: &mut Budget) {
+        fn ec<C: Ecdsa>(tables: &mut Tables<Points<C>>, id: KeyId, key: &EcKey<C>, budget: &mut Budget) {
+            tables.add(id, budget, EcKey::<C>::generator_table, |width| Some(key.table(width)));
+        }
+        match key.public_key() {
+            PublicKey::P256(public) => ec(&mut self.p256, key.id(), public, budget),
+            PublicKey::P384(public) => ec(&mut self.p384, key.id(), public, budget),
+            PublicKey::P521(public) => ec(&mut self.p521, key.id(), public, budget),
+            PublicKey::Ed25519(public) => {
+                self.ed25519.add(key.id(), budget, ed25519::generator_table, |width| ed25519::key_table(public, width));
+            }
+            PublicKey::Rsa(_) | PublicKey::Secret(_) => {}
+        }
+    }
+
+    /// Does so many steps of building: each is one row of one table. Returns whether there is more to do.
+    pub fn advance(&mut self, steps: usize) -> bool {
+        let mut step = || self.ed25519.advance() || self.p256.advance() || self.p384.advance() || self.p521.advance();
+        let _ = (0..steps).all(|_| step());
+        self.is_growing()
+    }
+
+    /// Whether [`KeyTables::advance`] has something to do.
+    #[must_use]
+    pub fn is_growing(&self) -> bool {
+        self.p256.iter().any(Table::is_growing)
+            || self.p384.iter().any(Table::is_growing)
+            || self.p521.iter().any(Table::is_growing)
+            || self.ed25519.iter().any(Table::is_growing)
+    }
+
+    /// Bytes that the tables take when they are all built.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        [self.p256.bytes(), self.p384.bytes(), self.p521.bytes(), self.ed25519.bytes()].into_iter().sum()
+    }
+
+    /// Whether signatures of this key are verified with tables by now.
+    #[must_use]
+    pub fn is_ready(&self, key: &Key) -> bool {
+        match key.public_key() {
+            PublicKey::P256(_) => self.p256.of(key.id()).is_some(),
+            PublicKey::P384(_) => self.p384.of(key.id()).is_some(),
+            PublicKey::P521(_) => self.p521.of(key.id()).is_some(),
+            PublicKey::Ed25519(_) => self.ed25519.of(key.id()).is_some(),
+            PublicKey::Rsa(_) | PublicKey::Secret(_) => false,
+        }
+    }
+}
+
+impl fmt::Debug for KeyTables {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("KeyTables").field("bytes", &self.bytes()).field("growing", &self.is_growing()).finish()
+    }
+}
+
+/// Whether tables help a key's algorithm.
+fn has_tables(key: &Key) -> bool {
+    !matches!(key.public_key(), PublicKey::Rsa(_) | PublicKey::Secret(_))
+}
+
+impl SignatureVerifier for KeyTables {
+    fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
+        match key.public_key() {
+            PublicKey::P256(public) => verify(&Es(self.p256.of(key.id())), public, message, signature),
+            PublicKey::P384(public) => verify(&Es(self.p384.of(key.id())), public, message, signature),
+            PublicKey::P521(public) => verify(&Es(self.p521.of(key.id())), public, message, signature),
+            PublicKey::Ed25519(public) => verify(&EdDsa(self.ed25519.of(key.id())), public, message, signature),
+            PublicKey::Rsa(_) | PublicKey::Secret(_) => Portable.verify(key, message, signature),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;

@@ -1,0 +1,147 @@
+//! The groups of P-256, P-384 and P-521: y² = x³ − 3x + b, in Jacobian coordinates (X/Z², Y/Z³), Z = 0 at infinity.
+//!
+//! Formulas are those of the Explicit-Formulas Database (hyperelliptic.org/EFD, "g1p/jacobian-3"). They fail where a
+//! point meets itself or its negative, and signatures can be made to get there, so these cases are looked for each time.
+
+use alloc::vec::Vec;
+use core::fmt::Debug;
+use core::marker::PhantomData;
+
+use super::field::Field;
+use super::window::Group;
+
+/// A curve.
+pub trait Curve: Copy + Debug + PartialEq + 'static {
+    /// Its field.
+    type Field: Field;
+    /// The length of its order in bits.
+    const BITS: usize;
+    /// The coefficient b, big-endian.
+    const B: &'static [u8];
+    /// The generator's coordinates, big-endian.
+    const GENERATOR: (&'static [u8], &'static [u8]);
+}
+
+/// A point of a curve that is not at infinity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Affine<F> {
+    x: F,
+    y: F,
+}
+
+impl<F: Field> Affine<F> {
+    /// The point of these coordinates, big-endian; `None` if one is not below the prime, or they are not on the curve.
+    pub(super) fn on_curve<C: Curve<Field = F>>(x: &[u8], y: &[u8]) -> Option<Self> {
+        let (x, y, b) = (F::from_bytes(x)?, F::from_bytes(y)?, F::from_bytes(C::B)?);
+        // x³ − 3x + b
+        let right = x.square().sub(&F::ONE.times(3)).reduce().mul(&x).add(&b);
+        y.square().sub(&right).is_zero().then_some(Self { x, y })
+    }
+}
+
+/// A sum of points.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Jacobian<F> {
+    pub(super) x: F,
+    y: F,
+    pub(super) z: F,
+}
+
+impl<F: Field> Jacobian<F> {
+    const INFINITY: Self = Self { x: F::ONE, y: F::ONE, z: F::ZERO };
+
+    fn from_affine(point: &Affine<F>) -> Self {
+        Self { x: point.x, y: point.y, z: F::ONE }
+    }
+
+    /// "dbl-2001-b", with 2·Y·Z for (Y + Z)² − Y² − Z². Infinity stays there.
+    fn double(&self) -> Self {
+        let delta = self.z.square();
+        let gamma = self.y.square();
+        let beta = self.x.mul(&gamma);
+        let alpha = self.x.sub(&delta).mul(&self.x.add(&delta)).times(3).reduce();
+        let x = alpha.square().sub(&beta.times(8)).reduce();
+        let z = self.y.times(2).mul(&self.z);
+        let y = F::mul_sub(&alpha, &beta.times(4).sub(&x).reduce(), &gamma.times(8).reduce(), &gamma);
+        Self { x, y, z }
+    }
+
+    /// "madd": the classical mixed addition (Cohen, Miyaji, Ono 1998), 8 products and 3 squares.
+    fn add(&self, other: &Affine<F>) -> Self {
+        if self.z.is_zero() {
+            return Self::from_affine(other);
+        }
+        let zz = self.z.square();
+        let h = other.x.mul(&zz).sub(&self.x);
+        let r = other.y.mul(&self.z.mul(&zz)).sub(&self.y);
+        if h.is_zero() {
+            // The same x: the same point, or its negative.
+            return if r.is_zero() { self.double() } else { Self::INFINITY };
+        }
+        let hh = h.square();
+        let hhh = h.mul(&hh);
+        let v = self.x.mul(&hh);
+        let x = r.square().sub(&hhh).sub(&v.times(2)).reduce();
+        let y = F::mul_sub(&r, &v.sub(&x), &self.y, &hhh);
+        Self { x, y, z: self.z.mul(&h) }
+    }
+}
+
+/// The group of a curve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Points<C>(PhantomData<C>);
+
+impl<C: Curve> Group for Points<C> {
+    type Point = Affine<C::Field>;
+    type Entry = Affine<<C::Field as Field>::Packed>;
+    type Sum = Jacobian<C::Field>;
+    const BITS: usize = C::BITS;
+    const NEUTRAL: Self::Sum = Jacobian::INFINITY;
+
+    fn multiples(base: &Self::Point, count: usize) -> Option<(Vec<Self::Entry>, Self::Point)> {
+        let mut sums = Vec::with_capacity(count.checked_add(1)?);
+        let mut sum = Jacobian::from_affine(base);
+        for _ in 0..count {
+            sums.push(sum);
+            sum = sum.add(base);
+        }
+        sums.push(sums.last()?.double());
+        let points = to_affine(&sums)?;
+        let (next, points) = points.split_last()?;
+        let packed = |point: &Self::Point| Affine { x: point.x.pack(), y: point.y.pack() };
+        Some((points.iter().map(packed).collect(), *next))
+    }
+
+    fn add(sum: &Self::Sum, entry: &Self::Entry, negative: bool) -> Self::Sum {
+        let (x, y) = (C::Field::unpack(&entry.x), C::Field::unpack(&entry.y));
+        sum.add(&Affine { x, y: if negative { C::Field::ZERO.sub(&y) } else { y } })
+    }
+
+    fn double(sum: &Self::Sum) -> Self::Sum {
+        sum.double()
+    }
+}
+
+/// With one inversion for all (Montgomery's trick). `None` if one is at infinity.
+fn to_affine<F: Field>(sums: &[Jacobian<F>]) -> Option<Vec<Affine<F>>> {
+    let mut products = Vec::with_capacity(sums.len());
+    let mut product = F::ONE;
+    for sum in sums {
+        products.push(product);
+        product = product.mul(&sum.z);
+    }
+    let mut inverse = product.invert()?;
+    let mut points = Vec::with_capacity(sums.len());
+    for (sum, before) in sums.iter().zip(products).rev() {
+        let z = inverse.mul(&before);
+        inverse = inverse.mul(&sum.z);
+        let zz = z.square();
+        points.push(Affine { x: sum.x.mul(&zz), y: sum.y.mul(&zz.mul(&z)) });
+    }
+    points.reverse();
+    Some(points)
+}
+
+#[cfg(test)]
+#[path = "weierstrass_tests.rs"]
+mod tests;

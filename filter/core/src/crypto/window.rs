@@ -1,0 +1,227 @@
+//! Scalar multiplication by windows of signed digits, over any group: with a table of all that a key's multiples can need
+//! (additions only), or with small tables and doublings.
+//!
+//! Signed digits halve a table: of width w they run from −2^(w−1) to 2^(w−1) (Brickell, Gordon, McCurley, Wilson 1992; Möller
+//! 2001). Which entries are read depends on the scalar, which is public here.
+
+use alloc::vec::Vec;
+
+/// The widest window: digits are cut from two bytes.
+pub(super) const WIDEST: u32 = 8;
+
+/// The narrowest window that is worth a table.
+pub(super) const NARROWEST: u32 = 4;
+
+/// The width without a table: fifteen additions to make its entries, one for each five doublings.
+const WIDTH_WITHOUT_TABLE: u32 = 5;
+
+/// A group as windows see it.
+pub(super) trait Group {
+    /// A point that is not the neutral element, made to be multiplied.
+    type Point: Copy;
+    /// The same, made to be added many times.
+    type Entry: Copy;
+    /// What additions add up.
+    type Sum: Copy;
+    /// Scalars are below two to the power of this.
+    const BITS: usize;
+    const NEUTRAL: Self::Sum;
+
+    /// 1, 2, … `count` times the base, and then twice the last of them. `None` only if one of them is neutral.
+    fn multiples(base: &Self::Point, count: usize) -> Option<(Vec<Self::Entry>, Self::Point)>;
+    fn add(sum: &Self::Sum, entry: &Self::Entry, negative: bool) -> Self::Sum;
+    fn double(sum: &Self::Sum) -> Self::Sum;
+}
+
+/// The signed digits of a little-endian scalar, lowest first.
+struct Digits<'s> {
+    scalar: &'s [u8],
+    width: u32,
+    at: usize,
+    left: usize,
+    carry: u32,
+}
+
+/// How many digits a scalar below 2^bits has: one bit more for the last carry.
+fn digit_count(bits: usize, width: u32) -> usize {
+    bits.saturating_add(1).div_ceil(step(width))
+}
+
+fn step(width: u32) -> usize {
+    usize::try_from(width).unwrap_or(1).max(1)
+}
+
+impl<'s> Digits<'s> {
+    fn new(scalar: &'s [u8], bits: usize, width: u32) -> Self {
+        Self { scalar, width, at: 0, left: digit_count(bits, width), carry: 0 }
+    }
+}
+
+/// A digit: how many times, and whether to subtract.
+type Digit = (usize, bool);
+
+impl Iterator for Digits<'_> {
+    type Item = Digit;
+
+    fn next(&mut self) -> Option<Digit> {
+        self.left = self.left.checked_sub(1)?;
+        let byte = |at: usize| self.scalar.get(at).copied().unwrap_or(0);
+        let first = self.at / 8;
+        let pair = u16::from_le_bytes([byte(first), byte(first.saturating_add(1))]);
+        let full = 1_u32 << self.width;
+        let value = (u32::from(pair) >> (self.at & 7)) & full.wrapping_sub(1);
+        let value = value.saturating_add(self.carry);
+        self.at = self.at.saturating_add(step(self.width));
+        let negative = value > full / 2;
+        self.carry = u32::from(negative);
+        let times = if negative { full.saturating_sub(value) } else { value };
+        Some((usize::try_from(times).unwrap_or(0), negative))
+    }
+}
+
+fn add_digit<G: Group>(sum: G::Sum, row: &[G::Entry], (times, negative): Digit) -> G::Sum {
+    match times.checked_sub(1).and_then(|at| row.get(at)) {
+        Some(entry) => G::add(&sum, entry, negative),
+        None => sum,
+    }
+}
+
+/// Every multiple of a point that one digit of a scalar can ask for, at every place of the scalar.
+#[derive(Clone)]
+pub(super) struct Table<G: Group> {
+    width: u32,
+    rows: Vec<Vec<G::Entry>>,
+    /// What the next row starts from; `None` when all are there, or none can be.
+    next: Option<G::Point>,
+}
+
+impl<G: Group> Table<G> {
+    /// An empty table for the multiples of `base`; [`Table::advance`] fills it.
+    pub(super) fn new(base: G::Point, width: u32) -> Self {
+        Self { width, rows: Vec::new(), next: Some(base) }
+    }
+
+    /// Builds one row: at most 128 additions and the one inversion that they share.
+    pub(super) fn advance(&mut self) {
+        let Some(base) = self.next.take() else { return };
+        let count = row_entries(G::BITS, self.width, self.rows.len());
+        if let Some((row, next)) = G::multiples(&base, count) {
+            self.rows.push(row);
+            self.next = (self.rows.len() < digit_count(G::BITS, self.width)).then_some(next);
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.rows.len() == digit_count(G::BITS, self.width)
+    }
+
+    /// Whether [`Table::advance`] has more to do.
+    pub(super) fn is_growing(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// `sum` and scalar times the point. The table must be ready.
+    pub(super) fn add_multiple(&self, sum: G::Sum, scalar: &[u8]) -> G::Sum {
+        let digits = Digits::new(scalar, G::BITS, self.width);
+        self.rows.iter().zip(digits).fold(sum, |sum, (row, digit)| add_digit::<G>(sum, row, digit))
+    }
+
+    /// Bytes of this table when it is ready.
+    pub(super) fn bytes(&self) -> usize {
+        Self::bytes_of(self.width)
+    }
+
+    /// Bytes of a whole table of this width.
+    pub(super) fn bytes_of(width: u32) -> usize {
+        let entries: usize = (0..digit_count(G::BITS, width)).map(|row| row_entries(G::BITS, width, row)).sum();
+        entries.saturating_mul(size_of::<G::Entry>())
+    }
+}
+
+/// Half as many entries as the digit has values; the last digit has but the bits that are left.
+fn row_entries(bits: usize, width: u32, row: usize) -> usize {
+    let before = row.saturating_mul(step(width));
+    let own = bits.saturating_add(1).saturating_sub(before).min(step(width));
+    1_usize << own.saturating_sub(1)
+}
+
+/// a·A + b·B without tables made beforehand (Straus 1964): the doublings are shared.
+pub(super) fn sum_of_two<G: Group>(points: [(&G::Point, &[u8]); 2]) -> Option<G::Sum> {
+    let half = 1_usize << (WIDTH_WITHOUT_TABLE - 1);
+    let mut lists = Vec::with_capacity(2);
+    for (point, scalar) in points {
+        let (row, _) = G::multiples(point, half)?;
+        let digits: Vec<Digit> = Digits::new(scalar, G::BITS, WIDTH_WITHOUT_TABLE).collect();
+        lists.push((row, digits));
+    }
+    let mut sum = G::NEUTRAL;
+    for place in (0..digit_count(G::BITS, WIDTH_WITHOUT_TABLE)).rev() {
+        for _ in 0..WIDTH_WITHOUT_TABLE {
+            sum = G::double(&sum);
+        }
+        for (row, digits) in &lists {
+            sum = add_digit::<G>(sum, row, digits.get(place).copied().unwrap_or((0, false)));
+        }
+    }
+    Some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    /// Integers under addition: what windows do to them is what they do to any group.
+    #[derive(Clone, Debug)]
+    struct Integers;
+
+    impl Group for Integers {
+        type Point = i128;
+        type Entry = i128;
+        type Sum = i128;
+        const BITS: usize = 61;
+        const NEUTRAL: i128 = 0;
+
+        fn multiples(base: &i128, count: usize) -> Option<(Vec<i128>, i128)> {
+            let multiples: Vec<i128> = (1..=count as i128).map(|times| times * base).collect();
+            let last = *multiples.last()?;
+            Some((multiples, 2 * last))
+        }
+
+        fn add(sum: &i128, entry: &i128, negative: bool) -> i128 {
+            if negative { sum - entry } else { sum + entry }
+        }
+
+        fn double(sum: &i128) -> i128 {
+            2 * sum
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn windows_multiply(a in edge(), b in edge(), width in NARROWEST..=WIDEST) {
+            let mut table = Table::<Integers>::new(3, width);
+            while table.is_growing() {
+                prop_assert!(!table.is_ready());
+                table.advance();
+            }
+            prop_assert!(table.is_ready());
+            let held: usize = table.rows.iter().map(|row| size_of_val(row.as_slice())).sum();
+            prop_assert_eq!(held, table.bytes());
+            prop_assert_eq!(table.add_multiple(7, &a.to_le_bytes()), 7 + 3 * i128::from(a));
+            let sum = sum_of_two::<Integers>([(&3, &a.to_le_bytes()), (&-5, &b.to_le_bytes())]);
+            prop_assert_eq!(sum, Some(3 * i128::from(a) - 5 * i128::from(b)));
+        }
+    }
+
+    /// Scalars of up to 61 bits, with long runs of ones and zeros.
+    fn edge() -> impl Strategy<Value = u64> {
+        let below = 1_u64 << Integers::BITS;
+        prop_oneof![0..below, (0..61_u32, 0..61_u32).prop_map(|(a, b)| (1_u64 << a).abs_diff(1 << b)), Just(below - 1)]
+    }
+}
