@@ -86,3 +86,60 @@ fn an_ecdsa_signature_of_another_length_is_not_even_asked_for() {
     }
     assert_eq!(host.judged(), 0);
 }
+
+/// A proxy with this configuration, ticking.
+fn root(host: FakeHost, config: &serde_json::Value) -> crate::engine::Engine<FakeHost> {
+    let size = host.configure(&config.to_string());
+    let mut engine = crate::engine::Engine::new(host, 1);
+    assert!(engine.configure(size));
+    engine
+}
+
+#[test]
+fn the_host_helps_until_the_tables_of_a_key_are_built() {
+    crate::registry::forget();
+    let known: serde_json::Value = serde_json::from_str(KNOWN_ANSWERS).unwrap();
+    let (key, signature) = answers().into_iter().find(|(key, _)| key.alg() == Alg::Es256).unwrap();
+    let jwk =
+        known["answers"].as_array().unwrap().iter().find(|answer| answer["jwk"]["alg"] == "ES256").unwrap()["jwk"]
+            .clone();
+    let rule = serde_json::json!({ "issuer": "https://i", "audiences": ["a"], "algorithms": ["ES256"], "jwks": { "keys": [jwk] } });
+    let host = honest();
+    let mut engine = root(host.clone(), &serde_json::json!({ "jwtRules": [rule] }));
+    let asked_of_the_host = || {
+        let before = host.judged();
+        let verifier = Verifier { host: &host, hosted: Some(&Hosted(HOSTED.to_vec())) };
+        assert!(verifier.verify(&key, known["text"].as_str().unwrap().as_bytes(), &signature));
+        host.judged() - before
+    };
+    engine.on_tick();
+    assert_eq!(asked_of_the_host(), 1);
+    assert_eq!(host.tick_period(), Some(std::time::Duration::from_millis(1)), "at the next turn of the event loop");
+    let ticks = (0..1_000)
+        .take_while(|_| host.tick_period() < Some(std::time::Duration::from_secs(1)))
+        .map(|_| engine.on_tick());
+    assert!(ticks.count() > 5, "a little at every tick");
+    assert_eq!(asked_of_the_host(), 0);
+}
+
+#[test]
+fn tables_go_with_their_configuration() {
+    crate::registry::forget();
+    let config = |seed| {
+        let jwk = crate::testing::TestKey::new("k", seed).jwk();
+        serde_json::json!({ "jwtRules": [{ "issuer": "https://i", "audiences": ["a"], "jwks": { "keys": [jwk] } }] })
+    };
+    let key = |seed| {
+        let jwks = serde_json::json!({ "keys": [crate::testing::TestKey::new("k", seed).jwk()] }).to_string();
+        KeySet::from_config(&jwks, &Alg::ALL, false).unwrap().iter().next().unwrap().clone()
+    };
+    let host = FakeHost::new();
+    let mut engine = root(host.clone(), &config(1));
+    let ready = |seed| tables::with(|tables| tables.is_ready(&key(seed)));
+    (0..500).for_each(|_| engine.on_tick());
+    assert!(ready(1) && !ready(2));
+    let size = host.configure(&config(2).to_string());
+    assert!(engine.configure(size));
+    (0..500).for_each(|_| engine.on_tick());
+    assert!(ready(2) && !ready(1));
+}
