@@ -1,6 +1,8 @@
 //! What a request costs in heap allocations, counted: none for a token seen before, few for a new one. What the proxy itself
 //! allocates in the module to hand over the headers is not counted; it is one block, whatever they are.
 
+#![expect(clippy::panic, reason = "helpers of a test: a surprise must stop it")]
+
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
