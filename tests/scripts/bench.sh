@@ -5,6 +5,8 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
+# Ten thousand connections are open at a time, in the client and in the issuer.
+ulimit -n 20000 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 target=${CARGO_TARGET_DIR:-$PWD/target}
 
 printf '==> building (a few minutes the first time)\n'

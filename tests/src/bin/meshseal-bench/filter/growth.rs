@@ -132,7 +132,7 @@ fn works(signer: &Signer, many: &[Vec<Signer>], effort: &Effort) -> Result<Vec<W
         // A jti that is used twice is no fault here.
         let _ = aws_lc_rs::rand::fill(&mut own);
         // Revoked indices are even.
-        let index = u64::from_be_bytes(own) % ISSUED | 1;
+        let index = (u64::from_be_bytes(own) % ISSUED) | 1;
         token.claim("jti", jti_with_index(index, own))
     };
     let names: Vec<String> = REVOKED.iter().map(|count| format!("revoked-{count}")).collect();

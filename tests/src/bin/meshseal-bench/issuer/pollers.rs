@@ -23,7 +23,8 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
     let server = Server::start("pollers", credentials).await?;
     let mut pollers = Pollers { server: Mutex::new(server), clients: Vec::new() };
     for at in 0..POLLERS {
-        pollers.clients.push((at, Client::connect(pollers.server.get_mut().address()).await?));
+        let client = Client::connect(pollers.server.get_mut().address()).await;
+        pollers.clients.push((at, client.context("10 000 connections need more open files: ulimit -n 20000")?));
     }
     let mut revocations = Answers::new();
     let mut held = Vec::new();
