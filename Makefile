@@ -1,7 +1,7 @@
 # The front door; CI uses it too. Each target does its own set-up. `make` alone shows what there is.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-native test-filter test-wasm test-istio bench fuzz lint fmt image wasm setup clean
+.PHONY: help run demo test test-native test-filter test-wasm test-istio bench bench-filter bench-issuer bench-core bench-count fuzz lint fmt image wasm setup clean
 
 section = @sh tests/scripts/section.sh
 
@@ -32,8 +32,20 @@ test-wasm: ## core's suite as WebAssembly under Node
 test-istio: ## the manifests of istio/ and the image layouts
 	$(section) 'Istio manifests and images' sh tests/image/check.sh
 
-bench: setup ## compare with Envoy's own jwt_authn; writes docs/performance.md
-	@sh tests/scripts/bench.sh
+bench: setup ## measure everything beside its targets; writes docs/performance.md
+	@sh tests/scripts/bench.sh core filter issuer
+
+bench-filter: setup ## only the filter, beside Envoy's own jwt_authn
+	@sh tests/scripts/bench.sh filter
+
+bench-issuer: setup ## only the issuer, beside oidc-provider
+	@sh tests/scripts/bench.sh issuer
+
+bench-core: ## only the core's decisions, natively
+	@sh tests/scripts/bench.sh core
+
+bench-count: ## count the hot path's instructions; fails when they rise (ACCEPT=1 takes the new counts)
+	@ACCEPT='$(ACCEPT)' sh tests/scripts/bench-count.sh
 
 fuzz: ## run every fuzz target for a short while (FUZZ_SECONDS each)
 	@sh tests/scripts/fuzz.sh

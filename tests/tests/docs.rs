@@ -1,5 +1,7 @@
 //! What the documents point at is there.
 
+#![expect(clippy::expect_used, reason = "helpers of tests: a surprise must stop the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,13 @@
-//! The load: a few connections, each sending its next request as soon as the last is answered. Requests are bytes made
-//! beforehand, and answers are looked at no more than needed, so that the client does not slow Envoy down.
+//! The load: kept connections, each sending its next request as soon as the last is answered. Requests are bytes made
+//! beforehand, and answers are looked at no more than needed, so that the client does not slow down what it measures.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use meshseal_tests::clock::Stopwatch;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -14,60 +15,35 @@ use tokio::net::TcpStream;
 /// Enough to keep one worker busy.
 const CONNECTIONS: usize = 8;
 
+/// Whole requests, taken in turn.
+pub(crate) type Requests = Arc<Vec<Vec<u8>>>;
+
 /// Latencies of one run.
 pub(crate) type Answers = Vec<Duration>;
 
-/// What one run of one contender cost.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    /// CPU of the Envoy process for each request, in microseconds.
-    pub(crate) cpu_us: f64,
-    /// Requests per second.
-    pub(crate) rate: f64,
-    /// Median latency in microseconds.
-    pub(crate) p50_us: f64,
-    /// 99th percentile of the latency in microseconds.
-    pub(crate) p99_us: f64,
-}
-
-impl Sample {
-    pub(crate) fn new(mut answers: Answers, cpu_ns: u64, elapsed: Duration) -> Self {
-        answers.sort_unstable();
-        let count = answers.len().max(1);
-        let percentile =
-            |share: usize| answers.get(count * share / 100).map_or(0.0, |latency| latency.as_secs_f64() * 1e6);
-        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-        let (cpu_us, rate) = (cpu_ns as f64 / 1e3 / count as f64, count as f64 / elapsed.as_secs_f64());
-        Self { cpu_us, rate, p50_us: percentile(50), p99_us: percentile(99) }
-    }
-}
-
-/// Kept connections to one listener.
-pub(crate) struct Clients(Vec<TcpStream>);
+/// Kept connections to one server.
+pub(crate) struct Clients(Vec<Client>);
 
 impl Clients {
     pub(crate) async fn connect(to: SocketAddr) -> Result<Self> {
-        let mut streams = Vec::new();
+        let mut clients = Vec::new();
         for _ in 0..CONNECTIONS {
-            let stream = TcpStream::connect(to).await.with_context(|| format!("cannot connect to {to}"))?;
-            stream.set_nodelay(true)?;
-            streams.push(stream);
+            clients.push(Client::connect(to).await?);
         }
-        Ok(Self(streams))
+        Ok(Self(clients))
     }
 
-    /// Sends `count` requests, taking turns through `requests`; each must be answered with 200.
-    pub(crate) async fn run(&mut self, requests: &[Vec<u8>], count: usize) -> Result<Answers> {
-        let requests = Arc::new(requests.to_vec());
-        let next = Arc::new(AtomicUsize::new(0));
+    /// Sends the requests of these numbers, counted around; each must be answered with `status`.
+    pub(crate) async fn run(&mut self, requests: &Requests, numbers: Range<usize>, status: u16) -> Result<Answers> {
+        let next = Arc::new(AtomicUsize::new(numbers.start));
         let tasks: Vec<_> = std::mem::take(&mut self.0)
             .into_iter()
-            .map(|stream| tokio::spawn(send(stream, Arc::clone(&requests), Arc::clone(&next), count)))
+            .map(|client| tokio::spawn(send(client, Arc::clone(requests), Arc::clone(&next), numbers.end, status)))
             .collect();
-        let mut answers = Answers::with_capacity(count);
+        let mut answers = Answers::with_capacity(numbers.len());
         for task in tasks {
-            let (stream, latencies) = task.await??;
-            self.0.push(stream);
+            let (client, latencies) = task.await??;
+            self.0.push(client);
             answers.extend(latencies);
         }
         Ok(answers)
@@ -75,43 +51,82 @@ impl Clients {
 }
 
 async fn send(
-    mut stream: TcpStream,
-    requests: Arc<Vec<Vec<u8>>>,
+    mut client: Client,
+    requests: Requests,
     next: Arc<AtomicUsize>,
-    count: usize,
-) -> Result<(TcpStream, Answers)> {
+    end: usize,
+    status: u16,
+) -> Result<(Client, Answers)> {
     let mut latencies = Answers::new();
-    let mut buffer = vec![0; 8 * 1024];
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= count {
-            return Ok((stream, latencies));
+        if number >= end {
+            return Ok((client, latencies));
         }
         let request = requests.get(number % requests.len()).context("a request")?;
         let watch = Stopwatch::start();
-        stream.write_all(request).await?;
-        read_answer(&mut stream, &mut buffer).await?;
+        client.ask(request, status).await?;
         latencies.push(watch.elapsed());
     }
 }
 
-/// An answer without a body: 200 with `content-length: 0`, whole once its headers end.
-async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<()> {
-    let mut filled = 0;
-    loop {
-        let room = buffer.get_mut(filled..).context("an answer larger than 8 KiB")?;
-        let read = stream.read(room).await?;
-        ensure!(read > 0, "Envoy closed the connection");
-        filled += read;
-        let answer = buffer.get(..filled).unwrap_or_default();
-        if answer.ends_with(b"\r\n\r\n") {
-            ensure!(answer.starts_with(b"HTTP/1.1 200"), "not accepted: {}", String::from_utf8_lossy(answer));
-            return Ok(());
+/// One kept connection.
+pub(crate) struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) async fn connect(to: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(to).await.with_context(|| format!("cannot connect to {to}"))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Sends a request and reads its answer, which must have this status; the body.
+    pub(crate) async fn ask(&mut self, request: &[u8], status: u16) -> Result<&[u8]> {
+        let (got, body) = self.exchange(request).await?;
+        if got != status {
+            bail!("answered {got} instead of {status}: {}", String::from_utf8_lossy(&self.buffer));
         }
-        ensure!(
-            answer.starts_with(b"HTTP/1.1 200") || filled < 12,
-            "not accepted: {}",
-            String::from_utf8_lossy(answer)
-        );
+        Ok(self.buffer.get(body..).unwrap_or_default())
+    }
+
+    /// The status, and where the body begins in the buffer.
+    async fn exchange(&mut self, request: &[u8]) -> Result<(u16, usize)> {
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        loop {
+            let read = self.stream.read_buf(&mut self.buffer).await?;
+            ensure!(read > 0, "the connection was closed");
+            if let Some(head) = Head::read(&self.buffer)?
+                && self.buffer.len() >= head.body + head.length
+            {
+                return Ok((head.status, head.body));
+            }
+        }
+    }
+}
+
+/// What must be known of an answer's head.
+struct Head {
+    status: u16,
+    /// Where the body begins, and how long it is.
+    body: usize,
+    length: usize,
+}
+
+impl Head {
+    /// `None` until the whole head is there.
+    fn read(answer: &[u8]) -> Result<Option<Self>> {
+        let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+        let head = std::str::from_utf8(answer.get(..end).unwrap_or_default()).context("a head that is text")?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+        let mut lengths = lines
+            .filter_map(|line| line.split_once(": "))
+            .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let length = lengths.next().context("an answer without content-length")?.1.parse()?;
+        Ok(Some(Self { status: status.context("no status")?, body: end + 4, length }))
     }
 }

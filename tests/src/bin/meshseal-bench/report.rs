@@ -1,135 +1,140 @@
-//! docs/performance.md.
+//! Tables of figures beside their targets, and docs/performance.md: prose written by hand, and for each part of the bench a block
+//! between two markers, which a run of that part replaces.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use meshseal_tests::paths;
-use serde_json::Value;
 
-use crate::drive::Sample;
-use crate::listeners::Contender;
-use crate::{NEW_TOKENS, REQUESTS, ROUNDS, Samples};
+/// A target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
 
-/// Compared with each other: Meshseal, native, and what is compared.
-const PAIRS: [(Contender, Contender, &str); 3] = [
-    (
-        Contender::MeshsealWork,
-        Contender::NativeWork,
-        "rule + two claim headers, against jwt_authn with cache + claim_to_headers + RBAC",
-    ),
-    (Contender::MeshsealBare, Contender::NativeBare, "validation only, against jwt_authn with cache"),
-    (
-        Contender::MeshsealWork,
-        Contender::NativeUncached,
-        "rule + two claim headers, against jwt_authn without cache + RBAC",
-    ),
-];
+impl Bound {
+    /// The figure, the target, and whether it holds: three cells of a table.
+    pub(crate) fn judge(self, figure: f64) -> [String; 3] {
+        let (target, holds) = match self {
+            Self::AtMost(most) => (format!("≤ {}", short(most)), figure <= most),
+            Self::AtLeast(least) => (format!("≥ {}", short(least)), figure >= least),
+        };
+        [short(figure), target, if holds { "holds" } else { "**MISSED**" }.to_owned()]
+    }
+}
 
-/// Writes the report; returns its tables.
-pub(crate) fn write(samples: &Samples, server: &Value) -> Result<String> {
-    let tables = format!("{}\n{}", ratios(samples)?, figures(samples)?);
-    let text = format!("{}\n{}\n{tables}", method(), machine(server)?);
+/// As many digits as matter.
+pub(crate) fn short(figure: f64) -> String {
+    let decimals = match figure.abs() {
+        size if size >= 100.0 || size.fract() == 0.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{figure:.decimals$}")
+}
+
+/// A table with a heading and, if needed, a few words.
+pub(crate) struct Table {
+    title: &'static str,
+    note: &'static str,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new<const COLUMNS: usize>(title: &'static str, note: &'static str, head: [&str; COLUMNS]) -> Self {
+        Self { title, note, rows: vec![head.map(str::to_owned).to_vec()] }
+    }
+
+    pub(crate) fn row<const CELLS: usize>(&mut self, cells: [String; CELLS]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    /// A row that ends with a figure and its target.
+    pub(crate) fn judged<const CELLS: usize>(&mut self, cells: [String; CELLS], figure: f64, bound: Bound) {
+        self.rows.push(cells.into_iter().chain(bound.judge(figure)).collect());
+    }
+
+    /// Markdown in columns, so that it can be read in a terminal, too.
+    fn markdown(&self) -> String {
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut lines = self.rows.iter().map(|row| {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!(" {cell:<width$} |"));
+            format!("|{}\n", cells.collect::<String>())
+        });
+        let head = lines.next().unwrap_or_default();
+        let rule: String = widths.iter().map(|width| format!("{}|", "-".repeat(width + 2))).collect();
+        let note = if self.note.is_empty() { String::new() } else { format!("{}\n\n", self.note) };
+        format!("### {}\n\n{note}{head}|{rule}\n{}", self.title, lines.collect::<String>())
+    }
+}
+
+/// Prints the tables and puts them into the part's block. Figures of a quick run are too rough to be kept.
+pub(crate) fn publish(part: &str, versions: &str, tables: &[Table], quick: bool) -> Result<()> {
+    let tables = tables.iter().map(Table::markdown).collect::<Vec<_>>().join("\n");
+    crate::say(&format!("\n{tables}"));
+    if quick {
+        crate::say("A quick run: docs/performance.md stays as it is.");
+        return Ok(());
+    }
     let file = paths::root().join("docs").join("performance.md");
-    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(tables)
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = replace_block(&text, part, &format!("\n{}{versions}.\n\n{tables}\n", machine()))
+        .with_context(|| format!("{} has no block for {part}", file.display()))?;
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn method() -> String {
-    format!(
-        "# Performance\n\n\
-         Written by `make bench`; run it on your machine, the ratios matter more than the figures.\n\n\
-         ## Method\n\n\
-         One Envoy with one worker has a listener for each contender; what passes its filters is answered by Envoy itself, so that\n\
-         only the filters differ. Eight kept connections send a request as soon as the last is answered: {REQUESTS} requests with one\n\
-         *repeated* token, then {NEW_TOKENS} with *new* tokens that no cache has seen. {ROUNDS} rounds go through all contenders, each round beginning with\n\
-         another, and every figure is the median of the rounds. CPU is the on-CPU time of all threads of the Envoy process (from\n\
-         /proc, in nanoseconds) divided by the requests; *added* is what a contender has over no filter in the same round. Throughput and latency\n\
-         depend on the client beside it, too: read them as a rough picture.\n"
-    )
+fn replace_block(text: &str, part: &str, block: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- bench {part} -->\n"), format!("<!-- end {part} -->\n"));
+    let (before, rest) = text.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}{block}{end}{after}"))
 }
 
-fn machine(server: &Value) -> Result<String> {
+/// When and on what this runs.
+fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus
         .lines()
         .find_map(|line| line.strip_prefix("model name").and_then(|rest| rest.split_once(": ")))
         .map_or("unknown CPU", |(_, model)| model);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let envoy = server.get("version").and_then(Value::as_str).unwrap_or("unknown");
-    let envoy = envoy.split('/').nth(1).unwrap_or(envoy);
-    let rustc = Command::new("rustc")
-        .arg("--version")
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    let size = fs::metadata(paths::wasm())?.len() / 1_000;
-    Ok(format!(
-        "## Machine and versions\n\n{model}, {cores} cores in use; Envoy {envoy} (V8); {}; module {size} KB.\n",
-        rustc.unwrap_or_default()
-    ))
+    let said = |program: &str, argument: &str| said(program, argument).unwrap_or_else(|_| format!("{program} unknown"));
+    let mut text = format!("{}: {model}, {cores} cores; ", said("date", "+%F"));
+    // Writing to a String cannot fail.
+    let _ = write!(text, "Linux {}; {}; ", said("uname", "-r"), said("rustc", "--version"));
+    text
 }
 
-fn ratios(samples: &Samples) -> Result<String> {
-    let mut out = String::from(
-        "## Ratios\n\nAdded CPU per request, Meshseal to native; below 1 Meshseal is cheaper.\n\n| work | token | Meshseal, µs | native, µs | ratio |\n|---|---|---|---|---|\n",
-    );
-    for (ours, native, what) in PAIRS {
-        for work in works(samples) {
-            let (ours, native) = (added(samples, &work, ours)?, added(samples, &work, native)?);
-            writeln!(out, "| {what} | {work} | {ours:.1} | {native:.1} | {:.2} |", ours / native)?;
-        }
+/// What a program prints.
+pub(crate) fn said(program: &str, argument: &str) -> Result<String> {
+    let output = Command::new(program).arg(argument).output().with_context(|| format!("cannot run {program}"))?;
+    ensure!(output.status.success(), "{program} {argument} failed");
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_replaced_and_the_rest_stays() {
+        let text = "a\n<!-- bench x -->\nold\n<!-- end x -->\nb\n<!-- bench y -->\n<!-- end y -->\n";
+        let new = replace_block(text, "x", "new\n").unwrap();
+        assert_eq!(new, text.replace("old", "new"));
+        assert_eq!(replace_block(text, "z", "new\n"), None);
     }
-    Ok(out)
-}
 
-fn figures(samples: &Samples) -> Result<String> {
-    let mut out = String::from(
-        "## All figures\n\n| token | contender | CPU, µs | added, µs | requests/s | p50, µs | p99, µs |\n|---|---|---|---|---|---|---|\n",
-    );
-    for work in works(samples) {
-        for contender in Contender::ALL {
-            let of = |figure: fn(&Sample) -> f64| median(samples, &work, contender, figure);
-            writeln!(
-                out,
-                "| {work} | {} | {:.1} | {:.1} | {:.0} | {:.0} | {:.0} |",
-                contender.title(),
-                of(|sample| sample.cpu_us)?,
-                added(samples, &work, contender)?,
-                of(|sample| sample.rate)?,
-                of(|sample| sample.p50_us)?,
-                of(|sample| sample.p99_us)?,
-            )?;
-        }
+    #[test]
+    fn figures_are_judged_against_their_targets() {
+        assert_eq!(Bound::AtMost(0.9).judge(0.9), ["0.90", "≤ 0.90", "holds"]);
+        assert_eq!(Bound::AtLeast(5_000.0).judge(4_999.0), ["4999", "≥ 5000", "**MISSED**"]);
     }
-    Ok(out)
-}
-
-fn works(samples: &Samples) -> Vec<String> {
-    let mut works: Vec<String> = samples.keys().map(|(work, _)| work.clone()).collect();
-    works.dedup();
-    // Repeated tokens first: that is the usual request.
-    works.sort_by_key(|work| work.ends_with("new"));
-    works
-}
-
-fn of<'a>(samples: &'a Samples, work: &str, contender: Contender) -> Result<&'a Vec<Sample>> {
-    samples.get(&(work.to_owned(), contender)).context("every contender does all work")
-}
-
-fn median(samples: &Samples, work: &str, contender: Contender, figure: fn(&Sample) -> f64) -> Result<f64> {
-    Ok(middle(of(samples, work, contender)?.iter().map(figure).collect()))
-}
-
-/// The median over the rounds of CPU over the empty chain in the same round.
-fn added(samples: &Samples, work: &str, contender: Contender) -> Result<f64> {
-    let empty = of(samples, work, Contender::Empty)?;
-    Ok(middle(
-        of(samples, work, contender)?.iter().zip(empty).map(|(sample, empty)| sample.cpu_us - empty.cpu_us).collect(),
-    ))
-}
-
-fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
