@@ -137,9 +137,8 @@ fn beside_the_peer(samples: &Samples) -> Result<Table> {
         "In the same run: the same grant, an EdDSA-signed JWT for the same audience, its in-memory adapter, one process, NODE_ENV=production.",
         ["requests a second", "client authentication", "Meshseal", "oidc-provider", "ratio", "target", ""],
     );
-    let figures: [(&str, fn(&Sample) -> f64); 2] =
-        [("for each core", Sample::per_core), ("by the clock", |sample| sample.rate)];
-    for (how, figure) in figures {
+    let by_the_clock = |sample: &Sample| sample.rate;
+    for (how, figure) in [("for each core", Sample::per_core as fn(&Sample) -> f64), ("by the clock", by_the_clock)] {
         for (what, ours, theirs) in [("private_key_jwt", ASSERTION, PEER_ASSERTION), ("a secret", SECRET, PEER_SECRET)]
         {
             let (ours, theirs) = (of(samples, ours, figure)?, of(samples, theirs, figure)?);
