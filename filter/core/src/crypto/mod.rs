@@ -1,5 +1,12 @@
-//! Signature verification in the module itself: jwt-compact's [`Algorithm`] trait over current, well-kept crates.
+//! Signature verification in the module itself: jwt-compact's [`Algorithm`] trait over crates' arithmetic where that is fast in
+//! WebAssembly, and over our own where it is not (`docs/adr/0008-arithmetic-of-our-own-for-verification.md`).
 //!
+//! ```text
+//! ecdsa ─ weierstrass ─ field      ed25519 (dalek, fiat-crypto)      rsa ─ montgomery      hmac
+//!      ╰────── window ──────────────────╯ tables: multiples of the keys in force
+//! ```
+//!
+//! Verification knows public data only, so all of it but [`hmac`] takes variable time. Nothing here may ever see a private key.
 //! Each algorithm has its own key type, so that a key cannot reach another algorithm's arithmetic (V5). Signing is not
 //! ours: the signing key types here have no values.
 
@@ -35,7 +42,7 @@ pub trait SignatureVerifier {
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool;
 }
 
-/// Verifies with nothing but the crates compiled in.
+/// Verifies without tables and without a host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Portable;
 

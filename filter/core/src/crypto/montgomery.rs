@@ -52,7 +52,7 @@ impl Modulus {
         self.bits
     }
 
-    /// `base` to the power `exponent` (both not 0), as many bytes as the modulus has; `None` if `base` is not below the modulus.
+    /// `base` to the power `exponent` (odd and not 1), as many bytes as the modulus has; `None` if `base` is not below the modulus.
     pub(super) fn power(&self, base: &[u8], exponent: u64) -> Option<Vec<u8>> {
         let base = split(base, self.width, self.limbs.len())?;
         if !less(&base, &self.limbs) {
@@ -60,10 +60,11 @@ impl Modulus {
         }
         let mut scratch = self.scratch();
         self.product(&base, &self.square_of_r, &mut scratch);
-        let in_form = scratch.result.clone();
-        let mut value = in_form.clone();
+        let mut value = scratch.result.clone();
         // From the second highest bit down to the second lowest; the lowest is handled below.
         let bits = u64::BITS.saturating_sub(exponent.leading_zeros());
+        // 65537 and 3 have no bits between.
+        let in_form = if exponent.count_ones() > 2 { value.clone() } else { Vec::new() };
         for bit in (1..bits.saturating_sub(1)).rev() {
             self.square(&value, &mut scratch);
             core::mem::swap(&mut value, &mut scratch.result);

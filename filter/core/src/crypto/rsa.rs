@@ -60,8 +60,7 @@ impl RsaKey {
     }
 
     fn verifies_pkcs1<D: Digest>(&self, prefix: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        self.recover(signature)
-            .is_some_and(|encoded| pkcs1_encoding(prefix, &D::digest(message), encoded.len()) == Some(encoded))
+        self.recover(signature).is_some_and(|encoded| is_pkcs1_encoding(&encoded, prefix, &D::digest(message)))
     }
 
     fn verifies_pss<D: Digest>(&self, message: &[u8], signature: &[u8]) -> bool {
@@ -89,17 +88,13 @@ const SHA384_INFO: &[u8] =
 const SHA512_INFO: &[u8] =
     &[0x30, 0x51, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03, 0x05, 0x00, 0x04, 0x40];
 
-/// RFC 8017 §9.2: `00 01 FF … FF 00 DigestInfo`. Building the one right encoding and comparing all of it leaves nothing to parse.
-fn pkcs1_encoding(prefix: &[u8], digest: &[u8], length: usize) -> Option<Vec<u8>> {
-    let info = prefix.len().checked_add(digest.len())?;
-    let padding = length.checked_sub(info)?.checked_sub(3).filter(|padding| *padding >= 8)?;
-    let mut encoded = Vec::with_capacity(length);
-    encoded.extend_from_slice(&[0, 1]);
-    encoded.resize(padding.checked_add(2)?, 0xff);
-    encoded.push(0);
-    encoded.extend_from_slice(prefix);
-    encoded.extend_from_slice(digest);
-    Some(encoded)
+/// RFC 8017 §9.2: `00 01 FF … FF 00 DigestInfo`. Spelling out the one right encoding and comparing all of it leaves nothing to parse.
+fn is_pkcs1_encoding(encoded: &[u8], prefix: &[u8], digest: &[u8]) -> bool {
+    let info = prefix.iter().chain(digest);
+    let padding = encoded.len().checked_sub(info.clone().count()).and_then(|rest| rest.checked_sub(3));
+    let Some(padding) = padding.filter(|padding| *padding >= 8) else { return false };
+    let head = [0, 1].iter().chain(core::iter::repeat_n(&0xff, padding)).chain(&[0]);
+    encoded.iter().eq(head.chain(info))
 }
 
 /// RFC 8017 §9.1.2 with a salt as long as the hash; `Some` if consistent. `encoded` is as long as the modulus (§8.1.2).
