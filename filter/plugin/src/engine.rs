@@ -16,10 +16,10 @@ use crate::host::{Host, Level};
 use crate::metrics::Count;
 use crate::response;
 use crate::sync::{Finished, Heard};
-use crate::verify::Hosted;
+use crate::verify::{Hosted, tables};
 pub use crate::waiters::Ticket;
 use crate::waiters::{self, Source, Waiters};
-use crate::{locate, log, verify};
+use crate::{locate, log};
 
 /// The longest that the root context sleeps: gauges are this old at the most, in seconds.
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -147,9 +147,9 @@ impl<H: Host> Engine<H> {
         let generation = active.trust.try_borrow().map_or(0, |trust| trust.generation());
         if active.tables_of != Some(generation) {
             active.tables_of = Some(generation);
-            verify::keep_tables(active.hosted.as_ref());
+            tables::keep();
         }
-        self.growing = verify::tables::grow();
+        self.growing = tables::grow();
     }
 
     /// A call has finished, on the root context.

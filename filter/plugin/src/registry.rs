@@ -63,15 +63,6 @@ pub(crate) fn with_keys(look: impl FnOnce(&mut dyn Iterator<Item = &Key>)) {
     });
 }
 
-/// Whether every configuration in use lets the host verify signatures.
-pub(crate) fn all_let_the_host_verify() -> bool {
-    KNOWN.with(|known| {
-        known.try_borrow().is_ok_and(|known| {
-            known.iter().filter(|entry| entry.is_in_use()).all(|entry| entry.policy.host_verification())
-        })
-    })
-}
-
 /// A test begins as a fresh VM does, on whatever thread it runs.
 #[cfg(test)]
 pub(crate) fn forget() {

@@ -1,17 +1,15 @@
-//! Who does the arithmetic of a signature: the proxy where it has shown that it can, else the module itself.
+//! Who does the arithmetic of a signature: tables of the key, the proxy where it has shown that it can, or the module by itself.
 //!
-//! Envoy offers BoringSSL as the foreign function `verify_signature` (`source/extensions/common/wasm/foreign.cc`), in a third to a
-//! tenth of the time for RSA and the larger curves. A host that has no such function, or one that says yes to everything, is found
+//! Envoy offers BoringSSL as the foreign function `verify_signature` (`source/extensions/common/wasm/foreign.cc`), in half the time of the
+//! module for RSA. A host that has no such function, or one that says yes to everything, is found
 //! out by known answers before any token depends on it: for each algorithm one signature that is good and one that is not.
 
 use meshseal_core::alg::Alg;
 use meshseal_core::json::{Budget, Document, Value};
 use meshseal_core::keys::{Key, KeySet};
-use meshseal_core::{KeyTables, SignatureVerifier, base64url, der};
+use meshseal_core::{SignatureVerifier, base64url, der};
 
 use crate::host::{Host, HostSignature};
-
-use crate::registry;
 
 pub(crate) mod tables;
 
@@ -69,32 +67,8 @@ fn ask(host: &impl Host, key: &Key, text: &[u8], signature: &[u8]) -> Option<boo
     host.verify_signature(&HostSignature { hash, spki: key.spki()?, signature, text })
 }
 
-/// Who is asked for which key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
-    Host,
-    Tables,
-}
-
-/// What is cheapest in Envoy (docs/performance.md): tables for the curves that have them within the module's means, the host for
-/// the rest. Until a key's tables are built, the host does it if it can.
-fn by(hosted: Option<&Hosted>, tables: &KeyTables, key: &Key) -> By {
-    let hosted = hosted.is_some_and(|hosted| hosted.covers(key.alg()));
-    if hosted && !(prefers_tables(key.alg()) && tables.is_ready(key)) { By::Host } else { By::Tables }
-}
-
-/// Whether tables beat the host.
-fn prefers_tables(alg: Alg) -> bool {
-    matches!(alg, Alg::Es256 | Alg::EdDsa)
-}
-
-/// Sees to it that the keys in force have the tables that they are verified with.
-pub(crate) fn keep_tables(hosted: Option<&Hosted>) {
-    let hosted = hosted.filter(|_| registry::all_let_the_host_verify());
-    tables::keep(|key| prefers_tables(key.alg()) || !hosted.is_some_and(|hosted| hosted.covers(key.alg())));
-}
-
-/// Verifies with the help of the host and of tables.
+/// Verifies by what is cheapest in Envoy (docs/performance.md): tables of the key, once they are built; else the host, if it can;
+/// else the module without help.
 pub(crate) struct Verifier<'v, H> {
     pub(crate) host: &'v H,
     pub(crate) hosted: Option<&'v Hosted>,
@@ -103,10 +77,8 @@ pub(crate) struct Verifier<'v, H> {
 impl<H: Host> SignatureVerifier for Verifier<'_, H> {
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
         tables::with(|tables| {
-            let asked = match by(self.hosted, tables, key) {
-                By::Host => ask(self.host, key, message, signature),
-                By::Tables => None,
-            };
+            let hosted = self.hosted.is_some_and(|hosted| hosted.covers(key.alg())) && !tables.is_ready(key);
+            let asked = if hosted { ask(self.host, key, message, signature) } else { None };
             asked.unwrap_or_else(|| tables.verify(key, message, signature))
         })
     }

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 
 use meshseal_core::KeyTables;
-use meshseal_core::keys::Key;
 
 use crate::registry;
 
@@ -23,11 +22,11 @@ pub(crate) fn with<T>(use_them: impl FnOnce(&KeyTables) -> T) -> T {
     })
 }
 
-/// Keeps the tables of the keys that are in force now and that `wanted` names, and queues what is missing.
-pub(crate) fn keep(wanted: impl Fn(&Key) -> bool) {
+/// Keeps the tables of the keys that are in force now, and queues what is missing.
+pub(crate) fn keep() {
     TABLES.with(|tables| {
         let Ok(mut tables) = tables.try_borrow_mut() else { return };
-        registry::with_keys(|keys| tables.keep(keys.filter(|key| wanted(key))));
+        registry::with_keys(|keys| tables.keep(keys));
     });
 }
 
