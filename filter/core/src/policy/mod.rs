@@ -87,10 +87,13 @@ impl Denied<'_> {
 }
 
 impl<'a> Request<'a> {
-    /// The path that rules are matched against.
-    #[must_use]
-    pub fn path_without_query(&self) -> &'a str {
+    fn path_without_query(&self) -> &'a str {
         self.path.split(['?', '#']).next().unwrap_or_default()
+    }
+
+    /// What rules are matched against.
+    fn without_query(&self) -> Self {
+        Self { path: self.path_without_query(), ..*self }
     }
 }
 
@@ -177,9 +180,9 @@ impl Policy {
     /// Whether a request without a token passes: some rule with `allowMissing` matches its route and no DENY rule does.
     #[must_use]
     pub fn admits_anonymous(&self, request: &Request<'_>) -> bool {
-        let rules = &self.route_rules;
-        let public = rules.rules.iter().any(|rule| rule.allow_missing && rule.matches_route(request));
-        public && !rules.denies(request, &rules.anonymous)
+        let (rules, request) = (&self.route_rules, request.without_query());
+        let public = rules.rules.iter().any(|rule| rule.allow_missing && rule.matches_route(&request));
+        public && !rules.denies(&request, &rules.anonymous)
     }
 
     /// What the rules make of a token, whatever the request.
@@ -200,8 +203,8 @@ impl Policy {
         standing: &Standing,
         freshness: Freshness,
     ) -> Result<(), Denied<'_>> {
-        let rules = &self.route_rules;
-        if rules.denies(request, standing) {
+        let (rules, request) = (&self.route_rules, request.without_query());
+        if rules.denies(&request, standing) {
             return Err(Denied::plain(Rejection::RuleDenied));
         }
         let fresh = |staleness: Staleness| self.is_fresh(standing, staleness, freshness);
@@ -210,7 +213,7 @@ impl Policy {
             return if fresh(default) { Ok(()) } else { Err(Denied::plain(Rejection::BundleStale)) };
         }
         let mut denied = Denied::plain(Rejection::RuleUnmatched);
-        for (at, rule) in rules.on_route(Action::Allow, request).filter(|(at, _)| standing.matches(*at)) {
+        for (at, rule) in rules.on_route(Action::Allow, &request).filter(|(at, _)| standing.matches(*at)) {
             if !standing.has_scopes(at) {
                 if denied.rejection == Rejection::RuleUnmatched {
                     denied = Denied { rejection: Rejection::ScopeMissing, scopes: &rule.scopes };

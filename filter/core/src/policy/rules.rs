@@ -108,9 +108,9 @@ impl Rule {
         !(self.from.is_empty() && self.when.is_empty() && self.scopes.is_empty())
     }
 
-    /// Whether one of `to` matches.
+    /// Whether one of `to` matches a request whose path has no query any more.
     #[must_use]
-    pub fn matches_route(&self, request: &Request<'_>) -> bool {
+    pub(super) fn matches_route(&self, request: &Request<'_>) -> bool {
         self.to.is_empty() || self.to.iter().any(|operation| operation.matches(request))
     }
 
@@ -155,8 +155,7 @@ fn principal(claims: Option<&Claims>) -> Option<String> {
 
 impl Operation {
     fn matches(&self, request: &Request<'_>) -> bool {
-        let path = request.path_without_query();
-        self.methods.matches(request.method) && self.hosts.matches(request.host) && self.paths.matches(path)
+        self.methods.matches(request.method) && self.hosts.matches(request.host) && self.paths.matches(request.path)
     }
 
     fn covers(&self, other: &Self) -> bool {
