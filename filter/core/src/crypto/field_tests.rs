@@ -4,8 +4,6 @@ use crypto_bigint::{NonZero, Uint};
 use proptest::prelude::*;
 
 use super::*;
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Bytes of a number below the prime, often at an edge: 0, 1, p − 1, long runs of ones or zeros.
 fn number(prime: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
@@ -63,6 +61,8 @@ macro_rules! field_tests {
     ($name:ident, $field:ident, $uint:ident, $prime:literal) => {
         mod $name {
             use super::*;
+            #[cfg(target_arch = "wasm32")]
+            use wasm_bindgen_test::wasm_bindgen_test as test;
 
             fn prime() -> NonZero<$uint> {
                 NonZero::new($uint::from_be_hex($prime)).unwrap()

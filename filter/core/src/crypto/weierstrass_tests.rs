@@ -5,8 +5,6 @@ use alloc::vec::Vec;
 use super::super::ecdsa::{P256, P384, P521};
 use super::super::window::{NARROWEST, Table, WIDEST, sum_of_two};
 use super::*;
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Affine coordinates, big-endian; `None` at infinity.
 fn coordinates<F: Field>(sum: &Jacobian<F>) -> Option<(Vec<u8>, Vec<u8>)> {
@@ -24,6 +22,8 @@ macro_rules! group_tests {
             use $crate_::{FieldBytes, ProjectivePoint, Scalar};
 
             use super::*;
+            #[cfg(target_arch = "wasm32")]
+            use wasm_bindgen_test::wasm_bindgen_test as test;
 
             fn theirs(point: &ProjectivePoint) -> Option<(Vec<u8>, Vec<u8>)> {
                 let encoded = point.to_affine().to_sec1_point(false);
