@@ -3,10 +3,24 @@
 use meshseal_abi::Pairs;
 use meshseal_core::policy::Request;
 use meshseal_core::rejection::Rejection;
+use smallvec::SmallVec;
 
 /// All request headers, in order: a header map as the ABI lays it out, read where it lies.
 #[derive(Clone, Debug, Default)]
-pub struct RequestHeaders(Vec<u8>);
+pub struct RequestHeaders {
+    map: Vec<u8>,
+    /// Where the names and values are: a request is asked for a handful of them.
+    places: SmallVec<[(Span, Span); LIKELY_HEADERS]>,
+}
+
+/// More than a browser behind a proxy sends; a request with more costs one allocation.
+const LIKELY_HEADERS: usize = 32;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: usize,
+    length: usize,
+}
 
 /// How often a header occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,16 +37,26 @@ impl RequestHeaders {
     /// Of a header map as the ABI lays it out.
     #[must_use]
     pub fn new(map: Vec<u8>) -> Self {
-        Self(map)
+        let start = map.as_ptr().addr();
+        let span = |text: &[u8]| Span { start: text.as_ptr().addr().saturating_sub(start), length: text.len() };
+        let places = Pairs::of(&map).map(|(name, value)| (span(name), span(value))).collect();
+        Self { map, places }
     }
 
-    fn pairs(&self) -> Pairs<'_> {
-        Pairs::of(&self.0)
+    fn text(&self, span: Span) -> &[u8] {
+        self.map.get(span.start..span.start.saturating_add(span.length)).unwrap_or_default()
+    }
+
+    /// The names of a length, with what follows each.
+    fn named(&self, length: usize) -> impl Iterator<Item = (&[u8], Span)> {
+        let fitting = self.places.iter().filter(move |(name, _)| name.length == length);
+        fitting.map(|(name, value)| (self.text(*name), *value))
     }
 
     /// Every value of a header, in order.
     pub(crate) fn all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
-        self.pairs().filter(move |(key, _)| key.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        let found = self.named(name.len()).filter(move |(key, _)| key.eq_ignore_ascii_case(name.as_bytes()));
+        found.map(|(_, value)| self.text(value))
     }
 
     /// The value of a header, if it is not repeated.
@@ -48,7 +72,7 @@ impl RequestHeaders {
     /// The names in this request that an upstream may take for `name`: case does not matter, and CGI-like servers
     /// (PHP, WSGI, Rack) map `-` and `_` to the same variable.
     pub(crate) fn spellings<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h str> {
-        let texts = self.pairs().filter_map(|(key, _)| std::str::from_utf8(key).ok());
+        let texts = self.named(name.len()).filter_map(|(key, _)| std::str::from_utf8(key).ok());
         texts.filter(move |key| same_variable(key, name))
     }
 
@@ -80,7 +104,7 @@ impl RequestHeaders {
 
 fn same_variable(left: &str, right: &str) -> bool {
     let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    left.len() == right.len() && left.bytes().map(fold).eq(right.bytes().map(fold))
+    left.bytes().map(fold).eq(right.bytes().map(fold))
 }
 
 #[cfg(test)]
