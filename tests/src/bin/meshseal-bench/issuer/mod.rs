@@ -34,6 +34,7 @@ const STEADY_S: u32 = 6;
 const PEER_SHARE: usize = 10;
 const TIMES_THE_PEER: f64 = 20.0;
 
+type Figure = fn(&Sample) -> f64;
 type Samples = BTreeMap<&'static str, Vec<Sample>>;
 
 pub(crate) async fn run(effort: &Effort) -> Result<()> {
@@ -108,7 +109,7 @@ async fn one_round(
     Ok(())
 }
 
-fn of(samples: &Samples, name: &str, figure: fn(&Sample) -> f64) -> Result<f64> {
+fn of(samples: &Samples, name: &str, figure: Figure) -> Result<f64> {
     let samples = samples.get(name).with_context(|| format!("not measured: {name}"))?;
     Ok(median(samples.iter().map(figure).collect()))
 }
@@ -137,8 +138,8 @@ fn beside_the_peer(samples: &Samples) -> Result<Table> {
         "In the same run: the same grant, an EdDSA-signed JWT for the same audience, its in-memory adapter, one process, NODE_ENV=production.",
         ["requests a second", "client authentication", "Meshseal", "oidc-provider", "ratio", "target", ""],
     );
-    let by_the_clock = |sample: &Sample| sample.rate;
-    for (how, figure) in [("for each core", Sample::per_core as fn(&Sample) -> f64), ("by the clock", by_the_clock)] {
+    let figures: [(&str, Figure); 2] = [("for each core", Sample::per_core), ("by the clock", |sample| sample.rate)];
+    for (how, figure) in figures {
         for (what, ours, theirs) in [("private_key_jwt", ASSERTION, PEER_ASSERTION), ("a secret", SECRET, PEER_SECRET)]
         {
             let (ours, theirs) = (of(samples, ours, figure)?, of(samples, theirs, figure)?);
