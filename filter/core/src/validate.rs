@@ -129,7 +129,13 @@ pub fn validate(token: &str, policy: &Policy, trust: &Trust, now: u64) -> Result
 ///
 /// # Errors
 /// The first check that it fails.
-pub fn validate_with(token: &str, keys: &KeySet, rule: &JwtRule, now: u64) -> Result<Verified, Rejection> {
+pub fn validate_with(
+    token: &str,
+    keys: &KeySet,
+    rule: &JwtRule,
+    now: u64,
+    verifier: &dyn SignatureVerifier,
+) -> Result<Verified, Rejection> {
     let token = Untrusted::read(token)?;
     match token.claims.issuer() {
         None => return Err(Rejection::ClaimMissing),
@@ -139,7 +145,7 @@ pub fn validate_with(token: &str, keys: &KeySet, rule: &JwtRule, now: u64) -> Re
     let token_type = token.admit(rule)?;
     let key = keys.find(token.header.kid(), token.header.alg())?;
     let expires_at = check_claims(&token.claims, rule, token_type, now)?;
-    Checked { token, key, revocations: None, rule_index: 0, expires_at }.verify(&Portable)
+    Checked { token, key, revocations: None, rule_index: 0, expires_at }.verify(verifier)
 }
 
 /// Every check that needs no signature arithmetic: steps 1 to 8.

@@ -306,13 +306,13 @@ fn an_assertion_is_validated_against_its_rule_alone() {
     let mut header = key().header();
     merge(&mut header, json!({ "typ": "client-authentication+jwt" }));
     let assertion = key().sign(&header, &claims(json!({ "client_id": null })).to_string());
-    assert!(validate_with(&assertion, &set, &rule, NOW).is_ok());
+    assert!(validate_with(&assertion, &set, &rule, NOW, &Portable).is_ok());
     assert_eq!(
-        validate_with(&key().token(&claims(json!({}))), &set, &rule, NOW).unwrap_err(),
+        validate_with(&key().token(&claims(json!({}))), &set, &rule, NOW, &Portable).unwrap_err(),
         Rejection::TypeNotAllowed
     );
     let other = JwtRule { issuer: "https://other.example".into(), ..rule };
-    assert_eq!(validate_with(&assertion, &set, &other, NOW).unwrap_err(), Rejection::IssuerUnknown);
+    assert_eq!(validate_with(&assertion, &set, &other, NOW, &Portable).unwrap_err(), Rejection::IssuerUnknown);
 }
 
 proptest! {

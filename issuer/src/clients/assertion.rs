@@ -1,5 +1,6 @@
 //! `private_key_jwt` (RFC 7523 §3 as tightened by draft-ietf-oauth-rfc7523bis): I10.
 
+use meshseal_core::KeyTables;
 use meshseal_core::config::{JwtRule, TokenType};
 use meshseal_core::keys::KeySet;
 use meshseal_core::validate::{hints, validate_with};
@@ -36,12 +37,13 @@ pub(super) fn check(
     issuer: &str,
     skew_s: u64,
     now: u64,
+    verifier: &KeyTables,
 ) -> Option<Asserted> {
     let mut rule = JwtRule::new(client, vec![issuer.into()]);
     rule.token_types = vec![TokenType::ClientAuthentication, TokenType::Jwt];
     rule.clock_skew = skew_s;
     rule.max_lifetime = MAX_LIFETIME_S;
-    let verified = validate_with(assertion, keys, &rule, now).ok()?;
+    let verified = validate_with(assertion, keys, &rule, now, verifier).ok()?;
     let claims = verified.claims();
     let subject = claims.subject() == Some(client);
     // The issuer identifier and nothing else: an assertion for us must be of no use anywhere else.

@@ -109,8 +109,9 @@ impl<'r> Credentials<'r> {
                 let id = assertion::claimed_client(assertion).ok_or(refused)?;
                 let client = registry.get(&id).ok_or(refused)?;
                 let ClientAuth::Keys(keys) = &client.auth else { return Err(refused) };
-                let asserted =
-                    assertion::check(assertion, &id, keys, checks.issuer, checks.skew_s, checks.now).ok_or(refused)?;
+                let (issuer, skew_s, now) = (checks.issuer, checks.skew_s, checks.now);
+                let asserted = assertion::check(assertion, &id, keys, issuer, skew_s, now, registry.verifier());
+                let asserted = asserted.ok_or(refused)?;
                 match replays.use_once(&id, &asserted.jti, asserted.expires_at, checks.now) {
                     Replay::Fresh => Ok(client),
                     Replay::Seen => Err(refused),

@@ -33,6 +33,15 @@ pub struct Client {
     pub admin: bool,
 }
 
+impl Client {
+    fn keys(&self) -> Option<&KeySet> {
+        match &self.auth {
+            ClientAuth::Keys(keys) => Some(keys),
+            ClientAuth::Secrets(_) => None,
+        }
+    }
+}
+
 /// How a client proves who it is.
 #[derive(Clone, Debug)]
 pub enum ClientAuth {

@@ -169,7 +169,8 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
         let depth = self.deeper()?;
         let at = self.builder.push(NodeKind::Object)?;
         let mut count: usize = 0;
-        while members.next_key_seed(Name { builder: &mut *self.builder, object: at })?.is_some() {
+        let mut seen = Seen::default();
+        while members.next_key_seed(Name { builder: &mut *self.builder, object: at, seen: &mut seen })?.is_some() {
             count = count.saturating_add(1);
             if count > self.builder.budget.members {
                 return self.builder.refuse(JsonError::TooBig);
@@ -185,6 +186,27 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
 struct Name<'b, 't> {
     builder: &'b mut Builder<'t>,
     object: usize,
+    seen: &'b mut Seen,
+}
+
+/// Which of 256 classes of names an object has so far: a name of a new class is a new name, and need not be compared with each
+/// before it. Names that are chosen to be of one class cost what [`Budget::members`] allows.
+#[derive(Default)]
+struct Seen([u64; 4]);
+
+impl Seen {
+    /// Whether a name of this one's class was there before.
+    fn insert(&mut self, name: &str) -> bool {
+        // FNV-1a (draft-eastlake-fnv), folded to its low byte.
+        let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        let hash = name.as_bytes().iter().fold(0x811c_9dc5, mix);
+        let class = hash ^ hash >> 16;
+        let (word, bit) = (class >> 6 & 3, class & 63);
+        let Some(word) = usize::try_from(word).ok().and_then(|word| self.0.get_mut(word)) else { return true };
+        let before = *word >> bit & 1 == 1;
+        *word |= 1 << bit;
+        before
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Name<'_, '_> {
@@ -215,7 +237,7 @@ impl<'de> Visitor<'de> for Name<'_, '_> {
 
 impl Name<'_, '_> {
     fn add<E: de::Error>(self, kind: NodeKind, text: &str) -> Result<(), E> {
-        if self.builder.has_member(self.object, text) {
+        if self.seen.insert(text) && self.builder.has_member(self.object, text) {
             return self.builder.refuse(JsonError::DuplicateName);
         }
         self.builder.push(kind).map(drop)

@@ -18,6 +18,20 @@ fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
 }
 
 #[test]
+fn each_of_many_names_may_be_there_once() {
+    let names: Vec<String> = (0..limits::MAX_TOKEN_MEMBERS - 1).map(|at| format!("claim_{at}")).collect();
+    let object = |names: &[String]| {
+        let members: Vec<String> = names.iter().map(|name| format!("\"{name}\":1")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    assert!(parse(&object(&names)).is_ok());
+    for name in &names {
+        let repeated: Vec<String> = names.iter().chain([name]).cloned().collect();
+        assert_eq!(parse(&object(&repeated)).unwrap_err(), JsonError::DuplicateName, "{name}");
+    }
+}
+
+#[test]
 fn what_is_not_strict_json_is_refused_with_its_place() {
     assert_eq!(Document::parse(vec![b'"', 0xff, b'"'], Budget::TOKEN).unwrap_err(), JsonError::Encoding);
     for text in [

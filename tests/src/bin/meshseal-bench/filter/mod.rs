@@ -43,6 +43,7 @@ async fn compare(effort: &Effort) -> Result<(Vec<report::Table>, String)> {
     tables.push(tables::figures(&arena)?);
     arena.envoy.stop().await;
     let envoy = report::said(&build::envoy()?.display().to_string(), "--version")?;
-    let envoy = envoy.split('/').nth(1).unwrap_or(&envoy).to_owned();
+    let version = envoy.rsplit_once("version: ").and_then(|(_, version)| version.split('/').nth(1));
+    let envoy = version.unwrap_or(&envoy).to_owned();
     Ok((tables, format!("Envoy {envoy} (V8), one worker; {} rounds", effort.rounds)))
 }

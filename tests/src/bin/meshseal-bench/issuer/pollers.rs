@@ -1,5 +1,6 @@
 //! Ten thousand proxies that wait for news: what they cost, and how soon they have it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -31,13 +32,13 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
     for _ in 0..REVOCATIONS {
         let token = pollers.server.get_mut().token(credentials).await?;
         let revoke = credentials.with_secret("/revoke", &format!("token={token}"));
-        let (rss, answers) = pollers.wave(&revoke, 200).await?;
+        let (rss, answers) = pollers.wave(Server::address, &revoke, 200).await?;
         held.push(rss);
         revocations.extend(answers);
     }
     revocations.sort_unstable();
     let rotate = credentials.with_secret("/admin/keys/rotate", "");
-    let (_, keys) = pollers.wave(&rotate, 202).await?;
+    let (_, keys) = pollers.wave(Server::admin_address, &rotate, 202).await?;
     pollers.server.into_inner().stop().await;
     let mut table = Table::new(
         "The push: 10 000 waiting long-polls",
@@ -60,8 +61,8 @@ struct Pollers {
 }
 
 impl Pollers {
-    /// Has all of them wait, makes a change, and waits until all have it; the issuer's RSS before, and the times, sorted.
-    async fn wave(&mut self, change: &[u8], status: u16) -> Result<(f64, Answers)> {
+    /// Has all of them wait, makes a change at one of the server's addresses, and waits until all have it; the issuer's RSS before, and the times, sorted.
+    async fn wave(&mut self, to: fn(&Server) -> SocketAddr, change: &[u8], status: u16) -> Result<(f64, Answers)> {
         let server = self.server.get_mut();
         let have = version_of(&server.bundle().await?)?;
         let watch = Stopwatch::start();
@@ -82,7 +83,7 @@ impl Pollers {
         };
         until("all pollers to wait", Duration::from_secs(50), all).await?;
         let rss = rss_mb(server.lock().await.pid())?;
-        let mut changer = Client::connect(server.lock().await.address()).await?;
+        let mut changer = Client::connect(to(&*server.lock().await)).await?;
         let begun = watch.elapsed();
         changer.ask(change, status).await?;
         let mut answers = Answers::new();

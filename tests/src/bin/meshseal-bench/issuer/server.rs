@@ -80,6 +80,7 @@ pub(crate) const GRANT: &str = "grant_type=client_credentials&audience=orders&sc
 pub(crate) struct Server {
     dir: PathBuf,
     port: u16,
+    admin_port: u16,
     child: Child,
     client: Client,
 }
@@ -92,10 +93,10 @@ impl Server {
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir_all(&dir)?;
-        let port = ports::free()?;
-        fs::write(dir.join("issuer.yaml"), configuration(port, credentials)?)?;
+        let (port, admin_port) = (ports::free()?, ports::free()?);
+        fs::write(dir.join("issuer.yaml"), configuration(port, admin_port, credentials)?)?;
         let (child, client) = launch(&dir, port).await?;
-        Ok(Self { dir, port, child, client })
+        Ok(Self { dir, port, admin_port, child, client })
     }
 
     /// Ends it, has something done to its database, and starts it again.
@@ -116,6 +117,11 @@ impl Server {
 
     pub(crate) fn address(&self) -> SocketAddr {
         ports::loopback(self.port)
+    }
+
+    /// Where operators are served.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        ports::loopback(self.admin_port)
     }
 
     /// Its identifier.
@@ -195,7 +201,7 @@ async fn launch(dir: &Path, port: u16) -> Result<(Child, Client)> {
 }
 
 /// JSON is YAML, too. Limits are out of the way: what is measured is work, and one client does that of many.
-fn configuration(port: u16, credentials: &Credentials) -> Result<String> {
+fn configuration(port: u16, admin_port: u16, credentials: &Credentials) -> Result<String> {
     let url = format!("http://127.0.0.1:{port}");
     let hash = format!("sha256:{}", sha256(credentials.secret.as_bytes()));
     let keys = json!({"keys": [credentials.public_key()?]});
@@ -203,6 +209,7 @@ fn configuration(port: u16, credentials: &Credentials) -> Result<String> {
     let configuration = json!({
         "issuer": url,
         "listen": format!("127.0.0.1:{port}"),
+        "admin": {"listen": format!("127.0.0.1:{admin_port}")},
         "database": "sqlite:meshseal.db",
         "limits": {"requestsPerSecond": 10_000_000, "connections": 50_000},
         "services": [{"audience": "orders", "scopes": ["orders.read"]}],
