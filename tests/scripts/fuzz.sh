@@ -2,17 +2,8 @@
 # Runs each fuzz target of filter/fuzz for FUZZ_SECONDS (default 20), beginning with filter/fuzz/seeds.
 set -eu
 
-top=$(cd "$(dirname "$0")/../.." && pwd)
-cd "$top"
-tools=${CARGO_TARGET_DIR:-$top/target}/tools/cargo-fuzz
-PATH=$PATH:$tools/bin
-export PATH
-
-if ! command -v cargo-fuzz >/dev/null 2>&1; then
-    printf 'fuzz: building cargo-fuzz (once)\n'
-    CARGO_TARGET_DIR="$tools/build" cargo install --quiet --locked cargo-fuzz --root "$tools"
-    rm -rf "$tools/build"
-fi
+tool=cargo-fuzz
+. "$(dirname "$0")/cargo-tool.sh"
 for target in $(cargo fuzz list --fuzz-dir filter/fuzz); do
     # What the fuzzer finds is kept beside the seeds, never among them.
     corpus=filter/fuzz/corpus/$target

@@ -1,0 +1,12 @@
+# Sourced: makes sure that the cargo subcommand named by $tool is on the PATH, and builds it below target/tools if it is not.
+top=$(cd "$(dirname "$0")/../.." && pwd)
+tools=${CARGO_TARGET_DIR:-$top/target}/tools/$tool
+PATH=$PATH:$tools/bin
+export PATH
+
+if ! command -v "$tool" >/dev/null 2>&1; then
+    printf '%s: not found; building it (once)\n' "$tool"
+    CARGO_TARGET_DIR="$tools/build" cargo install --quiet --locked "$tool" --root "$tools"
+    rm -rf "$tools/build"
+fi
+cd "$top"
