@@ -6,7 +6,9 @@ export PATH
 
 if ! command -v "$tool" >/dev/null 2>&1; then
     printf '%s: not found; building it (once)\n' "$tool"
-    CARGO_TARGET_DIR="$tools/build" cargo install --quiet --locked "$tool" --root "$tools"
+    # Optimizing it for long would take longer than it ever runs.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR="$tools/build" \
+        cargo install --quiet --locked "$tool" --root "$tools"
     rm -rf "$tools/build"
 fi
 cd "$top"

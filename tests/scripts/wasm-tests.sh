@@ -21,7 +21,9 @@ if [ -n "$installed" ] && [ "$("$installed" --version | awk '{ print $2 }')" = "
 elif [ ! -x "$runner" ]; then
     printf 'wasm tests: building wasm-bindgen-cli %s (once)\n' "$version"
     # Its own target directory: the workspace's is shared with builds that would wait for this one.
-    CARGO_TARGET_DIR="$tools/build" cargo install --quiet wasm-bindgen-cli --version "$version" --root "$tools" ||
+    # Optimizing it for long would take longer than it ever runs.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR="$tools/build" \
+        cargo install --quiet wasm-bindgen-cli --version "$version" --root "$tools" ||
         fail "cargo install wasm-bindgen-cli $version failed (its message is above)"
     rm -rf "$tools/build"
 fi

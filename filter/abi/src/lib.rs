@@ -1,13 +1,11 @@
-//! The calls of the proxy-wasm ABI (0.2.1) that the SDK does not offer as the filter needs them: `proxy_send_local_response` with
-//! response code details and a gRPC status, `proxy_get_header_map_pairs` without a copy of every name and value, and
-//! `proxy_call_foreign_function` without a panic on a host that does not implement it.
+//! The parts of the proxy-wasm ABI (0.2.1) that the SDK does not offer as the filter needs them: `proxy_send_local_response` with
+//! response code details and a gRPC status, `proxy_get_header_map_pairs` without a copy of every name and value,
+//! `proxy_call_foreign_function` without a panic on a host that does not implement it, and the callbacks about streams without a
+//! boxed context for each ([`streams`]).
 //!
-//! The only unsafe code of the project: three imports and their calls.
-#![no_std]
+//! The only unsafe code of the project: three imports and their calls, and three exports.
 
-extern crate alloc;
-
-use alloc::vec::Vec;
+pub mod streams;
 
 /// A response that the proxy sends itself.
 #[derive(Clone, Copy, Debug)]

@@ -12,8 +12,6 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::hash::BuildHasher;
 
-use hashbrown::HashTable;
-
 use crate::limits;
 use crate::policy::Policy;
 use crate::rejection::Rejection;
@@ -29,6 +27,10 @@ pub struct Verdicts<T, S> {
     refused_under: u64,
 }
 
+/// How much of a good token's end tells it from others: most of an ECDSA or Ed25519 signature. Nobody can make a second good token
+/// with the same end; a refused one is hashed whole, because anybody can make those.
+const HASHED_SIGNATURE_BYTES: usize = 64;
+
 struct Good<T> {
     proof: Proof,
     /// Of the trust under which it was last looked at whole.
@@ -40,8 +42,13 @@ impl<T, S: BuildHasher + Clone> Verdicts<T, S> {
     /// An empty memory with the budgets of [`limits`].
     pub fn new(hasher: S) -> Self {
         Self {
-            verified: Slots::new(hasher.clone(), limits::MAX_CACHED_TOKENS, limits::MAX_CACHED_BYTES),
-            refused: Slots::new(hasher, limits::MAX_CACHED_REFUSALS, limits::MAX_CACHED_REFUSAL_BYTES),
+            verified: Slots::new(
+                hasher.clone(),
+                HASHED_SIGNATURE_BYTES,
+                limits::MAX_CACHED_TOKENS,
+                limits::MAX_CACHED_BYTES,
+            ),
+            refused: Slots::new(hasher, usize::MAX, limits::MAX_CACHED_REFUSALS, limits::MAX_CACHED_REFUSAL_BYTES),
             refused_under: 0,
         }
     }
@@ -85,7 +92,7 @@ impl<T, S: BuildHasher + Clone> Verdicts<T, S> {
     /// How many good tokens are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.verified.table.len()
+        self.verified.len()
     }
 
     /// Whether no good token is remembered.
@@ -96,10 +103,14 @@ impl<T, S: BuildHasher + Clone> Verdicts<T, S> {
 }
 
 /// A map of fixed budget. A clock hand goes round the slots: it spares an entry that was used since it last came by.
+///
+/// The chains are its own, because a table that marks what was taken out of it grows when entries come and go at its limit.
 struct Slots<V, S> {
     hasher: S,
-    /// Indices into `slots`, by hash of the token.
-    table: HashTable<usize>,
+    /// How much of a token's end is hashed.
+    hashed_bytes: usize,
+    /// The first slot of each chain; their number is a power of two.
+    heads: Vec<usize>,
     slots: Vec<Option<Slot<V>>>,
     free: Vec<usize>,
     hand: usize,
@@ -110,11 +121,19 @@ struct Slots<V, S> {
 
 struct Slot<V> {
     token: Box<str>,
-    hash: u64,
+    hash: usize,
+    /// The next slot of the chain.
+    next: usize,
     value: V,
     bytes: usize,
     used: bool,
 }
+
+/// In the place of a slot: the chain ends here.
+const END: usize = usize::MAX;
+
+/// Chains of a memory with a few entries.
+const FEWEST_CHAINS: usize = 16;
 
 impl<V> Slot<V> {
     /// Eight bytes at a time: the compiler's own comparison goes byte by byte in wasm, and this is done for every request.
@@ -129,10 +148,11 @@ impl<V> Slot<V> {
 }
 
 impl<V, S: BuildHasher> Slots<V, S> {
-    fn new(hasher: S, max_entries: usize, max_bytes: usize) -> Self {
+    fn new(hasher: S, hashed_bytes: usize, max_entries: usize, max_bytes: usize) -> Self {
         Self {
             hasher,
-            table: HashTable::new(),
+            hashed_bytes,
+            heads: Vec::new(),
             slots: Vec::new(),
             free: Vec::new(),
             hand: 0,
@@ -142,17 +162,19 @@ impl<V, S: BuildHasher> Slots<V, S> {
         }
     }
 
+    fn len(&self) -> usize {
+        self.slots.len().saturating_sub(self.free.len())
+    }
+
     fn clear(&mut self) {
-        self.table.clear();
+        self.heads.clear();
         self.slots.clear();
         self.free.clear();
         (self.hand, self.held_bytes) = (0, 0);
     }
 
     fn get(&mut self, token: &[u8]) -> Option<(&str, &mut V)> {
-        let hash = self.hasher.hash_one(token);
-        let holds = |at: &usize| matches!(self.slots.get(*at), Some(Some(slot)) if slot.is(token));
-        let at = *self.table.find(hash, holds)?;
+        let at = self.find(self.hash(token), token)?;
         let slot = self.slots.get_mut(at)?.as_mut()?;
         slot.used = true;
         Some((&slot.token, &mut slot.value))
@@ -160,20 +182,53 @@ impl<V, S: BuildHasher> Slots<V, S> {
 
     fn put(&mut self, token: &str, value: V, heap_bytes: usize) {
         let bytes = token.len().saturating_add(heap_bytes).saturating_add(size_of::<Slot<V>>());
-        let hash = self.hasher.hash_one(token.as_bytes());
-        self.forget_hashed(hash, token.as_bytes());
+        self.forget(token.as_bytes());
         if bytes > self.max_bytes {
             return;
         }
-        while self.table.len() >= self.max_entries || self.held_bytes.saturating_add(bytes) > self.max_bytes {
+        while self.len() >= self.max_entries || self.held_bytes.saturating_add(bytes) > self.max_bytes {
             self.evict_one();
         }
-        let slot = Slot { token: token.into(), hash, value, bytes, used: false };
-        let at = self.place(slot);
+        let hash = self.hash(token.as_bytes());
+        let at = self.place(Slot { token: token.into(), hash, next: END, value, bytes, used: false });
         self.held_bytes = self.held_bytes.saturating_add(bytes);
-        let slots = &self.slots;
-        let rehash = |at: &usize| slots.get(*at).and_then(Option::as_ref).map_or(0, |slot| slot.hash);
-        self.table.insert_unique(hash, at, rehash);
+        if self.slots.len() > self.heads.len() {
+            self.lengthen();
+        } else {
+            self.link(at);
+        }
+    }
+
+    fn forget(&mut self, token: &[u8]) {
+        if let Some(at) = self.find(self.hash(token), token) {
+            self.empty(at);
+        }
+    }
+
+    fn hash(&self, token: &[u8]) -> usize {
+        let end = token.len().saturating_sub(self.hashed_bytes);
+        let hash = self.hasher.hash_one(token.get(end..).unwrap_or_default());
+        // Where addresses have 32 bits, the lower half.
+        usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
+    }
+
+    fn chain(&self, hash: usize) -> usize {
+        hash & self.heads.len().saturating_sub(1)
+    }
+
+    fn slot(&self, at: usize) -> Option<&Slot<V>> {
+        self.slots.get(at)?.as_ref()
+    }
+
+    fn find(&self, hash: usize, token: &[u8]) -> Option<usize> {
+        let mut at = *self.heads.get(self.chain(hash))?;
+        while let Some(slot) = self.slot(at) {
+            if slot.hash == hash && slot.is(token) {
+                return Some(at);
+            }
+            at = slot.next;
+        }
+        None
     }
 
     /// Puts the slot into a free place, or a new one; returns where.
@@ -186,22 +241,37 @@ impl<V, S: BuildHasher> Slots<V, S> {
         at
     }
 
-    fn forget(&mut self, token: &[u8]) {
-        self.forget_hashed(self.hasher.hash_one(token), token);
+    /// Makes the slot the first of its chain.
+    fn link(&mut self, at: usize) {
+        let Some(chain) = self.slot(at).map(|slot| self.chain(slot.hash)) else { return };
+        if let (Some(head), Some(Some(slot))) = (self.heads.get_mut(chain), self.slots.get_mut(at)) {
+            slot.next = core::mem::replace(head, at);
+        }
     }
 
-    fn forget_hashed(&mut self, hash: u64, token: &[u8]) {
-        let holds = |at: &usize| matches!(self.slots.get(*at), Some(Some(slot)) if slot.is(token));
-        if let Ok(entry) = self.table.find_entry(hash, holds) {
-            let (at, _) = entry.remove();
-            self.empty(at);
+    /// Doubles the number of chains.
+    fn lengthen(&mut self) {
+        let chains = self.heads.len().saturating_mul(2).max(FEWEST_CHAINS);
+        self.heads.clear();
+        self.heads.resize(chains, END);
+        for at in 0..self.slots.len() {
+            self.link(at);
         }
     }
 
     fn empty(&mut self, at: usize) {
-        if let Some(slot) = self.slots.get_mut(at).and_then(Option::take) {
-            self.held_bytes = self.held_bytes.saturating_sub(slot.bytes);
-            self.free.push(at);
+        let Some(slot) = self.slots.get_mut(at).and_then(Option::take) else { return };
+        self.held_bytes = self.held_bytes.saturating_sub(slot.bytes);
+        self.free.push(at);
+        let chain = self.chain(slot.hash);
+        let mut link = self.heads.get_mut(chain);
+        while let Some(next) = link {
+            if *next == at {
+                *next = slot.next;
+                return;
+            }
+            let next = *next;
+            link = self.slots.get_mut(next).and_then(Option::as_mut).map(|slot| &mut slot.next);
         }
     }
 
@@ -211,13 +281,7 @@ impl<V, S: BuildHasher> Slots<V, S> {
             self.hand = if next < self.slots.len() { next } else { 0 };
             match self.slots.get_mut(self.hand) {
                 Some(Some(slot)) if slot.used => slot.used = false,
-                Some(Some(slot)) => {
-                    let (hash, at) = (slot.hash, self.hand);
-                    if let Ok(entry) = self.table.find_entry(hash, |other| *other == at) {
-                        entry.remove();
-                    }
-                    return self.empty(at);
-                }
+                Some(Some(_)) => return self.empty(self.hand),
                 Some(None) if self.held_bytes > 0 => {}
                 Some(None) | None => return self.clear(),
             }

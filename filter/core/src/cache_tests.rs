@@ -134,7 +134,7 @@ fn bad_signatures_push_out_no_good_token() {
     for at in 0..3 * limits::MAX_CACHED_REFUSALS {
         memory.verdicts.refuse(&format!("bad {at}"), &memory.trust);
     }
-    assert_eq!(memory.verdicts.refused.table.len(), limits::MAX_CACHED_REFUSALS);
+    assert_eq!(memory.verdicts.refused.len(), limits::MAX_CACHED_REFUSALS);
     let last = format!("bad {}", 3 * limits::MAX_CACHED_REFUSALS - 1);
     assert_eq!(memory.get(&last, NOW), Some(Err(Rejection::SignatureInvalid)));
     assert!(memory.get(&token, NOW).is_some());
@@ -144,7 +144,7 @@ fn bad_signatures_push_out_no_good_token() {
 fn a_token_that_differs_in_any_byte_is_another_one() {
     for length in 1..40 {
         let token: Vec<u8> = (0..length).map(|at| b'a' + at % 26).collect();
-        let mut slots = Slots::new(Hashing::default(), 4, 100_000);
+        let mut slots = Slots::new(Hashing::default(), usize::MAX, 4, 100_000);
         slots.put(core::str::from_utf8(&token).unwrap(), (), 0);
         assert!(slots.get(&token).is_some());
         for at in 0..token.len() {
@@ -157,7 +157,7 @@ fn a_token_that_differs_in_any_byte_is_another_one() {
 
 #[test]
 fn the_clock_spares_what_is_in_use() {
-    let mut slots = Slots::new(Hashing::default(), 4, 100_000);
+    let mut slots = Slots::new(Hashing::default(), usize::MAX, 4, 100_000);
     for token in ["a", "b", "c", "d"] {
         slots.put(token, token, 0);
     }
@@ -171,7 +171,7 @@ fn the_clock_spares_what_is_in_use() {
 
 #[test]
 fn what_is_larger_than_the_budget_is_not_kept() {
-    let mut slots = Slots::new(Hashing::default(), 4, 300);
+    let mut slots = Slots::new(Hashing::default(), usize::MAX, 4, 300);
     slots.put("a", (), 0);
     slots.put("b", (), 1000);
     assert!(slots.get(b"a").is_some() && slots.get(b"b").is_none());
@@ -179,8 +179,8 @@ fn what_is_larger_than_the_budget_is_not_kept() {
 
 proptest! {
     #[test]
-    fn it_never_answers_for_another_token_nor_breaks_its_budget(steps in proptest::collection::vec((0..12_u8, any::<bool>(), 0..200_usize), 0..200)) {
-        let mut slots = Slots::new(Hashing::default(), 5, 1000);
+    fn it_never_answers_for_another_token_nor_breaks_its_budget(steps in proptest::collection::vec((0..60_u8, any::<bool>(), 0..200_usize), 0..300)) {
+        let mut slots = Slots::new(Hashing::default(), usize::MAX, 40, 8000);
         let mut model = BTreeMap::new();
         for (name, write, bytes) in steps {
             let token = format!("t{name}");
@@ -192,8 +192,10 @@ proptest! {
             }
             let live: usize = slots.slots.iter().flatten().map(|slot| slot.bytes).sum();
             prop_assert_eq!(live, slots.held_bytes);
-            prop_assert!(slots.held_bytes <= 1000 && slots.table.len() <= 5 && slots.slots.len() <= 5);
-            prop_assert_eq!(slots.table.len(), slots.slots.iter().flatten().count());
+            prop_assert!(slots.held_bytes <= 8000 && slots.len() <= 40 && slots.slots.len() <= 40);
+            prop_assert_eq!(slots.len(), slots.slots.iter().flatten().count());
+            let tokens: Vec<_> = slots.slots.iter().flatten().map(|slot| slot.token.clone()).collect();
+            prop_assert!(tokens.iter().all(|token| slots.find(slots.hash(token.as_bytes()), token.as_bytes()).is_some()));
         }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct Admitted {
 }
 
 impl<'a> Accepted<'a> {
-    /// Headers to set.
+    /// Headers to add.
     pub(crate) fn outputs(&self) -> impl Iterator<Item = (&str, &str)> {
         outputs::headers(self.rule, &self.admitted.claim_values, self.located.bytes())
     }

@@ -269,8 +269,9 @@ fn apply(host: &impl Host, headers: &RequestHeaders, accepted: &Accepted<'_>) {
         let path = headers.request().map_or("", |request| request.path);
         locate::remove(place, headers, path, host);
     }
+    // Whatever the request had under these names was removed before.
     for (name, value) in accepted.outputs() {
-        host.set_request_header(name, value);
+        host.add_request_header(name, value);
     }
 }
 

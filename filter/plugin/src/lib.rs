@@ -1,14 +1,14 @@
 //! The filter: one proxy-wasm module that decides every request where it arrives.
 //!
 //! ```text
-//! proxy ─ SDK ─▶ root, http ─▶ engine ─▶ config     a configuration, or all its mistakes
-//!                                │       decide     the decision: headers, locate ─▶ meshseal-core ─▶ outputs
-//!                                │       verify     who does the arithmetic of a signature
-//!                                │       response   refusals on the wire
-//!                                │       sync       trust bundle and key sets, kept current
-//!                                │       waiters    requests that wait for a newer key
-//!                                │       metrics, log
-//!                                └─▶ host           a trait; host/proxy.rs alone names the SDK's host calls
+//! proxy ─▶ root, streams ─▶ engine ─▶ config     a configuration, or all its mistakes
+//!                             │       decide     the decision: headers, locate ─▶ meshseal-core ─▶ outputs
+//!                             │       verify     who does the arithmetic of a signature
+//!                             │       response   refusals on the wire
+//!                             │       sync       trust bundle and key sets, kept current
+//!                             │       waiters    requests that wait for a newer key
+//!                             │       metrics, log
+//!                             └─▶ host           a trait; host/proxy.rs alone names the SDK's host calls
 //! ```
 //!
 //! Whatever decides is in `meshseal-core`. This crate moves bytes between that and the proxy; it never panics, and where it
@@ -19,7 +19,6 @@ mod decide;
 pub mod engine;
 pub mod headers;
 pub mod host;
-mod http;
 mod locate;
 mod log;
 mod metrics;
@@ -27,6 +26,7 @@ mod outputs;
 mod registry;
 mod response;
 mod root;
+mod streams;
 mod sync;
 #[cfg(test)]
 mod testing;
@@ -36,6 +36,7 @@ mod waiters;
 /// Where the proxy enters; a module of its own because the macro's function has no documentation.
 mod entry {
     proxy_wasm::main! {{
+        crate::streams::listen();
         proxy_wasm::set_root_context(|context_id| -> Box<dyn proxy_wasm::traits::RootContext> {
             Box::new(crate::root::Root::new(context_id))
         });

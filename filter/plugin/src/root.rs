@@ -3,25 +3,23 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::ContextType;
+use proxy_wasm::traits::{Context, RootContext};
 
 use crate::engine::Engine;
 use crate::host::proxy::Proxy;
-use crate::http::Filter;
-
-/// The engine, shared by the root context and its requests. Each callback borrows it once, for as long as it runs; a host that
-/// calls back inside a callback finds it borrowed, and the adapters then do the safe thing instead of panicking.
-pub(crate) type Shared = Rc<RefCell<Engine<Proxy>>>;
+use crate::streams::{self, Shared};
 
 /// One plugin configuration in one worker.
 pub(crate) struct Root {
-    engine: Shared,
+    engine: Shared<Proxy>,
 }
 
 impl Root {
+    /// A root context, whose streams are served from now on.
     pub(crate) fn new(context_id: u32) -> Self {
-        Self { engine: Rc::new(RefCell::new(Engine::new(Proxy, context_id))) }
+        let engine = Rc::new(RefCell::new(Engine::new(Proxy, context_id)));
+        streams::serve(context_id, Rc::clone(&engine));
+        Self { engine }
     }
 }
 
@@ -42,13 +40,5 @@ impl RootContext for Root {
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
             engine.on_tick();
         }
-    }
-
-    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Filter::new(context_id, Rc::clone(&self.engine))))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
     }
 }

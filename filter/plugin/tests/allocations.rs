@@ -70,9 +70,10 @@ impl Host for &Proxy {
         self.handed_over.set(self.handed_over.get() + allocations() - before);
         headers
     }
-    fn set_request_header(&self, _name: &str, _value: &str) {
+    fn add_request_header(&self, _name: &str, _value: &str) {
         self.outputs.set(self.outputs.get() + 1);
     }
+    fn set_request_header(&self, _name: &str, _value: &str) {}
     fn remove_request_header(&self, _name: &str) {}
     fn respond(&self, reply: &Reply) {
         panic!("refused: {}", reply.body);

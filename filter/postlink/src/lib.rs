@@ -1,5 +1,6 @@
 //! The build step after linking the filter: drops the exports that the module does not need and whatever only they reached,
-//! and refuses a module that imports more than a proxy-wasm host offers.
+//! and refuses a module that imports more than a proxy-wasm host offers. Where the filter answers a callback itself instead of
+//! the SDK, its function takes the name.
 //!
 //! proxy-wasm hosts call a callback for every phase of a request if it is exported, and the SDK exports all of them. What is
 //! not exported is not called: that is worth some 5 µs a request in Envoy.
@@ -23,6 +24,13 @@ pub const EXPORTS: &[&str] = &[
     "proxy_on_request_headers",
     "proxy_on_http_call_response",
     "proxy_on_tick",
+];
+
+/// Callbacks of the filter's own, and the names under which the proxy is to find them (`filter/abi`, streams).
+pub const OURS: &[(&str, &str)] = &[
+    ("meshseal_on_context_create", "proxy_on_context_create"),
+    ("meshseal_on_request_headers", "proxy_on_request_headers"),
+    ("meshseal_on_delete", "proxy_on_delete"),
 ];
 
 /// The imports that are allowed, as (module, name): the host functions of proxy-wasm ABI 0.2.1, of which the SDK's traits keep
@@ -112,19 +120,26 @@ pub fn trim(wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
     config.generate_name_section(false).generate_producers_section(false);
     let mut module = config.parse(wasm).map_err(|error| Refusal::Unreadable(error.to_string()))?;
     let present: BTreeSet<String> = module.exports.iter().map(|export| export.name.clone()).collect();
-    let missing: Vec<String> =
-        EXPORTS.iter().filter(|name| !present.contains(**name)).map(|name| (*name).to_owned()).collect();
+    let needed = EXPORTS.iter().chain(OURS.iter().map(|(ours, _)| ours));
+    let missing: Vec<String> = needed.filter(|name| !present.contains(**name)).map(|name| (*name).to_owned()).collect();
     if !missing.is_empty() {
         return Err(Refusal::MissingExports(missing));
     }
+    let replaced = |name: &str| OURS.iter().any(|(_, theirs)| *theirs == name);
+    let own = |name: &str| OURS.iter().find(|(ours, _)| *ours == name).map(|(_, theirs)| (*theirs).to_owned());
     let surplus: Vec<_> = module
         .exports
         .iter()
-        .filter(|export| !EXPORTS.contains(&export.name.as_str()))
+        .filter(|export| replaced(&export.name) || !(EXPORTS.contains(&&*export.name) || own(&export.name).is_some()))
         .map(|export| export.id())
         .collect();
     for id in surplus {
         module.exports.delete(id);
+    }
+    for export in module.exports.iter_mut() {
+        if let Some(name) = own(&export.name) {
+            export.name = name;
+        }
     }
     walrus::passes::gc::run(&mut module);
     let foreign: Vec<String> = module
@@ -158,6 +173,7 @@ mod tests {
     fn module(import: &str, without: &str) -> Vec<u8> {
         let functions: String = EXPORTS
             .iter()
+            .chain(OURS.iter().map(|(ours, _)| ours))
             .filter(|name| **name != "memory" && **name != without)
             .map(|name| format!("(func (export \"{name}\"))"))
             .collect();
@@ -182,6 +198,28 @@ mod tests {
     fn a_missing_callback_is_named() {
         let refusal = trim(&module("", "proxy_on_tick")).unwrap_err();
         assert_eq!(refusal, Refusal::MissingExports(vec!["proxy_on_tick".to_owned()]));
+    }
+
+    #[test]
+    fn the_filters_own_callbacks_take_the_names_of_the_sdks() {
+        let marked = OURS.iter().fold(module("", ""), |wasm, (ours, _)| marked(&wasm, ours));
+        let trimmed = walrus::Module::from_buffer(&trim(&marked).unwrap()).unwrap();
+        for (_, theirs) in OURS {
+            let id = trimmed.exports.get_func(*theirs).unwrap();
+            let walrus::FunctionKind::Local(function) = &trimmed.funcs.get(id).kind else { panic!("imported") };
+            assert!(!function.block(function.entry_block()).instrs.is_empty(), "{theirs} is the SDK's");
+        }
+        let lacking = trim(&module("", "meshseal_on_delete")).unwrap_err();
+        assert_eq!(lacking, Refusal::MissingExports(vec!["meshseal_on_delete".to_owned()]));
+    }
+
+    /// The module with something in the body of an exported function.
+    fn marked(wasm: &[u8], export: &str) -> Vec<u8> {
+        let mut module = walrus::Module::from_buffer(wasm).unwrap();
+        let id = module.exports.get_func(export).unwrap();
+        let walrus::FunctionKind::Local(function) = &mut module.funcs.get_mut(id).kind else { panic!("imported") };
+        function.builder_mut().func_body().i32_const(1).drop();
+        module.emit_wasm()
     }
 
     #[test]

@@ -251,10 +251,14 @@ impl Host for FakeHost {
         RequestHeaders::new(meshseal_abi::header_map(&self.stream(self.context()).headers))
     }
 
-    fn set_request_header(&self, name: &str, value: &str) {
-        self.remove_request_header(name);
+    fn add_request_header(&self, name: &str, value: &str) {
         let mut streams = self.0.streams.borrow_mut();
         streams.get_mut(&self.context()).unwrap().headers.push((name.to_owned(), value.as_bytes().to_vec()));
+    }
+
+    fn set_request_header(&self, name: &str, value: &str) {
+        self.remove_request_header(name);
+        self.add_request_header(name, value);
     }
 
     fn remove_request_header(&self, name: &str) {

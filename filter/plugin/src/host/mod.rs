@@ -112,6 +112,8 @@ pub trait Host {
     fn enter(&self, context: u32) -> bool;
     /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers included.
     fn request_headers(&self) -> RequestHeaders;
+    /// Adds a request header beside those of its name, which is cheaper than to replace them.
+    fn add_request_header(&self, name: &str, value: &str);
     /// Replaces a request header.
     fn set_request_header(&self, name: &str, value: &str);
     /// Removes every copy of a request header.

@@ -1,0 +1,107 @@
+use super::*;
+use crate::host::fake::FakeHost;
+use crate::testing::{TestKey, bundle_config, full, inline_config, token};
+use serde_json::json;
+
+const ROOT: u32 = 1;
+
+/// A VM with root contexts numbered from [`ROOT`], one for each of these configurations.
+struct Vm {
+    host: FakeHost,
+    streams: RefCell<Streams<FakeHost>>,
+}
+
+impl Vm {
+    fn new(configurations: &[String]) -> Self {
+        crate::registry::forget();
+        let vm = Self { host: FakeHost::new(), streams: RefCell::new(Streams::new()) };
+        for (root, configuration) in (ROOT..).zip(configurations) {
+            vm.host.enter(root);
+            let mut engine = Engine::new(vm.host.clone(), root);
+            assert!(engine.configure(vm.host.configure(configuration)));
+            vm.streams.borrow_mut().engines.push((root, Rc::new(RefCell::new(engine))));
+        }
+        vm
+    }
+
+    /// A request without a token, or with this one, on a stream that the VM may know.
+    fn ask(&self, stream: u32, token: Option<&str>) -> bool {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let mut headers = vec![(":method", "GET"), (":authority", "orders"), (":path", "/orders/1")];
+        headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+        self.host.request(stream, &headers);
+        request_headers(&self.streams, &self.host, stream)
+    }
+
+    fn status(&self, stream: u32) -> u16 {
+        self.host.stream(stream).reply.unwrap().status
+    }
+}
+
+fn key() -> TestKey {
+    TestKey::new("a", 1)
+}
+
+/// Passes requests without a token, or does not.
+fn policy(public: bool) -> String {
+    inline_config(&[&key()], json!({}), json!({ "rules": [{ "allowMissing": public }] }))
+}
+
+#[test]
+fn a_stream_is_judged_by_its_own_configuration() {
+    let vm = Vm::new(&[policy(false), policy(true)]);
+    created(&vm.streams, 100, ROOT);
+    created(&vm.streams, 101, ROOT + 1);
+    assert!(!vm.ask(100, None) && vm.ask(101, None));
+    assert_eq!(vm.status(100), 401);
+}
+
+#[test]
+fn a_stream_of_no_configuration_is_refused() {
+    let vm = Vm::new(&[policy(true)]);
+    created(&vm.streams, 100, ROOT + 7);
+    created(&vm.streams, 101, ROOT);
+    assert!(!deleted(&vm.streams, 101), "a stream, not a root context");
+    for stream in [100, 101, 102] {
+        assert!(!vm.ask(stream, None));
+        assert_eq!(vm.status(stream), 503);
+    }
+}
+
+#[test]
+fn a_configuration_that_has_ended_takes_no_more_streams() {
+    let vm = Vm::new(&[policy(true)]);
+    assert!(deleted(&vm.streams, ROOT));
+    assert!(!deleted(&vm.streams, ROOT), "the SDK must hear of it once only");
+    created(&vm.streams, 100, ROOT);
+    assert!(!vm.ask(100, None));
+}
+
+#[test]
+fn a_callback_inside_a_callback_is_refused() {
+    let vm = Vm::new(&[policy(true)]);
+    created(&vm.streams, 100, ROOT);
+    let engine = Rc::clone(&vm.streams.borrow().engines[0].1);
+    let busy = engine.borrow_mut();
+    assert!(!vm.ask(100, None));
+    assert_eq!(vm.status(100), 503);
+    drop(busy);
+    assert!(vm.ask(100, None));
+}
+
+#[test]
+fn a_stream_waits_until_it_ends() {
+    let unknown = token(&TestKey::new("b", 2), json!({}));
+    let vm = Vm::new(&[bundle_config(json!({ "embedded": full(1, &[&key()]) }), json!({}))]);
+    for stream in [100, 101] {
+        created(&vm.streams, stream, ROOT);
+        assert!(!vm.ask(stream, Some(&unknown)));
+    }
+    deleted(&vm.streams, 101);
+    let engine = Rc::clone(&vm.streams.borrow().engines[0].1);
+    vm.host.advance(std::time::Duration::from_millis(200));
+    vm.host.enter(ROOT);
+    engine.borrow_mut().on_tick();
+    assert_eq!(vm.status(100), 401);
+    assert!(vm.host.stream(101).reply.is_none());
+}
