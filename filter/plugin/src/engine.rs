@@ -21,7 +21,7 @@ pub use crate::waiters::Ticket;
 use crate::waiters::{self, Source, Waiters};
 use crate::{locate, log};
 
-/// The longest that the root context sleeps: gauges are this old at the most, in seconds.
+/// The longest that the root context sleeps: what it reports is this old at the most, in seconds.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
 /// At the next turn of the proxy's event loop.
@@ -68,6 +68,7 @@ impl<H: Host> Engine<H> {
         };
         match read {
             Ok(active) => {
+                self.end();
                 self.active = Some(active);
                 let orphans = self.waiters.take_all();
                 self.decide_again(&orphans);
@@ -204,8 +205,16 @@ impl<H: Host> Engine<H> {
         }
     }
 
+    /// The configuration in force ends: what is not told yet is told.
+    pub fn end(&self) {
+        if let Some(active) = &self.active {
+            active.metrics.tell(&self.host);
+        }
+    }
+
     fn report(&self) {
         let Some(active) = &self.active else { return };
+        active.metrics.tell(&self.host);
         let Ok(trust) = active.trust.try_borrow() else { return };
         let age = trust.freshness(self.host.now().as_secs()).age;
         active.metrics.trust(&self.host, trust.bundle_version(), age, trust.keys().count());
@@ -243,7 +252,7 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
             return Flow::Continue;
         }
         Verdict::Accepted(accepted) => {
-            active.metrics.count(host, Count::Accepted);
+            active.metrics.accepted();
             apply(host, headers, &accepted);
             return Flow::Continue;
         }

@@ -9,17 +9,19 @@ use smallvec::SmallVec;
 #[derive(Clone, Debug, Default)]
 pub struct RequestHeaders {
     map: Vec<u8>,
-    /// Where the names and values are: a request is asked for a handful of them.
-    places: SmallVec<[(Span, Span); LIKELY_HEADERS]>,
+    /// A request is asked for a handful of them.
+    places: SmallVec<[Place; LIKELY_HEADERS]>,
 }
 
-/// More than a browser behind a proxy sends; a request with more costs one allocation.
-const LIKELY_HEADERS: usize = 32;
+/// What a browser sends through a proxy; a request with more costs one allocation.
+const LIKELY_HEADERS: usize = 24;
 
+/// Where a name and its value are in the map: the value lies behind the name and its zero byte.
 #[derive(Clone, Copy, Debug, Default)]
-struct Span {
-    start: usize,
-    length: usize,
+struct Place {
+    name: u32,
+    name_length: u32,
+    value_length: u32,
 }
 
 /// How often a header occurs.
@@ -38,25 +40,31 @@ impl RequestHeaders {
     #[must_use]
     pub fn new(map: Vec<u8>) -> Self {
         let start = map.as_ptr().addr();
-        let span = |text: &[u8]| Span { start: text.as_ptr().addr().saturating_sub(start), length: text.len() };
-        let places = Pairs::of(&map).map(|(name, value)| (span(name), span(value))).collect();
+        // Of a map that wasm memory can hold.
+        let short = |length: usize| u32::try_from(length).unwrap_or_default();
+        let place = |(name, value): (&[u8], &[u8])| Place {
+            name: short(name.as_ptr().addr().saturating_sub(start)),
+            name_length: short(name.len()),
+            value_length: short(value.len()),
+        };
+        let places = Pairs::of(&map).map(place).collect();
         Self { map, places }
     }
 
-    fn text(&self, span: Span) -> &[u8] {
-        self.map.get(span.start..span.start.saturating_add(span.length)).unwrap_or_default()
-    }
-
-    /// The names of a length, with what follows each.
-    fn named(&self, length: usize) -> impl Iterator<Item = (&[u8], Span)> {
-        let fitting = self.places.iter().filter(move |(name, _)| name.length == length);
-        fitting.map(|(name, value)| (self.text(*name), *value))
+    /// The names of a length, with the value of each.
+    fn named(&self, length: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let fitting = self.places.iter().filter(move |place| u32::try_from(length) == Ok(place.name_length));
+        fitting.filter_map(|place| {
+            let number = |number: u32| usize::try_from(number).ok();
+            let (name, rest) = self.map.get(number(place.name)?..)?.split_at_checked(number(place.name_length)?)?;
+            Some((name, rest.get(1..)?.get(..number(place.value_length)?)?))
+        })
     }
 
     /// Every value of a header, in order.
     pub(crate) fn all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
         let found = self.named(name.len()).filter(move |(key, _)| key.eq_ignore_ascii_case(name.as_bytes()));
-        found.map(|(_, value)| self.text(value))
+        found.map(|(_, value)| value)
     }
 
     /// The value of a header, if it is not repeated.

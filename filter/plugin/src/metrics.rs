@@ -1,6 +1,6 @@
 //! The filter's statistics. Envoy shows them as `wasmcustom.meshseal.…`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use meshseal_core::rejection::Rejection;
@@ -55,6 +55,8 @@ pub(crate) struct Metrics {
     /// In the order of [`Count::ALL`].
     counts: [Option<MetricId>; Count::ALL.len()],
     reasons: RefCell<BTreeMap<(bool, Rejection), MetricId>>,
+    /// Accepted requests that the proxy has not been told of.
+    accepted: Cell<usize>,
     bundle_version: Option<MetricId>,
     bundle_age: Option<MetricId>,
     keys: Option<MetricId>,
@@ -69,6 +71,7 @@ impl Metrics {
         Self {
             counts: Count::ALL.map(|(_, name)| define(MetricKind::Counter, name)),
             reasons: RefCell::default(),
+            accepted: Cell::default(),
             bundle_version: define(MetricKind::Gauge, "bundle.version"),
             bundle_age: define(MetricKind::Gauge, "bundle.age_s"),
             keys: define(MetricKind::Gauge, "keys"),
@@ -88,6 +91,16 @@ impl Metrics {
         {
             host.increment_metric(*metric, u32::try_from(by).unwrap_or(u32::MAX));
         }
+    }
+
+    /// Counts a request with a good token. The proxy is told by [`Metrics::tell`]: a call for each would be a good part of what they cost.
+    pub(crate) fn accepted(&self) {
+        self.accepted.set(self.accepted.get().saturating_add(1));
+    }
+
+    /// Tells the proxy what was only counted here.
+    pub(crate) fn tell(&self, host: &impl Host) {
+        self.add(host, Count::Accepted, self.accepted.take());
     }
 
     /// Counts a refusal, or what would have been one in shadow mode.
@@ -138,9 +151,21 @@ mod tests {
     fn names_carry_the_prefix_if_there_is_one() {
         let host = FakeHost::new();
         Metrics::define(&host, "edge").count(&host, Count::BundleAccepted);
-        Metrics::define(&host, "").count(&host, Count::Accepted);
+        Metrics::define(&host, "").count(&host, Count::Anonymous);
         assert_eq!(host.metric("meshseal.edge.bundle.accepted"), 1);
-        assert_eq!(host.metric("meshseal.accepted"), 1);
+        assert_eq!(host.metric("meshseal.anonymous"), 1);
+    }
+
+    #[test]
+    fn accepted_requests_are_told_together_and_once() {
+        let host = FakeHost::new();
+        let metrics = Metrics::define(&host, "");
+        metrics.accepted();
+        metrics.accepted();
+        assert_eq!(host.metric("meshseal.accepted"), 0);
+        metrics.tell(&host);
+        metrics.tell(&host);
+        assert_eq!(host.metric("meshseal.accepted"), 2);
     }
 
     #[test]
@@ -159,7 +184,8 @@ mod tests {
     fn a_host_without_metrics_is_no_trouble() {
         let host = FakeHost::new().without_metrics();
         let metrics = Metrics::define(&host, "");
-        metrics.count(&host, Count::Accepted);
+        metrics.accepted();
+        metrics.tell(&host);
         metrics.refused(&host, Rejection::TokenExpired, false);
         metrics.trust(&host, Some(1), Some(1), 1);
         assert!(!host.has_metric("meshseal.accepted"));

@@ -115,13 +115,17 @@ fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32
 }
 
 /// Whether it was a root context.
-fn deleted<H>(streams: &RefCell<Streams<H>>, context: u32) -> bool {
+fn deleted<H: Host>(streams: &RefCell<Streams<H>>, context: u32) -> bool {
     let Ok(mut streams) = streams.try_borrow_mut() else { return false };
     if streams.live.remove(&context).is_some() {
         return false;
     }
     let root = streams.engines.iter().position(|(root, _)| *root == context);
-    root.map(|at| streams.engines.swap_remove(at)).is_some()
+    let Some((_, engine)) = root.map(|at| streams.engines.swap_remove(at)) else { return false };
+    if let Ok(engine) = engine.try_borrow() {
+        engine.end();
+    }
+    true
 }
 
 #[cfg(test)]

@@ -71,7 +71,10 @@ fn a_stream_of_no_configuration_is_refused() {
 #[test]
 fn a_configuration_that_has_ended_takes_no_more_streams() {
     let vm = Vm::new(&[policy(true)]);
+    created(&vm.streams, 99, ROOT);
+    assert!(vm.ask(99, Some(&token(&key(), json!({})))));
     assert!(deleted(&vm.streams, ROOT));
+    assert_eq!(vm.host.metric("meshseal.accepted"), 1, "told at the end");
     assert!(!deleted(&vm.streams, ROOT), "the SDK must hear of it once only");
     created(&vm.streams, 100, ROOT);
     assert!(!vm.ask(100, None));

@@ -59,6 +59,8 @@ async fn bundle(
     }
     let version = poll.have.unwrap_or(0);
     let _present = worker.map(|worker| issuer.proxies.enter(worker, node(&headers), version));
+    // The buffer of the connection hangs on them, and is needed for reading while the poll waits.
+    drop(headers);
     let answer = hold(&issuer, poll.have, Duration::from_secs(poll.wait)).await?;
     Ok(respond(answer))
 }

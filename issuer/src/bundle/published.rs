@@ -7,17 +7,24 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use meshseal_core::KeyTables;
 use meshseal_core::alg::Alg;
 use meshseal_core::bundle::{IssuerTrust, PublishedKey, Snapshot, jwks_text};
-use meshseal_core::keys::KeySet;
+use meshseal_core::keys::{Key, KeyId, KeySet};
 use meshseal_core::revocation::Epochs;
 
 use crate::keys::{Algorithm, KeyRecord, KeyState, MasterKey, Purpose, Signer};
 use crate::revocation::{EpochKind, EpochRecord};
 use crate::store::Persisted;
 
-/// Keys opened so far, by kid, so that a new version opens only what is new.
-pub(super) type Signers = HashMap<String, Arc<Signer>>;
+/// What was made of keys so far, so that a new version makes only what is new.
+#[derive(Default)]
+pub(super) struct Opened {
+    /// By kid.
+    signers: HashMap<String, Arc<Signer>>,
+    /// For these keys.
+    tables: (Vec<KeyId>, Arc<KeyTables>),
+}
 
 /// The public keys as `/jwks` serves them.
 #[derive(Clone, Debug)]
@@ -40,33 +47,35 @@ pub struct Published {
     pub token_signer: Option<Arc<Signer>>,
     /// Signs bundles.
     pub bundle_signer: Option<Arc<Signer>>,
-    /// Verifies our own tokens.
+    /// Keys of our own tokens.
     pub verifiers: KeySet,
+    /// Verifies with them.
+    pub tables: Arc<KeyTables>,
     /// For `/jwks`.
     pub document: KeySetDocument,
 }
 
 impl Published {
     /// Builds it from what is kept. A key that cannot be opened is logged and does not sign.
-    pub(super) fn build(issuer: &str, persisted: Persisted, master: &MasterKey, signers: &mut Signers) -> Self {
+    pub(super) fn build(issuer: &str, persisted: Persisted, master: &MasterKey, opened: &mut Opened) -> Self {
         let Persisted { version, keys, revoked, epochs } = persisted;
-        signers.retain(|kid, _| keys.iter().any(|key| key.kid == *kid && key.sealed.is_some()));
-        open_signers(&keys, master, signers);
+        opened.open(&keys, master);
         let signer = |purpose: Purpose| {
             let signs = |key: &&KeyRecord| key.purpose == purpose && key.state == KeyState::Active;
-            keys.iter().find(signs).and_then(|key| signers.get(&key.kid).cloned())
+            keys.iter().find(signs).and_then(|key| opened.signers.get(&key.kid).cloned())
         };
         let (token_signer, bundle_signer) = (signer(Purpose::Token), signer(Purpose::Bundle));
         let published: Vec<PublishedKey> = keys.iter().filter_map(published).collect();
         let text = jwks_text(&published);
         let algorithms: [Alg; 3] = Algorithm::ALL.map(Algorithm::core);
         let verifiers = KeySet::from_provider(&text, &algorithms).unwrap_or_default();
+        let tables = opened.tables_of(&verifiers);
         let document = KeySetDocument::new(text);
         let due = revoked.iter().map(|token| token.expires_at).chain(epochs.iter().map(|epoch| epoch.expires_at)).min();
         let revoked = revoked.iter().map(|token| token.index).collect();
         let trust = IssuerTrust { keys: published, revoked, epochs: epochs_of(epochs) };
         let snapshot = Arc::new(Snapshot { version, issuers: BTreeMap::from([(issuer.to_owned(), trust)]) });
-        Self { snapshot, keys, prune_due: due, token_signer, bundle_signer, verifiers, document }
+        Self { snapshot, keys, prune_due: due, token_signer, bundle_signer, verifiers, tables, document }
     }
 
     /// The version.
@@ -89,17 +98,33 @@ impl KeySetDocument {
     }
 }
 
-fn open_signers(keys: &[KeyRecord], master: &MasterKey, signers: &mut Signers) {
-    for key in keys.iter().filter(|key| key.state.may_sign()) {
-        if signers.contains_key(&key.kid) {
-            continue;
-        }
-        match Signer::open(key, master) {
-            Ok(signer) => {
-                signers.insert(key.kid.clone(), Arc::new(signer));
+impl Opened {
+    fn open(&mut self, keys: &[KeyRecord], master: &MasterKey) {
+        self.signers.retain(|kid, _| keys.iter().any(|key| key.kid == *kid && key.sealed.is_some()));
+        for key in keys.iter().filter(|key| key.state.may_sign()) {
+            if self.signers.contains_key(&key.kid) {
+                continue;
             }
-            Err(error) => tracing::error!(kid = key.kid, %error, "a signing key cannot be used"),
+            match Signer::open(key, master) {
+                Ok(signer) => {
+                    self.signers.insert(key.kid.clone(), Arc::new(signer));
+                }
+                Err(error) => tracing::error!(kid = key.kid, %error, "a signing key cannot be used"),
+            }
         }
+    }
+
+    /// Tables for these keys, whole: some milliseconds for a new key, nothing for a version with the same keys.
+    fn tables_of(&mut self, keys: &KeySet) -> Arc<KeyTables> {
+        let ids: Vec<KeyId> = keys.iter().map(Key::id).collect();
+        let (known, tables) = &mut self.tables;
+        if *known != ids {
+            let tables = Arc::make_mut(tables);
+            tables.keep(keys.iter());
+            while tables.advance(1) {}
+            *known = ids;
+        }
+        Arc::clone(tables)
     }
 }
 

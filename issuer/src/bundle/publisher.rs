@@ -9,7 +9,7 @@ use meshseal_core::bundle::Times;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::answers::Answers;
-use super::published::{Published, Signers};
+use super::published::{Opened, Published};
 use crate::clock::Clock;
 use crate::keys::{MasterKey, SignerError};
 use crate::store::{Change, Head, Store, StoreError};
@@ -67,7 +67,7 @@ pub struct Publisher {
 
 /// What whoever asks the database holds meanwhile.
 struct Refreshing {
-    signers: Signers,
+    opened: Opened,
     /// Which time it was asked last, and what it said.
     last: (u64, Result<Head, StoreError>),
 }
@@ -84,9 +84,9 @@ impl Publisher {
         clock: Arc<dyn Clock>,
         master: Arc<MasterKey>,
     ) -> Result<Self, StoreError> {
-        let mut signers = Signers::new();
+        let mut opened = Opened::default();
         let asked_ms = clock.steady_ms();
-        let published = Published::build(issuer, store.load().await?, &master, &mut signers);
+        let published = Published::build(issuer, store.load().await?, &master, &mut opened);
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
         let nothing = Err(StoreError::Unavailable("not asked yet".to_owned()));
@@ -99,7 +99,7 @@ impl Publisher {
             versions: watch::Sender::new(published.version()),
             current: ArcSwap::from_pointee(published),
             answers: Mutex::new(answers),
-            refreshing: AsyncMutex::new(Refreshing { signers, last: (0, nothing) }),
+            refreshing: AsyncMutex::new(Refreshing { opened, last: (0, nothing) }),
             asked: AtomicU64::new(0),
             confirmed_ms: AtomicU64::new(asked_ms),
             catch_up_ms: AtomicU64::new(0),
@@ -141,17 +141,17 @@ impl Publisher {
             return refreshing.last.1.clone();
         }
         let this = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let said = self.ask(&mut refreshing.signers).await;
+        let said = self.ask(&mut refreshing.opened).await;
         refreshing.last = (this, said.clone());
         said
     }
 
-    async fn ask(&self, signers: &mut Signers) -> Result<Head, StoreError> {
+    async fn ask(&self, opened: &mut Opened) -> Result<Head, StoreError> {
         let asked_ms = self.clock.steady_ms();
         let head = self.store.head().await?;
         if head.version != self.current.load().version() {
             let persisted = self.store.load().await?;
-            let published = Arc::new(Published::build(&self.issuer, persisted, &self.master, signers));
+            let published = Arc::new(Published::build(&self.issuer, persisted, &self.master, opened));
             self.lock_answers().remember(published.snapshot.clone());
             let version = published.version();
             self.current.store(published);

@@ -1,6 +1,5 @@
 //! Recognising a token of our own: core's checks, then revocation.
 
-use meshseal_core::Portable;
 use meshseal_core::config::JwtRule;
 use meshseal_core::revocation::index_of;
 use meshseal_core::validate::{Verified, validate_with};
@@ -14,7 +13,7 @@ pub fn signed_by_us(config: &Config, published: &Published, token: &str, now: u6
     let audiences = config.services.iter().map(|service| service.audience.as_str().into()).collect();
     let mut rule = JwtRule::new(&config.issuer, audiences);
     rule.clock_skew = skew_s;
-    validate_with(token, &published.verifiers, &rule, now, &Portable).ok()
+    validate_with(token, &published.verifiers, &rule, now, &*published.tables).ok()
 }
 
 /// The token, if it is good now.

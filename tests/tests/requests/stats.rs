@@ -9,13 +9,18 @@ use meshseal_tests::wait::until;
 
 use crate::world::{CORS, MAIN, UNKNOWING, World, check, passes, refused, token};
 
-/// How far a counter moves while `work` is done. Only counters that no other case moves are asked for.
+/// How far a counter moves when `work` is done, once every worker has reported. Only counters that no other case moves are asked for.
 async fn moved(counter: &str, work: impl AsyncFnOnce(&'static World) -> Result<()>) -> Result<u64> {
     let world = World::get().await?;
     let name = format!("wasmcustom.meshseal.{counter}");
-    let before = world.proxy.envoy().stat(&name).await?;
+    let moved = async |before: u64| Ok::<u64, anyhow::Error>(world.proxy.envoy().stat(&name).await? - before);
+    let before = moved(0).await?;
     work(world).await?;
-    Ok(world.proxy.envoy().stat(&name).await? - before)
+    until("a counter that has moved", Duration::from_secs(5), async || {
+        moved(before).await.ok().filter(|moved| *moved >= WORKERS as u64)
+    })
+    .await?;
+    moved(before).await
 }
 
 #[test]

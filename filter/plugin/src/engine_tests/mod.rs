@@ -92,6 +92,12 @@ impl Mesh {
         self.send(&[("authorization", &format!("Bearer {token}"))])
     }
 
+    /// Accepted requests, the latest included.
+    fn accepted(&self) -> u64 {
+        self.engine.end();
+        self.count("accepted")
+    }
+
     fn count(&self, name: &str) -> u64 {
         self.host.metric(&format!("meshseal.{name}"))
     }

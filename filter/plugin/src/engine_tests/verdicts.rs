@@ -10,7 +10,7 @@ fn a_good_token_passes_and_the_upstream_sees_its_claims_instead() {
     assert_eq!((status, value(&stream, "x-sub")), (200, Some("checkout")));
     assert_eq!(value(&stream, "x-payload"), token.split('.').nth(1));
     assert_eq!(value(&stream, "authorization"), None);
-    assert_eq!((mesh.count("accepted"), mesh.host.records("meshseal.validation_us")), (1, 1));
+    assert_eq!((mesh.accepted(), mesh.host.records("meshseal.validation_us")), (1, 1));
 }
 
 #[test]
