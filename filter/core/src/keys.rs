@@ -10,7 +10,7 @@ use jwt_compact::jwk::JsonWebKey;
 use sha2::{Digest as _, Sha256};
 
 use crate::alg::{Alg, Family};
-use crate::crypto::{EcKey, P256, P384, P521, RsaKey, RsaProblem, Secret};
+use crate::crypto::{EcKey, EdKey, EdProblem, P256, P384, P521, RsaKey, RsaProblem, Secret};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 use crate::{base64url, der, limits};
@@ -27,7 +27,7 @@ pub enum PublicKey {
     /// A point of P-521.
     P521(EcKey<P521>),
     /// A point of Ed25519.
-    Ed25519(ed25519_dalek::VerifyingKey),
+    Ed25519(EdKey),
     /// A shared secret, from configuration only.
     Secret(Secret),
 }
@@ -411,11 +411,10 @@ fn point<K>(jwk: Value<'_>, length: usize, read: fn(&[u8], &[u8]) -> Option<K>) 
 
 fn read_ed25519(jwk: Value<'_>) -> Result<PublicKey, Unusable> {
     let x: [u8; 32] = bytes(jwk, "x")?.try_into().map_err(|_| wrong("x", "not 32 bytes (RFC 8037 §2)"))?;
-    let public = ed25519_dalek::VerifyingKey::from_bytes(&x).map_err(|_| wrong("x", "not a point on the curve"))?;
-    if public.is_weak() {
-        return Err(wrong("x", "a point of small order; such a key verifies signatures that nobody made"));
-    }
-    Ok(PublicKey::Ed25519(public))
+    EdKey::new(&x).map(PublicKey::Ed25519).map_err(|problem| match problem {
+        EdProblem::NoPoint => wrong("x", "not the encoding of a point on the curve"),
+        EdProblem::SmallOrder => wrong("x", "a point of small order; such a key verifies signatures that nobody made"),
+    })
 }
 
 fn read_secret(jwk: Value<'_>, alg: Alg) -> Result<PublicKey, Unusable> {

@@ -1,24 +1,22 @@
 //! Ed25519 (RFC 8032, RFC 8037 §3.1), strict: small-order points and second forms of a signature are refused.
 //!
-//! Without tables ed25519-dalek verifies. With tables of the generator and of the negated key, what is left of
-//! R = s·B + k·(−A) is additions; scalars stay dalek's, the field is fiat-crypto's (generated from a machine-checked proof),
-//! whose 32-bit form suits WebAssembly. Its types tell `tight` limbs (after a carry) from `loose` ones (after a sum).
+//! R = s·B + k·(−A), with tables of the generator and of the negated key or without. The field is fiat-crypto's (generated from a
+//! machine-checked proof), whose 32-bit form suits WebAssembly. Its types tell `tight` limbs (after a carry) from `loose` ones
+//! (after a sum).
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use core::fmt;
 
-use crypto_bigint::{Odd, U256};
-use curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED;
-use curve25519_dalek::scalar::Scalar;
-use ed25519_dalek::VerifyingKey;
+use crypto_bigint::{NonZero, Odd, U256, U512};
 use fiat_crypto::curve25519_32 as fiat;
 use fiat_crypto::curve25519_32::{fiat_25519_loose_field_element as Loose, fiat_25519_tight_field_element as Tight};
 use jwt_compact::Algorithm;
 use sha2::{Digest as _, Sha512};
 
 use super::Fixed;
-use super::window::{Group, Table};
+use super::window::{Group, Table, sum_of_two};
 use crate::alg::Alg;
 
 const ZERO: Tight = Tight([0; 10]);
@@ -286,33 +284,96 @@ fn to_affine(sums: &[Extended]) -> Option<Vec<Affine>> {
     Some(points)
 }
 
-/// An empty table of the negated key; `None` for a key of small order, which verifies nothing.
-pub(super) fn key_table(key: &VerifyingKey, width: u32) -> Option<Table<Edwards>> {
-    if key.is_weak() {
-        return None;
-    }
-    Affine::decompress(key.as_bytes()).map(|point| Table::new(point.negated(), width))
+/// The generator (RFC 8032 §5.1), little-endian.
+const GENERATOR: ([u8; 32], [u8; 32]) = (
+    [
+        0x1a, 0xd5, 0x25, 0x8f, 0x60, 0x2d, 0x56, 0xc9, 0xb2, 0xa7, 0x25, 0x95, 0x60, 0xc7, 0x2c, 0x69, 0x5c, 0xdc,
+        0xd6, 0xfd, 0x31, 0xe2, 0xa4, 0xc0, 0xfe, 0x53, 0x6e, 0xcd, 0xd3, 0x36, 0x69, 0x21,
+    ],
+    {
+        let mut y = [0x66; 32];
+        y[0] = 0x58;
+        y
+    },
+);
+
+/// The order of the generator: 2^252 + 27742317777372353535851937790883648493.
+const ORDER: NonZero<U256> =
+    NonZero::<U256>::new_unwrap(U256::from_be_hex("1000000000000000000000000000000014def9dea2f79cd65812631a5cf5d3ed"));
+
+fn generator() -> Affine {
+    Affine { x: from_bytes(&GENERATOR.0), y: from_bytes(&GENERATOR.1) }
 }
 
-pub(super) fn generator_table(width: u32) -> Option<Table<Edwards>> {
-    Affine::decompress(ED25519_BASEPOINT_COMPRESSED.as_bytes()).map(|point| Table::new(point, width))
+/// An Ed25519 public key.
+#[derive(Clone)]
+pub struct EdKey {
+    encoded: [u8; 32],
+    negated: Affine,
+}
+
+/// Why 32 bytes are no public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EdProblem {
+    /// No point of the curve has this encoding.
+    NoPoint,
+    /// The order of the point divides 8: such a key verifies signatures that nobody made.
+    SmallOrder,
+}
+
+impl EdKey {
+    /// Of its encoding, the one that RFC 8032 §5.1.2 gives to the point.
+    pub(crate) fn new(encoded: &[u8; 32]) -> Result<Self, EdProblem> {
+        let point = Affine::decompress(encoded).ok_or(EdProblem::NoPoint)?;
+        if SMALL_ORDER.contains(&to_bytes(&point.y)) {
+            return Err(EdProblem::SmallOrder);
+        }
+        if to_bytes(&point.y) != parts(encoded).0 {
+            return Err(EdProblem::NoPoint);
+        }
+        Ok(Self { encoded: *encoded, negated: point.negated() })
+    }
+
+    /// An empty table of what signatures ask of the key.
+    pub(super) fn table(&self, width: u32) -> Table<Edwards> {
+        Table::new(self.negated, width)
+    }
+
+    pub(super) fn generator_table(width: u32) -> Table<Edwards> {
+        Table::new(generator(), width)
+    }
+}
+
+impl PartialEq for EdKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.encoded == other.encoded
+    }
+}
+
+impl fmt::Debug for EdKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("EdKey").field(&self.encoded).finish()
+    }
 }
 
 /// Tables of the generator and of a negated key.
 pub(super) type Tables<'t> = (&'t Table<Edwards>, &'t Table<Edwards>);
 
-/// The verdict of `verify_strict`. That R decodes is left out: it is compared with a sum's encoding, which does.
-fn verify(key: &VerifyingKey, tables: Tables<'_>, message: &[u8], signature: &[u8; 64]) -> Option<()> {
+/// The verdict of ed25519-dalek's `verify_strict`. That R decodes is left out: it is compared with a sum's encoding, which does.
+fn verify(key: &EdKey, tables: Option<Tables<'_>>, message: &[u8], signature: &[u8; 64]) -> Option<()> {
     let (r, s) = signature.split_at_checked(32)?;
     let (r, s): ([u8; 32], [u8; 32]) = (r.try_into().ok()?, s.try_into().ok()?);
-    let s = Scalar::from_canonical_bytes(s).into_option()?;
-    if SMALL_ORDER.contains(&parts(&r).0) {
+    if U256::from_le_slice(&s) >= *ORDER || SMALL_ORDER.contains(&parts(&r).0) {
         return None;
     }
-    let hash = Sha512::new().chain_update(r).chain_update(key.as_bytes()).chain_update(message).finalize();
-    let k = Scalar::from_bytes_mod_order_wide(&hash.into());
-    let (generator, negated_key) = tables;
-    let sum = negated_key.add_multiple(generator.add_multiple(Edwards::NEUTRAL, s.as_bytes()), k.as_bytes());
+    let hash = Sha512::new().chain_update(r).chain_update(key.encoded).chain_update(message).finalize();
+    let k = U512::from_le_slice(&hash).rem_vartime(&ORDER).to_le_bytes();
+    let sum = match tables {
+        Some((generator, negated_key)) => {
+            negated_key.add_multiple(generator.add_multiple(Edwards::NEUTRAL, &s), k.as_ref())
+        }
+        None => sum_of_two::<Edwards>([(&generator(), &s), (&key.negated, k.as_ref())])?,
+    };
     (sum.encode()? == r).then_some(())
 }
 
@@ -321,7 +382,7 @@ pub(super) struct EdDsa<'t>(pub(super) Option<Tables<'t>>);
 
 impl Algorithm for EdDsa<'_> {
     type SigningKey = Infallible;
-    type VerifyingKey = VerifyingKey;
+    type VerifyingKey = EdKey;
     type Signature = Fixed<64>;
 
     fn name(&self) -> Cow<'static, str> {
@@ -333,10 +394,7 @@ impl Algorithm for EdDsa<'_> {
     }
 
     fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
-        match self.0 {
-            Some(tables) => verify(key, tables, message, &signature.0).is_some(),
-            None => key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok(),
-        }
+        verify(key, self.0, message, &signature.0).is_some()
     }
 }
 

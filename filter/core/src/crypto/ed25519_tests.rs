@@ -2,7 +2,8 @@
 
 use curve25519_dalek::EdwardsPoint;
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
-use ed25519_dalek::{Signature, Signer as _, SigningKey};
+use curve25519_dalek::scalar::Scalar;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use proptest::prelude::*;
 
 use super::super::window::{NARROWEST, WIDEST, sum_of_two};
@@ -57,7 +58,7 @@ fn what_is_no_point_is_refused() {
 /// All that R, s and the key can be wrong by, or nothing; verdicts are those of `verify_strict`.
 #[test]
 fn verdicts_are_those_of_verify_strict() {
-    let generator = built(generator_table(6).unwrap());
+    let generator = built(EdKey::generator_table(6));
     let mut accepted = 0;
     for seed in 0..6_u8 {
         let signer = SigningKey::from_bytes(&[seed; 32]);
@@ -66,7 +67,8 @@ fn verdicts_are_those_of_verify_strict() {
             let point = curve25519_dalek::edwards::CompressedEdwardsY(signer.verifying_key().to_bytes()).decompress();
             let encoded = (point.unwrap() + torsion).compress();
             let key = VerifyingKey::from_bytes(&encoded.0).unwrap();
-            let table = built(key_table(&key, 5).unwrap());
+            let ours = EdKey::new(&encoded.0).unwrap();
+            let table = built(ours.table(5));
             for number in 0..24_u8 {
                 let message = [number, seed];
                 let good = signer.sign(&message).to_bytes();
@@ -95,8 +97,10 @@ fn verdicts_are_those_of_verify_strict() {
                 }
                 for signature in tried {
                     let expected = key.verify_strict(&message, &Signature::from_bytes(&signature)).is_ok();
-                    let ours = verify(&key, (&generator, &table), &message, &signature).is_some();
-                    assert_eq!(ours, expected, "{encoded:?} {message:?} {signature:?}");
+                    for tables in [Some((&generator, &table)), None] {
+                        let verified = verify(&ours, tables, &message, &signature).is_some();
+                        assert_eq!(verified, expected, "{encoded:?} {message:?} {signature:?}");
+                    }
                     accepted += usize::from(expected);
                 }
             }
@@ -106,10 +110,22 @@ fn verdicts_are_those_of_verify_strict() {
 }
 
 #[test]
-fn a_key_of_small_order_has_no_table() {
+fn a_key_of_small_order_is_none() {
     for point in EIGHT_TORSION {
-        assert!(key_table(&VerifyingKey::from_bytes(&point.compress().0).unwrap(), 4).is_none());
+        assert_eq!(EdKey::new(&point.compress().0).unwrap_err(), EdProblem::SmallOrder);
     }
+}
+
+#[test]
+fn a_key_has_one_encoding() {
+    // y = 3 and y = 3 + p are the same point.
+    let mut encoded = [0; 32];
+    encoded[0] = 3;
+    assert_eq!(EdKey::new(&encoded).map(|key| key.encoded), Ok(encoded));
+    let mut other = [0xff; 32];
+    (other[0], other[31]) = (0xf0, 0x7f);
+    assert!(VerifyingKey::from_bytes(&other).is_ok(), "dalek takes it");
+    assert_eq!(EdKey::new(&other), Err(EdProblem::NoPoint));
 }
 
 proptest! {
@@ -119,10 +135,9 @@ proptest! {
     fn sums_are_daleks(a in scalar(), b in scalar(), c in scalar(), torsion in prop::sample::select(EIGHT_TORSION.to_vec()), width in NARROWEST..=WIDEST) {
         let point = ED25519_BASEPOINT_POINT * c + torsion;
         let expected = (ED25519_BASEPOINT_POINT * a + point * b).compress().0;
-        let generator = ours(&ED25519_BASEPOINT_POINT);
-        let plain = sum_of_two::<Edwards>([(&generator, a.as_bytes()), (&ours(&point), b.as_bytes())]).unwrap();
+        let plain = sum_of_two::<Edwards>([(&generator(), a.as_bytes()), (&ours(&point), b.as_bytes())]).unwrap();
         prop_assert_eq!(plain.encode().unwrap(), expected);
-        let tables = [built(generator_table(width).unwrap()), built(Table::new(ours(&point), width))];
+        let tables = [built(EdKey::generator_table(width)), built(Table::new(ours(&point), width))];
         let sum = tables[0].add_multiple(Edwards::NEUTRAL, a.as_bytes());
         prop_assert_eq!(tables[1].add_multiple(sum, b.as_bytes()).encode().unwrap(), expected);
     }

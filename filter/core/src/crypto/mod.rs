@@ -2,7 +2,7 @@
 //! WebAssembly, and over our own where it is not (`docs/adr/0008-arithmetic-of-our-own-for-verification.md`).
 //!
 //! ```text
-//! ecdsa ─ weierstrass ─ field      ed25519 (dalek, fiat-crypto)      rsa ─ montgomery      hmac
+//! ecdsa ─ weierstrass ─ field      ed25519 (fiat-crypto)            rsa ─ montgomery      hmac
 //!      ╰────── window ──────────────────╯ tables: multiples of the keys in force
 //! ```
 //!
@@ -19,6 +19,7 @@ use jwt_compact::{Algorithm, AlgorithmSignature};
 use self::ecdsa::Es;
 pub(crate) use self::ecdsa::{EcKey, P256, P384, P521};
 use self::ed25519::EdDsa;
+pub(crate) use self::ed25519::{EdKey, EdProblem};
 use self::hmac::Hs;
 pub(crate) use self::hmac::Secret;
 use self::rsa::Rsa;

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::ecdsa::{EcKey, Ecdsa, Es, P256, P384, P521};
-use super::ed25519::{self, EdDsa, Edwards};
+use super::ed25519::{EdDsa, EdKey, Edwards};
 use super::weierstrass::Points;
 use super::window::{Group, NARROWEST, Table, WIDEST};
 use super::{Portable, SignatureVerifier, verify};
@@ -164,7 +164,8 @@ impl KeyTables {
             PublicKey::P384(public) => ec(&mut self.p384, key.id(), public, budget),
             PublicKey::P521(public) => ec(&mut self.p521, key.id(), public, budget),
             PublicKey::Ed25519(public) => {
-                self.ed25519.add(key.id(), budget, ed25519::generator_table, |width| ed25519::key_table(public, width));
+                let generator = |width| Some(EdKey::generator_table(width));
+                self.ed25519.add(key.id(), budget, generator, |width| Some(public.table(width)));
             }
             PublicKey::Rsa(_) | PublicKey::Secret(_) => {}
         }
