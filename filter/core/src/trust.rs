@@ -1,7 +1,6 @@
 //! What the filter trusts now: the bundle in force and the key sets fetched from providers. Changes only through
 //! [`Trust::accept_bundle`] and [`Trust::accept_jwks`], which verify before they believe.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,7 +18,7 @@ use crate::{limits, revocation};
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
     bundle: Option<Bundle>,
-    fetched: BTreeMap<Box<str>, KeySet>,
+    fetched: BTreeMap<String, KeySet>,
     generation: u64,
 }
 
@@ -130,8 +129,8 @@ impl Trust {
             return Err(KeyProblem { path: "keys".into(), message: "no key for an allowed algorithm".into() });
         }
         let counts = (set.len(), set.skipped());
-        if self.fetched.get(&rule.issuer) != Some(&set) {
-            self.fetched.insert(rule.issuer.clone(), set);
+        if self.fetched.get(&*rule.issuer) != Some(&set) {
+            self.fetched.insert(String::from(&*rule.issuer), set);
             self.next_generation();
         }
         Ok(counts)
@@ -149,9 +148,9 @@ impl Trust {
         }
         for rule in policy.jwt_rules() {
             let same = |other: &&JwtRule| rule.fetches_like(other);
-            let known = older_policy.jwt_rules().iter().find(same).and_then(|other| older.fetched.get(&other.issuer));
-            if let Some(set) = known.filter(|_| !self.fetched.contains_key(&rule.issuer)) {
-                self.fetched.insert(rule.issuer.clone(), set.clone());
+            let known = older_policy.jwt_rules().iter().find(same).and_then(|other| older.fetched.get(&*other.issuer));
+            if let Some(set) = known.filter(|_| !self.fetched.contains_key(&*rule.issuer)) {
+                self.fetched.insert(String::from(&*rule.issuer), set.clone());
             }
         }
     }

@@ -1,7 +1,6 @@
 //! The filter's statistics. Envoy shows them as `wasmcustom.meshseal.…`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 
 use meshseal_core::rejection::Rejection;
 
@@ -54,7 +53,7 @@ pub(crate) struct Metrics {
     prefix: String,
     /// In the order of [`Count::ALL`].
     counts: [Option<MetricId>; Count::ALL.len()],
-    reasons: RefCell<BTreeMap<(bool, Rejection), MetricId>>,
+    reasons: RefCell<Vec<((bool, Rejection), MetricId)>>,
     /// Accepted requests that the proxy has not been told of.
     accepted: Cell<usize>,
     bundle_version: Option<MetricId>,
@@ -106,12 +105,12 @@ impl Metrics {
     /// Counts a refusal, or what would have been one in shadow mode.
     pub(crate) fn refused(&self, host: &impl Host, rejection: Rejection, shadow: bool) {
         let Ok(mut reasons) = self.reasons.try_borrow_mut() else { return };
-        let known = reasons.get(&(shadow, rejection)).copied();
+        let known = reasons.iter().find(|(of, _)| *of == (shadow, rejection)).map(|(_, metric)| *metric);
         let metric = known.or_else(|| {
             let verdict = if shadow { "shadow" } else { "rejected" };
             let metric =
                 host.define_metric(MetricKind::Counter, &format!("{}{verdict}.{}", self.prefix, rejection.code()))?;
-            reasons.insert((shadow, rejection), metric);
+            reasons.push(((shadow, rejection), metric));
             Some(metric)
         });
         if let Some(metric) = metric {

@@ -3,7 +3,6 @@
 //! Keys are few and live long, tokens are many. Tables live beside the keys, under their ids, and are built in small steps
 //! off the request path; until both tables that a signature needs are there, [`Portable`] verifies it.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -20,29 +19,34 @@ use crate::limits;
 #[derive(Clone)]
 struct Tables<G: Group> {
     generator: Option<Table<G>>,
-    keys: BTreeMap<KeyId, Table<G>>,
+    /// A handful: as many as fit into the budget.
+    keys: Vec<(KeyId, Table<G>)>,
 }
 
 impl<G: Group> Default for Tables<G> {
     fn default() -> Self {
-        Self { generator: None, keys: BTreeMap::new() }
+        Self { generator: None, keys: Vec::new() }
     }
 }
 
 impl<G: Group> Tables<G> {
     fn iter(&self) -> impl Iterator<Item = &Table<G>> {
-        self.generator.iter().chain(self.keys.values())
+        self.generator.iter().chain(self.keys.iter().map(|(_, table)| table))
+    }
+
+    fn table(&self, id: KeyId) -> Option<&Table<G>> {
+        self.keys.iter().find(|(of, _)| *of == id).map(|(_, table)| table)
     }
 
     /// Both that a key needs.
     fn of(&self, id: KeyId) -> Option<(&Table<G>, &Table<G>)> {
-        let (generator, key) = (self.generator.as_ref()?, self.keys.get(&id)?);
+        let (generator, key) = (self.generator.as_ref()?, self.table(id)?);
         (generator.is_ready() && key.is_ready()).then_some((generator, key))
     }
 
     /// Drops tables of keys that are not wanted, and the generator's when no key is left.
     fn retain(&mut self, wanted: &[&Key]) {
-        self.keys.retain(|id, _| wanted.iter().any(|key| key.id() == *id));
+        self.keys.retain(|(id, _)| wanted.iter().any(|key| key.id() == *id));
         if self.keys.is_empty() {
             self.generator = None;
         }
@@ -60,7 +64,7 @@ impl<G: Group> Tables<G> {
         generator: impl FnOnce(u32) -> Option<Table<G>>,
         key: impl FnOnce(u32) -> Option<Table<G>>,
     ) {
-        if self.keys.contains_key(&id) {
+        if self.table(id).is_some() {
             return;
         }
         if self.generator.is_none() {
@@ -69,13 +73,13 @@ impl<G: Group> Tables<G> {
         if self.generator.is_some()
             && let Some(table) = budget.take::<G>().and_then(key)
         {
-            self.keys.insert(id, table);
+            self.keys.push((id, table));
         }
     }
 
     /// Builds a row of the first table that wants one, the generator's before those of keys.
     fn advance(&mut self) -> bool {
-        let mut all = self.generator.iter_mut().chain(self.keys.values_mut());
+        let mut all = self.generator.iter_mut().chain(self.keys.iter_mut().map(|(_, table)| table));
         match all.find(|table| table.is_growing()) {
             Some(table) => {
                 table.advance();
@@ -147,10 +151,10 @@ impl KeyTables {
         let wants = |family| wanted.iter().any(|key| key.alg().family() == family);
         let generators = generators.into_iter().filter(|(family, missing)| *missing && wants(*family)).count();
         let held = |id: &KeyId| {
-            self.p256.keys.contains_key(id)
-                || self.p384.keys.contains_key(id)
-                || self.p521.keys.contains_key(id)
-                || self.ed25519.keys.contains_key(id)
+            self.p256.table(*id).is_some()
+                || self.p384.table(*id).is_some()
+                || self.p521.table(*id).is_some()
+                || self.ed25519.table(*id).is_some()
         };
         wanted.iter().filter(|key| !held(&key.id())).count().saturating_add(generators)
     }
