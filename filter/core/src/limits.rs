@@ -47,6 +47,9 @@ pub const MAX_REVOKED: usize = 250_000;
 /// of [`MAX_BUNDLE_BYTES`]; an issuer that revokes more subjects than this within a token's life revokes all.
 pub const MAX_EPOCHS: usize = 20_000;
 
+/// Most JSON nodes of a trust bundle: a name and a time for each of [`MAX_EPOCHS`] of five kinds, and half as much for the rest.
+pub const MAX_BUNDLE_NODES: usize = 300_000;
+
 /// Largest plugin configuration in bytes: the Kubernetes API server refuses objects of more than about 1.5 MB.
 pub const MAX_CONFIG_BYTES: usize = 1_500_000;
 

@@ -6,7 +6,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::claims::Claims;
 use crate::rejection::Rejection;
@@ -149,25 +149,25 @@ fn take_leb128(bytes: &mut impl Iterator<Item = u8>) -> Option<Option<u64>> {
 ///
 /// To revoke everything issued up to and including second T, the issuer stores T + 1. For `kid` the key itself is
 /// revoked, whatever the time: see [`Epochs::revokes_key`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Epochs {
     /// All tokens of the issuer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub all: Option<u64>,
     /// By signing key.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kid: BTreeMap<String, u64>,
     /// By `sub`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sub: BTreeMap<String, u64>,
     /// By `client_id`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub client: BTreeMap<String, u64>,
     /// By `sid`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sid: BTreeMap<String, u64>,
     /// By `grant_id`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub grant: BTreeMap<String, u64>,
 }
 

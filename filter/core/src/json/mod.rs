@@ -1,5 +1,6 @@
 //! Strict JSON for everything that comes from outside: UTF-8, unique member names at every depth (RFC 7515 §4, RFC 7519 §4),
-//! bounded depth and size (V3).
+//! bounded depth and size (V3). Only of objects with more members than a token's may have, which only a signed bundle has, the
+//! reader checks the names beyond those itself.
 //!
 //! serde_json does the grammar; a [`Document`] is the flat list of what it read, in one allocation beside the text itself.
 //! Strings stay where they are in the text unless they carry escapes.
@@ -31,6 +32,9 @@ impl Budget {
     /// For a key set.
     pub const JWKS: Self =
         Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_JWKS_NODES, members: limits::MAX_TOKEN_MEMBERS };
+    /// For the content of a trust bundle: all epochs of all kinds, and keys.
+    pub const BUNDLE: Self =
+        Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_BUNDLE_NODES, members: limits::MAX_EPOCHS };
     /// For a plugin configuration.
     pub const CONFIG: Self =
         Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_CONFIG_NODES, members: limits::MAX_TOKEN_MEMBERS };
@@ -215,6 +219,18 @@ impl<'d> Value<'d> {
         if let NodeKind::Unsigned(value) = self.node().kind { Some(value) } else { None }
     }
 
+    /// Any number.
+    #[must_use]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "everything that is not a number")]
+    pub fn as_number(self) -> Option<serde_json::Number> {
+        match self.node().kind {
+            NodeKind::Unsigned(value) => Some(value.into()),
+            NodeKind::Signed(value) => Some(value.into()),
+            NodeKind::Float(value) => serde_json::Number::from_f64(value),
+            _ => None,
+        }
+    }
+
     /// A NumericDate (RFC 7519 §2) in whole seconds: fractions are cut off. Dates before 1970 and beyond 2^53 are none.
     #[must_use]
     #[expect(clippy::wildcard_enum_match_arm, reason = "everything that is not a date")]
@@ -279,7 +295,7 @@ impl<'d> Value<'d> {
             NodeKind::Bool(value) => write!(out, "{value}"),
             NodeKind::Unsigned(value) => write!(out, "{value}"),
             NodeKind::Signed(value) => write!(out, "{value}"),
-            NodeKind::Float(value) => write!(out, "{value:?}"),
+            NodeKind::Float(_) => self.as_number().map_or(Ok(()), |number| write!(out, "{number}")),
             NodeKind::Plain(_) | NodeKind::Escaped(_) => write_string(self.as_str().unwrap_or_default(), out),
             NodeKind::Array => {
                 out.write_char('[')?;

@@ -7,13 +7,15 @@ use core::fmt;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use super::{Budget, JsonError, Node, NodeKind, Span};
+use crate::limits;
 
 /// Names and values of tokens are rarely shorter, quotes and commas included: so there is room for all nodes at once.
 const LEAST_BYTES_A_NODE: usize = 6;
 
 /// The nodes of a text, and the strings that had escapes.
 pub(super) fn nodes(text: &str, budget: Budget) -> Result<(Vec<Node>, String), JsonError> {
-    let nodes = Vec::with_capacity(text.len().div_ceil(LEAST_BYTES_A_NODE).min(budget.nodes));
+    let likely = text.len().div_ceil(LEAST_BYTES_A_NODE).min(limits::MAX_TOKEN_NODES);
+    let nodes = Vec::with_capacity(likely);
     let mut builder = Builder { text, budget, nodes, unescaped: String::new(), fault: None };
     let mut source = serde_json::Deserializer::from_str(text);
     let read = AnyValue { builder: &mut builder, depth: 0 }.deserialize(&mut source).and_then(|()| source.end());
@@ -170,7 +172,8 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
         let at = self.builder.push(NodeKind::Object)?;
         let mut count: usize = 0;
         let mut seen = Seen::default();
-        while members.next_key_seed(Name { builder: &mut *self.builder, object: at, seen: &mut seen })?.is_some() {
+        while members.next_key_seed(Name { builder: &mut *self.builder, object: at, count, seen: &mut seen })?.is_some()
+        {
             count = count.saturating_add(1);
             if count > self.builder.budget.members {
                 return self.builder.refuse(JsonError::TooBig);
@@ -186,6 +189,8 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
 struct Name<'b, 't> {
     builder: &'b mut Builder<'t>,
     object: usize,
+    /// How many the object has before this one.
+    count: usize,
     seen: &'b mut Seen,
 }
 
@@ -237,7 +242,10 @@ impl<'de> Visitor<'de> for Name<'_, '_> {
 
 impl Name<'_, '_> {
     fn add<E: de::Error>(self, kind: NodeKind, text: &str) -> Result<(), E> {
-        if self.seen.insert(text) && self.builder.has_member(self.object, text) {
+        if self.count < limits::MAX_TOKEN_MEMBERS
+            && self.seen.insert(text)
+            && self.builder.has_member(self.object, text)
+        {
             return self.builder.refuse(JsonError::DuplicateName);
         }
         self.builder.push(kind).map(drop)

@@ -4,12 +4,14 @@
 //! The issuer turns its state into a [`Snapshot`] and that into a [`Payload`]; the filter opens the JWS ([`open`]) and applies
 //! the payload to what it has ([`Snapshot::apply`]). Both sides hold the same plain data, so that a delta can be proven right.
 
+mod read;
+
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::crypto::{Portable, SignatureVerifier as _};
 use crate::header::Header;
@@ -42,7 +44,7 @@ pub struct IssuerTrust {
 }
 
 /// A key with its place in its life.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PublishedKey {
     /// The public JWK, with `kid`, `alg` and `use`.
     pub jwk: serde_json::Map<String, serde_json::Value>,
@@ -51,7 +53,7 @@ pub struct PublishedKey {
 }
 
 /// A key's place in its life, as far as proxies need to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
     /// Published, does not sign yet.
@@ -74,8 +76,7 @@ pub struct Times {
 }
 
 /// The content of a bundle, full or delta.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Payload {
     /// The issuer service.
     pub iss: String,
@@ -86,31 +87,30 @@ pub struct Payload {
     /// Not-after, Unix seconds.
     pub exp: u64,
     /// A delta's starting point; absent in a full bundle. Equal to `ver` in a heartbeat, which changes nothing but the times.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<u64>,
     /// What is new by issuer; in a full bundle everything.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub issuers: BTreeMap<String, Change>,
     /// Issuers that are no longer trusted (delta only).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<String>,
 }
 
 /// What is new for one issuer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Change {
     /// All keys, if they changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<Vec<PublishedKey>>,
     /// Newly revoked indices: [`IndexSet::encode`] in base64url.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub revoked: String,
     /// Indices to forget, since their tokens have expired.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub forgotten: String,
     /// All epochs, if they changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<Epochs>,
 }
 
@@ -254,6 +254,14 @@ struct BundleHeader<'a> {
 }
 
 impl Payload {
+    /// Reads what [`Payload::signing_input`] has as its second part.
+    ///
+    /// # Errors
+    /// [`BundleError::BadContent`].
+    pub fn from_json(content: Vec<u8>) -> Result<Self, BundleError> {
+        read::payload(content).ok_or(BundleError::BadContent)
+    }
+
     /// What the bundle key (Ed25519) signs.
     #[must_use]
     pub fn signing_input(&self, kid: &str) -> String {
@@ -298,7 +306,7 @@ pub fn open<'p>(jws: &str, pins: &'p KeySet, now: u64) -> Result<(Payload, &'p K
         return Err(BundleError::ForeignSignature);
     }
     let content = compact.decode_payload().map_err(|_| BundleError::Malformed)?;
-    let payload: Payload = serde_json::from_slice(&content).map_err(|_| BundleError::BadContent)?;
+    let payload = Payload::from_json(content)?;
     let begun = payload.iat <= now.saturating_add(limits::MAX_CLOCK_SKEW_S);
     if begun && now < payload.exp { Ok((payload, key)) } else { Err(BundleError::OutOfDate) }
 }
@@ -311,5 +319,4 @@ pub fn jwks_text(keys: &[PublishedKey]) -> String {
 }
 
 #[cfg(test)]
-#[path = "bundle_tests.rs"]
 mod tests;
