@@ -1,7 +1,7 @@
 //! What the filter trusts now: the bundle in force and the key sets fetched from providers. Changes only through
 //! [`Trust::accept_bundle`] and [`Trust::accept_jwks`], which verify before they believe.
 
-use alloc::collections::BTreeMap;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -18,8 +18,27 @@ use crate::{limits, revocation};
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
     bundle: Option<Bundle>,
-    fetched: BTreeMap<String, KeySet>,
+    fetched: KeySets,
     generation: u64,
+}
+
+/// Key sets by issuer. A proxy trusts a handful.
+#[derive(Clone, Debug, Default)]
+struct KeySets(Vec<(Box<str>, KeySet)>);
+
+impl KeySets {
+    fn get(&self, issuer: &str) -> Option<&KeySet> {
+        self.0.iter().find(|(of, _)| **of == *issuer).map(|(_, set)| set)
+    }
+
+    fn put(&mut self, issuer: &str, set: KeySet) {
+        self.0.retain(|(of, _)| **of != *issuer);
+        self.0.push((issuer.into(), set));
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &KeySet> {
+        self.0.iter().map(|(_, set)| set)
+    }
 }
 
 /// A bundle in force.
@@ -28,7 +47,7 @@ struct Bundle {
     snapshot: Snapshot,
     issued_at: u64,
     not_after: u64,
-    keys: BTreeMap<String, KeySet>,
+    keys: KeySets,
     /// The pinned key that signed the last payload.
     pin: Key,
 }
@@ -82,8 +101,8 @@ impl Trust {
 
     /// The keys that can verify tokens now, of bundle and fetched sets.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        let bundled = self.bundle.iter().flat_map(|bundle| bundle.keys.values());
-        bundled.chain(self.fetched.values()).flat_map(KeySet::iter)
+        let bundled = self.bundle.iter().flat_map(|bundle| bundle.keys.sets());
+        bundled.chain(self.fetched.sets()).flat_map(KeySet::iter)
     }
 
     /// How old the bundle in force is.
@@ -129,8 +148,8 @@ impl Trust {
             return Err(KeyProblem { path: "keys".into(), message: "no key for an allowed algorithm".into() });
         }
         let counts = (set.len(), set.skipped());
-        if self.fetched.get(&*rule.issuer) != Some(&set) {
-            self.fetched.insert(String::from(&*rule.issuer), set);
+        if self.fetched.get(&rule.issuer) != Some(&set) {
+            self.fetched.put(&rule.issuer, set);
             self.next_generation();
         }
         Ok(counts)
@@ -148,9 +167,9 @@ impl Trust {
         }
         for rule in policy.jwt_rules() {
             let same = |other: &&JwtRule| rule.fetches_like(other);
-            let known = older_policy.jwt_rules().iter().find(same).and_then(|other| older.fetched.get(&*other.issuer));
-            if let Some(set) = known.filter(|_| !self.fetched.contains_key(&*rule.issuer)) {
-                self.fetched.insert(String::from(&*rule.issuer), set.clone());
+            let known = older_policy.jwt_rules().iter().find(same).and_then(|other| older.fetched.get(&other.issuer));
+            if let Some(set) = known.filter(|_| !self.has_jwks(&rule.issuer)) {
+                self.fetched.put(&rule.issuer, set.clone());
             }
         }
     }
@@ -158,7 +177,7 @@ impl Trust {
     /// Whether a set was ever fetched for an issuer.
     #[must_use]
     pub fn has_jwks(&self, issuer: &str) -> bool {
-        self.fetched.contains_key(issuer)
+        self.fetched.get(issuer).is_some()
     }
 
     /// The key for a token of this issuer.
@@ -233,19 +252,19 @@ const BUNDLE_ALGORITHMS: [Alg; 10] = [
 ];
 
 /// Every key of every issuer must be usable: the issuer and we are one product, so a bad key is a fault and no variety.
-fn usable_keys(snapshot: &Snapshot) -> Result<BTreeMap<String, KeySet>, BundleError> {
+fn usable_keys(snapshot: &Snapshot) -> Result<KeySets, BundleError> {
     let read = |(issuer, trust): (&String, &IssuerTrust)| {
         if trust.keys.is_empty() {
-            return Ok((issuer.clone(), KeySet::empty()));
+            return Ok((issuer.as_str().into(), KeySet::empty()));
         }
         let text = bundle::jwks_text(&trust.keys);
         let set =
             KeySet::from_config(&text, &BUNDLE_ALGORITHMS, false).map_err(|_: Vec<KeyProblem>| BundleError::BadKey)?;
         let all_named = set.kids().all(|kid| kid.is_some());
-        if all_named && set.skipped() == 0 { Ok((issuer.clone(), set)) } else { Err(BundleError::BadKey) }
+        if all_named && set.skipped() == 0 { Ok((issuer.as_str().into(), set)) } else { Err(BundleError::BadKey) }
     };
     if snapshot.issuers.values().any(|trust| trust.keys.len() > limits::MAX_KEYS) {
         return Err(BundleError::TooLarge);
     }
-    snapshot.issuers.iter().map(read).collect()
+    snapshot.issuers.iter().map(read).collect::<Result<_, _>>().map(KeySets)
 }

@@ -57,9 +57,12 @@ impl Active {
         registry::hand_down(&policy, &mut trust);
         let metrics = Metrics::define(host, policy.stat_prefix());
         accept_embedded(host, &policy, &mut trust, &metrics)?;
-        let mut sanitized: Vec<Box<str>> = policy.sanitized_headers().map(Into::into).collect();
-        sanitized.sort_unstable();
-        sanitized.dedup();
+        let mut sanitized: Vec<Box<str>> = Vec::new();
+        for name in policy.sanitized_headers() {
+            if sanitized.iter().all(|known| **known != *name) {
+                sanitized.push(name.into());
+            }
+        }
         let (policy, trust) = (Rc::new(policy), Rc::new(RefCell::new(trust)));
         registry::remember(&policy, &trust);
         Ok(Self {

@@ -91,8 +91,11 @@ fn map<'d, T>(value: Value<'d>, read: impl Fn(Value<'d>) -> Option<T>) -> Option
 }
 
 fn members(value: Value<'_>) -> Option<Map<String, serde_json::Value>> {
-    let members = value.members().map(|(name, value)| (String::from(name), plain(value)));
-    (value.kind() == Kind::Object).then(|| members.collect())
+    let mut members = Map::new();
+    for (name, value) in value.members() {
+        members.insert(name.into(), plain(value));
+    }
+    (value.kind() == Kind::Object).then_some(members)
 }
 
 /// As deep as the document may be.
