@@ -92,9 +92,7 @@ impl<H: Host> Engine<H> {
             self.host.respond(&response::reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()));
             return Flow::Answered;
         };
-        for name in active.sanitized.iter().flat_map(|name| headers.spellings(name)) {
-            self.host.remove_request_header(name);
-        }
+        sanitize(active, &self.host, &headers);
         let verdict = decide(active, &self.host, &headers);
         let Verdict::UnknownKey(source) = verdict else {
             return carry_out(active, &self.host, &headers, verdict, self.level);
@@ -195,6 +193,8 @@ impl<H: Host> Engine<H> {
                 continue;
             }
             let headers = self.host.request_headers();
+            // The configuration may be another one than that under which it came.
+            sanitize(active, &self.host, &headers);
             let verdict = decide(active, &self.host, &headers);
             if let Flow::Continue = carry_out(active, &self.host, &headers, verdict, self.level) {
                 self.host.resume();
@@ -236,6 +236,13 @@ impl<H: Host> Engine<H> {
             self.tick = Some(period);
             self.host.set_tick_period(period);
         }
+    }
+}
+
+/// Removes every spelling of the headers that this configuration may add (V21).
+fn sanitize(active: &Active, host: &impl Host, headers: &RequestHeaders) {
+    for name in active.sanitized.iter().flat_map(|name| headers.spellings(name)) {
+        host.remove_request_header(name);
     }
 }
 

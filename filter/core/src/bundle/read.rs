@@ -90,22 +90,25 @@ fn map<'d, T>(value: Value<'d>, read: impl Fn(Value<'d>) -> Option<T>) -> Option
     (value.kind() == Kind::Object).then_some(map)
 }
 
+/// As [`map`], in the form that keys are published in.
 fn members(value: Value<'_>) -> Option<Map<String, serde_json::Value>> {
     let mut members = Map::new();
     for (name, value) in value.members() {
-        members.insert(name.into(), plain(value));
+        if members.insert(name.into(), plain(value)?).is_some() {
+            return None;
+        }
     }
     (value.kind() == Kind::Object).then_some(members)
 }
 
 /// As deep as the document may be.
-fn plain(value: Value<'_>) -> serde_json::Value {
-    match value.kind() {
+fn plain(value: Value<'_>) -> Option<serde_json::Value> {
+    Some(match value.kind() {
         Kind::Null => serde_json::Value::Null,
-        Kind::Bool => value.as_bool().unwrap_or_default().into(),
-        Kind::Number => value.as_number().map_or(serde_json::Value::Null, serde_json::Value::Number),
-        Kind::String => value.as_str().unwrap_or_default().into(),
-        Kind::Array => value.items().map(plain).collect(),
-        Kind::Object => members(value).unwrap_or_default().into(),
-    }
+        Kind::Bool => value.as_bool()?.into(),
+        Kind::Number => serde_json::Value::Number(value.as_number()?),
+        Kind::String => value.as_str()?.into(),
+        Kind::Array => serde_json::Value::Array(list(value, plain)?),
+        Kind::Object => serde_json::Value::Object(members(value)?),
+    })
 }

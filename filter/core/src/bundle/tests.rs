@@ -191,6 +191,23 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
 }
 
 #[test]
+fn a_member_of_a_key_is_there_once_however_many_there_are() {
+    let jwk = |last: &str| {
+        let surplus: String = (0..128).map(|number| format!("\"m{number}\":1,")).collect();
+        format!("{{\"x\":\"AA\",{surplus}\"{last}\":\"AB\"}}")
+    };
+    let with = |jwk: String| {
+        let issuers = format!("{{\"{ISSUER}\":{{\"keys\":[{{\"jwk\":{jwk},\"state\":\"active\"}}]}}}}");
+        Payload::from_json(
+            format!("{{\"iss\":\"i\",\"ver\":1,\"iat\":1,\"exp\":2,\"issuers\":{issuers}}}").into_bytes(),
+        )
+    };
+    assert!(with(jwk("y")).is_ok());
+    assert_eq!(with(jwk("x")), Err(BundleError::BadContent));
+    assert_eq!(with(format!("{{\"a\":[{}]}}", jwk("x"))), Err(BundleError::BadContent));
+}
+
+#[test]
 fn a_name_is_revoked_once_however_many_there_are() {
     let names: Vec<String> = (0..1_000).map(|number| format!("\"user-{number}\":1")).collect();
     let with = |more: &str| {

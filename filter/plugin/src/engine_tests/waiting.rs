@@ -125,7 +125,11 @@ fn shadow_mode_asks_for_the_key_but_holds_nothing_up() {
 #[test]
 fn those_who_wait_are_decided_by_a_new_configuration_of_their_context() {
     let mut mesh = with_bundle();
-    let (id, _flow) = mesh.send_with(&token(&new_key(), json!({})));
-    assert!(mesh.configure(&inline_config(&[&new_key()], json!({}), json!({}))));
-    assert!(mesh.host.stream(id).resumed);
+    let bearer = format!("Bearer {}", token(&new_key(), json!({})));
+    let (id, _flow) = mesh.send(&[("authorization", &bearer), ("x-sub", "root"), ("x_sub", "root")]);
+    assert!(mesh.configure(&inline_config(&[&new_key()], sub_to_header(), json!({}))));
+    let stream = mesh.host.stream(id);
+    let outputs = stream.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-sub") || name == "x_sub");
+    assert_eq!(outputs.map(|(_, value)| value.as_slice()).collect::<Vec<_>>(), [b"checkout"]);
+    assert!(stream.resumed);
 }
