@@ -53,6 +53,8 @@ async fn a_new_key_signs_once_every_proxy_has_it_and_no_token_is_refused() {
         kids.push(kid(&token));
         near.confirm(&harness).await;
         far.confirm(&harness).await;
+        let published = harness.issuer.publisher.current();
+        assert!(published.verifiers.iter().all(|key| published.tables.is_ready(key)), "verified as fast as the first");
     }
     kids.dedup();
     assert_eq!(kids.len(), 4, "three rotations");
