@@ -27,9 +27,12 @@ struct Scene {
 impl Scene {
     /// The server runs and its first bundle has arrived in both workers.
     async fn ready(name: &str) -> Result<Self> {
-        let mut bundles = Bundles::stopped()?;
-        bundles.revive()?;
-        let scene = Self::with(name, bundles, json!({})).await?;
+        Self::ready_with(name, json!({})).await
+    }
+
+    /// The same, with `more` members of `trustBundle`.
+    async fn ready_with(name: &str, more: Value) -> Result<Self> {
+        let scene = Self::with(name, Bundles::start()?, more).await?;
         scene.bundles.publish(trust(ISSUER, &[&scene.key])?);
         scene.until_answered(&scene.token()?, 200).await?;
         Ok(scene)
@@ -178,9 +181,14 @@ fn a_killed_server_costs_no_request_and_pushes_resume() -> Result<()> {
 #[test]
 fn a_silent_server_holds_up_no_request() -> Result<()> {
     run(async {
-        let scene = Scene::ready("bundle-silent").await?;
+        let scene = Scene::ready_with("bundle-silent", json!({"wait": "1s"})).await?;
+        let failed = scene.stat("bundle.poll_failed").await?;
         scene.bundles.set_manner(Manner::Silent);
         scene.expect(&scene.token()?, 200, None).await?;
+        until("every thread to give its poll up", SOON, || async {
+            (scene.stat("bundle.poll_failed").await.ok()? >= failed + POLLERS as u64).then_some(())
+        })
+        .await?;
         scene.recovers().await
     })
 }

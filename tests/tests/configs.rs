@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
+use meshseal_core::policy::Policy;
 use meshseal_tests::{build, envoy, paths};
 use serde_json::{Value, json};
 
@@ -47,7 +48,7 @@ fn envoy_accepts_every_shipped_configuration() -> Result<()> {
 }
 
 #[test]
-fn the_schema_accepts_every_shipped_plugin_configuration() -> Result<()> {
+fn schema_and_filter_accept_every_shipped_plugin_configuration() -> Result<()> {
     let schema = schema()?;
     for file in shipped()? {
         let bootstrap: Value = serde_saphyr::from_str(&fs::read_to_string(&file)?)?;
@@ -58,6 +59,7 @@ fn the_schema_accepts_every_shipped_plugin_configuration() -> Result<()> {
             let problems: Vec<String> =
                 schema.iter_errors(config).map(|problem| format!("{}: {problem}", problem.instance_path())).collect();
             ensure!(problems.is_empty(), "{}: {problems:?}", file.display());
+            Policy::from_json(&config.to_string()).with_context(|| format!("the filter on {}", file.display()))?;
         }
     }
     Ok(())

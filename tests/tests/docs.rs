@@ -69,14 +69,39 @@ fn every_test_that_the_rules_name_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// So do the files: `keys/signer.rs::open` is in some folder's `keys/signer.rs`.
+#[test]
+fn every_source_that_the_rules_name_exists() {
+    let rules = fs::read_to_string(paths::root().join("docs/validation-rules.md")).expect("the rules");
+    let mut files = Vec::new();
+    for folder in ["filter", "issuer", "tests"] {
+        source_files(&paths::root().join(folder), &mut files);
+    }
+    let quoted = rules.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let named: Vec<&Path> = quoted
+        .filter_map(|word| word.split("::").next())
+        .filter(|word| word.ends_with(".rs") && !word.contains(['*', ' ']))
+        .map(Path::new)
+        .collect();
+    assert!(named.len() > 60, "{named:?}");
+    let missing: Vec<_> = named.iter().filter(|name| !files.iter().any(|file| file.ends_with(name))).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 fn read_sources(folder: &Path, sources: &mut String) {
+    let mut files = Vec::new();
+    source_files(folder, &mut files);
+    files.iter().for_each(|file| sources.push_str(&fs::read_to_string(file).expect("a source")));
+}
+
+fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() && name != "target" && name != "node_modules" {
-            read_sources(&path, sources);
+            source_files(&path, files);
         } else if name.ends_with(".rs") {
-            sources.push_str(&fs::read_to_string(&path).expect("a source"));
+            files.push(path);
         }
     }
 }

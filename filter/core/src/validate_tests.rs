@@ -34,6 +34,23 @@ fn with_header(changes: Value) -> Rejection {
     rejection(&key().sign(&header, &claims(json!({})).to_string()))
 }
 
+/// For every algorithm, with insertions too: `tests/mutations.rs`, whose signers do not run in wasm.
+#[test]
+fn a_token_with_any_bit_flipped_or_any_end_cut_off_is_refused() {
+    let policy = inline_policy(&[&key()], json!({}), Value::Null);
+    let good = key().token(&claims(json!({})));
+    assert!(verdict(&good, &policy).is_ok());
+    for at in 0..good.len() {
+        assert!(verdict(&good[..at], &policy).is_err(), "cut at {at}");
+        for bit in 0..7 {
+            let mut bytes = good.clone().into_bytes();
+            bytes[at] ^= 1 << bit;
+            let flipped = String::from_utf8(bytes).unwrap();
+            assert!(verdict(&flipped, &policy).is_err(), "{flipped}");
+        }
+    }
+}
+
 #[test]
 fn a_good_token_lends_out_its_claims() {
     let verified =

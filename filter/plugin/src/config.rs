@@ -57,6 +57,7 @@ impl Active {
         registry::hand_down(&policy, &mut trust);
         let metrics = Metrics::define(host, policy.stat_prefix());
         accept_embedded(host, &policy, &mut trust, &metrics)?;
+        metrics.add(host, Count::JwksSkippedKeys, policy.skipped_inline_keys());
         let mut sanitized: Vec<Box<str>> = Vec::new();
         for name in policy.sanitized_headers() {
             if sanitized.iter().all(|known| **known != *name) {

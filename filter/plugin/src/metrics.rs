@@ -27,7 +27,7 @@ pub(crate) enum Count {
     JwksFetched,
     /// Fetches without a usable key set for an answer.
     JwksFailed,
-    /// Keys of fetched sets that could not be used.
+    /// Keys of fetched and inline sets that could not be used.
     JwksSkippedKeys,
 }
 

@@ -53,9 +53,18 @@ pub(crate) fn reply(refusal: &Refusal, grpc: bool) -> Reply {
     } else {
         headers.push(("content-type", "application/problem+json".to_owned()));
         // Code and title are constants without a character that JSON would escape.
-        let kind = [r#"{"type":"urn:meshseal:problem:"#, code, r#"","title":""#, title];
-        let rest = [r#"","status":"#, status_text, r#","code":""#, code, r#""}"#];
-        kind.iter().chain(&rest).copied().collect()
+        [
+            r#"{"type":"urn:meshseal:problem:"#,
+            code,
+            r#"","title":""#,
+            title,
+            r#"","status":"#,
+            status_text,
+            r#","code":""#,
+            code,
+            r#""}"#,
+        ]
+        .concat()
     };
     let details = ["meshseal_", code].concat().replace('-', "_");
     Reply { status, details, headers, body, grpc_status }

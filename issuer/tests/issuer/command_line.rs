@@ -147,6 +147,24 @@ async fn verify_with_a_bundle_knows_what_is_revoked() {
 }
 
 #[test]
+fn keys_and_audience_can_be_given_for_one_issuer_of_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = json!({ "issuer": "https://other.example", "audiences": ["stock"], "jwks": client_jwks() });
+    let rule = json!({ "issuer": "https://idp.example", "audiences": ["elsewhere"], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp" });
+    write(folder.path(), "plugin.json", json!({ "jwtRules": [other, rule] }));
+    write(folder.path(), "jwks.json", client_jwks());
+    let at = NOW.to_string();
+    let given = ["token", "verify", "--config", "plugin.json", "--jwks", "jwks.json", "--at", &at];
+    let token = access_token(&json!({}));
+    let elsewhere = run(folder.path(), &given, &token);
+    assert_eq!(lines(&elsewhere)[0]["code"], "audience-mismatch", "{}", text(&elsewhere.stderr));
+    let named = [&given[..], &["--issuer", "https://idp.example", "--audience", "orders"]].concat();
+    assert_eq!(lines(&run(folder.path(), &named, &token))[0]["verdict"], "accept");
+    let nobody = [&given[..], &["--issuer", "https://nobody.example"]].concat();
+    assert_eq!(run(folder.path(), &nobody, &token).status.code(), Some(2), "no rule for that issuer");
+}
+
+#[test]
 fn signature_only_takes_any_payload_and_shared_secrets() {
     let folder = tempfile::tempdir().unwrap();
     // RFC 7515 appendix A.1.
@@ -161,9 +179,12 @@ fn signature_only_takes_any_payload_and_shared_secrets() {
     let output = run(folder.path(), &arguments, &token.replace("dBjf", "dBjg"));
     assert_eq!((output.status.code(), &lines(&output)[0]["code"]), (Some(1), &"signature-invalid".into()));
     write(folder.path(), "ours.json", client_jwks());
-    let plain = format!("{}.{}", encode(br#"{"alg":"EdDSA","kid":"ed"}"#), encode(b"not claims"));
-    let output =
-        run(folder.path(), &["token", "verify", "--signature-only", "--jwks", "ours.json"], &format!("{plain}.AAAA"));
+    let arguments = ["token", "verify", "--signature-only", "--jwks", "ours.json"];
+    let signed = sign(&json!({ "alg": "EdDSA", "kid": "ed" }), &json!("not claims"));
+    let output = run(folder.path(), &arguments, &signed);
+    assert_eq!((output.status.code(), &lines(&output)[0]["verdict"]), (Some(0), &"accept".into()));
+    let (input, _) = signed.rsplit_once('.').unwrap();
+    let output = run(folder.path(), &arguments, &format!("{input}.AAAA"));
     assert_eq!(lines(&output)[0]["code"], "signature-invalid");
 }
 

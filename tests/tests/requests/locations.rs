@@ -2,7 +2,7 @@
 
 use meshseal_tests::http::Request;
 
-use crate::world::{LOCATIONS, MAIN, cases, passes, refused, token};
+use crate::world::{LOCATIONS, MAIN, TAKEN, cases, passes, refused, token};
 
 fn order() -> Request {
     Request::get("/orders/1")
@@ -12,6 +12,14 @@ cases! { world;
     from_a_header_of_its_own: LOCATIONS, order().header("x-token", &world.good()?) => passes();
     from_a_cookie: LOCATIONS, order().header("cookie", &format!("theme=dark; session={}; lang=de", world.good()?)) => passes();
     from_a_query_parameter: LOCATIONS, Request::get(&format!("/orders/1?a=b&access_token={}&c=d", world.good()?)) => passes();
+    a_header_is_taken_out_whatever_its_prefix: TAKEN, order().header("x-token", &format!("jwt:{}", world.good()?))
+        => passes().lacks("x-token");
+    a_header_without_its_prefix_has_no_token: TAKEN, order().header("x-token", &world.good()?) => refused(401, "token-missing");
+    a_cookie_is_taken_out_and_the_others_stay: TAKEN, order().header("cookie", &format!("theme=dark; session={}; lang=de", world.good()?))
+        => passes().sees("cookie", "theme=dark; lang=de");
+    a_parameter_is_taken_out_and_the_others_stay: TAKEN, Request::get(&format!("/orders/1?a=b&access_token={}&c=d", world.good()?))
+        => passes().path("/orders/1?a=b&c=d");
+    what_is_forwarded_stays_where_it_was: LOCATIONS, order().header("x-token", &world.good()?) => passes().has("x-token");
     typ_jwt_where_configured: LOCATIONS, order().header("x-token", &world.sign(token().header("typ", "JWT"))?) => passes();
     no_typ_where_configured: LOCATIONS, order().header("x-token", &world.sign(token().without_header("typ"))?) => passes();
     cookie_is_no_location_unless_named: MAIN, order().header("cookie", &format!("session={}", world.good()?))

@@ -22,6 +22,8 @@ pub(crate) const MAIN: &str = "main";
 pub(crate) const SHARED: &str = "shared-secret";
 /// Cookie, query parameter and a header of its own; the original token is forwarded; other token types, 10 s of skew.
 pub(crate) const LOCATIONS: &str = "locations";
+/// As [`LOCATIONS`], but the token is taken out; before the header's stands `jwt:`.
+pub(crate) const TAKEN: &str = "taken";
 /// Decides and counts, lets pass.
 pub(crate) const SHADOW: &str = "shadow";
 /// Preflights pass.
@@ -69,7 +71,8 @@ impl World {
         let plugins = [
             (MAIN, main_plugin(&keys)?),
             (SHARED, shared_plugin(&keys)?),
-            (LOCATIONS, locations_plugin(&keys)?),
+            (LOCATIONS, locations_plugin(&keys, "", true)?),
+            (TAKEN, locations_plugin(&keys, "jwt:", false)?),
             (SHADOW, with(main_plugin(&keys)?, json!({"mode": "SHADOW", "statPrefix": "shadow"}))),
             (CORS, with(main_plugin(&keys)?, json!({"bypassCorsPreflight": true, "statPrefix": "cors"}))),
             (UNKNOWING, unknowing_plugin(&keys)?),
@@ -162,7 +165,7 @@ fn shared_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
     }))
 }
 
-fn locations_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
+fn locations_plugin(keys: &BTreeMap<&'static str, Key>, prefix: &str, forward: bool) -> Result<Value> {
     Ok(json!({
         "statPrefix": "locations",
         "jwtRules": [{
@@ -171,10 +174,10 @@ fn locations_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
             "jwks": jwks(&[keys.get("EdDSA").context("a key")?])?,
             "tokenTypes": ["at+jwt", "JWT"],
             "clockSkew": "10s",
-            "fromHeaders": [{"name": "x-token"}, {"name": "authorization", "prefix": "Bearer "}],
+            "fromHeaders": [{"name": "x-token", "prefix": prefix}, {"name": "authorization", "prefix": "Bearer "}],
             "fromCookies": ["session"],
             "fromParams": ["access_token"],
-            "forwardOriginalToken": true,
+            "forwardOriginalToken": forward,
         }],
     }))
 }
@@ -225,6 +228,11 @@ impl Expect {
         self.header(header, Sight::Something)
     }
 
+    /// The upstream sees this path, the query string included.
+    pub(crate) fn path(self, path: &str) -> Self {
+        self.header(":path", Sight::Value(path.to_owned()))
+    }
+
     /// The upstream does not see this header.
     pub(crate) fn lacks(self, header: &'static str) -> Self {
         self.header(header, Sight::Nothing)
@@ -258,7 +266,7 @@ fn check_passed(response: &Response, seen: &[Seen], headers: &BTreeMap<&str, Sig
     ensure!(response.status == 200, "expected to pass");
     let [seen] = seen else { anyhow::bail!("the upstream saw {} requests", seen.len()) };
     for (name, sight) in headers {
-        let values = seen.header(name);
+        let values = if *name == ":path" { vec![seen.path.as_str()] } else { seen.header(name) };
         let as_expected = match sight {
             Sight::Value(value) => values == [value.as_str()],
             Sight::Something => values.len() == 1,

@@ -132,11 +132,17 @@ impl Policy {
 
     /// The keys that stand in the configuration itself.
     pub fn inline_keys(&self) -> impl Iterator<Item = &Key> {
-        let sets = self
-            .jwt_rules
-            .iter()
-            .filter_map(|rule| if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None });
-        sets.flat_map(KeySet::iter)
+        self.inline_sets().flat_map(KeySet::iter)
+    }
+
+    /// How many keys of the configuration itself are of unknown types, or otherwise of no use.
+    #[must_use]
+    pub fn skipped_inline_keys(&self) -> usize {
+        self.inline_sets().map(KeySet::skipped).sum()
+    }
+
+    fn inline_sets(&self) -> impl Iterator<Item = &KeySet> {
+        self.jwt_rules.iter().filter_map(|rule| if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None })
     }
 
     /// How the trust bundle is received, if it is.

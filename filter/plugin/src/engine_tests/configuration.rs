@@ -47,3 +47,12 @@ fn the_root_context_sleeps_when_there_is_nothing_to_do() {
     mesh.tick_after(1);
     assert_eq!(mesh.host.tick_period(), Some(Duration::from_secs(1)));
 }
+
+#[test]
+fn inline_keys_of_unknown_types_are_skipped_and_counted() {
+    let unknown = json!({ "kty": "OKP", "crv": "X25519", "kid": "x", "use": "enc", "x": "AA" });
+    let jwks = json!({ "jwks": { "keys": [key().jwk(), unknown] } });
+    let mut mesh = Mesh::new(&inline_config(&[], jwks, json!({})));
+    assert_eq!(mesh.count("jwks.skipped_keys"), 1);
+    assert_eq!(mesh.ask_with(&token(&key(), json!({}))).0, 200);
+}
