@@ -59,9 +59,13 @@ impl Ports {
     /// # Errors
     /// When a variable is no port, or a port is taken: all such ports at once, each with the remedy.
     pub fn from_environment() -> Result<Self> {
+        Self::chosen(|variable| std::env::var(variable).ok())
+    }
+
+    fn chosen(given: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let mut complaints = Vec::new();
         let [edge, sidecar, admin, issuer, service] = PORTS.map(|(what, usual, variable)| {
-            let text = std::env::var(variable).ok();
+            let text = given(variable);
             let port = text.as_deref().map_or(Ok(usual), str::parse).unwrap_or_else(|_| {
                 complaints.push(format!("{variable} is no port number; use 1 to 65535"));
                 usual
@@ -189,5 +193,31 @@ mod tests {
     fn pins_replace_the_example() {
         let text = "a\n  \"keys\": [{\"kid\": \"example\"}]\n  \"keys\": [b]\n";
         assert_eq!(with_pins(text, &serde_json::json!([{"x": 2}])), "a\n  \"keys\": [{\"x\":2}]\n  \"keys\": [b]\n");
+    }
+
+    #[test]
+    fn every_port_that_cannot_be_used_is_named_with_the_remedy() -> Result<()> {
+        let taken = std::net::TcpListener::bind(ports::loopback(0))?;
+        let port = taken.local_addr()?.port();
+        let Ports { edge, sidecar, admin, .. } = Ports::free()?;
+        let chosen = |issuer: &str, service: &str| {
+            Ports::chosen(|variable| match variable {
+                "MESHSEAL_EDGE_PORT" => Some(edge.to_string()),
+                "MESHSEAL_SIDECAR_PORT" => Some(sidecar.to_string()),
+                "MESHSEAL_ADMIN_PORT" => Some(admin.to_string()),
+                "MESHSEAL_ISSUER_PORT" => Some(issuer.to_owned()),
+                _ => Some(service.to_owned()),
+            })
+        };
+        let Err(refused) = chosen(&port.to_string(), "http") else { anyhow::bail!("taken") };
+        let text = refused.to_string();
+        let issuer = format!("port {port} (issuer) is taken");
+        for part in [issuer.as_str(), "MESHSEAL_ISSUER_PORT=", "MESHSEAL_SERVICE_PORT is no port number"] {
+            ensure!(text.contains(part), "{part} in {text}");
+        }
+        drop(taken);
+        let ports = chosen(&port.to_string(), &ports::free()?.to_string())?;
+        ensure!((ports.edge, ports.issuer) == (edge, port), "{ports:?}");
+        Ok(())
     }
 }
