@@ -19,7 +19,7 @@ have() {
         command -v "$tool" >/dev/null 2>&1 && continue
         [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 1
         mkdir -p "$target"
-        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$tool"; } >"$target/apt.log" 2>&1 ||
+        { apt-get -o Acquire::Retries=3 update && DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 install -y --no-install-recommends "$tool"; } >"$target/apt.log" 2>&1 ||
             fail "apt-get install $tool failed; see $target/apt.log"
     done
 }
