@@ -49,11 +49,8 @@ fn every_link_leads_to_a_file() {
 /// The tables of docs/validation-rules.md name the tests that prove each rule; `…` stands for the rest of a name.
 #[test]
 fn every_test_that_the_rules_name_exists() {
-    let rules = fs::read_to_string(paths::root().join("docs/validation-rules.md")).expect("the rules");
-    let mut sources = String::new();
-    for folder in ["filter", "issuer", "tests"] {
-        read_sources(&paths::root().join(folder), &mut sources);
-    }
+    let rules = rules();
+    let sources: String = sources().iter().map(|file| fs::read_to_string(file).expect("a source")).collect();
     let proofs = rules.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once('|')).map(|(_, proof)| proof);
     let quoted = proofs.flat_map(|proof| proof.split('`').skip(1).step_by(2));
     let names = quoted
@@ -72,11 +69,7 @@ fn every_test_that_the_rules_name_exists() {
 /// So do the files: `keys/signer.rs::open` is in some folder's `keys/signer.rs`.
 #[test]
 fn every_source_that_the_rules_name_exists() {
-    let rules = fs::read_to_string(paths::root().join("docs/validation-rules.md")).expect("the rules");
-    let mut files = Vec::new();
-    for folder in ["filter", "issuer", "tests"] {
-        source_files(&paths::root().join(folder), &mut files);
-    }
+    let (rules, files) = (rules(), sources());
     let quoted = rules.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`').skip(1).step_by(2));
     let named: Vec<&Path> = quoted
         .filter_map(|word| word.split("::").next())
@@ -88,10 +81,16 @@ fn every_source_that_the_rules_name_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-fn read_sources(folder: &Path, sources: &mut String) {
+fn rules() -> String {
+    fs::read_to_string(paths::root().join("docs/validation-rules.md")).expect("the rules")
+}
+
+fn sources() -> Vec<PathBuf> {
     let mut files = Vec::new();
-    source_files(folder, &mut files);
-    files.iter().for_each(|file| sources.push_str(&fs::read_to_string(file).expect("a source")));
+    for folder in ["filter", "issuer", "tests"] {
+        source_files(&paths::root().join(folder), &mut files);
+    }
+    files
 }
 
 fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {

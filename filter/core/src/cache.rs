@@ -182,14 +182,14 @@ impl<V, S: BuildHasher> Slots<V, S> {
 
     fn put(&mut self, token: &str, value: V, heap_bytes: usize) {
         let bytes = token.len().saturating_add(heap_bytes).saturating_add(size_of::<Slot<V>>());
-        self.forget(token.as_bytes());
+        let hash = self.hash(token.as_bytes());
+        self.forget_hashed(hash, token.as_bytes());
         if bytes > self.max_bytes {
             return;
         }
         while self.len() >= self.max_entries || self.held_bytes.saturating_add(bytes) > self.max_bytes {
             self.evict_one();
         }
-        let hash = self.hash(token.as_bytes());
         let at = self.place(Slot { token: token.into(), hash, next: END, value, bytes, used: false });
         self.held_bytes = self.held_bytes.saturating_add(bytes);
         if self.slots.len() > self.heads.len() {
@@ -200,7 +200,11 @@ impl<V, S: BuildHasher> Slots<V, S> {
     }
 
     fn forget(&mut self, token: &[u8]) {
-        if let Some(at) = self.find(self.hash(token), token) {
+        self.forget_hashed(self.hash(token), token);
+    }
+
+    fn forget_hashed(&mut self, hash: usize, token: &[u8]) {
+        if let Some(at) = self.find(hash, token) {
             self.empty(at);
         }
     }

@@ -14,6 +14,14 @@ fn a_good_token_passes_and_the_upstream_sees_its_claims_instead() {
 }
 
 #[test]
+fn accepted_requests_are_told_at_the_next_tick() {
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
+    mesh.ask_with(&token(&key(), json!({})));
+    mesh.tick_after(1_000);
+    assert_eq!(mesh.count("accepted"), 1);
+}
+
+#[test]
 fn the_token_is_forwarded_if_the_rule_says_so() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({ "forwardOriginalToken": true }), json!({})));
     let token = token(&key(), json!({}));
