@@ -21,6 +21,7 @@ extern crate alloc;
 pub mod alg;
 pub mod base64url;
 pub mod bundle;
+pub mod bytes;
 pub mod cache;
 pub mod claims;
 pub mod config;

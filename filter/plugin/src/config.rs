@@ -14,6 +14,7 @@ use crate::host::{Host, Level};
 use crate::locate::Places;
 use crate::metrics::{Count, Metrics};
 use crate::registry;
+use crate::response::Replies;
 use crate::sync::bundle::{BundleSync, Identity};
 use crate::sync::jwks::JwksSync;
 use crate::verify::Hosted;
@@ -35,6 +36,7 @@ pub(crate) struct Active {
     /// The generation of `trust` whose keys have their tables, or will.
     pub(crate) tables_of: Option<u64>,
     pub(crate) metrics: Metrics,
+    pub(crate) replies: Replies,
     pub(crate) me: Identity,
     pub(crate) bundle: BundleSync,
     pub(crate) jwks: JwksSync,
@@ -57,7 +59,7 @@ impl Active {
         registry::hand_down(&policy, &mut trust);
         let metrics = Metrics::define(host, policy.stat_prefix());
         accept_embedded(host, &policy, &mut trust, &metrics)?;
-        metrics.add(host, Count::JwksSkippedKeys, policy.skipped_inline_keys());
+        metrics.add(Count::JwksSkippedKeys, policy.skipped_inline_keys());
         let mut sanitized: Vec<Box<str>> = Vec::new();
         for name in policy.sanitized_headers() {
             if sanitized.iter().all(|known| **known != *name) {
@@ -73,6 +75,7 @@ impl Active {
             tables_of: None,
             verdicts: RefCell::new(Verdicts::new(RandomState::new())),
             metrics,
+            replies: Replies::default(),
             me: Identity::new(host),
             bundle: BundleSync::new(),
             jwks: JwksSync::new(&policy),
@@ -89,7 +92,7 @@ fn accept_embedded(host: &impl Host, policy: &Policy, trust: &mut Trust, metrics
         return Ok(());
     };
     match trust.accept_bundle(jws.trim(), &config.pins, host.now().as_secs()) {
-        Ok(_) => metrics.count(host, Count::BundleAccepted),
+        Ok(_) => metrics.count(Count::BundleAccepted),
         // What was handed down is newer.
         Err(BundleError::Rollback) => {}
         Err(BundleError::OutOfDate) => {

@@ -65,9 +65,6 @@ impl<'a> Accepted<'a> {
 
 /// Decides. The engine must have removed spoofed output headers already.
 pub(crate) fn decide<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) -> Verdict<'a> {
-    if active.policy.bypass_cors_preflight() && headers.is_cors_preflight() {
-        return Verdict::Preflight;
-    }
     match admit(active, host, headers) {
         Ok(verdict) => verdict,
         Err(refusal) => Verdict::Refused(refusal),
@@ -77,6 +74,9 @@ pub(crate) fn decide<'a>(active: &'a Active, host: &impl Host, headers: &'a Requ
 fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) -> Result<Verdict<'a>, Refusal> {
     let policy: &Policy = &active.policy;
     let request = headers.request()?;
+    if policy.bypass_cors_preflight() && headers.is_cors_preflight(&request) {
+        return Ok(Verdict::Preflight);
+    }
     policy.check_path(&request)?;
     let located = match active.places.locate(headers, request.path) {
         Err(Rejection::TokenMissing) if policy.admits_anonymous(&request) => return Ok(Verdict::Anonymous),
@@ -95,7 +95,7 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
     }
 }
 
-/// The verdict on a token: the one reached before, if it still holds (V27), or a new one, which is timed.
+/// The verdict on a token: the one reached before, if it still holds (V27), or a new one, which is timed if it took a verification.
 fn validate(
     active: &Active,
     host: &impl Host,
@@ -112,7 +112,8 @@ fn validate(
     }
     let token = located.text()?;
     let verifier = Verifier { host, hosted: active.hosted.as_ref() };
-    let verdict = validate::check(token, policy, trust, now.as_secs()).and_then(|checked| checked.verify(&verifier));
+    let checked = validate::check(token, policy, trust, now.as_secs())?;
+    let verdict = checked.verify(&verifier);
     let took = host.now().saturating_sub(now).as_micros();
     active.metrics.validation_us(host, u64::try_from(took).unwrap_or(u64::MAX));
     match verdict {

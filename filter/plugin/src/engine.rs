@@ -14,10 +14,9 @@ use crate::decide::{Accepted, Verdict, decide};
 use crate::headers::RequestHeaders;
 use crate::host::{Host, Level};
 use crate::metrics::Count;
-use crate::response;
+use crate::response::{self, Refusal};
 use crate::sync::{Finished, Heard};
 use crate::verify::{Hosted, tables};
-pub use crate::waiters::Ticket;
 use crate::waiters::{self, Source, Waiters};
 use crate::{locate, log};
 
@@ -34,8 +33,8 @@ pub enum Flow {
     Continue,
     /// It has been answered.
     Answered,
-    /// Hold it; the engine will answer or resume it. Dropping the ticket cancels that.
-    Held(Ticket),
+    /// Hold it; the engine will answer or resume it.
+    Held,
 }
 
 /// The state of a root context.
@@ -98,32 +97,30 @@ impl<H: Host> Engine<H> {
             return carry_out(active, &self.host, &headers, verdict, self.level);
         };
         match (self.hold(stream, source), &self.active) {
-            (Some(ticket), _) => Flow::Held(ticket),
-            (None, Some(active)) => carry_out(active, &self.host, &headers, Verdict::UnknownKey(source), self.level),
-            (None, None) => Flow::Answered,
+            (false, Some(active)) => carry_out(active, &self.host, &headers, Verdict::UnknownKey(source), self.level),
+            (true, _) | (false, None) => Flow::Held,
         }
     }
 
     /// Holds a request until there may be a newer key, if one can be had in time. Shadow mode urges too, but holds nothing up.
-    fn hold(&mut self, stream: u32, source: Source) -> Option<Ticket> {
+    fn hold(&mut self, stream: u32, source: Source) -> bool {
         let now = self.host.now();
-        let active = self.active.as_mut()?;
+        let Some(active) = &mut self.active else { return false };
         let under_way = match source {
             Source::Bundle => active.bundle.urge(now),
             Source::Jwks(index) => active.jwks.urge(index, now),
         };
         if !under_way {
-            return None;
+            return false;
         }
-        let shadow = active.policy.mode() == Mode::Shadow;
-        let ticket = if shadow { None } else { self.waiters.admit(stream, source, now) };
-        if ticket.is_some() {
-            active.metrics.count(&self.host, Count::Waited);
+        let held = active.policy.mode() != Mode::Shadow && self.waiters.admit(stream, source, now);
+        if held {
+            active.metrics.count(Count::Waited);
         }
         self.host.enter(self.root);
         self.set_tick(SOON);
         self.host.enter(stream);
-        ticket
+        held
     }
 
     /// Time has passed, on the root context.
@@ -246,26 +243,24 @@ fn sanitize(active: &Active, host: &impl Host, headers: &RequestHeaders) {
     }
 }
 
-/// Answers, or makes the request ready to go on. In shadow mode a refusal is counted and the request goes on as it came, without
-/// any output: nothing identifies a caller but a token that is really good.
+/// Answers, or makes the request ready to go on.
 fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdict: Verdict<'_>, level: Level) -> Flow {
-    let refusal = match verdict {
-        Verdict::Preflight => {
-            active.metrics.count(host, Count::Preflight);
-            return Flow::Continue;
-        }
-        Verdict::Anonymous => {
-            active.metrics.count(host, Count::Anonymous);
-            return Flow::Continue;
-        }
+    match verdict {
+        Verdict::Preflight => active.metrics.count(Count::Preflight),
+        Verdict::Anonymous => active.metrics.count(Count::Anonymous),
         Verdict::Accepted(accepted) => {
-            active.metrics.accepted();
+            active.metrics.count(Count::Accepted);
             apply(host, headers, &accepted);
-            return Flow::Continue;
         }
-        Verdict::UnknownKey(_) => Rejection::KeyUnknown.into(),
-        Verdict::Refused(refusal) => refusal,
-    };
+        Verdict::UnknownKey(_) => return refuse(active, host, headers, &Rejection::KeyUnknown.into(), level),
+        Verdict::Refused(refusal) => return refuse(active, host, headers, &refusal, level),
+    }
+    Flow::Continue
+}
+
+/// In shadow mode a refusal is counted and the request goes on as it came, without any output: nothing identifies a caller but a
+/// token that is really good.
+fn refuse(active: &Active, host: &impl Host, headers: &RequestHeaders, refusal: &Refusal, level: Level) -> Flow {
     let shadow = active.policy.mode() == Mode::Shadow;
     active.metrics.refused(host, refusal.rejection, shadow);
     if level == Level::Debug {
@@ -276,14 +271,13 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
     if shadow {
         return Flow::Continue;
     }
-    host.respond(&response::reply(&refusal, headers.is_grpc()));
+    host.respond(&active.replies.reply(refusal, headers.is_grpc()));
     Flow::Answered
 }
 
 fn apply(host: &impl Host, headers: &RequestHeaders, accepted: &Accepted<'_>) {
     if let Some(place) = accepted.remove() {
-        let path = headers.request().map_or("", |request| request.path);
-        locate::remove(place, headers, path, host);
+        locate::remove(place, headers, host);
     }
     // Whatever the request had under these names was removed before.
     for (name, value) in accepted.outputs() {

@@ -1,27 +1,21 @@
 //! The headers of one request as they came, repetition included.
 
-use meshseal_abi::Pairs;
+use meshseal_abi::{HeaderMap, Pairs};
+use meshseal_core::bytes;
 use meshseal_core::policy::Request;
 use meshseal_core::rejection::Rejection;
-use smallvec::SmallVec;
 
-/// All request headers, in order: a header map as the ABI lays it out, read where it lies.
-#[derive(Clone, Debug, Default)]
+/// All request headers, in order: a header map as the ABI lays it out, read where it lies. A request is asked for a handful of them.
+#[derive(Debug)]
 pub struct RequestHeaders {
-    map: Vec<u8>,
-    /// A request is asked for a handful of them.
-    places: SmallVec<[Place; LIKELY_HEADERS]>,
+    map: HeaderMap,
+    /// The lengths of names, as [`length_bit`]: most names that are asked for have a length that no header has.
+    lengths: u64,
 }
 
-/// What a browser sends through a proxy; a request with more costs one allocation.
-const LIKELY_HEADERS: usize = 24;
-
-/// Where a name and its value are in the map: the value lies behind the name and its zero byte.
-#[derive(Clone, Copy, Debug, Default)]
-struct Place {
-    name: u32,
-    name_length: u32,
-    value_length: u32,
+/// A bit for each length; the longest share one.
+fn length_bit(length: usize) -> u64 {
+    1 << length.min(63)
 }
 
 /// How often a header occurs.
@@ -38,33 +32,21 @@ pub(crate) enum Occurrence<'h> {
 impl RequestHeaders {
     /// Of a header map as the ABI lays it out.
     #[must_use]
-    pub fn new(map: Vec<u8>) -> Self {
-        let start = map.as_ptr().addr();
-        // Of a map that wasm memory can hold.
-        let short = |length: usize| u32::try_from(length).unwrap_or_default();
-        let place = |(name, value): (&[u8], &[u8])| Place {
-            name: short(name.as_ptr().addr().saturating_sub(start)),
-            name_length: short(name.len()),
-            value_length: short(value.len()),
-        };
-        let places = Pairs::of(&map).map(place).collect();
-        Self { map, places }
+    pub fn new(map: impl Into<HeaderMap>) -> Self {
+        let map = map.into();
+        let lengths = Pairs::of(&map).fold(0, |lengths, (name, _)| lengths | length_bit(name.len()));
+        Self { map, lengths }
     }
 
     /// The names of a length, with the value of each.
     fn named(&self, length: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let fitting = self.places.iter().filter(move |place| u32::try_from(length) == Ok(place.name_length));
-        fitting.filter_map(|place| {
-            let number = |number: u32| usize::try_from(number).ok();
-            let (name, rest) = self.map.get(number(place.name)?..)?.split_at_checked(number(place.name_length)?)?;
-            Some((name, rest.get(1..)?.get(..number(place.value_length)?)?))
-        })
+        let map: &[u8] = if self.lengths & length_bit(length) == 0 { &[] } else { &self.map };
+        Pairs::of(map).filter(move |(name, _)| name.len() == length)
     }
 
     /// Every value of a header, in order.
     pub(crate) fn all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
-        let found = self.named(name.len()).filter(move |(key, _)| key.eq_ignore_ascii_case(name.as_bytes()));
-        found.map(|(_, value)| value)
+        self.named(name.len()).filter(move |(key, _)| same_name(key, name)).map(|(_, value)| value)
     }
 
     /// The value of a header, if it is not repeated.
@@ -89,17 +71,24 @@ impl RequestHeaders {
     /// # Errors
     /// [`Rejection::PathNotNormalized`] where method, host or path is not text at all; their form is core's to check.
     pub(crate) fn request(&self) -> Result<Request<'_>, Rejection> {
-        let text = |name: &'static str| match self.once(name) {
-            Occurrence::Absent => Ok(""),
-            Occurrence::Once(value) => std::str::from_utf8(value).map_err(|_| Rejection::PathNotNormalized),
-            Occurrence::Repeated => Err(Rejection::PathNotNormalized),
-        };
-        Ok(Request { method: text(":method")?, host: text(":authority")?, path: text(":path")? })
+        let mut found: [Option<&[u8]>; 3] = [None; 3];
+        for (key, value) in Pairs::of(&self.map).filter(|(key, _)| key.first() == Some(&b':')) {
+            let names = [":method", ":authority", ":path"].iter().zip(&mut found);
+            for (_, place) in names.filter(|(name, _)| same_name(key, name)) {
+                if place.replace(value).is_some() {
+                    return Err(Rejection::PathNotNormalized);
+                }
+            }
+        }
+        let text =
+            |value: Option<_>| std::str::from_utf8(value.unwrap_or_default()).map_err(|_| Rejection::PathNotNormalized);
+        let [method, host, path] = found;
+        Ok(Request { method: text(method)?, host: text(host)?, path: text(path)? })
     }
 
     /// Whether this is a CORS preflight (Fetch standard, "CORS-preflight request").
-    pub(crate) fn is_cors_preflight(&self) -> bool {
-        self.once(":method") == Occurrence::Once(b"OPTIONS")
+    pub(crate) fn is_cors_preflight(&self, request: &Request<'_>) -> bool {
+        request.method == "OPTIONS"
             && self.all("origin").next().is_some()
             && self.all("access-control-request-method").next().is_some()
     }
@@ -108,6 +97,13 @@ impl RequestHeaders {
     pub(crate) fn is_grpc(&self) -> bool {
         self.all("content-type").any(|value| value.starts_with(b"application/grpc"))
     }
+}
+
+/// Names as proxies spell them are the rule, others the exception.
+#[inline]
+fn same_name(key: &[u8], name: &str) -> bool {
+    let spelled = |key: &[u8]| bytes::equal(key, name.as_bytes()) || key.eq_ignore_ascii_case(name.as_bytes());
+    key.len() == name.len() && spelled(key)
 }
 
 fn same_variable(left: &str, right: &str) -> bool {
@@ -138,6 +134,14 @@ mod tests {
     }
 
     #[test]
+    fn a_second_path_is_refused_however_it_is_spelled() {
+        for name in [":path", ":Path"] {
+            let repeated = headers(&[(":path", "/a"), (":method", "GET"), (name, "/b")]);
+            assert_eq!(repeated.request().err(), Some(Rejection::PathNotNormalized));
+        }
+    }
+
+    #[test]
     fn a_path_that_is_not_text_is_refused() {
         let headers = RequestHeaders::new(meshseal_abi::header_map(&[(b":path", [b'/', 0xff])]));
         assert_eq!(headers.request().err(), Some(Rejection::PathNotNormalized));
@@ -146,13 +150,17 @@ mod tests {
     #[test]
     fn a_preflight_has_method_origin_and_requested_method() {
         let full = [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "PUT")];
-        assert!(headers(&full).is_cors_preflight());
+        let is_preflight = |pairs: &[(&str, &str)]| {
+            let headers = headers(pairs);
+            headers.is_cors_preflight(&headers.request().unwrap())
+        };
+        assert!(is_preflight(&full));
         for at in 0..full.len() {
             let mut part = full.to_vec();
             part.remove(at);
-            assert!(!headers(&part).is_cors_preflight(), "without {}", full[at].0);
+            assert!(!is_preflight(&part), "without {}", full[at].0);
         }
-        assert!(!headers(&[(":method", "GET"), full[1], full[2]]).is_cors_preflight());
+        assert!(!is_preflight(&[(":method", "GET"), full[1], full[2]]));
     }
 
     #[test]

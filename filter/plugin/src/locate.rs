@@ -178,7 +178,7 @@ fn unescaped(text: &str) -> impl Iterator<Item = u8> + '_ {
 }
 
 /// Takes the token out of the request: the whole header, the cookie, or the query parameter.
-pub(crate) fn remove(place: &Place, headers: &RequestHeaders, path: &str, host: &impl Host) {
+pub(crate) fn remove(place: &Place, headers: &RequestHeaders, host: &impl Host) {
     match place {
         Place::Header { name, .. } => host.remove_request_header(name),
         Place::Cookie(name) => {
@@ -194,6 +194,7 @@ pub(crate) fn remove(place: &Place, headers: &RequestHeaders, path: &str, host: 
             }
         }
         Place::Param(name) => {
+            let path = headers.request().map_or("", |request| request.path);
             let kept: Vec<&str> = params(path).filter(|param| param_value(param, name).is_none()).collect();
             let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
             let query = kept.join("&");

@@ -119,7 +119,7 @@ fn removed(rule: Value, pairs: &[(&str, &str)], name: &str) -> Option<String> {
     host.request(1, pairs);
     let headers = headers(pairs);
     let path = headers.request().unwrap().path;
-    remove(places.locate(&headers, path).unwrap().place, &headers, path, &host);
+    remove(places.locate(&headers, path).unwrap().place, &headers, &host);
     host.header(1, name)
 }
 

@@ -1,4 +1,7 @@
 //! The filter's statistics. Envoy shows them as `wasmcustom.meshseal.…`.
+//!
+//! What is counted is told to the proxy at the next tick, a second later at the most: a call for each would be a good part of what a
+//! request costs.
 
 use std::cell::{Cell, RefCell};
 
@@ -46,16 +49,33 @@ impl Count {
     ];
 }
 
+/// A counter, and what the proxy has not been told of it.
+#[derive(Debug, Default)]
+struct Counter {
+    metric: Option<MetricId>,
+    untold: Cell<u32>,
+}
+
+impl Counter {
+    fn add(&self, by: u32) {
+        self.untold.set(self.untold.get().saturating_add(by));
+    }
+
+    fn tell(&self, host: &impl Host) {
+        if let (Some(metric), by @ 1..) = (self.metric, self.untold.take()) {
+            host.increment_metric(metric, by);
+        }
+    }
+}
+
 /// Metric ids of one configuration. Counters by reason are made when the reason first occurs: 80 names for each plugin and
 /// worker would drown the rest.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     prefix: String,
     /// In the order of [`Count::ALL`].
-    counts: [Option<MetricId>; Count::ALL.len()],
-    reasons: RefCell<Vec<((bool, Rejection), MetricId)>>,
-    /// Accepted requests that the proxy has not been told of.
-    accepted: Cell<usize>,
+    counts: [Counter; Count::ALL.len()],
+    reasons: RefCell<Vec<((bool, Rejection), Counter)>>,
     bundle_version: Option<MetricId>,
     bundle_age: Option<MetricId>,
     keys: Option<MetricId>,
@@ -68,9 +88,9 @@ impl Metrics {
         let prefix = if prefix.is_empty() { "meshseal.".to_owned() } else { format!("meshseal.{prefix}.") };
         let define = |kind, name: &str| host.define_metric(kind, &format!("{prefix}{name}"));
         Self {
-            counts: Count::ALL.map(|(_, name)| define(MetricKind::Counter, name)),
+            counts: Count::ALL
+                .map(|(_, name)| Counter { metric: define(MetricKind::Counter, name), untold: Cell::new(0) }),
             reasons: RefCell::default(),
-            accepted: Cell::default(),
             bundle_version: define(MetricKind::Gauge, "bundle.version"),
             bundle_age: define(MetricKind::Gauge, "bundle.age_s"),
             keys: define(MetricKind::Gauge, "keys"),
@@ -79,46 +99,38 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn count(&self, host: &impl Host, count: Count) {
-        self.add(host, count, 1);
+    pub(crate) fn count(&self, count: Count) {
+        self.add(count, 1);
     }
 
-    pub(crate) fn add(&self, host: &impl Host, count: Count, by: usize) {
+    pub(crate) fn add(&self, count: Count, by: usize) {
         let at = Count::ALL.iter().position(|(of, _)| *of == count);
-        if let Some(Some(metric)) = at.and_then(|at| self.counts.get(at))
-            && by > 0
-        {
-            host.increment_metric(*metric, u32::try_from(by).unwrap_or(u32::MAX));
+        if let Some(counter) = at.and_then(|at| self.counts.get(at)) {
+            counter.add(u32::try_from(by).unwrap_or(u32::MAX));
         }
-    }
-
-    /// Counts a request with a good token. The proxy is told by [`Metrics::tell`]: a call for each would be a good part of what they cost.
-    pub(crate) fn accepted(&self) {
-        self.accepted.set(self.accepted.get().saturating_add(1));
-    }
-
-    /// Tells the proxy what was only counted here.
-    pub(crate) fn tell(&self, host: &impl Host) {
-        self.add(host, Count::Accepted, self.accepted.take());
     }
 
     /// Counts a refusal, or what would have been one in shadow mode.
     pub(crate) fn refused(&self, host: &impl Host, rejection: Rejection, shadow: bool) {
         let Ok(mut reasons) = self.reasons.try_borrow_mut() else { return };
-        let known = reasons.iter().find(|(of, _)| *of == (shadow, rejection)).map(|(_, metric)| *metric);
-        let metric = known.or_else(|| {
-            let verdict = if shadow { "shadow" } else { "rejected" };
-            let metric =
-                host.define_metric(MetricKind::Counter, &format!("{}{verdict}.{}", self.prefix, rejection.code()))?;
-            reasons.push(((shadow, rejection), metric));
-            Some(metric)
-        });
-        if let Some(metric) = metric {
-            host.increment_metric(metric, 1);
+        if let Some((_, counter)) = reasons.iter().find(|(of, _)| *of == (shadow, rejection)) {
+            return counter.add(1);
+        }
+        let verdict = if shadow { "shadow" } else { "rejected" };
+        let name = format!("{}{verdict}.{}", self.prefix, rejection.code());
+        let counter = Counter { metric: host.define_metric(MetricKind::Counter, &name), untold: Cell::new(1) };
+        reasons.push(((shadow, rejection), counter));
+    }
+
+    /// Tells the proxy what was counted.
+    pub(crate) fn tell(&self, host: &impl Host) {
+        self.counts.iter().for_each(|counter| counter.tell(host));
+        if let Ok(reasons) = self.reasons.try_borrow() {
+            reasons.iter().for_each(|(_, counter)| counter.tell(host));
         }
     }
 
-    /// Records how long a validation took, in microseconds.
+    /// Records how long a validation with its verification took, in microseconds.
     pub(crate) fn validation_us(&self, host: &impl Host, micros: u64) {
         record(host, self.validation, micros);
     }
@@ -149,22 +161,28 @@ mod tests {
     #[test]
     fn names_carry_the_prefix_if_there_is_one() {
         let host = FakeHost::new();
-        Metrics::define(&host, "edge").count(&host, Count::BundleAccepted);
-        Metrics::define(&host, "").count(&host, Count::Anonymous);
+        for (prefix, count) in [("edge", Count::BundleAccepted), ("", Count::Anonymous)] {
+            let metrics = Metrics::define(&host, prefix);
+            metrics.count(count);
+            metrics.tell(&host);
+        }
         assert_eq!(host.metric("meshseal.edge.bundle.accepted"), 1);
         assert_eq!(host.metric("meshseal.anonymous"), 1);
     }
 
     #[test]
-    fn accepted_requests_are_told_together_and_once() {
+    fn what_is_counted_is_told_together_and_once() {
         let host = FakeHost::new();
         let metrics = Metrics::define(&host, "");
-        metrics.accepted();
-        metrics.accepted();
-        assert_eq!(host.metric("meshseal.accepted"), 0);
+        for _ in 0..2 {
+            metrics.count(Count::Accepted);
+            metrics.refused(&host, Rejection::TokenExpired, false);
+        }
+        let told = || [host.metric("meshseal.accepted"), host.metric("meshseal.rejected.token-expired")];
+        assert_eq!(told(), [0, 0]);
         metrics.tell(&host);
         metrics.tell(&host);
-        assert_eq!(host.metric("meshseal.accepted"), 2);
+        assert_eq!(told(), [2, 2]);
     }
 
     #[test]
@@ -175,6 +193,7 @@ mod tests {
         metrics.refused(&host, Rejection::TokenExpired, false);
         metrics.refused(&host, Rejection::TokenExpired, false);
         metrics.refused(&host, Rejection::TokenExpired, true);
+        metrics.tell(&host);
         assert_eq!(host.metric("meshseal.rejected.token-expired"), 2);
         assert_eq!(host.metric("meshseal.shadow.token-expired"), 1);
     }
@@ -183,9 +202,9 @@ mod tests {
     fn a_host_without_metrics_is_no_trouble() {
         let host = FakeHost::new().without_metrics();
         let metrics = Metrics::define(&host, "");
-        metrics.accepted();
-        metrics.tell(&host);
+        metrics.count(Count::Accepted);
         metrics.refused(&host, Rejection::TokenExpired, false);
+        metrics.tell(&host);
         metrics.trust(&host, Some(1), Some(1), 1);
         assert!(!host.has_metric("meshseal.accepted"));
     }

@@ -3,6 +3,10 @@
 //! RFC 6750 §3 for `WWW-Authenticate`, RFC 9457 for the body, RFC 9110 §10.2.3 for `Retry-After`, and the gRPC status codes.
 //! The code says which rule was broken and nothing that would help to get around it (V26).
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use meshseal_abi::header_map;
 use meshseal_core::rejection::{Class, Rejection};
 
 use crate::host::Reply;
@@ -25,49 +29,65 @@ impl From<Rejection> for Refusal {
     }
 }
 
-/// HTTP status, the same as text, gRPC status and title of a class.
-fn statuses(class: Class) -> (u16, &'static str, u8, &'static str) {
+/// HTTP status, gRPC status and title of a class.
+fn statuses(class: Class) -> (u16, u8, &'static str) {
     match class {
-        Class::MissingToken => (401, "401", 16, "Authentication required"),
-        Class::InvalidToken => (401, "401", 16, "Token not accepted"),
-        Class::InvalidRequest => (400, "400", 3, "Invalid request"),
-        Class::InsufficientScope => (403, "403", 7, "Insufficient scope"),
-        Class::Forbidden => (403, "403", 7, "Not allowed"),
-        Class::Unavailable => (503, "503", 14, "Cannot verify tokens now"),
+        Class::MissingToken => (401, 16, "Authentication required"),
+        Class::InvalidToken => (401, 16, "Token not accepted"),
+        Class::InvalidRequest => (400, 3, "Invalid request"),
+        Class::InsufficientScope => (403, 7, "Insufficient scope"),
+        Class::Forbidden => (403, 7, "Not allowed"),
+        Class::Unavailable => (503, 14, "Cannot verify tokens now"),
     }
 }
 
-/// The reply to a refused request. Put together without the formatter: whoever floods a proxy with bad tokens gets many.
+/// Replies that were put together before: whoever floods a proxy with bad tokens gets the same few.
+#[derive(Debug, Default)]
+pub(crate) struct Replies(RefCell<Vec<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    rejection: Rejection,
+    grpc: bool,
+    reply: Rc<Reply>,
+}
+
+impl Replies {
+    /// The reply to a refused request.
+    pub(crate) fn reply(&self, refusal: &Refusal, grpc: bool) -> Rc<Reply> {
+        // The scopes of a rule are its own.
+        let Some(mut known) = self.0.try_borrow_mut().ok().filter(|_| refusal.scopes.is_empty()) else {
+            return Rc::new(reply(refusal, grpc));
+        };
+        let rejection = refusal.rejection;
+        if let Some(known) = known.iter().find(|known| known.rejection == rejection && known.grpc == grpc) {
+            return Rc::clone(&known.reply);
+        }
+        let reply = Rc::new(reply(refusal, grpc));
+        known.push(Known { rejection, grpc, reply: Rc::clone(&reply) });
+        reply
+    }
+}
+
+/// Puts a reply together.
 pub(crate) fn reply(refusal: &Refusal, grpc: bool) -> Reply {
     let code = refusal.rejection.code();
-    let (status, status_text, grpc_status, title) = statuses(refusal.rejection.class());
-    let mut headers = Vec::with_capacity(3);
-    if let Some(challenge) = challenge(refusal) {
-        headers.push(("www-authenticate", challenge));
-    }
+    let (status, grpc_status, title) = statuses(refusal.rejection.class());
+    let challenge = challenge(refusal);
+    let mut headers: Vec<(&str, &str)> = Vec::new();
+    headers.extend(challenge.as_deref().map(|challenge| ("www-authenticate", challenge)));
     if refusal.rejection.class() == Class::Unavailable {
-        headers.push(("retry-after", RETRY_AFTER_S.to_owned()));
+        headers.push(("retry-after", RETRY_AFTER_S));
     }
     let body = if grpc {
-        [title, ": ", code].concat()
+        format!("{title}: {code}")
     } else {
-        headers.push(("content-type", "application/problem+json".to_owned()));
+        headers.push(("content-type", "application/problem+json"));
         // Code and title are constants without a character that JSON would escape.
-        [
-            r#"{"type":"urn:meshseal:problem:"#,
-            code,
-            r#"","title":""#,
-            title,
-            r#"","status":"#,
-            status_text,
-            r#","code":""#,
-            code,
-            r#""}"#,
-        ]
-        .concat()
+        format!(r#"{{"type":"urn:meshseal:problem:{code}","title":"{title}","status":{status},"code":"{code}"}}"#)
     };
-    let details = ["meshseal_", code].concat().replace('-', "_");
-    Reply { status, details, headers, body, grpc_status }
+    let details = format!("meshseal_{}", code.replace('-', "_"));
+    Reply { status, details, headers: header_map(&headers), body, grpc_status }
 }
 
 /// RFC 6750 §3: no error code where no token was sent, none for what a better token cannot mend.
@@ -75,10 +95,10 @@ fn challenge(refusal: &Refusal) -> Option<String> {
     let code = refusal.rejection.code();
     match refusal.rejection.class() {
         Class::MissingToken => Some("Bearer".to_owned()),
-        Class::InvalidToken => Some([r#"Bearer error="invalid_token", error_description=""#, code, "\""].concat()),
-        Class::InvalidRequest => Some([r#"Bearer error="invalid_request", error_description=""#, code, "\""].concat()),
+        Class::InvalidToken => Some(format!(r#"Bearer error="invalid_token", error_description="{code}""#)),
+        Class::InvalidRequest => Some(format!(r#"Bearer error="invalid_request", error_description="{code}""#)),
         Class::InsufficientScope => {
-            Some([r#"Bearer error="insufficient_scope", scope=""#, &scope_list(&refusal.scopes), "\""].concat())
+            Some(format!(r#"Bearer error="insufficient_scope", scope="{}""#, scope_list(&refusal.scopes)))
         }
         Class::Forbidden | Class::Unavailable => None,
     }
@@ -93,9 +113,25 @@ fn scope_list(scopes: &[Box<str>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meshseal_abi::Pairs;
 
     fn header<'r>(reply: &'r Reply, name: &str) -> Option<&'r str> {
-        reply.headers.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str())
+        let found = Pairs::of(&reply.headers).find(|(key, _)| *key == name.as_bytes());
+        found.map(|(_, value)| std::str::from_utf8(value).unwrap())
+    }
+
+    #[test]
+    fn a_reply_is_the_same_the_next_time_and_scopes_are_those_of_the_rule() {
+        let replies = Replies::default();
+        let scoped = |scope: &str| Refusal { rejection: Rejection::ScopeMissing, scopes: vec![scope.into()] };
+        let plain = |rejection: Rejection| Refusal::from(rejection);
+        for refusal in [plain(Rejection::TokenExpired), scoped("a"), scoped("b"), plain(Rejection::TokenMissing)] {
+            for grpc in [false, true] {
+                for _ in 0..2 {
+                    assert_eq!(*replies.reply(&refusal, grpc), reply(&refusal, grpc));
+                }
+            }
+        }
     }
 
     #[test]

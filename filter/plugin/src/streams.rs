@@ -1,9 +1,9 @@
-//! The streams of this VM: which configuration each belongs to, and who of them waits. An adapter between the proxy and the
-//! engines, nothing more.
+//! The streams of this VM: which configuration each belongs to. An adapter between the proxy and the engines, nothing more.
+//!
+//! Nothing is kept of a stream once its request was decided, so the module does without the callback for its end, which every request
+//! would pay for. The end of a root context would come by the same callback: it shows when the next one begins.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use meshseal_abi::streams::Callbacks;
@@ -13,42 +13,21 @@ use crate::engine::{Engine, Flow};
 use crate::host::Host;
 use crate::host::proxy::Proxy;
 use crate::response;
-use crate::waiters::Ticket;
 
 /// The engine, shared by the root context and its streams. Each callback borrows it once, for as long as it runs; a host that
 /// calls back inside a callback finds it borrowed, and the adapters then do the safe thing instead of panicking.
 pub(crate) type Shared<H> = Rc<RefCell<Engine<H>>>;
 
-/// All streams, and the configurations that they may belong to.
+/// The configurations of this VM, and which of them the latest streams belong to.
 struct Streams<H> {
     engines: Vec<(u32, Shared<H>)>,
-    live: HashMap<u32, Stream<H>, BuildHasherDefault<Spread>>,
+    /// The last streams that began, and their root contexts.
+    latest: [(u32, u32); LATEST],
+    begun: usize,
 }
 
-struct Stream<H> {
-    engine: Shared<H>,
-    /// Held, never read: dropped with the stream, it tells the engine that nobody waits any more.
-    ticket: Option<Ticket>,
-}
-
-/// The proxy counts its contexts: their numbers need no secret, but their upper bits must differ.
-#[derive(Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        // 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming, volume 3, 6.4).
-        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |number, byte| number << 8 | u64::from(*byte));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.0 = u64::from(number);
-    }
-}
+/// Streams that may begin before the request of the first of them comes. Envoy announces a stream and its request in one go.
+const LATEST: usize = 64;
 
 thread_local! {
     static STREAMS: RefCell<Streams<Proxy>> = RefCell::new(Streams::new());
@@ -57,9 +36,9 @@ thread_local! {
 /// Hears of streams from now on.
 pub(crate) fn listen() {
     meshseal_abi::streams::pass_on(Callbacks {
+        root_created: |root| on(|streams| part_with_ended(streams, &Proxy, root)),
         created: |stream, root| on(|streams| created(streams, stream, root)),
         request_headers: |stream| on(|streams| request_headers(streams, &Proxy, stream)),
-        deleted: |context| on(|streams| deleted(streams, context)),
     });
 }
 
@@ -78,54 +57,49 @@ fn on<T>(act: impl FnOnce(&RefCell<Streams<Proxy>>) -> T) -> T {
 
 impl<H> Streams<H> {
     fn new() -> Self {
-        Self { engines: Vec::new(), live: HashMap::default() }
+        Self { engines: Vec::new(), latest: [(0, 0); LATEST], begun: 0 }
+    }
+
+    /// The engine of a stream's configuration. Where there is only one, that is it.
+    fn engine_of(&self, stream: u32) -> Option<&Shared<H>> {
+        if let [(_, only)] = &*self.engines {
+            return Some(only);
+        }
+        let (_, root) = self.latest.iter().find(|(begun, _)| *begun == stream)?;
+        self.engines.iter().find(|(of, _)| of == root).map(|(_, engine)| engine)
     }
 }
 
 fn created<H>(streams: &RefCell<Streams<H>>, stream: u32, root: u32) {
     let Ok(mut streams) = streams.try_borrow_mut() else { return };
-    let engine = streams.engines.iter().find(|(of, _)| *of == root).map(|(_, engine)| Rc::clone(engine));
-    if let Some(engine) = engine {
-        streams.live.insert(stream, Stream { engine, ticket: None });
+    let at = streams.begun % LATEST;
+    if let Some(place) = streams.latest.get_mut(at) {
+        *place = (stream, root);
     }
+    streams.begun = streams.begun.wrapping_add(1);
 }
 
 /// Whether the request goes on. A stream that nobody knows, or whose engine is at work, is refused.
 fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32) -> bool {
-    let engine = streams.try_borrow().ok().and_then(|streams| Some(Rc::clone(&streams.live.get(&stream)?.engine)));
-    let flow = match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
-        Some(Ok(mut engine)) => engine.on_request(stream),
+    let engine = streams.try_borrow().ok().and_then(|streams| streams.engine_of(stream).map(Rc::clone));
+    match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
+        Some(Ok(mut engine)) => matches!(engine.on_request(stream), Flow::Continue),
         Some(Err(_)) | None => {
             host.respond(&response::reply(&Rejection::KeysUnavailable.into(), false));
-            Flow::Answered
-        }
-    };
-    match flow {
-        Flow::Continue => true,
-        Flow::Answered => false,
-        Flow::Held(ticket) => {
-            if let Ok(mut streams) = streams.try_borrow_mut()
-                && let Some(held) = streams.live.get_mut(&stream)
-            {
-                held.ticket = Some(ticket);
-            }
             false
         }
     }
 }
 
-/// Whether it was a root context.
-fn deleted<H: Host>(streams: &RefCell<Streams<H>>, context: u32) -> bool {
-    let Ok(mut streams) = streams.try_borrow_mut() else { return false };
-    if streams.live.remove(&context).is_some() {
-        return false;
-    }
-    let root = streams.engines.iter().position(|(root, _)| *root == context);
-    let Some((_, engine)) = root.map(|at| streams.engines.swap_remove(at)) else { return false };
-    if let Ok(engine) = engine.try_borrow() {
+/// Parts with the configurations whose root contexts are gone, now that another begins; returns those roots.
+fn part_with_ended<H: Host>(streams: &RefCell<Streams<H>>, host: &H, begins: u32) -> Vec<u32> {
+    let Ok(mut streams) = streams.try_borrow_mut() else { return Vec::new() };
+    let ended: Vec<_> = streams.engines.extract_if(.., |(root, _)| !host.enter(*root)).collect();
+    host.enter(begins);
+    for engine in ended.iter().filter_map(|(_, engine)| engine.try_borrow().ok()) {
         engine.end();
     }
-    true
+    ended.into_iter().map(|(root, _)| root).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::fake::FakeHost;
-use crate::testing::{TestKey, bundle_config, full, inline_config, token};
+use crate::testing::{TestKey, inline_config, token};
 use serde_json::json;
 
 const ROOT: u32 = 1;
@@ -58,26 +58,46 @@ fn a_stream_is_judged_by_its_own_configuration() {
 
 #[test]
 fn a_stream_of_no_configuration_is_refused() {
-    let vm = Vm::new(&[policy(true)]);
+    let vm = Vm::new(&[]);
+    created(&vm.streams, 100, ROOT);
+    assert!(!vm.ask(100, None));
+    assert_eq!(vm.status(100), 503);
+}
+
+#[test]
+fn where_there_is_a_choice_a_stream_must_have_been_announced() {
+    let vm = Vm::new(&[policy(true), policy(true)]);
     created(&vm.streams, 100, ROOT + 7);
-    created(&vm.streams, 101, ROOT);
-    assert!(!deleted(&vm.streams, 101), "a stream, not a root context");
-    for stream in [100, 101, 102] {
+    for stream in [100, 101] {
         assert!(!vm.ask(stream, None));
         assert_eq!(vm.status(stream), 503);
     }
 }
 
 #[test]
-fn a_configuration_that_has_ended_takes_no_more_streams() {
-    let vm = Vm::new(&[policy(true)]);
+fn streams_may_begin_before_the_first_of_them_is_asked_for() {
+    let vm = Vm::new(&[policy(false), policy(true)]);
+    let streams = || (100..).zip([ROOT, ROOT + 1].into_iter().cycle()).take(LATEST);
+    for (stream, root) in streams() {
+        created(&vm.streams, stream, root);
+    }
+    for (stream, root) in streams() {
+        assert_eq!(vm.ask(stream, None), root == ROOT + 1);
+    }
+}
+
+#[test]
+fn a_configuration_whose_root_context_is_gone_is_parted_with_when_another_begins() {
+    let vm = Vm::new(&[policy(true), policy(true)]);
     created(&vm.streams, 99, ROOT);
     assert!(vm.ask(99, Some(&token(&key(), json!({})))));
-    assert!(deleted(&vm.streams, ROOT));
+    assert!(part_with_ended(&vm.streams, &vm.host, 50).is_empty());
+    vm.host.end(ROOT);
+    assert_eq!(part_with_ended(&vm.streams, &vm.host, 51), [ROOT]);
     assert_eq!(vm.host.metric("meshseal.accepted"), 1, "told at the end");
-    assert!(!deleted(&vm.streams, ROOT), "the SDK must hear of it once only");
-    created(&vm.streams, 100, ROOT);
-    assert!(!vm.ask(100, None));
+    assert_eq!(vm.host.context(), 51);
+    assert!(part_with_ended(&vm.streams, &vm.host, 52).is_empty(), "the SDK must hear of it once only");
+    assert_eq!(vm.streams.borrow().engines.iter().map(|(root, _)| *root).collect::<Vec<_>>(), [ROOT + 1]);
 }
 
 #[test]
@@ -90,21 +110,4 @@ fn a_callback_inside_a_callback_is_refused() {
     assert_eq!(vm.status(100), 503);
     drop(busy);
     assert!(vm.ask(100, None));
-}
-
-#[test]
-fn a_stream_waits_until_it_ends() {
-    let unknown = token(&TestKey::new("b", 2), json!({}));
-    let vm = Vm::new(&[bundle_config(json!({ "embedded": full(1, &[&key()]) }), json!({}))]);
-    for stream in [100, 101] {
-        created(&vm.streams, stream, ROOT);
-        assert!(!vm.ask(stream, Some(&unknown)));
-    }
-    deleted(&vm.streams, 101);
-    let engine = Rc::clone(&vm.streams.borrow().engines[0].1);
-    vm.host.advance(std::time::Duration::from_millis(200));
-    vm.host.enter(ROOT);
-    engine.borrow_mut().on_tick();
-    assert_eq!(vm.status(100), 401);
-    assert!(vm.host.stream(101).reply.is_none());
 }

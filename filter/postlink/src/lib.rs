@@ -20,7 +20,6 @@ pub const EXPORTS: &[&str] = &[
     "proxy_on_vm_start",
     "proxy_on_configure",
     "proxy_on_context_create",
-    "proxy_on_delete",
     "proxy_on_request_headers",
     "proxy_on_http_call_response",
     "proxy_on_tick",
@@ -30,7 +29,7 @@ pub const EXPORTS: &[&str] = &[
 pub const OURS: &[(&str, &str)] = &[
     ("meshseal_on_context_create", "proxy_on_context_create"),
     ("meshseal_on_request_headers", "proxy_on_request_headers"),
-    ("meshseal_on_delete", "proxy_on_delete"),
+    ("meshseal_on_memory_allocate", "proxy_on_memory_allocate"),
 ];
 
 /// The imports that are allowed, as (module, name): the host functions of proxy-wasm ABI 0.2.1, of which the SDK's traits keep
@@ -209,8 +208,8 @@ mod tests {
             let walrus::FunctionKind::Local(function) = &trimmed.funcs.get(id).kind else { panic!("imported") };
             assert!(!function.block(function.entry_block()).instrs.is_empty(), "{theirs} is the SDK's");
         }
-        let lacking = trim(&module("", "meshseal_on_delete")).unwrap_err();
-        assert_eq!(lacking, Refusal::MissingExports(vec!["meshseal_on_delete".to_owned()]));
+        let lacking = trim(&module("", "meshseal_on_memory_allocate")).unwrap_err();
+        assert_eq!(lacking, Refusal::MissingExports(vec!["meshseal_on_memory_allocate".to_owned()]));
     }
 
     /// The module with something in the body of an exported function.

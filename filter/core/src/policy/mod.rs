@@ -88,7 +88,8 @@ impl Denied<'_> {
 
 impl<'a> Request<'a> {
     fn path_without_query(&self) -> &'a str {
-        self.path.split(['?', '#']).next().unwrap_or_default()
+        let end = self.path.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+        end.and_then(|end| self.path.get(..end)).unwrap_or(self.path)
     }
 
     /// What rules are matched against.

@@ -80,7 +80,7 @@ impl Mesh {
         match flow {
             Flow::Continue => (200, stream),
             Flow::Answered => (stream.reply.as_ref().unwrap().status, stream),
-            Flow::Held(_) => panic!("held"),
+            Flow::Held => panic!("held"),
         }
     }
 
@@ -92,13 +92,9 @@ impl Mesh {
         self.send(&[("authorization", &format!("Bearer {token}"))])
     }
 
-    /// Accepted requests, the latest included.
-    fn accepted(&self) -> u64 {
-        self.engine.end();
-        self.count("accepted")
-    }
-
+    /// A counter, or the last value of a gauge, the latest included.
     fn count(&self, name: &str) -> u64 {
+        self.engine.end();
         self.host.metric(&format!("meshseal.{name}"))
     }
 }

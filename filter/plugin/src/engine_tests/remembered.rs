@@ -7,7 +7,7 @@ fn a_token_seen_before_is_not_validated_again() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), json!({})));
     let token = token(&key(), json!({}));
     assert_eq!(value(&mesh.ask_with(&token).1, "x-sub"), value(&mesh.ask_with(&token).1, "x-sub"));
-    assert_eq!((mesh.accepted(), mesh.host.records("meshseal.validation_us")), (2, 1));
+    assert_eq!((mesh.count("accepted"), mesh.host.records("meshseal.validation_us")), (2, 1));
 }
 
 #[test]

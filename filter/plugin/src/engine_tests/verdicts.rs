@@ -10,7 +10,7 @@ fn a_good_token_passes_and_the_upstream_sees_its_claims_instead() {
     assert_eq!((status, value(&stream, "x-sub")), (200, Some("checkout")));
     assert_eq!(value(&stream, "x-payload"), token.split('.').nth(1));
     assert_eq!(value(&stream, "authorization"), None);
-    assert_eq!((mesh.accepted(), mesh.host.records("meshseal.validation_us")), (1, 1));
+    assert_eq!((mesh.count("accepted"), mesh.host.records("meshseal.validation_us")), (1, 1));
 }
 
 #[test]
@@ -66,8 +66,10 @@ fn a_missing_scope_is_named() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), rules));
     let (status, stream) = mesh.ask_with(&token(&key(), json!({})));
     assert_eq!((status, code(&stream).as_str()), (403, "scope-missing"));
-    let (_, challenge) = &stream.reply.unwrap().headers[0];
-    assert_eq!(challenge, r#"Bearer error="insufficient_scope", scope="orders.write orders.admin""#);
+    let headers = stream.reply.unwrap().headers;
+    let challenge = r#"Bearer error="insufficient_scope", scope="orders.write orders.admin""#;
+    let expected: (&[u8], &[u8]) = (b"www-authenticate", challenge.as_bytes());
+    assert_eq!(meshseal_abi::Pairs::of(&headers).next(), Some(expected));
 }
 
 #[test]

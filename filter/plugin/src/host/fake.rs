@@ -46,6 +46,7 @@ struct State {
     no_metrics: Cell<bool>,
     context: Cell<u32>,
     streams: RefCell<BTreeMap<u32, Stream>>,
+    ended: RefCell<BTreeSet<u32>>,
     calls: RefCell<Vec<Called>>,
     unreachable: RefCell<BTreeSet<String>>,
     response: RefCell<Option<(u16, Vec<u8>)>>,
@@ -120,8 +121,10 @@ impl FakeHost {
         self.0.context.set(stream);
     }
 
-    pub(crate) fn end_stream(&self, stream: u32) {
-        self.0.streams.borrow_mut().remove(&stream);
+    /// Ends a context: a stream, or a root context.
+    pub(crate) fn end(&self, context: u32) {
+        self.0.streams.borrow_mut().remove(&context);
+        self.0.ended.borrow_mut().insert(context);
     }
 
     pub(crate) fn stream(&self, stream: u32) -> Stream {
@@ -243,8 +246,11 @@ impl Host for FakeHost {
     }
 
     fn enter(&self, context: u32) -> bool {
-        self.0.context.set(context);
-        true
+        let lives = !self.0.ended.borrow().contains(&context);
+        if lives {
+            self.0.context.set(context);
+        }
+        lives
     }
 
     fn request_headers(&self) -> RequestHeaders {

@@ -72,8 +72,8 @@ pub struct Reply {
     pub status: u16,
     /// Response code details, for access logs.
     pub details: String,
-    /// Additional headers.
-    pub headers: Vec<(&'static str, String)>,
+    /// Additional headers, as the ABI lays them out.
+    pub headers: Vec<u8>,
     /// The body; for a gRPC request, the message.
     pub body: String,
     /// gRPC status, used by the proxy when the request is gRPC.

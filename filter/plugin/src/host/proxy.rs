@@ -102,12 +102,11 @@ impl Host for Proxy {
     }
 
     fn respond(&self, reply: &Reply) {
-        let headers: Vec<(&str, &str)> = reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let response = meshseal_abi::LocalResponse {
             status: u32::from(reply.status),
             details: &reply.details,
             body: reply.body.as_bytes(),
-            headers: &headers,
+            headers: &reply.headers,
             grpc_status: i32::from(reply.grpc_status),
         };
         if meshseal_abi::send_local_response(&response).is_err() {

@@ -120,7 +120,7 @@ impl BundleSync {
         self.started = now;
         self.poll = ask(host, config, me, have, wait_s, Duration::from_secs(wait_s).saturating_add(GRACE));
         if self.poll.is_none() {
-            metrics.count(host, Count::BundlePollFailed);
+            metrics.count(Count::BundlePollFailed);
             self.failed(host, &format!("cluster {:?} cannot be reached", config.cluster));
         }
     }
@@ -154,7 +154,7 @@ impl BundleSync {
             Err(fault) => {
                 let count =
                     if matches!(fault, Fault::TooLarge(_)) { Count::BundleRefused } else { Count::BundlePollFailed };
-                metrics.count(host, count);
+                metrics.count(count);
                 // An urgent question that failed says nothing about the long-poll, which may well be under way.
                 if regular {
                     self.failed(host, &fault);
@@ -194,7 +194,7 @@ impl BundleSync {
                 self.ask_full = false;
                 self.heard = now;
                 if accepted == Accepted::NewVersion {
-                    metrics.count(host, Count::BundleAccepted);
+                    metrics.count(Count::BundleAccepted);
                     self.due = now;
                     return Heard::News;
                 }
@@ -203,7 +203,7 @@ impl BundleSync {
                 Heard::Nothing
             }
             Err(error) => {
-                metrics.count(host, Count::BundleRefused);
+                metrics.count(Count::BundleRefused);
                 // Whatever we have that a delta does not fit to: a full bundle does. Its version must still not be older.
                 self.ask_full = error == BundleError::WrongBase;
                 self.failed(host, &error);

@@ -45,6 +45,7 @@ impl Poll {
     }
 
     fn count(&self, name: &str) -> u64 {
+        self.metrics.tell(&self.host);
         self.host.metric(&format!("{PREFIX}{name}"))
     }
 }

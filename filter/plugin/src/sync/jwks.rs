@@ -145,8 +145,8 @@ impl Remote {
                 }
             }
         }
-        metrics.count(host, Count::JwksFetched);
-        metrics.add(host, Count::JwksSkippedKeys, skipped);
+        metrics.count(Count::JwksFetched);
+        metrics.add(Count::JwksSkippedKeys, skipped);
         self.health.works(host, &name(jwks));
         self.backoff.reset();
         // Up to a tenth early, so that workers and proxies that started together do not ask together.
@@ -157,7 +157,7 @@ impl Remote {
     }
 
     fn failed(&mut self, host: &impl Host, jwks: &RemoteJwks, why: &dyn std::fmt::Display, metrics: &Metrics) -> Heard {
-        metrics.count(host, Count::JwksFailed);
+        metrics.count(Count::JwksFailed);
         self.health.failed(host, &name(jwks), why);
         self.due = host.now().saturating_add(self.backoff.next(host));
         Heard::Nothing

@@ -1,0 +1,123 @@
+//! Memory that the host fills.
+
+use std::cell::Cell;
+
+/// Where the host writes the place and size of what it gives.
+#[cfg(target_arch = "wasm32")]
+pub(crate) struct Given {
+    pub(crate) data: *mut u8,
+    pub(crate) size: usize,
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Given {
+    pub(crate) const NOTHING: Self = Self { data: core::ptr::null_mut(), size: 0 };
+
+    /// What the host gave with this status.
+    ///
+    /// # Safety
+    /// Only the host may have written to the fields, in a call without an offered block.
+    #[expect(unsafe_code, reason = "memory from the host comes as pointer and size; see the SAFETY note")]
+    pub(crate) unsafe fn take(self, status: u32) -> Option<Vec<u8>> {
+        if status != 0 {
+            return None;
+        }
+        if self.data.is_null() {
+            return Some(Vec::new());
+        }
+        // SAFETY: the range was allocated by the SDK's proxy_on_memory_allocate as a boxed slice of exactly `size` bytes, was
+        // filled by the host, and now belongs to the caller (ABI 0.2.1, "Memory ownership"). The SDK takes it over in the same way.
+        Some(unsafe { Vec::from_raw_parts(self.data, self.size, self.size) })
+    }
+}
+
+/// A block that may serve the host instead of a new one.
+enum Block {
+    None,
+    Offered(Vec<u8>),
+    Lent(Vec<u8>),
+}
+
+thread_local! {
+    static BLOCK: Cell<Block> = const { Cell::new(Block::None) };
+}
+
+/// Headers of a browser's request behind a proxy.
+const LIKELY_BYTES: usize = 4096;
+
+/// Makes a call in which the first range that the host wants memory for is lent to it, from `block` if that is long enough.
+/// Returns what the call does, and the block if the host has it; it is initialised from end to end.
+pub(crate) fn lending<T>(block: Vec<u8>, call: impl FnOnce() -> T) -> (T, Option<Vec<u8>>) {
+    BLOCK.set(Block::Offered(block));
+    let result = call();
+    match BLOCK.replace(Block::None) {
+        Block::Lent(block) => (result, Some(block)),
+        Block::None | Block::Offered(_) => (result, None),
+    }
+}
+
+/// What is lent to a host that wants so many bytes, if a block is offered.
+fn lend(size: usize) -> Option<*mut u8> {
+    match BLOCK.replace(Block::None) {
+        Block::Offered(mut block) => {
+            if block.len() < size {
+                block = vec![0; size.max(LIKELY_BYTES)];
+            }
+            let data = block.as_mut_ptr();
+            BLOCK.set(Block::Lent(block));
+            Some(data)
+        }
+        other => {
+            BLOCK.set(other);
+            None
+        }
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+#[expect(
+    unsafe_code,
+    reason = "an export has a fixed name, and the SDK's can only be called by it; see the SAFETY notes"
+)]
+mod exports {
+    // SAFETY: name and signature are those of the SDK (proxy-wasm 0.2.5, allocator.rs), which is linked into every module that
+    // uses this crate; it is a safe function there.
+    unsafe extern "C" {
+        safe fn proxy_on_memory_allocate(size: usize) -> *mut u8;
+    }
+
+    // SAFETY: no other function has this name.
+    #[unsafe(no_mangle)]
+    extern "C" fn meshseal_on_memory_allocate(size: usize) -> *mut u8 {
+        super::lend(size).unwrap_or_else(|| proxy_on_memory_allocate(size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_range_is_the_offered_block_and_the_next_a_new_one() {
+        let block = vec![0; 100];
+        let place = block.as_ptr();
+        let (lent, filled) = lending(block, || [lend(100), lend(1)]);
+        assert_eq!(lent, [Some(place.cast_mut()), None]);
+        assert_eq!(filled.map(|block| (block.as_ptr(), block.len())), Some((place, 100)));
+        assert_eq!(lend(1), None, "nothing is offered between calls");
+    }
+
+    #[test]
+    fn a_block_that_is_too_short_is_replaced_by_one_that_is_not() {
+        for (size, length) in [(1, LIKELY_BYTES), (LIKELY_BYTES + 1, LIKELY_BYTES + 1)] {
+            let (lent, filled) = lending(Vec::new(), || lend(size));
+            assert_eq!(filled.map(|mut block| (Some(block.as_mut_ptr()), block.len())), Some((lent, length)));
+        }
+    }
+
+    #[test]
+    fn a_host_that_wants_no_memory_gets_none() {
+        let ((), filled) = lending(vec![0; 100], || ());
+        assert_eq!(filled, None);
+    }
+}
