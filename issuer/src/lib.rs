@@ -33,11 +33,13 @@ use std::sync::Arc;
 use axum::Router;
 
 use crate::error::Problem;
+use crate::http::Site;
 use crate::issuer::Issuer;
 
 /// What an issuer serves to everybody: clients, proxies, and whoever watches it.
-pub fn app(issuer: Arc<Issuer>) -> Router {
-    Router::new()
+pub fn app(issuer: Arc<Issuer>) -> Site {
+    let waits = bundle::waits(issuer.clone());
+    let router = Router::new()
         .merge(tokens::routes())
         .merge(tokens::introspection_routes())
         .merge(revocation::routes())
@@ -47,12 +49,14 @@ pub fn app(issuer: Arc<Issuer>) -> Router {
         .fallback(|| async {
             Problem::not_found("there is no such endpoint; see /.well-known/oauth-authorization-server")
         })
-        .with_state(issuer)
+        .with_state(issuer);
+    Site { router, waits: Some(waits) }
 }
 
 /// What it serves to operators, on a listener of its own (I33).
-pub fn admin_app(issuer: Arc<Issuer>) -> Router {
-    admin::routes()
+pub fn admin_app(issuer: Arc<Issuer>) -> Site {
+    let router = admin::routes()
         .fallback(|| async { Problem::not_found("there is no such endpoint; here is /admin/ and nothing else") })
-        .with_state(issuer)
+        .with_state(issuer);
+    Site { router, waits: None }
 }

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
+use super::proxies::Presence;
 use super::{Answer, SyncError};
 use crate::clients::SecretHash;
 use crate::error::Problem;
+use crate::http::Waits;
 use crate::issuer::Issuer;
 
 /// Longest wait in seconds: below the minute after which many intermediaries cut idle connections.
@@ -40,29 +43,61 @@ struct Poll {
 async fn bundle(
     State(issuer): State<Arc<Issuer>>,
     headers: HeaderMap,
-    poll: Result<Query<Poll>, axum::extract::rejection::QueryRejection>,
+    poll: Result<Query<Poll>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    require_poll_token(&issuer, &headers)?;
-    let Query(poll) =
-        poll.map_err(|_| Problem::bad_request("the query is `have=VERSION&wait=SECONDS`, both optional"))?;
-    if poll.wait > MAX_WAIT_S {
-        return Err(Problem::bad_request(format!("`wait` may be at most {MAX_WAIT_S} seconds")));
-    }
-    let worker = worker(&headers)?;
+    let (poll, worker) = admit(&issuer, &headers, poll)?;
     if poll.have.is_some_and(|have| have > issuer.publisher.current().version()) {
-        // On the heap: rarely needed, and ten thousand waiting polls would each hold its room.
-        Box::pin(catch_up(&issuer, poll.have.unwrap_or_default())).await?;
+        catch_up(&issuer, poll.have.unwrap_or_default()).await?;
     }
     if !issuer.publisher.is_fresh() {
         issuer.metrics.bundles.increment("unavailable");
         return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
     }
-    let version = poll.have.unwrap_or(0);
-    let _present = worker.map(|worker| issuer.proxies.enter(worker, node(&headers), version));
-    // The buffer of the connection hangs on them, and is needed for reading while the poll waits.
-    drop(headers);
-    let answer = hold(&issuer, poll.have, Duration::from_secs(poll.wait)).await?;
-    Ok(respond(answer))
+    let _present = enter(&issuer, worker, &headers, &poll);
+    answer(&issuer, &poll).await
+}
+
+/// Picks the polls that wait, so that their connections need not.
+pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
+    Box::new(move |request| {
+        if request.uri().path() != PATH || request.method() != Method::GET {
+            return None;
+        }
+        let (poll, worker) = admit(&issuer, request.headers(), Query::try_from_uri(request.uri())).ok()?;
+        let nothing_new = poll.wait > 0 && poll.have == Some(issuer.publisher.current().version());
+        if !nothing_new || !issuer.publisher.is_fresh() {
+            return None;
+        }
+        let present = enter(&issuer, worker, request.headers(), &poll);
+        let issuer = issuer.clone();
+        Some(Box::pin(async move {
+            let _present = present;
+            answer(&issuer, &poll).await.into_response()
+        }))
+    })
+}
+
+/// Whether a poll may be answered, and for which worker.
+fn admit(
+    issuer: &Issuer,
+    headers: &HeaderMap,
+    poll: Result<Query<Poll>, QueryRejection>,
+) -> Result<(Poll, Option<u64>), Problem> {
+    require_poll_token(issuer, headers)?;
+    let Query(poll) =
+        poll.map_err(|_| Problem::bad_request("the query is `have=VERSION&wait=SECONDS`, both optional"))?;
+    if poll.wait > MAX_WAIT_S {
+        return Err(Problem::bad_request(format!("`wait` may be at most {MAX_WAIT_S} seconds")));
+    }
+    Ok((poll, worker(headers)?))
+}
+
+fn enter(issuer: &Issuer, worker: Option<u64>, headers: &HeaderMap, poll: &Poll) -> Option<Presence> {
+    worker.map(|worker| issuer.proxies.enter(worker, node(headers), poll.have.unwrap_or(0)))
+}
+
+async fn answer(issuer: &Issuer, poll: &Poll) -> Result<Response, Problem> {
+    hold(issuer, poll.have, Duration::from_secs(poll.wait)).await.map(respond)
 }
 
 async fn catch_up(issuer: &Issuer, have: u64) -> Result<(), Problem> {

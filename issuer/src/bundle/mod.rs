@@ -8,7 +8,7 @@ mod published;
 mod publisher;
 
 pub(crate) use elsewhere::Elsewhere;
-pub(crate) use endpoint::{PATH, routes};
+pub(crate) use endpoint::{PATH, routes, waits};
 pub use proxies::{LIVE_S, Live, Proxies, ProxyRecord, SETTLE_S};
 pub use published::{KeySetDocument, Published};
 pub use publisher::{Answer, FRESH_MS, Publisher, SyncError};

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::timeout;
 
+use super::connection::Peer;
 use super::form::{Form, MAX_BODY_BYTES};
-use super::server::Peer;
 use crate::clients::{AuthError, Checks, Client, Credentials};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::issuer::Issuer;

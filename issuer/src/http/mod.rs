@@ -1,11 +1,13 @@
 //! HTTP plumbing that endpoints share: strict forms, the source of a request, and the server itself.
 
+mod connection;
 mod endpoint;
 mod form;
 mod places;
 mod server;
 
+pub use connection::{Peer, Waiting, Waits};
 pub(crate) use endpoint::{Caller, OAuthRequest, authenticate, etagged, source_of};
 pub use form::{Form, FormError};
 pub use places::Places;
-pub use server::{Peer, serve};
+pub use server::{Site, serve};

@@ -3,18 +3,24 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
+use meshseal_issuer::app;
 use meshseal_issuer::http::{Places, serve};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use meshseal_issuer::store::Change;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::{Harness, basic};
 
 /// Serves with so many places until the test ends.
-async fn server(router: Router, places: usize) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+async fn server(harness: &Harness, places: usize) -> SocketAddr {
+    serve_on(harness, TcpListener::bind("127.0.0.1:0").await.unwrap(), places)
+}
+
+fn serve_on(harness: &Harness, listener: TcpListener, places: usize) -> SocketAddr {
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, router, Places::new(places, 0), std::future::pending()));
+    let site = app(harness.issuer.clone());
+    let ending = harness.issuer.ending.clone();
+    tokio::spawn(async move { serve(listener, site, Places::new(places, 0), ending.cancelled()).await });
     address
 }
 
@@ -33,7 +39,7 @@ fn get(path: &str) -> String {
 #[tokio::test]
 async fn a_flood_of_one_sort_leaves_places_for_the_other() {
     for (flood, other) in [("/jwks", "/bundle"), ("/bundle", "/jwks")] {
-        let address = server(Harness::new().await.router, 20).await;
+        let address = server(&Harness::new().await, 20).await;
         let mut held = Vec::new();
         for _ in 0..18 {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -51,7 +57,7 @@ async fn a_flood_of_one_sort_leaves_places_for_the_other() {
 
 #[tokio::test]
 async fn who_says_nothing_is_cut_off_and_who_asked_once_is_not() {
-    let address = server(Harness::new().await.router, 16).await;
+    let address = server(&Harness::new().await, 16).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut polite = TcpStream::connect(address).await.unwrap();
     assert!(ask(&mut polite, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
@@ -64,7 +70,7 @@ async fn who_says_nothing_is_cut_off_and_who_asked_once_is_not() {
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
-    let address = server(Harness::new().await.router, 16).await;
+    let address = server(&Harness::new().await, 16).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
         "POST /token HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\ncontent-type: application/x-www-form-urlencoded\r\n\
@@ -77,4 +83,164 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let answer = ask(&mut stream, &head).await;
     assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("10 seconds"), "{answer}");
     assert_eq!(begun.elapsed().as_secs(), 10);
+}
+
+/// The next answer on the connection: head and body.
+async fn answer(stream: &mut BufReader<impl AsyncRead + Unpin>) -> (String, String) {
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let begun = head.len();
+        assert!(stream.read_line(&mut head).await.unwrap() > 0, "cut off after {head:?}");
+        if let Some(value) = head[begun..].to_lowercase().strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    (head, String::from_utf8(body).unwrap())
+}
+
+fn poll(have: u64, more: &str) -> String {
+    format!("GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n{more}\r\n")
+}
+
+async fn until_waiting(harness: &Harness, polls: u64) {
+    while harness.issuer.proxies.waiting() != polls {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_serves_on_after_a_poll_that_waited() {
+    let harness = Harness::new().await;
+    let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+    for _ in 0..3 {
+        let have = harness.issuer.publisher.current().version();
+        stream.write_all(poll(have, "").as_bytes()).await.unwrap();
+        until_waiting(&harness, 1).await;
+        harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+        let (head, body) = answer(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/jose"), "{head}");
+        assert_eq!(body.split('.').count(), 3);
+        stream.write_all(get("/healthz").as_bytes()).await.unwrap();
+        assert!(answer(&mut stream).await.0.starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_while_a_poll_waits_is_answered_after_it() {
+    let harness = Harness::new().await;
+    for at_once in [true, false] {
+        let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+        let have = harness.issuer.publisher.current().version();
+        let next = get("/healthz");
+        let first = if at_once { poll(have, "") + &next } else { poll(have, "") };
+        stream.write_all(first.as_bytes()).await.unwrap();
+        until_waiting(&harness, 1).await;
+        if !at_once {
+            stream.write_all(next.as_bytes()).await.unwrap();
+        }
+        harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+        assert!(answer(&mut stream).await.0.contains("application/jose"));
+        assert!(!answer(&mut stream).await.0.contains("application/jose"));
+    }
+}
+
+/// The connection is not taken back from under a request that came with the poll and is not answered yet.
+#[tokio::test]
+async fn a_request_that_is_not_whole_when_the_poll_is_answered_is_not_lost() {
+    let harness = Harness::new().await;
+    let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+    let have = harness.issuer.publisher.current().version();
+    let form = "content-type: application/x-www-form-urlencoded\r\ncontent-length: 7";
+    let begun = poll(have, "") + &format!("POST /introspect HTTP/1.1\r\nhost: x\r\n{form}\r\n\r\ntok");
+    stream.write_all(begun.as_bytes()).await.unwrap();
+    until_waiting(&harness, 1).await;
+    harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+    assert!(answer(&mut stream).await.0.contains("application/jose"));
+    stream.write_all(b"en=x").await.unwrap();
+    assert!(answer(&mut stream).await.0.starts_with("HTTP/1.1 401"), "who may introspect has not been said");
+}
+
+/// A poll that comes while earlier answers are still on their way out must not take the connection from under them.
+#[tokio::test]
+async fn a_poll_behind_unread_answers_loses_none_of_them() {
+    const ANSWERS: usize = 50;
+    let harness = Harness::new().await;
+    let small = || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(2048).unwrap();
+        socket.set_recv_buffer_size(2048).unwrap();
+        socket
+    };
+    let listening = small();
+    listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = serve_on(&harness, listening.listen(1).unwrap(), 16);
+    let (read, mut write) = small().connect(address).await.unwrap().into_split();
+    let have = harness.issuer.publisher.current().version();
+    let requests = get("/metrics").repeat(ANSWERS) + &poll(have, "");
+    let writing = tokio::spawn(async move {
+        write.write_all(requests.as_bytes()).await.unwrap();
+        write
+    });
+    let mut stream = BufReader::with_capacity(64, read);
+    for _ in 0..ANSWERS {
+        let (head, body) = answer(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 200") && body.ends_with('\n'), "{head}{body}");
+    }
+    until_waiting(&harness, 1).await;
+    harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+    assert!(answer(&mut stream).await.0.contains("application/jose"));
+    drop(writing);
+}
+
+#[tokio::test]
+async fn a_proxy_that_goes_while_it_waits_is_not_waited_for() {
+    let harness = Harness::new().await;
+    let mut stream = TcpStream::connect(server(&harness, 16).await).await.unwrap();
+    let have = harness.issuer.publisher.current().version();
+    stream.write_all(poll(have, "").as_bytes()).await.unwrap();
+    until_waiting(&harness, 1).await;
+    drop(stream);
+    let soon = Duration::from_secs(10);
+    tokio::time::timeout(soon, until_waiting(&harness, 0)).await.expect("long before the poll is over");
+}
+
+#[tokio::test]
+async fn who_wants_the_connection_closed_has_it_closed() {
+    let harness = Harness::new().await;
+    let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+    let have = harness.issuer.publisher.current().version();
+    stream.write_all(poll(have, "connection: close\r\n").as_bytes()).await.unwrap();
+    until_waiting(&harness, 1).await;
+    harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+    assert!(answer(&mut stream).await.0.to_lowercase().contains("connection: close"));
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_end_answers_a_poll_and_closes_its_connection() {
+    let harness = Harness::new().await;
+    let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+    let have = harness.issuer.publisher.current().version();
+    stream.write_all(poll(have, "").as_bytes()).await.unwrap();
+    until_waiting(&harness, 1).await;
+    harness.issuer.ending.cancel();
+    assert!(answer(&mut stream).await.0.contains("application/jose"));
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_end_closes_connections_that_idle() {
+    let harness = Harness::new().await;
+    let address = server(&harness, 16).await;
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut polite = TcpStream::connect(address).await.unwrap();
+    assert!(ask(&mut polite, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
+    let begun = tokio::time::Instant::now();
+    harness.issuer.ending.cancel();
+    for stream in [&mut silent, &mut polite] {
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "before the end's own patience is over");
 }

@@ -145,7 +145,7 @@ impl Harness {
     }
 
     pub(crate) fn serving(issuer: Arc<Issuer>, clock: Arc<FixedClock>, database: Arc<Database>) -> Self {
-        Self { router: app(issuer.clone()), admin: admin_app(issuer.clone()), issuer, clock, database }
+        Self { router: app(issuer.clone()).router, admin: admin_app(issuer.clone()).router, issuer, clock, database }
     }
 
     /// The same database, clock and configuration after a restart.
