@@ -21,15 +21,16 @@ use crate::{bytes, limits};
 /// What is remembered of tokens seen before: for a good one a note of the caller's, such as what the policy makes of it. Notes
 /// hold for one policy. `S` hashes with a secret, so that nobody can aim for collisions.
 pub struct Verdicts<T, S> {
-    verified: Slots<Good<T>, S>,
-    refused: Slots<(), S>,
+    hasher: S,
+    verified: Slots<Good<T>>,
+    refused: Slots<()>,
     /// Of the trust under which `refused` was found out.
     refused_under: u64,
 }
 
-/// How much of a good token's end tells it from others: most of an ECDSA or Ed25519 signature. Nobody can make a second good token
-/// with the same end; a refused one is hashed whole, because anybody can make those.
-const HASHED_SIGNATURE_BYTES: usize = 64;
+/// How much of a token's end is hashed: most of an ECDSA or Ed25519 signature. Nobody can make a second good token with the same end.
+/// Anybody can make as many refused ones as they like: of those with one hash only the last is remembered.
+const HASHED_BYTES: usize = 64;
 
 struct Good<T> {
     proof: Proof,
@@ -38,17 +39,13 @@ struct Good<T> {
     note: Rc<T>,
 }
 
-impl<T, S: BuildHasher + Clone> Verdicts<T, S> {
+impl<T, S: BuildHasher> Verdicts<T, S> {
     /// An empty memory with the budgets of [`limits`].
     pub fn new(hasher: S) -> Self {
         Self {
-            verified: Slots::new(
-                hasher.clone(),
-                HASHED_SIGNATURE_BYTES,
-                limits::MAX_CACHED_TOKENS,
-                limits::MAX_CACHED_BYTES,
-            ),
-            refused: Slots::new(hasher, usize::MAX, limits::MAX_CACHED_REFUSALS, limits::MAX_CACHED_REFUSAL_BYTES),
+            hasher,
+            verified: Slots::new(limits::MAX_CACHED_TOKENS, limits::MAX_CACHED_BYTES),
+            refused: Slots::new(limits::MAX_CACHED_REFUSALS, limits::MAX_CACHED_REFUSAL_BYTES),
             refused_under: 0,
         }
     }
@@ -56,7 +53,8 @@ impl<T, S: BuildHasher + Clone> Verdicts<T, S> {
     /// What was found out about exactly this token, if it still holds.
     pub fn get(&mut self, bytes: &[u8], policy: &Policy, trust: &Trust, now: u64) -> Option<Result<Rc<T>, Rejection>> {
         let generation = trust.generation();
-        if let Some((token, good)) = self.verified.get(bytes) {
+        let hash = self.hash(bytes);
+        if let Some((token, good)) = self.verified.get(hash, bytes) {
             if now < good.proof.expires_at() {
                 if good.generation == generation {
                     return Some(Ok(Rc::clone(&good.note)));
@@ -66,31 +64,37 @@ impl<T, S: BuildHasher + Clone> Verdicts<T, S> {
                     return Some(Ok(Rc::clone(&good.note)));
                 }
             }
-            self.verified.forget(bytes);
+            self.verified.forget(hash, bytes);
             return None;
         }
         if self.refused_under != generation {
             self.refused.clear();
             self.refused_under = generation;
         }
-        // To hash a whole token takes a while.
-        if self.refused.len() == 0 {
-            return None;
-        }
-        self.refused.get(bytes).map(|_| Err(Rejection::SignatureInvalid))
+        self.refused.get(hash, bytes).map(|_| Err(Rejection::SignatureInvalid))
     }
 
     /// Remembers a token that was verified under this trust, and what to make of it; `heap_bytes` is what the note holds.
     pub fn accept(&mut self, token: &str, proof: Proof, note: Rc<T>, heap_bytes: usize, trust: &Trust) {
         let bytes = heap_bytes.saturating_add(size_of::<T>());
-        self.verified.put(token, Good { proof, generation: trust.generation(), note }, bytes);
+        let hash = self.hash(token.as_bytes());
+        self.verified.put(hash, token, Good { proof, generation: trust.generation(), note }, bytes);
     }
 
     /// Remembers a token whose signature is bad.
     pub fn refuse(&mut self, token: &str, trust: &Trust) {
         if self.refused_under == trust.generation() {
-            self.refused.put(token, (), 0);
+            let hash = self.hash(token.as_bytes());
+            self.refused.forget_all(hash);
+            self.refused.put(hash, token, (), 0);
         }
+    }
+
+    fn hash(&self, token: &[u8]) -> usize {
+        let end = token.len().saturating_sub(HASHED_BYTES);
+        let hash = self.hasher.hash_one(token.get(end..).unwrap_or_default());
+        // Where addresses have 32 bits, the lower half.
+        usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
     }
 
     /// How many good tokens are remembered.
@@ -109,10 +113,7 @@ impl<T, S: BuildHasher + Clone> Verdicts<T, S> {
 /// A map of fixed budget. A clock hand goes round the slots: it spares an entry that was used since it last came by.
 ///
 /// The chains are its own, because a table that marks what was taken out of it grows when entries come and go at its limit.
-struct Slots<V, S> {
-    hasher: S,
-    /// How much of a token's end is hashed.
-    hashed_bytes: usize,
+struct Slots<V> {
     /// The first slot of each chain; their number is a power of two.
     heads: Vec<usize>,
     slots: Vec<Option<Slot<V>>>,
@@ -139,25 +140,9 @@ const END: usize = usize::MAX;
 /// Chains of a memory with a few entries.
 const FEWEST_CHAINS: usize = 16;
 
-impl<V> Slot<V> {
-    fn is(&self, token: &[u8]) -> bool {
-        bytes::equal(self.token.as_bytes(), token)
-    }
-}
-
-impl<V, S: BuildHasher> Slots<V, S> {
-    fn new(hasher: S, hashed_bytes: usize, max_entries: usize, max_bytes: usize) -> Self {
-        Self {
-            hasher,
-            hashed_bytes,
-            heads: Vec::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            hand: 0,
-            held_bytes: 0,
-            max_entries,
-            max_bytes,
-        }
+impl<V> Slots<V> {
+    fn new(max_entries: usize, max_bytes: usize) -> Self {
+        Self { heads: Vec::new(), slots: Vec::new(), free: Vec::new(), hand: 0, held_bytes: 0, max_entries, max_bytes }
     }
 
     fn len(&self) -> usize {
@@ -171,17 +156,16 @@ impl<V, S: BuildHasher> Slots<V, S> {
         (self.hand, self.held_bytes) = (0, 0);
     }
 
-    fn get(&mut self, token: &[u8]) -> Option<(&str, &mut V)> {
-        let at = self.find(self.hash(token), token)?;
+    fn get(&mut self, hash: usize, token: &[u8]) -> Option<(&str, &mut V)> {
+        let at = self.find(hash, |known| bytes::equal(known.as_bytes(), token))?;
         let slot = self.slots.get_mut(at)?.as_mut()?;
         slot.used = true;
         Some((&slot.token, &mut slot.value))
     }
 
-    fn put(&mut self, token: &str, value: V, heap_bytes: usize) {
+    fn put(&mut self, hash: usize, token: &str, value: V, heap_bytes: usize) {
         let bytes = token.len().saturating_add(heap_bytes).saturating_add(size_of::<Slot<V>>());
-        let hash = self.hash(token.as_bytes());
-        self.forget_hashed(hash, token.as_bytes());
+        self.forget(hash, token.as_bytes());
         if bytes > self.max_bytes {
             return;
         }
@@ -197,21 +181,17 @@ impl<V, S: BuildHasher> Slots<V, S> {
         }
     }
 
-    fn forget(&mut self, token: &[u8]) {
-        self.forget_hashed(self.hash(token), token);
-    }
-
-    fn forget_hashed(&mut self, hash: usize, token: &[u8]) {
-        if let Some(at) = self.find(hash, token) {
+    fn forget(&mut self, hash: usize, token: &[u8]) {
+        if let Some(at) = self.find(hash, |known| bytes::equal(known.as_bytes(), token)) {
             self.empty(at);
         }
     }
 
-    fn hash(&self, token: &[u8]) -> usize {
-        let end = token.len().saturating_sub(self.hashed_bytes);
-        let hash = self.hasher.hash_one(token.get(end..).unwrap_or_default());
-        // Where addresses have 32 bits, the lower half.
-        usize::try_from(hash & u64::from(u32::MAX)).unwrap_or_default()
+    /// Forgets whatever has this hash.
+    fn forget_all(&mut self, hash: usize) {
+        while let Some(at) = self.find(hash, |_| true) {
+            self.empty(at);
+        }
     }
 
     fn chain(&self, hash: usize) -> usize {
@@ -222,10 +202,10 @@ impl<V, S: BuildHasher> Slots<V, S> {
         self.slots.get(at)?.as_ref()
     }
 
-    fn find(&self, hash: usize, token: &[u8]) -> Option<usize> {
+    fn find(&self, hash: usize, is: impl Fn(&str) -> bool) -> Option<usize> {
         let mut at = *self.heads.get(self.chain(hash))?;
         while let Some(slot) = self.slot(at) {
-            if slot.hash == hash && slot.is(token) {
+            if slot.hash == hash && is(&slot.token) {
                 return Some(at);
             }
             at = slot.next;

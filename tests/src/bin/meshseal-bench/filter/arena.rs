@@ -13,8 +13,8 @@ use super::contenders::{Contender, EMPTY, ISTIO, NATIVE, NATIVE_BARE};
 use crate::drive::{Clients, Requests};
 use crate::process::{self, Sample, median};
 
-/// Requests measured at a time: a tenth of a second or so.
-const SLICE: usize = 1_000;
+/// Requests measured at a time, some ten milliseconds: what else the machine does changes more slowly.
+const SLICE: usize = 250;
 
 /// Something that contenders are asked to do.
 pub(crate) struct Work {
