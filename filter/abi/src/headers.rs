@@ -35,7 +35,7 @@ impl Deref for HeaderMap {
 
 impl Drop for HeaderMap {
     fn drop(&mut self) {
-        if self.block.len() <= MAX_KEPT_BYTES {
+        if (1..=MAX_KEPT_BYTES).contains(&self.block.len()) {
             let _ended = KEPT.try_with(|kept| kept.set(core::mem::take(&mut self.block)));
         }
     }

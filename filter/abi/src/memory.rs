@@ -48,7 +48,14 @@ const LIKELY_BYTES: usize = 4096;
 /// Makes a call in which the first range that the host wants memory for is lent to it, from `block` if that is long enough.
 /// Returns what the call does, and the block if the host has it; it is initialised from end to end.
 pub(crate) fn lending<T>(block: Vec<u8>, call: impl FnOnce() -> T) -> (T, Option<Vec<u8>>) {
-    BLOCK.set(Block::Offered(block));
+    // A host that calls back while it has a block keeps it.
+    match BLOCK.replace(Block::Offered(block)) {
+        Block::None => {}
+        theirs => {
+            BLOCK.set(theirs);
+            return (call(), None);
+        }
+    }
     let result = call();
     match BLOCK.replace(Block::None) {
         Block::Lent(block) => (result, Some(block)),
@@ -113,6 +120,15 @@ mod tests {
             let (lent, filled) = lending(Vec::new(), || lend(size));
             assert_eq!(filled.map(|mut block| (Some(block.as_mut_ptr()), block.len())), Some((lent, length)));
         }
+    }
+
+    #[test]
+    fn a_host_that_calls_back_keeps_what_it_was_lent() {
+        let block = vec![0; 100];
+        let place = block.as_ptr();
+        let ((outer, inner), filled) = lending(block, || (lend(1), lending(vec![0; 100], || lend(1))));
+        assert_eq!((outer, inner), (Some(place.cast_mut()), (None, None)));
+        assert_eq!(filled.map(|block| block.as_ptr()), Some(place));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::metrics::Count;
 use crate::response::{self, Refusal};
 use crate::sync::{Finished, Heard};
 use crate::verify::{Hosted, tables};
+pub use crate::waiters::Ticket;
 use crate::waiters::{self, Source, Waiters};
 use crate::{locate, log};
 
@@ -33,8 +34,8 @@ pub enum Flow {
     Continue,
     /// It has been answered.
     Answered,
-    /// Hold it; the engine will answer or resume it.
-    Held,
+    /// Hold it; the engine will answer or resume it. Dropping the ticket cancels that.
+    Held(Ticket),
 }
 
 /// The state of a root context.
@@ -97,30 +98,32 @@ impl<H: Host> Engine<H> {
             return carry_out(active, &self.host, &headers, verdict, self.level);
         };
         match (self.hold(stream, source), &self.active) {
-            (false, Some(active)) => carry_out(active, &self.host, &headers, Verdict::UnknownKey(source), self.level),
-            (true, _) | (false, None) => Flow::Held,
+            (Some(ticket), _) => Flow::Held(ticket),
+            (None, Some(active)) => carry_out(active, &self.host, &headers, Verdict::UnknownKey(source), self.level),
+            (None, None) => Flow::Answered,
         }
     }
 
     /// Holds a request until there may be a newer key, if one can be had in time. Shadow mode urges too, but holds nothing up.
-    fn hold(&mut self, stream: u32, source: Source) -> bool {
+    fn hold(&mut self, stream: u32, source: Source) -> Option<Ticket> {
         let now = self.host.now();
-        let Some(active) = &mut self.active else { return false };
+        let active = self.active.as_mut()?;
         let under_way = match source {
             Source::Bundle => active.bundle.urge(now),
             Source::Jwks(index) => active.jwks.urge(index, now),
         };
         if !under_way {
-            return false;
+            return None;
         }
-        let held = active.policy.mode() != Mode::Shadow && self.waiters.admit(stream, source, now);
-        if held {
+        let shadow = active.policy.mode() == Mode::Shadow;
+        let ticket = if shadow { None } else { self.waiters.admit(stream, source, now) };
+        if ticket.is_some() {
             active.metrics.count(Count::Waited);
         }
         self.host.enter(self.root);
         self.set_tick(SOON);
         self.host.enter(stream);
-        held
+        ticket
     }
 
     /// Time has passed, on the root context.

@@ -1,7 +1,8 @@
-//! The streams of this VM: which configuration each belongs to. An adapter between the proxy and the engines, nothing more.
+//! The streams of this VM: which configuration each belongs to, and who of them waits. An adapter between the proxy and the
+//! engines, nothing more.
 //!
-//! Nothing is kept of a stream once its request was decided, so the module does without the callback for its end, which every request
-//! would pay for. The end of a root context would come by the same callback: it shows when the next one begins.
+//! Only of streams that wait is anything kept. Their end must be heard of: Envoy lets a context be entered for a while after its stream is
+//! gone, and to answer it then is to act on what is no more.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use crate::engine::{Engine, Flow};
 use crate::host::Host;
 use crate::host::proxy::Proxy;
 use crate::response;
+use crate::waiters::Ticket;
 
 /// The engine, shared by the root context and its streams. Each callback borrows it once, for as long as it runs; a host that
 /// calls back inside a callback finds it borrowed, and the adapters then do the safe thing instead of panicking.
@@ -24,6 +26,8 @@ struct Streams<H> {
     /// The last streams that began, and their root contexts.
     latest: [(u32, u32); LATEST],
     begun: usize,
+    /// Never read: dropped with its stream, a ticket tells the engine that nobody waits any more.
+    waiting: Vec<(u32, Ticket)>,
 }
 
 /// Streams that may begin before the request of the first of them comes. Envoy announces a stream and its request in one go.
@@ -36,9 +40,9 @@ thread_local! {
 /// Hears of streams from now on.
 pub(crate) fn listen() {
     meshseal_abi::streams::pass_on(Callbacks {
-        root_created: |root| on(|streams| part_with_ended(streams, &Proxy, root)),
         created: |stream, root| on(|streams| created(streams, stream, root)),
         request_headers: |stream| on(|streams| request_headers(streams, &Proxy, stream)),
+        deleted: |context| on(|streams| deleted(streams, context)),
     });
 }
 
@@ -57,7 +61,7 @@ fn on<T>(act: impl FnOnce(&RefCell<Streams<Proxy>>) -> T) -> T {
 
 impl<H> Streams<H> {
     fn new() -> Self {
-        Self { engines: Vec::new(), latest: [(0, 0); LATEST], begun: 0 }
+        Self { engines: Vec::new(), latest: [(0, 0); LATEST], begun: 0, waiting: Vec::new() }
     }
 
     /// The engine of a stream's configuration. Where there is only one, that is it.
@@ -65,7 +69,9 @@ impl<H> Streams<H> {
         if let [(_, only)] = &*self.engines {
             return Some(only);
         }
-        let (_, root) = self.latest.iter().find(|(begun, _)| *begun == stream)?;
+        let (older, newer) = self.latest.split_at_checked(self.begun % LATEST)?;
+        let newest_first = older.iter().rev().chain(newer.iter().rev());
+        let (_, root) = newest_first.into_iter().find(|(begun, _)| *begun == stream)?;
         self.engines.iter().find(|(of, _)| of == root).map(|(_, engine)| engine)
     }
 }
@@ -82,24 +88,37 @@ fn created<H>(streams: &RefCell<Streams<H>>, stream: u32, root: u32) {
 /// Whether the request goes on. A stream that nobody knows, or whose engine is at work, is refused.
 fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32) -> bool {
     let engine = streams.try_borrow().ok().and_then(|streams| streams.engine_of(stream).map(Rc::clone));
-    match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
-        Some(Ok(mut engine)) => matches!(engine.on_request(stream), Flow::Continue),
+    let flow = match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
+        Some(Ok(mut engine)) => engine.on_request(stream),
         Some(Err(_)) | None => {
             host.respond(&response::reply(&Rejection::KeysUnavailable.into(), false));
+            Flow::Answered
+        }
+    };
+    match flow {
+        Flow::Continue => true,
+        Flow::Answered => false,
+        Flow::Held(ticket) => {
+            if let Ok(mut streams) = streams.try_borrow_mut() {
+                streams.waiting.push((stream, ticket));
+            }
             false
         }
     }
 }
 
-/// Parts with the configurations whose root contexts are gone, now that another begins; returns those roots.
-fn part_with_ended<H: Host>(streams: &RefCell<Streams<H>>, host: &H, begins: u32) -> Vec<u32> {
-    let Ok(mut streams) = streams.try_borrow_mut() else { return Vec::new() };
-    let ended: Vec<_> = streams.engines.extract_if(.., |(root, _)| !host.enter(*root)).collect();
-    host.enter(begins);
-    for engine in ended.iter().filter_map(|(_, engine)| engine.try_borrow().ok()) {
+/// Whether it was a root context.
+fn deleted<H: Host>(streams: &RefCell<Streams<H>>, context: u32) -> bool {
+    let Ok(mut streams) = streams.try_borrow_mut() else { return false };
+    if !streams.waiting.is_empty() {
+        streams.waiting.retain(|(stream, _)| *stream != context);
+    }
+    let root = streams.engines.iter().position(|(root, _)| *root == context);
+    let Some((_, engine)) = root.map(|at| streams.engines.swap_remove(at)) else { return false };
+    if let Ok(engine) = engine.try_borrow() {
         engine.end();
     }
-    ended.into_iter().map(|(root, _)| root).collect()
+    true
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::fake::FakeHost;
-use crate::testing::{TestKey, inline_config, token};
+use crate::testing::{TestKey, bundle_config, full, inline_config, token};
 use serde_json::json;
 
 const ROOT: u32 = 1;
@@ -87,17 +87,40 @@ fn streams_may_begin_before_the_first_of_them_is_asked_for() {
 }
 
 #[test]
-fn a_configuration_whose_root_context_is_gone_is_parted_with_when_another_begins() {
+fn the_latest_stream_of_a_number_counts() {
+    let vm = Vm::new(&[policy(false), policy(true)]);
+    created(&vm.streams, 100, ROOT);
+    created(&vm.streams, 100, ROOT + 1);
+    assert!(vm.ask(100, None));
+}
+
+#[test]
+fn a_configuration_that_has_ended_takes_no_more_streams() {
     let vm = Vm::new(&[policy(true), policy(true)]);
     created(&vm.streams, 99, ROOT);
     assert!(vm.ask(99, Some(&token(&key(), json!({})))));
-    assert!(part_with_ended(&vm.streams, &vm.host, 50).is_empty());
-    vm.host.end(ROOT);
-    assert_eq!(part_with_ended(&vm.streams, &vm.host, 51), [ROOT]);
+    assert!(!deleted(&vm.streams, 99), "a stream, not a root context");
+    assert!(deleted(&vm.streams, ROOT));
     assert_eq!(vm.host.metric("meshseal.accepted"), 1, "told at the end");
-    assert_eq!(vm.host.context(), 51);
-    assert!(part_with_ended(&vm.streams, &vm.host, 52).is_empty(), "the SDK must hear of it once only");
+    assert!(!deleted(&vm.streams, ROOT), "the SDK must hear of it once only");
     assert_eq!(vm.streams.borrow().engines.iter().map(|(root, _)| *root).collect::<Vec<_>>(), [ROOT + 1]);
+}
+
+#[test]
+fn a_stream_waits_until_it_ends() {
+    let unknown = token(&TestKey::new("b", 2), json!({}));
+    let vm = Vm::new(&[bundle_config(json!({ "embedded": full(1, &[&key()]) }), json!({}))]);
+    for stream in [100, 101] {
+        created(&vm.streams, stream, ROOT);
+        assert!(!vm.ask(stream, Some(&unknown)));
+    }
+    deleted(&vm.streams, 101);
+    let engine = Rc::clone(&vm.streams.borrow().engines[0].1);
+    vm.host.advance(std::time::Duration::from_millis(200));
+    vm.host.enter(ROOT);
+    engine.borrow_mut().on_tick();
+    assert_eq!(vm.status(100), 401);
+    assert!(vm.host.stream(101).reply.is_none());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! A request that will wait is taken from hyper with its connection, and the connection is given back with the answer: hyper then reads a
 //! stand-in for the request, which is answered at once. Nothing of hyper's is lost on the way: such a request has no body and no wish
-//! about the connection, and hyper reads a head only when all earlier answers have left (without `pipeline_flush`).
+//! about the connection, and it is taken only when all earlier answers have left.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -121,14 +121,20 @@ impl Connection {
     /// Has hyper serve it, to begin with `answer` to the stand-in. Nothing, when the connection has ended.
     async fn exchange(&self, io: Io, answer: Option<Response>) -> Option<(Turn, Io)> {
         let sending = Arc::clone(&io.sending);
-        sending.begin(answer.is_some());
+        sending.set(if answer.is_some() { Sending::GIVEN } else { Sending::NONE });
         let (answer, waiting) = (Mutex::new(answer), Mutex::new(None));
         let service = service_fn(|request| {
             let step = match take(&answer) {
-                Some(answer) => Step::Answer(Box::new(sending.watch(answer))),
+                Some(mut answer) => {
+                    if self.service.ending.is_cancelled() {
+                        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Step::Answer(Box::new(sending.watch(answer)))
+                }
                 None => {
-                    sending.begin(false);
-                    self.step(request, &waiting)
+                    let step = self.step(request, &waiting);
+                    sending.set(if matches!(step, Step::Wait) { Sending::TAKEN } else { Sending::NONE });
+                    step
                 }
             };
             let router = self.service.router.clone();
@@ -151,10 +157,12 @@ impl Connection {
                     }
                     return Poll::Ready(None);
                 }
-                if let Some(waiting) = take(&waiting) {
+                if sending.is(Sending::CLEAR)
+                    && let Some(waiting) = take(&waiting)
+                {
                     return Poll::Ready(Some(Turn::Waits(waiting)));
                 }
-                if sending.is_over() {
+                if sending.is(Sending::SENT) {
                     return Poll::Ready(Some(Turn::Idles));
                 }
                 if silent.as_mut().poll(context).is_ready() {
@@ -229,27 +237,34 @@ struct Io {
     sending: Arc<Sending>,
 }
 
-/// How far the one answer is that hyper was given with the connection.
+/// How far hyper is with what matters for taking the connection from it.
 #[derive(Default)]
 struct Sending(AtomicU8);
 
 impl Sending {
+    /// Nothing matters.
     const NONE: u8 = 0;
+    /// It was given an answer with the connection.
     const GIVEN: u8 = 1;
+    /// It has put that into its buffer.
     const ENCODED: u8 = 2;
+    /// That has left.
     const SENT: u8 = 3;
+    /// It has read a request that waits.
+    const TAKEN: u8 = 4;
+    /// All answers to earlier ones have left, too.
+    const CLEAR: u8 = 5;
 
-    /// There is one, or what hyper does from now on is for another request.
-    fn begin(&self, given: bool) {
-        self.0.store(if given { Self::GIVEN } else { Self::NONE }, Ordering::Relaxed);
+    fn set(&self, to: u8) {
+        self.0.store(to, Ordering::Relaxed);
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.0.load(Ordering::Relaxed) == state
     }
 
     fn next(&self, from: u8, to: u8) {
         let _other = self.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    fn is_over(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == Self::SENT
     }
 
     /// hyper drops a body when it has all of it in its own buffer.
@@ -303,6 +318,8 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // Of something else, such as a refusal of hyper's own.
+        self.sending.next(Sending::SENT, Sending::NONE);
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -311,6 +328,7 @@ impl AsyncWrite for Io {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.sending.next(Sending::SENT, Sending::NONE);
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -322,6 +340,7 @@ impl AsyncWrite for Io {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         // hyper flushes the stream when its own buffer is empty.
         self.sending.next(Sending::ENCODED, Sending::SENT);
+        self.sending.next(Sending::TAKEN, Sending::CLEAR);
         Poll::Ready(Ok(()))
     }
 

@@ -178,7 +178,9 @@ async fn a_poll_behind_unread_answers_loses_none_of_them() {
     let address = serve_on(&harness, listening.listen(1).unwrap(), 16);
     let (read, mut write) = small().connect(address).await.unwrap().into_split();
     let have = harness.issuer.publisher.current().version();
-    let requests = get("/metrics").repeat(ANSWERS) + &poll(have, "");
+    // With a body that nobody reads, hyper goes on to the next head before the answer has left.
+    let metrics = "GET /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx";
+    let requests = metrics.repeat(ANSWERS) + &poll(have, "");
     let writing = tokio::spawn(async move {
         write.write_all(requests.as_bytes()).await.unwrap();
         write
