@@ -30,6 +30,7 @@ pub struct Site {
 
 /// Serves until `end` resolves, then lets answers under way finish.
 pub async fn serve(listener: TcpListener, site: Site, places: Arc<Places>, end: impl Future<Output = ()>) {
+    // Without `pipeline_flush`: see `connection`.
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_PATIENCE).max_buf_size(MAX_HEAD_BYTES);
     let ending = CancellationToken::new();
