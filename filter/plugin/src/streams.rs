@@ -70,8 +70,8 @@ impl<H> Streams<H> {
             return Some(only);
         }
         let (older, newer) = self.latest.split_at_checked(self.begun % LATEST)?;
-        let newest_first = older.iter().rev().chain(newer.iter().rev());
-        let (_, root) = newest_first.into_iter().find(|(begun, _)| *begun == stream)?;
+        let mut newest_first = older.iter().rev().chain(newer.iter().rev());
+        let (_, root) = newest_first.find(|(begun, _)| *begun == stream)?;
         self.engines.iter().find(|(of, _)| of == root).map(|(_, engine)| engine)
     }
 }
@@ -110,9 +110,7 @@ fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32
 /// Whether it was a root context.
 fn deleted<H: Host>(streams: &RefCell<Streams<H>>, context: u32) -> bool {
     let Ok(mut streams) = streams.try_borrow_mut() else { return false };
-    if !streams.waiting.is_empty() {
-        streams.waiting.retain(|(stream, _)| *stream != context);
-    }
+    streams.waiting.retain(|(stream, _)| *stream != context);
     let root = streams.engines.iter().position(|(root, _)| *root == context);
     let Some((_, engine)) = root.map(|at| streams.engines.swap_remove(at)) else { return false };
     if let Ok(engine) = engine.try_borrow() {
