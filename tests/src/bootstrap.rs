@@ -145,18 +145,23 @@ fn routed(name: &str, filters: &[Value], route: &Value) -> Value {
 
 /// The Meshseal filter with that plugin configuration.
 pub fn meshseal(plugin: &Value) -> Value {
+    wasm("meshseal", &paths::wasm(), plugin)
+}
+
+/// A filter of that name from a module, with that plugin configuration.
+pub fn wasm(name: &str, module: &Path, plugin: &Value) -> Value {
     json!({
-        "name": "meshseal",
+        "name": name,
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
             "config": {
-                "name": "meshseal",
-                "root_id": "meshseal",
+                "name": name,
+                "root_id": name,
                 "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": plugin.to_string()},
                 "vm_config": {
-                    "vm_id": "meshseal",
+                    "vm_id": name,
                     "runtime": "envoy.wasm.runtime.v8",
-                    "code": {"local": {"filename": paths::wasm()}},
+                    "code": {"local": {"filename": module}},
                 },
             },
         },

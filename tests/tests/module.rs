@@ -32,7 +32,9 @@ fn exports_only_the_callbacks_it_needs() -> Result<()> {
     let needed: BTreeSet<&str> = EXPORTS.iter().copied().collect();
     let found: BTreeSet<&str> = module.exports.iter().map(|export| export.name.as_str()).collect();
     assert_eq!(found, needed, "each callback more is called for every request and costs time for nothing");
-    for expensive in ["proxy_on_response_headers", "proxy_on_request_body", "proxy_on_log", "proxy_on_done"] {
+    for expensive in
+        ["proxy_on_response_headers", "proxy_on_request_body", "proxy_on_log", "proxy_on_done", "proxy_on_delete"]
+    {
         assert!(!found.contains(expensive), "{expensive}");
     }
     Ok(())

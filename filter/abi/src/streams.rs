@@ -9,12 +9,10 @@ use std::sync::OnceLock;
 /// Who hears of streams.
 #[derive(Clone, Copy, Debug)]
 pub struct Callbacks {
-    /// A stream has begun: its context, and the root context of its configuration.
-    pub created: fn(stream: u32, root: u32),
+    /// A context has begun: a stream's, and the root context of its configuration; or a root context, whose own root is 0.
+    pub created: fn(context: u32, root: u32),
     /// The headers of a stream's request have come. True if it may go on, false if it is held or has been answered.
     pub request_headers: fn(stream: u32) -> bool,
-    /// A context has ended. True if it was a root context.
-    pub deleted: fn(context: u32) -> bool,
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -22,6 +20,14 @@ static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
 /// Passes on what the proxy says of streams, from now on; the first caller is heard, once for the VM.
 pub fn pass_on(callbacks: Callbacks) {
     let _already = CALLBACKS.set(callbacks);
+}
+
+/// Lets the SDK forget a root context, which must be gone. Only in [`Callbacks::created`]: within its own callbacks the SDK cannot.
+pub fn forget_root(root: u32) {
+    #[cfg(target_arch = "wasm32")]
+    exports::proxy_on_delete(root);
+    #[cfg(not(target_arch = "wasm32"))]
+    let _ = root;
 }
 
 #[cfg(target_arch = "wasm32")]
@@ -36,15 +42,17 @@ mod exports {
     // uses this crate; both are safe functions there.
     unsafe extern "C" {
         safe fn proxy_on_context_create(context: u32, root: u32);
-        safe fn proxy_on_delete(context: u32);
+        pub(super) safe fn proxy_on_delete(context: u32);
     }
 
     // SAFETY: no other function has this name.
     #[unsafe(no_mangle)]
     extern "C" fn meshseal_on_context_create(context: u32, root: u32) {
-        match CALLBACKS.get() {
-            Some(callbacks) if root != 0 => (callbacks.created)(context, root),
-            _ => proxy_on_context_create(context, root),
+        if let Some(callbacks) = CALLBACKS.get() {
+            (callbacks.created)(context, root);
+        }
+        if root == 0 {
+            proxy_on_context_create(context, root);
         }
     }
 
@@ -56,12 +64,5 @@ mod exports {
         const PAUSE: u32 = 1;
         let goes_on = CALLBACKS.get().is_some_and(|callbacks| (callbacks.request_headers)(context));
         if goes_on { CONTINUE } else { PAUSE }
-    }
-    // SAFETY: no other function has this name.
-    #[unsafe(no_mangle)]
-    extern "C" fn meshseal_on_delete(context: u32) {
-        if CALLBACKS.get().is_some_and(|callbacks| (callbacks.deleted)(context)) {
-            proxy_on_delete(context);
-        }
     }
 }

@@ -45,7 +45,7 @@ fn tokens(criterion: &mut Criterion) {
     let verified = validate(&token, &policy, &trust, NOW).unwrap();
     let mut verdicts = Verdicts::new(BuildHasherDefault::<DefaultHasher>::default());
     verdicts.accept(&token, verified.proof(), Rc::new(policy.standing(&verified)), 0, &trust);
-    let mut again = || verdicts.get(black_box(token.as_bytes()), &policy, &trust, NOW).unwrap().unwrap();
+    let mut again = || verdicts.get(black_box(token.as_bytes()), &policy, &trust, || NOW).unwrap().unwrap();
     criterion.bench_function("again", |bench| bench.iter(&mut again));
 }
 
@@ -68,7 +68,7 @@ fn growth(criterion: &mut Criterion) {
         let policy = policy(&signers.iter().collect::<Vec<_>>(), 1);
         let token = signers.last().unwrap().token(8);
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
-            bench.iter(|| check(black_box(&token), &policy, &trust, NOW).map(drop).unwrap());
+            bench.iter(|| check(black_box(&token), &policy, &trust, || NOW).map(drop).unwrap());
         });
     }
     group.finish();
@@ -77,7 +77,7 @@ fn growth(criterion: &mut Criterion) {
     for count in [8, 20, 50, 100] {
         let token = signer.token(count);
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
-            bench.iter(|| check(black_box(&token), &policy, &trust, NOW).map(drop).unwrap());
+            bench.iter(|| check(black_box(&token), &policy, &trust, || NOW).map(drop).unwrap());
         });
     }
     group.finish();

@@ -64,7 +64,7 @@ fn run(case: &str, times: u64) {
         "a repeated token" => {
             let mut verdicts = Verdicts::new(BuildHasherDefault::<DefaultHasher>::default());
             verdicts.accept(&token, verified.proof(), Rc::new(policy.standing(&verified)), 0, &trust);
-            repeat(times, || verdicts.get(black_box(token.as_bytes()), &policy, &trust, NOW).is_some());
+            repeat(times, || verdicts.get(black_box(token.as_bytes()), &policy, &trust, || NOW).is_some());
         }
         "policy of 10 rules" => {
             let request = Request { method: "GET", host: "orders", path: "/orders/1" };
@@ -76,7 +76,7 @@ fn run(case: &str, times: u64) {
             let (set, jti) = (revoked(10_000), jti_with_index(500_001, [1; 8]));
             repeat(times, || !set.contains(index_of(black_box(&jti)).unwrap()));
         }
-        _ => repeat(times, || check(black_box(&token), &policy, &trust, NOW).is_ok()),
+        _ => repeat(times, || check(black_box(&token), &policy, &trust, || NOW).is_ok()),
     }
 }
 

@@ -18,6 +18,33 @@ pub fn decode_into<'o>(text: &str, out: &'o mut [u8]) -> Option<&'o [u8]> {
     out.get(..filled)
 }
 
+/// Decoded bytes: up to `SHORT` in place, more on the heap.
+#[derive(Clone, Debug)]
+pub(crate) struct Decoded<const SHORT: usize> {
+    short: [u8; SHORT],
+    long: Vec<u8>,
+    length: usize,
+}
+
+impl<const SHORT: usize> Decoded<SHORT> {
+    /// `None` if not canonical.
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        let mut short = [0; SHORT];
+        // The decoder wants room for the last group of four characters as if it were whole.
+        if text.len().div_ceil(4).saturating_mul(3) <= SHORT {
+            let length = decode_into(text, &mut short)?.len();
+            return Some(Self { short, long: Vec::new(), length });
+        }
+        let long = decode(text)?;
+        Some(Self { short, length: long.len(), long })
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        let bytes = if self.long.is_empty() { &self.short } else { &*self.long };
+        bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
 /// Encodes without padding.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
@@ -43,6 +70,17 @@ mod tests {
         // "AA" is one zero byte; "AB" differs in an unused bit only.
         for text in ["AB", "AA==", "AA=", "A", "A-z/4ME", "A z_4ME", "AA\n", "AA.", "ÄA"] {
             assert_eq!(decode(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn short_and_long_texts_are_decoded_alike() {
+        for length in 0..20_u8 {
+            let bytes: Vec<u8> = (0..length).collect();
+            assert_eq!(Decoded::<9>::of(&encode(&bytes)).unwrap().as_bytes(), bytes);
+        }
+        for text in ["AB", "AAAAAAAAAAAAAAAAAAAAAB"] {
+            assert!(Decoded::<9>::of(text).is_none(), "{text:?}");
         }
     }
 

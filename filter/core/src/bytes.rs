@@ -11,9 +11,22 @@ pub fn equal(left: &[u8], right: &[u8]) -> bool {
         && lefts.zip(rights).all(|(left, right)| word(left) == word(right))
 }
 
+/// Whether one of them is this byte, eight at a time as above.
+#[must_use]
+#[inline]
+pub fn contains(bytes: &[u8], byte: u8) -> bool {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let wanted = EACH.wrapping_mul(u64::from(byte));
+    // Hacker's Delight, "Find First 0-Byte": a bit is left where a byte is zero, and nowhere if none is.
+    let has_zero = |word: u64| word.wrapping_sub(EACH) & !word & EACH << 7 != 0;
+    let words = bytes.chunks_exact(8);
+    words.remainder().contains(&byte) || { words }
+        .any(|word| has_zero(word.try_into().map_or(0, u64::from_ne_bytes) ^ wanted))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::equal;
+    use super::{contains, equal};
     use alloc::vec::Vec;
 
     #[test]
@@ -26,6 +39,21 @@ mod tests {
                 other[at] ^= 0x80;
                 assert!(!equal(&bytes, &other), "{at} of {length}");
                 assert!(!equal(&bytes, &bytes[..at]), "{at} of {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_is_found_wherever_it_is_and_not_where_it_is_not() {
+        for length in 0..20_u8 {
+            for other in [0, b',' ^ 1, b',' ^ 0x80, 0xff] {
+                let mut bytes = alloc::vec![other; usize::from(length)];
+                assert!(!contains(&bytes, b','), "{length} of {other}");
+                for at in 0..bytes.len() {
+                    bytes[at] = b',';
+                    assert!(contains(&bytes, b','), "{at} of {length} {other}");
+                    bytes[at] = other;
+                }
             }
         }
     }

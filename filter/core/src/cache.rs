@@ -50,11 +50,18 @@ impl<T, S: BuildHasher> Verdicts<T, S> {
         }
     }
 
-    /// What was found out about exactly this token, if it still holds.
-    pub fn get(&mut self, bytes: &[u8], policy: &Policy, trust: &Trust, now: u64) -> Option<Result<Rc<T>, Rejection>> {
+    /// What was found out about exactly this token, if it still holds. The clock (Unix seconds) is read for a good one only.
+    pub fn get(
+        &mut self,
+        bytes: &[u8],
+        policy: &Policy,
+        trust: &Trust,
+        now: impl FnOnce() -> u64,
+    ) -> Option<Result<Rc<T>, Rejection>> {
         let generation = trust.generation();
         let hash = self.hash(bytes);
         if let Some((token, good)) = self.verified.get(hash, bytes) {
+            let now = now();
             if now < good.proof.expires_at() {
                 if good.generation == generation {
                     return Some(Ok(Rc::clone(&good.note)));

@@ -61,7 +61,7 @@ impl Memory {
     }
 
     fn get(&mut self, token: &str, now: u64) -> Option<Result<Rc<u32>, Rejection>> {
-        self.verdicts.get(token.as_bytes(), &self.policy, &self.trust, now)
+        self.verdicts.get(token.as_bytes(), &self.policy, &self.trust, || now)
     }
 
     fn accept(&mut self, token: &str) {

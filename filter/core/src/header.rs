@@ -2,10 +2,11 @@
 //! all others are ignored (V7), because a token cannot say which key to trust.
 
 use crate::alg::Alg;
+use crate::base64url::Decoded;
 use crate::inline::Inline;
 use crate::json::{Budget, Document, Kind, Value};
+use crate::limits;
 use crate::rejection::Rejection;
-use crate::{base64url, limits};
 
 /// A `kid`, kept beside what it names.
 pub(crate) type Kid = Inline<{ limits::MAX_KID_BYTES }>;
@@ -21,8 +22,8 @@ pub struct Header {
 /// Longer than every media type that is accepted anywhere, `application/client-authentication+jwt` being the longest.
 const MAX_TYP_BYTES: usize = 64;
 
-/// The bytes of a header as long as it may be.
-const MAX_HEADER_BYTES: usize = limits::MAX_HEADER_SEGMENT_BYTES / 4 * 3 + 3;
+/// Most headers are shorter.
+const SHORT_HEADER_BYTES: usize = 192;
 
 impl Header {
     /// Reads the encoded header.
@@ -35,9 +36,8 @@ impl Header {
         if encoded.len() > limits::MAX_HEADER_SEGMENT_BYTES {
             return Err(Rejection::TokenTooLarge);
         }
-        let mut buffer = [0; MAX_HEADER_BYTES];
-        let bytes = base64url::decode_into(encoded, &mut buffer).ok_or(Rejection::TokenMalformed)?;
-        let text = core::str::from_utf8(bytes).map_err(|_| Rejection::HeaderMalformed)?;
+        let bytes = Decoded::<SHORT_HEADER_BYTES>::of(encoded).ok_or(Rejection::TokenMalformed)?;
+        let text = core::str::from_utf8(bytes.as_bytes()).map_err(|_| Rejection::HeaderMalformed)?;
         let document = Document::lent(text, Budget::TOKEN).map_err(|_| Rejection::HeaderMalformed)?;
         let root = document.root();
         if root.kind() != Kind::Object {
@@ -96,6 +96,7 @@ fn string<'d>(header: Value<'d>, name: &str) -> Result<Option<&'d str>, Rejectio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base64url;
     use alloc::format;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;

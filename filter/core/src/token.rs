@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::base64url::Decoded;
 use crate::rejection::Rejection;
 use crate::{base64url, limits};
 
@@ -53,30 +54,24 @@ impl<'t> Compact<'t> {
     /// # Errors
     /// [`Rejection::TokenMalformed`] when it is empty, not canonical base64url or longer than any key makes one.
     pub fn decode_signature(&self) -> Result<Signature, Rejection> {
-        let mut bytes = [0; SIGNATURE_BUFFER];
-        let length = base64url::decode_into(self.signature, &mut bytes).ok_or(Rejection::TokenMalformed)?.len();
-        if length == 0 || length > limits::MAX_SIGNATURE_BYTES {
-            return Err(Rejection::TokenMalformed);
-        }
-        Ok(Signature { bytes, length })
+        let fits = self.signature.len() <= MAX_SIGNATURE_SEGMENT_BYTES;
+        let signature = fits.then(|| Decoded::of(self.signature)).flatten();
+        signature.filter(|bytes| !bytes.as_bytes().is_empty()).map(Signature).ok_or(Rejection::TokenMalformed)
     }
 }
 
-/// The decoder wants room for the last group of four characters as if it were whole.
-const SIGNATURE_BUFFER: usize = limits::MAX_SIGNATURE_BYTES + 3;
+/// Characters of the longest signature.
+const MAX_SIGNATURE_SEGMENT_BYTES: usize = (limits::MAX_SIGNATURE_BYTES * 4).div_ceil(3);
 
-/// A decoded signature, on the stack.
+/// A decoded signature: all but those of RSA in place, that of P-521 being the longest (RFC 7518 §3.4).
 #[derive(Clone, Debug)]
-pub struct Signature {
-    bytes: [u8; SIGNATURE_BUFFER],
-    length: usize,
-}
+pub struct Signature(Decoded<132>);
 
 impl Signature {
     /// The signature's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        self.0.as_bytes()
     }
 }
 

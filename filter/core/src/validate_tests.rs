@@ -298,7 +298,7 @@ fn cheap_checks_refuse_before_any_signature_work() {
     let (trust, counted) = (Trust::new(), Counted(core::cell::Cell::new(0)));
     let run = |changes: Value| {
         let token = key().token(&claims(changes));
-        check(&token, &policy, &trust, NOW).and_then(|checked| checked.verify(&counted)).err()
+        check(&token, &policy, &trust, || NOW).and_then(|checked| checked.verify(&counted)).err()
     };
     assert_eq!(run(json!({ "exp": NOW - 100 })), Some(Rejection::TokenExpired));
     assert_eq!(run(json!({ "aud": "billing" })), Some(Rejection::AudienceMismatch));

@@ -3,6 +3,7 @@
 //! The order is the contract with operators: spoofed headers were removed before; preflight; path; locate the token; none: only
 //! where a route admits that; validate; location; authorize; outputs.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -84,9 +85,9 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
     };
     // Nothing can hold it now; if something does nevertheless, what is trusted cannot be known.
     let trust = active.trust.try_borrow().map_err(|_| Rejection::KeysUnavailable)?;
-    let now = host.now();
-    match validate(active, host, &located, &trust, now) {
-        Ok(admitted) => authorize(policy, &request, located, admitted, trust.freshness(now.as_secs())),
+    let clock = Clock { host, read: OnceCell::new() };
+    match validate(active, &clock, &located, &trust) {
+        Ok(admitted) => authorize(policy, &request, located, admitted, trust.freshness(clock.now().as_secs())),
         Err(Rejection::KeyUnknown) => match source(active, located.text()?) {
             Some(source) => Ok(Verdict::UnknownKey(source)),
             None => Err(Rejection::KeyUnknown.into()),
@@ -95,26 +96,39 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
     }
 }
 
+/// The time of one request: the proxy is asked once, and only if it matters.
+struct Clock<'h, H> {
+    host: &'h H,
+    read: OnceCell<Duration>,
+}
+
+impl<H: Host> Clock<'_, H> {
+    fn now(&self) -> Duration {
+        *self.read.get_or_init(|| self.host.now())
+    }
+}
+
 /// The verdict on a token: the one reached before, if it still holds (V27), or a new one, which is timed if it took a verification.
 fn validate(
     active: &Active,
-    host: &impl Host,
+    clock: &Clock<'_, impl Host>,
     located: &Located<'_>,
     trust: &Trust,
-    now: Duration,
 ) -> Result<Rc<Admitted>, Rejection> {
-    let policy = &active.policy;
+    let (policy, host) = (&active.policy, clock.host);
+    let seconds = || clock.now().as_secs();
     // Nothing can hold them now; if something does nevertheless, nothing is remembered.
     let mut verdicts = active.verdicts.try_borrow_mut().ok();
-    let known = verdicts.as_mut().and_then(|verdicts| verdicts.get(located.bytes(), policy, trust, now.as_secs()));
+    let known = verdicts.as_mut().and_then(|verdicts| verdicts.get(located.bytes(), policy, trust, seconds));
     if let Some(known) = known {
         return known;
     }
-    let token = located.text()?;
+    let checked = located.text().and_then(|token| Ok((token, validate::check(token, policy, trust, seconds)?)));
+    let (token, checked) =
+        checked.map_err(|rejection| if located.is_joined() { Rejection::TokenRepeated } else { rejection })?;
     let verifier = Verifier { host, hosted: active.hosted.as_ref() };
-    let checked = validate::check(token, policy, trust, now.as_secs())?;
     let verdict = checked.verify(&verifier);
-    let took = host.now().saturating_sub(now).as_micros();
+    let took = host.now().saturating_sub(clock.now()).as_micros();
     active.metrics.validation_us(host, u64::try_from(took).unwrap_or(u64::MAX));
     match verdict {
         Ok(verified) => {

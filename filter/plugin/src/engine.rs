@@ -17,7 +17,6 @@ use crate::metrics::Count;
 use crate::response::{self, Refusal};
 use crate::sync::{Finished, Heard};
 use crate::verify::{Hosted, tables};
-pub use crate::waiters::Ticket;
 use crate::waiters::{self, Source, Waiters};
 use crate::{locate, log};
 
@@ -34,8 +33,8 @@ pub enum Flow {
     Continue,
     /// It has been answered.
     Answered,
-    /// Hold it; the engine will answer or resume it. Dropping the ticket cancels that.
-    Held(Ticket),
+    /// Hold it; the engine will answer or resume it.
+    Held,
 }
 
 /// The state of a root context.
@@ -97,33 +96,33 @@ impl<H: Host> Engine<H> {
         let Verdict::UnknownKey(source) = verdict else {
             return carry_out(active, &self.host, &headers, verdict, self.level);
         };
-        match (self.hold(stream, source), &self.active) {
-            (Some(ticket), _) => Flow::Held(ticket),
-            (None, Some(active)) => carry_out(active, &self.host, &headers, Verdict::UnknownKey(source), self.level),
-            (None, None) => Flow::Answered,
+        if self.hold(stream, source) {
+            return Flow::Held;
         }
+        let Some(active) = &self.active else { return Flow::Answered };
+        carry_out(active, &self.host, &headers, Verdict::UnknownKey(source), self.level)
     }
 
     /// Holds a request until there may be a newer key, if one can be had in time. Shadow mode urges too, but holds nothing up.
-    fn hold(&mut self, stream: u32, source: Source) -> Option<Ticket> {
+    fn hold(&mut self, stream: u32, source: Source) -> bool {
         let now = self.host.now();
-        let active = self.active.as_mut()?;
+        let Some(active) = &mut self.active else { return false };
         let under_way = match source {
             Source::Bundle => active.bundle.urge(now),
             Source::Jwks(index) => active.jwks.urge(index, now),
         };
         if !under_way {
-            return None;
+            return false;
         }
         let shadow = active.policy.mode() == Mode::Shadow;
-        let ticket = if shadow { None } else { self.waiters.admit(stream, source, now) };
-        if ticket.is_some() {
+        let held = !shadow && self.waiters.admit(stream, source, now);
+        if held {
             active.metrics.count(Count::Waited);
         }
         self.host.enter(self.root);
         self.set_tick(SOON);
         self.host.enter(stream);
-        ticket
+        held
     }
 
     /// Time has passed, on the root context.
@@ -189,7 +188,7 @@ impl<H: Host> Engine<H> {
     fn decide_again(&mut self, streams: &[u32]) {
         let Some(active) = &self.active else { return };
         for stream in streams {
-            if !self.host.enter(*stream) {
+            if !self.host.enter(*stream) || self.host.request_has_ended() {
                 continue;
             }
             let headers = self.host.request_headers();

@@ -5,6 +5,7 @@
 //!
 //! `Authorization: Basic …` is no token: where `Bearer ` is looked for, such a request has none.
 
+use meshseal_core::bytes;
 use meshseal_core::config::JwtRule;
 use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
@@ -56,13 +57,15 @@ impl<'a> Located<'a> {
     /// The text of a token that is not known.
     ///
     /// # Errors
-    /// [`Rejection::TokenRepeated`] for the copies of a header that Envoy has joined with commas, as it does with some headers,
-    /// `authorization` among them, before a filter sees them; no token has one. [`Rejection::TokenMalformed`] for what is not text.
+    /// [`Rejection::TokenMalformed`] for what is not text.
     pub(crate) fn text(&self) -> Result<&'a str, Rejection> {
-        if matches!(self.place, Place::Header { .. }) && self.token.contains(&b',') {
-            return Err(Rejection::TokenRepeated);
-        }
         std::str::from_utf8(self.token).map_err(|_| Rejection::TokenMalformed)
+    }
+
+    /// Whether these are the copies of a header that Envoy has joined with commas, as it does with some headers, `authorization`
+    /// among them, before a filter sees them. No token has a comma.
+    pub(crate) fn is_joined(&self) -> bool {
+        matches!(self.place, Place::Header { .. }) && bytes::contains(self.token, b',')
     }
 }
 
@@ -114,7 +117,7 @@ fn find<'a>(place: &'a Place, headers: &'a RequestHeaders, path: &'a str) -> Res
     }
 }
 
-/// A header without the prefix has no token, unless a copy that was joined to it has (see [`Located::text`]).
+/// A header without the prefix has no token, unless a copy that was joined to it has (see [`Located::is_joined`]).
 fn header_value<'v>(value: &'v [u8], prefix: &str) -> Result<Option<&'v [u8]>, Rejection> {
     let token = |value: &'v [u8]| after_prefix(value, prefix).filter(|token| !token.is_empty());
     if let Some(token) = token(value) {

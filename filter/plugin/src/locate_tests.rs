@@ -12,10 +12,11 @@ fn headers(pairs: &[(&str, &str)]) -> RequestHeaders {
     RequestHeaders::new(meshseal_abi::header_map(pairs))
 }
 
-/// The token found, or the rejection's code.
+/// The token found, or the code of the rejection that it leads to.
 fn found(places: &Places, pairs: &[(&str, &str)], path: &str) -> String {
-    match places.locate(&headers(pairs), path).and_then(|located| located.text().map(str::to_owned)) {
-        Ok(token) => token,
+    match places.locate(&headers(pairs), path) {
+        Ok(located) if located.is_joined() => Rejection::TokenRepeated.code().to_owned(),
+        Ok(located) => located.text().unwrap().to_owned(),
         Err(rejection) => rejection.code().to_owned(),
     }
 }

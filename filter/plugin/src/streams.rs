@@ -1,8 +1,7 @@
-//! The streams of this VM: which configuration each belongs to, and who of them waits. An adapter between the proxy and the
-//! engines, nothing more.
+//! The streams of this VM: which configuration each belongs to. An adapter between the proxy and the engines, nothing more.
 //!
-//! Only of streams that wait is anything kept. Their end must be heard of: Envoy lets a context be entered for a while after its stream is
-//! gone, and to answer it then is to act on what is no more.
+//! Nothing is kept of a stream, and its end is not heard of: an export for that would cost every request. Nor is, then, the end of a
+//! configuration; what has ended is looked for when another begins, and every now and then.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +13,6 @@ use crate::engine::{Engine, Flow};
 use crate::host::Host;
 use crate::host::proxy::Proxy;
 use crate::response;
-use crate::waiters::Ticket;
 
 /// The engine, shared by the root context and its streams. Each callback borrows it once, for as long as it runs; a host that
 /// calls back inside a callback finds it borrowed, and the adapters then do the safe thing instead of panicking.
@@ -26,12 +24,13 @@ struct Streams<H> {
     /// The last streams that began, and their root contexts.
     latest: [(u32, u32); LATEST],
     begun: usize,
-    /// Never read: dropped with its stream, a ticket tells the engine that nobody waits any more.
-    waiting: Vec<(u32, Ticket)>,
 }
 
 /// Streams that may begin before the request of the first of them comes. Envoy announces a stream and its request in one go.
 const LATEST: usize = 64;
+
+/// How many streams begin between two looks for configurations that have ended.
+const BETWEEN_LOOKS: usize = 1024;
 
 thread_local! {
     static STREAMS: RefCell<Streams<Proxy>> = RefCell::new(Streams::new());
@@ -40,9 +39,12 @@ thread_local! {
 /// Hears of streams from now on.
 pub(crate) fn listen() {
     meshseal_abi::streams::pass_on(Callbacks {
-        created: |stream, root| on(|streams| created(streams, stream, root)),
+        created: |context, root| {
+            for ended in on(|streams| created(streams, &Proxy, context, root)) {
+                meshseal_abi::streams::forget_root(ended);
+            }
+        },
         request_headers: |stream| on(|streams| request_headers(streams, &Proxy, stream)),
-        deleted: |context| on(|streams| deleted(streams, context)),
     });
 }
 
@@ -61,7 +63,7 @@ fn on<T>(act: impl FnOnce(&RefCell<Streams<Proxy>>) -> T) -> T {
 
 impl<H> Streams<H> {
     fn new() -> Self {
-        Self { engines: Vec::new(), latest: [(0, 0); LATEST], begun: 0, waiting: Vec::new() }
+        Self { engines: Vec::new(), latest: [(0, 0); LATEST], begun: 0 }
     }
 
     /// The engine of a stream's configuration. Where there is only one, that is it.
@@ -76,13 +78,33 @@ impl<H> Streams<H> {
     }
 }
 
-fn created<H>(streams: &RefCell<Streams<H>>, stream: u32, root: u32) {
-    let Ok(mut streams) = streams.try_borrow_mut() else { return };
+impl<H: Host> Streams<H> {
+    /// Drops the engines of root contexts that have ended, while `context` is the one that the proxy is in.
+    fn take_ended(&mut self, host: &H, context: u32) -> Vec<u32> {
+        let ended: Vec<_> = self.engines.extract_if(.., |(root, _)| !host.enter(*root)).collect();
+        host.enter(context);
+        for (_, engine) in &ended {
+            if let Ok(engine) = engine.try_borrow() {
+                engine.end();
+            }
+        }
+        ended.into_iter().map(|(root, _)| root).collect()
+    }
+}
+
+/// A context has begun. Returns the root contexts that turn out to have ended.
+fn created<H: Host>(streams: &RefCell<Streams<H>>, host: &H, context: u32, root: u32) -> Vec<u32> {
+    let Ok(mut streams) = streams.try_borrow_mut() else { return Vec::new() };
+    if root == 0 {
+        return streams.take_ended(host, context);
+    }
     let at = streams.begun % LATEST;
     if let Some(place) = streams.latest.get_mut(at) {
-        *place = (stream, root);
+        *place = (context, root);
     }
     streams.begun = streams.begun.wrapping_add(1);
+    let time_to_look = streams.begun % BETWEEN_LOOKS == 0 && streams.engines.len() > 1;
+    if time_to_look { streams.take_ended(host, context) } else { Vec::new() }
 }
 
 /// Whether the request goes on. A stream that nobody knows, or whose engine is at work, is refused.
@@ -97,26 +119,8 @@ fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32
     };
     match flow {
         Flow::Continue => true,
-        Flow::Answered => false,
-        Flow::Held(ticket) => {
-            if let Ok(mut streams) = streams.try_borrow_mut() {
-                streams.waiting.push((stream, ticket));
-            }
-            false
-        }
+        Flow::Answered | Flow::Held => false,
     }
-}
-
-/// Whether it was a root context.
-fn deleted<H: Host>(streams: &RefCell<Streams<H>>, context: u32) -> bool {
-    let Ok(mut streams) = streams.try_borrow_mut() else { return false };
-    streams.waiting.retain(|(stream, _)| *stream != context);
-    let root = streams.engines.iter().position(|(root, _)| *root == context);
-    let Some((_, engine)) = root.map(|at| streams.engines.swap_remove(at)) else { return false };
-    if let Ok(engine) = engine.try_borrow() {
-        engine.end();
-    }
-    true
 }
 
 #[cfg(test)]

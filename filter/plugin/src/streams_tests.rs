@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::fake::FakeHost;
-use crate::testing::{TestKey, bundle_config, full, inline_config, token};
+use crate::testing::{TestKey, inline_config, token};
 use serde_json::json;
 
 const ROOT: u32 = 1;
@@ -22,6 +22,18 @@ impl Vm {
             vm.streams.borrow_mut().engines.push((root, Rc::new(RefCell::new(engine))));
         }
         vm
+    }
+
+    /// A stream begins, or with root 0 a root context. Returns which root contexts turn out to have ended.
+    fn begin(&self, context: u32, root: u32) -> Vec<u32> {
+        self.host.enter(context);
+        let ended = created(&self.streams, &self.host, context, root);
+        assert_eq!(self.host.context(), context, "the proxy is in the context that begins");
+        ended
+    }
+
+    fn roots(&self) -> Vec<u32> {
+        self.streams.borrow().engines.iter().map(|(root, _)| *root).collect()
     }
 
     /// A request without a token, or with this one, on a stream that the VM may know.
@@ -50,8 +62,8 @@ fn policy(public: bool) -> String {
 #[test]
 fn a_stream_is_judged_by_its_own_configuration() {
     let vm = Vm::new(&[policy(false), policy(true)]);
-    created(&vm.streams, 100, ROOT);
-    created(&vm.streams, 101, ROOT + 1);
+    vm.begin(100, ROOT);
+    vm.begin(101, ROOT + 1);
     assert!(!vm.ask(100, None) && vm.ask(101, None));
     assert_eq!(vm.status(100), 401);
 }
@@ -59,7 +71,7 @@ fn a_stream_is_judged_by_its_own_configuration() {
 #[test]
 fn a_stream_of_no_configuration_is_refused() {
     let vm = Vm::new(&[]);
-    created(&vm.streams, 100, ROOT);
+    vm.begin(100, ROOT);
     assert!(!vm.ask(100, None));
     assert_eq!(vm.status(100), 503);
 }
@@ -67,7 +79,7 @@ fn a_stream_of_no_configuration_is_refused() {
 #[test]
 fn where_there_is_a_choice_a_stream_must_have_been_announced() {
     let vm = Vm::new(&[policy(true), policy(true)]);
-    created(&vm.streams, 100, ROOT + 7);
+    vm.begin(100, ROOT + 7);
     for stream in [100, 101] {
         assert!(!vm.ask(stream, None));
         assert_eq!(vm.status(stream), 503);
@@ -79,7 +91,7 @@ fn streams_may_begin_before_the_first_of_them_is_asked_for() {
     let vm = Vm::new(&[policy(false), policy(true)]);
     let streams = || (100..).zip([ROOT, ROOT + 1].into_iter().cycle()).take(LATEST);
     for (stream, root) in streams() {
-        created(&vm.streams, stream, root);
+        vm.begin(stream, root);
     }
     for (stream, root) in streams() {
         assert_eq!(vm.ask(stream, None), root == ROOT + 1);
@@ -89,44 +101,36 @@ fn streams_may_begin_before_the_first_of_them_is_asked_for() {
 #[test]
 fn the_latest_stream_of_a_number_counts() {
     let vm = Vm::new(&[policy(false), policy(true)]);
-    created(&vm.streams, 100, ROOT);
-    created(&vm.streams, 100, ROOT + 1);
+    vm.begin(100, ROOT);
+    vm.begin(100, ROOT + 1);
     assert!(vm.ask(100, None));
 }
 
 #[test]
-fn a_configuration_that_has_ended_takes_no_more_streams() {
+fn a_configuration_that_has_ended_is_dropped_when_another_begins() {
     let vm = Vm::new(&[policy(true), policy(true)]);
-    created(&vm.streams, 99, ROOT);
+    vm.begin(99, ROOT);
     assert!(vm.ask(99, Some(&token(&key(), json!({})))));
-    assert!(!deleted(&vm.streams, 99), "a stream, not a root context");
-    assert!(deleted(&vm.streams, ROOT));
+    assert_eq!(vm.begin(ROOT + 2, 0), [0; 0]);
+    vm.host.end(ROOT);
+    assert_eq!(vm.begin(ROOT + 3, 0), [ROOT]);
     assert_eq!(vm.host.metric("meshseal.accepted"), 1, "told at the end");
-    assert!(!deleted(&vm.streams, ROOT), "the SDK must hear of it once only");
-    assert_eq!(vm.streams.borrow().engines.iter().map(|(root, _)| *root).collect::<Vec<_>>(), [ROOT + 1]);
+    assert_eq!(vm.begin(ROOT + 4, 0), [0; 0], "the SDK must hear of it once only");
+    assert_eq!(vm.roots(), [ROOT + 1]);
 }
 
 #[test]
-fn a_stream_waits_until_it_ends() {
-    let unknown = token(&TestKey::new("b", 2), json!({}));
-    let vm = Vm::new(&[bundle_config(json!({ "embedded": full(1, &[&key()]) }), json!({}))]);
-    for stream in [100, 101] {
-        created(&vm.streams, stream, ROOT);
-        assert!(!vm.ask(stream, Some(&unknown)));
-    }
-    deleted(&vm.streams, 101);
-    let engine = Rc::clone(&vm.streams.borrow().engines[0].1);
-    vm.host.advance(std::time::Duration::from_millis(200));
-    vm.host.enter(ROOT);
-    engine.borrow_mut().on_tick();
-    assert_eq!(vm.status(100), 401);
-    assert!(vm.host.stream(101).reply.is_none());
+fn a_configuration_that_has_ended_is_dropped_after_so_many_streams() {
+    let vm = Vm::new(&[policy(true), policy(true)]);
+    vm.host.end(ROOT);
+    let ended = (100..).take(BETWEEN_LOOKS).flat_map(|stream| vm.begin(stream, ROOT + 1));
+    assert_eq!((ended.collect::<Vec<_>>(), vm.roots()), (vec![ROOT], vec![ROOT + 1]));
 }
 
 #[test]
 fn a_callback_inside_a_callback_is_refused() {
     let vm = Vm::new(&[policy(true)]);
-    created(&vm.streams, 100, ROOT);
+    vm.begin(100, ROOT);
     let engine = Rc::clone(&vm.streams.borrow().engines[0].1);
     let busy = engine.borrow_mut();
     assert!(!vm.ask(100, None));

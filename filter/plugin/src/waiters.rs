@@ -1,9 +1,8 @@
 //! Requests that wait for newer keys because their token names one that nobody here knows.
 //!
 //! Bounded in number and time, so that a flood of invented key ids holds neither memory nor connections. A stream that ends
-//! while it waits is dropped without having to find this list: its [`Ticket`] dies with it.
+//! while it waits keeps its place until its time is up: to hear of every stream's end would cost every request.
 
-use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 /// Where the awaited keys come from.
@@ -24,16 +23,11 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_millis(160);
 /// How often the waiting are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
-/// Held by the waiting stream.
-#[derive(Debug)]
-pub struct Ticket(#[expect(dead_code, reason = "held, never read: it tells the list that the stream lives")] Rc<()>);
-
 #[derive(Debug)]
 struct Waiter {
     stream: u32,
     source: Source,
     deadline: Duration,
-    alive: Weak<()>,
 }
 
 /// The requests that wait.
@@ -41,16 +35,13 @@ struct Waiter {
 pub(crate) struct Waiters(Vec<Waiter>);
 
 impl Waiters {
-    /// Takes a request in; `None` when there is no room.
-    pub(crate) fn admit(&mut self, stream: u32, source: Source, now: Duration) -> Option<Ticket> {
-        self.0.retain(|waiter| waiter.alive.strong_count() > 0);
-        if self.0.len() >= MAX_WAITING {
-            return None;
+    /// Takes a request in, if there is room.
+    pub(crate) fn admit(&mut self, stream: u32, source: Source, now: Duration) -> bool {
+        let room = self.0.len() < MAX_WAITING;
+        if room {
+            self.0.push(Waiter { stream, source, deadline: now.saturating_add(MAX_WAIT) });
         }
-        let alive = Rc::new(());
-        let deadline = now.saturating_add(MAX_WAIT);
-        self.0.push(Waiter { stream, source, deadline, alive: Rc::downgrade(&alive) });
-        Some(Ticket(alive))
+        room
     }
 
     /// The streams that need wait no longer because their source has something new.
@@ -73,8 +64,7 @@ impl Waiters {
     }
 
     fn take(&mut self, chosen: impl Fn(&Waiter) -> bool) -> Vec<u32> {
-        let taken = self.0.extract_if(.., |waiter| waiter.alive.strong_count() == 0 || chosen(waiter));
-        taken.filter(|waiter| waiter.alive.strong_count() > 0).map(|waiter| waiter.stream).collect()
+        self.0.extract_if(.., |waiter| chosen(waiter)).map(|waiter| waiter.stream).collect()
     }
 }
 
@@ -92,11 +82,9 @@ mod tests {
     #[test]
     fn only_those_of_the_source_are_served() {
         let mut waiters = Waiters::default();
-        let _tickets = [
-            waiters.admit(1, Source::Bundle, NOW),
-            waiters.admit(2, Source::Jwks(0), NOW),
-            waiters.admit(3, Source::Jwks(1), NOW),
-        ];
+        for (stream, source) in [(1, Source::Bundle), (2, Source::Jwks(0)), (3, Source::Jwks(1))] {
+            assert!(waiters.admit(stream, source, NOW));
+        }
         assert_eq!(waiters.take_served(Source::Jwks(0)), [2]);
         assert_eq!(waiters.take_all(), [1, 3]);
         assert!(waiters.is_empty());
@@ -105,26 +93,20 @@ mod tests {
     #[test]
     fn time_is_up_at_the_deadline_and_not_before() {
         let mut waiters = Waiters::default();
-        let _ticket = waiters.admit(1, Source::Bundle, NOW);
+        waiters.admit(1, Source::Bundle, NOW);
         assert!(waiters.take_due(NOW + MAX_WAIT - Duration::from_nanos(1)).is_empty());
         assert_eq!(waiters.take_due(NOW + MAX_WAIT), [1]);
     }
 
     #[test]
-    fn a_stream_that_has_ended_is_forgotten() {
+    fn there_is_room_for_so_many_and_again_when_one_has_waited() {
         let mut waiters = Waiters::default();
-        drop(waiters.admit(1, Source::Bundle, NOW));
-        let _ticket = waiters.admit(2, Source::Bundle, NOW);
-        assert_eq!(waiters.take_all(), [2]);
-    }
-
-    #[test]
-    fn there_is_room_for_so_many_and_again_when_one_ends() {
-        let mut waiters = Waiters::default();
-        let mut tickets: Vec<_> = (0..64).map(|stream| waiters.admit(stream, Source::Bundle, NOW)).collect();
-        assert!(tickets.iter().all(Option::is_some));
-        assert!(waiters.admit(64, Source::Bundle, NOW).is_none());
-        tickets.pop();
-        assert!(waiters.admit(65, Source::Bundle, NOW).is_some());
+        let later = NOW + Duration::from_nanos(1);
+        let times = std::iter::once(NOW).chain(std::iter::repeat(later));
+        assert!((0..64).zip(times).all(|(stream, now)| waiters.admit(stream, Source::Bundle, now)));
+        assert!(!waiters.admit(64, Source::Bundle, NOW));
+        assert_eq!(waiters.take_due(NOW + MAX_WAIT), [0]);
+        assert!(waiters.admit(65, Source::Bundle, NOW));
+        assert!(!waiters.admit(66, Source::Bundle, NOW));
     }
 }

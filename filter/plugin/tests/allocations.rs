@@ -67,6 +67,9 @@ impl Host for &Proxy {
     fn enter(&self, _context: u32) -> bool {
         true
     }
+    fn request_has_ended(&self) -> bool {
+        false
+    }
     fn request_headers(&self) -> RequestHeaders {
         let before = allocations();
         let headers = RequestHeaders::new(self.headers.borrow().clone());

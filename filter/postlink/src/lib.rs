@@ -20,7 +20,6 @@ pub const EXPORTS: &[&str] = &[
     "proxy_on_vm_start",
     "proxy_on_configure",
     "proxy_on_context_create",
-    "proxy_on_delete",
     "proxy_on_request_headers",
     "proxy_on_http_call_response",
     "proxy_on_tick",
@@ -30,7 +29,6 @@ pub const EXPORTS: &[&str] = &[
 pub const OURS: &[(&str, &str)] = &[
     ("meshseal_on_context_create", "proxy_on_context_create"),
     ("meshseal_on_request_headers", "proxy_on_request_headers"),
-    ("meshseal_on_delete", "proxy_on_delete"),
     ("meshseal_on_memory_allocate", "proxy_on_memory_allocate"),
 ];
 

@@ -80,7 +80,7 @@ impl Mesh {
         match flow {
             Flow::Continue => (200, stream),
             Flow::Answered => (stream.reply.as_ref().unwrap().status, stream),
-            Flow::Held(_) => panic!("held"),
+            Flow::Held => panic!("held"),
         }
     }
 

@@ -46,6 +46,18 @@ fn a_bad_token_is_refused_and_the_upstream_sees_nothing() {
 }
 
 #[test]
+fn copies_that_the_proxy_has_joined_are_called_repeated_whatever_else_is_wrong() {
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
+    let good = token(&key(), json!({}));
+    let unknown = token(&TestKey::new("b", 2), json!({}));
+    let long = "a".repeat(meshseal_core::limits::MAX_TOKEN_BYTES);
+    for first in [&good, &unknown, "a.b", "\u{e9}", &long] {
+        let (status, stream) = mesh.ask_with(&format!("{first},Bearer {good}"));
+        assert_eq!((status, code(&stream).as_str()), (400, "token-repeated"), "{first}");
+    }
+}
+
+#[test]
 fn a_token_from_where_its_issuer_is_not_looked_for_is_refused() {
     let other = json!({
         "issuer": "https://other.example", "audiences": ["o"], "fromCookies": ["session"],

@@ -47,6 +47,7 @@ struct State {
     context: Cell<u32>,
     streams: RefCell<BTreeMap<u32, Stream>>,
     ended: RefCell<BTreeSet<u32>>,
+    complete: RefCell<BTreeSet<u32>>,
     calls: RefCell<Vec<Called>>,
     unreachable: RefCell<BTreeSet<String>>,
     response: RefCell<Option<(u16, Vec<u8>)>>,
@@ -125,6 +126,11 @@ impl FakeHost {
     pub(crate) fn end(&self, context: u32) {
         self.0.streams.borrow_mut().remove(&context);
         self.0.ended.borrow_mut().insert(context);
+    }
+
+    /// Ends the request of a stream whose context is still there.
+    pub(crate) fn complete(&self, stream: u32) {
+        self.0.complete.borrow_mut().insert(stream);
     }
 
     pub(crate) fn stream(&self, stream: u32) -> Stream {
@@ -251,6 +257,10 @@ impl Host for FakeHost {
             self.0.context.set(context);
         }
         lives
+    }
+
+    fn request_has_ended(&self) -> bool {
+        self.0.complete.borrow().contains(&self.context())
     }
 
     fn request_headers(&self) -> RequestHeaders {

@@ -110,6 +110,9 @@ pub trait Host {
 
     /// Makes `context` the one that the following calls act on; false if it is gone.
     fn enter(&self, context: u32) -> bool;
+    /// Whether the entered stream is over. Envoy lets its context be entered until the end of the turn of its event loop, and to resume or
+    /// answer it then is to act on what is no more.
+    fn request_has_ended(&self) -> bool;
     /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers included.
     fn request_headers(&self) -> RequestHeaders;
     /// Adds a request header beside those of its name, which is cheaper than to replace them.

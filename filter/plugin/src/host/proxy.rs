@@ -85,6 +85,11 @@ impl Host for Proxy {
         hostcalls::set_effective_context(context).is_ok()
     }
 
+    fn request_has_ended(&self) -> bool {
+        // Known when the request is complete and not before (Envoy, `source/extensions/filters/common/expr/context.cc`).
+        self.property(&["request", "duration"]).is_some()
+    }
+
     fn request_headers(&self) -> RequestHeaders {
         RequestHeaders::new(meshseal_abi::request_headers())
     }
