@@ -1,8 +1,8 @@
 //! Ed25519 (RFC 8032, RFC 8037 §3.1), strict: small-order points and second forms of a signature are refused.
 //!
 //! R = s·B + k·(−A), with tables of the generator and of the negated key or without. The field is fiat-crypto's (generated from a
-//! machine-checked proof), whose 32-bit form suits WebAssembly. Its types tell `tight` limbs (after a carry) from `loose` ones
-//! (after a sum).
+//! machine-checked proof), in ten limbs for WebAssembly, which multiplies to 64 bits, and in five for processors that multiply to 128.
+//! Its types tell `tight` limbs (after a carry) from `loose` ones (after a sum).
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -10,8 +10,11 @@ use core::convert::Infallible;
 use core::fmt;
 
 use crypto_bigint::{NonZero, Odd, U256, U512};
+use fiat::{fiat_25519_loose_field_element as Loose, fiat_25519_tight_field_element as Tight};
+#[cfg(not(target_pointer_width = "64"))]
 use fiat_crypto::curve25519_32 as fiat;
-use fiat_crypto::curve25519_32::{fiat_25519_loose_field_element as Loose, fiat_25519_tight_field_element as Tight};
+#[cfg(target_pointer_width = "64")]
+use fiat_crypto::curve25519_64 as fiat;
 use jwt_compact::Algorithm;
 use sha2::{Digest as _, Sha512};
 
@@ -19,8 +22,13 @@ use super::Fixed;
 use super::window::{Group, Table, sum_of_two};
 use crate::alg::Alg;
 
-const ZERO: Tight = Tight([0; 10]);
-const ONE: Tight = Tight([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+const LIMBS: usize = if cfg!(target_pointer_width = "64") { 5 } else { 10 };
+const ZERO: Tight = Tight([0; LIMBS]);
+const ONE: Tight = {
+    let mut one = ZERO;
+    one.0[0] = 1;
+    one
+};
 
 fn mul(a: &Loose, b: &Loose) -> Tight {
     let mut product = ZERO;
@@ -35,13 +43,13 @@ fn square(a: &Loose) -> Tight {
 }
 
 fn add(a: &Tight, b: &Tight) -> Loose {
-    let mut sum = Loose([0; 10]);
+    let mut sum = Loose([0; LIMBS]);
     fiat::fiat_25519_add(&mut sum, a, b);
     sum
 }
 
 fn sub(a: &Tight, b: &Tight) -> Loose {
-    let mut difference = Loose([0; 10]);
+    let mut difference = Loose([0; LIMBS]);
     fiat::fiat_25519_sub(&mut difference, a, b);
     difference
 }
@@ -53,7 +61,7 @@ fn carry(a: &Loose) -> Tight {
 }
 
 fn loose(a: &Tight) -> Loose {
-    let mut relaxed = Loose([0; 10]);
+    let mut relaxed = Loose([0; LIMBS]);
     fiat::fiat_25519_relax(&mut relaxed, a);
     relaxed
 }
