@@ -4,11 +4,18 @@
 #[must_use]
 #[inline]
 pub fn equal(left: &[u8], right: &[u8]) -> bool {
-    let (lefts, rights) = (left.chunks_exact(8), right.chunks_exact(8));
-    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
-    left.len() == right.len()
-        && lefts.remainder() == rights.remainder()
-        && lefts.zip(rights).all(|(left, right)| word(left) == word(right))
+    if left.len() != right.len() {
+        return false;
+    }
+    // The last bytes are compared as a whole word, too, which overlaps the one before.
+    if let (Some(left_end), Some(right_end)) = (left.last_chunk::<8>(), right.last_chunk::<8>()) {
+        let (lefts, rights) = (left.as_chunks::<8>().0, right.as_chunks::<8>().0);
+        left_end == right_end && lefts.iter().zip(rights).all(|(left, right)| left == right)
+    } else if let (Some(left_end), Some(right_end)) = (left.last_chunk::<4>(), right.last_chunk::<4>()) {
+        left_end == right_end && left.first_chunk::<4>() == right.first_chunk::<4>()
+    } else {
+        left.iter().eq(right)
+    }
 }
 
 /// Whether one of them is this byte, eight at a time as above.

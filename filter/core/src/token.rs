@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::base64url::Decoded;
 use crate::rejection::Rejection;
-use crate::{base64url, limits};
+use crate::{base64url, bytes, limits};
 
 /// The parts of a compact JWS, still encoded. Nothing in them is believed.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ impl<'t> Compact<'t> {
     pub(crate) fn split_unbounded(token: &'t str) -> Option<Self> {
         let (signing_input, signature) = token.rsplit_once('.')?;
         let (header, payload) = signing_input.split_once('.')?;
-        let three = !payload.contains('.');
+        let three = !bytes::contains(payload.as_bytes(), b'.');
         let full = !header.is_empty() && !payload.is_empty();
         (three && full).then_some(Self { signing_input, header, payload, signature })
     }
