@@ -50,7 +50,8 @@ impl Envoy {
         drop(fs::remove_file(&address_file));
         let log = options.dir.join("envoy.log");
         let mut args: Vec<OsString> =
-            ["--disable-hot-restart", "--log-level", "warn", "--component-log-level", "wasm:info"]
+            // Replaced listeners go after a second: Envoy gives them ten minutes.
+            ["--disable-hot-restart", "--drain-time-s", "1", "--log-level", "warn", "--component-log-level", "wasm:info"]
                 .into_iter()
                 .map(OsString::from)
                 .collect();

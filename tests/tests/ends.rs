@@ -94,6 +94,8 @@ fn a_request_has_a_duration_when_it_is_over_and_not_before() -> Result<()> {
     })
 }
 
+/// A smoke test: some of these are over when their turn comes, in the same turn of Envoy's event loop, but a release of Envoy need not show it.
+/// What is done about them is held by the engine's tests.
 #[test]
 fn requests_may_end_at_the_moment_at_which_they_are_answered() -> Result<()> {
     run(async {

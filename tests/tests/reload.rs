@@ -11,6 +11,7 @@ use meshseal_tests::http::{Request, send};
 use meshseal_tests::mint::{Key, Kind, Token};
 use meshseal_tests::proxy::{Proxy, WORKERS, folder, run};
 use meshseal_tests::wait::until;
+use meshseal_tests::workers::connect_each;
 use serde_json::{Value, json};
 
 const ISSUER: &str = "https://issuer.example";
@@ -139,5 +140,39 @@ fn keys_survive_a_new_configuration() -> Result<()> {
         bundles.kill();
         write_listener(&file, &after)?;
         until_answered(&proxy, &Request::get("/b").bearer(&token), 200).await
+    })
+}
+
+#[test]
+fn configurations_that_have_ended_are_dropped_and_the_vm_serves_on() -> Result<()> {
+    run(async {
+        let key = Key::generate(Kind::Ed25519, "k")?;
+        let rule = json!({"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}});
+        let plugin = |path: &str| json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": [path]}}]}]});
+        let file = folder("reload-ends").join("listeners.json");
+        write_listener(&file, &plugin("/0"))?;
+        let proxy = Proxy::start_with("reload-ends", Bootstrap::new().listeners_from(&file), &[]).await?;
+        let token = Token::new(ISSUER, "orders", unix_now()).sign(&key)?;
+        let stat = async |name: &str| proxy.envoy().stat(name).await;
+        for path in ["/0", "/1", "/2", "/3"] {
+            write_listener(&file, &plugin(path))?;
+            let request = Request::get(path).bearer(&token);
+            until_answered(&proxy, &request, 200).await?;
+            // More than there are between two looks for what has ended, in each worker.
+            let address = proxy.envoy().listener("edge").await?;
+            let mut connections = connect_each(proxy.envoy(), "edge", address, WORKERS).await?;
+            for connection in &mut connections {
+                for _ in 0..1100 {
+                    ensure!(connection.send(&request).await?.status == 200);
+                }
+            }
+            until("the replaced listener to go", SOON, || async {
+                (stat("listener_manager.total_listeners_draining").await.ok()? == 0).then_some(())
+            })
+            .await?;
+        }
+        // A VM that has trapped would have answered otherwise, or been replaced.
+        ensure!(stat("wasm.meshseal.vm_reload_success").await? == 0);
+        Ok(())
     })
 }

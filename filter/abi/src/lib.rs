@@ -3,7 +3,7 @@
 //! `proxy_call_foreign_function` without a panic on a host that does not implement it, and the callbacks about streams without a
 //! boxed context for each ([`streams`]).
 //!
-//! The only unsafe code of the project: three imports and their calls, and four exports.
+//! The only unsafe code of the project: three imports and their calls, and three exports.
 
 mod headers;
 #[cfg_attr(not(any(target_arch = "wasm32", test)), expect(dead_code, reason = "natively there is no host to lend to"))]

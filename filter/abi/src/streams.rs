@@ -22,7 +22,8 @@ pub fn pass_on(callbacks: Callbacks) {
     let _already = CALLBACKS.set(callbacks);
 }
 
-/// Lets the SDK forget a root context, which must be gone. Only in [`Callbacks::created`]: within its own callbacks the SDK cannot.
+/// Lets the SDK forget a root context, which must be gone. Only in [`Callbacks::created`], and not while a callback of a root context is
+/// under way: within its own callbacks the SDK panics.
 pub fn forget_root(root: u32) {
     #[cfg(target_arch = "wasm32")]
     exports::proxy_on_delete(root);

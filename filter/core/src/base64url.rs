@@ -30,7 +30,7 @@ impl<const SHORT: usize> Decoded<SHORT> {
     /// `None` if not canonical.
     pub(crate) fn of(text: &str) -> Option<Self> {
         let mut short = [0; SHORT];
-        // The decoder wants room for the last group of four characters as if it were whole.
+        // Room for the last group of four characters as if it were whole.
         if text.len().div_ceil(4).saturating_mul(3) <= SHORT {
             let length = decode_into(text, &mut short)?.len();
             return Some(Self { short, long: Vec::new(), length });

@@ -130,7 +130,7 @@ impl Metrics {
         }
     }
 
-    /// Records how long a validation with its verification took, in microseconds.
+    /// Records how long a validation took from the check of its times on, which is in the main its verification, in microseconds.
     pub(crate) fn validation_us(&self, host: &impl Host, micros: u64) {
         record(host, self.validation, micros);
     }

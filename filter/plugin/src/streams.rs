@@ -79,8 +79,13 @@ impl<H> Streams<H> {
 }
 
 impl<H: Host> Streams<H> {
-    /// Drops the engines of root contexts that have ended, while `context` is the one that the proxy is in.
+    /// Drops the engines of root contexts that have ended, while `context` is the one that the proxy is in. Not now, if an engine is at
+    /// work: then the SDK is, too, and cannot be told.
     fn take_ended(&mut self, host: &H, context: u32) -> Vec<u32> {
+        let at_work = self.engines.iter().any(|(_, engine)| engine.try_borrow_mut().is_err());
+        if at_work || self.engines.is_empty() {
+            return Vec::new();
+        }
         let ended: Vec<_> = self.engines.extract_if(.., |(root, _)| !host.enter(*root)).collect();
         host.enter(context);
         for (_, engine) in &ended {

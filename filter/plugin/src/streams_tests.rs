@@ -120,6 +120,17 @@ fn a_configuration_that_has_ended_is_dropped_when_another_begins() {
 }
 
 #[test]
+fn nothing_is_dropped_while_an_engine_is_at_work() {
+    let vm = Vm::new(&[policy(true), policy(true)]);
+    vm.host.end(ROOT);
+    let engine = Rc::clone(&vm.streams.borrow().engines[1].1);
+    let busy = engine.borrow_mut();
+    assert_eq!(vm.begin(ROOT + 2, 0), [0; 0]);
+    drop(busy);
+    assert_eq!(vm.begin(ROOT + 3, 0), [ROOT]);
+}
+
+#[test]
 fn a_configuration_that_has_ended_is_dropped_after_so_many_streams() {
     let vm = Vm::new(&[policy(true), policy(true)]);
     vm.host.end(ROOT);

@@ -26,7 +26,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -34,7 +34,7 @@ use super::places::{Seat, Use};
 use crate::bundle;
 use crate::error::Problem;
 
-/// Time for a new connection to say something, and then to send its first head: while it has asked for nothing, it belongs to no share.
+/// Time for a new connection to send its first head: while it has asked for nothing, it belongs to no share.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a connection may idle.
@@ -91,14 +91,15 @@ impl Connection {
     pub(super) async fn serve(self, stream: TcpStream) {
         let mut io = Io { unread: Bytes::new(), stream, sending: Arc::default() };
         let mut answer = None;
-        let mut patience = FIRST_PATIENCE;
+        let first = Instant::now() + FIRST_PATIENCE;
+        let mut until = first;
         loop {
-            if answer.is_none() && !self.is_spoken_on(&io, patience).await {
+            if answer.is_none() && !self.is_spoken_on(&io, until).await {
                 return;
             }
-            patience = IDLE_PATIENCE;
             // In a box of its own, which goes with all that hyper holds.
-            let Some((turn, back)) = Box::pin(self.exchange(io, answer.take())).await else { return };
+            let Some((turn, back)) = Box::pin(self.exchange(io, answer.take(), first)).await else { return };
+            until = Instant::now() + IDLE_PATIENCE;
             io = back;
             if let Turn::Waits(waiting) = turn {
                 tokio::select! {
@@ -111,15 +112,16 @@ impl Connection {
     }
 
     /// Waits until there is something to read; not longer than that, and not when the end has come.
-    async fn is_spoken_on(&self, io: &Io, patience: Duration) -> bool {
+    async fn is_spoken_on(&self, io: &Io, until: Instant) -> bool {
         tokio::select! {
-            heard = timeout(patience, io.hears()) => heard.is_ok_and(|heard| heard),
+            heard = timeout_at(until, io.hears()) => heard.is_ok_and(|heard| heard),
             () = self.service.ending.cancelled() => false,
         }
     }
 
-    /// Has hyper serve it, to begin with `answer` to the stand-in. Nothing, when the connection has ended.
-    async fn exchange(&self, io: Io, answer: Option<Response>) -> Option<(Turn, Io)> {
+    /// Has hyper serve it, to begin with `answer` to the stand-in, and to have been asked for something by `first`. Nothing, when the
+    /// connection has ended.
+    async fn exchange(&self, io: Io, answer: Option<Response>, first: Instant) -> Option<(Turn, Io)> {
         let sending = Arc::clone(&io.sending);
         sending.set(if answer.is_some() { Sending::GIVEN } else { Sending::NONE });
         let (answer, waiting) = (Mutex::new(answer), Mutex::new(None));
@@ -147,7 +149,7 @@ impl Connection {
             }
         });
         let mut connection = self.service.http.serve_connection(TokioIo::new(io), service);
-        let (mut ending, mut silent) = (pin!(self.service.ending.cancelled()), pin!(silent(&self.seat)));
+        let (mut ending, mut silent) = (pin!(self.service.ending.cancelled()), pin!(silent(&self.seat, first)));
         let mut told = false;
         let turn = poll_fn(|context| {
             loop {
@@ -215,9 +217,9 @@ fn is_plain(request: &Request) -> bool {
 }
 
 /// Resolves when a new connection has had its time to ask for something, and has not.
-async fn silent(seat: &Seat) {
+async fn silent(seat: &Seat, first: Instant) {
     if !seat.is_used() {
-        tokio::time::sleep(FIRST_PATIENCE).await;
+        sleep_until(first).await;
     }
     if seat.is_used() {
         std::future::pending::<()>().await;

@@ -69,6 +69,17 @@ async fn who_says_nothing_is_cut_off_and_who_asked_once_is_not() {
 }
 
 #[tokio::test]
+async fn a_first_word_gives_no_more_time_for_the_first_request() {
+    let address = server(&Harness::new().await, 16).await;
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(ask(&mut slow, "GET /jwks HTTP/1.1\r\n").await, "");
+    assert_eq!(begun.elapsed().as_secs(), 10);
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
     let address = server(&Harness::new().await, 16).await;
     let mut stream = TcpStream::connect(address).await.unwrap();

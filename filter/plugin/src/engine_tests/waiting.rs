@@ -86,6 +86,14 @@ fn a_stream_that_ends_while_it_waits_is_left_alone() {
 }
 
 #[test]
+fn where_a_living_request_looks_ended_none_is_held() {
+    let mut mesh = with_bundle();
+    mesh.host.complete(mesh.next);
+    let (status, stream) = mesh.ask_with(&token(&new_key(), json!({})));
+    assert_eq!((status, code(&stream).as_str()), (401, "key-unknown"));
+}
+
+#[test]
 fn a_stream_that_cannot_be_entered_is_left_alone() {
     let mut mesh = with_bundle();
     let (id, _flow) = mesh.send_with(&token(&new_key(), json!({})));
