@@ -41,8 +41,11 @@ pub(super) fn key(row: &AnyRow) -> Result<KeyRecord, Error> {
     })
 }
 
-pub(super) fn revoked(row: &AnyRow) -> Result<RevokedToken, Error> {
-    Ok(RevokedToken { index: unsigned(row, "token_index")?, expires_at: unsigned(row, "expires_at")? })
+/// Of index and expiry with a space between.
+pub(super) fn revoked(text: &str) -> Result<RevokedToken, Error> {
+    let numbers = text.split_once(' ').and_then(|(index, expires)| Some((index.parse().ok()?, expires.parse().ok()?)));
+    let (index, expires_at) = numbers.ok_or_else(|| Error::Decode(format!("a revoked token reads `{text}`").into()))?;
+    Ok(RevokedToken { index, expires_at })
 }
 
 pub(super) fn epoch(row: &AnyRow) -> Result<EpochRecord, Error> {

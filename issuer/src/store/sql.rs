@@ -12,6 +12,7 @@ use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Error, Executor as _, query};
 use super::rows::{self, signed, unsigned};
 use super::{Change, Head, Location, Persisted, Store, StoreError, change};
 use crate::bundle::ProxyRecord;
+use crate::revocation::RevokedToken;
 
 /// Longest that anything may take: a server that vanished without closing its connections would hold us for minutes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -74,7 +75,7 @@ impl SqlStore {
         Ok(Persisted {
             version: unsigned(&row, "version")?,
             keys: all(&mut snapshot, "SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
-            revoked: all(&mut snapshot, "SELECT * FROM meshseal_revoked", rows::revoked).await?,
+            revoked: revoked(&mut snapshot).await?,
             epochs: all(&mut snapshot, "SELECT * FROM meshseal_epochs", rows::epoch).await?,
         })
     }
@@ -93,6 +94,13 @@ async fn all<T>(
     read: fn(&AnyRow) -> Result<T, Error>,
 ) -> Result<Vec<T>, Error> {
     query(sql).fetch_all(connection).await?.iter().map(read).collect()
+}
+
+/// In one text: there may be a quarter of a million, and the driver takes 2 µs for a row.
+async fn revoked(connection: &mut AnyConnection) -> Result<Vec<RevokedToken>, Error> {
+    let sql = "SELECT string_agg(CAST(token_index AS TEXT) || ' ' || CAST(expires_at AS TEXT), ',') AS tokens FROM meshseal_revoked";
+    let tokens: Option<String> = sqlx::Row::try_get(&query(sql).fetch_one(connection).await?, "tokens")?;
+    tokens.iter().flat_map(|tokens| tokens.split(',')).map(rows::revoked).collect()
 }
 
 /// `($1, $2), ($3, $4), …`: the driver's own builder writes question marks, which PostgreSQL does not take.
