@@ -158,9 +158,16 @@ fn configurations_that_have_ended_are_dropped_and_the_vm_serves_on() -> Result<(
             write_listener(&file, &plugin(path))?;
             let request = Request::get(path).bearer(&token);
             until_answered(&proxy, &request, 200).await?;
+            let mut connections = until("both workers to have it", SOON, || async {
+                let address = proxy.envoy().listener("edge").await.ok()?;
+                let mut connections = connect_each(proxy.envoy(), "edge", address, WORKERS).await.ok()?;
+                for connection in &mut connections {
+                    connection.send(&request).await.ok().filter(|response| response.status == 200)?;
+                }
+                Some(connections)
+            })
+            .await?;
             // More than there are between two looks for what has ended, in each worker.
-            let address = proxy.envoy().listener("edge").await?;
-            let mut connections = connect_each(proxy.envoy(), "edge", address, WORKERS).await?;
             for connection in &mut connections {
                 for _ in 0..1100 {
                     ensure!(connection.send(&request).await?.status == 200);
