@@ -26,15 +26,16 @@ pub fn contains(bytes: &[u8], byte: u8) -> bool {
     let wanted = EACH.wrapping_mul(u64::from(byte));
     // Hacker's Delight, "Find First 0-Byte": a bit is left where a byte is zero, and nowhere if none is.
     let has_zero = |word: u64| word.wrapping_sub(EACH) & !word & EACH << 7 != 0;
-    let words = bytes.chunks_exact(8);
-    words.remainder().contains(&byte) || { words }
-        .any(|word| has_zero(word.try_into().map_or(0, u64::from_ne_bytes) ^ wanted))
+    let (words, rest) = bytes.as_chunks::<8>();
+    rest.contains(&byte) || words.iter().any(|word| has_zero(u64::from_ne_bytes(*word) ^ wanted))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{contains, equal};
     use alloc::vec::Vec;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_difference_shows_wherever_it_is() {

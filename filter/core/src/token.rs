@@ -63,9 +63,9 @@ impl<'t> Compact<'t> {
 /// Characters of the longest signature.
 const MAX_SIGNATURE_SEGMENT_BYTES: usize = (limits::MAX_SIGNATURE_BYTES * 4).div_ceil(3);
 
-/// A decoded signature: all but those of RSA in place, that of P-521 being the longest (RFC 7518 §3.4).
+/// A decoded signature: in place unless it is of RSA with more than 2048 bits.
 #[derive(Clone, Debug)]
-pub struct Signature(Decoded<132>);
+pub struct Signature(Decoded<258>);
 
 impl Signature {
     /// The signature's bytes.

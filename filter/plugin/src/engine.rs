@@ -115,9 +115,8 @@ impl<H: Host> Engine<H> {
             return false;
         }
         let shadow = active.policy.mode() == Mode::Shadow;
-        // Of a host that says so while the request lives, its end could not be learned later (Kong's ngx_wasm_module does).
-        let tells_ends = !self.host.request_has_ended();
-        let held = !shadow && tells_ends && self.waiters.admit(stream, source, now);
+        // On a host where a living request looks ended (Kong's ngx_wasm_module), its end could not be learned later.
+        let held = !shadow && !self.host.request_has_ended() && self.waiters.admit(stream, source, now);
         if held {
             active.metrics.count(Count::Waited);
         }

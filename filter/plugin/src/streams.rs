@@ -115,16 +115,12 @@ fn created<H: Host>(streams: &RefCell<Streams<H>>, host: &H, context: u32, root:
 /// Whether the request goes on. A stream that nobody knows, or whose engine is at work, is refused.
 fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32) -> bool {
     let engine = streams.try_borrow().ok().and_then(|streams| streams.engine_of(stream).map(Rc::clone));
-    let flow = match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
-        Some(Ok(mut engine)) => engine.on_request(stream),
+    match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
+        Some(Ok(mut engine)) => matches!(engine.on_request(stream), Flow::Continue),
         Some(Err(_)) | None => {
             host.respond(&response::reply(&Rejection::KeysUnavailable.into(), false));
-            Flow::Answered
+            false
         }
-    };
-    match flow {
-        Flow::Continue => true,
-        Flow::Answered | Flow::Held => false,
     }
 }
 
