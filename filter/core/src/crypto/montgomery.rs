@@ -230,7 +230,8 @@ fn split(bytes: &[u8], width: u32, count: usize) -> Option<Vec<u32>> {
 
 /// Limbs to `length` big-endian bytes.
 fn join(limbs: &[u32], width: u32, length: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(length);
+    // R has up to two limbs more than the modulus.
+    let mut bytes = Vec::with_capacity(length.saturating_add(9));
     let (mut held, mut bits) = (0_u64, 0_u32);
     for limb in limbs {
         held |= u64::from(*limb) << bits;
