@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::ops::Deref;
 
+use crate::memory::Filled;
+
 /// A header map as the ABI lays it out; [`Pairs`] reads it. Every request brings one, so its memory serves the next.
 #[derive(Debug, Default)]
 pub struct HeaderMap {
-    /// The map, and what is left of its memory.
-    block: Vec<u8>,
-    size: usize,
+    filled: Filled,
 }
 
 /// The longest block that is kept for the next request: what Envoy takes by default (60 KiB), and not what a single long request has
@@ -21,7 +21,7 @@ thread_local! {
 
 impl From<Vec<u8>> for HeaderMap {
     fn from(map: Vec<u8>) -> Self {
-        Self { size: map.len(), block: map }
+        Self { filled: map.into() }
     }
 }
 
@@ -29,14 +29,15 @@ impl Deref for HeaderMap {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.block.get(..self.size).unwrap_or_default()
+        &self.filled
     }
 }
 
 impl Drop for HeaderMap {
     fn drop(&mut self) {
-        if (1..=MAX_KEPT_BYTES).contains(&self.block.len()) {
-            let _ended = KEPT.try_with(|kept| kept.set(core::mem::take(&mut self.block)));
+        let block = core::mem::take(&mut self.filled.block);
+        if (1..=MAX_KEPT_BYTES).contains(&block.len()) {
+            let _ended = KEPT.try_with(|kept| kept.set(block));
         }
     }
 }
@@ -53,8 +54,6 @@ pub fn request_headers() -> HeaderMap {
 #[cfg(target_arch = "wasm32")]
 #[expect(unsafe_code, reason = "a host function can only be imported and called as unsafe; see the SAFETY notes")]
 fn pairs_of_request() -> HeaderMap {
-    use crate::memory::{Given, lending};
-
     /// `HttpRequestHeaders` among the map types of the ABI.
     const REQUEST_HEADERS: u32 = 0;
 
@@ -63,17 +62,11 @@ fn pairs_of_request() -> HeaderMap {
     unsafe extern "C" {
         fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     }
-    let mut given = Given::NOTHING;
-    let (status, lent) = lending(KEPT.take(), || {
-        // SAFETY: the host writes one pointer and one size to where the two arguments point.
-        unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, &mut given.data, &mut given.size) }
-    });
-    match lent {
-        Some(block) if status == 0 && block.as_ptr() == given.data => HeaderMap { size: given.size, block },
-        Some(_) => HeaderMap::default(),
-        // SAFETY: nothing but the host has written to it, and no block was lent.
-        None => unsafe { given.take(status) }.unwrap_or_default().into(),
-    }
+    // SAFETY: the host writes one pointer and one size to where the last two arguments point, and returns its status.
+    let filled = unsafe {
+        Filled::by(KEPT.take(), |given| proxy_get_header_map_pairs(REQUEST_HEADERS, &mut given.data, &mut given.size))
+    };
+    HeaderMap { filled: filled.unwrap_or_default() }
 }
 
 /// The pairs of a header map as the ABI lays it out, in order. Ends early where the layout is wrong.
@@ -168,7 +161,7 @@ mod tests {
     fn the_memory_of_a_map_serves_the_next_unless_it_is_very_long() {
         for (length, kept) in [(MAX_KEPT_BYTES + 1, 0), (MAX_KEPT_BYTES, MAX_KEPT_BYTES)] {
             KEPT.take();
-            let map = HeaderMap { block: vec![7; length], size: 3 };
+            let map = HeaderMap { filled: Filled { block: vec![7; length], size: 3 } };
             assert_eq!(*map, [7; 3]);
             drop(map);
             assert_eq!(KEPT.take().len(), kept);

@@ -5,14 +5,14 @@
 //!
 //! The only unsafe code of the project: three imports and their calls, and three exports.
 
+mod foreign;
 mod headers;
 #[cfg_attr(not(any(target_arch = "wasm32", test)), expect(dead_code, reason = "natively there is no host to lend to"))]
 mod memory;
 pub mod streams;
 
+pub use foreign::call_foreign_function;
 pub use headers::{HeaderMap, Pairs, header_map, request_headers};
-#[cfg(target_arch = "wasm32")]
-use memory::Given;
 
 /// A response that the proxy sends itself.
 #[derive(Clone, Copy, Debug)]
@@ -79,49 +79,4 @@ fn call(response: &LocalResponse<'_>) -> u32 {
             response.grpc_status,
         )
     }
-}
-
-/// Calls a function of the host that is not part of the ABI. `None` if the host has no such function, or none at all, or refuses
-/// the arguments; natively always.
-#[must_use]
-pub fn call_foreign_function(name: &str, arguments: &[u8]) -> Option<Vec<u8>> {
-    #[cfg(target_arch = "wasm32")]
-    return foreign_function(name, arguments);
-    #[cfg(not(target_arch = "wasm32"))]
-    {
-        let _ = (name, arguments);
-        None
-    }
-}
-
-#[cfg(target_arch = "wasm32")]
-#[expect(unsafe_code, reason = "a host function can only be imported and called as unsafe; see the SAFETY notes")]
-fn foreign_function(name: &str, arguments: &[u8]) -> Option<Vec<u8>> {
-    // SAFETY: name and signature are those of proxy_call_foreign_function in the ABI 0.2.1.
-    #[link(wasm_import_module = "env")]
-    unsafe extern "C" {
-        fn proxy_call_foreign_function(
-            name: *const u8,
-            name_size: usize,
-            arguments: *const u8,
-            arguments_size: usize,
-            data: *mut *mut u8,
-            size: *mut usize,
-        ) -> u32;
-    }
-    let mut given = Given::NOTHING;
-    // SAFETY: the host only reads the two ranges, which live until it returns, and writes one pointer and one size to where the last
-    // two arguments point.
-    let status = unsafe {
-        proxy_call_foreign_function(
-            name.as_ptr(),
-            name.len(),
-            arguments.as_ptr(),
-            arguments.len(),
-            &mut given.data,
-            &mut given.size,
-        )
-    };
-    // SAFETY: nothing but the host has written to it.
-    unsafe { given.take(status) }
 }

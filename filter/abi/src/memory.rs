@@ -1,6 +1,47 @@
 //! Memory that the host fills.
 
 use std::cell::Cell;
+use std::ops::Deref;
+
+/// What the host has written: the first bytes of a block, whose memory can serve again.
+#[derive(Debug, Default)]
+pub(crate) struct Filled {
+    pub(crate) block: Vec<u8>,
+    pub(crate) size: usize,
+}
+
+impl From<Vec<u8>> for Filled {
+    fn from(block: Vec<u8>) -> Self {
+        Self { size: block.len(), block }
+    }
+}
+
+impl Deref for Filled {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.block.get(..self.size).unwrap_or_default()
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Filled {
+    /// What the host gives in this call, in `block` if that is long enough. `None` if its status is not 0.
+    ///
+    /// # Safety
+    /// The call must be one of the host's that returns its status, and nothing else may write to what it is given.
+    #[expect(unsafe_code, reason = "memory from the host comes as pointer and size; see the SAFETY notes")]
+    pub(crate) unsafe fn by(block: Vec<u8>, call: impl FnOnce(&mut Given) -> u32) -> Option<Self> {
+        let mut given = Given::NOTHING;
+        let (status, lent) = lending(block, || call(&mut given));
+        match lent {
+            Some(block) if status == 0 && block.as_ptr() == given.data => Some(Self { size: given.size, block }),
+            Some(_) => None,
+            // SAFETY: nothing but the host has written to it, and no block was lent.
+            None => unsafe { given.take(status) }.map(Self::from),
+        }
+    }
+}
 
 /// Where the host writes the place and size of what it gives.
 #[cfg(target_arch = "wasm32")]
@@ -11,14 +52,14 @@ pub(crate) struct Given {
 
 #[cfg(target_arch = "wasm32")]
 impl Given {
-    pub(crate) const NOTHING: Self = Self { data: core::ptr::null_mut(), size: 0 };
+    const NOTHING: Self = Self { data: core::ptr::null_mut(), size: 0 };
 
     /// What the host gave with this status.
     ///
     /// # Safety
     /// Only the host may have written to the fields, in a call without an offered block.
     #[expect(unsafe_code, reason = "memory from the host comes as pointer and size; see the SAFETY note")]
-    pub(crate) unsafe fn take(self, status: u32) -> Option<Vec<u8>> {
+    unsafe fn take(self, status: u32) -> Option<Vec<u8>> {
         if status != 0 {
             return None;
         }
@@ -47,7 +88,7 @@ const LIKELY_BYTES: usize = 4096;
 
 /// Makes a call in which the first range that the host wants memory for is lent to it, from `block` if that is long enough.
 /// Returns what the call does, and the block if the host has it; it is initialised from end to end.
-pub(crate) fn lending<T>(block: Vec<u8>, call: impl FnOnce() -> T) -> (T, Option<Vec<u8>>) {
+fn lending<T>(block: Vec<u8>, call: impl FnOnce() -> T) -> (T, Option<Vec<u8>>) {
     // A host that calls back while it has a block keeps it.
     match BLOCK.replace(Block::Offered(block)) {
         Block::None => {}

@@ -8,6 +8,9 @@ const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const SEQUENCE: u8 = 0x30;
 
+/// Tags, lengths and signs of two numbers of an RSA key, and of what holds them.
+const MOST_AROUND_INTEGERS: usize = 16;
+
 /// `AlgorithmIdentifier`s: rsaEncryption (RFC 8017 appendix A.1), id-ecPublicKey with its curve (RFC 5480 §2.1.1).
 const RSA: &[u8] = &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 const P256: &[u8] = &[
@@ -22,7 +25,7 @@ const P521: &[u8] =
 /// `SubjectPublicKeyInfo` of a key whose JWK has these two parameters: `n` and `e`, or `x` and `y`. None for other families.
 pub(crate) fn subject_public_key_info(family: Family, one: &[u8], two: &[u8]) -> Option<Vec<u8>> {
     let (algorithm, key) = match family {
-        Family::Rsa => (RSA, value(SEQUENCE, &[&integer(one), &integer(two)])),
+        Family::Rsa => (RSA, integers(one, two)),
         Family::P256 => (P256, [&[4], one, two].concat()),
         Family::P384 => (P384, [&[4], one, two].concat()),
         Family::P521 => (P521, [&[4], one, two].concat()),
@@ -37,20 +40,40 @@ pub(crate) fn subject_public_key_info(family: Family, one: &[u8], two: &[u8]) ->
 pub fn ecdsa_signature(signature: &[u8]) -> Option<Vec<u8>> {
     let half = signature.len() / 2;
     let (r, s) = signature.split_at_checked(half).filter(|(r, s)| r.len() == s.len())?;
-    Some(value(SEQUENCE, &[&integer(r), &integer(s)]))
+    Some(integers(r, s))
+}
+
+/// A sequence of two numbers, in one allocation.
+fn integers(one: &[u8], two: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(one.len().saturating_add(two.len()).saturating_add(MOST_AROUND_INTEGERS));
+    integer(&mut out, one);
+    integer(&mut out, two);
+    let length = out.len();
+    tag_and_length(&mut out, SEQUENCE, length);
+    out.rotate_left(length);
+    out
 }
 
 /// An unsigned number in as few bytes as hold it, and a zero byte before a leading one bit.
-fn integer(number: &[u8]) -> Vec<u8> {
+fn integer(out: &mut Vec<u8>, number: &[u8]) {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let number = number.get(zeros..).unwrap_or_default();
     let sign: &[u8] = if number.first().is_none_or(|byte| byte & 0x80 != 0) { &[0] } else { &[] };
-    value(INTEGER, &[sign, number])
+    tag_and_length(out, INTEGER, sign.len().saturating_add(number.len()));
+    out.extend_from_slice(sign);
+    out.extend_from_slice(number);
 }
 
 fn value(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
-    let mut out = alloc::vec![tag];
+    let mut out = Vec::new();
+    tag_and_length(&mut out, tag, length);
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out
+}
+
+fn tag_and_length(out: &mut Vec<u8>, tag: u8, length: usize) {
+    out.push(tag);
     match u8::try_from(length) {
         Ok(short) if short < 0x80 => out.push(short),
         _ => {
@@ -61,8 +84,6 @@ fn value(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
             out.extend_from_slice(bytes);
         }
     }
-    parts.iter().for_each(|part| out.extend_from_slice(part));
-    out
 }
 
 #[cfg(test)]
@@ -80,7 +101,9 @@ mod tests {
             (&[0, 0x81], &[2, 2, 0, 0x81]),
             (&[0, 0], &[2, 1, 0]),
         ] {
-            assert_eq!(integer(number), der);
+            let mut out = Vec::new();
+            integer(&mut out, number);
+            assert_eq!(out, der);
         }
     }
 

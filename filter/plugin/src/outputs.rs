@@ -18,18 +18,18 @@ use meshseal_core::validate::Verified;
 /// Longest value of a claim header. Upstreams refuse requests whose headers exceed 8 KiB (nginx, Tomcat, Node.js).
 pub(crate) const MAX_VALUE_BYTES: usize = 4 * 1024;
 
-/// A few identifiers and a scope; more makes the text grow.
-const LIKELY_BYTES: usize = 128;
-
 /// The values of a rule's claim headers, one a line in the order of the configuration; an empty line where the token has none.
 /// They hold for every request that brings the token, so they are made once.
 pub(crate) fn claim_values(rule: &JwtRule, verified: &Verified) -> Box<str> {
-    let mut lines = String::with_capacity(LIKELY_BYTES);
-    for (at, output) in rule.output_claim_to_headers.iter().enumerate() {
+    let claims = rule.output_claim_to_headers.iter().map(|output| verified.claims().get(&output.claim));
+    // Room for texts as they are; what has to be written out makes it grow.
+    let texts = claims.clone().map(|claim| claim.and_then(Value::as_str).map_or(0, str::len).min(MAX_VALUE_BYTES) + 1);
+    let mut lines = String::with_capacity(texts.sum::<usize>().saturating_sub(1));
+    for (at, claim) in claims.enumerate() {
         if at > 0 {
             lines.push('\n');
         }
-        lines.push_str(&verified.claims().get(&output.claim).and_then(header_value).unwrap_or_default());
+        lines.push_str(&claim.and_then(header_value).unwrap_or_default());
     }
     lines.into()
 }

@@ -5,7 +5,6 @@
 //! Its types tell `tight` limbs (after a carry) from `loose` ones (after a sum).
 
 use alloc::borrow::Cow;
-use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::fmt;
 
@@ -171,21 +170,6 @@ impl Affine {
     fn negated(&self) -> Self {
         Self { x: carry(&sub(&ZERO, &self.x)), y: self.y }
     }
-
-    fn entry(&self) -> Entry {
-        // 1/2 = (p + 1)/2 = 2^254 − 9.
-        let half = {
-            let mut half = [0xff; 32];
-            (half[0], half[31]) = (0xf7, 0x3f);
-            loose(&from_bytes(&half))
-        };
-        let xy = mul(&loose(&self.x), &loose(&self.y));
-        Entry {
-            half_sum: mul(&add(&self.y, &self.x), &half),
-            half_difference: mul(&sub(&self.y, &self.x), &half),
-            dxy: mul(&loose(&xy), &loose(&from_bytes(&D))),
-        }
-    }
 }
 
 /// What an addition wants of a point: (y + x)/2, (y − x)/2, d·x·y. The halves spare a doubling of Z (coordinates are
@@ -228,21 +212,24 @@ impl Group for Edwards {
     type Point = Affine;
     type Entry = Entry;
     type Sum = Extended;
+    type Element = Tight;
     const BITS: usize = 253;
     const NEUTRAL: Extended = Extended { x: ZERO, y: ONE, z: ONE, t: ZERO };
+    const ONE: Tight = ONE;
 
-    fn multiples(base: &Affine, count: usize) -> Option<(Vec<Entry>, Affine)> {
-        let step = base.entry();
-        let mut sums = Vec::with_capacity(count.checked_add(1)?);
-        let mut sum = Self::NEUTRAL;
-        for _ in 0..count {
-            sum = Self::add(&sum, &step, false);
-            sums.push(sum);
+    fn entry(point: &Affine) -> Entry {
+        // 1/2 = (p + 1)/2 = 2^254 − 9.
+        let half = {
+            let mut half = [0xff; 32];
+            (half[0], half[31]) = (0xf7, 0x3f);
+            loose(&from_bytes(&half))
+        };
+        let xy = mul(&loose(&point.x), &loose(&point.y));
+        Entry {
+            half_sum: mul(&add(&point.y, &point.x), &half),
+            half_difference: mul(&sub(&point.y, &point.x), &half),
+            dxy: mul(&loose(&xy), &loose(&from_bytes(&D))),
         }
-        sums.push(Self::double(&sum));
-        let points = to_affine(&sums)?;
-        let (next, points) = points.split_last()?;
-        Some((points.iter().map(Affine::entry).collect(), *next))
     }
 
     /// "madd-2008-hwcd-3" of the Explicit-Formulas Database, g1p/twisted/extended-1: 7 products.
@@ -271,25 +258,23 @@ impl Group for Edwards {
         let f = add(&carry(&add(&zz, &zz)), &g);
         Extended::of(&e, &f, &loose(&g), &loose(&h))
     }
-}
 
-/// With one inversion for all (Montgomery's trick).
-fn to_affine(sums: &[Extended]) -> Option<Vec<Affine>> {
-    let mut products = Vec::with_capacity(sums.len());
-    let mut product = ONE;
-    for sum in sums {
-        products.push(product);
-        product = mul(&loose(&product), &loose(&sum.z));
+    fn denominator(sum: &Extended) -> Tight {
+        sum.z
     }
-    let mut inverse = invert(&product)?;
-    let mut points = Vec::with_capacity(sums.len());
-    for (sum, before) in sums.iter().zip(products).rev() {
-        let z = loose(&mul(&loose(&inverse), &loose(&before)));
-        inverse = mul(&loose(&inverse), &loose(&sum.z));
-        points.push(Affine { x: mul(&loose(&sum.x), &z), y: mul(&loose(&sum.y), &z) });
+
+    fn product(a: &Tight, b: &Tight) -> Tight {
+        mul(&loose(a), &loose(b))
     }
-    points.reverse();
-    Some(points)
+
+    fn invert(element: &Tight) -> Option<Tight> {
+        invert(element)
+    }
+
+    fn point(sum: &Extended, inverse: &Tight) -> Affine {
+        let inverse = loose(inverse);
+        Affine { x: mul(&loose(&sum.x), &inverse), y: mul(&loose(&sum.y), &inverse) }
+    }
 }
 
 /// The generator (RFC 8032 §5.1), little-endian.

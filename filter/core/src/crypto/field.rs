@@ -17,15 +17,15 @@
     reason = "indices are constants or run over the array's own length; limbs are multiplied and added by wrapping operations"
 )]
 
-use alloc::vec::Vec;
-
 use crypto_bigint::{Odd, U256, U384, U576};
 
 /// A prime field. Elements are not unique until [`Field::is_zero`] or [`Field::to_bytes`] looks at them.
 pub trait Field: Copy + core::fmt::Debug + PartialEq {
     /// One element as tables keep it.
     type Packed: Copy + core::fmt::Debug;
-    /// Bytes of a canonical element.
+    /// A canonical element as bytes.
+    type Bytes: AsRef<[u8]>;
+    /// How many bytes that is.
     const LENGTH: usize;
     /// 0.
     const ZERO: Self;
@@ -35,7 +35,7 @@ pub trait Field: Copy + core::fmt::Debug + PartialEq {
     /// `None` for a number that is not below the prime, or another length.
     fn from_bytes(big_endian: &[u8]) -> Option<Self>;
     /// The canonical number, big-endian.
-    fn to_bytes(self) -> Vec<u8>;
+    fn to_bytes(self) -> Self::Bytes;
     /// a · b.
     #[must_use]
     fn mul(&self, other: &Self) -> Self;
@@ -209,6 +209,7 @@ macro_rules! prime_field {
 
         impl Field for $name {
             type Packed = [i32; $limbs];
+            type Bytes = [u8; $length];
             const LENGTH: usize = $length;
             const ZERO: Self = Self([0; $limbs]);
             const ONE: Self = {
@@ -228,20 +229,18 @@ macro_rules! prime_field {
                 (big_endian.len() == $length && below).then(|| number.mul(&Self::SQUARE_OF_R))
             }
 
-            fn to_bytes(self) -> Vec<u8> {
-                let mut bytes = Vec::with_capacity($length + 4);
+            fn to_bytes(self) -> [u8; $length] {
+                let mut bytes = [0; $length];
+                let mut limbs = self.mul(&Self::UNIT).canonical().0.into_iter();
                 let (mut held, mut bits) = (0_i64, 0);
-                for limb in self.mul(&Self::UNIT).canonical().0 {
-                    held |= limb << bits;
-                    bits += $width;
-                    while bits >= 8 {
-                        bytes.push(held.to_le_bytes()[0]);
-                        (held, bits) = (held >> 8, bits - 8);
+                for byte in bytes.iter_mut().rev() {
+                    if bits < 8 {
+                        held |= limbs.next().unwrap_or(0) << bits;
+                        bits += $width;
                     }
+                    [*byte, ..] = held.to_le_bytes();
+                    (held, bits) = (held >> 8, bits - 8);
                 }
-                bytes.push(held.to_le_bytes()[0]);
-                bytes.resize($length, 0);
-                bytes.reverse();
                 bytes
             }
 

@@ -50,10 +50,10 @@ fn uint<const L: usize>(bytes: &[u8]) -> Uint<L> {
 }
 
 fn same<F: Field, const L: usize>(element: F, expected: Uint<L>) -> Result<(), TestCaseError> {
-    prop_assert_eq!(uint::<L>(&element.to_bytes()), expected);
+    prop_assert_eq!(uint::<L>(element.to_bytes().as_ref()), expected);
     prop_assert_eq!(element.is_zero(), expected == Uint::ZERO);
     let packed = F::unpack(&element.pack());
-    prop_assert_eq!(uint::<L>(&packed.to_bytes()), expected);
+    prop_assert_eq!(uint::<L>(packed.to_bytes().as_ref()), expected);
     Ok(())
 }
 

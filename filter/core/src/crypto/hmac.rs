@@ -7,7 +7,6 @@ use core::convert::Infallible;
 use hmac::{Hmac, KeyInit, Mac};
 use jwt_compact::Algorithm;
 use sha2::{Sha256, Sha384, Sha512};
-use subtle::ConstantTimeEq as _;
 
 use super::Variable;
 use crate::alg::Alg;
@@ -26,9 +25,8 @@ impl core::fmt::Debug for Secret {
 pub(crate) struct Hs(pub(crate) Alg);
 
 impl Hs {
-    fn tag<M: Mac + KeyInit>(secret: &Secret, message: &[u8]) -> Vec<u8> {
-        let Ok(mac) = <M as KeyInit>::new_from_slice(&secret.0) else { return Vec::new() };
-        mac.chain_update(message).finalize().into_bytes().to_vec()
+    fn verifies<M: Mac + KeyInit>(secret: &Secret, message: &[u8], tag: &[u8]) -> bool {
+        <M as KeyInit>::new_from_slice(&secret.0).is_ok_and(|mac| mac.chain_update(message).verify_slice(tag).is_ok())
     }
 }
 
@@ -47,12 +45,11 @@ impl Algorithm for Hs {
 
     fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
         #[expect(clippy::wildcard_enum_match_arm, reason = "a key of any other algorithm verifies nothing")]
-        let tag = match self.0 {
-            Alg::Hs256 => Self::tag::<Hmac<Sha256>>(key, message),
-            Alg::Hs384 => Self::tag::<Hmac<Sha384>>(key, message),
-            Alg::Hs512 => Self::tag::<Hmac<Sha512>>(key, message),
-            _ => return false,
-        };
-        !tag.is_empty() && bool::from(tag.ct_eq(&signature.0))
+        match self.0 {
+            Alg::Hs256 => Self::verifies::<Hmac<Sha256>>(key, message, signature.bytes()),
+            Alg::Hs384 => Self::verifies::<Hmac<Sha384>>(key, message, signature.bytes()),
+            Alg::Hs512 => Self::verifies::<Hmac<Sha512>>(key, message, signature.bytes()),
+            _ => false,
+        }
     }
 }

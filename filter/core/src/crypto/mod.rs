@@ -11,7 +11,6 @@
 //! ours: the signing key types here have no values.
 
 use alloc::borrow::Cow;
-use alloc::vec::Vec;
 use core::num::NonZeroUsize;
 
 use jwt_compact::{Algorithm, AlgorithmSignature};
@@ -26,6 +25,7 @@ use self::rsa::Rsa;
 pub(crate) use self::rsa::{RsaKey, RsaProblem};
 pub use self::tables::KeyTables;
 use crate::keys::{Key, PublicKey};
+use crate::limits;
 
 mod ecdsa;
 mod ed25519;
@@ -82,15 +82,27 @@ impl<const LENGTH: usize> AlgorithmSignature for Fixed<LENGTH> {
     }
 }
 
-/// Bytes whose length depends on the key or the hash.
-pub(crate) struct Variable(Vec<u8>);
+/// Bytes whose length depends on the key or the hash; none is longer than the largest key makes.
+pub(crate) struct Variable {
+    bytes: [u8; limits::MAX_SIGNATURE_BYTES],
+    length: usize,
+}
+
+impl Variable {
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
 
 impl AlgorithmSignature for Variable {
     fn try_from_slice(slice: &[u8]) -> anyhow::Result<Self> {
-        Ok(Self(slice.to_vec()))
+        let mut bytes = [0; _];
+        let place = bytes.get_mut(..slice.len()).ok_or_else(|| anyhow::Error::msg("signature length"))?;
+        place.copy_from_slice(slice);
+        Ok(Self { bytes, length: slice.len() })
     }
 
     fn as_bytes(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.0)
+        Cow::Borrowed(self.bytes())
     }
 }

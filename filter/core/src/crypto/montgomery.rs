@@ -4,8 +4,10 @@
 //! scanning", Koç, Acar, Kaliski 1996). WebAssembly multiplies 64 by 64 bits to 64 and has no carry flag, so numbers are
 //! cut into limbs of 28 or 26 bits: a whole column of products fits into 64 bits, and one carry a column is left.
 
-use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
+
+use crate::limits;
 
 /// With so many limbs two columns of 28-bit products fit into 64 bits: 2 · 110 · 2^56 < 2^64. That is RSA-3072.
 const MOST_WIDE_LIMBS: usize = 110;
@@ -25,11 +27,87 @@ pub(super) struct Modulus {
     bits: usize,
 }
 
+/// The limbs of the longest modulus: [`limits::MAX_RSA_BITS`] and two bits of room in limbs of 26 bits, an even number of them.
+const MOST_LIMBS: usize = (limits::MAX_RSA_BITS + 2).div_ceil(26).next_multiple_of(2);
+
+/// As many bytes as the longest modulus has; what is not used is zero.
+pub(super) type Bytes = [u8; limits::MAX_SIGNATURE_BYTES];
+
+/// A number that is worked on: on the stack, with room for the longest, as long as the modulus.
+#[derive(Clone, Copy)]
+struct Number {
+    limbs: [u32; MOST_LIMBS],
+    count: usize,
+}
+
+impl Deref for Number {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        self.limbs.get(..self.count).unwrap_or_default()
+    }
+}
+
+impl DerefMut for Number {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        self.limbs.get_mut(..self.count).unwrap_or_default()
+    }
+}
+
+impl Number {
+    fn zero(count: usize) -> Self {
+        Self { limbs: [0; MOST_LIMBS], count }
+    }
+
+    /// Big-endian bytes in `count` limbs; `None` if they need more.
+    fn split(bytes: &[u8], width: u32, count: usize) -> Option<Self> {
+        let mut number = Self::zero(count);
+        let mut places = number.iter_mut();
+        let mut put = |limb| match places.next() {
+            Some(place) => {
+                *place = limb;
+                true
+            }
+            None => limb == 0,
+        };
+        let (mut held, mut bits, mut fits) = (0_u64, 0_u32, true);
+        for byte in bytes.iter().rev() {
+            held |= u64::from(*byte) << bits;
+            bits = bits.saturating_add(8);
+            if bits >= width {
+                fits &= put(low(held, width));
+                held >>= width;
+                bits = bits.saturating_sub(width);
+            }
+        }
+        fits &= put(low(held, width));
+        fits.then_some(number)
+    }
+
+    /// As big-endian bytes, as many as there is room for.
+    fn join(&self, width: u32, out: &mut [u8]) {
+        let (mut held, mut bits) = (0_u64, 0_u32);
+        let mut limbs = self.iter();
+        for byte in out.iter_mut().rev() {
+            if bits < u8::BITS {
+                held |= limbs.next().map_or(0, |limb| u64::from(*limb)) << bits;
+                bits = bits.saturating_add(width);
+            }
+            [*byte, ..] = held.to_le_bytes();
+            held >>= u8::BITS;
+            bits = bits.saturating_sub(u8::BITS);
+        }
+    }
+}
+
 /// Memory for one product.
 struct Scratch {
-    columns: Vec<u64>,
-    quotient: Vec<u32>,
-    result: Vec<u32>,
+    columns: [u64; 2 * MOST_LIMBS],
+    quotient: [u32; MOST_LIMBS],
+}
+
+impl Scratch {
+    const NEW: Self = Self { columns: [0; 2 * MOST_LIMBS], quotient: [0; MOST_LIMBS] };
 }
 
 impl Modulus {
@@ -37,7 +115,7 @@ impl Modulus {
     pub(super) fn new(number: &[u8], bits: usize) -> Option<Self> {
         let limbs_of = |width: usize| bits.saturating_add(2).div_ceil(width).next_multiple_of(2);
         let (width, count) = if limbs_of(28) <= MOST_WIDE_LIMBS { (28, limbs_of(28)) } else { (26, limbs_of(26)) };
-        let limbs = split(number, width, count)?;
+        let limbs = Number::split(number, width, count)?.to_vec();
         let lowest = limbs.first().copied().filter(|limb| limb & 1 == 1)?;
         // Newton's iteration doubles the good bits of an inverse, of which an odd number's own lowest three are the first.
         let inverse =
@@ -52,40 +130,34 @@ impl Modulus {
         self.bits
     }
 
-    /// `base` to the power `exponent` (odd and not 1), as many bytes as the modulus has; `None` if `base` is not below the modulus.
-    pub(super) fn power(&self, base: &[u8], exponent: u64) -> Option<Vec<u8>> {
-        let base = split(base, self.width, self.limbs.len())?;
+    /// `base` to the power `exponent` (odd and not 1) in `out`, as many bytes as the modulus has; `None` if `base` is not below the
+    /// modulus.
+    pub(super) fn power<'o>(&self, base: &[u8], exponent: u64, out: &'o mut Bytes) -> Option<&'o mut [u8]> {
+        let base = Number::split(base, self.width, self.limbs.len())?;
         if !less(&base, &self.limbs) {
             return None;
         }
-        let mut scratch = self.scratch();
-        self.product(&base, &self.square_of_r, &mut scratch);
-        let mut value = scratch.result.clone();
+        let mut scratch = Scratch::NEW;
+        let mut value = base;
+        self.multiply(&mut value, &self.square_of_r, &mut scratch);
+        let in_form = value;
         // From the second highest bit down to the second lowest; the lowest is handled below.
         let bits = u64::BITS.saturating_sub(exponent.leading_zeros());
-        // 65537 and 3 have no bits between.
-        let in_form = if exponent.count_ones() > 2 { value.clone() } else { Vec::new() };
         for bit in (1..bits.saturating_sub(1)).rev() {
-            self.square(&value, &mut scratch);
-            core::mem::swap(&mut value, &mut scratch.result);
+            self.square(&mut value, &mut scratch);
             if exponent >> bit & 1 == 1 {
-                self.product(&value, &in_form, &mut scratch);
-                core::mem::swap(&mut value, &mut scratch.result);
+                self.multiply(&mut value, &in_form, &mut scratch);
             }
         }
         // The lowest bit of an odd exponent: the base as it is, not in Montgomery form, takes the result out of that form.
-        self.square(&value, &mut scratch);
-        core::mem::swap(&mut value, &mut scratch.result);
-        self.product(&value, &base, &mut scratch);
-        if !less(&scratch.result, &self.limbs) {
-            subtract(&mut scratch.result, &self.limbs, self.width);
+        self.square(&mut value, &mut scratch);
+        self.multiply(&mut value, &base, &mut scratch);
+        if !less(&value, &self.limbs) {
+            subtract(&mut value, &self.limbs, self.width);
         }
-        Some(join(&scratch.result, self.width, self.bits.div_ceil(8)))
-    }
-
-    fn scratch(&self) -> Scratch {
-        let count = self.limbs.len();
-        Scratch { columns: vec![0; count.saturating_mul(2)], quotient: vec![0; count], result: vec![0; count] }
+        let out = out.get_mut(..self.bits.div_ceil(8))?;
+        value.join(self.width, out);
+        Some(out)
     }
 
     /// R² mod n: doublings from a power of two below n up to R · 2^(a quarter of R's bits), then two squarings, each of which
@@ -93,7 +165,7 @@ impl Modulus {
     fn find_square_of_r(&self, count: usize) -> Vec<u32> {
         let highest = self.bits.saturating_sub(1);
         let width = usize::try_from(self.width).unwrap_or(usize::MAX);
-        let mut value = vec![0; count];
+        let mut value = Number::zero(count);
         if let (Some(limb), Some(place)) = (highest.checked_div(width), highest.checked_rem(width))
             && let Some(limb) = value.get_mut(limb)
         {
@@ -106,30 +178,29 @@ impl Modulus {
                 subtract(&mut value, &self.limbs, self.width);
             }
         }
-        let mut scratch = self.scratch();
+        let mut scratch = Scratch::NEW;
         for _ in 0..2 {
-            self.square(&value, &mut scratch);
-            core::mem::swap(&mut value, &mut scratch.result);
+            self.square(&mut value, &mut scratch);
         }
-        value
+        value.to_vec()
     }
 
-    /// a · b / R modulo n, below 2n if a · b is below 4n².
-    fn product(&self, a: &[u32], b: &[u32], scratch: &mut Scratch) {
+    /// a becomes a · b / R modulo n, below 2n if a · b is below 4n².
+    fn multiply(&self, a: &mut [u32], b: &[u32], scratch: &mut Scratch) {
         let count = self.limbs.len();
-        for (column, sum) in scratch.columns.iter_mut().enumerate() {
+        for (column, sum) in scratch.columns.iter_mut().take(count.saturating_mul(2)).enumerate() {
             let from = column.saturating_add(1).saturating_sub(count);
             let to = column.saturating_add(1).min(count);
             let partner = column.saturating_add(1).saturating_sub(to)..column.saturating_add(1).saturating_sub(from);
             *sum = inner(a.get(from..to), b.get(partner));
         }
-        self.reduce(scratch);
+        self.reduce(scratch, a);
     }
 
-    /// The same of a number with itself: each pair of different limbs once, doubled.
-    fn square(&self, a: &[u32], scratch: &mut Scratch) {
+    /// a becomes a · a / R modulo n: each pair of different limbs once, doubled.
+    fn square(&self, a: &mut [u32], scratch: &mut Scratch) {
         let count = self.limbs.len();
-        for (column, sum) in scratch.columns.iter_mut().enumerate() {
+        for (column, sum) in scratch.columns.iter_mut().take(count.saturating_mul(2)).enumerate() {
             let next = column.saturating_add(1);
             let from = next.saturating_sub(count);
             let half = next / 2;
@@ -140,13 +211,13 @@ impl Modulus {
                 *sum = sum.wrapping_add(middle.wrapping_mul(middle));
             }
         }
-        self.reduce(scratch);
+        self.reduce(scratch, a);
     }
 
     /// Montgomery's reduction of the columns. The low half chooses a multiple of n that makes it vanish, the high half is the result.
-    fn reduce(&self, scratch: &mut Scratch) {
+    fn reduce(&self, scratch: &mut Scratch, result: &mut [u32]) {
         let (count, n) = (self.limbs.len(), self.limbs.as_slice());
-        let Scratch { columns, quotient, result } = scratch;
+        let Scratch { columns, quotient } = scratch;
         let lowest = n.first().copied().map_or(0, u64::from);
         let mut carry = 0_u64;
         for (column, sum) in columns.iter().take(count).enumerate() {
@@ -160,7 +231,7 @@ impl Modulus {
         }
         for ((column, sum), limb) in columns.iter().skip(count).enumerate().zip(result) {
             let from = column.saturating_add(1);
-            let products = inner(quotient.get(from..), n.get(from..));
+            let products = inner(quotient.get(from..count), n.get(from..));
             let sum = carry.wrapping_add(*sum).wrapping_add(products);
             *limb = low(sum, self.width);
             carry = sum >> self.width;
@@ -207,45 +278,6 @@ fn double(a: &mut [u32], width: u32) {
         carry = doubled >> width;
         *limb = doubled & low_bits(width);
     }
-}
-
-/// Big-endian bytes to `count` limbs; `None` if the number needs more.
-fn split(bytes: &[u8], width: u32, count: usize) -> Option<Vec<u32>> {
-    let mut limbs = Vec::with_capacity(count);
-    let (mut held, mut bits) = (0_u64, 0_u32);
-    for byte in bytes.iter().rev() {
-        held |= u64::from(*byte) << bits;
-        bits = bits.saturating_add(8);
-        if bits >= width {
-            limbs.push(low(held, width));
-            held >>= width;
-            bits = bits.saturating_sub(width);
-        }
-    }
-    limbs.push(low(held, width));
-    let fits = limbs.iter().skip(count).all(|limb| *limb == 0);
-    limbs.resize(count, 0);
-    fits.then_some(limbs)
-}
-
-/// Limbs to `length` big-endian bytes.
-fn join(limbs: &[u32], width: u32, length: usize) -> Vec<u8> {
-    // R has up to two limbs more than the modulus.
-    let mut bytes = Vec::with_capacity(length.saturating_add(9));
-    let (mut held, mut bits) = (0_u64, 0_u32);
-    for limb in limbs {
-        held |= u64::from(*limb) << bits;
-        bits = bits.saturating_add(width);
-        while bits >= 8 {
-            bytes.push(held.to_le_bytes()[0]);
-            held >>= 8;
-            bits = bits.saturating_sub(8);
-        }
-    }
-    bytes.push(held.to_le_bytes()[0]);
-    bytes.resize(length, 0);
-    bytes.reverse();
-    bytes
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 //! The encoded message is rebuilt or taken apart byte by byte here; the arithmetic below it is in [`super::montgomery`].
 
 use alloc::borrow::Cow;
-use alloc::vec::Vec;
 use core::convert::Infallible;
 
 use jwt_compact::Algorithm;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use super::Variable;
-use super::montgomery::Modulus;
+use super::montgomery::{Bytes, Modulus};
 use crate::alg::Alg;
 use crate::limits;
 
@@ -52,20 +51,21 @@ impl RsaKey {
     }
 
     /// RFC 8017 §5.2.2, RSAVP1: s^e mod n in as many bytes as the modulus, for a signature of that length below the modulus.
-    fn recover(&self, signature: &[u8]) -> Option<Vec<u8>> {
+    fn recover<'o>(&self, signature: &[u8], out: &'o mut Bytes) -> Option<&'o mut [u8]> {
         if signature.len() != self.modulus.bits().div_ceil(8) {
             return None;
         }
-        self.modulus.power(signature, self.exponent)
+        self.modulus.power(signature, self.exponent, out)
     }
 
     fn verifies_pkcs1<D: Digest>(&self, prefix: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        self.recover(signature).is_some_and(|encoded| is_pkcs1_encoding(&encoded, prefix, &D::digest(message)))
+        self.recover(signature, &mut [0; _])
+            .is_some_and(|encoded| is_pkcs1_encoding(encoded, prefix, &D::digest(message)))
     }
 
     fn verifies_pss<D: Digest>(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.recover(signature)
-            .is_some_and(|encoded| pss_fits::<D>(&D::digest(message), &encoded, self.modulus.bits()).is_some())
+        self.recover(signature, &mut [0; _])
+            .is_some_and(|encoded| pss_fits::<D>(&D::digest(message), encoded, self.modulus.bits()).is_some())
     }
 }
 
@@ -97,22 +97,23 @@ fn is_pkcs1_encoding(encoded: &[u8], prefix: &[u8], digest: &[u8]) -> bool {
     encoded.iter().eq(head.chain(info))
 }
 
-/// RFC 8017 §9.1.2 with a salt as long as the hash; `Some` if consistent. `encoded` is as long as the modulus (§8.1.2).
-fn pss_fits<D: Digest>(digest: &[u8], encoded: &[u8], modulus_bits: usize) -> Option<()> {
+/// RFC 8017 §9.1.2 with a salt as long as the hash; `Some` if consistent. `encoded` is as long as the modulus (§8.1.2) and
+/// is unmasked in place.
+fn pss_fits<D: Digest>(digest: &[u8], encoded: &mut [u8], modulus_bits: usize) -> Option<()> {
     let hash_length = <D as Digest>::output_size();
     let bits = modulus_bits.checked_sub(1)?;
     let length = bits.div_ceil(8);
     // A modulus of 8k + 1 bits leaves a byte in front, which must be zero.
-    let (front, encoded) = encoded.split_at_checked(encoded.len().checked_sub(length)?)?;
-    let (masked, rest) = encoded.split_at_checked(length.checked_sub(hash_length)?.checked_sub(1)?)?;
+    let (front, encoded) = encoded.split_at_mut_checked(encoded.len().checked_sub(length)?)?;
+    let (block, rest) = encoded.split_at_mut_checked(length.checked_sub(hash_length)?.checked_sub(1)?)?;
     let (hash, trailer) = rest.split_at_checked(hash_length)?;
     // The unused bits of the first byte are zero in what was signed, and are cleared in what the mask makes of it.
     let unused = length.checked_mul(8)?.checked_sub(bits)?;
     let used = 0xff_u8.checked_shr(u32::try_from(unused).ok()?)?;
-    if front.iter().any(|byte| *byte != 0) || trailer != [0xbc] || masked.first()? & !used != 0 {
+    if front.iter().any(|byte| *byte != 0) || trailer != [0xbc] || block.first()? & !used != 0 {
         return None;
     }
-    let mut block: Vec<u8> = mgf1::<D>(hash, masked.len()).zip(masked).map(|(mask, byte)| mask ^ byte).collect();
+    block.iter_mut().zip(mgf1::<D>(hash)).for_each(|(byte, mask)| *byte ^= mask);
     if let Some(first) = block.first_mut() {
         *first &= used;
     }
@@ -125,11 +126,9 @@ fn pss_fits<D: Digest>(digest: &[u8], encoded: &[u8], modulus_bits: usize) -> Op
     (expected.as_slice() == hash).then_some(())
 }
 
-/// RFC 8017 appendix B.2.1.
-fn mgf1<D: Digest>(seed: &[u8], length: usize) -> impl Iterator<Item = u8> {
-    (0_u32..)
-        .flat_map(move |counter| D::new().chain_update(seed).chain_update(counter.to_be_bytes()).finalize())
-        .take(length)
+/// RFC 8017 appendix B.2.1: a mask as long as anybody reads.
+fn mgf1<D: Digest>(seed: &[u8]) -> impl Iterator<Item = u8> {
+    (0_u32..).flat_map(move |counter| D::new().chain_update(seed).chain_update(counter.to_be_bytes()).finalize())
 }
 
 /// RSASSA-PKCS1-v1_5 and RSASSA-PSS (RFC 7518 §3.3, §3.5); the salt is as long as the hash.
@@ -149,7 +148,7 @@ impl Algorithm for Rsa {
     }
 
     fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
-        let signature = signature.0.as_slice();
+        let signature = signature.bytes();
         match self.0 {
             Alg::Rs256 => key.verifies_pkcs1::<Sha256>(SHA256_INFO, message, signature),
             Alg::Rs384 => key.verifies_pkcs1::<Sha384>(SHA384_INFO, message, signature),

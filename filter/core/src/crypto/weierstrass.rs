@@ -3,7 +3,6 @@
 //! Formulas are those of the Explicit-Formulas Database (hyperelliptic.org/EFD, "g1p/jacobian-3"). They fail where a
 //! point meets itself or its negative, and signatures can be made to get there, so these cases are looked for each time.
 
-use alloc::vec::Vec;
 use core::fmt::Debug;
 use core::marker::PhantomData;
 
@@ -96,20 +95,12 @@ impl<C: Curve> Group for Points<C> {
     type Entry = Affine<<C::Field as Field>::Packed>;
     type Sum = Jacobian<C::Field>;
     const BITS: usize = C::BITS;
+    type Element = C::Field;
     const NEUTRAL: Self::Sum = Jacobian::INFINITY;
+    const ONE: C::Field = C::Field::ONE;
 
-    fn multiples(base: &Self::Point, count: usize) -> Option<(Vec<Self::Entry>, Self::Point)> {
-        let mut sums = Vec::with_capacity(count.checked_add(1)?);
-        let mut sum = Jacobian::from_affine(base);
-        for _ in 0..count {
-            sums.push(sum);
-            sum = sum.add(base);
-        }
-        sums.push(sums.last()?.double());
-        let points = to_affine(&sums)?;
-        let (next, points) = points.split_last()?;
-        let packed = |point: &Self::Point| Affine { x: point.x.pack(), y: point.y.pack() };
-        Some((points.iter().map(packed).collect(), *next))
+    fn entry(point: &Self::Point) -> Self::Entry {
+        Affine { x: point.x.pack(), y: point.y.pack() }
     }
 
     fn add(sum: &Self::Sum, entry: &Self::Entry, negative: bool) -> Self::Sum {
@@ -120,26 +111,23 @@ impl<C: Curve> Group for Points<C> {
     fn double(sum: &Self::Sum) -> Self::Sum {
         sum.double()
     }
-}
 
-/// With one inversion for all (Montgomery's trick). `None` if one is at infinity.
-fn to_affine<F: Field>(sums: &[Jacobian<F>]) -> Option<Vec<Affine<F>>> {
-    let mut products = Vec::with_capacity(sums.len());
-    let mut product = F::ONE;
-    for sum in sums {
-        products.push(product);
-        product = product.mul(&sum.z);
+    fn denominator(sum: &Self::Sum) -> C::Field {
+        sum.z
     }
-    let mut inverse = product.invert()?;
-    let mut points = Vec::with_capacity(sums.len());
-    for (sum, before) in sums.iter().zip(products).rev() {
-        let z = inverse.mul(&before);
-        inverse = inverse.mul(&sum.z);
-        let zz = z.square();
-        points.push(Affine { x: sum.x.mul(&zz), y: sum.y.mul(&zz.mul(&z)) });
+
+    fn product(a: &C::Field, b: &C::Field) -> C::Field {
+        a.mul(b)
     }
-    points.reverse();
-    Some(points)
+
+    fn invert(element: &C::Field) -> Option<C::Field> {
+        element.invert()
+    }
+
+    fn point(sum: &Self::Sum, inverse: &C::Field) -> Self::Point {
+        let square = inverse.square();
+        Affine { x: sum.x.mul(&square), y: sum.y.mul(&square.mul(inverse)) }
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Signed digits halve a table: of width w they run from −2^(w−1) to 2^(w−1) (Brickell, Gordon, McCurley, Wilson 1992; Möller
 //! 2001). Which entries are read depends on the scalar, which is public here.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// The widest window: digits are cut from two bytes.
@@ -15,22 +16,67 @@ pub(super) const NARROWEST: u32 = 4;
 /// The width without a table: fifteen additions to make its entries, one for each five doublings.
 const WIDTH_WITHOUT_TABLE: u32 = 5;
 
+/// The multiples that a digit of this width can ask for.
+const HALF_WITHOUT_TABLE: usize = 1 << (WIDTH_WITHOUT_TABLE - 1);
+
+/// Digits of this width of the longest scalar.
+const DIGITS_WITHOUT_TABLE: usize = digit_count(MOST_BITS, WIDTH_WITHOUT_TABLE);
+
 /// A group as windows see it.
 pub(super) trait Group {
     /// A point that is not the neutral element, made to be multiplied.
     type Point: Copy;
     /// The same, made to be added many times.
     type Entry: Copy;
-    /// What additions add up.
+    /// What additions add up: a point over a denominator.
     type Sum: Copy;
-    /// Scalars are below two to the power of this.
+    /// A denominator.
+    type Element: Copy;
+    /// Scalars are below two to the power of this, which is at most [`MOST_BITS`].
     const BITS: usize;
     const NEUTRAL: Self::Sum;
+    const ONE: Self::Element;
 
-    /// 1, 2, … `count` times the base, and then twice the last of them. `None` only if one of them is neutral.
-    fn multiples(base: &Self::Point, count: usize) -> Option<(Vec<Self::Entry>, Self::Point)>;
+    fn entry(point: &Self::Point) -> Self::Entry;
     fn add(sum: &Self::Sum, entry: &Self::Entry, negative: bool) -> Self::Sum;
     fn double(sum: &Self::Sum) -> Self::Sum;
+    fn denominator(sum: &Self::Sum) -> Self::Element;
+    fn product(a: &Self::Element, b: &Self::Element) -> Self::Element;
+    /// `None` for zero.
+    fn invert(element: &Self::Element) -> Option<Self::Element>;
+    /// The point, given the inverse of its denominator.
+    fn point(sum: &Self::Sum, inverse: &Self::Element) -> Self::Point;
+}
+
+/// The longest scalars: those of P-521.
+const MOST_BITS: usize = 521;
+
+/// A multiple, and the product of all denominators before its own.
+type Step<G> = (<G as Group>::Sum, <G as Group>::Element);
+
+/// Fills `row` with 1, 2, … times the base, and returns twice the last of them. There must be one step more than the row has
+/// entries. One inversion serves all (Montgomery 1987). `None` only if one of the multiples is neutral.
+fn multiples<G: Group>(base: &G::Point, steps: &mut [Step<G>], row: &mut [G::Entry]) -> Option<G::Point> {
+    let base = G::entry(base);
+    let (last, others) = steps.split_last_mut()?;
+    let (mut sum, mut product) = (G::NEUTRAL, G::ONE);
+    for step in others.iter_mut() {
+        sum = G::add(&sum, &base, false);
+        *step = (sum, product);
+        product = G::product(&product, &G::denominator(&sum));
+    }
+    *last = (G::double(&sum), product);
+    let mut inverse = G::invert(&G::product(&product, &G::denominator(&last.0)))?;
+    let mut point = |(sum, before): &Step<G>| {
+        let own = G::product(&inverse, before);
+        inverse = G::product(&inverse, &G::denominator(sum));
+        G::point(sum, &own)
+    };
+    let next = point(last);
+    for (step, entry) in others.iter().zip(row).rev() {
+        *entry = G::entry(&point(step));
+    }
+    Some(next)
 }
 
 /// The signed digits of a little-endian scalar, lowest first.
@@ -43,12 +89,13 @@ struct Digits<'s> {
 }
 
 /// How many digits a scalar below 2^bits has: one bit more for the last carry.
-fn digit_count(bits: usize, width: u32) -> usize {
+const fn digit_count(bits: usize, width: u32) -> usize {
     bits.saturating_add(1).div_ceil(step(width))
 }
 
-fn step(width: u32) -> usize {
-    usize::try_from(width).unwrap_or(1).max(1)
+#[expect(clippy::as_conversions, reason = "a few bits fit into any usize")]
+const fn step(width: u32) -> usize {
+    if width == 0 { 1 } else { width as usize }
 }
 
 impl<'s> Digits<'s> {
@@ -105,7 +152,9 @@ impl<G: Group> Table<G> {
     pub(super) fn advance(&mut self) {
         let Some(base) = self.next.take() else { return };
         let count = row_entries(G::BITS, self.width, self.rows.len());
-        if let Some((row, next)) = G::multiples(&base, count) {
+        let mut steps = vec![(G::NEUTRAL, G::ONE); count.saturating_add(1)];
+        let mut row = vec![G::entry(&base); count];
+        if let Some(next) = multiples::<G>(&base, &mut steps, &mut row) {
             self.rows.push(row);
             self.next = (self.rows.len() < digit_count(G::BITS, self.width)).then_some(next);
         }
@@ -145,21 +194,32 @@ fn row_entries(bits: usize, width: u32, row: usize) -> usize {
     1_usize << own.saturating_sub(1)
 }
 
+/// One of two points to be multiplied and added, with what a window wants of it.
+struct Term<G: Group> {
+    row: [G::Entry; HALF_WITHOUT_TABLE],
+    digits: [Digit; DIGITS_WITHOUT_TABLE],
+}
+
+impl<G: Group> Term<G> {
+    fn new(point: &G::Point, scalar: &[u8]) -> Option<Self> {
+        let mut term = Self { row: [G::entry(point); _], digits: [(0, false); _] };
+        multiples::<G>(point, &mut [(G::NEUTRAL, G::ONE); HALF_WITHOUT_TABLE + 1], &mut term.row)?;
+        let digits = Digits::new(scalar, G::BITS, WIDTH_WITHOUT_TABLE);
+        term.digits.iter_mut().zip(digits).for_each(|(place, digit)| *place = digit);
+        Some(term)
+    }
+}
+
 /// a·A + b·B without tables made beforehand (Straus 1964): the doublings are shared.
 pub(super) fn sum_of_two<G: Group>(points: [(&G::Point, &[u8]); 2]) -> Option<G::Sum> {
-    let half = 1_usize << (WIDTH_WITHOUT_TABLE - 1);
-    let mut lists = Vec::with_capacity(2);
-    for (point, scalar) in points {
-        let (row, _) = G::multiples(point, half)?;
-        let digits: Vec<Digit> = Digits::new(scalar, G::BITS, WIDTH_WITHOUT_TABLE).collect();
-        lists.push((row, digits));
-    }
+    let [(a, times_a), (b, times_b)] = points;
+    let terms = [Term::<G>::new(a, times_a)?, Term::new(b, times_b)?];
     let mut sum = G::NEUTRAL;
     for place in (0..digit_count(G::BITS, WIDTH_WITHOUT_TABLE)).rev() {
         for _ in 0..WIDTH_WITHOUT_TABLE {
             sum = G::double(&sum);
         }
-        for (row, digits) in &lists {
+        for Term { row, digits } in &terms {
             sum = add_digit::<G>(sum, row, digits.get(place).copied().unwrap_or((0, false)));
         }
     }
@@ -182,13 +242,13 @@ mod tests {
         type Point = i128;
         type Entry = i128;
         type Sum = i128;
+        type Element = ();
         const BITS: usize = 61;
         const NEUTRAL: i128 = 0;
+        const ONE: () = ();
 
-        fn multiples(base: &i128, count: usize) -> Option<(Vec<i128>, i128)> {
-            let multiples: Vec<i128> = (1..=count as i128).map(|times| times * base).collect();
-            let last = *multiples.last()?;
-            Some((multiples, 2 * last))
+        fn entry(point: &i128) -> i128 {
+            *point
         }
 
         fn add(sum: &i128, entry: &i128, negative: bool) -> i128 {
@@ -197,6 +257,18 @@ mod tests {
 
         fn double(sum: &i128) -> i128 {
             2 * sum
+        }
+
+        fn denominator(_sum: &i128) {}
+
+        fn product((): &(), (): &()) {}
+
+        fn invert((): &()) -> Option<()> {
+            Some(())
+        }
+
+        fn point(sum: &i128, (): &()) -> i128 {
+            *sum
         }
     }
 

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::OnceCell;
 
 use super::Request;
 use super::matching::{Host, Match, Method, Path, Pattern as _, Word};
@@ -101,6 +102,28 @@ impl Key {
     }
 }
 
+/// A request's token as rules see it, or that it has none.
+pub(super) struct Caller<'c> {
+    claims: Option<&'c Claims>,
+    /// Made once, by the first rule that asks.
+    principal: OnceCell<Option<String>>,
+}
+
+impl<'c> Caller<'c> {
+    pub(super) fn new(claims: Option<&'c Claims>) -> Self {
+        Self { claims, principal: OnceCell::new() }
+    }
+
+    /// `iss/sub`, as Istio has it.
+    fn principal(&self) -> Option<&str> {
+        let join = || {
+            let (issuer, subject) = self.claims.and_then(|claims| claims.issuer().zip(claims.subject()))?;
+            Some([issuer, subject].join("/"))
+        };
+        self.principal.get_or_init(join).as_deref()
+    }
+}
+
 impl Rule {
     /// Whether it looks at the token at all.
     #[must_use]
@@ -116,15 +139,15 @@ impl Rule {
 
     /// Whether `from` and `when` match; scopes are looked at apart, since they are answered differently.
     #[must_use]
-    pub fn matches_token(&self, claims: Option<&Claims>) -> bool {
-        let from = self.from.is_empty() || self.from.iter().any(|source| source.matches(claims));
-        from && self.when.iter().all(|condition| condition.matches(claims))
+    pub(super) fn matches_token(&self, caller: &Caller<'_>) -> bool {
+        let from = self.from.is_empty() || self.from.iter().any(|source| source.matches(caller));
+        from && self.when.iter().all(|condition| condition.matches(caller))
     }
 
     /// Whether the token has every required scope.
     #[must_use]
-    pub fn has_scopes(&self, claims: Option<&Claims>) -> bool {
-        self.scopes.iter().all(|scope| claims.is_some_and(|claims| claims.has_scope(scope)))
+    pub(super) fn has_scopes(&self, caller: &Caller<'_>) -> bool {
+        self.scopes.iter().all(|scope| caller.claims.is_some_and(|claims| claims.has_scope(scope)))
     }
 
     /// Whether this rule is sure to match whenever `other` does.
@@ -142,15 +165,9 @@ impl Rule {
 }
 
 impl Source {
-    fn matches(&self, claims: Option<&Claims>) -> bool {
-        principal(claims).map_or(self.principals.any.is_empty(), |principal| self.principals.matches(&principal))
+    fn matches(&self, caller: &Caller<'_>) -> bool {
+        caller.principal().map_or(self.principals.any.is_empty(), |principal| self.principals.matches(principal))
     }
-}
-
-/// `iss/sub`, as Istio has it.
-fn principal(claims: Option<&Claims>) -> Option<String> {
-    let (issuer, subject) = claims.and_then(|claims| claims.issuer().zip(claims.subject()))?;
-    Some([issuer, subject].join("/"))
 }
 
 impl Operation {
@@ -170,16 +187,16 @@ impl Operation {
 
 impl Condition {
     /// With several values: one of them must be admitted and none excluded. Without any: only `notValues` alone is met.
-    fn matches(&self, claims: Option<&Claims>) -> bool {
+    fn matches(&self, caller: &Caller<'_>) -> bool {
         let mut admitted = self.values.any.is_empty();
         let mut excluded = false;
         let mut see = |text: &str| {
             admitted |= self.values.any.iter().any(|pattern| pattern.matches(text));
             excluded |= self.values.excludes(text);
         };
-        let Some(claims) = claims else { return admitted };
+        let Some(claims) = caller.claims else { return admitted };
         match &self.key {
-            Key::Principal => principal(Some(claims)).into_iter().for_each(|principal| see(&principal)),
+            Key::Principal => caller.principal().into_iter().for_each(see),
             Key::SubjectType => see(if claims.subject_is_client() { "client" } else { "user" }),
             Key::Audiences => claims.audiences().for_each(see),
             Key::Presenter => claims.get(&[Box::from("azp")]).and_then(Value::as_str).into_iter().for_each(see),

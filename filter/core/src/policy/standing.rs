@@ -4,7 +4,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::rules::Rule;
+use super::rules::{Caller, Rule};
 use crate::claims::Claims;
 
 /// Rules whose bits fit beside the token without a place of their own on the heap.
@@ -21,8 +21,9 @@ pub struct Standing {
 impl Standing {
     /// Of a token accepted by `jwtRules[jwt_rule]`; or, without claims, of no token at all.
     pub(super) fn of(rules: &[Rule], claims: Option<&Claims>, jwt_rule: Option<usize>) -> Self {
+        let caller = Caller::new(claims);
         let word = |rules: &[Rule]| {
-            let bits = rules.iter().flat_map(|rule| [rule.matches_token(claims), rule.has_scopes(claims)]);
+            let bits = rules.iter().flat_map(|rule| [rule.matches_token(&caller), rule.has_scopes(&caller)]);
             bits.rev().fold(0, |word: u64, bit| word << 1 | u64::from(bit))
         };
         let mut words = rules.chunks(INLINE_RULES).map(word);

@@ -3,23 +3,25 @@
 
 use super::HostSignature;
 
-/// The function's name.
-pub(super) const VERIFY_SIGNATURE: &str = "verify_signature";
+/// Asks the proxy; `None` if it has no such function or no answer. Natively there is no proxy.
+#[must_use]
+pub fn verify_signature(signature: &HostSignature<'_>) -> Option<bool> {
+    meshseal_abi::call_foreign_function("verify_signature", |out| write_arguments(out, signature), result)
+}
 
 /// `VerifySignatureArguments`: hash_function = 1, public_key = 2, signature = 3, text = 4, all of wire type 2 (length and bytes).
-pub(super) fn arguments(signature: &HostSignature<'_>) -> Vec<u8> {
+fn write_arguments(out: &mut Vec<u8>, signature: &HostSignature<'_>) {
     let fields = [signature.hash.as_bytes(), signature.spki, signature.signature, signature.text];
-    let mut out = Vec::with_capacity(fields.iter().map(|field| field.len() + 6).sum());
+    out.reserve(fields.iter().map(|field| field.len() + 6).sum());
     for (tag, field) in [0x0a, 0x12, 0x1a, 0x22].into_iter().zip(fields) {
         out.push(tag);
-        varint(&mut out, field.len());
+        varint(out, field.len());
         out.extend_from_slice(field);
     }
-    out
 }
 
 /// `VerifySignatureResult`: `bool result = 1` comes first if it is true, and is left out if it is false.
-pub(super) fn result(message: &[u8]) -> bool {
+fn result(message: &[u8]) -> bool {
     message.starts_with(&[0x08, 0x01])
 }
 
@@ -38,7 +40,8 @@ mod tests {
     #[test]
     fn arguments_are_four_fields_with_their_lengths() {
         let text = [7; 300];
-        let bytes = arguments(&HostSignature { hash: "sha256", spki: &[1, 2], signature: &[], text: &text });
+        let mut bytes = Vec::new();
+        write_arguments(&mut bytes, &HostSignature { hash: "sha256", spki: &[1, 2], signature: &[], text: &text });
         let mut expected = b"\x0a\x06sha256\x12\x02\x01\x02\x1a\x00\x22\xac\x02".to_vec();
         expected.extend(text);
         assert_eq!(bytes, expected);

@@ -6,7 +6,7 @@ use crate::headers::RequestHeaders;
 
 #[cfg(test)]
 pub(crate) mod fake;
-mod foreign;
+pub mod foreign;
 pub(crate) mod proxy;
 
 /// Severity of a log line, least severe first.

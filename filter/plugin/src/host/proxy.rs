@@ -60,8 +60,7 @@ impl Host for Proxy {
     }
 
     fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool> {
-        let result = meshseal_abi::call_foreign_function(foreign::VERIFY_SIGNATURE, &foreign::arguments(signature))?;
-        Some(foreign::result(&result))
+        foreign::verify_signature(signature)
     }
 
     fn define_metric(&self, kind: MetricKind, name: &str) -> Option<MetricId> {
