@@ -32,7 +32,7 @@ pub fn call_foreign_function<T>(
     write(&mut arguments);
     let answer = call(name, &arguments, answer);
     let result = answer.as_deref().map(read);
-    KEPT.set(Kept { arguments, answer: answer.unwrap_or_default().block });
+    KEPT.set(Kept { arguments, answer: answer.map(Filled::into_block).unwrap_or_default() });
     result
 }
 

@@ -24,6 +24,14 @@ impl Deref for Filled {
     }
 }
 
+impl Filled {
+    /// The memory, to be filled again. Should a host give a range and write nothing to it, what it gave before must not be found there.
+    pub(crate) fn into_block(mut self) -> Vec<u8> {
+        self.block.get_mut(..self.size).unwrap_or_default().fill(0);
+        self.block
+    }
+}
+
 #[cfg(target_arch = "wasm32")]
 impl Filled {
     /// What the host gives in this call, in `block` if that is long enough. `None` if its status is not 0.
@@ -57,7 +65,7 @@ impl Given {
     /// What the host gave with this status.
     ///
     /// # Safety
-    /// Only the host may have written to the fields, in a call without an offered block.
+    /// Only the host may have written to the fields, in a call in which no block was lent.
     #[expect(unsafe_code, reason = "memory from the host comes as pointer and size; see the SAFETY note")]
     unsafe fn take(self, status: u32) -> Option<Vec<u8>> {
         if status != 0 {
@@ -89,16 +97,10 @@ const LIKELY_BYTES: usize = 4096;
 /// Makes a call in which the first range that the host wants memory for is lent to it, from `block` if that is long enough.
 /// Returns what the call does, and the block if the host has it; it is initialised from end to end.
 fn lending<T>(block: Vec<u8>, call: impl FnOnce() -> T) -> (T, Option<Vec<u8>>) {
-    // A host that calls back while it has a block keeps it.
-    match BLOCK.replace(Block::Offered(block)) {
-        Block::None => {}
-        theirs => {
-            BLOCK.set(theirs);
-            return (call(), None);
-        }
-    }
+    // A host may call back, and be called in turn, before it has taken what was offered, or after: that stays its own.
+    let before = BLOCK.replace(Block::Offered(block));
     let result = call();
-    match BLOCK.replace(Block::None) {
+    match BLOCK.replace(before) {
         Block::Lent(block) => (result, Some(block)),
         Block::None | Block::Offered(_) => (result, None),
     }
@@ -164,12 +166,32 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_calls_back_keeps_what_it_was_lent() {
-        let block = vec![0; 100];
-        let place = block.as_ptr();
-        let ((outer, inner), filled) = lending(block, || (lend(1), lending(vec![0; 100], || lend(1))));
-        assert_eq!((outer, inner), (Some(place.cast_mut()), (None, None)));
-        assert_eq!(filled.map(|block| block.as_ptr()), Some(place));
+    fn each_call_has_its_own_block_whether_the_host_calls_back_before_it_takes_it_or_after() {
+        for outer_first in [true, false] {
+            let blocks = [vec![0; 100], vec![0; 100]];
+            let places = blocks.each_ref().map(|block| Some(block.as_ptr().cast_mut()));
+            let [outer, inner] = blocks;
+            let mut outer_lent = None;
+            let ((inner_lent, inner), outer) = lending(outer, || {
+                if outer_first {
+                    outer_lent = lend(1);
+                }
+                let called = lending(inner, || lend(1));
+                if !outer_first {
+                    outer_lent = lend(1);
+                }
+                called
+            });
+            assert_eq!([outer_lent, inner_lent], places);
+            assert_eq!([outer, inner].map(|block| block.map(|mut block| block.as_mut_ptr())), places);
+        }
+    }
+
+    #[test]
+    fn what_was_read_is_not_left_for_the_next_call() {
+        let filled = Filled { block: vec![8, 1, 7], size: 2 };
+        assert_eq!(&*filled, [8, 1]);
+        assert_eq!(filled.into_block(), [0, 0, 7]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! control characters (a line break would start a header of its own), blanks at either end (HTTP drops them, so that " admin"
 //! would arrive as "admin"), nothing at all, or more than [`MAX_VALUE_BYTES`]. The spoofed copy is gone in any case.
 
-use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,14 +22,15 @@ pub(crate) const MAX_VALUE_BYTES: usize = 4 * 1024;
 /// They hold for every request that brings the token, so they are made once.
 pub(crate) fn claim_values(rule: &JwtRule, verified: &Verified) -> Box<str> {
     let claims = rule.output_claim_to_headers.iter().map(|output| verified.claims().get(&output.claim));
-    // Room for texts as they are; what has to be written out makes it grow.
-    let texts = claims.clone().map(|claim| claim.and_then(Value::as_str).map_or(0, str::len).min(MAX_VALUE_BYTES) + 1);
-    let mut lines = String::with_capacity(texts.sum::<usize>().saturating_sub(1));
+    let most = claims.clone().map(|claim| claim.map_or(0, length) + 1);
+    let mut lines = String::with_capacity(most.sum::<usize>().saturating_sub(1));
     for (at, claim) in claims.enumerate() {
         if at > 0 {
             lines.push('\n');
         }
-        lines.push_str(&claim.and_then(header_value).unwrap_or_default());
+        if let Some(value) = claim {
+            push_header_value(&mut lines, value);
+        }
     }
     lines.into()
 }
@@ -46,14 +47,43 @@ pub(crate) fn headers<'a>(
     payload.into_iter().chain(names.zip(claim_values.split('\n')).filter(|(_, value)| !value.is_empty()))
 }
 
-fn header_value(value: Value<'_>) -> Option<Cow<'_, str>> {
-    let text = match value.kind() {
-        Kind::Null => None,
-        Kind::String => value.as_str().map(Cow::Borrowed),
-        Kind::Bool | Kind::Number => Some(Cow::Owned(value.to_json())),
-        Kind::Array | Kind::Object => Some(Cow::Owned(STANDARD.encode(value.to_json()))),
-    };
-    text.filter(|text| is_safe(text))
+/// Bytes of the header value.
+fn length(value: Value<'_>) -> usize {
+    match value.kind() {
+        Kind::Null => 0,
+        Kind::String => value.as_str().map_or(0, str::len).min(MAX_VALUE_BYTES),
+        Kind::Bool | Kind::Number => json_length(value),
+        Kind::Array | Kind::Object => json_length(value).div_ceil(3) * 4,
+    }
+}
+
+fn json_length(value: Value<'_>) -> usize {
+    struct Counter(usize);
+
+    impl fmt::Write for Counter {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 += text.len();
+            Ok(())
+        }
+    }
+
+    let mut counter = Counter(0);
+    write!(counter, "{value}").map_or(0, |()| counter.0)
+}
+
+/// Appends the value as a header carries it; nothing if none can.
+fn push_header_value(out: &mut String, value: Value<'_>) {
+    let start = out.len();
+    match value.kind() {
+        Kind::Null => {}
+        Kind::String => out.push_str(value.as_str().unwrap_or_default()),
+        // A String takes everything.
+        Kind::Bool | Kind::Number => write!(out, "{value}").unwrap_or_default(),
+        Kind::Array | Kind::Object => STANDARD.encode_string(value.to_string(), out),
+    }
+    if !out.get(start..).is_some_and(is_safe) {
+        out.truncate(start);
+    }
 }
 
 fn is_safe(text: &str) -> bool {
@@ -73,7 +103,10 @@ mod tests {
 
     fn value_of(json: &str) -> Option<String> {
         let document = Document::lent(json, Budget::TOKEN).unwrap();
-        header_value(document.root()).map(Cow::into_owned)
+        let mut line = String::from("before");
+        push_header_value(&mut line, document.root());
+        assert!(line.len() == "before".len() || line.len() == "before".len() + length(document.root()), "{line}");
+        line.strip_prefix("before").filter(|value| !value.is_empty()).map(ToOwned::to_owned)
     }
 
     #[test]

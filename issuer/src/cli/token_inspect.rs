@@ -41,7 +41,7 @@ fn show(token: &str) -> Option<String> {
     let compact = Compact::split(token).ok()?;
     let part = |encoded: &str| {
         let document = Document::parse(base64url::decode(encoded)?, Budget::TOKEN).ok()?;
-        Some(document.root().to_json())
+        Some(document.root().to_string())
     };
     let (header, claims) = (part(compact.header)?, part(compact.payload).unwrap_or_else(|| "null".to_owned()));
     Some(format!(r#"{{"verified":false,"header":{header},"claims":{claims}}}"#))

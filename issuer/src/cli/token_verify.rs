@@ -96,7 +96,7 @@ impl Verify {
             Judge::Proxy { policy, trust } => {
                 let verified = self.judge_request(policy, trust, token, now)?;
                 let claims = Document::lent(verified.claims().payload(), Budget::TOKEN);
-                let claims = claims.map_or_else(|_| "null".to_owned(), |claims| claims.root().to_json());
+                let claims = claims.map_or_else(|_| "null".to_owned(), |claims| claims.root().to_string());
                 Ok(format!(r#"{{"verdict":"accept","claims":{claims}}}"#))
             }
         }

@@ -96,7 +96,7 @@ fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
 /// Istio has the key set as a text; an object is easier to write in YAML.
 fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> KeySet {
     let text = match jwks.kind() {
-        Kind::Object => jwks.to_json(),
+        Kind::Object => format!("{jwks}"),
         Kind::Null | Kind::Bool | Kind::Number | Kind::String | Kind::Array => {
             rule.text("jwks").unwrap_or_default().into()
         }

@@ -291,7 +291,7 @@ fn read_pins(bundle: &Object<'_, '_>) -> KeySet {
 
 /// A list of JWKs, in the form of a set.
 fn jwks_text(list: Value<'_>) -> String {
-    format!("{{\"keys\":{}}}", list.to_json())
+    format!("{{\"keys\":{list}}}")
 }
 
 fn read_staleness(parent: &Object<'_, '_>) -> Option<Staleness> {

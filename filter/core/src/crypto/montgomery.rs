@@ -30,7 +30,7 @@ pub(super) struct Modulus {
 /// The limbs of the longest modulus: [`limits::MAX_RSA_BITS`] and two bits of room in limbs of 26 bits, an even number of them.
 const MOST_LIMBS: usize = (limits::MAX_RSA_BITS + 2).div_ceil(26).next_multiple_of(2);
 
-/// As many bytes as the longest modulus has; what is not used is zero.
+/// As many bytes as the longest modulus has.
 pub(super) type Bytes = [u8; limits::MAX_SIGNATURE_BYTES];
 
 /// A number that is worked on: on the stack, with room for the longest, as long as the modulus.

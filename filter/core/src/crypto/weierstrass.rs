@@ -94,8 +94,8 @@ impl<C: Curve> Group for Points<C> {
     type Point = Affine<C::Field>;
     type Entry = Affine<<C::Field as Field>::Packed>;
     type Sum = Jacobian<C::Field>;
-    const BITS: usize = C::BITS;
     type Element = C::Field;
+    const BITS: usize = C::BITS;
     const NEUTRAL: Self::Sum = Jacobian::INFINITY;
     const ONE: C::Field = C::Field::ONE;
 

@@ -19,6 +19,9 @@ const WIDTH_WITHOUT_TABLE: u32 = 5;
 /// The multiples that a digit of this width can ask for.
 const HALF_WITHOUT_TABLE: usize = 1 << (WIDTH_WITHOUT_TABLE - 1);
 
+/// The longest scalars: those of P-521.
+const MOST_BITS: usize = 521;
+
 /// Digits of this width of the longest scalar.
 const DIGITS_WITHOUT_TABLE: usize = digit_count(MOST_BITS, WIDTH_WITHOUT_TABLE);
 
@@ -47,9 +50,6 @@ pub(super) trait Group {
     /// The point, given the inverse of its denominator.
     fn point(sum: &Self::Sum, inverse: &Self::Element) -> Self::Point;
 }
-
-/// The longest scalars: those of P-521.
-const MOST_BITS: usize = 521;
 
 /// A multiple, and the product of all denominators before its own.
 type Step<G> = (<G as Group>::Sum, <G as Group>::Element);
@@ -202,6 +202,7 @@ struct Term<G: Group> {
 
 impl<G: Group> Term<G> {
     fn new(point: &G::Point, scalar: &[u8]) -> Option<Self> {
+        const { assert!(G::BITS <= MOST_BITS, "every digit has a place") };
         let mut term = Self { row: [G::entry(point); _], digits: [(0, false); _] };
         multiples::<G>(point, &mut [(G::NEUTRAL, G::ONE); HALF_WITHOUT_TABLE + 1], &mut term.row)?;
         let digits = Digits::new(scalar, G::BITS, WIDTH_WITHOUT_TABLE);

@@ -10,7 +10,7 @@ mod read;
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
+use core::fmt::{self, Write as _};
 
 use crate::limits;
 
@@ -279,17 +279,11 @@ impl<'d> Value<'d> {
             Some(child)
         })
     }
+}
 
-    /// The value as compact JSON, in the order of the text.
-    #[must_use]
-    pub fn to_json(self) -> String {
-        let mut out = String::new();
-        // A String takes everything.
-        let _ = self.write_json(&mut out);
-        out
-    }
-
-    fn write_json(self, out: &mut impl fmt::Write) -> fmt::Result {
+/// Compact JSON, in the order of the text.
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.node().kind {
             NodeKind::Null => out.write_str("null"),
             NodeKind::Bool(value) => write!(out, "{value}"),
@@ -303,7 +297,7 @@ impl<'d> Value<'d> {
                     if at > 0 {
                         out.write_char(',')?;
                     }
-                    item.write_json(out)?;
+                    item.fmt(out)?;
                 }
                 out.write_char(']')
             }
@@ -315,7 +309,7 @@ impl<'d> Value<'d> {
                     }
                     write_string(name, out)?;
                     out.write_char(':')?;
-                    value.write_json(out)?;
+                    value.fmt(out)?;
                 }
                 out.write_char('}')
             }

@@ -1,7 +1,7 @@
 //! Route rules: `from`, `to` and `when` as AuthorizationPolicy has them, and required scopes (V22).
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::cell::OnceCell;
 
@@ -217,7 +217,7 @@ fn each_text(path: &[Box<str>], value: Value<'_>, see: &mut impl FnMut(&str)) {
     for one in one_or_many {
         match one.kind() {
             Kind::String => see(one.as_str().unwrap_or_default()),
-            Kind::Bool | Kind::Number => see(&one.to_json()),
+            Kind::Bool | Kind::Number => see(&one.to_string()),
             Kind::Null | Kind::Array | Kind::Object => {}
         }
     }

@@ -36,7 +36,7 @@ impl Hosted {
 
 /// The algorithm of a known answer, if the host gives it and not its opposite.
 fn proven_by(answer: Value<'_>, text: &str, host: &impl Host) -> Option<Alg> {
-    let jwks = format!(r#"{{"keys":[{}]}}"#, answer.get("jwk")?.to_json());
+    let jwks = format!(r#"{{"keys":[{}]}}"#, answer.get("jwk")?);
     let set = KeySet::from_config(&jwks, &Alg::ALL, false).ok()?;
     let key = set.iter().next()?;
     let good = base64url::decode(answer.get("signature")?.as_str()?)?;
