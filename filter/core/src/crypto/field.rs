@@ -224,9 +224,12 @@ macro_rules! prime_field {
             };
 
             fn from_bytes(big_endian: &[u8]) -> Option<Self> {
+                if big_endian.len() != $length {
+                    return None;
+                }
                 let number = Self::from_number(big_endian);
                 let below = number.sub(&Self(Self::P)).carried().0[$limbs - 1] < 0;
-                (big_endian.len() == $length && below).then(|| number.mul(&Self::SQUARE_OF_R))
+                below.then(|| number.mul(&Self::SQUARE_OF_R))
             }
 
             fn to_bytes(self) -> [u8; $length] {
@@ -344,7 +347,10 @@ macro_rules! prime_field {
             }
 
             fn pack(&self) -> Self::Packed {
-                self.reduced().0.map(|limb| i32::try_from(limb).unwrap_or_default())
+                let limbs = self.reduced().0;
+                #[cfg(test)]
+                assert!(limbs.iter().all(|limb| i32::try_from(*limb).is_ok()), "{self:?}");
+                limbs.map(|limb| i32::try_from(limb).unwrap_or_default())
             }
 
             #[inline]

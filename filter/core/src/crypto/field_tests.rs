@@ -43,6 +43,15 @@ fn shifted<F: Field, const L: usize>(number: &[u8], by: &[u8], way: u8, prime: &
     }
 }
 
+/// Limbs of a result of [`Field::mul`], most of them as large or as small as they can be.
+fn extreme<const N: usize>(mask: i64, highest: i64) -> impl Strategy<Value = [i64; N]> {
+    let limb = prop_oneof![3 => Just(mask), 2 => Just(0), 1 => 0..=mask];
+    (prop::array::uniform::<_, N>(limb), 0..=highest).prop_map(|(mut limbs, top)| {
+        limbs[N - 1] = top;
+        limbs
+    })
+}
+
 fn uint<const L: usize>(bytes: &[u8]) -> Uint<L> {
     let mut padded = alloc::vec![0; Uint::<L>::BYTES - bytes.len()];
     padded.extend_from_slice(bytes);
@@ -79,6 +88,7 @@ macro_rules! field_tests {
                 assert!($field::from_bytes(&alloc::vec![0xff; prime.len()]).is_none());
                 assert!($field::from_bytes(&prime[1..]).is_none());
                 assert!($field::from_bytes(&alloc::vec![0; prime.len() + 1]).is_none());
+                assert!($field::from_bytes(&alloc::vec![1; 200]).is_none());
                 assert!($field::ZERO.invert().is_none());
                 assert!($field::ZERO.is_zero() && !$field::ONE.is_zero());
                 assert!($field($field::P).is_zero());
@@ -110,6 +120,24 @@ macro_rules! field_tests {
                     } else {
                         prop_assert!(a.is_zero());
                     }
+                }
+
+                /// As large as products take them: what is cut into limbs anew must come to the same.
+                #[test]
+                fn limbs_may_be_as_large_as_promised(
+                    limbs in prop::array::uniform4(extreme($field::MASK, $field::P[$field::P.len() - 1])),
+                ) {
+                    let regular = |x: &$field| $field::from_bytes(&x.to_bytes()).unwrap();
+                    let [a, b, c, d] = limbs.map($field);
+                    let [e, f, g, h] = [&a, &b, &c, &d].map(regular);
+                    let same = |x: $field, y: $field| x.to_bytes() == y.to_bytes();
+                    let (less, more, other) = (a.sub(&b), a.add(&b), c.sub(&d));
+                    prop_assert!(same(less.mul(&other), e.sub(&f).mul(&g.sub(&h))));
+                    prop_assert!(same(less.square(), e.sub(&f).square()));
+                    prop_assert!(same(more.mul(&other), e.add(&f).mul(&g.sub(&h))));
+                    prop_assert!(same($field::mul_sub(&less, &other, &c, &d), $field::mul_sub(&e.sub(&f), &g.sub(&h), &g, &h)));
+                    prop_assert!(same($field::unpack(&less.pack()), e.sub(&f)));
+                    prop_assert!(less.pack().iter().all(|limb| (0..=$field::MASK).contains(&i64::from(*limb))));
                 }
             }
         }

@@ -127,7 +127,13 @@ impl KeyTables {
 
     /// Takes note of the keys in force: tables of others are dropped, missing ones are queued for [`KeyTables::advance`].
     pub fn keep<'k>(&mut self, keys: impl IntoIterator<Item = &'k Key>) {
-        let wanted: Vec<&Key> = keys.into_iter().filter(|key| has_tables(key)).take(limits::MAX_KEYS).collect();
+        // Configurations share issuers: each key counts once.
+        let mut wanted: Vec<&Key> = Vec::new();
+        for key in keys.into_iter().filter(|key| has_tables(key)) {
+            if wanted.len() < limits::MAX_KEYS && wanted.iter().all(|known| known.id() != key.id()) {
+                wanted.push(key);
+            }
+        }
         self.p256.retain(&wanted);
         self.p384.retain(&wanted);
         self.p521.retain(&wanted);

@@ -84,6 +84,17 @@ fn memory_stays_within_its_budget() {
 }
 
 #[test]
+fn a_key_that_several_configurations_name_counts_once() {
+    let keys = set(jwks(1));
+    let named = |times: usize| {
+        let mut tables = KeyTables::new();
+        tables.keep(core::iter::repeat_n(&keys, times).flat_map(KeySet::iter));
+        tables.bytes()
+    };
+    assert_eq!(named(limits::MAX_KEYS), named(1));
+}
+
+#[test]
 fn a_step_builds_one_row() {
     let keys = set(jwks(3));
     let mut tables = KeyTables::new();

@@ -50,7 +50,8 @@ impl<F: Field> Jacobian<F> {
     const INFINITY: Self = Self { x: F::ONE, y: F::ONE, z: F::ZERO };
 
     fn from_affine(point: &Affine<F>) -> Self {
-        Self { x: point.x, y: point.y, z: F::ONE }
+        // A negated y has limbs below zero, and what an addition makes of it would be a sum (see `field`).
+        Self { x: point.x, y: point.y.reduce(), z: F::ONE }
     }
 
     /// "dbl-2001-b", with 2·Y·Z for (Y + Z)² − Y² − Z². Infinity stays there.

@@ -2,9 +2,13 @@
 
 use alloc::vec::Vec;
 
+use crypto_bigint::U256;
+
 use super::super::ecdsa::{P256, P384, P521};
 use super::super::window::{NARROWEST, Table, WIDEST, sum_of_two};
 use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Affine coordinates, big-endian; `None` at infinity.
 fn coordinates<F: Field>(sum: &Jacobian<F>) -> Option<(Vec<u8>, Vec<u8>)> {
@@ -127,3 +131,20 @@ macro_rules! group_tests {
 group_tests!(p256_group, P256, p256);
 group_tests!(p384_group, P384, p384);
 group_tests!(p521_group, P521, p521);
+
+/// Two points whose y has limbs as large as they get: what an addition makes of a negated one must still fit.
+#[test]
+fn a_negated_point_may_come_first() {
+    let number = |hex: &str| U256::from_be_hex(hex).to_be_bytes();
+    let y = number("ff007ee702ff7d18fd0082e801fffbf000fffe10fe0080d802fff9f000fffe0f");
+    let [first, second] = [
+        "7924fb940422573b45b7634debc1043603dc46774990bf02162d7db37fe1f7ee",
+        "bdb047c743e1521fdd4f95b8d4b6825da09e77020dd1341e8f6ef826f4e02298",
+    ]
+    .map(|x| Points::<P256>::entry(&Affine::on_curve::<P256>(number(x).as_ref(), y.as_ref()).unwrap()));
+    let sum = |one: (_, bool), two: (_, bool)| {
+        Points::<P256>::add(&Points::<P256>::add(&Jacobian::INFINITY, one.0, one.1), two.0, two.1)
+    };
+    let other_way_round = sum((&second, false), (&first, true));
+    assert_eq!(coordinates(&sum((&first, true), (&second, false))), coordinates(&other_way_round));
+}
