@@ -71,3 +71,22 @@ fn call(name: &str, arguments: &[u8], block: Vec<u8>) -> Option<Filled> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_writes_its_own_arguments_into_the_same_memory() {
+        let mut seen = Vec::new();
+        for arguments in [&[1; 10][..], &[2; 3]] {
+            let write = |out: &mut Vec<u8>| {
+                out.extend_from_slice(arguments);
+                seen.push((out.clone(), out.as_ptr()));
+            };
+            assert_eq!(call_foreign_function("any", write, <[u8]>::len), None);
+        }
+        let [(first, place), (second, same_place)] = seen.as_slice() else { panic!("two calls") };
+        assert_eq!((&**first, &**second, place), (&[1; 10][..], &[2; 3][..], same_place));
+    }
+}

@@ -12,6 +12,12 @@ use crate::limits;
 /// With so many limbs two columns of 28-bit products fit into 64 bits: 2 · 110 · 2^56 < 2^64. That is RSA-3072.
 const MOST_WIDE_LIMBS: usize = 110;
 
+/// The limbs of the longest modulus: [`limits::MAX_RSA_BITS`] and two bits of room in limbs of 26 bits, an even number of them.
+const MOST_LIMBS: usize = (limits::MAX_RSA_BITS + 2).div_ceil(26).next_multiple_of(2);
+
+/// As many bytes as the longest modulus has.
+pub(super) type Bytes = [u8; limits::MAX_SIGNATURE_BYTES];
+
 /// An odd modulus and its Montgomery constants. R = 2^(width · limbs) is more than four times the modulus, so that results
 /// below twice the modulus stay so without a subtraction after each product.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,12 +32,6 @@ pub(super) struct Modulus {
     width: u32,
     bits: usize,
 }
-
-/// The limbs of the longest modulus: [`limits::MAX_RSA_BITS`] and two bits of room in limbs of 26 bits, an even number of them.
-const MOST_LIMBS: usize = (limits::MAX_RSA_BITS + 2).div_ceil(26).next_multiple_of(2);
-
-/// As many bytes as the longest modulus has.
-pub(super) type Bytes = [u8; limits::MAX_SIGNATURE_BYTES];
 
 /// A number that is worked on: on the stack, with room for the longest, as long as the modulus.
 #[derive(Clone, Copy)]
