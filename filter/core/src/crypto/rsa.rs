@@ -161,3 +161,7 @@ impl Algorithm for Rsa {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "rsa_tests.rs"]
+mod tests;
