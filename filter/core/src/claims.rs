@@ -54,7 +54,7 @@ impl Places {
             "sid" => (&mut self.sid, text),
             "grant_id" => (&mut self.grant_id, text),
             "cnf" => (&mut self.cnf, object),
-            "act" => (&mut self.act, object),
+            "act" => (&mut self.act, is_actor),
             _ => return None,
         })
     }
@@ -62,6 +62,21 @@ impl Places {
 
 fn is_string_list(value: Value<'_>) -> bool {
     value.kind() == Kind::Array && value.items().all(|item| item.kind() == Kind::String)
+}
+
+/// Returns whether each level of an actor chain has the form of RFC 8693 §4.1: an object whose identity claims are strings.
+///
+/// Nested levels decide nothing, but the depth counts them, so a level of another type must not hide the rest.
+fn is_actor(value: Value<'_>) -> bool {
+    let mut next = Some(value);
+    while let Some(actor) = next {
+        let named = |name: &str| actor.get(name).is_none_or(|value| value.kind() == Kind::String);
+        if actor.kind() != Kind::Object || !["iss", "sub", "client_id"].into_iter().all(named) {
+            return false;
+        }
+        next = actor.get("act");
+    }
+    true
 }
 
 fn is_audience(value: Value<'_>) -> bool {
@@ -164,6 +179,30 @@ impl Claims {
         self.subject().is_some_and(|subject| self.client_id() == Some(subject))
     }
 
+    /// Returns whether an actor uses the token on behalf of the subject: `act` is present, whatever it contains (RFC 8693 §4.1).
+    #[must_use]
+    pub fn is_delegated(&self) -> bool {
+        self.places.act.is_some()
+    }
+
+    /// Issuer and name of the outermost actor, the only one that decides (RFC 8693 §4.1).
+    ///
+    /// The name is `sub`, else `client_id`. An actor without `iss` belongs to the issuer of the token.
+    #[must_use]
+    pub fn actor(&self) -> Option<(&str, &str)> {
+        let actor = self.document.value(self.places.act?);
+        let text = |name: &str| actor.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let name = text("sub").or_else(|| text("client_id"))?;
+        Some((text("iss").or_else(|| self.issuer())?, name))
+    }
+
+    /// Number of actors in the chain of `act` claims; 0 for a token that is not delegated.
+    #[must_use]
+    pub fn delegation_depth(&self) -> usize {
+        let outermost = self.places.act.map(|at| self.document.value(at));
+        core::iter::successors(outermost, |actor| actor.get("act")).count()
+    }
+
     /// The audiences.
     pub fn audiences(&self) -> impl Iterator<Item = &str> {
         self.places.aud.into_iter().flat_map(|at| texts(self.document.value(at)))
@@ -234,6 +273,13 @@ mod tests {
             r#"{"scope":["a",1]}"#,
             r#"{"cnf":"x"}"#,
             r#"{"act":"x"}"#,
+            r#"{"act":null}"#,
+            r#"{"act":["x"]}"#,
+            r#"{"act":{"sub":1}}"#,
+            r#"{"act":{"iss":{}}}"#,
+            r#"{"act":{"client_id":null}}"#,
+            r#"{"act":{"act":"x"}}"#,
+            r#"{"act":{"act":{"sub":[]}}}"#,
             r#"{"sid":1}"#,
             r#"{"iss":"a","iss":"b"}"#,
             "[]",

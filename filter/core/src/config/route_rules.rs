@@ -84,14 +84,20 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     if key.is_none() {
         object.mistake(
             "key",
-            "must be request.auth.claims[name] (nested: [a][b]), request.auth.principal, .audiences, .presenter or .subjectType",
+            "must be request.auth.claims[name] (nested: [a][b]), request.auth.principal, .audiences, .presenter, .subjectType, .delegated, .actor or .delegationDepth",
         );
     }
     if !object.has("values") && !object.has("notValues") {
         object.mistake("values", "missing; give values or notValues");
     }
     let values = read_match(object, "values", "notValues", Word::parse);
-    Some(Condition { key: key?, values })
+    let key = key?;
+    for (field, patterns) in [("values", &values.any), ("notValues", &values.none)] {
+        for message in patterns.iter().filter_map(|pattern| key.refuses(pattern)) {
+            object.mistake(field, message);
+        }
+    }
+    Some(Condition { key, values })
 }
 
 fn read_match<P: Pattern>(

@@ -1,4 +1,5 @@
 use alloc::format;
+use alloc::string::String;
 
 use serde_json::{Value, json};
 
@@ -112,11 +113,11 @@ fn conditions_look_at_any_value_of_a_claim() {
         (when(json!({ "key": "request.auth.presenter", "values": ["app"] })), json!({ "azp": "app" }), true),
         (when(json!({ "key": "request.auth.subjectType", "values": ["user"] })), json!({ "sub": "alice" }), true),
         (when(json!({ "key": "request.auth.subjectType", "values": ["user"] })), json!({}), false),
-        (
-            when(json!({ "key": "request.auth.claims[act][sub]", "notValues": ["*"] })),
-            json!({ "act": { "sub": "proxy" } }),
-            false,
-        ),
+        (when(groups(json!(["*"]))), json!({ "groups": { "ops": 1 } }), true),
+        (when(groups(json!(["*"]))), json!({ "groups": [{ "name": "ops" }] }), true),
+        (when(groups(json!(["o*", "*s"]))), json!({ "groups": {} }), false),
+        (when(json!({ "key": "request.auth.claims[groups]", "notValues": ["*"] })), json!({ "groups": {} }), false),
+        (when(json!({ "key": "request.auth.claims[scope]", "values": ["*"] })), json!({ "scope": " " }), false),
         (
             when(json!({ "key": "request.auth.claims[act][sub]", "values": ["inner"] })),
             json!({ "act": { "sub": "outer", "act": { "sub": "inner" } } }),
@@ -131,6 +132,65 @@ fn conditions_look_at_any_value_of_a_claim() {
     ] {
         let verdict = decide(rules.clone(), "GET", "/", changes.clone());
         assert_eq!(verdict, (!passes).then_some(Rejection::RuleUnmatched), "{rules} {changes}");
+    }
+}
+
+/// Claims of a token with this actor; null for none.
+fn delegated_to(act: &Value) -> Value {
+    if act.is_null() { json!({}) } else { json!({ "act": act }) }
+}
+
+#[test]
+fn v24_denies_every_form_of_delegation() {
+    let rules = json!([{}, { "action": "DENY", "when": [{ "key": "request.auth.delegated", "values": ["true"] }] }]);
+    let decide = |act: &Value| decide(rules.clone(), "GET", "/", delegated_to(act));
+    assert_eq!(decide(&Value::Null), None);
+    for act in [
+        json!({ "sub": "proxy" }),
+        json!({ "client_id": "proxy" }),
+        json!({ "sub": "" }),
+        json!({}),
+        json!({ "x": 1 }),
+        json!({ "act": { "sub": "inner" } }),
+    ] {
+        assert_eq!(decide(&act), Some(Rejection::RuleDenied), "{act}");
+    }
+}
+
+#[test]
+fn actor_is_the_outermost_with_its_issuer() {
+    for (act, actor) in [
+        (json!({ "sub": "edge" }), Some("https://issuer.example/edge")),
+        (json!({ "client_id": "edge" }), Some("https://issuer.example/edge")),
+        (json!({ "sub": "edge", "client_id": "other" }), Some("https://issuer.example/edge")),
+        (json!({ "sub": "", "client_id": "edge" }), Some("https://issuer.example/edge")),
+        (json!({ "iss": "https://b", "sub": "edge" }), Some("https://b/edge")),
+        (json!({ "iss": "", "sub": "edge" }), Some("https://issuer.example/edge")),
+        (json!({ "sub": "edge", "act": { "sub": "inner" } }), Some("https://issuer.example/edge")),
+        (json!({ "act": { "sub": "inner" } }), None),
+        (json!({ "sub": "" }), None),
+        (Value::Null, None),
+    ] {
+        let with = |field: &str, values: &[&str]| {
+            let rules = json!([{ "when": [{ "key": "request.auth.actor", field: values }] }]);
+            decide(rules, "GET", "/", delegated_to(&act)).is_none()
+        };
+        assert_eq!(with("values", &["*"]), actor.is_some(), "{act}");
+        assert_eq!(actor.is_some_and(|actor| with("values", &[actor])), actor.is_some(), "{act}");
+        assert!(!with("values", &["*inner", "edge"]) && with("notValues", &["*inner"]), "{act}");
+    }
+}
+
+#[test]
+fn delegation_depth_counts_every_actor() {
+    let mut act = Value::Null;
+    for depth in 0..6 {
+        for limit in 0..6 {
+            let allowed: Vec<String> = (0..=limit).map(|depth| format!("{depth}")).collect();
+            let rules = json!([{ "when": [{ "key": "request.auth.delegationDepth", "values": allowed }] }]);
+            assert_eq!(decide(rules, "GET", "/", delegated_to(&act)).is_none(), depth <= limit, "{depth} {limit}");
+        }
+        act = if act.is_null() { json!({ "sub": "a" }) } else { json!({ "act": act }) };
     }
 }
 

@@ -10,6 +10,7 @@ use super::matching::{Host, Match, Method, Path, Pattern as _, Word};
 use crate::claims::{Claims, texts};
 use crate::config::Staleness;
 use crate::json::{Kind, Value};
+use crate::limits;
 
 /// What a matching rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,12 @@ pub enum Key {
     Presenter,
     /// `request.auth.subjectType`, ours: `client` when the subject is the client itself, else `user` (V23).
     SubjectType,
+    /// `request.auth.delegated`, ours: `true` when the token has an actor (V24).
+    Delegated,
+    /// `request.auth.actor`, ours: the outermost actor as `iss/sub` or `iss/client_id` (V24).
+    Actor,
+    /// `request.auth.delegationDepth`, ours: the number of actors (V24).
+    DelegationDepth,
 }
 
 impl Key {
@@ -92,12 +99,30 @@ impl Key {
             "request.auth.audiences" => Some(Self::Audiences),
             "request.auth.presenter" => Some(Self::Presenter),
             "request.auth.subjectType" => Some(Self::SubjectType),
+            "request.auth.delegated" => Some(Self::Delegated),
+            "request.auth.actor" => Some(Self::Actor),
+            "request.auth.delegationDepth" => Some(Self::DelegationDepth),
             _ => {
                 let inner = text.strip_prefix("request.auth.claims[")?.strip_suffix(']')?;
                 let path: Vec<Box<str>> = inner.split("][").map(Into::into).collect();
                 let named = path.iter().all(|name| !name.is_empty() && !name.contains(['[', ']']));
                 named.then_some(Self::Claim(path))
             }
+        }
+    }
+
+    /// Error for a pattern that no value of this key can match.
+    pub(crate) fn refuses(&self, pattern: &Word) -> Option<&'static str> {
+        let text = if let Word::Exact(text) = pattern { &**text } else { "" };
+        let depth = text.parse::<u8>().is_ok_and(|depth| depth <= limits::MAX_JSON_DEPTH);
+        match self {
+            Self::SubjectType => (!matches!(text, "client" | "user")).then_some("must be client or user"),
+            Self::Delegated => (!matches!(text, "true" | "false")).then_some("must be \"true\" or \"false\""),
+            Self::DelegationDepth => {
+                let canonical = depth && (text == "0" || !text.starts_with(['0', '+']));
+                (!canonical).then_some("must be a number from 0 to the deepest nesting of a token, without *")
+            }
+            Self::Claim(_) | Self::Principal | Self::Audiences | Self::Presenter | Self::Actor => None,
         }
     }
 }
@@ -190,35 +215,65 @@ impl Condition {
     fn matches(&self, caller: &Caller<'_>) -> bool {
         let mut admitted = self.values.any.is_empty();
         let mut excluded = false;
-        let mut see = |text: &str| {
-            admitted |= self.values.any.iter().any(|pattern| pattern.matches(text));
-            excluded |= self.values.excludes(text);
+        let mut see = |seen: Seen<'_>| {
+            admitted |= self.values.any.iter().any(|pattern| seen.matches(pattern));
+            excluded |= self.values.none.iter().any(|pattern| seen.matches(pattern));
         };
         let Some(claims) = caller.claims else { return admitted };
         match &self.key {
-            Key::Principal => caller.principal().into_iter().for_each(see),
-            Key::SubjectType => see(if claims.subject_is_client() { "client" } else { "user" }),
-            Key::Audiences => claims.audiences().for_each(see),
-            Key::Presenter => claims.get(&[Box::from("azp")]).and_then(Value::as_str).into_iter().for_each(see),
-            Key::Claim(path) => claims.get(path).into_iter().for_each(|value| each_text(path, value, &mut see)),
+            Key::Principal => caller.principal().map(Seen::Text).into_iter().for_each(see),
+            Key::SubjectType => see(Seen::Text(if claims.subject_is_client() { "client" } else { "user" })),
+            Key::Delegated => see(Seen::Text(if claims.is_delegated() { "true" } else { "false" })),
+            Key::Actor => {
+                if let Some((issuer, name)) = claims.actor() {
+                    see(Seen::Text(&[issuer, name].join("/")));
+                }
+            }
+            Key::DelegationDepth => see(Seen::Text(&claims.delegation_depth().to_string())),
+            Key::Audiences => claims.audiences().map(Seen::Text).for_each(see),
+            Key::Presenter => {
+                let presenter = claims.get(&[Box::from("azp")]).and_then(Value::as_str);
+                presenter.map(Seen::Text).into_iter().for_each(see);
+            }
+            Key::Claim(path) => claims.get(path).into_iter().for_each(|value| each_value(path, value, &mut see)),
         }
         admitted && !excluded
     }
 }
 
-/// The texts that a claim stands for: a text, a number or a boolean, or each of a list of such. `scope` and `permission`
+/// One value of a claim, as patterns see it.
+#[derive(Clone, Copy)]
+enum Seen<'v> {
+    /// A string, a number as it was signed, or a boolean.
+    Text(&'v str),
+    /// An object, or a list inside a list: no text, but present.
+    Structure,
+}
+
+impl Seen<'_> {
+    fn matches(self, pattern: &Word) -> bool {
+        match self {
+            Self::Text(text) => pattern.matches(text),
+            Self::Structure => *pattern == Word::Present,
+        }
+    }
+}
+
+/// Passes each value of a claim to `see`: the claim itself, or each item of a list. Null is no value. `scope` and `permission`
 /// hold several, separated by spaces, as in Istio.
-fn each_text(path: &[Box<str>], value: Value<'_>, see: &mut impl FnMut(&str)) {
+fn each_value(path: &[Box<str>], value: Value<'_>, see: &mut impl FnMut(Seen<'_>)) {
     let spaced = matches!(path, [only] if matches!(&**only, "scope" | "permission"));
-    if spaced {
-        return texts(value).flat_map(|list| list.split(' ')).filter(|text| !text.is_empty()).for_each(see);
+    if spaced && matches!(value.kind(), Kind::String | Kind::Array) {
+        let each = texts(value).flat_map(|list| list.split(' ')).filter(|text| !text.is_empty());
+        return each.map(Seen::Text).for_each(see);
     }
     let one_or_many = (value.kind() != Kind::Array).then_some(value).into_iter().chain(value.items());
     for one in one_or_many {
         match one.kind() {
-            Kind::String => see(one.as_str().unwrap_or_default()),
-            Kind::Bool | Kind::Number => see(&one.to_string()),
-            Kind::Null | Kind::Array | Kind::Object => {}
+            Kind::String => see(Seen::Text(one.as_str().unwrap_or_default())),
+            Kind::Bool | Kind::Number => see(Seen::Text(&one.to_string())),
+            Kind::Array | Kind::Object => see(Seen::Structure),
+            Kind::Null => {}
         }
     }
 }
