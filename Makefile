@@ -1,7 +1,7 @@
 # The front door; CI uses it too. Each target does its own set-up. `make` alone shows what there is.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: node help run demo test test-native test-filter test-wasm test-istio bench bench-filter bench-issuer bench-core bench-count fuzz lint fmt image wasm setup clean
+.PHONY: node help run demo test test-native test-clients test-filter test-wasm test-istio bench bench-filter bench-issuer bench-core bench-count fuzz lint fmt image wasm setup clean
 
 section = @sh tests/scripts/section.sh
 
@@ -15,7 +15,7 @@ run: ## start issuer, two Envoy hops and an echo service; Ctrl-C stops them
 demo: ## play the story: tokens good and bad, rotation under load, revocation, issuer away
 	@sh tests/scripts/local.sh demo
 
-test: setup node test-native test-wasm test-istio ## every test: units, issuer, real Envoy, core as wasm, manifests
+test: setup node test-native test-clients test-wasm test-istio ## every test: units, issuer, real Envoy, clients, core as wasm, manifests
 
 test-native: setup ## units and properties, the issuer (SQLite, PostgreSQL), the module in the real Envoy, both together
 	$(section) 'Building the tests' cargo test --workspace --no-run
@@ -25,6 +25,9 @@ test-native: setup ## units and properties, the issuer (SQLite, PostgreSQL), the
 test-filter: ## only core, plugin and post-link step
 	$(section) 'Filter: unit and property tests' \
 	    cargo test -p meshseal-core -p meshseal-filter -p meshseal-postlink -p meshseal-abi
+
+test-clients: ## openid-client, oauth4webapi, Authlib, PyJWT and Java's HttpClient against the issuer
+	$(section) 'OAuth clients of others against the issuer' sh tests/scripts/clients.sh
 
 node:
 	@sh tests/scripts/wasm-tests.sh --check

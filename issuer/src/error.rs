@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::bundle::SyncError;
-use crate::keys::SignerError;
+use crate::keys::{RevokeError, SignerError};
 use crate::revocation::Full;
 use crate::store::StoreError;
 
@@ -27,11 +27,8 @@ pub enum OAuthErrorKind {
     InvalidRequest,
     /// The body is too large.
     TooLarge,
-    /// RFC 6749 §5.2: 401; with `Basic` in WWW-Authenticate if the client tried that.
-    InvalidClient {
-        /// Whether the Authorization header was used.
-        basic: bool,
-    },
+    /// RFC 6749 §5.2: 401, with a challenge (RFC 9110 §15.5.2).
+    InvalidClient,
     /// RFC 6749 §5.2.
     UnauthorizedClient,
     /// RFC 6749 §5.2.
@@ -40,8 +37,12 @@ pub enum OAuthErrorKind {
     InvalidScope,
     /// RFC 8707 §2.
     InvalidTarget,
+    /// RFC 6749 §4.1.2.1.
+    UnsupportedResponseType,
     /// RFC 7009 §2.2.1.
     UnsupportedTokenType,
+    /// RFC 9110 §15.5.9: the body did not arrive in time. The connection is closed.
+    Timeout,
     /// RFC 6750 §3.1: an administrator's verb without that right.
     Forbidden,
     /// Too many requests from one peer.
@@ -55,11 +56,13 @@ impl OAuthErrorKind {
         match self {
             Self::InvalidRequest => ("invalid_request", StatusCode::BAD_REQUEST),
             Self::TooLarge => ("invalid_request", StatusCode::PAYLOAD_TOO_LARGE),
-            Self::InvalidClient { .. } => ("invalid_client", StatusCode::UNAUTHORIZED),
+            Self::InvalidClient => ("invalid_client", StatusCode::UNAUTHORIZED),
             Self::UnauthorizedClient => ("unauthorized_client", StatusCode::BAD_REQUEST),
             Self::UnsupportedGrantType => ("unsupported_grant_type", StatusCode::BAD_REQUEST),
             Self::InvalidScope => ("invalid_scope", StatusCode::BAD_REQUEST),
             Self::InvalidTarget => ("invalid_target", StatusCode::BAD_REQUEST),
+            Self::UnsupportedResponseType => ("unsupported_response_type", StatusCode::BAD_REQUEST),
+            Self::Timeout => ("invalid_request", StatusCode::REQUEST_TIMEOUT),
             Self::UnsupportedTokenType => ("unsupported_token_type", StatusCode::BAD_REQUEST),
             Self::Forbidden => ("insufficient_scope", StatusCode::FORBIDDEN),
             Self::SlowDown => ("temporarily_unavailable", StatusCode::TOO_MANY_REQUESTS),
@@ -82,30 +85,43 @@ impl OAuthError {
     }
 }
 
+/// A description in the characters that RFC 6749 §5.2 allows: %x20-21, %x23-5B, %x5D-7E.
+fn allowed(description: &str) -> String {
+    let letter = |letter: char| match letter {
+        '"' => '\'',
+        ' '..='~' if letter != '\\' => letter,
+        _ => '?',
+    };
+    description.chars().map(letter).collect()
+}
+
 impl IntoResponse for OAuthError {
     fn into_response(self) -> Response {
         let (code, status) = self.kind.code();
-        let mut response =
-            (status, Json(json!({ "error": code, "error_description": self.description }))).into_response();
+        let body = json!({ "error": code, "error_description": allowed(&self.description) });
+        let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.kind {
-            OAuthErrorKind::InvalidClient { basic: true } => {
+            OAuthErrorKind::InvalidClient => {
                 headers.insert(
                     header::WWW_AUTHENTICATE,
                     HeaderValue::from_static("Basic realm=\"meshseal\", charset=\"UTF-8\""),
                 );
+            }
+            OAuthErrorKind::Timeout => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             OAuthErrorKind::SlowDown | OAuthErrorKind::Unavailable => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             OAuthErrorKind::InvalidRequest
             | OAuthErrorKind::TooLarge
-            | OAuthErrorKind::InvalidClient { basic: false }
             | OAuthErrorKind::UnauthorizedClient
             | OAuthErrorKind::UnsupportedGrantType
             | OAuthErrorKind::InvalidScope
             | OAuthErrorKind::InvalidTarget
+            | OAuthErrorKind::UnsupportedResponseType
             | OAuthErrorKind::UnsupportedTokenType
             | OAuthErrorKind::Forbidden => {}
         }
@@ -136,6 +152,19 @@ impl From<Full> for OAuthError {
             Full::Client => OAuthErrorKind::SlowDown.because(format!(
                 "{full} (`limits.revokedTokensPerClient`); wait until some expire, or have an administrator revoke by client"
             )),
+        }
+    }
+}
+
+impl From<RevokeError> for OAuthError {
+    fn from(error: RevokeError) -> Self {
+        match error {
+            RevokeError::Unknown => OAuthErrorKind::InvalidRequest.because("there is no key with this `kid`"),
+            RevokeError::Store(error) => error.into(),
+            RevokeError::Generate(error) => {
+                tracing::error!(%error, "no key to replace the revoked one");
+                OAuthErrorKind::Unavailable.because("no key could be made to replace it; try again")
+            }
         }
     }
 }

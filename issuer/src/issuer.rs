@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{Elsewhere, FRESH_MS, Live, Proxies, Publisher};
-use crate::clients::{Limiter, Registry, Replays};
+use crate::clients::{Failures, Registry, Replays};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{OAuthError, OAuthErrorKind};
@@ -56,7 +56,7 @@ pub struct Issuer {
     /// The assertions used lately.
     pub replays: Replays,
     /// Failed authentications.
-    pub failures: Limiter,
+    pub failures: Failures,
     /// Token indices.
     pub indices: Indices,
     /// Scheduled key work.
@@ -99,7 +99,7 @@ impl Issuer {
         let keeper = Keeper::new(replica_name(), policies, clock.steady(), heard_of_proxies);
         Ok(Self {
             registry: Registry::new(config.clients.clone(), config.limits.requests_per_second),
-            failures: Limiter::new(config.limits.failures_per_second),
+            failures: Failures::new(config.limits.failures_per_second),
             proxies: Arc::new(Proxies::new(clock.clone())),
             elsewhere: Elsewhere::new(store.clone(), clock.clone()),
             replays: Replays::default(),

@@ -39,12 +39,17 @@ use crate::issuer::Issuer;
 /// What an issuer serves to everybody: clients, proxies, and whoever watches it.
 pub fn app(issuer: Arc<Issuer>) -> Site {
     let waits = bundle::waits(issuer.clone());
-    let router = Router::new()
+    let endpoints = Router::new()
         .merge(tokens::routes())
         .merge(tokens::introspection_routes())
         .merge(revocation::routes())
+        .merge(discovery::routes());
+    let path = config::issuer_path(&issuer.config.issuer);
+    // A gateway may keep the path of the issuer identifier, or strip it: the endpoints are at both places.
+    let router = if path.is_empty() { endpoints } else { endpoints.clone().nest(path, endpoints) };
+    let router = router
+        .merge(discovery::well_known_routes(path))
         .merge(bundle::routes())
-        .merge(discovery::routes())
         .merge(telemetry::routes())
         .fallback(|| async {
             Problem::not_found("there is no such endpoint; see /.well-known/oauth-authorization-server")

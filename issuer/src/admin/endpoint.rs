@@ -12,9 +12,9 @@ use super::{KeysView, ProxiesView};
 use crate::bundle::Live;
 use crate::clients::Client;
 use crate::error::{OAuthError, OAuthErrorKind};
-use crate::http::{Caller, Form, OAuthRequest, authenticate, source_of};
+use crate::http::{Caller, Form, OAuthRequest, authenticate};
 use crate::issuer::Issuer;
-use crate::keys::{self, RevokeError};
+use crate::keys;
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new()
@@ -24,8 +24,8 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
         .route("/admin/proxies", get(list_proxies))
 }
 
-fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> Result<&'i Client, OAuthError> {
-    let client = authenticate(issuer, caller, form)?;
+async fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> Result<&'i Client, OAuthError> {
+    let client = authenticate(issuer, caller, form).await?;
     if client.admin {
         return Ok(client);
     }
@@ -33,9 +33,9 @@ fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> R
 }
 
 /// A GET has no body, so only the Authorization header can prove who asks.
-fn require_admin_header(issuer: &Arc<Issuer>, request: &Request) -> Result<(), OAuthError> {
-    let caller = Caller::of(request.headers(), source_of(request))?;
-    require_admin(issuer, &caller, &Form::default()).map(|_| ())
+async fn require_admin_header(issuer: &Arc<Issuer>, request: Request) -> Result<(), OAuthError> {
+    let caller = Caller::of(&request)?;
+    require_admin(issuer, &caller, &Form::default()).await.map(|_| ())
 }
 
 /// Half the truth would look like the whole.
@@ -49,14 +49,14 @@ async fn live(issuer: &Issuer) -> Result<Live, OAuthError> {
 }
 
 async fn list_keys(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<KeysView>, OAuthError> {
-    require_admin_header(&issuer, &request)?;
+    require_admin_header(&issuer, request).await?;
     let head = issuer.publisher.refresh().await?;
     let live = live(&issuer).await?;
     Ok(Json(KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested)))
 }
 
 async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<ProxiesView>, OAuthError> {
-    require_admin_header(&issuer, &request)?;
+    require_admin_header(&issuer, request).await?;
     let live = live(&issuer).await?;
     Ok(Json(ProxiesView::of(issuer.publisher.current().version(), live)))
 }
@@ -65,7 +65,7 @@ async fn rotate(
     State(issuer): State<Arc<Issuer>>,
     request: OAuthRequest,
 ) -> Result<(StatusCode, Json<Value>), OAuthError> {
-    let admin = require_admin(&issuer, &request.caller, &request.form)?;
+    let admin = require_admin(&issuer, &request.caller, &request.form).await?;
     let now = issuer.clock.now();
     issuer.store.request_rotation(now).await?;
     issuer.keeper_wanted.notify_one();
@@ -74,16 +74,9 @@ async fn rotate(
 }
 
 async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
-    let admin = require_admin(&issuer, &request.caller, &request.form)?;
+    let admin = require_admin(&issuer, &request.caller, &request.form).await?;
     let kid = request.form.get("kid").ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`kid` is missing"))?;
-    let version = keys::revoke(&issuer, kid).await.map_err(|error| match error {
-        RevokeError::Unknown => OAuthErrorKind::InvalidRequest.because("there is no key with this `kid`"),
-        RevokeError::Store(error) => error.into(),
-        RevokeError::Generate(error) => {
-            tracing::error!(%error, "no key to replace the revoked one");
-            OAuthErrorKind::Unavailable.because("no key could be made to replace it; try again")
-        }
-    })?;
+    let version = keys::revoke(&issuer, kid).await?;
     tracing::warn!(client = admin.id, kid, version, "signing key revoked");
     Ok(Json(json!({ "version": version })))
 }

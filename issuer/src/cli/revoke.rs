@@ -6,20 +6,21 @@ use serde_json::Value;
 
 use super::remote::Remote;
 use super::tokens_in::next_token;
-use super::{Failure, Outcome, print};
+use super::{Failure, Outcome, note, print};
 
 /// Revoke tokens, and wait until every live proxy knows.
 ///
-/// Prints the receipt: {"version":…,"confirmed":…,"proxies":…,"elapsed_ms":…}. Exit status 1 when the wait was over before
-/// every live proxy had confirmed.
+/// Prints the receipt: {"revoked":true,"kind":…,"version":…,"confirmed":…,"proxies":…,"elapsed_ms":…}. Exit status 1 when
+/// nothing was revoked, or when the wait was over before every live proxy had confirmed.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:
   meshseal revoke --client-id operator --token < token.txt           # one token, from standard input
   meshseal revoke --client-id operator --subject checkout            # all its tokens issued until now
   meshseal revoke --client-id operator --client checkout --issued-before 1767225600
+  meshseal revoke --client-id operator --jti JTI                     # as the log or the proxy's log has it
   meshseal revoke --client-id operator --all --wait 30",
-    group(clap::ArgGroup::new("what").required(true).args(["token", "subject", "client", "session", "grant", "all"]))
+    group(clap::ArgGroup::new("what").required(true).args(["token", "jti", "key", "subject", "client", "session", "grant", "all"]))
 )]
 pub(super) struct Revoke {
     #[command(flatten)]
@@ -27,6 +28,12 @@ pub(super) struct Revoke {
     /// The token on standard input.
     #[arg(long)]
     token: bool,
+    /// The token with this `jti`, when the token itself is no longer at hand.
+    #[arg(long, value_name = "JTI", allow_hyphen_values = true)]
+    jti: Option<String>,
+    /// All tokens that this key signed. The key is taken out of use, as with `meshseal keys revoke`.
+    #[arg(long, value_name = "KID", allow_hyphen_values = true)]
+    key: Option<String>,
     /// All tokens of this subject.
     #[arg(long, value_name = "SUB")]
     subject: Option<String>,
@@ -43,7 +50,7 @@ pub(super) struct Revoke {
     #[arg(long)]
     all: bool,
     /// Only those issued before this time (Unix seconds); default: until now.
-    #[arg(long, value_name = "UNIX", conflicts_with = "token")]
+    #[arg(long, value_name = "UNIX", conflicts_with_all = ["token", "jti", "key"])]
     issued_before: Option<u64>,
     /// Seconds to wait for proxies to confirm, at most 60.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=60))]
@@ -56,6 +63,8 @@ impl Revoke {
         let (before, wait) = (self.issued_before.map(|before| before.to_string()), self.wait.to_string());
         let parameters = [
             ("token", token.as_deref()),
+            ("jti", self.jti.as_deref()),
+            ("key", self.key.as_deref()),
             ("subject", self.subject.as_deref()),
             ("client", self.client.as_deref()),
             ("session", self.session.as_deref()),
@@ -67,6 +76,13 @@ impl Revoke {
         let form: Vec<(&str, &str)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         let receipt: Value = self.remote.connect()?.post("/revoke", &form)?;
         print(&receipt.to_string());
+        if receipt.get("revoked") != Some(&Value::Bool(true)) {
+            let reason = receipt.get("reason").and_then(Value::as_str).unwrap_or("not recognised");
+            note(&format!(
+                "nothing was revoked: {reason}; check that the token is whole, or revoke by --jti or --client"
+            ));
+            return Ok(ExitCode::from(1));
+        }
         let count = |name: &str| receipt.get(name).and_then(Value::as_u64);
         Ok(if count("confirmed") < count("proxies") { ExitCode::from(1) } else { ExitCode::SUCCESS })
     }

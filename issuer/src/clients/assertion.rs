@@ -3,6 +3,7 @@
 use meshseal_core::KeyTables;
 use meshseal_core::config::{JwtRule, TokenType};
 use meshseal_core::keys::KeySet;
+use meshseal_core::rejection::Rejection;
 use meshseal_core::validate::{hints, validate_with};
 
 /// `client_assertion_type` of a JWT.
@@ -29,7 +30,10 @@ pub(super) fn claimed_client(assertion: &str) -> Option<String> {
     (hints.issuer == hints.subject).then_some(hints.issuer).flatten().map(Into::into)
 }
 
-/// Checks an assertion of this client for this issuer. Says nothing about why it fails: that would help forging.
+/// Checks an assertion of this client for this issuer.
+///
+/// # Errors
+/// The failed check, for counters and logs. Callers do not learn it, because that would help forging.
 pub(super) fn check(
     assertion: &str,
     client: &str,
@@ -38,16 +42,21 @@ pub(super) fn check(
     skew_s: u64,
     now: u64,
     verifier: &KeyTables,
-) -> Option<Asserted> {
+) -> Result<Asserted, &'static str> {
     let mut rule = JwtRule::new(client, vec![issuer.into()]);
     rule.token_types = vec![TokenType::ClientAuthentication, TokenType::Jwt];
     rule.clock_skew = skew_s;
     rule.max_lifetime = MAX_LIFETIME_S;
-    let verified = validate_with(assertion, keys, &rule, now, verifier).ok()?;
+    let verified = validate_with(assertion, keys, &rule, now, verifier).map_err(Rejection::code)?;
     let claims = verified.claims();
     let subject = claims.subject() == Some(client);
     // The issuer identifier and nothing else: an assertion for us must be of no use anywhere else.
     let only_us = claims.audiences().count() == 1;
-    let jti = claims.jti().filter(|jti| !jti.is_empty() && jti.len() <= MAX_JTI_BYTES)?;
-    (subject && only_us).then(|| Asserted { jti: jti.to_owned(), expires_at: verified.expires_at() })
+    let jti = claims.jti().filter(|jti| !jti.is_empty() && jti.len() <= MAX_JTI_BYTES);
+    match (subject, only_us, jti) {
+        (false, ..) => Err("subject-mismatch"),
+        (true, false, _) => Err("audience-mismatch"),
+        (true, true, None) => Err("claim-missing"),
+        (true, true, Some(jti)) => Ok(Asserted { jti: jti.to_owned(), expires_at: verified.expires_at() }),
+    }
 }

@@ -15,11 +15,8 @@ const MAX_CREDENTIAL_BYTES: usize = 512;
 pub enum AuthError {
     /// The request is not one authentication: the reason, for the caller.
     Malformed(&'static str),
-    /// Not who it says it is, whatever the reason.
-    Refused {
-        /// Whether the Authorization header was used.
-        basic: bool,
-    },
+    /// Not proven: the reason, for counters and logs only.
+    Refused(&'static str),
     /// Too many assertions are in flight to tell old from new.
     Overloaded,
 }
@@ -33,8 +30,6 @@ pub enum Credentials<'r> {
         client: String,
         /// The secret's hash.
         hash: SecretHash,
-        /// In the header.
-        basic: bool,
     },
     /// `private_key_jwt`.
     Assertion(&'r str),
@@ -53,25 +48,25 @@ impl<'r> Credentials<'r> {
         }
         let claimed = form.get("client_id");
         if let Some(header) = authorization {
-            let (client, hash) = basic(header).ok_or(AuthError::Refused { basic: true })?;
+            let (client, hash) = basic(header).ok_or(AuthError::Refused("header-malformed"))?;
             if claimed.is_some_and(|claimed| claimed != client) {
                 return Err(AuthError::Malformed("`client_id` differs from the Authorization header"));
             }
-            return Ok(Self::Secret { client, hash, basic: true });
+            return Ok(Self::Secret { client, hash });
         }
         if let Some(secret) = secret {
             let client =
                 claimed.ok_or(AuthError::Malformed("`client_id` is missing beside `client_secret`"))?.to_owned();
-            return Ok(Self::Secret { client, hash: SecretHash::of(secret), basic: false });
+            return Ok(Self::Secret { client, hash: SecretHash::of(secret) });
         }
-        let assertion = assertion.ok_or(AuthError::Refused { basic: false })?;
+        let assertion = assertion.ok_or(AuthError::Refused("credentials-missing"))?;
         if form.get("client_assertion_type") != Some(ASSERTION_TYPE) {
             return Err(AuthError::Malformed(
                 "`client_assertion_type` must be urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
             ));
         }
         if claimed.is_some() && assertion::claimed_client(assertion).as_deref() != claimed {
-            return Err(AuthError::Refused { basic: false });
+            return Err(AuthError::Refused("client-id-differs"));
         }
         Ok(Self::Assertion(assertion))
     }
@@ -96,31 +91,32 @@ impl<'r> Credentials<'r> {
         checks: &Checks<'_>,
     ) -> Result<&'c Client, AuthError> {
         match self {
-            Self::Secret { client, hash, basic } => {
-                let refused = AuthError::Refused { basic: *basic };
-                let client = registry.get(client).ok_or(refused)?;
-                let ClientAuth::Secrets(secrets) = &client.auth else { return Err(refused) };
+            Self::Secret { client, hash } => {
+                let client = registry.get(client).ok_or(UNKNOWN)?;
+                let ClientAuth::Secrets(secrets) = &client.auth else { return Err(WRONG_METHOD) };
                 // Every secret is compared, so that time does not tell which.
                 let matching = secrets.iter().filter(|secret| secret.matches(hash)).count();
-                if matching > 0 { Ok(client) } else { Err(refused) }
+                if matching > 0 { Ok(client) } else { Err(AuthError::Refused("secret-wrong")) }
             }
             Self::Assertion(assertion) => {
-                let refused = AuthError::Refused { basic: false };
-                let id = assertion::claimed_client(assertion).ok_or(refused)?;
-                let client = registry.get(&id).ok_or(refused)?;
-                let ClientAuth::Keys(keys) = &client.auth else { return Err(refused) };
+                let id = assertion::claimed_client(assertion).ok_or(AuthError::Refused("assertion-malformed"))?;
+                let client = registry.get(&id).ok_or(UNKNOWN)?;
+                let ClientAuth::Keys(keys) = &client.auth else { return Err(WRONG_METHOD) };
                 let (issuer, skew_s, now) = (checks.issuer, checks.skew_s, checks.now);
                 let asserted = assertion::check(assertion, &id, keys, issuer, skew_s, now, registry.verifier());
-                let asserted = asserted.ok_or(refused)?;
+                let asserted = asserted.map_err(AuthError::Refused)?;
                 match replays.use_once(&id, &asserted.jti, asserted.expires_at, checks.now) {
                     Replay::Fresh => Ok(client),
-                    Replay::Seen => Err(refused),
+                    Replay::Seen => Err(AuthError::Refused("assertion-replayed")),
                     Replay::Full => Err(AuthError::Overloaded),
                 }
             }
         }
     }
 }
+
+const UNKNOWN: AuthError = AuthError::Refused("client-unknown");
+const WRONG_METHOD: AuthError = AuthError::Refused("method-wrong");
 
 /// What assertions are checked against.
 #[derive(Clone, Copy, Debug)]

@@ -36,8 +36,7 @@ impl Rate {
     }
 }
 
-/// Failed authentications by source address and the client that was claimed: behind a sidecar or gateway all callers have one
-/// address, and one that guesses must not lock out the others.
+/// Rates by source address and claimed client. Callers behind a sidecar or gateway share one address.
 pub struct Limiter {
     cells: Vec<AtomicU64>,
     hasher: RandomState,
@@ -45,11 +44,11 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// So many failures a second, ten times as many at once.
+    /// Allows `per_second` events of each source, and bursts of `burst_s` seconds' worth.
     #[must_use]
-    pub fn new(failures_per_second: u32) -> Self {
+    pub fn new(per_second: u32, burst_s: u64) -> Self {
         let cells = std::iter::repeat_with(AtomicU64::default).take(CELLS).collect();
-        Self { cells, hasher: RandomState::new(), rate: Rate::per_second(failures_per_second, 10) }
+        Self { cells, hasher: RandomState::new(), rate: Rate::per_second(per_second, burst_s) }
     }
 
     fn cell(&self, source: (IpAddr, &str)) -> Option<&AtomicU64> {
@@ -57,18 +56,16 @@ impl Limiter {
         self.cells.get(usize::try_from(self.hasher.hash_one(source) % cells).unwrap_or(0))
     }
 
-    /// Whether this source has failed too often to be listened to.
+    /// Returns whether this source has used up its rate.
     #[must_use]
-    pub fn is_blocked(&self, source: (IpAddr, &str), now_ms: u64) -> bool {
+    pub fn is_exceeded(&self, source: (IpAddr, &str), now_ms: u64) -> bool {
         let now_us = now_ms.saturating_mul(1_000);
         self.cell(source).is_some_and(|cell| self.rate.next(cell.load(Ordering::Relaxed), now_us).is_none())
     }
 
-    /// This source failed.
-    pub fn failed(&self, source: (IpAddr, &str), now_ms: u64) {
-        if let Some(cell) = self.cell(source) {
-            let _full = self.rate.admit(cell, now_ms.saturating_mul(1_000));
-        }
+    /// Counts an event of this source; false when it is one too many.
+    pub fn admit(&self, source: (IpAddr, &str), now_ms: u64) -> bool {
+        self.cell(source).is_none_or(|cell| self.rate.admit(cell, now_ms.saturating_mul(1_000)))
     }
 }
 
@@ -86,16 +83,16 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_guesses_is_blocked_alone_and_for_a_while() {
-        let limiter = Limiter::new(1);
+    fn a_source_exceeds_its_rate_alone_and_for_a_while() {
+        let limiter = Limiter::new(1, 10);
         let (guesser, other) = ((IpAddr::from([10, 0, 0, 1]), "a"), (IpAddr::from([10, 0, 0, 1]), "b"));
         let cells = [guesser, other].map(|source| limiter.cell(source).map(std::ptr::from_ref));
         let failures = (0..100)
-            .take_while(|_| !limiter.is_blocked(guesser, 5_000))
-            .inspect(|_| limiter.failed(guesser, 5_000))
+            .take_while(|_| !limiter.is_exceeded(guesser, 5_000))
+            .inspect(|_| assert!(limiter.admit(guesser, 5_000)))
             .count();
         assert_eq!(failures, 10);
-        assert!(!limiter.is_blocked(guesser, 6_001));
-        assert!(cells[0] == cells[1] || !limiter.is_blocked(other, 5_000));
+        assert!(!limiter.is_exceeded(guesser, 6_001));
+        assert!(cells[0] == cells[1] || !limiter.is_exceeded(other, 5_000));
     }
 }

@@ -2,6 +2,7 @@
 
 mod assertion;
 mod authenticate;
+mod failures;
 mod limiter;
 mod registry;
 mod replay;
@@ -10,6 +11,7 @@ mod settings;
 
 pub use assertion::ASSERTION_TYPE;
 pub use authenticate::{AuthError, Checks, Credentials};
+pub use failures::{Failure, Failures};
 pub use limiter::{Limiter, Rate};
 pub use registry::Registry;
 pub use replay::{Replay, Replays};

@@ -1,11 +1,11 @@
 //! What each section of the issuer's YAML means, and which combinations cannot work.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use meshseal_core::limits::MAX_REVOKED;
+use url::{Host, Url};
 
 use super::reader::{Members, Node};
 use super::{
@@ -96,27 +96,37 @@ fn issuer(node: &Node<'_>, listen: &str) -> String {
     text.to_owned()
 }
 
-/// An issuer identifier (RFC 8414 §2) that is also the base of every endpoint: scheme, host and port, nothing else.
+/// Checks an issuer identifier (RFC 8414 §2), which is also the base of every endpoint.
 fn check_issuer(text: &str) -> Result<(), String> {
-    let (scheme, authority) = text.split_once("://").ok_or("must be a URL such as https://issuer.example")?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-    if authority.is_empty() || !authority.bytes().all(plain) {
-        return Err("must be scheme, host and port only: no path, query, fragment, user or trailing slash".to_owned());
+    let url = Url::parse(text).map_err(|error| format!("must be a URL such as https://issuer.example: {error}"))?;
+    let Some(host) = url.host() else { return Err("must have a host, such as https://issuer.example".to_owned()) };
+    let bare =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    if !bare || text.contains(['?', '#', '@']) {
+        return Err("must have no user, query or fragment (RFC 8414 §2)".to_owned());
     }
-    match scheme {
+    let path = issuer_path(text);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    if path.ends_with('/') || path.contains("//") || !path.bytes().all(plain) || !url.path().ends_with(path) {
+        return Err("must have no trailing slash, and a path of plain segments: letters, digits, `-._~`".to_owned());
+    }
+    let is_loopback = match host {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    };
+    match url.scheme() {
         "https" => Ok(()),
-        "http" if is_loopback(authority) => Ok(()),
+        "http" if is_loopback => Ok(()),
         "http" => Err("must be https unless the host is a loopback address (RFC 8414 §2)".to_owned()),
         _ => Err("must begin with https://".to_owned()),
     }
 }
 
-fn is_loopback(authority: &str) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or("", |(host, _)| host),
-        None => authority.split_once(':').map_or(authority, |(host, _)| host),
-    };
-    host == "localhost" || IpAddr::from_str(host).is_ok_and(|address| address.is_loopback())
+/// The path of an issuer identifier, as written; empty if it has none.
+pub(crate) fn issuer_path(issuer: &str) -> &str {
+    let authority = issuer.split_once("://").map_or("", |(_, rest)| rest);
+    authority.find('/').and_then(|at| authority.get(at..)).unwrap_or_default()
 }
 
 fn database(node: &Node<'_>) -> Location {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use serde_json::{Map, Value};
 
-use super::metadata;
+use super::{metadata, openid_metadata};
+use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::etagged;
 use crate::issuer::Issuer;
 
@@ -16,11 +18,40 @@ use crate::issuer::Issuer;
 /// come back at once (I25).
 const MAX_AGE_S: [u64; 2] = [240, 360];
 
+/// Any origin may read public documents. No credential is involved, so `*` is safe (Fetch §3.2).
+const ANY_ORIGIN: (HeaderName, &str) = (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+
+/// Routes below the issuer identifier.
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new()
-        .route("/jwks", get(jwks))
-        .route("/.well-known/oauth-authorization-server", get(document))
-        .route("/.well-known/openid-configuration", get(document))
+        .route("/jwks", get(jwks).options(preflight))
+        .route("/.well-known/openid-configuration", get(openid_document).options(preflight))
+        .route("/authorize", get(authorize).post(authorize))
+}
+
+/// Metadata of an issuer identifier with this path (RFC 8414 §3.1, §5), which may be empty.
+pub(crate) fn well_known_routes(path: &str) -> Router<Arc<Issuer>> {
+    let router = Router::new()
+        .route(&format!("/.well-known/oauth-authorization-server{path}"), get(document).options(preflight));
+    if path.is_empty() {
+        return router;
+    }
+    router.route(&format!("/.well-known/openid-configuration{path}"), get(openid_document).options(preflight))
+}
+
+async fn preflight() -> impl IntoResponse {
+    let headers = [
+        ANY_ORIGIN,
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ];
+    (StatusCode::NO_CONTENT, headers)
+}
+
+/// OpenID Connect Discovery requires an authorization endpoint. No response type is offered, and nothing is redirected.
+async fn authorize() -> OAuthError {
+    OAuthErrorKind::UnsupportedResponseType.because("this issuer offers no authorization flow; use client_credentials")
 }
 
 async fn jwks(State(issuer): State<Arc<Issuer>>, headers: HeaderMap) -> Response {
@@ -31,9 +62,19 @@ async fn jwks(State(issuer): State<Arc<Issuer>>, headers: HeaderMap) -> Response
     let _unlucky = aws_lc_rs::rand::fill(&mut random);
     let max_age_s = least + u64::from_le_bytes(random) % (most - least + 1);
     let cache_control = format!("public, max-age={max_age_s}, stale-if-error=86400");
-    etagged(&headers, published.document.body.clone(), &published.document.etag, &cache_control)
+    let exposed = (header::ACCESS_CONTROL_EXPOSE_HEADERS, "ETag");
+    let body = etagged(&headers, published.document.body.clone(), &published.document.etag, &cache_control);
+    ([ANY_ORIGIN, exposed], body).into_response()
 }
 
 async fn document(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
-    ([(header::CACHE_CONTROL, "public, max-age=3600")], Json(metadata(&issuer.config)))
+    cacheable(metadata(&issuer.config))
+}
+
+async fn openid_document(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
+    cacheable(openid_metadata(&issuer.config))
+}
+
+fn cacheable(document: Map<String, Value>) -> impl IntoResponse {
+    ([ANY_ORIGIN, (header::CACHE_CONTROL, "public, max-age=3600")], Json(document))
 }

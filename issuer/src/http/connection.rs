@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::host;
 use super::places::{Seat, Use};
 use crate::bundle;
 use crate::error::Problem;
@@ -188,9 +189,14 @@ impl Connection {
     }
 
     fn step(&self, mut request: Request, waiting: &Mutex<Option<Waiting>>) -> Step {
+        if !host::is_valid(request.version(), request.headers()) {
+            let problem = Problem::bad_request("send one Host header: a host and optionally a port (RFC 9112 §3.2)");
+            return Step::Answer(Box::new(last(problem)));
+        }
         let wanted = if request.uri().path() == bundle::PATH { Use::Poll } else { Use::Other };
         if !self.seat.take_for(wanted) {
-            return Step::Answer(Box::new(crowded()));
+            let problem = Problem::unavailable("too many connections of this sort; try again");
+            return Step::Answer(Box::new(last(problem)));
         }
         if let Some(waits) = &self.service.waits
             && is_plain(&request)
@@ -226,8 +232,9 @@ async fn silent(seat: &Seat, first: Instant) {
     }
 }
 
-fn crowded() -> Response {
-    let mut refusal = Problem::unavailable("too many connections of this sort; try again").into_response();
+/// The last answer of a connection.
+fn last(problem: Problem) -> Response {
+    let mut refusal = problem.into_response();
     refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     refusal
 }

@@ -9,11 +9,12 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http_body_util::LengthLimitError;
 use tokio::time::timeout;
 
 use super::connection::Peer;
-use super::form::{Form, MAX_BODY_BYTES};
-use crate::clients::{AuthError, Checks, Client, Credentials};
+use super::form::{Form, FormError, MAX_BODY_BYTES};
+use crate::clients::{AuthError, Checks, Client, Credentials, Failure};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::issuer::Issuer;
 
@@ -27,30 +28,37 @@ pub(crate) struct OAuthRequest {
 pub(crate) struct Caller {
     authorization: Option<String>,
     source: IpAddr,
+    endpoint: &'static str,
 }
 
 impl Caller {
     /// From the headers and the connection.
-    pub(crate) fn of(headers: &HeaderMap, source: IpAddr) -> Result<Self, OAuthError> {
-        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    pub(crate) fn of(request: &Request) -> Result<Self, OAuthError> {
+        let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
         let authorization = match (values.next(), values.next()) {
             (None, _) => None,
-            (Some(value), None) => match value.to_str() {
-                Ok(value) => Some(value.to_owned()),
-                Err(_) => {
-                    return Err(OAuthErrorKind::InvalidClient { basic: true }.because("client authentication failed"));
-                }
-            },
+            // A value that is not text fails as a header without credentials.
+            (Some(value), None) => Some(value.to_str().unwrap_or_default().to_owned()),
             (Some(_), Some(_)) => {
                 return Err(OAuthErrorKind::InvalidRequest.because("more than one Authorization header"));
             }
         };
-        Ok(Self { authorization, source })
+        Ok(Self { authorization, source: source_of(request), endpoint: endpoint(request.uri().path()) })
+    }
+}
+
+/// The endpoint's name in counters and logs.
+fn endpoint(path: &str) -> &'static str {
+    match path {
+        "/token" => "token",
+        "/introspect" => "introspect",
+        "/revoke" => "revoke",
+        _ => "admin",
     }
 }
 
 /// Where a request comes from; unspecified when it did not come over our own server.
-pub(crate) fn source_of(request: &Request) -> IpAddr {
+fn source_of(request: &Request) -> IpAddr {
     request.extensions().get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0)
 }
 
@@ -63,21 +71,38 @@ impl<S: Sync> FromRequest<S> for OAuthRequest {
     async fn from_request(request: Request, _state: &S) -> Result<Self, OAuthError> {
         let invalid = |message: &str| OAuthErrorKind::InvalidRequest.because(message);
         if request.uri().query().is_some() {
-            return Err(invalid("parameters belong in the body, not in the URL (RFC 6749 §2.3.1)"));
+            return Err(invalid("parameters belong in the body, not in the URL (RFC 6749, section 2.3.1)"));
         }
-        let caller = Caller::of(request.headers(), source_of(&request))?;
+        let caller = Caller::of(&request)?;
         let json = match media_type(request.headers()) {
-            Some("application/x-www-form-urlencoded") => false,
-            Some("application/json") if request.uri().path().starts_with("/admin/") => true,
+            Some(media) if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") => false,
+            Some(media)
+                if media.eq_ignore_ascii_case("application/json") && request.uri().path().starts_with("/admin/") =>
+            {
+                true
+            }
             None if request.uri().path().starts_with("/admin/") => false,
             _ => return Err(invalid("content-type must be application/x-www-form-urlencoded")),
         };
-        let too_large = |_| OAuthErrorKind::TooLarge.because(format!("the body is longer than {MAX_BODY_BYTES} bytes"));
+        let unread = |error: axum::Error| {
+            if std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>()) {
+                return OAuthErrorKind::TooLarge.because(format!("the body is longer than {MAX_BODY_BYTES} bytes"));
+            }
+            invalid("the body is cut off or broken")
+        };
         // A body that never comes must not hold a connection for ever.
         let body = timeout(BODY_WITHIN, to_bytes(request.into_body(), MAX_BODY_BYTES)).await;
-        let body = body.map_err(|_| invalid("the body took longer than 10 seconds"))?.map_err(too_large)?;
+        let late = |_| OAuthErrorKind::Timeout.because("the body took longer than 10 seconds");
+        let body = body.map_err(late)?.map_err(unread)?;
         let form = if json { Form::from_json(&body) } else { Form::parse(&body) };
-        Ok(Self { form: form.map_err(|error| invalid(&error.to_string()))?, caller })
+        let form = form.map_err(|error| match error {
+            // RFC 8707 §2: tokens are for one service.
+            FormError::Repeated(name) if name == "resource" => {
+                OAuthErrorKind::InvalidTarget.because("`resource` is given twice; ask for one service at a time")
+            }
+            error => invalid(&error.to_string()),
+        })?;
+        Ok(Self { form, caller })
     }
 }
 
@@ -86,8 +111,8 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
     Some(value.split(';').next().unwrap_or_default().trim())
 }
 
-/// Makes a caller prove that it is a client (I32: what is cheap comes first).
-pub(crate) fn authenticate<'i>(
+/// Makes a caller prove that it is a client. The cost of failures: [`crate::clients::Failures`].
+pub(crate) async fn authenticate<'i>(
     issuer: &'i Arc<Issuer>,
     caller: &Caller,
     form: &Form,
@@ -95,18 +120,25 @@ pub(crate) fn authenticate<'i>(
     let now_ms = issuer.clock.steady_ms();
     let credentials = Credentials::find(caller.authorization.as_deref(), form);
     let claimed = credentials.as_ref().ok().and_then(Credentials::claimed).unwrap_or_default();
-    let source = (caller.source, claimed.as_str());
-    if issuer.failures.is_blocked(source, now_ms) {
-        return Err(OAuthErrorKind::SlowDown.because("too many failed authentications from this address"));
-    }
+    let exceeded = issuer.failures.is_exceeded(caller.source, &claimed, now_ms);
+    let _turn = match &credentials {
+        Ok(Credentials::Assertion(_)) if exceeded => issuer.failures.turn().await,
+        _ => None,
+    };
     let checks =
         Checks { issuer: &issuer.config.issuer, skew_s: issuer.config.tokens.clock_skew_s, now: issuer.clock.now() };
     let verified = credentials.and_then(|credentials| credentials.verify(&issuer.registry, &issuer.replays, &checks));
     let client = verified.map_err(|error| match error {
         AuthError::Malformed(reason) => OAuthErrorKind::InvalidRequest.because(reason),
-        AuthError::Refused { basic } => {
-            issuer.failures.failed(source, now_ms);
-            OAuthErrorKind::InvalidClient { basic }.because("client authentication failed")
+        AuthError::Refused(reason) => {
+            let (endpoint, source) = (caller.endpoint, caller.source);
+            let failure = Failure { endpoint, source, client: &claimed, reason };
+            issuer.failures.note(failure, &issuer.registry, &issuer.metrics, now_ms);
+            if exceeded {
+                OAuthErrorKind::SlowDown.because("client authentication failed, too often from this address")
+            } else {
+                OAuthErrorKind::InvalidClient.because("client authentication failed")
+            }
         }
         AuthError::Overloaded => OAuthErrorKind::Unavailable.because("too many client assertions at a time; try again"),
     })?;

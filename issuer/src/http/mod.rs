@@ -3,11 +3,12 @@
 mod connection;
 mod endpoint;
 mod form;
+mod host;
 mod places;
 mod server;
 
 pub use connection::{Peer, Waiting, Waits};
-pub(crate) use endpoint::{Caller, OAuthRequest, authenticate, etagged, source_of};
+pub(crate) use endpoint::{Caller, OAuthRequest, authenticate, etagged};
 pub use form::{Form, FormError};
 pub use places::Places;
 pub use server::{Site, serve};

@@ -15,9 +15,11 @@ use serde_json::json;
 use super::request::epoch;
 use super::{Receipt, RevokeRequest, RevokedToken, Revoker, Target};
 use crate::clients::Client;
+use crate::config::MAX_TOKEN_LIFE_S;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{OAuthRequest, authenticate};
 use crate::issuer::Issuer;
+use crate::keys::{self, Purpose};
 use crate::store::Change;
 use crate::tokens::signed_by_us;
 
@@ -26,60 +28,128 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
 }
 
 async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Response, OAuthError> {
-    let caller = authenticate(&issuer, &request.caller, &request.form)?;
+    let caller = authenticate(&issuer, &request.caller, &request.form).await?;
     let asked = RevokeRequest::read(&request.form, issuer.clock.now())?;
-    let Some(change) = change(&issuer, caller, asked.target).await? else {
-        // RFC 7009 §2.2: what is not valid needs no revocation.
-        return Ok(no_store(Json(json!({}))));
+    let done = carry_out(&issuer, caller, asked.target).await?;
+    let Some(version) = done.version else {
+        // RFC 7009 §2.2: 200 although nothing was revoked. Operators learn the reason.
+        tracing::info!(client = caller.id, kind = done.kind, reason = done.reason, "nothing revoked");
+        let reason = done.reason.filter(|_| caller.admin);
+        return Ok(no_store(Json(json!({ "revoked": false, "kind": done.kind, "reason": reason }))));
     };
-    let version = issuer.publisher.commit(&change).await?;
     issuer.metrics.revocations.increment();
-    tracing::info!(client = caller.id, version, tokens = change.revoke.len(), epochs = ?change.epochs, "revoked");
-    let Some(wait_s) = asked.wait_s else { return Ok(no_store(Json(json!({ "version": version })))) };
-    Ok(no_store(Json(Receipt::wait(&issuer, version, Duration::from_secs(wait_s)).await)))
+    tracing::info!(client = caller.id, version, kind = done.kind, name = done.name, jti = done.jti, "revoked");
+    let mut answer = match asked.wait_s {
+        Some(wait_s) => json!(Receipt::wait(&issuer, version, Duration::from_secs(wait_s)).await),
+        None => json!({ "version": version }),
+    };
+    if let Some(members) = answer.as_object_mut() {
+        members.insert("revoked".to_owned(), json!(true));
+        members.insert("kind".to_owned(), json!(done.kind));
+        members.extend(done.name.map(|name| ("name".to_owned(), json!(name))));
+        members.extend(done.jti.map(|jti| ("jti".to_owned(), json!(jti))));
+    }
+    Ok(no_store(Json(answer)))
 }
 
 fn no_store(body: impl IntoResponse) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-/// The change to make; none for a token that is good nowhere.
-async fn change(issuer: &Issuer, caller: &Client, target: Target) -> Result<Option<Change>, OAuthError> {
+/// What a request did.
+#[derive(Default)]
+struct Done {
+    /// The version that carries the revocation; none if nothing was revoked.
+    version: Option<u64>,
+    kind: &'static str,
+    name: Option<String>,
+    jti: Option<String>,
+    /// The reason why nothing was revoked.
+    reason: Option<&'static str>,
+}
+
+impl Done {
+    fn nothing(kind: &'static str, reason: &'static str) -> Self {
+        Self { kind, reason: Some(reason), ..Self::default() }
+    }
+}
+
+async fn carry_out(issuer: &Issuer, caller: &Client, target: Target) -> Result<Done, OAuthError> {
     match target {
-        Target::Token(token) => {
-            let most = (!caller.admin).then_some(issuer.config.limits.revoked_tokens_per_client);
-            let revoker = Revoker { client: caller.id.clone(), most };
-            let token = revoked_token(issuer, caller, &token).await?;
-            Ok(token.map(|token| Change { revoke: vec![token], revoker, ..Change::default() }))
-        }
-        Target::Group { .. } if !caller.admin => {
-            Err(OAuthErrorKind::Forbidden.because("only a client with `admin: true` may revoke groups of tokens"))
-        }
+        Target::Token(token) => revoke_token(issuer, caller, &token).await,
+        _ if !caller.admin => Err(OAuthErrorKind::Forbidden
+            .because("only a client with `admin: true` may revoke by jti, key or group; send the token itself")),
+        Target::Jti(jti) => revoke_jti(issuer, caller, jti).await,
+        Target::Key(kid) => revoke_key(issuer, kid).await,
         Target::Group { kind, name, before } => {
-            Ok(Some(Change { epochs: vec![epoch(kind, name, before)], ..Change::default() }))
+            let epochs = vec![epoch(kind, name.clone(), before)];
+            let version = issuer.publisher.commit(&Change { epochs, ..Change::default() }).await?;
+            let name = Some(name).filter(|name| !name.is_empty());
+            Ok(Done { version: Some(version), kind: kind.name(), name, ..Done::default() })
         }
     }
 }
 
-/// A token that looks foreign may be signed by a key that another replica has just made: so the newest keys are looked at, and
-/// none is called worthless while they cannot be had. Leeway is the most that a proxy may grant.
-async fn revoked_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<Option<RevokedToken>, OAuthError> {
+async fn commit_token(issuer: &Issuer, caller: &Client, token: RevokedToken, jti: &str) -> Result<Done, OAuthError> {
+    let most = (!caller.admin).then_some(issuer.config.limits.revoked_tokens_per_client);
+    let revoker = Revoker { client: caller.id.clone(), most };
+    let change = Change { revoke: vec![token], revoker, ..Change::default() };
+    let version = issuer.publisher.commit(&change).await?;
+    Ok(Done { version: Some(version), kind: "token", jti: Some(jti.to_owned()), ..Done::default() })
+}
+
+/// Revokes a token that is at hand.
+///
+/// An unrecognised token may be signed by a key that another replica has just made. The newest keys are loaded before a token
+/// is called unknown, and an error is returned if that fails.
+async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<Done, OAuthError> {
     let recognise = || {
         let published = issuer.publisher.current();
-        signed_by_us(&issuer.config, &published, token, issuer.clock.now(), MAX_CLOCK_SKEW_S)
+        signed_by_us(&issuer.config, &published, token, issuer.clock.now())
     };
     let mut recognised = recognise();
-    if recognised.is_none() {
+    if recognised.is_err() {
         issuer.publisher.refresh().await?;
         recognised = recognise();
     }
-    let Some(verified) = recognised else { return Ok(None) };
+    let verified = match recognised {
+        Ok(verified) => verified,
+        Err(rejection) => return Ok(Done::nothing("token", rejection.code())),
+    };
     let claims = verified.claims();
     if !caller.admin && claims.client_id() != Some(&caller.id) {
         return Err(OAuthErrorKind::UnauthorizedClient.because("the token was issued to another client"));
     }
-    let index = claims.jti().and_then(index_of);
-    // Proxies may grant more leeway than we do.
-    let expires_at = claims.expires_at().map(|exp| exp.saturating_add(MAX_CLOCK_SKEW_S));
-    Ok(index.zip(expires_at).map(|(index, expires_at)| RevokedToken { index, expires_at }))
+    let (Some(jti), Some(expires_at)) = (claims.jti(), claims.expires_at()) else {
+        return Ok(Done::nothing("token", "claim-missing"));
+    };
+    let Some(index) = index_of(jti) else { return Ok(Done::nothing("token", "jti-without-index")) };
+    // Proxies may grant more leeway than the issuer.
+    let expires_at = expires_at.saturating_add(MAX_CLOCK_SKEW_S);
+    commit_token(issuer, caller, RevokedToken { index, expires_at }, jti).await
+}
+
+/// Revokes a token by its `jti`. Its expiry is unknown, so that the entry is kept for the longest life of any token.
+async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Done, OAuthError> {
+    let Some(index) = index_of(&jti) else { return Ok(Done::nothing("token", "jti-without-index")) };
+    // An index that was never used would revoke a future token of any client.
+    let unused = issuer.store.lease_indices(1).await?.start;
+    if index >= unused {
+        return Ok(Done::nothing("token", "jti-unknown"));
+    }
+    let expires_at = issuer.clock.now().saturating_add(MAX_TOKEN_LIFE_S);
+    commit_token(issuer, caller, RevokedToken { index, expires_at }, &jti).await
+}
+
+async fn revoke_key(issuer: &Issuer, kid: String) -> Result<Done, OAuthError> {
+    issuer.publisher.refresh().await?;
+    let published = issuer.publisher.current();
+    match published.keys.iter().find(|key| key.kid == kid).map(|key| key.purpose) {
+        None => return Ok(Done::nothing("key", "key-unknown")),
+        // Removing a bundle key changes what proxies pin: that has its own verb, on the listener for operators.
+        Some(Purpose::Bundle) => return Ok(Done::nothing("key", "key-signs-no-tokens")),
+        Some(Purpose::Token) => {}
+    }
+    let version = keys::revoke(issuer, &kid).await?;
+    Ok(Done { version: Some(version), kind: "key", name: Some(kid), ..Done::default() })
 }

@@ -13,6 +13,10 @@ const MAX_WAIT_S: u64 = 60;
 pub enum Target {
     /// One token.
     Token(String),
+    /// One token that is no longer at hand, by its `jti`.
+    Jti(String),
+    /// All tokens that a key signed, by its `kid`. The key is taken out of use.
+    Key(String),
     /// All tokens of a group issued before a time (Unix seconds).
     Group {
         /// Which sort of group.
@@ -46,6 +50,12 @@ impl RevokeRequest {
             ("grant", EpochKind::Grant),
             ("all", EpochKind::All),
         ];
+        let single = [
+            form.get("token").map(|token| Target::Token(token.to_owned())),
+            form.get("jti").map(|jti| Target::Jti(jti.to_owned())),
+            form.get("key").map(|kid| Target::Key(kid.to_owned())),
+        ];
+        let mut single = single.into_iter().flatten();
         let mut named = groups.iter().filter_map(|(name, kind)| form.get(name).map(|value| (*name, *kind, value)));
         let group = named.next();
         let wait_s = number(form, "wait")?;
@@ -53,13 +63,17 @@ impl RevokeRequest {
             return Err(invalid(format!("`wait` may be at most {MAX_WAIT_S} seconds")));
         }
         let before = number(form, "issued_before")?;
-        let target = match (form.get("token"), group, named.next()) {
-            (Some(_), None, None) if before.is_some() => {
-                return Err(invalid("`issued_before` goes with a group, not with `token`"));
+        let target = match (single.next(), single.next(), group, named.next()) {
+            (Some(_), None, None, None) if before.is_some() => {
+                return Err(invalid("`issued_before` goes with a group, not with `token`, `jti` or `key`"));
             }
-            (Some(token), None, None) => Target::Token(token.to_owned()),
-            (None, Some((name, kind, value)), None) => group_target(name, kind, value, before, now)?,
-            _ => return Err(invalid("name exactly one of `token`, `subject`, `client`, `session`, `grant`, `all`")),
+            (Some(target), None, None, None) => target,
+            (None, None, Some((name, kind, value)), None) => group_target(name, kind, value, before, now)?,
+            _ => {
+                return Err(invalid(
+                    "name exactly one of `token`, `jti`, `key`, `subject`, `client`, `session`, `grant`, `all`",
+                ));
+            }
         };
         Ok(Self { target, wait_s })
     }
@@ -121,6 +135,10 @@ mod tests {
             "all=true&subject=a",
             "all=yes",
             "token=x&issued_before=1",
+            "token=x&jti=y",
+            "jti=x&key=y",
+            "key=x&subject=y",
+            "jti=x&issued_before=1",
         ] {
             assert_eq!(read(body).unwrap_err().kind, OAuthErrorKind::InvalidRequest, "{body}");
         }

@@ -22,18 +22,18 @@ impl Counter {
     }
 }
 
-/// Something counted by a label whose values are words of this program.
+/// Something counted by a label, or several, whose values are words of this program.
 #[derive(Debug, Default)]
-pub struct LabelledCounter(Mutex<BTreeMap<&'static str, u64>>);
+pub struct LabelledCounter<L = &'static str>(Mutex<BTreeMap<L, u64>>);
 
-impl LabelledCounter {
+impl<L: Ord + Clone> LabelledCounter<L> {
     /// One more with this label.
-    pub fn increment(&self, label: &'static str) {
+    pub fn increment(&self, label: L) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(label).or_default() += 1;
     }
 
-    fn snapshot(&self) -> BTreeMap<&'static str, u64> {
+    fn snapshot(&self) -> BTreeMap<L, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -45,6 +45,8 @@ pub struct Metrics {
     pub tokens: Counter,
     /// Token requests refused, by OAuth error.
     pub token_errors: LabelledCounter,
+    /// Failed authentications, by endpoint and reason.
+    pub authentication_failures: LabelledCounter<(&'static str, &'static str)>,
     /// Introspections answered.
     pub introspections: Counter,
     /// Revocations made.
@@ -99,6 +101,12 @@ impl Metrics {
                 .collect();
             family(&mut text, name, help, "counter", &samples);
         }
+        let failures = self.authentication_failures.snapshot().into_iter();
+        let failures: Vec<_> = failures
+            .map(|((endpoint, reason), count)| (format!("{{endpoint=\"{endpoint}\",reason=\"{reason}\"}}"), count))
+            .collect();
+        let help = "Failed authentications, by endpoint and reason.";
+        family(&mut text, "authentication_failures_total", help, "counter", &failures);
         let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         let measured: [(&str, &str, u64); 9] = [
             ("bundle_version", "Version of keys and revocations.", gauges.version),

@@ -48,7 +48,7 @@ async fn token(State(issuer): State<Arc<Issuer>>, request: Result<OAuthRequest, 
 
 async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResponse, OAuthError> {
     let asked = GrantRequest::read(&request.form)?;
-    let client = authenticate(issuer, &request.caller, &request.form)?;
+    let client = authenticate(issuer, &request.caller, &request.form).await?;
     let grant = grant(&issuer.config, client, &asked)?;
     let index = issuer.indices.next(&*issuer.store).await?;
     // Nothing is waited for from here on: what signs, and what is revoked, is as of now.

@@ -19,7 +19,7 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
 }
 
 async fn introspect(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<impl IntoResponse, OAuthError> {
-    let caller = authenticate(&issuer, &request.caller, &request.form)?;
+    let caller = authenticate(&issuer, &request.caller, &request.form).await?;
     let token =
         request.form.get("token").ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`token` is missing"))?;
     issuer.require_fresh()?;

@@ -1,29 +1,50 @@
 //! Recognising a token of our own: core's checks, then revocation.
 
+use meshseal_core::base64url;
 use meshseal_core::config::JwtRule;
+use meshseal_core::limits::MAX_CLOCK_SKEW_S;
+use meshseal_core::rejection::Rejection;
 use meshseal_core::revocation::index_of;
 use meshseal_core::validate::{Verified, validate_with};
+use serde_json::Value;
 
 use crate::bundle::Published;
 use crate::config::Config;
 
-/// The token, if we signed it for one of our services and its time, with so much leeway, is not over. It may be revoked.
-#[must_use]
-pub fn signed_by_us(config: &Config, published: &Published, token: &str, now: u64, skew_s: u64) -> Option<Verified> {
-    let audiences = config.services.iter().map(|service| service.audience.as_str().into()).collect();
-    let mut rule = JwtRule::new(&config.issuer, audiences);
-    rule.clock_skew = skew_s;
-    validate_with(token, &published.verifiers, &rule, now, &*published.tables).ok()
+/// Returns the token if one of our keys signed it and it has not expired, with the most leeway that a proxy may grant. The
+/// token may be revoked.
+///
+/// Issuer and key alone identify it: its service may have left the configuration while proxies still serve it. An `iat` ahead
+/// of this replica's clock, by the same leeway, comes from another replica.
+///
+/// # Errors
+/// The first check that it fails.
+pub fn signed_by_us(config: &Config, published: &Published, token: &str, now: u64) -> Result<Verified, Rejection> {
+    let mut rule = JwtRule::new(&config.issuer, claimed_audiences(token));
+    rule.clock_skew = MAX_CLOCK_SKEW_S;
+    validate_with(token, &published.verifiers, &rule, now, &*published.tables)
 }
 
-/// The token, if it is good now.
+/// Returns the token if it is valid now.
 #[must_use]
 pub fn own_token(config: &Config, published: &Published, token: &str, now: u64) -> Option<Verified> {
-    let verified = signed_by_us(config, published, token, now, config.tokens.clock_skew_s)?;
+    let verified = signed_by_us(config, published, token, now).ok()?;
     let claims = verified.claims();
+    let expires_at = claims.expires_at()?.saturating_add(config.tokens.clock_skew_s);
     let trust = published.trust(&config.issuer)?;
     let revoked = claims.jti().and_then(index_of).is_none_or(|index| trust.revoked.contains(index));
     let key_revoked = verified.kid().is_some_and(|kid| trust.epochs.revokes_key(kid));
-    let alive = !revoked && !key_revoked && trust.epochs.revokes(claims).is_none();
+    let alive = now < expires_at && !revoked && !key_revoked && trust.epochs.revokes(claims).is_none();
     alive.then_some(verified)
+}
+
+/// The unverified `aud` of a token.
+fn claimed_audiences(token: &str) -> Vec<Box<str>> {
+    let payload = token.split('.').nth(1).and_then(base64url::decode);
+    let claims: Option<Value> = payload.and_then(|payload| serde_json::from_slice(&payload).ok());
+    match claims.as_ref().and_then(|claims| claims.get("aud")) {
+        Some(Value::String(audience)) => vec![audience.as_str().into()],
+        Some(Value::Array(audiences)) => audiences.iter().filter_map(Value::as_str).map(Into::into).collect(),
+        _ => Vec::new(),
+    }
 }

@@ -151,6 +151,27 @@ async fn it_speaks_for_its_own_client_only() {
 }
 
 #[tokio::test]
+async fn right_assertion_passes_during_forgeries() {
+    let mut config = crate::support::config();
+    config.limits.failures_per_second = 1;
+    let harness = Harness::with(config).await;
+    let mut statuses = Vec::new();
+    for at in 0..12 {
+        let forged = sign_foreign(&claims(&format!("forged-{at}")));
+        statuses.push(present(&harness, &forged, "").await.status.as_u16());
+        let right = sign(&header("EdDSA", "ed"), &claims(&format!("right-{at}")));
+        assert_eq!(
+            present(&harness, &right, "").await.status,
+            200,
+            "after {at} forgeries of the same client and source"
+        );
+    }
+    assert_eq!(statuses, [[401; 10].as_slice(), &[429, 429]].concat());
+    let metrics = harness.metrics().await;
+    assert!(metrics.contains("{endpoint=\"token\",reason=\"signature-invalid\"} 12\n"), "{metrics}");
+}
+
+#[tokio::test]
 async fn our_own_access_token_is_no_assertion() {
     let harness = Harness::new().await;
     let token = harness.token().await;

@@ -341,7 +341,11 @@ fn an_operator_lists_rotates_mints_and_revokes() {
     let (code, receipt, said) = ask("checkout", &["revoke", "--token"], &token);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(serde_json::from_str::<Value>(&receipt).unwrap()["confirmed"], 0);
+    let (code, told, said) = ask("operator", &["revoke", "--token"], &token[..token.len() - 3]);
+    assert_eq!((code, told.contains("\"revoked\":false")), (Some(1), true), "{said}");
+    assert!(said.contains("nothing was revoked: signature-invalid"), "{said}");
     assert_eq!(ask("operator", &["revoke", "--subject", "checkout"], "").0, Some(0));
+    assert_eq!(ask("operator", &["revoke", "--jti", "no-such-jti"], "").0, Some(1));
     assert_eq!(ask("operator", &["keys", "revoke", &kid], "").0, Some(0));
     let (code, _, said) = ask("operator", &["keys", "list", "--admin-url", &format!("http://{}", server.address)], "");
     assert_eq!((code, said.contains("404")), (Some(1), true), "not where everybody is served: {said}");

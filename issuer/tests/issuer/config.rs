@@ -96,7 +96,7 @@ clients:
 }
 
 #[test]
-fn issuer_identifiers_are_https_and_bare() {
+fn issuer_identifiers_are_https_urls() {
     let issuer = |issuer: &str| from_yaml(&format!("issuer: \"{issuer}\"")).is_ok();
     for good in [
         "https://issuer.example",
@@ -104,13 +104,23 @@ fn issuer_identifiers_are_https_and_bare() {
         "http://127.0.0.1:9",
         "http://localhost:8080",
         "http://[::1]:8080",
+        "https://issuer.example/tenant",
+        "https://issuer.example/tenants/7.a-b_c~d",
     ] {
         assert!(issuer(good), "{good}");
     }
     for bad in [
         "http://issuer.example",
         "https://issuer.example/",
-        "https://issuer.example/tenant",
+        "https://issuer.example/tenant/",
+        "https://issuer.example//tenant",
+        "https://issuer.example/a/../b",
+        "https://issuer.example/%61",
+        "https://issuer.example:99999",
+        "https://[::",
+        "https://[::1",
+        "https://issuer.example:",
+        "https://:443",
         "https://u@issuer.example",
         "https://",
         "issuer.example",

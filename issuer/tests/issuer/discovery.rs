@@ -7,22 +7,91 @@ use meshseal_issuer::keys::Algorithm;
 
 use crate::support::{Harness, ISSUER};
 
+const DOCUMENTS: [&str; 2] = ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"];
+
 #[tokio::test]
 async fn both_documents_name_the_one_issuer_and_endpoints_that_exist() {
     let harness = Harness::new().await;
-    let document = harness.get("/.well-known/oauth-authorization-server").await.json();
-    assert_eq!(document, harness.get("/.well-known/openid-configuration").await.json());
-    assert_eq!(document["issuer"], ISSUER);
-    for (name, endpoint) in
-        document.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_endpoint") || *name == "jwks_uri")
-    {
-        let path = endpoint.as_str().unwrap().strip_prefix(ISSUER).unwrap();
-        assert_ne!(harness.get(path).await.status, 404, "{name}");
+    for path in DOCUMENTS {
+        let document = harness.get(path).await.json();
+        assert_eq!(document["issuer"], ISSUER);
+        for (name, endpoint) in
+            document.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_endpoint") || *name == "jwks_uri")
+        {
+            let path = endpoint.as_str().unwrap().strip_prefix(ISSUER).unwrap();
+            assert_ne!(harness.get(path).await.status, 404, "{name}");
+        }
+        assert_eq!(document["grant_types_supported"], serde_json::json!(["client_credentials"]));
+        let algorithms = document["token_endpoint_auth_signing_alg_values_supported"].to_string();
+        assert!(!algorithms.contains("HS256") && !algorithms.contains("none"));
     }
-    assert_eq!(document["grant_types_supported"], serde_json::json!(["client_credentials"]));
-    let algorithms = document["token_endpoint_auth_signing_alg_values_supported"].to_string();
-    assert!(!algorithms.contains("HS256") && !algorithms.contains("none"));
     assert_eq!(harness.get("/.well-known/other").await.status, 404);
+}
+
+#[tokio::test]
+async fn metadata_has_required_members_and_no_empty_list() {
+    let harness = Harness::with(meshseal_issuer::config::from_yaml("listen: 127.0.0.1:8080").unwrap()).await;
+    for path in DOCUMENTS {
+        let document = harness.get(path).await.json();
+        for (name, value) in document.as_object().unwrap() {
+            assert_ne!(value, &serde_json::json!([]), "{path}: {name} (RFC 8414 §3.2)");
+        }
+        // RFC 8414 §2; OpenID Connect Discovery 1.0 §3.
+        let openid = ["authorization_endpoint", "subject_types_supported", "id_token_signing_alg_values_supported"];
+        let openid = openid.into_iter().filter(|_| path.ends_with("openid-configuration"));
+        for name in ["issuer", "token_endpoint", "jwks_uri", "response_types_supported"].into_iter().chain(openid) {
+            assert!(document.get(name).is_some(), "{path}: {name}");
+        }
+    }
+    let openid = harness.get(DOCUMENTS[1]).await.json();
+    assert!(openid["id_token_signing_alg_values_supported"].as_array().unwrap().contains(&"RS256".into()));
+    for method in ["get", "post"] {
+        let request = Request::builder().method(method.to_uppercase().as_str()).uri("/authorize?response_type=none");
+        let answer = harness.send(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.error(), (400, "unsupported_response_type".into()));
+        assert_eq!(answer.header(header::LOCATION), "", "redirects nowhere");
+    }
+}
+
+#[tokio::test]
+async fn issuer_with_a_path_is_found() {
+    let config = meshseal_issuer::config::from_yaml(&crate::support::yaml().replace(ISSUER, "https://a.example/t/1"));
+    let harness = Harness::with(config.unwrap()).await;
+    // RFC 8414 §3.1, §5; OpenID Connect Discovery 1.0 §4.1.
+    for path in [
+        "/.well-known/oauth-authorization-server/t/1",
+        "/.well-known/openid-configuration/t/1",
+        "/t/1/.well-known/openid-configuration",
+    ] {
+        let document = harness.get(path).await.json();
+        assert_eq!(document["issuer"], "https://a.example/t/1", "{path}");
+        assert_eq!(document["token_endpoint"], "https://a.example/t/1/token");
+    }
+    for path in ["/t/1/token", "/token"] {
+        let form = "grant_type=client_credentials&resource=orders";
+        assert_eq!(harness.post_as("checkout", path, form).await.status, 200, "{path}");
+    }
+    assert_eq!(harness.get("/t/1/jwks").await.text, harness.get("/jwks").await.text);
+}
+
+#[tokio::test]
+async fn only_public_documents_are_shared_across_origins() {
+    let harness = Harness::new().await;
+    for path in [DOCUMENTS[0], DOCUMENTS[1], "/jwks"] {
+        let answer = harness.get(path).await;
+        assert_eq!(answer.header(header::ACCESS_CONTROL_ALLOW_ORIGIN), "*", "{path}");
+        let preflight = Request::options(path).header("origin", "https://app.example");
+        let preflight = preflight.header("access-control-request-method", "GET").body(Body::empty()).unwrap();
+        let preflight = harness.send(preflight).await;
+        assert_eq!((preflight.status.as_u16(), preflight.header(header::ACCESS_CONTROL_ALLOW_ORIGIN)), (204, "*"));
+    }
+    for (path, answer) in [
+        ("/token", harness.post_as("checkout", "/token", "grant_type=client_credentials&resource=orders").await),
+        ("/introspect", harness.post_as("checkout", "/introspect", "token=x").await),
+        ("/authorize", harness.get("/authorize").await),
+    ] {
+        assert_eq!(answer.header(header::ACCESS_CONTROL_ALLOW_ORIGIN), "", "{path}");
+    }
 }
 
 #[tokio::test]

@@ -49,6 +49,19 @@ async fn whatever_is_wrong_the_answer_is_the_same() {
 }
 
 #[tokio::test]
+async fn token_of_a_replica_ahead_is_active() {
+    let mut config = crate::support::config();
+    config.tokens.clock_skew_s = 0;
+    let harness = Harness::with(config.clone()).await;
+    let clock = std::sync::Arc::new(meshseal_issuer::clock::FixedClock::at(NOW + 5));
+    let ahead = Harness::at(harness.database.clone(), config, clock).await;
+    let token = ahead.token().await;
+    assert_eq!(introspect(&harness, "checkout", &token).await["active"], true, "its `iat` is another replica's");
+    harness.advance(305).await;
+    assert_eq!(introspect(&harness, "checkout", &token).await["active"], false, "its `exp` gets no leeway");
+}
+
+#[tokio::test]
 async fn without_proof_nothing_is_told() {
     let harness = Harness::new().await;
     let token = harness.token().await;

@@ -79,6 +79,78 @@ async fn a_token_that_only_a_patient_proxy_would_take_can_be_revoked() {
 }
 
 #[tokio::test]
+async fn token_of_a_removed_service_is_revoked() {
+    let harness = Harness::new().await;
+    let token = harness.token().await;
+    let without = crate::support::yaml().replace("audience: orders", "audience: other").replace("[orders", "[other");
+    let config = meshseal_issuer::config::from_yaml(&without).unwrap();
+    let harness = Harness::at(harness.database.clone(), config, harness.clock.clone()).await;
+    assert!(harness.is_active(&token).await, "proxies that still serve `orders` accept it");
+    let answer = harness.post_as("operator", "/revoke", &format!("token={token}")).await.json();
+    let jti = decode(&token).1["jti"].clone();
+    assert_eq!((&answer["revoked"], &answer["kind"], &answer["jti"]), (&true.into(), &"token".into(), &jti));
+    assert!(!harness.is_active(&token).await);
+}
+
+#[tokio::test]
+async fn request_without_effect_says_so() {
+    let harness = Harness::new().await;
+    let token = harness.token().await;
+    let foreign = crate::support::signing::sign_foreign(&decode(&token).1);
+    for (what, token, reason) in [
+        ("a truncated paste", &token[..token.len() - 2], "signature-invalid"),
+        ("a paste without signature", token.rsplit_once('.').unwrap().0, "token-malformed"),
+        ("a token of another key", foreign.as_str(), "type-not-allowed"),
+    ] {
+        let form = format!("token={token}");
+        let told = harness.post_as("operator", "/revoke", &form).await;
+        assert_eq!((told.status.as_u16(), &told.json()["revoked"]), (200, &false.into()), "{what}");
+        assert_eq!(told.json()["reason"], reason, "{what}");
+        let plain = harness.post_as("checkout", "/revoke", &form).await;
+        assert_eq!((plain.status.as_u16(), &plain.json()["revoked"]), (200, &false.into()), "{what}");
+        assert_eq!(plain.json()["reason"], serde_json::Value::Null, "RFC 7009 §2.2");
+    }
+    assert!(harness.is_active(&token).await);
+}
+
+#[tokio::test]
+async fn jti_revokes_a_token_not_at_hand() {
+    let harness = Harness::new().await;
+    let (token, other) = (harness.token().await, harness.token().await);
+    let jti = decode(&token).1["jti"].as_str().unwrap().to_owned();
+    let refused = harness.post_as("checkout", "/revoke", &format!("jti={jti}")).await;
+    assert_eq!(refused.error(), (403, "insufficient_scope".into()), "an index says nothing of its client");
+    let answer = harness.post_as("operator", "/revoke", &format!("jti={jti}")).await.json();
+    assert_eq!((&answer["revoked"], &answer["jti"]), (&true.into(), &jti.as_str().into()));
+    assert_eq!((harness.is_active(&token).await, harness.is_active(&other).await), (false, true));
+    for (jti, reason) in [
+        (meshseal_core::revocation::jti_with_index(1 << 40, [7; 8]), "jti-unknown"),
+        ("not-a-jti".to_owned(), "jti-without-index"),
+    ] {
+        let told = harness.post_as("operator", "/revoke", &format!("jti={jti}")).await.json();
+        assert_eq!((&told["revoked"], &told["reason"]), (&false.into(), &reason.into()), "{jti}");
+    }
+    assert_eq!(entries(&harness), (1, 0), "no future token is revoked");
+}
+
+#[tokio::test]
+async fn key_revokes_all_that_it_signed() {
+    let harness = Harness::new().await;
+    let (token, kid) = (harness.token().await, harness.active_kid());
+    assert_eq!(harness.post_as("checkout", "/revoke", &format!("key={kid}")).await.status, 403);
+    let answer = harness.post_as("operator", "/revoke", &format!("key={kid}")).await.json();
+    assert_eq!((&answer["revoked"], &answer["name"]), (&true.into(), &kid.as_str().into()));
+    assert!(!harness.is_active(&token).await);
+    let new = harness.token().await;
+    assert!(harness.is_active(&new).await, "the standby signs");
+    let bundle_kid = harness.key(meshseal_issuer::keys::Purpose::Bundle, meshseal_issuer::keys::KeyState::Active);
+    for (kid, reason) in [("unknown".into(), "key-unknown"), (bundle_kid.unwrap().kid, "key-signs-no-tokens")] {
+        let told = harness.post_as("operator", "/revoke", &format!("key={kid}")).await.json();
+        assert_eq!((&told["revoked"], &told["reason"]), (&false.into(), &reason.into()), "{kid}");
+    }
+}
+
+#[tokio::test]
 async fn groups_are_for_administrators() {
     let harness = Harness::new().await;
     for group in ["subject=checkout", "client=checkout", "session=s", "grant=g", "all=true"] {

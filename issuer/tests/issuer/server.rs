@@ -163,6 +163,67 @@ fn with_no_configuration_it_starts_on_a_file_and_names_a_busy_port() {
 }
 
 #[test]
+fn requires_one_valid_host() {
+    let folder = folder();
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    for (hosts, status) in [
+        ("host: a\r\n", "200"),
+        ("", "400"),
+        ("host: a\r\nhost: b\r\n", "400"),
+        ("host: a\r\nhost: a\r\n", "400"),
+        ("host:\r\n", "400"),
+        ("host: a:80:80\r\n", "400"),
+        ("host: u@a\r\n", "400"),
+    ] {
+        let answer = exchange(&server, &format!("GET /healthz HTTP/1.1\r\n{hosts}connection: close\r\n\r\n"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{hosts:?}: {answer}");
+    }
+}
+
+#[test]
+fn tells_slow_and_broken_bodies_apart() {
+    let folder = folder();
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    let head = "POST /token HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n";
+    let broken = exchange(&server, &format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n"));
+    assert!(broken.starts_with("HTTP/1.1 400"), "{broken}");
+    let slow = exchange(&server, &format!("{head}content-length: 100\r\n\r\ngrant_type="));
+    assert!(slow.starts_with("HTTP/1.1 408") && slow.contains("connection: close"), "{slow}");
+}
+
+#[test]
+fn failed_authentication_is_logged_within_bounds() {
+    let folder = folder();
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml", "--log", "json"]);
+    let wrong = "mss_this-is-some-secret";
+    for at in 0..50 {
+        let client = if at % 2 == 0 { "checkout".to_owned() } else { format!("made-up-{at}") };
+        let form = format!("grant_type=client_credentials&client_id={client}&client_secret={wrong}");
+        let head = "POST /token HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+        let kind = "content-type: application/x-www-form-urlencoded";
+        exchange(&server, &format!("{head}{kind}\r\ncontent-length: {}\r\n\r\n{form}", form.len()));
+    }
+    exchange(
+        &server,
+        &format!("GET /healthz HTTP/1.1\r\nhost: x\r\nauthorization: Basic {wrong}\r\nconnection: close\r\n\r\n"),
+    );
+    server.signal("TERM");
+    let (_, log) = server.wait();
+    let failures: Vec<serde_json::Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &serde_json::Value| line["message"] == "client authentication failed")
+        .collect();
+    assert!((2..=20).contains(&failures.len()), "bounded for known and made-up clients: {log}");
+    let line = failures.iter().find(|line| line["client"] == "checkout").unwrap();
+    assert_eq!(
+        (&line["source"], &line["reason"], &line["endpoint"]),
+        (&"127.0.0.1".into(), &"secret-wrong".into(), &"token".into())
+    );
+    assert!(!log.contains(wrong), "{log}");
+}
+
+#[test]
 fn a_slow_or_oversized_head_does_not_hold_a_place() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);

@@ -22,6 +22,8 @@ async fn a_token_is_what_rfc_9068_says() {
         (&body["token_type"], &body["expires_in"], &body["scope"]),
         (&"Bearer".into(), &300.into(), &"orders.read".into())
     );
+    let members: Vec<&String> = body.as_object().unwrap().keys().collect();
+    assert_eq!(members, ["access_token", "expires_in", "scope", "token_type"], "no refresh token (RFC 6749 §4.4.3)");
     let (head, claims) = decode(body["access_token"].as_str().unwrap());
     assert_eq!(head, serde_json::json!({ "alg": "EdDSA", "kid": harness.active_kid(), "typ": "at+jwt" }));
     let jti = claims["jti"].as_str().unwrap();
@@ -97,8 +99,10 @@ async fn malformed_requests_get_rfc_6749_errors() {
         ("", (400, "invalid_request")),
         ("grant_type=", (400, "invalid_request")),
         ("grant_type=password&username=a&password=b", (400, "unsupported_grant_type")),
+        ("grant_type=refresh_token&refresh_token=x", (400, "unsupported_grant_type")),
         ("grant_type=client_credentials&grant_type=client_credentials", (400, "invalid_request")),
-        ("grant_type=client_credentials&resource=orders&resource=stock", (400, "invalid_request")),
+        ("grant_type=client_credentials&resource=orders&resource=stock", (400, "invalid_target")),
+        ("grant_type=client_credentials&%C3%A9%22%5C=1&%C3%A9%22%5C=2", (400, "invalid_request")),
         ("grant_type=client_credentials&scope=%ff", (400, "invalid_request")),
     ];
     for (form, (status, code)) in cases {
@@ -106,6 +110,9 @@ async fn malformed_requests_get_rfc_6749_errors() {
         assert_eq!(answer.error(), (status, code.into()), "{form}");
         assert_eq!(answer.header(header::CACHE_CONTROL), "no-store");
         assert_eq!(answer.header(header::CONTENT_TYPE), "application/json");
+        let description = answer.json()["error_description"].as_str().unwrap().to_owned();
+        let allowed = |letter: char| matches!(letter, ' '..='!' | '#'..='[' | ']'..='~');
+        assert!(description.chars().all(allowed), "RFC 6749 §5.2: {description}");
     }
 }
 
@@ -116,9 +123,18 @@ async fn what_is_not_a_form_is_refused_before_it_is_read() {
     assert_eq!(harness.send(json).await.error(), (400, "invalid_request".into()));
     let query = form_request("/token?client_secret=x", "").body(Body::from(GRANT)).unwrap();
     assert_eq!(harness.send(query).await.error(), (400, "invalid_request".into()));
+    assert!(query_is_ascii(&harness).await, "RFC 6749 §5.2");
+    let shouted = Request::post("/token").header("content-type", "Application/X-WWW-Form-Urlencoded; charset=UTF-8");
+    let shouted = shouted.header("authorization", crate::support::basic("checkout"));
+    let shouted = shouted.body(Body::from(format!("{GRANT}&resource=orders"))).unwrap();
+    assert_eq!(harness.send(shouted).await.status, 200, "RFC 9110 §8.3.1");
     let huge = harness.post("/token", &"x".repeat(40_000)).await;
     assert_eq!(huge.error(), (413, "invalid_request".into()));
     assert_eq!(harness.get("/token").await.status, 405);
+}
+
+async fn query_is_ascii(harness: &Harness) -> bool {
+    harness.send(form_request("/token?x=1", "").body(Body::from(GRANT)).unwrap()).await.text.is_ascii()
 }
 
 #[tokio::test]

@@ -165,6 +165,10 @@ impl Harness {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
+    pub(crate) async fn metrics(&self) -> String {
+        self.get("/metrics").await.text
+    }
+
     pub(crate) async fn get_as(&self, client: &str, path: &str) -> Answer {
         self.send(Request::get(path).header("authorization", basic(client)).body(Body::empty()).unwrap()).await
     }
