@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 
 # The issuer listens on loopback, without TLS.
 os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"
@@ -14,11 +15,12 @@ from authlib.integrations.requests_client import OAuth2Session
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from authlib.oidc.discovery import OpenIDProviderMetadata
+from joserfc.jwk import ECKey
 
 issuer, key_file = sys.argv[1:]
 SECRET = "mss_checkout-of-the-client-tests"
 with open(key_file, encoding="utf-8") as file:
-    key = json.load(file)
+    key = ECKey.import_key(json.load(file))
 
 metadata = {}
 for name, kind in [
@@ -31,10 +33,24 @@ endpoint = metadata["token_endpoint"]
 
 
 def session(client, secret, method):
-    return OAuth2Session(client, secret, token_endpoint_auth_method=method, scope="orders.read")
+    return OAuth2Session(
+        client,
+        secret,
+        token_endpoint_auth_method=method,
+        revocation_endpoint_auth_method=method,
+        scope="orders.read",
+    )
 
 
-signing = PrivateKeyJWT(token_endpoint=issuer, alg="ES256", headers={"kid": key["kid"]})
+class ShortLived(PrivateKeyJWT):
+    """Assertions of a minute. Authlib's default of an hour is longer than the issuer takes (5 minutes)."""
+
+    def sign(self, auth, token_endpoint):
+        self.claims = {"exp": int(time.time()) + 60}
+        return super().sign(auth, token_endpoint)
+
+
+signing = ShortLived(token_endpoint=issuer, alg="ES256", headers={"kid": key.kid})
 sessions = [
     session("checkout", SECRET, "client_secret_basic"),
     session("checkout", SECRET, "client_secret_post"),

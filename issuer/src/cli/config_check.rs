@@ -5,19 +5,19 @@ use std::process::ExitCode;
 
 use meshseal_core::policy::Policy;
 
-use super::documents::{self, Found};
+use super::documents::{self, Found, What};
 use super::{Failure, note, print};
 use crate::config::{Mistakes, check};
 
 /// Check configuration files: every mistake, with its path and the remedy.
 ///
-/// Knows the issuer's YAML and the plugin's configuration (JSON or YAML), also inside WasmPlugin, TrafficExtension and
-/// ConfigMap documents and Envoy bootstraps. Exit status: 0 when all are right, 1 when any is wrong, 2 when a file cannot be
-/// read.
+/// Knows the issuer's YAML and the plugin's configuration (JSON or YAML), also inside WasmPlugin, TrafficExtension,
+/// EnvoyFilter, ConfigMap, Secret and List documents and Envoy bootstraps. The verdict is that of `meshseal serve` and of the
+/// filter. Exit status: 0 when all are right, 1 when any is wrong, 2 when a file cannot be read or holds nothing to check.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meshseal config check issuer.yaml plugin.yaml
-  meshseal config check istio/*.yaml envoy-config/*.yaml")]
+  meshseal config check istio/issuer/issuer.yaml istio/filter/wasmplugin.yaml envoy-config/*.yaml")]
 pub(super) struct Check {
     /// The files.
     #[arg(required = true, value_name = "FILE")]
@@ -48,37 +48,40 @@ fn check_file(path: &PathBuf) -> u8 {
             return 1;
         }
     };
-    if found.is_empty() {
-        print(&format!("{name}: holds no configuration of meshseal"));
+    let verdicts: Vec<Option<bool>> = found.iter().map(|one| verdict(&name.to_string(), one)).collect();
+    if verdicts.contains(&Some(false)) {
+        return 1;
     }
-    found.iter().map(|one| u8::from(!is_right(&name.to_string(), one))).max().unwrap_or_default()
+    if verdicts.contains(&Some(true)) {
+        return 0;
+    }
+    note(&format!("error: {name}: nothing to check: holds no configuration of Meshseal; is it the right file?"));
+    2
 }
 
-fn is_right(name: &str, found: &Found) -> bool {
-    let (sort, wrong) = match found {
-        Found::Broken(at, message) => {
+/// Returns whether a configuration is right; none for a document that is no configuration.
+fn verdict(name: &str, found: &Found) -> Option<bool> {
+    let place = if found.at.is_empty() { String::new() } else { format!(" at {}", found.at) };
+    let (sort, wrong) = match &found.what {
+        What::Other(what) => {
+            print(&format!("{name}: not checked{place}: {what}"));
+            return None;
+        }
+        What::Broken(message) => {
+            let at = if found.at.is_empty() { "(document)" } else { &found.at };
             print(&format!("{name}: {at}: {message}"));
-            return false;
+            return Some(false);
         }
-        Found::Issuer(value) => (
-            "issuer configuration".to_owned(),
-            check(value).err().map(|Mistakes(mistakes)| Mistakes(mistakes).to_string()),
-        ),
-        Found::Plugin(at, value) => {
-            let place = if at.is_empty() { String::new() } else { format!(" at {at}") };
-            (
-                format!("plugin configuration{place}"),
-                Policy::from_json(&value.to_string()).err().map(|errors| errors.to_string()),
-            )
-        }
+        What::Issuer(value) => ("issuer", check(value).err().map(|Mistakes(mistakes)| Mistakes(mistakes).to_string())),
+        What::Plugin(text) => ("plugin", Policy::from_json(text).err().map(|errors| errors.to_string())),
     };
     let Some(wrong) = wrong else {
-        print(&format!("{name}: ok ({sort})"));
-        return true;
+        print(&format!("{name}: ok ({sort} configuration{place})"));
+        return Some(true);
     };
     for line in wrong.lines() {
         print(&format!("{name}: {line}"));
     }
-    print(&format!("{name}: WRONG ({sort})"));
-    false
+    print(&format!("{name}: WRONG ({sort} configuration{place})"));
+    Some(false)
 }

@@ -1,22 +1,42 @@
-//! Configuration files as they come: our YAML or JSON, or with a plugin configuration inside an Istio or Envoy document.
+//! Configuration files as they come: YAML or JSON of Meshseal, or inside Kubernetes, Istio or Envoy documents.
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
 
 use super::Failure;
+use crate::config::{FIELDS, yaml_to_json};
 
 /// Largest file in bytes.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
 
-/// What a document turned out to be.
-pub(super) enum Found {
+/// Deepest nesting of documents within documents: a List of ConfigMaps that hold bootstraps takes three.
+const MAX_DEPTH: u32 = 8;
+
+/// Fields of a plugin configuration.
+const PLUGIN_FIELDS: [&str; 5] = ["jwtRules", "rules", "trustBundle", "mode", "statPrefix"];
+
+/// Those that the configurations of other wasm filters do not have.
+const DISTINCT_FIELDS: [&str; 2] = ["jwtRules", "trustBundle"];
+
+/// One configuration, or a document that holds none, and its place in the file.
+pub(super) struct Found {
+    pub(super) at: String,
+    pub(super) what: What,
+}
+
+/// The kind of a document.
+pub(super) enum What {
     /// The issuer's configuration.
     Issuer(Value),
-    /// A plugin configuration, and where it was found.
-    Plugin(String, Value),
-    /// A plugin configuration in a text that is not JSON.
-    Broken(String, String),
+    /// A plugin configuration, as the filter gets it.
+    Plugin(String),
+    /// A configuration that cannot be read.
+    Broken(String),
+    /// A document that holds no configuration of Meshseal: its description.
+    Other(String),
 }
 
 pub(super) fn read_text(path: &PathBuf) -> Result<String, Failure> {
@@ -30,104 +50,233 @@ pub(super) fn read_text(path: &PathBuf) -> Result<String, Failure> {
 /// The one plugin configuration in a file.
 pub(super) fn plugin_configuration(path: &PathBuf) -> Result<Value, Failure> {
     let wrong = |message: &str| Failure::usage(format!("{}: {message}", path.display()));
-    let mut found = find_all(&read_text(path)?, path).map_err(|message| wrong(&message))?.into_iter();
+    let found = find_all(&read_text(path)?, path).map_err(|message| wrong(&message))?;
+    let mut found = found.into_iter().filter(|one| !matches!(one.what, What::Other(_)));
     match (found.next(), found.next()) {
-        (Some(Found::Plugin(_, configuration)), None) => Ok(configuration),
-        (Some(Found::Broken(at, message)), None) => Err(wrong(&format!("{at}: {message}"))),
+        (Some(Found { what: What::Plugin(text), .. }), None) => {
+            serde_json::from_str(&text).map_err(|error| wrong(&format!("not JSON: {error}")))
+        }
+        (Some(Found { at, what: What::Broken(message) }), None) => Err(wrong(&format!("{at}: {message}"))),
         (Some(_), Some(_)) => Err(wrong("holds several configurations; cut out the one you mean")),
-        (Some(Found::Issuer(_)) | None, _) => Err(wrong("holds no plugin configuration (`jwtRules`)")),
+        (Some(_) | None, _) => Err(wrong("holds no plugin configuration (`jwtRules`)")),
     }
 }
 
 /// Every configuration in a text, which may be several YAML documents.
 pub(super) fn find_all(text: &str, path: &Path) -> Result<Vec<Found>, String> {
-    let documents: Vec<Value> = if path.extension().is_some_and(|extension| extension == "json") {
-        vec![serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?]
-    } else {
-        serde_saphyr::from_multiple(text).map_err(|error| format!("not YAML: {error}"))?
-    };
-    let mut found = Vec::new();
-    for document in documents {
-        sort(document, &mut found);
+    let mut search = Search::default();
+    if path.extension().is_some_and(|extension| extension == "json") {
+        let document: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
+        search.document(&document, "", Some(text), 0);
+        return Ok(search.found);
     }
-    Ok(found)
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| format!("not YAML: {error}"))?;
+    for document in &documents {
+        search.document(document, "", None, 0);
+    }
+    let is_issuer = |one: &Found| one.at.is_empty() && matches!(one.what, What::Issuer(_));
+    if documents.len() > 1 && search.found.iter().any(is_issuer) {
+        let message = "the issuer's configuration must be the only document of its file; remove the `---`";
+        search.push("", What::Broken(message.to_owned()));
+    }
+    Ok(search.found)
 }
 
-fn sort(document: Value, found: &mut Vec<Found>) {
-    let has = |name: &str| document.get(name).is_some();
-    if let Some(kind) = document.get("kind").and_then(Value::as_str).filter(|_| has("apiVersion")) {
-        let kind = kind.to_owned();
-        in_kubernetes(&kind, &document, found);
-    } else if has("static_resources") || has("admin") || has("dynamic_resources") {
-        in_envoy(&document, "", found);
-    } else if has("jwtRules") || has("rules") || has("mode") || has("trustBundle") {
-        found.push(Found::Plugin(String::new(), document));
-    } else {
-        found.push(Found::Issuer(document));
-    }
+#[derive(Default)]
+struct Search {
+    found: Vec<Found>,
 }
 
-fn in_kubernetes(kind: &str, document: &Value, found: &mut Vec<Found>) {
-    match kind {
-        "WasmPlugin" | "TrafficExtension" => in_plugin_config(document, "", found),
-        "ConfigMap" => {
-            let data = document.get("data").and_then(Value::as_object);
-            for (name, text) in data.into_iter().flatten() {
-                let yaml = text.as_str().filter(|_| name.ends_with(".yaml") || name.ends_with(".yml"));
-                if let Some(Ok(value)) = yaml.map(serde_saphyr::from_str::<Value>) {
-                    sort(value, found);
-                }
-            }
-        }
-        _ => {}
+impl Search {
+    fn push(&mut self, at: &str, what: What) {
+        self.found.push(Found { at: at.to_owned(), what });
     }
-}
 
-/// `pluginConfig` wherever the kind has it: `spec.pluginConfig`, `spec.wasm.pluginConfig`.
-fn in_plugin_config(value: &Value, at: &str, found: &mut Vec<Found>) {
-    for (name, value) in value.as_object().into_iter().flatten() {
-        let at = join(at, name);
-        if name == "pluginConfig" {
-            found.push(Found::Plugin(at, value.clone()));
+    /// Looks at a document. `text` is its JSON as written: the filter refuses repeated members, which a tree does not show.
+    fn document(&mut self, document: &Value, at: &str, text: Option<&str>, depth: u32) {
+        let Some(members) = document.as_object().filter(|_| depth < MAX_DEPTH) else {
+            let what = if document.is_null() { "an empty document" } else { "neither a mapping nor a known document" };
+            return self.push(at, What::Other(what.to_owned()));
+        };
+        let has = |name: &str| members.contains_key(name);
+        let count = |fields: &[&str]| fields.iter().filter(|name| has(name)).count();
+        let is_envoy = has("static_resources")
+            || has("dynamic_resources")
+            || has("resources")
+            || has("@type")
+            || members.get("admin").is_some_and(|admin| admin.get("address").is_some());
+        let is_plugin = count(&PLUGIN_FIELDS) > 0 || members.keys().any(|name| is_distinct_field(name));
+        if let (Some(kind), true) = (members.get("kind").and_then(Value::as_str), has("apiVersion")) {
+            self.kubernetes(kind, members, at, depth);
+        } else if is_envoy {
+            self.envoy(document, at);
+        } else if is_plugin && count(&PLUGIN_FIELDS) >= count(&FIELDS) {
+            self.push(at, What::Plugin(text.map_or_else(|| document.to_string(), str::to_owned)));
+        } else if count(&FIELDS) > 0 {
+            self.push(at, What::Issuer(document.clone()));
         } else {
-            in_plugin_config(value, &at, found);
+            self.push(at, What::Other("no field of an issuer or plugin configuration".to_owned()));
         }
     }
-}
 
-/// The `configuration` of every wasm filter whose value reads like ours.
-fn in_envoy(value: &Value, at: &str, found: &mut Vec<Found>) {
-    match value {
-        Value::Object(members) => {
-            if let Some((text, at)) = wasm_configuration(members, at) {
-                match serde_json::from_str::<Value>(text) {
-                    Ok(value) if value.get("jwtRules").is_some() => found.push(Found::Plugin(at, value)),
-                    Ok(_) => {}
-                    Err(error) => found.push(Found::Broken(at, format!("not JSON: {error}"))),
+    fn kubernetes(&mut self, kind: &str, members: &Map<String, Value>, at: &str, depth: u32) {
+        let before = self.found.len();
+        match kind {
+            "WasmPlugin" | "TrafficExtension" => self.plugin_config(members, at),
+            "EnvoyFilter" => self.members(members, at),
+            "ConfigMap" | "Secret" => self.files(kind, members, at, depth),
+            _ if kind.ends_with("List") => {
+                let items = members.get("items").and_then(Value::as_array);
+                for (index, item) in items.into_iter().flatten().enumerate() {
+                    self.document(item, &join(at, &format!("items[{index}]")), None, depth.saturating_add(1));
                 }
-                return;
             }
-            for (name, value) in members {
-                in_envoy(value, &join(at, name), found);
+            _ => {}
+        }
+        if self.found.len() == before {
+            self.push(at, What::Other(format!("kind {kind}")));
+        }
+    }
+
+    /// Files in a ConfigMap or Secret.
+    fn files(&mut self, kind: &str, members: &Map<String, Value>, at: &str, depth: u32) {
+        for (field, is_base64) in [("data", kind == "Secret"), ("stringData", false), ("binaryData", true)] {
+            for (name, content) in members.get(field).and_then(Value::as_object).into_iter().flatten() {
+                let at = join(at, &format!("{field}.{name}"));
+                let is_json = name.ends_with(".json");
+                if !is_json && !name.ends_with(".yaml") && !name.ends_with(".yml") {
+                    continue;
+                }
+                let text = content.as_str().map(str::to_owned);
+                let text = if is_base64 { text.and_then(|text| decoded(&text)) } else { text };
+                let parsed = text.as_deref().ok_or_else(|| "must be a string".to_owned()).and_then(|text| {
+                    if is_json {
+                        serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+                    } else {
+                        yaml_to_json(text).map_err(|error| format!("not YAML: {error}"))
+                    }
+                });
+                match parsed {
+                    Ok(document) => {
+                        self.document(&document, &at, text.as_deref().filter(|_| is_json), depth.saturating_add(1));
+                    }
+                    Err(message) => self.push(&at, What::Broken(message)),
+                }
             }
         }
-        Value::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                in_envoy(item, &format!("{at}[{index}]"), found);
+    }
+
+    /// `pluginConfig` wherever the kind has it: `spec.pluginConfig`, `spec.wasm.pluginConfig`.
+    fn plugin_config(&mut self, members: &Map<String, Value>, at: &str) {
+        for (name, value) in members {
+            let at = join(at, name);
+            if name == "pluginConfig" {
+                self.push(&at, What::Plugin(value.to_string()));
+            } else if let Some(members) = value.as_object() {
+                self.plugin_config(members, &at);
             }
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+
+    /// The configuration of every wasm filter.
+    fn envoy(&mut self, value: &Value, at: &str) {
+        let before = self.found.len();
+        match value {
+            Value::Object(members) => self.members(members, at),
+            Value::Array(items) => self.items(items, at),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+        if at.is_empty() && self.found.len() == before {
+            self.push(at, What::Other("an Envoy configuration without a wasm filter".to_owned()));
+        }
+    }
+
+    fn members(&mut self, members: &Map<String, Value>, at: &str) {
+        if let Some(found) = wasm_configuration(members, at) {
+            return self.found.push(found);
+        }
+        for (name, value) in members {
+            self.inner(value, &join(at, name));
+        }
+    }
+
+    fn items(&mut self, items: &[Value], at: &str) {
+        for (index, item) in items.iter().enumerate() {
+            self.inner(item, &format!("{at}[{index}]"));
+        }
+    }
+
+    fn inner(&mut self, value: &Value, at: &str) {
+        match value {
+            Value::Object(members) => self.members(members, at),
+            Value::Array(items) => self.items(items, at),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
     }
 }
 
-/// `{configuration: {"@type": …StringValue, value: TEXT}}` (envoy.extensions.wasm.v3.PluginConfig).
-fn wasm_configuration<'v>(members: &'v serde_json::Map<String, Value>, at: &str) -> Option<(&'v str, String)> {
+/// Reads `{configuration: {"@type": …StringValue, value: TEXT}}` (envoy.extensions.wasm.v3.PluginConfig); a Struct likewise.
+fn wasm_configuration(members: &Map<String, Value>, at: &str) -> Option<Found> {
     let configuration = members.get("configuration")?;
     let kind = configuration.get("@type")?.as_str()?;
-    let text = configuration.get("value")?.as_str()?;
-    kind.ends_with("google.protobuf.StringValue").then(|| (text, join(at, "configuration.value")))
+    let value = configuration.get("value")?;
+    let at = join(at, "configuration.value");
+    let text = if kind.ends_with("google.protobuf.Struct") { value.to_string() } else { value.as_str()?.to_owned() };
+    let mut named = ["name", "root_id", "vm_config"].iter().filter_map(|name| members.get(*name));
+    let is_ours = named.any(|value| value.to_string().contains("meshseal"));
+    let what = match serde_json::from_str::<Value>(&text) {
+        Ok(Value::Object(fields)) if is_ours || fields.keys().any(|name| is_distinct_field(name)) => What::Plugin(text),
+        Err(error) if is_ours || text.contains("jwtRules") => What::Broken(format!("not JSON: {error}")),
+        Ok(_) if is_ours => What::Broken("must be a JSON object".to_owned()),
+        Ok(_) | Err(_) => What::Other("the configuration of another wasm filter".to_owned()),
+    };
+    Some(Found { at, what })
+}
+
+/// Returns whether a name is `jwtRules` or `trustBundle`, or one of them misspelt.
+fn is_distinct_field(name: &str) -> bool {
+    let plain = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    DISTINCT_FIELDS.iter().any(|known| distance(&plain(name), &plain(known)) <= 2)
+}
+
+/// Levenshtein distance.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, letter) in one.bytes().enumerate() {
+        let mut diagonal = at;
+        let mut left = at.saturating_add(1);
+        let mut next = vec![left];
+        for (cell, expected) in row.iter().skip(1).zip(other.bytes()) {
+            let replaced = diagonal.saturating_add(usize::from(letter != expected));
+            left = replaced.min(cell.saturating_add(1)).min(left.saturating_add(1));
+            diagonal = *cell;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let plain: String = text.split_whitespace().collect();
+    String::from_utf8(STANDARD.decode(plain).ok()?).ok()
 }
 
 fn join(at: &str, name: &str) -> String {
     if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recognises_misspelt_fields() {
+        for name in ["jwtRule", "jwt_rules", "JWTRules", "jwtRulse", "trustBundel"] {
+            assert!(is_distinct_field(name), "{name}");
+        }
+        for name in ["issuer", "clients", "providers", "default_value", ""] {
+            assert!(!is_distinct_field(name), "{name}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ mod sections;
 
 pub use file::{ConfigFileError, check, from_file, from_yaml, yaml_to_json};
 pub use reader::{Mistake, Mistakes, Node};
-pub(crate) use sections::{check_name, check_scope, issuer_path};
+pub(crate) use sections::{FIELDS, check_name, check_scope, issuer_path};
 
 use std::path::PathBuf;
 

@@ -20,6 +20,10 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_DATABASE: &str = "sqlite:meshseal.db";
 const DAY_S: u64 = 86_400;
 
+/// Fields of the document.
+pub(crate) const FIELDS: [&str; 11] =
+    ["issuer", "listen", "admin", "database", "keys", "tokens", "masterKey", "bundle", "limits", "services", "clients"];
+
 pub(super) fn defaults() -> Config {
     let mistakes = std::cell::RefCell::default();
     read(Node::root(&serde_json::Value::Null, &mistakes))
@@ -27,19 +31,7 @@ pub(super) fn defaults() -> Config {
 
 /// Reads the whole document, noting mistakes; the result is only good when there were none.
 pub(super) fn read(root: Node<'_>) -> Config {
-    let document = root.object(&[
-        "issuer",
-        "listen",
-        "admin",
-        "database",
-        "keys",
-        "tokens",
-        "masterKey",
-        "bundle",
-        "limits",
-        "services",
-        "clients",
-    ]);
+    let document = root.object(&FIELDS);
     let listen = listen(&document.get("listen"), DEFAULT_LISTEN);
     let admin_listen = admin_listen(document.get("admin"), &listen);
     let tokens = tokens(document.get("tokens"));
@@ -106,6 +98,9 @@ fn check_issuer(text: &str) -> Result<(), String> {
         return Err("must have no user, query or fragment (RFC 8414 §2)".to_owned());
     }
     let path = issuer_path(text);
+    if text.strip_suffix(path).is_some_and(|base| base.ends_with(':')) {
+        return Err("must have a port number after the colon".to_owned());
+    }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     if path.ends_with('/') || path.contains("//") || !path.bytes().all(plain) || !url.path().ends_with(path) {
         return Err("must have no trailing slash, and a path of plain segments: letters, digits, `-._~`".to_owned());

@@ -293,6 +293,57 @@ fn config_check_finds_configurations_wherever_they_are() {
 }
 
 #[test]
+fn config_check_checks_or_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = |field: &str| {
+        let rules = json!([{ "issuer": "https://i.example", "audiences": ["a"], "jwks": client_jwks().to_string() }]);
+        json!({ field: rules }).to_string()
+    };
+    let bootstrap = |name: &str, configuration: &str| {
+        let value = json!({ "@type": "type.googleapis.com/google.protobuf.StringValue", "value": configuration });
+        let config = json!({ "name": name, "configuration": value });
+        json!({ "static_resources": { "listeners": [{ "typed_config": { "config": config } }] } }).to_string()
+    };
+    let repeated = plugin("jwtRules").replacen('{', "{\"mode\":\"SHADOW\",\"mode\":\"ENFORCE\",", 1);
+    let inside = |kind: &str, field: &str, name: &str, text: &str| {
+        format!("apiVersion: v1\nkind: {kind}\n{field}:\n  {name}: {}", json!(text))
+    };
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, "issuer: http://i.example");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [
+        { "apiVersion": "v1", "kind": "ConfigMap", "data": { "i.yaml": "listen: nowhere" } }] });
+    let cases = [
+        // An issuer file with `admin`, also when it is the only section.
+        ("admin.yaml", "listen: 127.0.0.1:8080\nadmin: { listen: 127.0.0.1:8081 }".to_owned(), 0, "ok (issuer"),
+        ("only-admin.yaml", "admin: { listen: here }".to_owned(), 1, "admin.listen: must be"),
+        ("two.yaml", "listen: 127.0.0.1:1\n---\nlisten: 127.0.0.1:2".to_owned(), 1, "only document"),
+        // Plugin configurations, as the filter reads them.
+        ("plugin.json", plugin("jwtRules"), 0, "ok (plugin"),
+        ("repeated.json", repeated, 1, "same name"),
+        ("misspelt.json", bootstrap("x", &plugin("jwtRule")), 1, "jwtRule"),
+        ("named.json", bootstrap("meshseal", "{}"), 1, "jwtRules"),
+        ("broken.json", bootstrap("meshseal", "{"), 1, "not JSON"),
+        ("other.json", bootstrap("stats", "{\"debug\": true}"), 2, "another wasm filter"),
+        // Kubernetes documents.
+        ("map.yaml", inside("ConfigMap", "data", "issuer.yaml", "issuer: ["), 1, "data.issuer.yaml: not YAML"),
+        ("secret.yaml", inside("Secret", "stringData", "issuer.yaml", "listen: nowhere"), 1, "listen: must be"),
+        ("secret64.yaml", inside("Secret", "data", "issuer.yaml", &encoded), 1, "issuer: must be https"),
+        ("list.json", list.to_string(), 1, "listen: must be"),
+        ("service.yaml", "apiVersion: v1\nkind: Service".to_owned(), 2, "kind Service"),
+        // Documents without a configuration.
+        ("patch.yaml", "- { op: add, path: /spec }".to_owned(), 2, "nothing to check"),
+        ("unknown.yaml", "color: red".to_owned(), 2, "nothing to check"),
+        ("empty.yaml", String::new(), 2, "nothing to check"),
+    ];
+    for (name, content, code, told) in cases {
+        write(folder.path(), name, content);
+        let output = run(folder.path(), &["config", "check", name], "");
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{name}: {said}");
+        assert!(said.contains(told), "{name}: {said}");
+    }
+}
+
+#[test]
 fn pins_can_be_had_before_the_first_start_and_stay() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "issuer.yaml", yaml());

@@ -92,7 +92,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
     let answer = ask(&mut stream, &head).await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("10 seconds"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("10 seconds"), "{answer}");
     assert_eq!(begun.elapsed().as_secs(), 10);
 }
 
