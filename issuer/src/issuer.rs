@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{Elsewhere, FRESH_MS, Live, Proxies, Publisher};
-use crate::clients::{Failures, Registry, Replays};
+use crate::clients::{Failures, Registry, Replays, SecretHasher};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{OAuthError, OAuthErrorKind};
@@ -55,6 +55,8 @@ pub struct Issuer {
     pub registry: Registry,
     /// The assertions used lately.
     pub replays: Replays,
+    /// Hashes presented secrets.
+    pub secrets: SecretHasher,
     /// Failed authentications.
     pub failures: Failures,
     /// Token indices.
@@ -92,6 +94,7 @@ impl Issuer {
     ) -> Result<Self, StartError> {
         let policies = policies(&config, FRESH_MS.div_ceil(1_000));
         bootstrap(&*store, &master, &*clock, &policies).await?;
+        let secrets = SecretHasher::new(&master);
         let publisher =
             Publisher::start(&config.issuer, config.bundle.not_after_s, store.clone(), clock.clone(), master).await?;
         require_signers(&publisher)?;
@@ -99,6 +102,7 @@ impl Issuer {
         let keeper = Keeper::new(replica_name(), policies, clock.steady(), heard_of_proxies);
         Ok(Self {
             registry: Registry::new(config.clients.clone(), config.limits.requests_per_second),
+            secrets,
             failures: Failures::new(config.limits.failures_per_second),
             proxies: Arc::new(Proxies::new(clock.clone())),
             elsewhere: Elsewhere::new(store.clone(), clock.clone()),

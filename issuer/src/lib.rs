@@ -61,7 +61,16 @@ pub fn app(issuer: Arc<Issuer>) -> Site {
 /// What it serves to operators, on a listener of its own (I33).
 pub fn admin_app(issuer: Arc<Issuer>) -> Site {
     let router = admin::routes()
-        .fallback(|| async { Problem::not_found("there is no such endpoint; here is /admin/ and nothing else") })
+        .merge(telemetry::metrics_routes())
+        .fallback(|| async { Problem::not_found("not found: this listener serves /admin/* and /metrics only") })
+        .with_state(issuer);
+    Site { router, waits: None }
+}
+
+/// Serves counters to Prometheus, on the listener of `metrics.listen`.
+pub fn metrics_app(issuer: Arc<Issuer>) -> Site {
+    let router = telemetry::metrics_routes()
+        .fallback(|| async { Problem::not_found("not found: this listener serves /metrics only") })
         .with_state(issuer);
     Site { router, waits: None }
 }

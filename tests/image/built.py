@@ -74,7 +74,7 @@ class Built(unittest.TestCase):
         self.assertIn(options[0], self.run_in_image(verb, "--help").stdout)
 
     def test_it_serves_and_prints_the_same_pins_before_and_meanwhile(self):
-        pins = self.run_in_image("keys", "pins", "--config", "/etc/meshseal/here.yaml")
+        pins = self.run_in_image("keys", "pins", "--init", "--config", "/etc/meshseal/here.yaml")
         self.assertEqual(pins.returncode, 0, pins.stderr)
         self.assertEqual(len(json.loads(pins.stdout)["keys"]), 2)
         server = subprocess.Popen(self.command("serve", "--config", "/etc/meshseal/here.yaml"), stdout=subprocess.PIPE, text=True)
@@ -93,7 +93,7 @@ class Built(unittest.TestCase):
 
     def test_it_writes_its_state_and_nothing_else(self):
         before = {path for path in self.root.rglob("*")}
-        self.run_in_image("keys", "pins", "--config", "/etc/meshseal/here.yaml")
+        self.run_in_image("keys", "pins", "--init", "--config", "/etc/meshseal/here.yaml")
         written = {path.relative_to(self.root).parts[:3] for path in set(self.root.rglob("*")) - before}
         self.assertLessEqual(written, {("var", "lib", "meshseal")})
 

@@ -98,7 +98,7 @@ impl Issuer {
     /// When the command fails; with what it said.
     pub fn pins(&self) -> Result<Value> {
         let output = Command::new(build::issuer()?)
-            .args(["keys", "pins", "--config"])
+            .args(["keys", "pins", "--init", "--config"])
             .arg(self.config())
             .current_dir(&self.dir)
             .output()

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::extract::{FromRequest as _, Request, State};
+use axum::http::{Method, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -18,10 +18,10 @@ use crate::keys;
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new()
-        .route("/admin/keys", get(list_keys))
+        .route("/admin/keys", get(list_keys).post(list_keys))
         .route("/admin/keys/rotate", post(rotate))
         .route("/admin/keys/revoke", post(revoke))
-        .route("/admin/proxies", get(list_proxies))
+        .route("/admin/proxies", get(list_proxies).post(list_proxies))
 }
 
 async fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> Result<&'i Client, OAuthError> {
@@ -32,10 +32,15 @@ async fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form
     Err(OAuthErrorKind::Forbidden.because("this client is not an administrator (`admin: true`)"))
 }
 
-/// A GET has no body, so only the Authorization header can prove who asks.
-async fn require_admin_header(issuer: &Arc<Issuer>, request: Request) -> Result<(), OAuthError> {
-    let caller = Caller::of(&request)?;
-    require_admin(issuer, &caller, &Form::default()).await.map(|_| ())
+/// Authenticates a GET by its Authorization header, since it has no body; a POST by its form as well.
+async fn require_admin_reader(issuer: &Arc<Issuer>, request: Request) -> Result<(), OAuthError> {
+    let (caller, form) = if request.method() == Method::POST {
+        let OAuthRequest { caller, form } = OAuthRequest::from_request(request, issuer).await?;
+        (caller, form)
+    } else {
+        (Caller::of(&request)?, Form::default())
+    };
+    require_admin(issuer, &caller, &form).await.map(|_| ())
 }
 
 /// Half the truth would look like the whole.
@@ -49,14 +54,14 @@ async fn live(issuer: &Issuer) -> Result<Live, OAuthError> {
 }
 
 async fn list_keys(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<KeysView>, OAuthError> {
-    require_admin_header(&issuer, request).await?;
+    require_admin_reader(&issuer, request).await?;
     let head = issuer.publisher.refresh().await?;
     let live = live(&issuer).await?;
     Ok(Json(KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested)))
 }
 
 async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<ProxiesView>, OAuthError> {
-    require_admin_header(&issuer, request).await?;
+    require_admin_reader(&issuer, request).await?;
     let live = live(&issuer).await?;
     Ok(Json(ProxiesView::of(issuer.publisher.current().version(), live)))
 }

@@ -1,22 +1,23 @@
 //! `GET /bundle`: the long-poll. The request says what the proxy has; the answer comes the moment there is more.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::proxies::Presence;
 use super::{Answer, SyncError};
-use crate::clients::SecretHash;
+use crate::clients::Failure;
 use crate::error::Problem;
-use crate::http::Waits;
+use crate::http::{Peer, Waits};
 use crate::issuer::Issuer;
 
 /// Longest wait in seconds: below the minute after which many intermediaries cut idle connections.
@@ -42,9 +43,15 @@ struct Poll {
 
 async fn bundle(
     State(issuer): State<Arc<Issuer>>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
     poll: Result<Query<Poll>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    if let Some(reason) = wrong_poll_token(&issuer, &headers) {
+        let source = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Extension(peer)| peer.0);
+        let failure = Failure { endpoint: "bundle", source, client: "", reason };
+        issuer.failures.note(failure, &issuer.registry, &issuer.metrics, issuer.clock.steady_ms());
+    }
     let (poll, worker) = admit(&issuer, &headers, poll)?;
     if poll.have.is_some_and(|have| have > issuer.publisher.current().version()) {
         catch_up(&issuer, poll.have.unwrap_or_default()).await?;
@@ -83,7 +90,9 @@ fn admit(
     headers: &HeaderMap,
     poll: Result<Query<Poll>, QueryRejection>,
 ) -> Result<(Poll, Option<u64>), Problem> {
-    require_poll_token(issuer, headers)?;
+    if wrong_poll_token(issuer, headers).is_some() {
+        return Err(Problem::unauthorized("polling needs one of the tokens in `bundle.pollTokens`"));
+    }
     let Query(poll) =
         poll.map_err(|_| Problem::bad_request("the query is `have=VERSION&wait=SECONDS`, both optional"))?;
     if poll.wait > MAX_WAIT_S {
@@ -134,17 +143,19 @@ fn respond(answer: Answer) -> Response {
     (headers, answer.bundle).into_response()
 }
 
-fn require_poll_token(issuer: &Issuer, headers: &HeaderMap) -> Result<(), Problem> {
+/// The reason why a poll does not carry a known token.
+fn wrong_poll_token(issuer: &Issuer, headers: &HeaderMap) -> Option<&'static str> {
     let known = &issuer.config.bundle.poll_tokens;
     if known.is_empty() {
-        return Ok(());
+        return None;
     }
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let presented = value.and_then(|value| value.strip_prefix("Bearer ")).map(SecretHash::of);
-    if presented.is_some_and(|presented| known.iter().filter(|hash| hash.matches(&presented)).count() > 0) {
-        return Ok(());
-    }
-    Err(Problem::unauthorized("polling needs one of the tokens in `bundle.pollTokens`"))
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Some("credentials-missing") };
+    let presented = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
+    let Some(presented) = presented.map(|token| issuer.secrets.presented(token)) else {
+        return Some("header-malformed");
+    };
+    let matching = known.iter().filter(|hash| hash.matches(&presented)).count();
+    (matching == 0).then_some("poll-token-wrong")
 }
 
 fn worker(headers: &HeaderMap) -> Result<Option<u64>, Problem> {

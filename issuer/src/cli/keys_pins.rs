@@ -7,15 +7,17 @@ use serde_json::{Value, json};
 
 use super::{Failure, Outcome, print, serve};
 use crate::clock::SystemClock;
+use crate::config::Config;
 use crate::issuer::Issuer;
-use crate::keys::{KeyState, Purpose};
+use crate::keys::{KeyRecord, KeyState, Purpose};
+use crate::store;
 use crate::telemetry::{LogFormat, init_logging};
 
 /// Print the keys that proxies pin: those that sign trust bundles.
 ///
 /// Two are printed: the one that signs and the one that takes its place should it have to be revoked. Put both under
-/// `trustBundle.keys` of the plugin's configuration. Makes the database and the keys when they are not there yet, so that
-/// proxies can be configured before the issuer's first start.
+/// `trustBundle.keys` of the plugin's configuration. Changes nothing in a database. With --init it makes the database and the
+/// keys if they do not exist, so that proxies can be configured before the issuer's first start.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal keys pins --config issuer.yaml
@@ -24,20 +26,40 @@ pub(super) struct Pins {
     /// The issuer's YAML.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Make the database and the keys if they do not exist.
+    #[arg(long)]
+    init: bool,
 }
 
 impl Pins {
     pub(super) async fn run(self) -> Outcome {
         init_logging(LogFormat::Plain);
         let config = serve::load(self.config)?;
-        let issuer = Issuer::open(config, std::sync::Arc::new(SystemClock::new())).await.map_err(Failure::new)?;
-        let published = issuer.publisher.current();
+        let known = if self.init {
+            let issuer = Issuer::open(config, std::sync::Arc::new(SystemClock::new())).await.map_err(Failure::new)?;
+            issuer.publisher.current().keys.clone()
+        } else {
+            existing(&config).await?
+        };
         let bundle_keys = |state: KeyState| {
-            let these = published.keys.iter().filter(move |key| key.purpose == Purpose::Bundle && key.state == state);
+            let these = known.iter().filter(move |key| key.purpose == Purpose::Bundle && key.state == state);
             these.filter_map(|key| serde_json::from_str::<Value>(&key.public_jwk).ok())
         };
         let keys: Vec<Value> = bundle_keys(KeyState::Active).chain(bundle_keys(KeyState::Next)).collect();
+        if keys.is_empty() {
+            return Err(Failure::new("the database holds no keys yet: start the issuer, or make them with --init"));
+        }
         print(&json!({ "keys": keys }).to_string());
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The keys of an existing database.
+async fn existing(config: &Config) -> Result<Vec<KeyRecord>, Failure> {
+    if let Some(file) = config.database.file().filter(|file| !file.exists()) {
+        let remedy = "start the issuer, or make the database and the keys with --init";
+        return Err(Failure::new(format!("{} does not exist: {remedy}", file.display())));
+    }
+    let store = store::open(&config.database).await.map_err(Failure::new)?;
+    Ok(store.load().await.map_err(Failure::new)?.keys)
 }

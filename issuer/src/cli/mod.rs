@@ -1,5 +1,6 @@
 //! The command line: serving, and the operator's verbs. Each verb has its own file.
 
+mod assertion;
 mod client_secret;
 mod config_check;
 mod documents;

@@ -10,6 +10,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use zeroize::Zeroizing;
 
 use super::Failure;
+use super::assertion::Assertions;
 
 /// Longest answer in bytes.
 const MAX_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
@@ -43,6 +44,21 @@ struct Caller {
     /// A file with the client's secret; else the variable MESHSEAL_CLIENT_SECRET.
     #[arg(long, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
+    /// A file with the client's private key (PEM, PKCS#8: Ed25519, P-256 or RSA), instead of a secret (private_key_jwt).
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MESHSEAL_CLIENT_KEY_FILE",
+        conflicts_with = "client_secret_file",
+        requires = "issuer"
+    )]
+    client_key_file: Option<PathBuf>,
+    /// The `kid` of that key in `auth.jwks`, if it has one.
+    #[arg(long, value_name = "KID", requires = "client_key_file", allow_hyphen_values = true)]
+    client_key_id: Option<String>,
+    /// The issuer identifier (`issuer` of its configuration), for which assertions are made.
+    #[arg(long, value_name = "ISS", env = "MESHSEAL_ISSUER")]
+    issuer: Option<String>,
     /// A file with the authority that the issuer's certificate is from (PEM); else the system's authorities.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -54,7 +70,15 @@ pub(super) struct Connection {
     url: String,
     /// How the URL is given.
     option: &'static str,
-    authorization: Zeroizing<String>,
+    proof: Proof,
+}
+
+/// How requests are authenticated.
+enum Proof {
+    /// The Authorization header.
+    Basic(Zeroizing<String>),
+    /// A new assertion for each request, in its form.
+    Assertions(Box<Assertions>),
 }
 
 impl Remote {
@@ -71,10 +95,7 @@ impl AdminRemote {
 
 impl Caller {
     fn connect(&self, url: &str, option: &'static str) -> Result<Connection, Failure> {
-        let secret = self.secret()?;
-        let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let joined = Zeroizing::new(format!("{}:{}", encode(&self.client_id), encode(secret.trim())));
-        let basic = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, joined.as_bytes());
+        let proof = self.proof()?;
         // Only the first call matters, and every verb makes one.
         let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let tls = TlsConfig::builder().root_certs(self.roots()?).build();
@@ -85,7 +106,19 @@ impl Caller {
             .timeout_global(Some(Duration::from_secs(90)))
             .build();
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Connection { agent: agent.into(), url, option, authorization: Zeroizing::new(format!("Basic {basic}")) })
+        Ok(Connection { agent: agent.into(), url, option, proof })
+    }
+
+    fn proof(&self) -> Result<Proof, Failure> {
+        if let (Some(path), Some(issuer)) = (&self.client_key_file, &self.issuer) {
+            let assertions = Assertions::read(path, &self.client_id, self.client_key_id.as_deref(), issuer)?;
+            return Ok(Proof::Assertions(Box::new(assertions)));
+        }
+        let secret = self.secret()?;
+        let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let joined = Zeroizing::new(format!("{}:{}", encode(&self.client_id), encode(secret.trim())));
+        let basic = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, joined.as_bytes());
+        Ok(Proof::Basic(Zeroizing::new(format!("Basic {basic}"))))
     }
 
     fn secret(&self) -> Result<Zeroizing<String>, Failure> {
@@ -94,7 +127,9 @@ impl Caller {
             return std::fs::read_to_string(path).map(Zeroizing::new).map_err(unreadable);
         }
         let missing = |_| {
-            Failure::usage("the client's secret is missing: set MESHSEAL_CLIENT_SECRET or give --client-secret-file")
+            Failure::usage(
+                "the client's credential is missing: set MESHSEAL_CLIENT_SECRET, or give --client-secret-file or --client-key-file",
+            )
         };
         std::env::var("MESHSEAL_CLIENT_SECRET").map(Zeroizing::new).map_err(missing)
     }
@@ -119,15 +154,28 @@ impl Caller {
 
 impl Connection {
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let request =
-            self.agent.get(format!("{}{path}", self.url)).header("authorization", self.authorization.as_str());
-        self.read(request.call())
+        let url = format!("{}{path}", self.url);
+        match &self.proof {
+            Proof::Basic(authorization) => {
+                self.read(self.agent.get(url).header("authorization", authorization.as_str()).call())
+            }
+            // A GET has no body, where an assertion belongs.
+            Proof::Assertions(_) => self.post(path, &[]),
+        }
     }
 
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str, form: &[(&str, &str)]) -> Result<T, Failure> {
-        let request =
-            self.agent.post(format!("{}{path}", self.url)).header("authorization", self.authorization.as_str());
-        self.read(request.send_form(form.iter().copied()))
+        let request = self.agent.post(format!("{}{path}", self.url));
+        match &self.proof {
+            Proof::Basic(authorization) => {
+                self.read(request.header("authorization", authorization.as_str()).send_form(form.iter().copied()))
+            }
+            Proof::Assertions(assertions) => {
+                let assertion = assertions.parameters()?;
+                let assertion = assertion.iter().map(|(name, value)| (*name, value.as_str()));
+                self.read(request.send_form(form.iter().copied().chain(assertion)))
+            }
+        }
     }
 
     fn read<T: DeserializeOwned>(

@@ -11,7 +11,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, from_file};
 use crate::issuer::Issuer;
 use crate::telemetry::{LogFormat, init_logging};
-use crate::{admin_app, app, background, http};
+use crate::{admin_app, app, background, http, metrics_app};
 
 /// Connections of operators: a few people and their scripts.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -44,6 +44,10 @@ impl Serve {
         let address = listener.local_addr().map_err(Failure::new)?;
         let admin_listener = bind(&config.admin_listen, "admin.listen").await?;
         let admin_address = admin_listener.local_addr().map_err(Failure::new)?;
+        let metrics_listener = match &config.metrics_listen {
+            Some(address) => Some(bind(address, "metrics.listen").await?),
+            None => None,
+        };
         let ending = ending()?;
         let places = http::Places::new(config.limits.connections, config.limits.connections_per_address);
         let issuer = Arc::new(Issuer::open(config, Arc::new(SystemClock::new())).await.map_err(Failure::new)?);
@@ -57,11 +61,19 @@ impl Serve {
             // Whoever waits in a long-poll is answered now.
             issuer.ending.cancel();
         });
+        let metrics = serve_metrics(&issuer, metrics_listener);
         let places = http::Places::new(ADMIN_CONNECTIONS, 0);
         let operators = http::serve(admin_listener, admin_app(issuer.clone()), places, issuer.ending.cancelled());
-        tokio::join!(everybody, operators);
+        tokio::join!(everybody, operators, metrics);
         tasks.join_all().await;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn serve_metrics(issuer: &Arc<Issuer>, listener: Option<TcpListener>) {
+    if let Some(listener) = listener {
+        let places = http::Places::new(ADMIN_CONNECTIONS, 0);
+        http::serve(listener, metrics_app(issuer.clone()), places, issuer.ending.cancelled()).await;
     }
 }
 

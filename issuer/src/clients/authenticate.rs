@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::assertion::{self, ASSERTION_TYPE};
-use super::{Client, ClientAuth, Registry, Replay, Replays, SecretHash};
+use super::{Client, ClientAuth, Presented, Registry, Replay, Replays, SecretHasher};
 use crate::http::Form;
 
 /// Longest `client_id` or secret that is looked at, in bytes.
@@ -28,8 +28,8 @@ pub enum Credentials<'r> {
     Secret {
         /// Who.
         client: String,
-        /// The secret's hash.
-        hash: SecretHash,
+        /// The secret's hashes.
+        hash: Presented,
     },
     /// `private_key_jwt`.
     Assertion(&'r str),
@@ -40,7 +40,7 @@ impl<'r> Credentials<'r> {
     ///
     /// # Errors
     /// [`AuthError::Malformed`] for none or several, [`AuthError::Refused`] for a header that is not Basic credentials.
-    pub fn find(authorization: Option<&str>, form: &'r Form) -> Result<Self, AuthError> {
+    pub fn find(authorization: Option<&str>, form: &'r Form, hasher: &SecretHasher) -> Result<Self, AuthError> {
         let (secret, assertion) = (form.get("client_secret"), form.get("client_assertion"));
         let methods = [authorization.is_some(), secret.is_some(), assertion.is_some()];
         if methods.iter().filter(|used| **used).count() > 1 {
@@ -48,7 +48,7 @@ impl<'r> Credentials<'r> {
         }
         let claimed = form.get("client_id");
         if let Some(header) = authorization {
-            let (client, hash) = basic(header).ok_or(AuthError::Refused("header-malformed"))?;
+            let (client, hash) = basic(header, hasher).ok_or(AuthError::Refused("header-malformed"))?;
             if claimed.is_some_and(|claimed| claimed != client) {
                 return Err(AuthError::Malformed("`client_id` differs from the Authorization header"));
             }
@@ -57,7 +57,7 @@ impl<'r> Credentials<'r> {
         if let Some(secret) = secret {
             let client =
                 claimed.ok_or(AuthError::Malformed("`client_id` is missing beside `client_secret`"))?.to_owned();
-            return Ok(Self::Secret { client, hash: SecretHash::of(secret) });
+            return Ok(Self::Secret { client, hash: hasher.presented(secret) });
         }
         let assertion = assertion.ok_or(AuthError::Refused("credentials-missing"))?;
         if form.get("client_assertion_type") != Some(ASSERTION_TYPE) {
@@ -130,7 +130,7 @@ pub struct Checks<'a> {
 }
 
 /// `Basic` credentials: id and secret are form-encoded before they are joined (RFC 6749 §2.3.1).
-fn basic(header: &str) -> Option<(String, SecretHash)> {
+fn basic(header: &str, hasher: &SecretHasher) -> Option<(String, Presented)> {
     let (scheme, encoded) = header.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 4 * MAX_CREDENTIAL_BYTES {
         return None;
@@ -139,7 +139,7 @@ fn basic(header: &str) -> Option<(String, SecretHash)> {
     let (client, secret) = joined.split_once(':')?;
     let (client, secret) = (form_decode(client), form_decode(secret));
     let fits = client.len() <= MAX_CREDENTIAL_BYTES && secret.len() <= MAX_CREDENTIAL_BYTES;
-    fits.then(|| (client, SecretHash::of(&secret)))
+    fits.then(|| (client, hasher.presented(&secret)))
 }
 
 fn form_decode(text: &str) -> String {

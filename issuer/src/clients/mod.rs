@@ -15,7 +15,7 @@ pub use failures::{Failure, Failures};
 pub use limiter::{Limiter, Rate};
 pub use registry::Registry;
 pub use replay::{Replay, Replays};
-pub use secret::{NewSecret, SecretHash};
+pub use secret::{NewSecret, Presented, SecretHash, SecretHasher};
 pub(crate) use settings::read;
 
 use meshseal_core::keys::KeySet;
@@ -27,12 +27,19 @@ pub struct Client {
     pub id: String,
     /// How it proves who it is: exactly one way.
     pub auth: ClientAuth,
-    /// Services it may ask tokens for.
-    pub audiences: Vec<String>,
-    /// Scopes it may have, at services that know them.
-    pub scopes: Vec<String>,
+    /// Services it may ask tokens for, with its scopes at each.
+    pub access: Vec<Access>,
     /// Whether it may administer keys and revoke what is not its own.
     pub admin: bool,
+}
+
+/// One service that a client may ask tokens for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The service.
+    pub audience: String,
+    /// The client's scopes there.
+    pub scopes: Vec<String>,
 }
 
 impl Client {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use meshseal_core::alg::Alg;
 use meshseal_core::keys::KeySet;
 
-use super::{Client, ClientAuth, SecretHash};
-use crate::config::{Node, Service, check_name, check_scope};
+use super::{Access, Client, ClientAuth, SecretHash};
+use crate::config::{Members, Node, Service, check_name, check_scope};
 
 /// Secrets that one client may have at a time: the one in use and the one that replaces it.
 const MAX_SECRETS: usize = 2;
@@ -15,7 +15,7 @@ pub(crate) fn read(node: &Node<'_>, services: &[Service]) -> Vec<Client> {
     let mut seen = BTreeSet::new();
     let mut clients = Vec::new();
     for item in node.items() {
-        let members = item.object(&["clientId", "auth", "audiences", "scopes", "admin"]);
+        let members = item.object(&["clientId", "auth", "audiences", "scopes", "access", "admin"]);
         let at = members.get("clientId");
         let Some(id) = at.required_text() else { continue };
         if let Err(message) = check_name(id) {
@@ -24,13 +24,47 @@ pub(crate) fn read(node: &Node<'_>, services: &[Service]) -> Vec<Client> {
         if !seen.insert(id) {
             at.refuse(format!("`{id}` is described twice; give each client its own id"));
         }
-        let audiences = members.get("audiences").texts(|audience| known_audience(services, audience));
-        let scopes = members.get("scopes").texts(|scope| known_scope(services, &audiences, scope));
+        let access = access(&members, services);
         let auth = auth(&members.get("auth"));
         let admin = members.get("admin").flag();
-        clients.extend(auth.map(|auth| Client { id: id.to_owned(), auth, audiences, scopes, admin }));
+        clients.extend(auth.map(|auth| Client { id: id.to_owned(), auth, access, admin }));
     }
     clients
+}
+
+/// Reads `access`, or `audiences` and `scopes`, which suffice when no two of the services share a scope.
+fn access(members: &Members<'_>, services: &[Service]) -> Vec<Access> {
+    let (listed, audiences, scopes) = (members.get("access"), members.get("audiences"), members.get("scopes"));
+    if !listed.is_present() {
+        let named = audiences.texts(|audience| known_audience(services, audience));
+        let granted = scopes.texts(|scope| known_scope(services, &named, scope));
+        let at = |audience: &String| {
+            let service = services.iter().find(|service| service.audience == *audience);
+            let known = |scope: &&String| service.is_some_and(|service| service.scopes.contains(scope));
+            Access { audience: audience.clone(), scopes: granted.iter().filter(known).cloned().collect() }
+        };
+        return named.iter().map(at).collect();
+    }
+    if audiences.is_present() || scopes.is_present() {
+        listed.refuse("replaces `audiences` and `scopes`; remove those");
+    }
+    let mut seen = BTreeSet::new();
+    let mut access = Vec::new();
+    for item in listed.items() {
+        let members = item.object(&["audience", "scopes"]);
+        let at = members.get("audience");
+        let Some(audience) = at.required_text() else { continue };
+        if let Err(message) = known_audience(services, audience) {
+            at.refuse(message);
+        }
+        if !seen.insert(audience) {
+            at.refuse(format!("`{audience}` is listed twice; merge the two"));
+        }
+        let here = [audience.to_owned()];
+        let scopes = members.get("scopes").texts(|scope| known_scope(services, &here, scope));
+        access.push(Access { audience: audience.to_owned(), scopes });
+    }
+    access
 }
 
 fn known_audience(services: &[Service], audience: &str) -> Result<(), String> {
@@ -42,11 +76,18 @@ fn known_audience(services: &[Service], audience: &str) -> Result<(), String> {
 
 fn known_scope(services: &[Service], audiences: &[String], scope: &str) -> Result<(), String> {
     check_scope(scope)?;
-    let mut reachable = services.iter().filter(|service| audiences.contains(&service.audience));
-    if reachable.any(|service| service.scopes.iter().any(|known| known == scope)) {
-        return Ok(());
+    let reachable = services.iter().filter(|service| audiences.contains(&service.audience));
+    let mut knowing = reachable.filter(|service| service.scopes.iter().any(|known| known == scope));
+    match (knowing.next(), knowing.next()) {
+        (Some(_), None) => Ok(()),
+        (Some(one), Some(other)) => Err(format!(
+            "`{}` and `{}` both know the scope `{scope}`; grant it for each service in `access`",
+            one.audience, other.audience
+        )),
+        (None, _) => Err(format!(
+            "none of the client's services knows the scope `{scope}`; add it to the service or remove it here"
+        )),
     }
-    Err(format!("none of the client's services knows the scope `{scope}`; add it to the service or remove it here"))
 }
 
 fn auth(node: &Node<'_>) -> Option<ClientAuth> {

@@ -7,7 +7,7 @@ mod reader;
 mod sections;
 
 pub use file::{ConfigFileError, check, from_file, from_yaml, yaml_to_json};
-pub use reader::{Mistake, Mistakes, Node};
+pub use reader::{Members, Mistake, Mistakes, Node};
 pub(crate) use sections::{FIELDS, check_name, check_scope, issuer_path};
 
 use std::path::PathBuf;
@@ -35,6 +35,8 @@ pub struct Config {
     pub listen: String,
     /// Where operators are served (`/admin/…`): not where everybody else is.
     pub admin_listen: String,
+    /// Where Prometheus is served beside the listener for operators, if anywhere.
+    pub metrics_listen: Option<String>,
     /// Where state is kept.
     pub database: Location,
     /// Signing keys.
@@ -125,7 +127,7 @@ pub struct Service {
     pub scopes: Vec<String>,
     /// Seconds its tokens live.
     pub lifetime_s: u64,
-    /// Clients (resource servers) that may introspect its tokens, beside one whose id is the audience itself.
+    /// Clients (resource servers) that may introspect its tokens, beside the client of each token.
     pub introspectors: Vec<String>,
 }
 

@@ -21,8 +21,20 @@ const DEFAULT_DATABASE: &str = "sqlite:meshseal.db";
 const DAY_S: u64 = 86_400;
 
 /// Fields of the document.
-pub(crate) const FIELDS: [&str; 11] =
-    ["issuer", "listen", "admin", "database", "keys", "tokens", "masterKey", "bundle", "limits", "services", "clients"];
+pub(crate) const FIELDS: [&str; 12] = [
+    "issuer",
+    "listen",
+    "admin",
+    "metrics",
+    "database",
+    "keys",
+    "tokens",
+    "masterKey",
+    "bundle",
+    "limits",
+    "services",
+    "clients",
+];
 
 pub(super) fn defaults() -> Config {
     let mistakes = std::cell::RefCell::default();
@@ -34,6 +46,11 @@ pub(super) fn read(root: Node<'_>) -> Config {
     let document = root.object(&FIELDS);
     let listen = listen(&document.get("listen"), DEFAULT_LISTEN);
     let admin_listen = admin_listen(document.get("admin"), &listen);
+    let metrics = document.get("metrics").object(&["listen"]).get("listen");
+    let metrics_listen = metrics.is_present().then(|| self::listen(&metrics, ""));
+    if metrics_listen.as_ref().is_some_and(|address| [&listen, &admin_listen].contains(&address)) {
+        metrics.refuse("must differ from `listen` and `admin.listen`");
+    }
     let tokens = tokens(document.get("tokens"));
     let services = services(&document.get("services"), &tokens);
     let clients = clients::read(&document.get("clients"), &services);
@@ -47,6 +64,7 @@ pub(super) fn read(root: Node<'_>) -> Config {
         limits: limits(document.get("limits")),
         listen,
         admin_listen,
+        metrics_listen,
         tokens,
         services,
         clients,

@@ -95,12 +95,13 @@ impl<S: Sync> FromRequest<S> for OAuthRequest {
         let late = |_| OAuthErrorKind::Timeout.because("the body took longer than 10 seconds");
         let body = body.map_err(late)?.map_err(unread)?;
         let form = if json { Form::from_json(&body) } else { Form::parse(&body) };
-        let form = form.map_err(|error| match error {
+        let form = form.map_err(|error| {
             // RFC 8707 §2: tokens are for one service.
-            FormError::Repeated(name) if name == "resource" => {
-                OAuthErrorKind::InvalidTarget.because("`resource` is given twice; ask for one service at a time")
+            if error == FormError::Repeated("resource".to_owned()) {
+                return OAuthErrorKind::InvalidTarget
+                    .because("`resource` is given twice; ask for one service at a time");
             }
-            error => invalid(&error.to_string()),
+            invalid(&error.to_string())
         })?;
         Ok(Self { form, caller })
     }
@@ -118,7 +119,7 @@ pub(crate) async fn authenticate<'i>(
     form: &Form,
 ) -> Result<&'i Client, OAuthError> {
     let now_ms = issuer.clock.steady_ms();
-    let credentials = Credentials::find(caller.authorization.as_deref(), form);
+    let credentials = Credentials::find(caller.authorization.as_deref(), form, &issuer.secrets);
     let claimed = credentials.as_ref().ok().and_then(Credentials::claimed).unwrap_or_default();
     let exceeded = issuer.failures.is_exceeded(caller.source, &claimed, now_ms);
     let _turn = match &credentials {

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -48,8 +49,12 @@ pub enum MasterKeyError {
     Crypto,
 }
 
-/// Seals and opens private keys with AES-256-GCM; the name of what is sealed is authenticated with it.
-pub struct MasterKey(RandomizedNonceKey);
+/// Seals and opens private keys with AES-256-GCM; the name of what is sealed is authenticated with it. Other keys are derived
+/// from it.
+pub struct MasterKey {
+    sealing: RandomizedNonceKey,
+    derivation: hmac::Key,
+}
 
 impl MasterKey {
     /// Finds the key, or makes a file for it if state is new and kept in a SQLite file, and proves that it fits the database.
@@ -78,7 +83,23 @@ impl MasterKey {
         if bytes.len() != LENGTH {
             return Err(MasterKeyError::Form(origin.to_owned()));
         }
-        RandomizedNonceKey::new(&AES_256_GCM, &bytes).map(Self).map_err(|_| MasterKeyError::Crypto)
+        let sealing = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| MasterKeyError::Crypto)?;
+        Ok(Self { sealing, derivation: hmac::Key::new(hmac::HMAC_SHA256, &bytes) })
+    }
+
+    /// Derives the HMAC-SHA256 key of one purpose, as HKDF-Expand does for one block (RFC 5869 §2.3).
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> hmac::Key {
+        let info = [purpose.as_bytes(), &[1]].concat();
+        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&self.derivation, &info).as_ref())
+    }
+
+    /// Reads the existing key, without a database and without making one.
+    ///
+    /// # Errors
+    /// [`MasterKeyError`].
+    pub fn existing(source: &MasterKeySource, location: &Location) -> Result<Self, MasterKeyError> {
+        Self::from_base64(&find(source, location, false)?, "master key")
     }
 
     /// Nonce ‖ ciphertext ‖ tag.
@@ -88,7 +109,7 @@ impl MasterKey {
     pub fn seal(&self, name: &str, secret: &[u8]) -> Result<Vec<u8>, MasterKeyError> {
         let mut sealed = secret.to_vec();
         let aad = Aad::from(name.as_bytes());
-        let nonce = self.0.seal_in_place_append_tag(aad, &mut sealed).map_err(|_| MasterKeyError::Crypto)?;
+        let nonce = self.sealing.seal_in_place_append_tag(aad, &mut sealed).map_err(|_| MasterKeyError::Crypto)?;
         sealed.splice(..0, nonce.as_ref().iter().copied());
         Ok(sealed)
     }
@@ -98,8 +119,10 @@ impl MasterKey {
     pub fn open(&self, name: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut text = Zeroizing::new(text.to_vec());
-        let opened =
-            self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(name.as_bytes()), &mut text).ok()?;
+        let opened = self
+            .sealing
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(name.as_bytes()), &mut text)
+            .ok()?;
         Some(Zeroizing::new(opened.to_vec()))
     }
 }

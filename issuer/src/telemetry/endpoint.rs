@@ -1,4 +1,4 @@
-//! `GET /healthz`, `/readyz`, `/metrics`.
+//! `GET /healthz`, `/readyz`; `GET /metrics` elsewhere.
 
 use std::sync::Arc;
 
@@ -13,7 +13,12 @@ use crate::error::Problem;
 use crate::issuer::Issuer;
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
-    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).route("/metrics", get(metrics))
+    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
+}
+
+/// Served to operators and, with `metrics.listen`, on a listener of its own: never where clients are served.
+pub(crate) fn metrics_routes() -> Router<Arc<Issuer>> {
+    Router::new().route("/metrics", get(metrics))
 }
 
 /// The process runs and answers.

@@ -4,6 +4,6 @@ mod endpoint;
 mod logging;
 mod metrics;
 
-pub(crate) use endpoint::routes;
+pub(crate) use endpoint::{metrics_routes, routes};
 pub use logging::{LogFormat, init_logging};
 pub use metrics::{Counter, LabelledCounter, Metrics};

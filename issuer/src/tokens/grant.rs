@@ -1,6 +1,6 @@
 //! What a client is given for what it asks: pure, by configuration alone.
 
-use crate::clients::Client;
+use crate::clients::{Access, Client};
 use crate::config::{Config, Service};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::Form;
@@ -57,12 +57,12 @@ impl<'r> GrantRequest<'r> {
 /// # Errors
 /// `invalid_target`, `invalid_scope`.
 pub fn grant<'c>(config: &'c Config, client: &'c Client, request: &GrantRequest<'_>) -> Result<Grant<'c>, OAuthError> {
-    let service = target(config, client, request.audience)?;
+    let (service, access) = target(config, client, request.audience)?;
     let may_have =
-        |scope: &str| [&client.scopes, &service.scopes].iter().all(|scopes| scopes.iter().any(|known| known == scope));
+        |scope: &str| [&access.scopes, &service.scopes].iter().all(|scopes| scopes.iter().any(|known| known == scope));
     let scope = match request.scope {
         // RFC 6749 §3.3: without a scope, the default: all that this client may have there.
-        None => client.scopes.iter().map(String::as_str).filter(|scope| may_have(scope)).collect::<Vec<_>>(),
+        None => access.scopes.iter().map(String::as_str).filter(|scope| may_have(scope)).collect::<Vec<_>>(),
         Some(asked) => {
             let mut scopes: Vec<&str> = Vec::new();
             for scope in asked.split(' ') {
@@ -85,12 +85,15 @@ pub fn grant<'c>(config: &'c Config, client: &'c Client, request: &GrantRequest<
     })
 }
 
-fn target<'c>(config: &'c Config, client: &Client, asked: Option<&str>) -> Result<&'c Service, OAuthError> {
-    let audience = match (asked, client.audiences.as_slice()) {
-        (Some(asked), audiences) if audiences.iter().any(|audience| audience == asked) => asked,
-        (Some(_), _) => {
-            return Err(OAuthErrorKind::InvalidTarget.because("the service is unknown, or not open to this client"));
-        }
+fn target<'c>(
+    config: &'c Config,
+    client: &'c Client,
+    asked: Option<&str>,
+) -> Result<(&'c Service, &'c Access), OAuthError> {
+    let access = match (asked, client.access.as_slice()) {
+        (Some(asked), access) => access.iter().find(|access| access.audience == asked).ok_or_else(|| {
+            OAuthErrorKind::InvalidTarget.because("the service is unknown, or not open to this client")
+        })?,
         (None, [only]) => only,
         (None, []) => return Err(OAuthErrorKind::UnauthorizedClient.because("no service is open to this client")),
         (None, _) => {
@@ -98,5 +101,8 @@ fn target<'c>(config: &'c Config, client: &Client, asked: Option<&str>) -> Resul
                 .because("several services are open to this client; name one in `resource`"));
         }
     };
-    config.service(audience).ok_or_else(|| OAuthErrorKind::InvalidTarget.because("the service is unknown"))
+    let service = config.service(&access.audience);
+    service
+        .map(|service| (service, access))
+        .ok_or_else(|| OAuthErrorKind::InvalidTarget.because("the service is unknown"))
 }

@@ -6,12 +6,11 @@ use serde_json::{Map, Value, json};
 use crate::clients::Client;
 use crate::config::Config;
 
-/// Whether this client may know: the token's own client, the service it is for, or who speaks for that service.
+/// Returns whether this client may know: the client that the token was issued to, or an introspector of its service.
 pub(super) fn may_know(config: &Config, caller: &Client, claims: &Claims) -> bool {
     let for_caller = |audience: &str| {
         let speaks_for = |name: &String| *name == caller.id;
-        audience == caller.id
-            || config.service(audience).is_some_and(|service| service.introspectors.iter().any(speaks_for))
+        config.service(audience).is_some_and(|service| service.introspectors.iter().any(speaks_for))
     };
     claims.client_id() == Some(&caller.id) || claims.audiences().any(for_caller)
 }

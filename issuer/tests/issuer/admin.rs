@@ -30,7 +30,12 @@ async fn only_administrators_get_in() {
 #[tokio::test]
 async fn neither_listener_serves_what_the_other_does() {
     let harness = Harness::new().await;
-    for (router, path) in [(&harness.router, "/admin/keys"), (&harness.admin, "/token"), (&harness.admin, "/bundle")] {
+    for (router, path) in [
+        (&harness.router, "/admin/keys"),
+        (&harness.router, "/metrics"),
+        (&harness.admin, "/token"),
+        (&harness.admin, "/bundle"),
+    ] {
         let request = Request::get(path).header("authorization", basic("operator")).body(Body::empty()).unwrap();
         assert_eq!(router.clone().oneshot(request).await.unwrap().status(), 404, "{path}");
     }

@@ -186,6 +186,10 @@ async fn poll_tokens_are_asked_for_if_configured() {
         );
     }
     assert_eq!(poll("Bearer a-poll-token-of-enough-length").await.status, 200);
+    let metrics = harness.metrics().await;
+    for reason in ["credentials-missing", "poll-token-wrong", "header-malformed"] {
+        assert!(metrics.contains(&format!("{{endpoint=\"bundle\",reason=\"{reason}\"}} 1\n")), "{reason}: {metrics}");
+    }
 }
 
 #[tokio::test]

@@ -254,6 +254,67 @@ fn a_made_secret_fits_its_hash() {
 }
 
 #[test]
+fn keyed_hash_needs_the_master_key() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "issuer.yaml", "listen: 127.0.0.1:0");
+    let make = || run(folder.path(), &["client", "secret", "--config", "issuer.yaml"], "");
+    assert_eq!(make().status.code(), Some(1), "no master key yet");
+    drop(Server::start(folder.path(), &["--config", "issuer.yaml"]));
+    let made = make();
+    let made: std::collections::BTreeMap<&str, &str> =
+        text(&made.stdout).lines().map(|line| line.split_once(": ").unwrap()).collect();
+    let yaml = format!(
+        "listen: 127.0.0.1:0\nservices: [{{ audience: a }}]\nclients:\n- clientId: c\n  audiences: [a]\n  auth: {{ secrets: [{{ hash: \"{}\" }}] }}\n",
+        made["hash"]
+    );
+    assert!(made["hash"].starts_with("hmac-sha256:"));
+    write(folder.path(), "issuer.yaml", yaml);
+    let mint = || {
+        let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+        let mut mint = meshseal(folder.path());
+        mint.args(["token", "mint", "--client-id", "c", "--url", &format!("http://{}", server.address)]);
+        mint.env("MESHSEAL_CLIENT_SECRET", made["secret"]).output().unwrap().status.code()
+    };
+    assert_eq!(mint(), Some(0));
+    std::fs::remove_file(folder.path().join("meshseal.db")).unwrap();
+    std::fs::remove_file(folder.path().join("meshseal.master.key")).unwrap();
+    assert_eq!(mint(), Some(1), "the hash is of no use under another master key");
+}
+
+#[test]
+fn operator_authenticates_with_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, algorithm) in [("ed", "ED25519"), ("ec", "EC"), ("rsa", "RSA")] {
+        let mut command = std::process::Command::new("openssl");
+        command.args(["genpkey", "-algorithm", algorithm, "-out", name]).current_dir(folder.path());
+        if algorithm == "EC" {
+            command.args(["-pkeyopt", "ec_paramgen_curve:P-256"]);
+        }
+        assert!(command.output().unwrap().status.success(), "openssl genpkey {algorithm}");
+    }
+    let jwks = crate::support::signing::jwks_of(folder.path(), &["ed", "ec", "rsa"]);
+    let yaml = format!(
+        "issuer: http://127.0.0.1:9\nlisten: 127.0.0.1:0\nclients:\n- {{ clientId: op, admin: true, auth: {{ jwks: {jwks} }} }}\n"
+    );
+    write(folder.path(), "issuer.yaml", yaml);
+    let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
+    for name in ["ed", "ec", "rsa"] {
+        let ask = |verb: &[&str], issuer: &str| {
+            let mut command = meshseal(folder.path());
+            command.args(verb).args(["--client-id", "op", "--client-key-file", name, "--client-key-id", name]);
+            command.args(["--issuer", issuer]).env("MESHSEAL_URL", format!("http://{}", server.address));
+            command.env("MESHSEAL_ADMIN_URL", format!("http://{}", server.admin)).output().unwrap()
+        };
+        for verb in [&["keys", "list"][..], &["revoke", "--subject", "x", "--wait", "0"]] {
+            let done = ask(verb, "http://127.0.0.1:9");
+            assert_eq!(done.status.code(), Some(0), "{name} {verb:?}: {}", text(&done.stderr));
+        }
+        let elsewhere = ask(&["keys", "list"], "https://other.example");
+        assert!(text(&elsewhere.stderr).contains("401"), "{name}: made for another issuer");
+    }
+}
+
+#[test]
 fn config_check_finds_configurations_wherever_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let plugin = json!({ "jwtRules": [{ "issuer": "https://idp.example", "audiences": ["a"], "jwks": client_jwks().to_string() }] });
@@ -347,8 +408,12 @@ fn config_check_checks_or_fails() {
 fn pins_can_be_had_before_the_first_start_and_stay() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "issuer.yaml", yaml());
-    let pins = |_| lines(&run(folder.path(), &["keys", "pins", "--config", "issuer.yaml"], ""))[0].clone();
-    let (first, second) = (pins(()), pins(()));
+    let arguments = ["keys", "pins", "--config", "issuer.yaml"];
+    let refused = run(folder.path(), &arguments, "");
+    assert_eq!((refused.status.code(), text(&refused.stderr).contains("--init")), (Some(1), true));
+    assert!(!folder.path().join("meshseal.db").exists(), "nothing was made");
+    let first = lines(&run(folder.path(), &[&arguments[..], &["--init"]].concat(), ""))[0].clone();
+    let second = lines(&run(folder.path(), &arguments, ""))[0].clone();
     assert_eq!(first, second);
     let configuration = json!({
         "trustBundle": { "cluster": "issuer", "keys": first["keys"] },
@@ -392,7 +457,7 @@ fn an_operator_lists_rotates_mints_and_revokes() {
     let (code, receipt, said) = ask("checkout", &["revoke", "--token"], &token);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(serde_json::from_str::<Value>(&receipt).unwrap()["confirmed"], 0);
-    let (code, told, said) = ask("operator", &["revoke", "--token"], &token[..token.len() - 3]);
+    let (code, told, said) = ask("operator", &["revoke", "--token"], &token[..token.len() - 2]);
     assert_eq!((code, told.contains("\"revoked\":false")), (Some(1), true), "{said}");
     assert!(said.contains("nothing was revoked: signature-invalid"), "{said}");
     assert_eq!(ask("operator", &["revoke", "--subject", "checkout"], "").0, Some(0));

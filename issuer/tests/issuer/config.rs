@@ -56,6 +56,8 @@ clients:
 - { clientId: a, auth: { secrets: [], jwks: {} } }
 - { clientId: "b c", auth: { jwks: { keys: [ { kty: oct, k: AAAA } ] } }, admin: maybe }
 - { clientId: d }
+- { clientId: e, audiences: [orders], access: [ { audience: x, scopes: [y] }, { audience: orders }, { audience: orders } ] }
+metrics: { listen: here }
 "#;
     let mut found = paths(text);
     found.dedup();
@@ -79,6 +81,12 @@ clients:
         "clients[2].auth.jwks",
         "clients[2].admin",
         "clients[3].auth",
+        "clients[4].auth",
+        "clients[4].access",
+        "clients[4].access[0].audience",
+        "clients[4].access[0].scopes[0]",
+        "clients[4].access[2].audience",
+        "metrics.listen",
         "database",
         "keys.algorithm",
         "keys.ackTimeout",

@@ -20,7 +20,7 @@ async fn who_holds_or_receives_a_token_may_know_and_nobody_else() {
     assert_eq!((&told["active"], &told["sub"], &told["exp"]), (&true.into(), &"checkout".into(), &(NOW + 300).into()));
     assert_eq!(told["token_type"], "Bearer");
     assert_eq!(introspect(&harness, "auditor", &orders).await["active"], true, "speaks for the service");
-    assert_eq!(introspect(&harness, "stock", &stock).await["active"], true, "is the service");
+    assert_eq!(introspect(&harness, "stock", &stock).await["active"], true, "is listed as introspector");
     let nothing = serde_json::json!({ "active": false });
     assert_eq!(introspect(&harness, "auditor", &stock).await, nothing);
     assert_eq!(introspect(&harness, "stock", &orders).await, nothing);
@@ -46,6 +46,14 @@ async fn whatever_is_wrong_the_answer_is_the_same() {
     }
     assert_eq!(introspect(&harness, "stock", &by_client).await, serde_json::json!({ "active": false }));
     assert_eq!(introspect(&harness, "checkout", &good).await["active"], true);
+}
+
+#[tokio::test]
+async fn client_named_like_a_service_may_not_introspect() {
+    let yaml = crate::support::yaml().replace(", introspectors: [stock]", "");
+    let harness = Harness::with(meshseal_issuer::config::from_yaml(&yaml).unwrap()).await;
+    let stock = harness.token_for("checkout", "resource=stock").await;
+    assert_eq!(introspect(&harness, "stock", &stock).await["active"], false);
 }
 
 #[tokio::test]

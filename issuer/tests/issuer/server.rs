@@ -26,7 +26,10 @@ fn connect(server: &Server) -> TcpStream {
 
 /// One exchange on a connection of its own.
 fn exchange(server: &Server, request: &str) -> String {
-    let mut stream = connect(server);
+    exchange_on(connect(server), request)
+}
+
+fn exchange_on(mut stream: TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -48,8 +51,13 @@ fn body(answer: &str) -> serde_json::Value {
     serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
+fn metrics(server: &Server) -> String {
+    let stream = TcpStream::connect(&server.admin).unwrap();
+    exchange_on(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+}
+
 fn version(server: &Server) -> u64 {
-    let metrics = get(server, "/metrics");
+    let metrics = metrics(server);
     metrics.lines().find_map(|line| line.strip_prefix("meshseal_bundle_version ")).unwrap().parse().unwrap()
 }
 
@@ -59,7 +67,7 @@ fn waiting_poll(server: &Server, have: u64) -> TcpStream {
     let request =
         format!("GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
-    while !get(server, "/metrics").contains("meshseal_polls_waiting 1") {
+    while !metrics(server).contains("meshseal_polls_waiting 1") {
         std::thread::yield_now();
     }
     stream

@@ -75,6 +75,22 @@ async fn scopes_are_the_clients_and_the_services() {
 }
 
 #[tokio::test]
+async fn scopes_are_granted_for_each_service() {
+    let shared = crate::support::yaml().replace("scopes: [stock.read], lifetime", "scopes: [orders.read], lifetime");
+    let flat = "audiences: [orders, stock]\n  scopes: [orders.read, orders.write, stock.read]";
+    let each = "access: [{ audience: orders, scopes: [orders.read] }, { audience: stock }]";
+    let harness = Harness::with(meshseal_issuer::config::from_yaml(&shared.replace(flat, each)).unwrap()).await;
+    assert_eq!(decode(&harness.token_for("checkout", "resource=orders").await).1["scope"], "orders.read");
+    let (_, stock) = decode(&harness.token_for("checkout", "resource=stock").await);
+    assert_eq!(stock.get("scope"), None, "the service knows `orders.read`, the client has it elsewhere");
+    let asked = harness.post_as("checkout", "/token", &format!("{GRANT}&resource=stock&scope=orders.read")).await;
+    assert_eq!(asked.error(), (400, "invalid_scope".into()));
+    let ambiguous = shared.replace("orders.write, stock.read]", "orders.write]");
+    let error = meshseal_issuer::config::from_yaml(&ambiguous).unwrap_err().to_string();
+    assert!(error.contains("clients[0].scopes[0]") && error.contains("`access`"), "{error}");
+}
+
+#[tokio::test]
 async fn a_token_is_for_one_service_that_is_open_to_the_client() {
     let harness = Harness::new().await;
     assert_eq!(decode(&harness.token_for("stock", "").await).1["aud"], "orders", "the only one needs no name");

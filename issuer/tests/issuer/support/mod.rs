@@ -44,7 +44,7 @@ keys: {{ algorithm: EdDSA, rotateEvery: 24h, ackTimeout: 60s }}
 tokens: {{ lifetime: 5m, maxLifetime: 1h, clockSkew: 30s }}
 services:
 - {{ audience: orders, scopes: [orders.read, orders.write], introspectors: [auditor] }}
-- {{ audience: stock, scopes: [stock.read], lifetime: 60s }}
+- {{ audience: stock, scopes: [stock.read], lifetime: 60s, introspectors: [stock] }}
 clients:
 - clientId: checkout
   auth: {{ secrets: [ {{ hash: "{}" }}, {{ hash: "{}" }} ] }}
@@ -154,7 +154,8 @@ impl Harness {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let router = if request.uri().path().starts_with("/admin/") { &self.admin } else { &self.router };
+        let path = request.uri().path();
+        let router = if path.starts_with("/admin/") || path == "/metrics" { &self.admin } else { &self.router };
         let response = router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();

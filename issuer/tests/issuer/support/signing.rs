@@ -46,6 +46,33 @@ pub(crate) fn client_jwks() -> Value {
     ]})
 }
 
+/// The public halves of PKCS#8 keys in PEM files, by file name: `ed` (Ed25519), `ec` (P-256), `rsa`.
+pub(crate) fn jwks_of(folder: &std::path::Path, names: &[&str]) -> Value {
+    let der = |name: &str| {
+        let pem = std::fs::read_to_string(folder.join(name)).unwrap();
+        let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).unwrap()
+    };
+    let jwk = |name: &&str| match *name {
+        "ed" => {
+            let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der(name)).unwrap();
+            json!({ "kty": "OKP", "crv": "Ed25519", "kid": name, "alg": "EdDSA", "x": encode(key.public_key().as_ref()) })
+        }
+        "ec" => {
+            let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der(name)).unwrap();
+            let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+            json!({ "kty": "EC", "crv": "P-256", "kid": name, "alg": "ES256", "x": encode(x), "y": encode(y) })
+        }
+        _ => {
+            let key = RsaKeyPair::from_pkcs8(&der(name)).unwrap();
+            let (n, e) = (key.public_key().modulus(), key.public_key().exponent());
+            json!({ "kty": "RSA", "kid": name, "alg": "RS256",
+                "n": encode(n.big_endian_without_leading_zero()), "e": encode(e.big_endian_without_leading_zero()) })
+        }
+    };
+    json!({ "keys": names.iter().map(jwk).collect::<Vec<_>>() })
+}
+
 /// The claims of a right assertion.
 pub(crate) fn claims(jti: &str) -> Value {
     json!({ "iss": "signer", "sub": "signer", "aud": ISSUER, "exp": NOW + 60, "iat": NOW, "jti": jti })

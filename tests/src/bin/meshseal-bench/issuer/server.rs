@@ -136,7 +136,7 @@ impl Server {
     /// The public keys that sign bundles.
     pub(crate) fn pins(&self) -> Result<Value> {
         let mut command = std::process::Command::new(binary());
-        let command = command.args(["keys", "pins", "--config", "issuer.yaml"]).current_dir(&self.dir);
+        let command = command.args(["keys", "pins", "--init", "--config", "issuer.yaml"]).current_dir(&self.dir);
         let output = command.output().context("cannot run meshseal")?;
         ensure!(output.status.success(), "meshseal keys pins: {}", String::from_utf8_lossy(&output.stderr));
         let printed: Value = serde_json::from_slice(&output.stdout)?;
@@ -162,7 +162,8 @@ impl Server {
 
     /// How many polls it holds.
     pub(crate) async fn polls(&mut self) -> Result<u64> {
-        let body = self.ask(b"GET /metrics HTTP/1.1\r\nhost: bench\r\n\r\n").await?;
+        let mut operator = Client::connect(self.admin_address()).await?;
+        let body = operator.ask(b"GET /metrics HTTP/1.1\r\nhost: bench\r\n\r\n", 200).await?;
         let text = String::from_utf8_lossy(body);
         let line = text.lines().find(|line| !line.starts_with('#') && line.contains("polls_waiting"));
         let count = line.and_then(|line| line.rsplit_once(' ')).and_then(|(_, count)| count.parse().ok());
