@@ -57,11 +57,16 @@ fn every(period: Duration) -> tokio::time::Interval {
 async fn follow(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(FOLLOW_EVERY), Health("following the database", true));
     let mut clock = Health("the clock", true);
+    let mut consulted_s = None;
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
         health.saw(&issuer, &issuer.publisher.refresh().await.map(|_| ()));
         let time = issuer.clock.read();
-        let behind = || format!("it was put back by {} ms; no tokens until it has caught up", time.behind_ms);
-        clock.turned(&time.is_sound().then_some(()).ok_or_else(behind));
+        // Once a second: an offset, unlike the state, changes slowly.
+        if consulted_s != Some(time.steady_ms / 1_000) {
+            consulted_s = Some(time.steady_ms / 1_000);
+            health.saw(&issuer, &issuer.consult_database_clock().await);
+        }
+        clock.turned(&issuer.clock.read().fault().map_or(Ok(()), Err));
     }
 }
 

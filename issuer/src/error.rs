@@ -160,6 +160,9 @@ impl From<RevokeError> for OAuthError {
     fn from(error: RevokeError) -> Self {
         match error {
             RevokeError::Unknown => OAuthErrorKind::InvalidRequest.because("there is no key with this `kid`"),
+            RevokeError::NotPinned(risk) => OAuthErrorKind::InvalidRequest.because(format!(
+                "{risk}. Pin it first (meshseal keys pins), or add --force: then these proxies stop when their bundle ends"
+            )),
             RevokeError::Store(error) => error.into(),
             RevokeError::Generate(error) => {
                 tracing::error!(%error, "no key to replace the revoked one");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{Elsewhere, FRESH_MS, Live, Proxies, Publisher};
@@ -10,10 +10,13 @@ use crate::clients::{Failures, Registry, Replays, SecretHasher};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{OAuthError, OAuthErrorKind};
-use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies};
+use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark};
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::tokens::Indices;
+
+/// Most token requests that wait at a time after a revocation of their group.
+const MAX_DATED_LATER: usize = 1_000;
 
 /// Why the issuer does not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,8 @@ pub struct Issuer {
     pub failures: Failures,
     /// Token indices.
     pub indices: Indices,
+    /// Permits for token requests that wait until they may be dated.
+    pub(crate) dated_later: Semaphore,
     /// Scheduled key work.
     pub keeper: Keeper,
     /// Wakes the keeper before its time.
@@ -92,6 +97,11 @@ impl Issuer {
         store: Arc<dyn Store>,
         master: Arc<MasterKey>,
     ) -> Result<Self, StartError> {
+        consult(&*store, &*clock).await?;
+        clock.resume(stored_mark(&*store).await?.seen_ms);
+        if let Some(fault) = clock.read().fault() {
+            tracing::error!("{fault}; no tokens are issued until then");
+        }
         let policies = policies(&config, FRESH_MS.div_ceil(1_000));
         bootstrap(&*store, &master, &*clock, &policies).await?;
         let secrets = SecretHasher::new(&master);
@@ -108,6 +118,7 @@ impl Issuer {
             elsewhere: Elsewhere::new(store.clone(), clock.clone()),
             replays: Replays::default(),
             indices: Indices::default(),
+            dated_later: Semaphore::new(MAX_DATED_LATER),
             keeper_wanted: Notify::new(),
             metrics: Metrics::default(),
             ending: CancellationToken::new(),
@@ -138,13 +149,28 @@ impl Issuer {
         Err(OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again"))
     }
 
-    /// Refuses while the machine's clock is behind what it said before (I38): a token would be dated wrongly.
+    /// Rejects while the machine's clock has stepped in either direction (I38): a token would be dated wrongly.
     pub(crate) fn require_clock(&self) -> Result<(), OAuthError> {
-        if self.clock.read().is_sound() {
-            return Ok(());
+        match self.clock.read().fault() {
+            None => Ok(()),
+            Some(fault) => Err(OAuthErrorKind::Unavailable.because(fault)),
         }
-        Err(OAuthErrorKind::Unavailable.because("the issuer's clock went back; try again later"))
     }
+
+    /// Compares the machine's clock with the database server's.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn consult_database_clock(&self) -> Result<(), StoreError> {
+        consult(&*self.store, &*self.clock).await
+    }
+}
+
+async fn consult(store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+    let asked_ms = clock.steady_ms();
+    let database_ms = store.clock_ms().await?;
+    clock.heard(database_ms, asked_ms, clock.steady_ms());
+    Ok(())
 }
 
 /// I27: a key that cannot sign is found now, not at the first token.

@@ -57,6 +57,7 @@ impl Issuer {
              listen: 127.0.0.1:{port}\n\
              admin: {{ listen: \"127.0.0.1:{admin}\" }}\n\
              database: sqlite:meshseal.db\n\
+             keys: {{ jwksMaxAge: 0s }}\n\
              tokens: {{ lifetime: {lifetime_s}s }}\n\
              services:\n\
              - {{ audience: orders, scopes: [orders.read, orders.write] }}\n\

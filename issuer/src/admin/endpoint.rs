@@ -14,7 +14,7 @@ use crate::clients::Client;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{Caller, Form, OAuthRequest, authenticate};
 use crate::issuer::Issuer;
-use crate::keys;
+use crate::keys::{self, Purpose};
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new()
@@ -57,7 +57,9 @@ async fn list_keys(State(issuer): State<Arc<Issuer>>, request: Request) -> Resul
     require_admin_reader(&issuer, request).await?;
     let head = issuer.publisher.refresh().await?;
     let live = live(&issuer).await?;
-    Ok(Json(KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested)))
+    let view = KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested);
+    let bundle_rotation_requested = issuer.keeper.bundle_rotation_requested(&issuer).await?;
+    Ok(Json(KeysView { bundle_rotation_requested, ..view }))
 }
 
 async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<ProxiesView>, OAuthError> {
@@ -71,17 +73,34 @@ async fn rotate(
     request: OAuthRequest,
 ) -> Result<(StatusCode, Json<Value>), OAuthError> {
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
+    let purpose = match request.form.get("purpose") {
+        None => Purpose::Token,
+        Some(name) => Purpose::parse(name)
+            .ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`purpose` must be token or bundle"))?,
+    };
     let now = issuer.clock.now();
-    issuer.store.request_rotation(now).await?;
+    if is_forced(&request.form) {
+        let version = keys::promote(&issuer, purpose).await?;
+        tracing::warn!(client = admin.id, purpose = purpose.name(), version, "rotation forced");
+        return Ok((StatusCode::OK, Json(json!({ "version": version }))));
+    }
+    match purpose {
+        Purpose::Token => issuer.store.request_rotation(now).await?,
+        Purpose::Bundle => issuer.keeper.request_bundle_rotation(&issuer).await?,
+    }
     issuer.keeper_wanted.notify_one();
-    tracing::info!(client = admin.id, "rotation of the signing key requested");
+    tracing::info!(client = admin.id, purpose = purpose.name(), "rotation requested");
     Ok((StatusCode::ACCEPTED, Json(json!({ "requested_at": now }))))
+}
+
+fn is_forced(form: &Form) -> bool {
+    form.get("force") == Some("true")
 }
 
 async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
     let kid = request.form.get("kid").ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`kid` is missing"))?;
-    let version = keys::revoke(&issuer, kid).await?;
+    let version = keys::revoke(&issuer, kid, is_forced(&request.form)).await?;
     tracing::warn!(client = admin.id, kid, version, "signing key revoked");
     Ok(Json(json!({ "version": version })))
 }

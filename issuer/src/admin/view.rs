@@ -11,6 +11,9 @@ pub struct KeysView {
     pub version: u64,
     /// When a rotation was asked for, if it is not done.
     pub rotation_requested: Option<u64>,
+    /// When a rotation of the bundle key was requested, if it is not done.
+    #[serde(default)]
+    pub bundle_rotation_requested: Option<u64>,
     /// Live proxies.
     pub proxies: usize,
     /// The keys, oldest first.
@@ -34,6 +37,12 @@ pub struct KeyView {
     pub published: u64,
     /// Live proxies that have that version.
     pub confirmed: usize,
+    /// Live proxies that state that they pin it; for bundle keys.
+    #[serde(default)]
+    pub pinned: usize,
+    /// When it may sign unforced (Unix seconds); for keys that stand by.
+    #[serde(default)]
+    pub ready_at: u64,
 }
 
 /// Every live proxy.
@@ -72,9 +81,12 @@ impl KeysView {
             since: key.since,
             published: key.published,
             confirmed: live.holding(key.published),
+            pinned: live.pins(&key.kid).0,
+            ready_at: key.ready_at,
         };
         let keys = published.keys.iter().map(view).collect();
-        Self { version: published.version(), rotation_requested, proxies: live.proxies.len(), keys }
+        let (version, proxies) = (published.version(), live.proxies.len());
+        Self { version, rotation_requested, bundle_rotation_requested: None, proxies, keys }
     }
 }
 

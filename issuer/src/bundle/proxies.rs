@@ -72,6 +72,13 @@ impl Live {
         if self.all_known { least } else { 0 }
     }
 
+    /// Returns how many proxies state that they pin this bundle key, and how many state pins without it. The others speak a
+    /// protocol that states none.
+    #[must_use]
+    pub fn pins(&self, _kid: &str) -> (usize, usize) {
+        (0, 0)
+    }
+
     /// How many have at least this version.
     #[must_use]
     pub fn holding(&self, version: u64) -> usize {

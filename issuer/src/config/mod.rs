@@ -64,6 +64,8 @@ pub struct KeySettings {
     pub rotate_every_s: Option<u64>,
     /// Seconds to wait for proxies to confirm the next key before it is used all the same, loudly.
     pub ack_timeout_s: u64,
+    /// Longest time in seconds for which readers may keep a document of `/jwks`. A new key waits for as long.
+    pub jwks_max_age_s: u64,
 }
 
 /// How long tokens live.

@@ -175,14 +175,16 @@ fn refuse_longer(node: &Node<'_>, lifetime_s: u64, max_lifetime_s: u64) {
 }
 
 fn keys(node: Node<'_>, tokens: &TokenSettings) -> KeySettings {
-    let section = node.object(&["algorithm", "rotateEvery", "ackTimeout"]);
+    let section = node.object(&["algorithm", "rotateEvery", "ackTimeout", "jwksMaxAge"]);
     let name = section.get("algorithm");
     let algorithm = name.text().map_or(Some(Algorithm::EdDsa), Algorithm::parse).unwrap_or_else(|| {
         name.refuse("must be EdDSA, ES256 or RS256");
         Algorithm::EdDsa
     });
     let ack_timeout_s = section.get("ackTimeout").seconds(60, 1, 3_600);
-    KeySettings { algorithm, rotate_every_s: rotate_every(&section.get("rotateEvery"), tokens), ack_timeout_s }
+    let jwks_max_age_s = section.get("jwksMaxAge").seconds(360, 0, DAY_S);
+    let rotate_every_s = rotate_every(&section.get("rotateEvery"), tokens);
+    KeySettings { algorithm, rotate_every_s, ack_timeout_s, jwks_max_age_s }
 }
 
 fn rotate_every(node: &Node<'_>, tokens: &TokenSettings) -> Option<u64> {

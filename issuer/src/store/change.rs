@@ -103,6 +103,11 @@ async fn change_key(transaction: &mut AnyConnection, step: &KeyChange, version: 
             let update = query(sql).bind(state.name()).bind(signed(*since)).bind(kid.clone());
             Ok(update.execute(transaction).await.map(|_| ())?)
         }
+        KeyChange::Extend { kid, drain_s } => {
+            let sql = "UPDATE meshseal_keys SET drain_s = $1 WHERE kid = $2 AND drain_s < $1";
+            let update = query(sql).bind(signed(*drain_s)).bind(kid.clone());
+            Ok(update.execute(transaction).await.map(|_| ())?)
+        }
         KeyChange::Delete { kid } => {
             let delete = query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid.clone());
             Ok(delete.execute(transaction).await.map(|_| ())?)
@@ -111,7 +116,10 @@ async fn change_key(transaction: &mut AnyConnection, step: &KeyChange, version: 
 }
 
 async fn insert_key(transaction: &mut AnyConnection, key: &KeyRecord, version: u64) -> Result<(), StoreError> {
-    let insert = query("INSERT INTO meshseal_keys VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+    let sql = "INSERT INTO meshseal_keys
+               (kid, purpose, algorithm, state, since, published, public_jwk, sealed, ready_at, drain_s)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    let insert = query(sql)
         .bind(key.kid.clone())
         .bind(key.purpose.name())
         .bind(key.algorithm.name())
@@ -119,7 +127,9 @@ async fn insert_key(transaction: &mut AnyConnection, key: &KeyRecord, version: u
         .bind(signed(key.since))
         .bind(signed(version))
         .bind(key.public_jwk.clone())
-        .bind(key.sealed.clone());
+        .bind(key.sealed.clone())
+        .bind(signed(key.ready_at))
+        .bind(signed(key.drain_s));
     Ok(insert.execute(transaction).await.map(|_| ())?)
 }
 

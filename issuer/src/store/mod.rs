@@ -74,6 +74,18 @@ pub struct Change {
     pub prune_before: Option<u64>,
 }
 
+impl Change {
+    /// Returns whether it destroys the private half of a key.
+    #[must_use]
+    pub fn destroys_keys(&self) -> bool {
+        let destroys = |step: &KeyChange| {
+            matches!(step, KeyChange::Enter { state, .. } if !state.may_sign())
+                || matches!(step, KeyChange::Delete { .. })
+        };
+        self.keys.iter().any(destroys)
+    }
+}
+
 /// The one door to the database.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -107,4 +119,12 @@ pub trait Store: Send + Sync {
 
     /// The value kept under this name; the given one is kept if there was none.
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError>;
+
+    /// Replaces the value kept under this name; false if it is not `old` any more.
+    async fn replace(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError>;
+
+    /// Reads the database server's clock (Unix milliseconds); `None` for a file, which has none.
+    async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
 }

@@ -116,6 +116,8 @@ async fn prepare(pool: &AnyPool, location: &Location) -> Result<(), Problem> {
     if found != "ok" {
         return Err(Problem::Refused(format!("the file is damaged ({found}); restore it from a backup")));
     }
+    // What is deleted, such as a private half, is overwritten.
+    pool.execute("PRAGMA secure_delete = ON").await?;
     migrate_sqlite(pool).await?;
     // FULL: a revocation that was answered for must survive a power cut.
     pool.execute("PRAGMA journal_mode = WAL").await?;

@@ -36,6 +36,8 @@ pub(super) fn key(row: &AnyRow) -> Result<KeyRecord, Error> {
         state: word(row, "state", KeyState::parse)?,
         since: unsigned(row, "since")?,
         published: unsigned(row, "published")?,
+        ready_at: unsigned(row, "ready_at")?,
+        drain_s: unsigned(row, "drain_s")?,
         public_jwk: row.try_get("public_jwk")?,
         sealed: row.try_get("sealed")?,
     })

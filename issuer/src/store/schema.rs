@@ -4,10 +4,12 @@
 pub(super) const APPLICATION_ID: u32 = 0x4d45_5348;
 
 /// The newest schema that this program knows.
-pub(super) const NEWEST: u32 = 1;
+pub(super) const NEWEST: u32 = 2;
 
 /// The statements that lead to each schema version, from 1. `{blob}` is the dialect's type for bytes.
-pub(super) const STEPS: [&[&str]; NEWEST as usize] = [&[
+pub(super) const STEPS: [&[&str]; NEWEST as usize] = [FIRST, SECOND];
+
+const FIRST: &[&str] = &[
     "CREATE TABLE meshseal_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     // One row: the lock that all changes of keys and revocations take first.
     "CREATE TABLE meshseal_state (
@@ -26,4 +28,10 @@ pub(super) const STEPS: [&[&str]; NEWEST as usize] = [&[
         kind TEXT NOT NULL, name TEXT NOT NULL, before BIGINT NOT NULL, expires_at BIGINT NOT NULL, PRIMARY KEY (kind, name))",
     "CREATE TABLE meshseal_proxies (
         worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL)",
-]];
+];
+
+const SECOND: &[&str] = &[
+    "ALTER TABLE meshseal_keys ADD COLUMN ready_at BIGINT NOT NULL DEFAULT 0",
+    // A day and the largest leeway: under schema 1 it was not known what life the tokens of a key had.
+    "ALTER TABLE meshseal_keys ADD COLUMN drain_s BIGINT NOT NULL DEFAULT 86465",
+];

@@ -17,6 +17,9 @@ use crate::revocation::RevokedToken;
 /// Longest that anything may take: a server that vanished without closing its connections would hold us for minutes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Seconds after which a lease of the lead ends, whatever it says: a replica whose clock is ahead would lead for too long.
+const LONGEST_LEAD_S: u64 = 90;
+
 /// Rows written by one statement. SQLite takes 32 766 parameters, PostgreSQL 65 535; a row has up to 4.
 pub(super) const ROWS_PER_STATEMENT: usize = 500;
 
@@ -84,6 +87,10 @@ impl SqlStore {
         let mut transaction = self.pool.begin().await?;
         let applied = change::apply(&mut transaction, change, now_ms).await?;
         transaction.commit().await?;
+        if self.file.is_some() && change.destroys_keys() {
+            // The log still has the page with the private half.
+            self.pool.execute("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+        }
         Ok(applied)
     }
 }
@@ -142,8 +149,11 @@ impl Store for SqlStore {
 
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {
         let sql = "UPDATE meshseal_state SET leader = $1, leader_until = $2
-                   WHERE id = 1 AND (leader = $1 OR leader_until < $3)";
+                   WHERE id = 1 AND (leader = $1 OR leader_until < $3 OR leader_until > $4)";
+        // No clock that is right takes the lead for so long.
+        let latest = now.saturating_add(LONGEST_LEAD_S);
         let update = query(sql).bind(replica.to_owned()).bind(signed(until)).bind(signed(now));
+        let update = update.bind(signed(latest));
         self.bounded(async { Ok(update.execute(&self.pool).await?.rows_affected() == 1) }).await
     }
 
@@ -190,5 +200,19 @@ impl Store for SqlStore {
             Ok(sqlx::Row::try_get(&select.fetch_one(&self.pool).await?, 0)?)
         })
         .await
+    }
+
+    async fn replace(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
+        let update = query("UPDATE meshseal_meta SET value = $1 WHERE name = $2 AND value = $3");
+        let update = update.bind(new.to_owned()).bind(name.to_owned()).bind(old.to_owned());
+        self.bounded(async { Ok(update.execute(&self.pool).await?.rows_affected() == 1) }).await
+    }
+
+    async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
+        if self.file.is_some() {
+            return Ok(None);
+        }
+        let sql = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now";
+        self.bounded(async { Ok(Some(unsigned(&query(sql).fetch_one(&self.pool).await?, "now")?)) }).await
     }
 }

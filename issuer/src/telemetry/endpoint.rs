@@ -35,8 +35,8 @@ async fn readyz(State(issuer): State<Arc<Issuer>>) -> Result<&'static str, Probl
     if !issuer.publisher.is_fresh() {
         return Err(Problem::unavailable("the database does not answer"));
     }
-    if !issuer.clock.read().is_sound() {
-        return Err(Problem::unavailable("the clock went back; if it is right now, restart the issuer"));
+    if let Some(fault) = issuer.clock.read().fault() {
+        return Err(Problem::unavailable(fault));
     }
     if issuer.ending.is_cancelled() { Err(Problem::unavailable("shutting down")) } else { Ok("ready\n") }
 }
@@ -45,6 +45,7 @@ async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
     let published = issuer.publisher.current();
     let live = issuer.live_proxies().await;
     let trust = published.trust(&issuer.config.issuer);
+    let time = issuer.clock.read();
     let gauges = Gauges {
         version: published.version(),
         keys: trust.map_or(0, |trust| trust.keys.len()),
@@ -54,7 +55,10 @@ async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
         polls_waiting: issuer.proxies.waiting(),
         proxies_all_counted: live.all_known && !issuer.proxies.too_many(),
         fresh: issuer.publisher.is_fresh(),
-        clock_behind_s: issuer.clock.read().behind_ms.div_ceil(1_000),
+        clock_behind_s: time.behind_ms.div_ceil(1_000),
+        clock_ahead_s: time.ahead_ms.div_ceil(1_000),
+        clock_disagreement_s: time.disagreement_ms().div_ceil(1_000),
+        kept_longer_s: issuer.keeper.kept_longer_s(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], issuer.metrics.render(&gauges))
 }

@@ -73,6 +73,9 @@ pub(super) struct Gauges {
     pub(super) proxies_all_counted: bool,
     pub(super) fresh: bool,
     pub(super) clock_behind_s: u64,
+    pub(super) clock_ahead_s: u64,
+    pub(super) clock_disagreement_s: u64,
+    pub(super) kept_longer_s: u64,
 }
 
 impl Metrics {
@@ -108,7 +111,7 @@ impl Metrics {
         let help = "Failed authentications, by endpoint and reason.";
         family(&mut text, "authentication_failures_total", help, "counter", &failures);
         let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let measured: [(&str, &str, u64); 9] = [
+        let measured: [(&str, &str, u64); 12] = [
             ("bundle_version", "Version of keys and revocations.", gauges.version),
             ("keys", "Published signing keys.", count(gauges.keys)),
             ("revoked_tokens", "Revoked tokens in the bundle.", count(gauges.revoked)),
@@ -124,6 +127,21 @@ impl Metrics {
                 "clock_skew_seconds",
                 "Seconds by which the machine's clock was put back; tokens wait.",
                 gauges.clock_behind_s,
+            ),
+            (
+                "clock_ahead_seconds",
+                "Length of a step forward of the machine's clock that is not confirmed; tokens wait.",
+                gauges.clock_ahead_s,
+            ),
+            (
+                "clock_database_difference_seconds",
+                "Difference between the machine's and the database server's clock.",
+                gauges.clock_disagreement_s,
+            ),
+            (
+                "kept_longer_seconds",
+                "Seconds for which entries are kept after their expiry, because no issuer observed that time.",
+                gauges.kept_longer_s,
             ),
             ("database_fresh", "1 while the database answers.", u64::from(gauges.fresh)),
         ];

@@ -14,6 +14,7 @@ mod admin;
 mod assertion;
 mod bundle;
 mod clients;
+mod clocks;
 mod command_line;
 mod config;
 mod connections;

@@ -42,6 +42,8 @@ fn key(kid: &str, state: KeyState) -> KeyRecord {
         state,
         since: NOW,
         published: 0,
+        ready_at: 0,
+        drain_s: 300,
         public_jwk: "{}".into(),
         sealed: Some(vec![1, 2, 3]),
     }

@@ -40,7 +40,7 @@ pub(crate) fn yaml() -> String {
     format!(
         r#"
 issuer: {ISSUER}
-keys: {{ algorithm: EdDSA, rotateEvery: 24h, ackTimeout: 60s }}
+keys: {{ algorithm: EdDSA, rotateEvery: 24h, ackTimeout: 60s, jwksMaxAge: 0s }}
 tokens: {{ lifetime: 5m, maxLifetime: 1h, clockSkew: 30s }}
 services:
 - {{ audience: orders, scopes: [orders.read, orders.write], introspectors: [auditor] }}
@@ -236,6 +236,7 @@ impl Harness {
     /// What background work does, once.
     pub(crate) async fn tick(&self) {
         self.issuer.publisher.refresh().await.unwrap();
+        self.issuer.consult_database_clock().await.unwrap();
         write_down_once(&self.issuer).await.unwrap();
         self.issuer.keeper.round(&self.issuer).await.unwrap();
     }

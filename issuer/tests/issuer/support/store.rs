@@ -96,4 +96,12 @@ impl Store for Fickle {
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError> {
         self.inner.constant(name, value).await
     }
+
+    async fn replace(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
+        self.inner.replace(name, old, new).await
+    }
+
+    async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
+        self.inner.clock_ms().await
+    }
 }
