@@ -96,12 +96,6 @@ async fn write_down(issuer: Arc<Issuer>) {
 /// # Errors
 /// [`StoreError::Unavailable`]; what was not written is tried again next time.
 pub async fn write_down_once(issuer: &Issuer) -> Result<(), StoreError> {
-    let unsaved = issuer.proxies.take_unsaved();
-    if !unsaved.is_empty()
-        && let Err(error) = issuer.store.save_proxies(&unsaved).await
-    {
-        issuer.proxies.not_saved(&unsaved);
-        return Err(error);
-    }
+    issuer.proxies.save(&*issuer.store).await?;
     issuer.indices.top_up(&*issuer.store).await
 }

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark};
+use crate::revocation::MAX_WAITING;
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::tokens::Indices;
@@ -54,6 +55,8 @@ pub struct Issuer {
     pub proxies: Arc<Proxies>,
     /// What other replicas say about that.
     pub(crate) elsewhere: Elsewhere,
+    /// Receipts that may wait.
+    pub(crate) receipts: Semaphore,
     /// The clients.
     pub registry: Registry,
     /// The assertions used lately.
@@ -108,13 +111,17 @@ impl Issuer {
         let publisher =
             Publisher::start(&config.issuer, config.bundle.not_after_s, store.clone(), clock.clone(), master).await?;
         require_signers(&publisher)?;
-        let heard_of_proxies = !store.proxies(0).await?.is_empty();
-        let keeper = Keeper::new(replica_name(), policies, clock.steady(), heard_of_proxies);
+        let replica = replica_name();
+        let proxies = Arc::new(Proxies::new(clock.clone(), replica.clone(), config.bundle.not_after_s));
+        // Those of earlier runs count until their bundles have expired.
+        proxies.learn(&store.proxies(&replica).await?);
+        let keeper = Keeper::new(replica, policies, clock.steady(), proxies.count() > 0);
         Ok(Self {
             registry: Registry::new(config.clients.clone(), config.limits.requests_per_second),
             secrets,
             failures: Failures::new(config.limits.failures_per_second),
-            proxies: Arc::new(Proxies::new(clock.clone())),
+            proxies,
+            receipts: Semaphore::new(MAX_WAITING),
             elsewhere: Elsewhere::new(store.clone(), clock.clone()),
             replays: Replays::default(),
             indices: Indices::default(),
@@ -135,10 +142,16 @@ impl Issuer {
         self.publisher.master()
     }
 
-    /// The proxies that are live now, those of other replicas too.
+    /// How many receipts wait.
+    #[must_use]
+    pub fn receipts_waiting(&self) -> usize {
+        MAX_WAITING.saturating_sub(self.receipts.available_permits())
+    }
+
+    /// The proxies that count now, those of other replicas too.
     pub async fn live_proxies(&self) -> Live {
-        let elsewhere = self.elsewhere.sightings(self.proxies.relevant_since()).await;
-        self.proxies.live(elsewhere.as_deref())
+        let all_known = self.elsewhere.look(&self.proxies).await;
+        self.proxies.live(all_known)
     }
 
     /// Refuses while this replica cannot know what is revoked.

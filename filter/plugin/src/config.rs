@@ -76,7 +76,7 @@ impl Active {
             verdicts: RefCell::new(Verdicts::new(RandomState::new())),
             metrics,
             replies: Replies::default(),
-            me: Identity::new(host),
+            me: Identity::new(host, &policy),
             bundle: BundleSync::new(),
             jwks: JwksSync::new(&policy),
             policy,

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::{KeysView, ProxiesView};
-use crate::bundle::Live;
+use crate::bundle::{Counted, Live};
 use crate::clients::Client;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{Caller, Form, OAuthRequest, authenticate};
@@ -22,6 +22,7 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
         .route("/admin/keys/rotate", post(rotate))
         .route("/admin/keys/revoke", post(revoke))
         .route("/admin/proxies", get(list_proxies).post(list_proxies))
+        .route("/admin/proxies/forget", post(forget_proxies))
 }
 
 async fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> Result<&'i Client, OAuthError> {
@@ -66,6 +67,29 @@ async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Re
     require_admin_reader(&issuer, request).await?;
     let live = live(&issuer).await?;
     Ok(Json(ProxiesView::of(issuer.publisher.current().version(), live)))
+}
+
+/// Stops counting workers that an operator knows to be gone: all of a node, or one. A worker that polls cannot be gone.
+async fn forget_proxies(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+    let admin = require_admin(&issuer, &request.caller, &request.form).await?;
+    let name = request.form.get("name").ok_or_else(|| {
+        OAuthErrorKind::InvalidRequest.because("`name` is missing: give a worker or a node of `/admin/proxies`")
+    })?;
+    let named = |counted: &Counted| counted.record.worker == name || counted.record.node == name;
+    let proxies: Vec<Counted> = live(&issuer).await?.proxies.into_iter().filter(named).collect();
+    if proxies.is_empty() {
+        return Err(OAuthErrorKind::InvalidRequest.because("no counted worker or node has this name"));
+    }
+    let gone: Vec<String> =
+        proxies.iter().filter(|proxy| !proxy.reachable).map(|proxy| proxy.record.worker.clone()).collect();
+    if gone.is_empty() {
+        return Err(OAuthErrorKind::InvalidRequest
+            .because("it polls, or did so lately: only an unreachable worker can be gone"));
+    }
+    issuer.store.proxies_are_gone(&gone, issuer.clock.now()).await?;
+    issuer.proxies.drop_gone(&gone);
+    tracing::warn!(client = admin.id, name, workers = ?gone, "workers declared gone: receipts no longer wait for them");
+    Ok(Json(json!({ "forgotten": gone, "still_polling": proxies.len().saturating_sub(gone.len()) })))
 }
 
 async fn rotate(

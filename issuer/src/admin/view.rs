@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{Live, Published};
+use crate::bundle::{Counted, Live, Published, UNBOUNDED};
 
 /// Every key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub struct KeyView {
     pub ready_at: u64,
 }
 
-/// Every live proxy.
+/// Every proxy that counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxiesView {
     /// The bundle version.
@@ -69,6 +69,14 @@ pub struct ProxyView {
     pub lag_ms: u64,
     /// Last contact, Unix seconds.
     pub seen_at: u64,
+    /// `reachable`, or `unreachable` for one that does not poll and may still act on the version that it has.
+    pub state: String,
+    /// Time until which it may act on the version that it has, Unix seconds; `None` without limit (`staleness.action: SERVE`).
+    pub accepts_until: Option<u64>,
+    /// Poll protocol that it speaks.
+    pub protocol: u32,
+    /// Ids of the bundle keys that it pins.
+    pub pins: Vec<String>,
 }
 
 impl KeysView {
@@ -92,14 +100,18 @@ impl KeysView {
 
 impl ProxiesView {
     pub(super) fn of(version: u64, live: Live) -> Self {
-        let view = |proxy: crate::bundle::ProxyRecord| ProxyView {
-            current: proxy.version == version,
+        let view = |Counted { record, reachable }: Counted| ProxyView {
+            current: record.version == version,
             // Versions are milliseconds, unless several changes came within one.
-            lag_ms: if proxy.version == 0 { 0 } else { version.saturating_sub(proxy.version) },
-            node: proxy.node,
-            worker: proxy.worker,
-            version: proxy.version,
-            seen_at: proxy.seen_at,
+            lag_ms: if record.version == 0 { 0 } else { version.saturating_sub(record.version) },
+            node: record.node,
+            worker: record.worker,
+            version: record.version,
+            seen_at: record.seen_at,
+            state: if reachable { "reachable" } else { "unreachable" }.to_owned(),
+            accepts_until: Some(record.accepts_until).filter(|until| *until < UNBOUNDED),
+            protocol: record.protocol,
+            pins: record.pins.split(',').filter(|pin| !pin.is_empty()).map(String::from).collect(),
         };
         Self { version, proxies: live.proxies.into_iter().map(view).collect() }
     }

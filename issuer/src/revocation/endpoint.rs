@@ -42,7 +42,10 @@ async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Res
     issuer.metrics.revocations.increment();
     tracing::info!(client = caller.id, version, kind = done.kind, name = done.name, jti = done.jti, "revoked");
     let mut answer = match asked.wait_s {
-        Some(wait_s) => json!(Receipt::wait(&issuer, version, Duration::from_secs(wait_s)).await),
+        Some(wait_s) => {
+            let receipt = Receipt::wait(&issuer, version, Duration::from_secs(wait_s)).await;
+            json!(if caller.admin { receipt } else { receipt.without_names() })
+        }
         None => json!({ "version": version }),
     };
     if let Some(members) = answer.as_object_mut() {

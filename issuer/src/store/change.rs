@@ -79,7 +79,9 @@ async fn usage(transaction: &mut AnyConnection) -> Result<Usage, Error> {
     let span = unsigned(&row, "highest")?.saturating_sub(unsigned(&row, "lowest")?);
     let sql = "SELECT kind, COUNT(*) AS names, SUM(LENGTH(name)) AS bytes FROM meshseal_epochs GROUP BY kind";
     let kinds = query(sql).fetch_all(transaction).await?;
-    let kind = |row| Ok((rows::word(row, "kind", EpochKind::parse)?, unsigned(row, "names")?, unsigned(row, "bytes")?));
+    let kind = |row| {
+        Ok((rows::word(row, "kind", "kind", EpochKind::parse)?, unsigned(row, "names")?, unsigned(row, "bytes")?))
+    };
     let names = kinds.iter().map(kind).collect::<Result<_, Error>>()?;
     Ok(Usage { tokens: unsigned(&row, "tokens")?, span, names })
 }

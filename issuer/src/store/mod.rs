@@ -108,14 +108,18 @@ pub trait Store: Send + Sync {
     /// Becomes or stays the replica that does scheduled work until the given time; false while another one is.
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError>;
 
-    /// Writes what proxies have confirmed; an older sighting never replaces a newer one.
-    async fn save_proxies(&self, proxies: &[ProxyRecord]) -> Result<(), StoreError>;
+    /// Writes what this replica knows of workers. Of two records of a worker the higher version, the later sighting and the
+    /// later time until which it accepts are kept.
+    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<(), StoreError>;
 
-    /// Proxies seen at or after this time (Unix seconds).
-    async fn proxies(&self, since: u64) -> Result<Vec<ProxyRecord>, StoreError>;
+    /// Returns the workers that another replica than this one saw last.
+    async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError>;
 
-    /// Forgets proxies not seen since this time (Unix seconds).
+    /// Deletes workers that were not seen and could not accept since this time (Unix seconds).
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError>;
+
+    /// Marks workers as gone since `now` (Unix seconds). Every replica sees the mark, until one of the workers polls again.
+    async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError>;
 
     /// The value kept under this name; the given one is kept if there was none.
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError>;

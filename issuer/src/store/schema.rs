@@ -30,7 +30,14 @@ const FIRST: &[&str] = &[
         worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL)",
 ];
 
+/// Step 2. Replicas of schema 1 may still run and write to `meshseal_proxies`, so a later step drops that table.
 const SECOND: &[&str] = &[
+    "CREATE TABLE meshseal_workers (
+        worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL,
+        protocol BIGINT NOT NULL, pins TEXT NOT NULL, accepts_until BIGINT NOT NULL, replica TEXT NOT NULL)",
+    // Workers of the last hour. Schema 1 has no time until which they accept: a day is longer than any usual not-after.
+    "INSERT INTO meshseal_workers
+        SELECT worker, node, version, seen_at, 1, '', seen_at + 86400, '' FROM meshseal_proxies",
     "ALTER TABLE meshseal_keys ADD COLUMN ready_at BIGINT NOT NULL DEFAULT 0",
     // A day and the largest leeway: under schema 1 it was not known what life the tokens of a key had.
     "ALTER TABLE meshseal_keys ADD COLUMN drain_s BIGINT NOT NULL DEFAULT 86465",

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds after which a lease of the lead ends, whatever it says: a replica whose clock is ahead would lead for too long.
 const LONGEST_LEAD_S: u64 = 90;
 
-/// Rows written by one statement. SQLite takes 32 766 parameters, PostgreSQL 65 535; a row has up to 4.
+/// Rows written by one statement. SQLite takes 32 766 parameters, PostgreSQL 65 535; a row has up to 8.
 pub(super) const ROWS_PER_STATEMENT: usize = 500;
 
 pub(super) struct SqlStore {
@@ -157,19 +157,38 @@ impl Store for SqlStore {
         self.bounded(async { Ok(update.execute(&self.pool).await?.rows_affected() == 1) }).await
     }
 
-    async fn save_proxies(&self, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
+    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
+        let later = |column: &str| {
+            format!(
+                "{column} = CASE WHEN excluded.{column} > meshseal_workers.{column} THEN excluded.{column}
+                 ELSE meshseal_workers.{column} END"
+            )
+        };
+        let newest = |column: &str| {
+            format!(
+                "{column} = CASE WHEN excluded.seen_at >= meshseal_workers.seen_at THEN excluded.{column}
+                 ELSE meshseal_workers.{column} END"
+            )
+        };
+        let updates: Vec<String> = ["version", "seen_at", "accepts_until"]
+            .map(later)
+            .into_iter()
+            .chain(["node", "protocol", "pins", "replica"].map(newest))
+            .collect();
         self.bounded(async {
             for chunk in proxies.chunks(ROWS_PER_STATEMENT) {
-                let places = places(chunk.len(), 4);
+                let places = places(chunk.len(), 8);
                 let sql = format!(
-                    "INSERT INTO meshseal_proxies VALUES {places} ON CONFLICT (worker) DO UPDATE
-                     SET node = excluded.node, version = excluded.version, seen_at = excluded.seen_at
-                     WHERE excluded.seen_at >= meshseal_proxies.seen_at"
+                    "INSERT INTO meshseal_workers (worker, node, version, seen_at, protocol, pins, accepts_until, replica)
+                     VALUES {places} ON CONFLICT (worker) DO UPDATE SET {}",
+                    updates.join(", ")
                 );
                 let mut upsert = query(AssertSqlSafe(sql));
                 for proxy in chunk {
                     upsert = upsert.bind(proxy.worker.clone()).bind(proxy.node.clone());
                     upsert = upsert.bind(signed(proxy.version)).bind(signed(proxy.seen_at));
+                    upsert = upsert.bind(i64::from(proxy.protocol)).bind(proxy.pins.clone());
+                    upsert = upsert.bind(signed(proxy.accepts_until)).bind(replica.to_owned());
                 }
                 upsert.execute(&self.pool).await?;
             }
@@ -178,8 +197,8 @@ impl Store for SqlStore {
         .await
     }
 
-    async fn proxies(&self, since: u64) -> Result<Vec<ProxyRecord>, StoreError> {
-        let select = query("SELECT * FROM meshseal_proxies WHERE seen_at >= $1").bind(signed(since));
+    async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError> {
+        let select = query("SELECT * FROM meshseal_workers WHERE replica <> $1").bind(replica.to_owned());
         self.bounded(async {
             let rows = select.fetch_all(&self.pool).await?;
             Ok(rows.iter().map(rows::proxy).collect::<Result<_, _>>()?)
@@ -188,8 +207,29 @@ impl Store for SqlStore {
     }
 
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError> {
-        let delete = query("DELETE FROM meshseal_proxies WHERE seen_at < $1").bind(signed(before));
+        let delete =
+            query("DELETE FROM meshseal_workers WHERE seen_at < $1 AND accepts_until < $1").bind(signed(before));
         self.bounded(async { Ok(delete.execute(&self.pool).await.map(|_| ())?) }).await
+    }
+
+    async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError> {
+        self.bounded(async {
+            for chunk in workers.chunks(ROWS_PER_STATEMENT) {
+                let sql = format!(
+                    "UPDATE meshseal_workers SET accepts_until = 0, replica = '', seen_at = {}
+                     WHERE worker IN ({})",
+                    signed(now),
+                    (1..=chunk.len()).map(|at| format!("${at}")).collect::<Vec<_>>().join(", ")
+                );
+                let mut update = query(AssertSqlSafe(sql));
+                for worker in chunk {
+                    update = update.bind(worker.clone());
+                }
+                update.execute(&self.pool).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError> {

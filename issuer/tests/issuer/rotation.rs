@@ -7,7 +7,7 @@ use meshseal_core::validate::validate;
 use meshseal_issuer::keys::{KeyState, MAX_DRAINING, Purpose};
 use serde_json::json;
 
-use crate::support::{Harness, ISSUER, NOW, Proxy, config, decode};
+use crate::support::{Harness, ISSUER, NOW, Proxy, config, deaf_worker, decode};
 
 fn policy(harness: &Harness) -> Policy {
     let published = harness.issuer.publisher.current();
@@ -89,7 +89,7 @@ async fn after_the_timeout_it_is_forced_and_counted() {
     ask(&harness).await;
     harness.tick().await;
     let standby = harness.next_kid();
-    let deaf = harness.issuer.proxies.enter(2, "deaf", 0);
+    let deaf = harness.issuer.proxies.enter(&deaf_worker(2));
     ask(&harness).await;
     harness.advance(59).await;
     harness.tick().await;
