@@ -31,13 +31,6 @@ pub fn spawn(issuer: &Arc<Issuer>) -> JoinSet<()> {
 struct Health(&'static str, bool);
 
 impl Health {
-    fn saw<E: std::fmt::Display>(&mut self, issuer: &Issuer, result: &Result<(), E>) {
-        self.turned(result);
-        if result.is_err() {
-            issuer.metrics.database_errors.increment();
-        }
-    }
-
     fn turned<E: std::fmt::Display>(&mut self, result: &Result<(), E>) {
         match (result, self.1) {
             (Err(error), true) => tracing::error!(%error, "{} fails; trying again", self.0),
@@ -58,7 +51,7 @@ async fn follow(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(FOLLOW_EVERY), Health("following the database", true));
     let mut clock = Health("the clock", true);
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
-        health.saw(&issuer, &issuer.publisher.refresh().await.map(|_| ()));
+        health.turned(&issuer.publisher.refresh().await.map(|_| ()));
         let time = issuer.clock.read();
         let behind = || format!("it was put back by {} ms; no tokens until it has caught up", time.behind_ms);
         clock.turned(&time.is_sound().then_some(()).ok_or_else(behind));
@@ -73,7 +66,7 @@ async fn keep(issuer: Arc<Issuer>) {
             () = issuer.keeper_wanted.notified() => {}
             _ = ticks.tick() => {}
         }
-        health.saw(&issuer, &issuer.keeper.round(&issuer).await);
+        health.turned(&issuer.keeper.round(&issuer).await);
     }
     let _gone_anyway = timeout(END_PATIENCE, issuer.keeper.resign(&issuer)).await;
 }
@@ -81,7 +74,7 @@ async fn keep(issuer: Arc<Issuer>) {
 async fn write_down(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(KEEP_EVERY), Health("writing to the database", true));
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
-        health.saw(&issuer, &write_down_once(&issuer).await);
+        health.turned(&write_down_once(&issuer).await);
     }
     let _gone_anyway = timeout(END_PATIENCE, write_down_once(&issuer)).await;
 }

@@ -134,9 +134,10 @@ impl From<StoreError> for OAuthError {
         match error {
             StoreError::Full(full) => full.into(),
             StoreError::Conflict => OAuthErrorKind::Unavailable.because("the state keeps changing; try again"),
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(ref outage) => {
                 tracing::warn!(%error, "answered 503");
-                OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again")
+                let what = outage.reason.summary();
+                OAuthErrorKind::Unavailable.because(format!("the issuer's database {what}; try again"))
             }
         }
     }

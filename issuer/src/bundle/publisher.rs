@@ -89,7 +89,7 @@ impl Publisher {
         let published = Published::build(issuer, store.load().await?, &master, &mut opened);
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
-        let nothing = Err(StoreError::Unavailable("not asked yet".to_owned()));
+        let nothing = Err(StoreError::Unavailable("was not asked yet".into()));
         Ok(Self {
             issuer: issuer.to_owned(),
             not_after_s,

@@ -43,14 +43,41 @@ impl Location {
         }
     }
 
-    /// The URL that the driver understands.
-    pub(super) fn url(&self) -> String {
+    /// The URL that the driver understands. Only with `create` a missing file is created.
+    pub(super) fn url(&self, create: bool) -> String {
         let escape = |path: &Path| path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
         match self {
-            Self::Sqlite(path) => format!("sqlite://{}?mode=rwc", escape(path)),
+            Self::Sqlite(path) => format!("sqlite://{}?mode={}", escape(path), if create { "rwc" } else { "rw" }),
             Self::Postgres(url) => url.clone(),
         }
     }
+}
+
+/// A SQLite file as it was opened first: path, device and inode.
+pub(super) struct DataFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl DataFile {
+    pub(super) fn identify(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns whether the path still leads to the same file.
+    pub(super) fn is_in_place(&self) -> bool {
+        identity(&self.path).is_ok_and(|now| now == self.identity)
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 impl fmt::Display for Location {

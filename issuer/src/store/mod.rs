@@ -2,14 +2,19 @@
 //! SQLite file or a PostgreSQL server does the work. Nothing here is touched for each token.
 
 mod change;
+mod health;
 mod location;
 mod open;
+mod outage;
+mod pool;
 mod rows;
 mod schema;
 mod sql;
 
+pub use health::Health;
 pub use location::Location;
 pub use open::{OpenError, open};
+pub use outage::{Outage, Reason};
 
 use std::ops::Range;
 
@@ -28,9 +33,15 @@ pub enum StoreError {
     /// There is no room for what was to be revoked. Nothing was changed.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The database cannot be reached or does not answer. Whether a change was made is unknown; all changes may be repeated.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
+    /// The database cannot be used. Whether a change was made is unknown; all changes may be repeated.
+    #[error("the database {0}")]
+    Unavailable(Outage),
+}
+
+impl From<Outage> for StoreError {
+    fn from(outage: Outage) -> Self {
+        Self::Unavailable(outage)
+    }
 }
 
 /// The few words that are looked at all the time.
@@ -107,4 +118,7 @@ pub trait Store: Send + Sync {
 
     /// The value kept under this name; the given one is kept if there was none.
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError>;
+
+    /// State of the database, as the last operations found it.
+    fn health(&self) -> Health;
 }

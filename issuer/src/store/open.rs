@@ -6,11 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::AnyPoolOptions;
-use sqlx::{AnyPool, AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _, Row as _};
+use tokio::time::timeout;
 
+use super::outage::Outage;
+use super::pool::Pool;
 use super::sql::SqlStore;
 use super::{Location, Store, schema};
+
+/// Longest wait for the first connection.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// Longest use of one connection to a server.
+const MAX_AGE: Duration = Duration::from_secs(300);
 
 /// Why the database is not used.
 #[derive(Debug, thiserror::Error)]
@@ -38,15 +46,20 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`].
 pub async fn open(location: &Location) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(Arc::new(open_sql(location).await?))
+}
+
+pub(super) async fn open_sql(location: &Location) -> Result<SqlStore, OpenError> {
     let unreachable = |error: String| OpenError::Unreachable { location: location.clone(), error };
     if let Some(path) = location.file() {
         check_file(path).map_err(|problem| problem.at(location))?;
     }
     sqlx::any::install_default_drivers();
-    let pool = connect(location).await.map_err(|error| unreachable(error.to_string()))?;
-    prepare(&pool, location).await.map_err(|problem| problem.at(location))?;
-    let store = SqlStore::new(pool, location).map_err(|error| unreachable(error.to_string()))?;
-    Ok(Arc::new(store))
+    let mut connection = connect(location).await.map_err(|problem| problem.at(location))?;
+    prepare(&mut connection, location).await.map_err(|problem| problem.at(location))?;
+    connection.close().await.map_err(|error| unreachable(error.to_string()))?;
+    let pool = Pool::new(location, MAX_AGE).map_err(|error| unreachable(error.to_string()))?;
+    Ok(SqlStore::new(pool))
 }
 
 enum Problem {
@@ -66,7 +79,7 @@ impl Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        Self::Unreachable(error.to_string())
+        Self::Unreachable(Outage::from(error).to_string())
     }
 }
 
@@ -99,34 +112,29 @@ fn check_file(path: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn connect(location: &Location) -> Result<AnyPool, sqlx::Error> {
-    // One connection suffices for a file and spares waiting for its lock; busy_timeout is the driver's 5 s.
-    let connections = if location.file().is_some() { 1 } else { 8 };
-    let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(3));
-    options.idle_timeout(None).max_lifetime(None).connect(&location.url()).await
+async fn connect(location: &Location) -> Result<AnyConnection, Problem> {
+    let slow = |_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
+    Ok(timeout(CONNECT, AnyConnection::connect(&location.url(true))).await.map_err(slow)??)
 }
 
-async fn prepare(pool: &AnyPool, location: &Location) -> Result<(), Problem> {
+async fn prepare(connection: &mut AnyConnection, location: &Location) -> Result<(), Problem> {
     if location.file().is_none() {
-        return migrate_postgres(pool).await;
+        return migrate_postgres(connection).await;
     }
     let damaged =
         |error: sqlx::Error| Problem::Refused(format!("the file is damaged ({error}); restore it from a backup"));
-    let found: String = sqlx::query("PRAGMA quick_check(1)").fetch_one(pool).await.map_err(damaged)?.try_get(0)?;
+    let found: String =
+        sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut *connection).await.map_err(damaged)?.try_get(0)?;
     if found != "ok" {
         return Err(Problem::Refused(format!("the file is damaged ({found}); restore it from a backup")));
     }
-    migrate_sqlite(pool).await?;
-    // FULL: a revocation that was answered for must survive a power cut.
-    pool.execute("PRAGMA journal_mode = WAL").await?;
-    pool.execute("PRAGMA synchronous = FULL").await?;
-    Ok(())
+    migrate_sqlite(connection).await
 }
 
-async fn migrate_sqlite(pool: &AnyPool) -> Result<(), Problem> {
-    let have: i64 = sqlx::query("PRAGMA user_version").fetch_one(pool).await?.try_get(0)?;
+async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), Problem> {
+    let have: i64 = sqlx::query("PRAGMA user_version").fetch_one(&mut *connection).await?.try_get(0)?;
     let have = u32::try_from(have).unwrap_or(u32::MAX);
-    let mut change = pool.begin().await?;
+    let mut change = connection.begin().await?;
     apply_steps(&mut change, have, "BLOB").await?;
     let marks = format!("PRAGMA application_id = {}; PRAGMA user_version = {}", schema::APPLICATION_ID, schema::NEWEST);
     change.execute(AssertSqlSafe(marks)).await?;
@@ -134,8 +142,8 @@ async fn migrate_sqlite(pool: &AnyPool) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn migrate_postgres(pool: &AnyPool) -> Result<(), Problem> {
-    let mut change = pool.begin().await?;
+async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem> {
+    let mut change = connection.begin().await?;
     // Replicas that start together take turns.
     change.execute(AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({})", schema::APPLICATION_ID))).await?;
     let exists: bool =

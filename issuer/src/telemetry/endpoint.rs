@@ -55,6 +55,7 @@ async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
         proxies_all_counted: live.all_known && !issuer.proxies.too_many(),
         fresh: issuer.publisher.is_fresh(),
         clock_behind_s: issuer.clock.read().behind_ms.div_ceil(1_000),
+        database: issuer.store.health(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], issuer.metrics.render(&gauges))
 }

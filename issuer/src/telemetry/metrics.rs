@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::store::{Health, Reason};
+
 /// Something counted.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -57,12 +59,10 @@ pub struct Metrics {
     pub rotations: Counter,
     /// Rotations that did not wait for every proxy.
     pub forced_rotations: Counter,
-    /// Times the database did not answer to background work.
-    pub database_errors: Counter,
 }
 
 /// What is measured when somebody looks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Gauges {
     pub(super) version: u64,
     pub(super) keys: usize,
@@ -73,18 +73,18 @@ pub(super) struct Gauges {
     pub(super) proxies_all_counted: bool,
     pub(super) fresh: bool,
     pub(super) clock_behind_s: u64,
+    pub(super) database: Health,
 }
 
 impl Metrics {
     pub(super) fn render(&self, gauges: &Gauges) -> String {
         let mut text = String::new();
-        let counters: [(&str, &str, u64); 6] = [
+        let counters: [(&str, &str, u64); 5] = [
             ("tokens_issued_total", "Tokens issued.", self.tokens.get()),
             ("introspections_total", "Introspections answered.", self.introspections.get()),
             ("revocations_total", "Revocations made.", self.revocations.get()),
             ("rotations_total", "Rotations of the signing key.", self.rotations.get()),
             ("rotations_forced_total", "Rotations that did not wait for every proxy.", self.forced_rotations.get()),
-            ("database_errors_total", "Times the database did not answer.", self.database_errors.get()),
         ];
         for (name, help, value) in counters {
             family(&mut text, name, help, "counter", &[(String::new(), value)]);
@@ -107,8 +107,16 @@ impl Metrics {
             .collect();
         let help = "Failed authentications, by endpoint and reason.";
         family(&mut text, "authentication_failures_total", help, "counter", &failures);
+        let failures: Vec<_> = Reason::ALL
+            .iter()
+            .map(|reason| {
+                let count = gauges.database.failures.get(reason.name()).copied().unwrap_or(0);
+                (format!("{{reason=\"{}\"}}", reason.name()), count)
+            })
+            .collect();
+        family(&mut text, "database_errors_total", "Failed database operations, by reason.", "counter", &failures);
         let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let measured: [(&str, &str, u64); 9] = [
+        let measured: [(&str, &str, u64); 10] = [
             ("bundle_version", "Version of keys and revocations.", gauges.version),
             ("keys", "Published signing keys.", count(gauges.keys)),
             ("revoked_tokens", "Revoked tokens in the bundle.", count(gauges.revoked)),
@@ -126,6 +134,11 @@ impl Metrics {
                 gauges.clock_behind_s,
             ),
             ("database_fresh", "1 while the database answers.", u64::from(gauges.fresh)),
+            (
+                "database_writable",
+                "1 while the database takes changes.",
+                u64::from(gauges.fresh && gauges.database.write.is_none()),
+            ),
         ];
         for (name, help, value) in measured {
             family(&mut text, name, help, "gauge", &[(String::new(), value)]);

@@ -18,6 +18,7 @@ mod command_line;
 mod config;
 mod connections;
 mod discovery;
+mod durability;
 mod faults;
 mod introspection;
 mod postgres;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use async_trait::async_trait;
 use meshseal_issuer::bundle::ProxyRecord;
-use meshseal_issuer::store::{Change, Head, Persisted, Store, StoreError};
+use meshseal_issuer::store::{Change, Head, Health, Persisted, Store, StoreError};
 use tokio::sync::Semaphore;
 
 /// A store in front of another one.
@@ -95,5 +95,9 @@ impl Store for Fickle {
 
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError> {
         self.inner.constant(name, value).await
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
     }
 }

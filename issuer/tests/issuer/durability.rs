@@ -1,0 +1,94 @@
+//! Acknowledged changes are in the database file, whatever failed before.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use meshseal_issuer::revocation::{EpochKind, EpochRecord};
+use meshseal_issuer::store::{Change, Location, Store, open};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+
+use crate::support::NOW;
+
+/// A file system of its own that ends with the test.
+pub(crate) struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts a tmpfs of this size. Returns `None`, and says so, where mounting is not permitted.
+    fn mount(kilobytes: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={kilobytes}k");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "meshseal-test"]).arg(folder.path());
+        if mount.output().is_ok_and(|output| output.status.success()) {
+            return Some(Self { folder });
+        }
+        let _ = writeln!(std::io::stderr(), "SKIPPED: a small tmpfs cannot be mounted; run this test as root");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Takes all space that is left; removing the file gives it back.
+    fn fill(&self) -> PathBuf {
+        let path = self.path().join("ballast");
+        let mut file = std::fs::File::create(&path).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+fn subject(number: u32) -> String {
+    format!("subject-{number:0>1000}")
+}
+
+async fn revoke(store: &Arc<dyn Store>, number: u32) -> Result<u64, meshseal_issuer::store::StoreError> {
+    let record = EpochRecord { kind: EpochKind::Subject, name: subject(number), before: NOW, expires_at: NOW + 1_000 };
+    store.commit(&Change { epochs: vec![record], ..Change::default() }, NOW * 1_000).await
+}
+
+/// Subjects that another connection finds in the file.
+async fn kept(path: &Path) -> Vec<String> {
+    let url = format!("sqlite://{}?mode=ro", path.display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    let rows = sqlx::query("SELECT name FROM meshseal_epochs ORDER BY name").fetch_all(&mut connection).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_revocations_after_a_full_disk() {
+    let Some(disk) = SmallDisk::mount(16_384) else { return };
+    let path = disk.path().join("meshseal.db");
+    let store = open(&Location::Sqlite(path.clone())).await.unwrap();
+    let mut acknowledged = Vec::new();
+    let mut number = 0;
+    for round in 0..3 {
+        let ballast = disk.fill();
+        let refused = loop {
+            match revoke(&store, number).await {
+                Ok(_) => acknowledged.push(subject(number)),
+                Err(error) => break error,
+            }
+            number += 1;
+        };
+        assert!(refused.to_string().contains("full"), "round {round}: {refused}");
+        std::fs::remove_file(ballast).unwrap();
+        for _ in 0..64 {
+            number += 1;
+            revoke(&store, number).await.unwrap();
+            acknowledged.push(subject(number));
+        }
+        assert_eq!(kept(&path).await, acknowledged, "round {round}");
+    }
+}
