@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::issuer::Issuer;
 use crate::store::StoreError;
+use crate::telemetry::LabelledCounter;
 
 /// How soon a change made by another replica is noticed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
@@ -15,16 +18,47 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(100);
 /// How soon confirmations are written down, and due work is done.
 const KEEP_EVERY: Duration = Duration::from_millis(200);
 
+/// Pause before a task that died starts again.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+
 /// Time for the last writes.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Starts it all. It stops when the issuer's end has come.
 pub fn spawn(issuer: &Arc<Issuer>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow(issuer.clone()));
-    tasks.spawn(keep(issuer.clone()));
-    tasks.spawn(write_down(issuer.clone()));
+    for name in ["follow", "keep-keys", "write-down"] {
+        let issuer = issuer.clone();
+        tasks.spawn(async move {
+            let task = || run(name, issuer.clone());
+            supervise(name, task, &issuer.metrics.background_restarts, &issuer.ending).await;
+        });
+    }
     tasks
+}
+
+async fn run(name: &'static str, issuer: Arc<Issuer>) {
+    match name {
+        "follow" => follow(issuer).await,
+        "keep-keys" => keep(issuer).await,
+        _ => write_down(issuer).await,
+    }
+}
+
+/// Runs a task until it returns. A task that panics is counted and started again.
+async fn supervise<F: Future<Output = ()> + Send + 'static>(
+    name: &'static str,
+    task: impl Fn() -> F,
+    restarts: &LabelledCounter,
+    ending: &CancellationToken,
+) {
+    while let Err(error) = AbortOnDropHandle::new(tokio::spawn(task())).await {
+        restarts.increment(name);
+        tracing::error!(task = name, %error, "a background task died; restarting it");
+        if ending.run_until_cancelled(sleep(RESTART_AFTER)).await.is_none() {
+            break;
+        }
+    }
 }
 
 /// Tells once that something fails, and once that it works again.
@@ -92,4 +126,30 @@ pub async fn write_down_once(issuer: &Issuer) -> Result<(), StoreError> {
         return Err(error);
     }
     issuer.indices.top_up(&*issuer.store).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn restarts_and_counts_task_that_dies() {
+        let (starts, restarts) = (Arc::new(AtomicU32::new(0)), LabelledCounter::default());
+        let task = || {
+            let starts = starts.clone();
+            async move { assert!(starts.fetch_add(1, Ordering::SeqCst) >= 2, "told to die") }
+        };
+        supervise("follow", task, &restarts, &CancellationToken::new()).await;
+        assert_eq!((starts.load(Ordering::SeqCst), restarts.get(&"follow")), (3, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_with_process_instead_of_restarting() {
+        let (ending, restarts) = (CancellationToken::new(), LabelledCounter::default());
+        ending.cancel();
+        supervise("follow", || async { panic!("told to die") }, &restarts, &ending).await;
+        assert_eq!(restarts.get(&"follow"), 1);
+    }
 }

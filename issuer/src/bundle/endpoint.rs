@@ -56,7 +56,9 @@ async fn bundle(
     if poll.have.is_some_and(|have| have > issuer.publisher.current().version()) {
         catch_up(&issuer, poll.have.unwrap_or_default()).await?;
     }
-    if !issuer.publisher.is_fresh() {
+    // Other replicas could not count a proxy that begins here, so that their receipts would be
+    // wrong.
+    if !issuer.publisher.is_fresh() && poll.have.is_none() {
         issuer.metrics.bundles.increment("unavailable");
         return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
     }
@@ -72,7 +74,7 @@ pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
         }
         let (poll, worker) = admit(&issuer, request.headers(), Query::try_from_uri(request.uri())).ok()?;
         let nothing_new = poll.wait > 0 && poll.have == Some(issuer.publisher.current().version());
-        if !nothing_new || !issuer.publisher.is_fresh() {
+        if !nothing_new {
             return None;
         }
         let present = enter(&issuer, worker, request.headers(), &poll);
@@ -126,10 +128,8 @@ async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<Answ
         came = timeout_at(deadline, newer) => matches!(came, Ok(Ok(_))),
         () = issuer.ending.cancelled() => false,
     };
-    if !came && !issuer.publisher.is_fresh() {
-        return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
-    }
     let kind = match (came, have) {
+        (false, _) if !issuer.publisher.is_fresh() => "stale",
         (false, _) => "heartbeat",
         (true, None) => "first",
         (true, Some(_)) => "change",

@@ -33,6 +33,9 @@ pub enum SyncError {
     /// The bundle key cannot be used.
     #[error(transparent)]
     Signer(#[from] SignerError),
+    /// The state that the database last confirmed is past its not-after.
+    #[error("the state is past its not-after")]
+    Expired,
     /// The proxy has a newer version than was ever published.
     #[error("the proxy is ahead of this issuer")]
     Ahead,
@@ -62,6 +65,9 @@ pub struct Publisher {
     asked: AtomicU64,
     /// Steady milliseconds, as the next.
     confirmed_ms: AtomicU64,
+    /// Issue time (Unix seconds) of bundles while the database is away: the last one that was given
+    /// before.
+    vouched: AtomicU64,
     catch_up_ms: AtomicU64,
 }
 
@@ -85,7 +91,7 @@ impl Publisher {
         master: Arc<MasterKey>,
     ) -> Result<Self, StoreError> {
         let mut opened = Opened::default();
-        let asked_ms = clock.steady_ms();
+        let (asked_ms, asked) = (clock.steady_ms(), clock.now());
         let published = Published::build(issuer, store.load().await?, &master, &mut opened);
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
@@ -102,6 +108,7 @@ impl Publisher {
             refreshing: AsyncMutex::new(Refreshing { opened, last: (0, nothing) }),
             asked: AtomicU64::new(0),
             confirmed_ms: AtomicU64::new(asked_ms),
+            vouched: AtomicU64::new(asked),
             catch_up_ms: AtomicU64::new(0),
         })
     }
@@ -147,7 +154,7 @@ impl Publisher {
     }
 
     async fn ask(&self, opened: &mut Opened) -> Result<Head, StoreError> {
-        let asked_ms = self.clock.steady_ms();
+        let (asked_ms, asked) = (self.clock.steady_ms(), self.clock.now());
         let head = self.store.head().await?;
         if head.version != self.current.load().version() {
             let persisted = self.store.load().await?;
@@ -158,6 +165,7 @@ impl Publisher {
             self.versions.send_replace(version);
         }
         self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
+        self.vouched.store(asked, Ordering::Relaxed);
         Ok(head)
     }
 
@@ -171,13 +179,33 @@ impl Publisher {
         Ok(version)
     }
 
+    /// Returns whether the state is too old for any proxy to use.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        !self.is_fresh() && self.clock.now() >= self.vouched.load(Ordering::Relaxed).saturating_add(self.not_after_s)
+    }
+
+    /// Issue time of a bundle given now. While the database is away it stands still, so that no
+    /// bundle vouches for more than the database confirmed.
+    fn issue_time(&self) -> u64 {
+        if !self.is_fresh() {
+            return self.vouched.load(Ordering::Relaxed);
+        }
+        let now = self.clock.now();
+        self.vouched.store(now, Ordering::Relaxed);
+        now
+    }
+
     /// The bundle for a proxy that has this version.
     ///
     /// # Errors
-    /// [`SyncError::Signer`].
+    /// [`SyncError::Signer`], [`SyncError::Expired`].
     pub fn answer(&self, have: Option<u64>) -> Result<Answer, SyncError> {
+        if self.is_expired() {
+            return Err(SyncError::Expired);
+        }
         let published = self.current();
-        let issued_at = self.clock.now();
+        let issued_at = self.issue_time();
         let not_after = issued_at.saturating_add(self.not_after_s);
         let times = Times { issuer: self.issuer.clone(), issued_at, not_after };
         let bundle = self.lock_answers().answer(&published, have, times)?;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Outage, StoreError};
+use super::{Outage, Reason, StoreError};
 
-/// Age of a failed write after which the success of a smaller write ends the outage. A full disk still takes small ones.
+/// Age of a failed write after which the success of a smaller write ends the outage. A full disk
+/// still takes small ones.
 const WRITE_PROVES_AFTER: Duration = Duration::from_secs(10);
 
 /// State of the database, as the last operations found it.
@@ -32,8 +33,11 @@ pub(super) enum Operation {
     Commit,
 }
 
-#[derive(Default)]
-pub(super) struct HealthRecord(Mutex<State>);
+pub(super) struct HealthRecord {
+    /// Whether a transaction that reads proves that the database takes changes, as with a server.
+    reads_prove: bool,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -42,11 +46,16 @@ struct State {
 }
 
 impl HealthRecord {
+    pub(super) fn new(reads_prove: bool) -> Self {
+        Self { reads_prove, state: Mutex::default() }
+    }
+
     pub(super) fn snapshot(&self) -> Health {
         self.lock().health.clone()
     }
 
-    /// Notes the outcome of an operation. A refusal by the store itself is an answer of a working database.
+    /// Notes the outcome of an operation. A refusal by the store itself is an answer of a working
+    /// database.
     pub(super) fn note<T>(&self, operation: Operation, result: &Result<T, StoreError>) {
         let mut state = self.lock();
         match result {
@@ -62,31 +71,60 @@ impl HealthRecord {
             }
             Ok(_) | Err(StoreError::Conflict | StoreError::Full(_)) => {
                 state.health.read = None;
-                let proven = state.write_failed.is_none_or(|at| at.elapsed() >= WRITE_PROVES_AFTER);
-                if operation == Operation::Commit || (operation == Operation::Note && proven) {
+                let old = state.write_failed.is_none_or(|at| at.elapsed() >= WRITE_PROVES_AFTER);
+                if state.health.write.as_ref().is_some_and(|outage| self.is_over(operation, outage.reason, old)) {
                     state.health.write = None;
                 }
             }
         }
     }
 
+    /// Returns whether the success of an operation ends an outage of writes.
+    fn is_over(&self, operation: Operation, reason: Reason, old: bool) -> bool {
+        let space = matches!(reason, Reason::Full | Reason::DiskError);
+        let reachable = matches!(reason, Reason::NoAnswer | Reason::Replaced);
+        match operation {
+            Operation::Commit => true,
+            Operation::Note => !space || old,
+            Operation::Read => reachable || (self.reads_prove && reason == Reason::ReadOnly),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Reason;
     use super::*;
 
+    fn failed_by(reason: Reason) -> Result<(), StoreError> {
+        Err(Outage::new(reason, "told to").into())
+    }
+
     fn failed() -> Result<(), StoreError> {
-        Err(Outage::new(Reason::Full, "no space").into())
+        failed_by(Reason::Full)
+    }
+
+    #[test]
+    fn read_ends_outage_that_it_disproves() {
+        for (reads_prove, reason, over) in [
+            (false, Reason::NoAnswer, true),
+            (false, Reason::ReadOnly, false),
+            (true, Reason::ReadOnly, true),
+            (true, Reason::Full, false),
+        ] {
+            let record = HealthRecord::new(reads_prove);
+            record.note(Operation::Commit, &failed_by(reason));
+            record.note(Operation::Read, &Ok(()));
+            assert_eq!(record.snapshot().write.is_none(), over, "{reason:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn small_write_ends_outage_only_later() {
-        let record = HealthRecord::default();
+        let record = HealthRecord::new(false);
         record.note(Operation::Commit, &failed());
         record.note(Operation::Read, &Ok(()));
         record.note(Operation::Note, &Ok(()));

@@ -3,6 +3,7 @@
 
 mod change;
 mod health;
+mod hosts;
 mod location;
 mod open;
 mod outage;
@@ -10,10 +11,11 @@ mod pool;
 mod rows;
 mod schema;
 mod sql;
+mod statement;
 
 pub use health::Health;
 pub use location::Location;
-pub use open::{OpenError, open};
+pub use open::{OpenError, migrate, open, open_for};
 pub use outage::{Outage, Reason};
 
 use std::ops::Range;
@@ -33,7 +35,8 @@ pub enum StoreError {
     /// There is no room for what was to be revoked. Nothing was changed.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The database cannot be used. Whether a change was made is unknown; all changes may be repeated.
+    /// The database cannot be used. Whether a change was made is unknown; all changes may be
+    /// repeated.
     #[error("the database {0}")]
     Unavailable(Outage),
 }

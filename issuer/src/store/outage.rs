@@ -1,6 +1,7 @@
 //! Reasons for which a database cannot be used, each with its remedy.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 use sqlx::Error;
 use sqlx::error::DatabaseError;
@@ -27,13 +28,15 @@ pub enum Reason {
     Denied,
     /// The tables are missing.
     NoTables,
+    /// A connection pooler does not pass on what the issuer needs.
+    Pooler,
     /// Any other failure.
     Other,
 }
 
 impl Reason {
     /// Every class.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NoAnswer,
         Self::Locked,
         Self::ReadOnly,
@@ -43,6 +46,7 @@ impl Reason {
         Self::Replaced,
         Self::Denied,
         Self::NoTables,
+        Self::Pooler,
         Self::Other,
     ];
 
@@ -59,6 +63,7 @@ impl Reason {
             Self::Replaced => "replaced",
             Self::Denied => "denied",
             Self::NoTables => "no-tables",
+            Self::Pooler => "pooler",
             Self::Other => "other",
         }
     }
@@ -76,6 +81,7 @@ impl Reason {
             Self::Replaced => "was removed or replaced",
             Self::Denied => "denies access",
             Self::NoTables => "has no tables",
+            Self::Pooler => "is behind a pooler that refuses the connection",
             Self::Other => "failed",
         }
     }
@@ -93,9 +99,14 @@ impl Reason {
             Self::Damaged => "stop the issuer and restore the database from a backup",
             Self::DiskError => "check the disk, the mount and the quota",
             Self::Replaced => "put the file back, or restart the issuer to use the new one",
-            Self::Denied => "check user, password, and the rights of the role",
+            Self::Denied => {
+                "SQLite: check owner and mode of the file and its folder; PostgreSQL: check user, password and role"
+            }
             Self::NoTables => "run `meshseal migrate` with a role that may create tables",
-            Self::Other => "see the log of the database",
+            Self::Pooler => {
+                "PgBouncer: set `ignore_startup_parameters = extra_float_digits`, pool_mode session or transaction"
+            }
+            Self::Other => "check the setting `database` and the log of the database",
         }
     }
 }
@@ -141,6 +152,21 @@ impl From<Error> for Outage {
     }
 }
 
+impl From<io::Error> for Outage {
+    fn from(error: io::Error) -> Self {
+        let reason = if error.kind() == ErrorKind::ReadOnlyFilesystem {
+            Reason::ReadOnly
+        } else if error.kind() == ErrorKind::PermissionDenied {
+            Reason::Denied
+        } else if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            Reason::Full
+        } else {
+            Reason::Other
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
 fn reason(error: &Error) -> Reason {
     if let Error::Database(error) = error {
         return database_reason(&**error);
@@ -152,7 +178,9 @@ fn reason(error: &Error) -> Reason {
 fn database_reason(error: &dyn DatabaseError) -> Reason {
     let code = error.code().unwrap_or_default();
     if error.try_downcast_ref::<PgDatabaseError>().is_some() {
-        return postgres_reason(&code);
+        // PgBouncer's own words; PostgreSQL knows the parameter.
+        let pooler = error.message().contains("unsupported startup parameter");
+        return if pooler { Reason::Pooler } else { postgres_reason(&code) };
     }
     code.parse().map_or(Reason::Other, sqlite_reason)
 }
@@ -165,6 +193,8 @@ fn postgres_reason(code: &str) -> Reason {
         "58030" => Reason::DiskError,
         "42501" | "3D000" => Reason::Denied,
         "42P01" | "3F000" => Reason::NoTables,
+        // A kept statement is missing, or another client's is in its place.
+        "26000" | "42P05" => Reason::Pooler,
         "55P03" | "40P01" => Reason::Locked,
         "XX001" | "XX002" => Reason::Damaged,
         "57P01" | "57P02" | "57P03" | "57P05" => Reason::NoAnswer,
@@ -213,7 +243,8 @@ mod tests {
         ] {
             assert_eq!(postgres_reason(code), expected, "{code}");
         }
-        // SQLITE_BUSY_SNAPSHOT, SQLITE_READONLY_DBMOVED, SQLITE_IOERR_WRITE, SQLITE_IOERR_SHMSIZE, SQLITE_CORRUPT_VTAB.
+        // SQLITE_BUSY_SNAPSHOT, SQLITE_READONLY_DBMOVED, SQLITE_IOERR_WRITE, SQLITE_IOERR_SHMSIZE,
+        // SQLITE_CORRUPT_VTAB.
         for (code, expected) in [
             (517, Reason::Locked),
             (1_032, Reason::ReadOnly),

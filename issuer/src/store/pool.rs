@@ -1,13 +1,16 @@
-//! Connections and transactions. A connection is used again only after its transaction ended as it should.
+//! Connections and transactions. A connection is used again only after its transaction ended as it
+//! should.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _};
+use sqlx::{AnyConnection, Connection as _, Executor as _, Row as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
-use super::location::DataFile;
+use super::hosts::{Host, hosts};
+use super::location::{DataFile, file_url};
 use super::outage::{Outage, Reason};
 use super::{Location, StoreError};
 
@@ -23,6 +26,18 @@ const CONNECTIONS: usize = 8;
 /// Applies to each connection of a SQLite file. FULL: an acknowledged change survives a power cut.
 const SQLITE_SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 4000";
 
+/// Begins a transaction on a server and tells whether it may write, in one message. A server that
+/// is demoted while connections to it stay open, as behind a proxy, is noticed by the next
+/// transaction. The setting of the last column is the server's own unless that is `off`: then an
+/// acknowledged change would not survive a crash.
+const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ;
+    SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only";
+const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
+    SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only,
+        set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+            ELSE current_setting('synchronous_commit') END, true)";
+const PROBE: &str = "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only";
+
 /// Kind of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -34,8 +49,10 @@ pub(super) enum Access {
 
 /// Opens connections, and keeps the idle ones.
 pub(super) struct Pool {
-    location: Location,
     file: Option<DataFile>,
+    hosts: Vec<Host>,
+    /// Which of `hosts` is tried first: the last that was writable.
+    preferred: AtomicUsize,
     permits: Semaphore,
     idle: Mutex<Vec<Held>>,
     max_age: Duration,
@@ -48,12 +65,15 @@ struct Held {
 
 impl Pool {
     /// A pool without connections; the first transaction opens one.
-    pub(super) fn new(location: &Location, max_age: Duration) -> std::io::Result<Self> {
-        let file = location.file().map(DataFile::identify).transpose()?;
+    pub(super) fn new(location: &Location, max_age: Duration) -> Result<Self, Outage> {
+        let (file, hosts) = match location {
+            Location::Sqlite(path) => (Some(DataFile::identify(path)?), Vec::new()),
+            Location::Postgres(url) => (None, hosts(url)?),
+        };
         // No bound for a file: a new connection to it reaches no other server.
         let (connections, max_age) = if file.is_some() { (1, Duration::MAX) } else { (CONNECTIONS, max_age) };
         let (permits, idle) = (Semaphore::new(connections), Mutex::default());
-        Ok(Self { location: location.clone(), file, permits, idle, max_age })
+        Ok(Self { file, hosts, preferred: AtomicUsize::new(0), permits, idle, max_age })
     }
 
     /// Returns whether the database is a SQLite file.
@@ -86,18 +106,30 @@ impl Pool {
         }
     }
 
-    async fn connect(&self) -> Result<AnyConnection, Outage> {
-        let connecting = async {
-            let mut connection = AnyConnection::connect(&self.location.url(false)).await?;
-            if self.is_file() {
-                connection.execute(SQLITE_SETTINGS).await?;
+    /// Opens a connection, to the first server that may write.
+    pub(super) async fn connect(&self) -> Result<AnyConnection, Outage> {
+        if let Some(file) = &self.file {
+            let connection = in_time(open_file(file)).await?;
+            self.require_file()?;
+            return Ok(connection);
+        }
+        let mut refused: Option<Outage> = None;
+        for _ in &self.hosts {
+            let at = self.preferred.load(Ordering::Relaxed);
+            let Some(host) = self.hosts.get(at) else { break };
+            // Before the attempt: where the caller gives up during it, the next one begins with the
+            // next server.
+            let next = at.saturating_add(1);
+            self.preferred.store(if next < self.hosts.len() { next } else { 0 }, Ordering::Relaxed);
+            match in_time(open_server(host)).await {
+                Ok(connection) => {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(outage) => refused = Some(join(refused, &host.name, outage)),
             }
-            Ok::<_, sqlx::Error>(connection)
-        };
-        let slow = |_| Outage::new(Reason::NoAnswer, format!("no connection within {} s", CONNECT.as_secs()));
-        let connection = timeout(CONNECT, connecting).await.map_err(slow)??;
-        self.require_file()?;
-        Ok(connection)
+        }
+        Err(refused.unwrap_or_else(|| Outage::new(Reason::Other, "no host is named")))
     }
 
     fn take_idle(&self) -> Option<Held> {
@@ -115,7 +147,8 @@ impl Pool {
     }
 }
 
-/// A transaction that has begun. Dropping it closes the connection, and the database undoes the changes.
+/// A transaction that has begun. Dropping it closes the connection, and the database undoes the
+/// changes.
 pub(super) struct Transaction<'pool> {
     pool: &'pool Pool,
     held: Option<Held>,
@@ -138,8 +171,8 @@ impl Transaction<'_> {
         begun
     }
 
-    /// Commits after success, else rolls back. Every failure of the database, that of COMMIT or ROLLBACK included, closes
-    /// the connection: its state is unknown.
+    /// Commits after success, else rolls back. Every failure of the database, that of COMMIT or
+    /// ROLLBACK included, closes the connection: its state is unknown.
     pub(super) async fn end<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let statement = match &result {
             Ok(_) => "COMMIT",
@@ -164,7 +197,8 @@ impl Transaction<'_> {
         }
     }
 
-    /// Closes the connection, and with it the idle ones, which have most likely lost the same server.
+    /// Closes the connection, and with it the idle ones, which have most likely lost the same
+    /// server.
     async fn abandon(&mut self) {
         self.pool.lock_idle().clear();
         if let Some(held) = self.held.take() {
@@ -183,13 +217,54 @@ impl Drop for Transaction<'_> {
 }
 
 async fn begin(connection: &mut AnyConnection, is_file: bool, access: Access) -> Result<(), Outage> {
-    if is_file {
-        let statement = if access == Access::Write { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        connection.execute(statement).await?;
-        return Ok(());
+    match (is_file, access) {
+        (true, Access::Read) => connection.execute("BEGIN").await.map(|_| ())?,
+        (true, Access::Write) => connection.execute("BEGIN IMMEDIATE").await.map(|_| ())?,
+        (false, Access::Read) => require_writable(connection, BEGIN_READ).await?,
+        (false, Access::Write) => require_writable(connection, BEGIN_WRITE).await?,
     }
-    let mut statement = "BEGIN ISOLATION LEVEL ".to_owned();
-    statement.push_str(if access == Access::Write { "READ COMMITTED" } else { "REPEATABLE READ" });
-    connection.execute(AssertSqlSafe(statement)).await?;
     Ok(())
+}
+
+/// Sends statements of which the last tells the role of the server.
+async fn require_writable(connection: &mut AnyConnection, statements: &'static str) -> Result<(), Outage> {
+    let rows = connection.fetch_all(statements).await?;
+    let row = rows.last().ok_or_else(|| Outage::new(Reason::Other, "no answer to the question for the role"))?;
+    if row.try_get::<bool, _>("standby")? {
+        return Err(Outage::new(Reason::ReadOnly, "the server is a standby, in recovery"));
+    }
+    if row.try_get::<String, _>("read_only")? == "on" {
+        return Err(Outage::new(Reason::ReadOnly, "`default_transaction_read_only` is on"));
+    }
+    Ok(())
+}
+
+async fn open_file(file: &DataFile) -> Result<AnyConnection, Outage> {
+    let mut connection = AnyConnection::connect(&file_url(file.path(), false)).await?;
+    connection.execute(SQLITE_SETTINGS).await?;
+    Ok(connection)
+}
+
+async fn open_server(host: &Host) -> Result<AnyConnection, Outage> {
+    let mut connection = AnyConnection::connect(&host.url).await?;
+    require_writable(&mut connection, PROBE).await?;
+    Ok(connection)
+}
+
+async fn in_time(opening: impl Future<Output = Result<AnyConnection, Outage>>) -> Result<AnyConnection, Outage> {
+    let slow = |_| Outage::new(Reason::NoAnswer, format!("no connection within {} s", CONNECT.as_secs()));
+    timeout(CONNECT, opening).await.map_err(slow)?
+}
+
+/// Failures of several servers as one. Any other reason says more than that a server does not
+/// answer.
+fn join(before: Option<Outage>, host: &str, outage: Outage) -> Outage {
+    let detail = format!("{host}: {}", outage.detail);
+    match before {
+        None => Outage::new(outage.reason, detail),
+        Some(before) => {
+            let reason = if before.reason == Reason::NoAnswer { outage.reason } else { before.reason };
+            Outage::new(reason, format!("{}; {detail}", before.detail))
+        }
+    }
 }

@@ -27,3 +27,19 @@ pub(super) const STEPS: [&[&str]; NEWEST as usize] = [&[
     "CREATE TABLE meshseal_proxies (
         worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL)",
 ]];
+
+/// Every table, for the rights of roles.
+pub(super) const TABLES: [&str; 6] =
+    ["meshseal_meta", "meshseal_state", "meshseal_keys", "meshseal_revoked", "meshseal_epochs", "meshseal_proxies"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_every_table() {
+        let created = STEPS.iter().copied().flatten().filter_map(|step| step.strip_prefix("CREATE TABLE "));
+        let names: Vec<_> = created.filter_map(|rest| rest.split_whitespace().next()).collect();
+        assert_eq!(TABLES.as_slice(), names);
+    }
+}

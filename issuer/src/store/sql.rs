@@ -7,13 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
-use sqlx::{Any, AnyConnection, AssertSqlSafe, Error, query};
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Error};
 
 use super::health::{Health, HealthRecord, Operation};
 use super::outage::{Outage, Reason};
 use super::pool::{Access, Pool};
 use super::rows::{self, signed, unsigned};
-use super::{Change, Head, Persisted, Store, StoreError, change};
+use super::statement::query;
+use super::{Change, Head, Persisted, Store, StoreError, change, schema};
 use crate::bundle::ProxyRecord;
 use crate::revocation::RevokedToken;
 
@@ -30,7 +31,19 @@ pub(super) struct SqlStore {
 
 impl SqlStore {
     pub(super) fn new(pool: Pool) -> Self {
-        Self { pool, health: HealthRecord::default() }
+        let health = HealthRecord::new(!pool.is_file());
+        Self { pool, health }
+    }
+
+    /// Lets a role read and write all tables of the issuer.
+    pub(super) async fn grant(&self, role: &str) -> Result<(), Outage> {
+        let quoted = role.replace('"', "\"\"");
+        let sql = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO \"{quoted}\"", schema::TABLES.join(", "));
+        match self.execute(query(AssertSqlSafe(sql))).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::Unavailable(outage)) => Err(outage),
+            Err(other) => Err(Outage::new(Reason::Other, other.to_string())),
+        }
     }
 
     /// Runs `work` within [`PATIENCE`]. Work that is cut off leaves no connection behind.

@@ -11,7 +11,7 @@ use crate::revocation::{EpochKind, EpochRecord, Full, Revoker};
 const NOW: u64 = 1_900_000_000;
 
 async fn store(path: &Path) -> SqlStore {
-    open::open_sql(&Location::Sqlite(path.to_owned())).await.unwrap()
+    open::open_sql(&Location::Sqlite(path.to_owned()), Duration::MAX).await.unwrap()
 }
 
 async fn run(store: &SqlStore, sql: String) -> i64 {
@@ -66,7 +66,7 @@ async fn keeps_revocations_after_failed_write() {
     assert_eq!(kept(&path).await, acknowledged);
     assert_eq!(store.health().write, None);
     drop(store);
-    let again = open::open_sql(&Location::Sqlite(path.clone())).await.unwrap();
+    let again = open::open_sql(&Location::Sqlite(path.clone()), Duration::MAX).await.unwrap();
     assert_eq!(i64::try_from(again.load().await.unwrap().epochs.len()).unwrap(), acknowledged);
 }
 

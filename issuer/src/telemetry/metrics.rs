@@ -35,6 +35,12 @@ impl<L: Ord + Clone> LabelledCounter<L> {
         *counts.entry(label).or_default() += 1;
     }
 
+    /// Number with this label.
+    #[must_use]
+    pub fn get(&self, label: &L) -> u64 {
+        self.snapshot().get(label).copied().unwrap_or(0)
+    }
+
     fn snapshot(&self) -> BTreeMap<L, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -59,6 +65,8 @@ pub struct Metrics {
     pub rotations: Counter,
     /// Rotations that did not wait for every proxy.
     pub forced_rotations: Counter,
+    /// Background tasks that died and were started again, by task.
+    pub background_restarts: LabelledCounter,
 }
 
 /// What is measured when somebody looks.
@@ -92,6 +100,12 @@ impl Metrics {
         let labelled = [
             ("token_errors_total", "Token requests refused, by OAuth error.", "error", &self.token_errors),
             ("bundles_total", "Bundles given out, by kind.", "kind", &self.bundles),
+            (
+                "background_restarts_total",
+                "Background tasks that died and were started again, by task.",
+                "task",
+                &self.background_restarts,
+            ),
         ];
         for (name, help, label, counts) in labelled {
             let samples: Vec<_> = counts
