@@ -134,9 +134,10 @@ impl From<StoreError> for OAuthError {
         match error {
             StoreError::Full(full) => full.into(),
             StoreError::Conflict => OAuthErrorKind::Unavailable.because("the state keeps changing; try again"),
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(ref outage) => {
                 tracing::warn!(%error, "answered 503");
-                OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again")
+                let what = outage.reason.summary();
+                OAuthErrorKind::Unavailable.because(format!("the issuer's database {what}; try again"))
             }
         }
     }
@@ -239,7 +240,14 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "answered 503");
-        Self::unavailable("the issuer's database does not answer; try again")
+        match error {
+            StoreError::Unavailable(outage) => {
+                Self::unavailable(format!("the issuer's database {}; try again", outage.reason.summary()))
+            }
+            StoreError::Conflict | StoreError::Full(_) => {
+                Self::unavailable("the issuer's database does not answer; try again")
+            }
+        }
     }
 }
 
@@ -248,6 +256,7 @@ impl From<SyncError> for Problem {
         match error {
             SyncError::Store(error) => error.into(),
             SyncError::Ahead => Self::conflict("`have` is newer than anything this issuer published"),
+            SyncError::Expired => Self::unavailable("the issuer's database is away for longer than `bundle.notAfter`"),
             SyncError::Signer(error) => {
                 tracing::error!(%error, "answered 503");
                 Self::unavailable("the issuer cannot sign bundles now; try again")

@@ -1,6 +1,7 @@
 //! The running issuer: what endpoints and background work share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -85,7 +86,8 @@ impl Issuer {
     /// # Errors
     /// [`StartError`].
     pub async fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let store = store::open(&config.database).await?;
+        let life = Duration::from_secs(config.database_connection_life_s);
+        let store = store::open_for(&config.database, life).await?;
         let master = MasterKey::obtain(&config.master_key, &config.database, &*store).await?;
         Self::start(config, clock, store, Arc::new(master)).await
     }

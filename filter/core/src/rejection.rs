@@ -69,11 +69,13 @@ rejections! {
     TypeNotAllowed = "type-not-allowed", InvalidToken;
     /// No keys were ever received for the issuer, so nothing can be said about the token (V16).
     KeysUnavailable = "keys-unavailable", Unavailable;
+    /// The fetched keys of the issuer are older than the rule's `staleness` allows (V16).
+    KeysStale = "keys-stale", Unavailable;
     /// The signing key was revoked.
     KeyRevoked = "key-revoked", InvalidToken;
     /// The issuer has no key with this `kid`.
     KeyUnknown = "key-unknown", InvalidToken;
-    /// The token names no key and several would fit.
+    /// Several keys fit the token, and nothing in it tells them apart.
     KeyAmbiguous = "key-ambiguous", InvalidToken;
     /// `alg` differs from the one algorithm of the key (V5).
     AlgorithmMismatch = "algorithm-mismatch", InvalidToken;

@@ -60,6 +60,9 @@ impl Active {
         let metrics = Metrics::define(host, policy.stat_prefix());
         accept_embedded(host, &policy, &mut trust, &metrics)?;
         metrics.add(Count::JwksSkippedKeys, policy.skipped_inline_keys());
+        for (rule, passed) in policy.passed_over_inline_keys() {
+            host.log(Level::Info, &format!("jwtRules[{rule}].jwks: passed over {}", passed.problem));
+        }
         let mut sanitized: Vec<Box<str>> = Vec::new();
         for name in policy.sanitized_headers() {
             if sanitized.iter().all(|known| **known != *name) {

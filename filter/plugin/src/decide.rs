@@ -33,8 +33,8 @@ pub(crate) enum Verdict<'a> {
     Accepted(Accepted<'a>),
     /// Refused.
     Refused(Refusal),
-    /// The token names a key that nobody here knows; this source may have it by now.
-    UnknownKey(Source),
+    /// No key here signed the token; these sources may have a newer one. Without it, the request is rejected.
+    KeyMayBeNewer(Rejection, Vec<Source>),
 }
 
 /// What happens to the request of an accepted token.
@@ -88,11 +88,10 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
     let clock = Clock { host, read: OnceCell::new() };
     match validate(active, &clock, &located, &trust) {
         Ok(admitted) => authorize(policy, &request, located, admitted, trust.freshness(clock.now().as_secs())),
-        Err(Rejection::KeyUnknown) => match source(active, located.text()?) {
-            Some(source) => Ok(Verdict::UnknownKey(source)),
-            None => Err(Rejection::KeyUnknown.into()),
-        },
-        Err(rejection) => Err(rejection.into()),
+        Err(rejection) => {
+            let sources = sources(active, &located, rejection);
+            if sources.is_empty() { Err(rejection.into()) } else { Ok(Verdict::KeyMayBeNewer(rejection, sources)) }
+        }
     }
 }
 
@@ -174,13 +173,20 @@ fn authorize<'a>(
     Ok(Verdict::Accepted(Accepted { rule, located, admitted }))
 }
 
-/// Who may know a key that we do not: by the issuer that the token claims, before anybody has vouched for it.
-fn source(active: &Active, token: &str) -> Option<Source> {
-    let issuer = validate::hints(token)?.issuer?;
-    let index = active.policy.jwt_rules().iter().position(|rule| rule.issuer == issuer)?;
-    match &active.policy.jwt_rules().get(index)?.keys {
-        KeySource::Inline(_) => None,
-        KeySource::Bundle => Some(Source::Bundle),
-        KeySource::Remote(_) => active.jwks.source_of(index).map(Source::Jwks),
+/// Sources that may have a newer key for a token, chosen by its unverified `iss`. A provider may replace a key and keep its `kid`
+/// (RFC 7517 §4.5 does not forbid it); our issuer does not.
+fn sources(active: &Active, located: &Located<'_>, rejection: Rejection) -> Vec<Source> {
+    let unknown = rejection == Rejection::KeyUnknown;
+    let replaced = matches!(rejection, Rejection::SignatureInvalid | Rejection::AlgorithmMismatch);
+    if !unknown && (!replaced || active.jwks.is_empty()) {
+        return Vec::new();
     }
+    let issuer = located.text().ok().and_then(validate::hints).and_then(|hints| hints.issuer);
+    let rules = issuer.iter().flat_map(|issuer| active.policy.jwt_rules_for(issuer));
+    let source = |(index, rule): (usize, &JwtRule)| match &rule.keys {
+        KeySource::Inline(_) => None,
+        KeySource::Bundle => unknown.then_some(Source::Bundle),
+        KeySource::Remote(_) => active.jwks.source_of(index).map(Source::Jwks),
+    };
+    rules.filter_map(source).collect()
 }

@@ -45,7 +45,9 @@ async fn bundle(
     if let Some(have) = poll.have.filter(|have| *have > issuer.publisher.current().version()) {
         catch_up(&issuer, have, poll.proven).await?;
     }
-    if !issuer.publisher.is_fresh() {
+    // Other replicas could not count a proxy that begins here, so that their receipts would be wrong.
+    let begins = poll.held(issuer.publisher.current().version()).is_none();
+    if begins && !issuer.publisher.is_fresh() {
         issuer.metrics.bundles.increment("unavailable");
         return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
     }
@@ -62,7 +64,7 @@ pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
         let poll = admit(&issuer, request.headers(), Query::try_from_uri(request.uri())).ok()?;
         let published = issuer.publisher.current().version();
         let nothing_new = poll.wait_s > 0 && poll.held(published) == Some(published);
-        if !nothing_new || !issuer.publisher.is_fresh() {
+        if !nothing_new {
             return None;
         }
         let present = enter(&issuer, &poll);
@@ -150,10 +152,8 @@ async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<&'st
         came = timeout_at(deadline, newer) => matches!(came, Ok(Ok(_))),
         () = issuer.ending.cancelled() => false,
     };
-    if !came && !issuer.publisher.is_fresh() {
-        return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
-    }
     Ok(match (came, have) {
+        (false, _) if !issuer.publisher.is_fresh() => "stale",
         (false, _) => "heartbeat",
         (true, None) => "first",
         (true, Some(_)) => "change",

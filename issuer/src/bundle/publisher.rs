@@ -40,6 +40,9 @@ pub enum SyncError {
     /// The bundle key cannot be used.
     #[error(transparent)]
     Signer(#[from] SignerError),
+    /// The state that the database last confirmed is past its not-after.
+    #[error("the state is past its not-after")]
+    Expired,
     /// The proxy has a newer version than was ever published.
     #[error("the proxy is ahead of this issuer")]
     Ahead,
@@ -85,6 +88,9 @@ pub struct Publisher {
     asked: AtomicU64,
     /// Steady milliseconds, as the next.
     confirmed_ms: AtomicU64,
+    /// Issue time (Unix seconds) of bundles while the database is away: the last one that was given
+    /// before.
+    vouched: AtomicU64,
     catch_up_ms: AtomicU64,
 }
 
@@ -108,11 +114,11 @@ impl Publisher {
         master: Arc<MasterKey>,
     ) -> Result<Self, StoreError> {
         let mut opened = Opened::default();
-        let asked_ms = clock.steady_ms();
+        let (asked_ms, asked) = (clock.steady_ms(), clock.now());
         let published = Published::build(issuer, store.load().await?, &master, &mut opened);
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
-        let nothing = Err(StoreError::Unavailable("not asked yet".to_owned()));
+        let nothing = Err(StoreError::Unavailable("was not asked yet".into()));
         Ok(Self {
             issuer: issuer.to_owned(),
             not_after_s,
@@ -128,6 +134,7 @@ impl Publisher {
             published_at: Mutex::default(),
             asked: AtomicU64::new(0),
             confirmed_ms: AtomicU64::new(asked_ms),
+            vouched: AtomicU64::new(asked),
             catch_up_ms: AtomicU64::new(0),
         })
     }
@@ -173,7 +180,7 @@ impl Publisher {
     }
 
     async fn ask(&self, opened: &mut Opened) -> Result<Head, StoreError> {
-        let asked_ms = self.clock.steady_ms();
+        let (asked_ms, asked) = (self.clock.steady_ms(), self.clock.now());
         let head = self.store.head().await?;
         if head.version != self.current.load().version() {
             let persisted = self.store.load().await?;
@@ -185,6 +192,7 @@ impl Publisher {
             *self.published_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
+        self.vouched.store(asked, Ordering::Relaxed);
         Ok(head)
     }
 
@@ -211,18 +219,38 @@ impl Publisher {
         Ok(version)
     }
 
+    /// Returns whether the state is too old for any proxy to use.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        !self.is_fresh() && self.clock.now() >= self.vouched.load(Ordering::Relaxed).saturating_add(self.not_after_s)
+    }
+
+    /// Issue time of a bundle given now. While the database is away it stands still, so that no
+    /// bundle vouches for more than the database confirmed.
+    fn issue_time(&self) -> u64 {
+        if !self.is_fresh() {
+            return self.vouched.load(Ordering::Relaxed);
+        }
+        let now = self.clock.now();
+        self.vouched.store(now, Ordering::Relaxed);
+        now
+    }
+
     /// Returns the times of a bundle that is given out now.
     #[must_use]
     pub fn validity(&self) -> Validity {
-        let issued_at = self.clock.now();
+        let issued_at = self.issue_time();
         Validity { issued_at, not_after: issued_at.saturating_add(self.not_after_s) }
     }
 
     /// Returns the bundle that leads from this base to what is published.
     ///
     /// # Errors
-    /// [`SyncError::Signer`].
+    /// [`SyncError::Signer`], [`SyncError::Expired`].
     pub fn answer(&self, base: Base) -> Result<Answer, SyncError> {
+        if self.is_expired() {
+            return Err(SyncError::Expired);
+        }
         let published = self.current();
         let validity = self.validity();
         let Validity { issued_at, not_after } = validity;

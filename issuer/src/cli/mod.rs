@@ -9,6 +9,7 @@ mod keys_list;
 mod keys_pins;
 mod keys_revoke;
 mod keys_rotate;
+mod migrate;
 mod proxies_forget;
 mod proxies_list;
 mod remote;
@@ -35,6 +36,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Serve(serve::Serve),
+    Migrate(migrate::Migrate),
     /// Tokens: verify, mint, inspect.
     #[command(subcommand)]
     Token(TokenVerb),
@@ -124,6 +126,7 @@ pub fn main() -> ExitCode {
 async fn run(verb: Verb) -> Outcome {
     match verb {
         Verb::Serve(serve) => serve.run().await,
+        Verb::Migrate(migrate) => migrate.run().await,
         Verb::Token(TokenVerb::Verify(verify)) => verify.run(),
         Verb::Token(TokenVerb::Mint(mint)) => mint.run(),
         Verb::Token(TokenVerb::Inspect(inspect)) => inspect.run(),

@@ -39,6 +39,8 @@ pub struct Config {
     pub metrics_listen: Option<String>,
     /// Where state is kept.
     pub database: Location,
+    /// Seconds for which a connection to PostgreSQL is used at most.
+    pub database_connection_life_s: u64,
     /// Signing keys.
     pub keys: KeySettings,
     /// Tokens.

@@ -21,12 +21,13 @@ const DEFAULT_DATABASE: &str = "sqlite:meshseal.db";
 const DAY_S: u64 = 86_400;
 
 /// Fields of the document.
-pub(crate) const FIELDS: [&str; 12] = [
+pub(crate) const FIELDS: [&str; 13] = [
     "issuer",
     "listen",
     "admin",
     "metrics",
     "database",
+    "databaseConnectionLifetime",
     "keys",
     "tokens",
     "masterKey",
@@ -58,6 +59,7 @@ pub(super) fn read(root: Node<'_>) -> Config {
     Config {
         issuer: issuer(&document.get("issuer"), &listen),
         database: database(&document.get("database")),
+        database_connection_life_s: document.get("databaseConnectionLifetime").seconds(300, 1, DAY_S),
         keys: keys(document.get("keys"), &tokens),
         master_key: master_key(document.get("masterKey")),
         bundle: bundle(document.get("bundle")),

@@ -1,9 +1,10 @@
 //! A change of what the trust bundle is made of, as one transaction.
 
-use sqlx::{AnyConnection, AssertSqlSafe, Error, Row as _, query};
+use sqlx::{AnyConnection, AssertSqlSafe, Error, Row as _};
 
 use super::rows::{self, signed, unsigned};
 use super::sql::{ROWS_PER_STATEMENT, places};
+use super::statement::query;
 use super::{Change, StoreError};
 use crate::keys::{KeyChange, KeyRecord};
 use crate::revocation::{EpochKind, EpochRecord, Full, RevokedToken, Revoker, Usage};

@@ -2,14 +2,21 @@
 //! SQLite file or a PostgreSQL server does the work. Nothing here is touched for each token.
 
 mod change;
+mod health;
+mod hosts;
 mod location;
 mod open;
+mod outage;
+mod pool;
 mod rows;
 mod schema;
 mod sql;
+mod statement;
 
+pub use health::Health;
 pub use location::Location;
-pub use open::{OpenError, open};
+pub use open::{OpenError, migrate, open, open_for};
+pub use outage::{Outage, Reason};
 
 use std::ops::Range;
 
@@ -28,9 +35,16 @@ pub enum StoreError {
     /// There is no room for what was to be revoked. Nothing was changed.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The database cannot be reached or does not answer. Whether a change was made is unknown; all changes may be repeated.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
+    /// The database cannot be used. Whether a change was made is unknown; all changes may be
+    /// repeated.
+    #[error("the database {0}")]
+    Unavailable(Outage),
+}
+
+impl From<Outage> for StoreError {
+    fn from(outage: Outage) -> Self {
+        Self::Unavailable(outage)
+    }
 }
 
 /// The few words that are looked at all the time.
@@ -131,4 +145,7 @@ pub trait Store: Send + Sync {
     async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
         Ok(None)
     }
+
+    /// State of the database, as the last operations found it.
+    fn health(&self) -> Health;
 }

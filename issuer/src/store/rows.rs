@@ -81,6 +81,6 @@ pub(super) fn proxy(row: &AnyRow) -> Result<ProxyRecord, Error> {
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
-        Self::Unavailable(error.to_string())
+        Self::Unavailable(error.into())
     }
 }

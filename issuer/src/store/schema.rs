@@ -42,3 +42,26 @@ const SECOND: &[&str] = &[
     // A day and the largest leeway: under schema 1 it was not known what life the tokens of a key had.
     "ALTER TABLE meshseal_keys ADD COLUMN drain_s BIGINT NOT NULL DEFAULT 86465",
 ];
+
+/// Every table, for the rights of roles.
+pub(super) const TABLES: [&str; 7] = [
+    "meshseal_meta",
+    "meshseal_state",
+    "meshseal_keys",
+    "meshseal_revoked",
+    "meshseal_epochs",
+    "meshseal_proxies",
+    "meshseal_workers",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_every_table() {
+        let created = STEPS.iter().copied().flatten().filter_map(|step| step.strip_prefix("CREATE TABLE "));
+        let names: Vec<_> = created.filter_map(|rest| rest.split_whitespace().next()).collect();
+        assert_eq!(TABLES.as_slice(), names);
+    }
+}

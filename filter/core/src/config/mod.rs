@@ -56,6 +56,30 @@ pub struct RemoteJwks {
     pub timeout_ms: u64,
     /// Time between fetches, in seconds.
     pub refresh_s: u64,
+    /// Longest time since the last successful fetch for which the keys are trusted, in seconds; `None`: without limit.
+    pub max_age_s: Option<u64>,
+}
+
+impl RemoteJwks {
+    /// Whether both fetch the same document from the same place.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        let place = |jwks: &Self| (jwks.path.clone(), jwks.authority.clone(), jwks.cluster.clone(), jwks.https);
+        place(self) == place(other)
+    }
+}
+
+impl KeySource {
+    /// Whether a key may come from both. The bundle revokes, so no other source may speak for its issuer.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bundle, _) | (_, Self::Bundle) => true,
+            (Self::Inline(ours), Self::Inline(theirs)) => {
+                ours.iter().any(|key| theirs.iter().any(|other| other.id() == key.id()))
+            }
+            (Self::Remote(ours), Self::Remote(theirs)) => ours.is_same_place(theirs),
+            (Self::Inline(_), Self::Remote(_)) | (Self::Remote(_), Self::Inline(_)) => false,
+        }
+    }
 }
 
 /// A header that may carry a token.
@@ -142,7 +166,7 @@ impl JwtRule {
     /// Whether both rules fetch the same keys from the same place.
     pub(crate) fn fetches_like(&self, other: &Self) -> bool {
         let (KeySource::Remote(ours), KeySource::Remote(theirs)) = (&self.keys, &other.keys) else { return false };
-        self.issuer == other.issuer && ours == theirs && self.algorithms == other.algorithms
+        self.issuer == other.issuer && ours.is_same_place(theirs) && self.algorithms == other.algorithms
     }
 
     /// V11: which accepted type a `typ` header stands for. Media types are compared without case, `application/` may be
@@ -281,7 +305,11 @@ fn read_pins(bundle: &Object<'_, '_>) -> KeySet {
         return KeySet::empty();
     }
     match KeySet::from_config(&jwks_text(list), &[Alg::EdDsa], false) {
-        Ok(set) => set,
+        Ok(set) if set.len() == list.items().count() => set,
+        Ok(_) => {
+            bundle.mistake("keys", "one key is given twice; a second pin is for the next bundle key");
+            KeySet::empty()
+        }
         Err(problems) => {
             problems.into_iter().for_each(|problem| bundle.mistake(&problem.path, problem.message));
             KeySet::empty()

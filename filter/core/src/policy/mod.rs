@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::config::{self, ConfigErrors, JwtRule, KeySource, Mode, Staleness, TrustBundleConfig};
-use crate::keys::{Key, KeySet};
+use crate::keys::{Key, KeySet, PassedOver};
 use crate::limits;
 use crate::rejection::Rejection;
 use crate::trust::Freshness;
@@ -209,6 +209,14 @@ impl Policy {
         self.inline_sets().map(KeySet::skipped).sum()
     }
 
+    /// The keys of the configuration itself that were passed over, with the index of their rule.
+    pub fn passed_over_inline_keys(&self) -> impl Iterator<Item = (usize, &PassedOver)> {
+        self.jwt_rules.iter().enumerate().flat_map(|(at, rule)| {
+            let set = if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None };
+            set.into_iter().flat_map(KeySet::passed_over).map(move |passed| (at, passed))
+        })
+    }
+
     fn inline_sets(&self) -> impl Iterator<Item = &KeySet> {
         self.jwt_rules.iter().filter_map(|rule| if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None })
     }
@@ -233,10 +241,9 @@ impl Policy {
         })
     }
 
-    /// The rule for an issuer, compared exactly (V9).
-    pub(crate) fn jwt_rule_for(&self, issuer: Option<&str>) -> Result<(usize, &JwtRule), Rejection> {
-        let issuer = issuer.ok_or(Rejection::ClaimMissing)?;
-        self.jwt_rules.iter().enumerate().find(|(_, rule)| *rule.issuer == *issuer).ok_or(Rejection::IssuerUnknown)
+    /// The rules for an issuer, compared exactly (V9). Each has keys of its own.
+    pub fn jwt_rules_for(&self, issuer: &str) -> impl Iterator<Item = (usize, &JwtRule)> {
+        self.jwt_rules.iter().enumerate().filter(move |(_, rule)| *rule.issuer == *issuer)
     }
 
     /// Refuses a path or host with more than one meaning, if any rule looks at paths or hosts.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use async_trait::async_trait;
 use meshseal_issuer::bundle::ProxyRecord;
-use meshseal_issuer::store::{Change, Head, Persisted, Store, StoreError};
+use meshseal_issuer::store::{Change, Head, Health, Persisted, Store, StoreError};
 use tokio::sync::Semaphore;
 
 /// A store in front of another one.
@@ -113,5 +113,9 @@ impl Store for Fickle {
 
     async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
         self.inner.clock_ms().await
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
     }
 }
