@@ -190,21 +190,46 @@ async fn postgres() -> Option<(Arc<Database>, String)> {
     Some((database, url))
 }
 
+/// Server processes of the other connections to a database.
+const BACKENDS: &str =
+    "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+
+/// A server can turn read-only inside a transaction that began before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closes_connection_whose_write_is_refused() {
+    let Some((database, url)) = postgres().await else { return };
+    let store = database.open().await;
+    store.head().await.unwrap();
+    // The INSERT fails with 25006, the code of a standby.
+    let refuse = "CREATE TABLE seen (id int);
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN SET LOCAL transaction_read_only = on; INSERT INTO seen VALUES (1); RETURN NEW; END';
+        CREATE TRIGGER refuse BEFORE UPDATE ON meshseal_state FOR EACH ROW EXECUTE FUNCTION refuse();";
+    sql(&url, refuse).await;
+    let before = texts(&url, BACKENDS).await.join(", ");
+    let Err(StoreError::Unavailable(outage)) = store.commit(&Change::default(), NOW * 1_000).await else {
+        panic!("read-only")
+    };
+    assert_eq!(outage.reason, Reason::ReadOnly, "{outage}");
+    let left = format!("SELECT count(*)::text FROM pg_stat_activity WHERE pid IN ({before})");
+    until(&url, &left, "0").await;
+    sql(&url, "DROP TRIGGER refuse ON meshseal_state").await;
+    store.commit(&Change::default(), NOW * 1_000).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replaces_connections_after_their_lifetime() {
     let Some((database, url)) = postgres().await else { return };
-    let backends =
-        "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
     for (life, stays) in [(Duration::from_secs(600), true), (Duration::from_millis(1), false)] {
         let store = open_for(&database.location, life).await.unwrap();
         store.head().await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let before = texts(&url, backends).await;
+        let before = texts(&url, BACKENDS).await;
         store.head().await.unwrap();
-        let after = texts(&url, backends).await;
+        let after = texts(&url, BACKENDS).await;
         assert_eq!(after.iter().all(|backend| before.contains(backend)), stays, "{before:?} {after:?}");
         drop(store);
-        until(&url, &format!("SELECT count(*)::text FROM ({backends}) AS rest"), "0").await;
+        until(&url, &format!("SELECT count(*)::text FROM ({BACKENDS}) AS rest"), "0").await;
     }
 }
 
