@@ -1,7 +1,7 @@
 # The front door; CI uses it too. Each target does its own set-up. `make` alone shows what there is.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: node help run demo test test-native test-clients test-filter test-wasm test-istio bench bench-filter bench-issuer bench-core bench-count fuzz lint fmt image wasm setup clean
+.PHONY: node help run demo test test-native test-clients test-filter test-sim test-wasm test-istio bench bench-filter bench-issuer bench-core bench-count fuzz lint fmt image wasm setup clean
 
 section = @sh tests/scripts/section.sh
 
@@ -31,6 +31,9 @@ test-clients: ## openid-client, oauth4webapi, Authlib, PyJWT and Java's HttpClie
 
 node:
 	@sh tests/scripts/wasm-tests.sh --check
+
+test-sim: ## simulated histories with faults (SIM_HISTORIES=5000, SIM_SECONDS, SIM_SEED)
+	$(section) 'Simulated histories of issuer, database, links and workers' sh tests/scripts/sim.sh
 
 test-wasm: ## core's suite as WebAssembly under Node
 	$(section) 'Core as WebAssembly under Node' sh tests/scripts/wasm-tests.sh

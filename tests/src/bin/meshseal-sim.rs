@@ -1,0 +1,110 @@
+//! Runs simulated histories and reports the first that breaks an invariant. See `meshseal_tests::sim`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use meshseal_tests::clock::Stopwatch;
+use meshseal_tests::sim::{History, Report};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// `SIGXFSZ`: sent when a write exceeds `RLIMIT_FSIZE`; it ends a process that does not handle it.
+const SIGXFSZ: i32 = 25;
+
+/// Run simulated histories of issuers, a database, links and workers, and check the invariants after each step.
+#[derive(Parser)]
+#[command(after_help = "Examples:
+  meshseal-sim --histories 5000                  5000 histories from seed 1
+  meshseal-sim --seconds 600 --seed 1000000      ten minutes of other histories
+  meshseal-sim --seed 4711 --histories 1 --trace replay one, step by step
+
+Exit status: 0 when every history holds, 1 when one breaks an invariant, 2 when the simulation itself fails.")]
+struct Arguments {
+    /// Seed of the first history.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Histories to run.
+    #[arg(long, default_value_t = 5_000)]
+    histories: u64,
+    /// Stop after this many seconds, however many histories have run.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Steps of each history.
+    #[arg(long, default_value_t = 200)]
+    steps: usize,
+    /// Distance between seeds, so that several processes share a range.
+    #[arg(long, default_value_t = 1)]
+    stride: u64,
+    /// Go on after a broken invariant, and count.
+    #[arg(long)]
+    keep_going: bool,
+    /// Print each step.
+    #[arg(long)]
+    trace: bool,
+    /// Folder for the databases; memory is fastest.
+    #[arg(long, default_value = "/dev/shm")]
+    folder: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("meshseal-sim: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn say(line: &str) {
+    let _closed = writeln!(std::io::stdout(), "{line}");
+}
+
+fn run(arguments: &Arguments) -> Result<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let _handled = signal(SignalKind::from_raw(SIGXFSZ)).context("SIGXFSZ")?;
+        let (watch, mut totals, mut broken) = (Stopwatch::start(), [0_usize; 4], 0);
+        for at in 0..arguments.histories {
+            if arguments.seconds.is_some_and(|seconds| watch.elapsed() >= Duration::from_secs(seconds)) {
+                break;
+            }
+            let seed = arguments.seed.saturating_add(at.saturating_mul(arguments.stride));
+            let folder = tempfile::Builder::new().prefix("meshseal-sim").tempdir_in(&arguments.folder)?;
+            let history = History { seed, steps: arguments.steps };
+            let report = history.run(folder.path()).await.with_context(|| format!("seed {seed}"))?;
+            for (total, more) in totals.iter_mut().zip([1, report.tokens, report.revoked, report.complete]) {
+                *total += more;
+            }
+            broken += u64::from(report.violation.is_some());
+            tell(seed, &report, arguments.trace);
+            if broken > 0 && !arguments.keep_going {
+                break;
+            }
+            if totals[0] % 500 == 0 {
+                say(&format!("{} histories in {} s", totals[0], watch.elapsed().as_secs()));
+            }
+        }
+        let [histories, tokens, revoked, complete] = totals;
+        say(&format!(
+            "{histories} histories of {} steps: {broken} broken; {tokens} tokens, {revoked} revoked, {complete} complete receipts; {} s",
+            arguments.steps,
+            watch.elapsed().as_secs()
+        ));
+        Ok(broken)
+    })
+}
+
+fn tell(seed: u64, report: &Report, trace: bool) {
+    if trace {
+        report.trace.iter().for_each(|line| say(line));
+    }
+    if let Some((step, why)) = &report.violation {
+        say(&format!("BROKEN seed {seed} step {step}: {why}"));
+    }
+}

@@ -1,0 +1,189 @@
+//! The invariants of a history.
+//!
+//! 1. After a complete receipt no worker accepts the token, and each worker that may still accept it is listed until it
+//!    cannot.
+//! 2. An acknowledged revocation stays in force until the last affected token has expired, in each later bundle and in each
+//!    worker that has heard of it.
+//! 3. A worker with a current bundle rejects no good token, unless a declared incident covers the token.
+//! 4. No token index, `jti` or key id is used twice.
+//! 5. No unforced signature by a key that a counted worker, or a reader of `/jwks` within `max-age`, does not hold.
+//! 6. No worker's version falls, and what one replica acknowledged no other contradicts.
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::truth::says_revoked;
+use super::worker::Worker;
+use super::world::World;
+
+impl World {
+    /// Returns the highest version that a running replica publishes.
+    pub(super) fn newest_version(&self) -> Option<u64> {
+        let issuers = self.replicas.iter().filter_map(|replica| replica.issuer());
+        issuers.map(|issuer| issuer.publisher.current().version()).max()
+    }
+
+    /// Invariants 4 and 5 for a token that replica `at` has just issued.
+    pub(super) fn check_new_token(&mut self, at: usize, kid: &str, jti: String, index: u64) -> Result<()> {
+        if !self.truth.indices.insert(index) {
+            bail!("invariant 4: index {index} is used twice");
+        }
+        if !self.truth.jtis.insert(jti) {
+            bail!("invariant 4: a jti is used twice");
+        }
+        let published =
+            self.replicas.get(at).and_then(|replica| replica.issuer()).map(|issuer| issuer.publisher.current());
+        let record = published.as_ref().and_then(|published| published.keys.iter().find(|key| key.kid == kid));
+        if let Some(record) = record
+            && let Some(known) = self.truth.keys.insert(kid.to_owned(), record.public_jwk.clone())
+            && known != record.public_jwk
+        {
+            bail!("invariant 4: key id {kid} names two keys");
+        }
+        if self.truth.forced.contains(kid) {
+            return Ok(());
+        }
+        let now = self.now;
+        for reader in self.truth.readers.iter().filter(|reader| reader.until > now) {
+            if !reader.kids.contains(kid) {
+                bail!(
+                    "invariant 5: {kid} signs unforced, and a reader of /jwks keeps a set without it until {}",
+                    reader.until
+                );
+            }
+        }
+        for (position, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.may_accept(now)) {
+            let holds = worker.trust().keys().any(|key| key.kid() == Some(kid));
+            if !holds {
+                bail!("invariant 5: {kid} signs unforced, and worker {position} does not hold it");
+            }
+        }
+        Ok(())
+    }
+
+    /// Invariants 1 to 3 for one worker and one token.
+    pub(super) fn check_pair(&mut self, at: usize, position: usize) -> Result<()> {
+        let (now, newest) = (self.now, self.newest_version());
+        let (Some(worker), Some(token)) = (self.workers.get(at), self.truth.tokens.get(position)) else {
+            return Ok(());
+        };
+        if !token.is_alive(now) || !worker.may_accept(now) {
+            return Ok(());
+        }
+        let heard = (worker.id, position);
+        match worker.decide(&token.text, now) {
+            Ok(()) if token.complete => {
+                bail!("invariant 1: worker {at} accepts token {position} after a complete receipt")
+            }
+            Ok(()) if self.truth.heard.contains(&heard) => {
+                bail!("invariant 2: worker {at} accepts token {position} again, which it has rejected as revoked")
+            }
+            Ok(()) => {}
+            Err(rejection) => {
+                let current = worker.trust().bundle_version() >= newest && newest.is_some();
+                let good = token.revoked_at.is_none() && !token.covered && now < token.expires_at;
+                if current && good && worker.time(now) < token.expires_at {
+                    bail!("invariant 3: worker {at} has a current bundle and rejects token {position}: {rejection}");
+                }
+                if says_revoked(rejection) && token.revoked_at.is_some() {
+                    self.truth.heard.insert(heard);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Invariants 1, 2, 3 and 6 for a worker that took over a bundle.
+    pub(super) fn check_worker(&mut self, at: usize, before: Option<u64>) -> Result<()> {
+        if self.workers.get(at).is_some_and(|worker| worker.trust().bundle_version() < before) {
+            bail!("invariant 6: the version of worker {at} falls");
+        }
+        for position in 0..self.truth.tokens.len() {
+            self.check_pair(at, position)?;
+        }
+        Ok(())
+    }
+
+    /// Notes which workers have heard of revocations, after one was acknowledged.
+    pub(super) fn check_revoked(&mut self) -> Result<()> {
+        for position in 0..self.truth.tokens.len() {
+            if self.truth.tokens.get(position).is_some_and(|token| token.revoked_at.is_some()) {
+                for at in 0..self.workers.len() {
+                    self.check_pair(at, position)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Invariant 1 for a receipt: what it says about workers is true now.
+    pub(super) fn check_receipt(&mut self, position: usize, receipt: &Value) -> Result<()> {
+        let now = self.now;
+        let complete = receipt["complete"] == Value::Bool(true);
+        if complete {
+            self.complete += 1;
+        }
+        let Some(token) = self.truth.tokens.get_mut(position) else { return Ok(()) };
+        token.complete |= complete;
+        let token = &*token;
+        let listed = |worker: &Worker| {
+            let id = format!("{:016x}", worker.id);
+            receipt["waiting_for"].as_array().into_iter().flatten().any(|entry| entry["worker"] == id.as_str())
+        };
+        let knows = receipt["state"] != "unknown";
+        for (at, worker) in self.workers.iter().enumerate() {
+            let accepts = token.is_alive(now) && worker.may_accept(now) && worker.decide(&token.text, now).is_ok();
+            if accepts && complete {
+                bail!("invariant 1: the receipt is complete, and worker {at} accepts token {position}");
+            }
+            if accepts && knows && !listed(worker) {
+                bail!("invariant 1: worker {at} accepts token {position}, and the receipt does not list it: {receipt}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Invariants 2 and 6 for what replicas publish: a worker that starts now and gets a full bundle rejects each token
+    /// whose revocation was acknowledged.
+    pub(super) async fn check_replicas(&mut self) -> Result<()> {
+        for at in 0..self.replicas.len() {
+            let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else { continue };
+            let seen = (issuer.publisher.current().version(), self.acknowledged);
+            if self.truth.blind || self.observed.get(at) == Some(&seen) || !self.database.is_well() {
+                continue;
+            }
+            if issuer.publisher.refresh().await.is_err() {
+                continue;
+            }
+            let Ok(Some(text)) = self.full_bundle(at).await else { continue };
+            self.check_bundle(at, &text)?;
+            if let Some(observed) = self.observed.get_mut(at) {
+                *observed = seen;
+            }
+        }
+        Ok(())
+    }
+
+    async fn full_bundle(&self, at: usize) -> Result<Option<String>> {
+        let Some(replica) = self.replicas.get(at) else { return Ok(None) };
+        let answer = replica.get("/bundle").await?;
+        Ok(answer.filter(|answer| answer.status == 200).map(|answer| answer.text))
+    }
+
+    fn check_bundle(&self, at: usize, text: &str) -> Result<()> {
+        let mut observer = self.new_worker();
+        if observer.accept_bundle(text, self.now).is_err() {
+            return Ok(());
+        }
+        for (position, token) in self.truth.tokens.iter().enumerate() {
+            if token.revoked_at.is_none() || !token.is_alive(self.now) {
+                continue;
+            }
+            let verdict = observer.decide(&token.text, self.now);
+            if verdict.is_ok() {
+                bail!("invariant 2: a bundle of replica {at} lacks the revocation of token {position}");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! One replica of the issuer: the real code on the history's database, with a clock of its own, served in process.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use meshseal_issuer::background::write_down_once;
+use meshseal_issuer::clock::FixedClock;
+use meshseal_issuer::config::Config;
+use meshseal_issuer::issuer::Issuer;
+use meshseal_issuer::keys::MasterKey;
+use meshseal_issuer::store::{self, Location};
+use meshseal_issuer::{admin_app, app};
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::database::Database;
+
+/// Largest answer read, in bytes.
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+
+/// What every replica of a history is started with.
+pub(super) struct Setting {
+    /// The issuer's configuration; the database in it is replaced.
+    pub(super) config: Config,
+    /// The key that seals the others.
+    pub(super) master: Arc<MasterKey>,
+}
+
+/// An answer to a request.
+pub(super) struct Answer {
+    /// HTTP status.
+    pub(super) status: u16,
+    /// The body.
+    pub(super) text: String,
+    /// `max-age` of `Cache-Control`, in seconds.
+    pub(super) max_age_s: Option<u64>,
+}
+
+impl Answer {
+    /// Returns the body as JSON; null if it is none.
+    #[must_use]
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+}
+
+struct Running {
+    issuer: Arc<Issuer>,
+    public: Router,
+    admin: Router,
+}
+
+/// A replica, running or not.
+pub(super) struct Replica {
+    /// Its clock, which outlives restarts.
+    pub(super) clock: Arc<FixedClock>,
+    running: Option<Running>,
+}
+
+impl Replica {
+    /// Creates a stopped replica whose clock shows `now` (Unix seconds).
+    #[must_use]
+    pub(super) fn stopped(now: u64) -> Self {
+        Self { clock: Arc::new(FixedClock::at(now)), running: None }
+    }
+
+    /// Returns whether it runs.
+    #[must_use]
+    pub(super) const fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Returns the issuer while it runs.
+    #[must_use]
+    pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
+        self.running.as_ref().map(|running| &running.issuer)
+    }
+
+    /// Starts it on the database.
+    ///
+    /// # Errors
+    /// When the issuer does not start, as while the database is away.
+    pub(super) async fn start(&mut self, setting: &Setting, database: &Database) -> Result<()> {
+        let mut config = setting.config.clone();
+        config.database = Location::Sqlite(database.file());
+        let store = store::open(&config.database).await?;
+        let issuer = Issuer::start(config, self.clock.clone(), store, setting.master.clone()).await?;
+        let issuer = Arc::new(issuer);
+        let (public, admin) = (app(issuer.clone()).router, admin_app(issuer.clone()).router);
+        self.running = Some(Running { issuer, public, admin });
+        Ok(())
+    }
+
+    /// Ends it as a crash does: nothing that is only in memory is written down.
+    pub(super) fn crash(&mut self) {
+        self.running = None;
+    }
+
+    /// Does what background work does ten times a second: follows the database.
+    pub(super) async fn follow(&self) {
+        if let Some(issuer) = self.issuer() {
+            let _retried_later = issuer.publisher.refresh().await;
+        }
+    }
+
+    /// Does what the other background work does: writes down what workers confirmed, and steps of keys that are due.
+    pub(super) async fn work(&self) {
+        if let Some(issuer) = self.issuer() {
+            let _retried_later = write_down_once(issuer).await;
+            let _retried_later = issuer.keeper.round(issuer).await;
+        }
+    }
+
+    /// Sends a request; `None` while it does not run.
+    ///
+    /// # Errors
+    /// When the answer cannot be read, which no fault of a history explains.
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Option<Answer>> {
+        let Some(running) = &self.running else { return Ok(None) };
+        let router = if request.uri().path().starts_with("/admin/") { &running.admin } else { &running.public };
+        let response = router.clone().oneshot(request).await.map_err(|never| anyhow!("{never}"))?;
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, MAX_ANSWER_BYTES).await?;
+        let cache = parts.headers.get("cache-control").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let max_age_s = cache.split(", ").find_map(|part| part.strip_prefix("max-age=")?.parse().ok());
+        let text = String::from_utf8(bytes.to_vec())?;
+        Ok(Some(Answer { status: parts.status.as_u16(), text, max_age_s }))
+    }
+
+    /// Posts a form as a client.
+    ///
+    /// # Errors
+    /// As [`Replica::send`].
+    pub(super) async fn post(&self, client: &str, secret: &str, path: &str, form: String) -> Result<Option<Answer>> {
+        let basic = format!("Basic {}", STANDARD.encode(format!("{client}:{secret}")));
+        let request = Request::post(path)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("authorization", basic)
+            .header("host", "issuer.example")
+            .body(Body::from(form))?;
+        self.send(request).await
+    }
+
+    /// Gets a document.
+    ///
+    /// # Errors
+    /// As [`Replica::send`].
+    pub(super) async fn get(&self, path: &str) -> Result<Option<Answer>> {
+        self.send(Request::get(path).header("host", "issuer.example").body(Body::empty())?).await
+    }
+}

@@ -1,0 +1,115 @@
+//! A worker of a proxy: core's own trust and validation, behind a link that loses, delays, reorders and cuts.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::{Result, anyhow};
+use meshseal_core::bundle::{PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER};
+use meshseal_core::keys::Key;
+use meshseal_core::policy::Policy;
+use meshseal_core::rejection::Rejection;
+use meshseal_core::trust::{Accepted, Trust};
+use meshseal_core::validate::check;
+use meshseal_core::{Portable, SignatureVerifier};
+
+/// Remembers what [`Portable`] said about each signature: a history asks the same question hundreds of times.
+#[derive(Default)]
+pub(super) struct Memo(RefCell<HashMap<(Vec<u8>, Vec<u8>), bool>>);
+
+impl SignatureVerifier for Memo {
+    fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
+        // Keys of a history have distinct ids, and the message names the id.
+        let question = (message.to_vec(), signature.to_vec());
+        *self.0.borrow_mut().entry(question).or_insert_with(|| Portable.verify(key, message, signature))
+    }
+}
+
+/// A worker.
+pub(super) struct Worker {
+    /// `x-meshseal-worker`.
+    pub(super) id: u64,
+    /// `x-meshseal-node`.
+    pub(super) node: String,
+    /// Whether no message reaches it or leaves it.
+    pub(super) cut: bool,
+    /// Seconds by which its clock is ahead of the true time.
+    pub(super) ahead_s: i64,
+    /// The poll that it waits for; answers to earlier ones are dropped.
+    pub(super) asked: Option<u64>,
+    policy: Rc<Policy>,
+    memo: Rc<Memo>,
+    trust: Trust,
+}
+
+impl Worker {
+    /// Creates a worker that knows nothing yet.
+    #[must_use]
+    pub(super) fn new(id: u64, node: String, ahead_s: i64, policy: Rc<Policy>, memo: Rc<Memo>) -> Self {
+        Self { id, node, cut: false, ahead_s, asked: None, policy, memo, trust: Trust::new() }
+    }
+
+    /// Ends the process and starts another one on the same node: a new id, and nothing known.
+    pub(super) fn restart(&mut self, id: u64) {
+        self.id = id;
+        self.asked = None;
+        self.trust = Trust::new();
+    }
+
+    /// Returns its time for the true time `now`.
+    #[must_use]
+    pub(super) const fn time(&self, now: u64) -> u64 {
+        now.saturating_add_signed(self.ahead_s)
+    }
+
+    /// Returns the headers of its poll.
+    #[must_use]
+    pub(super) fn poll_headers(&self) -> Vec<(&'static str, String)> {
+        let pins = self.policy.trust_bundle().map(|bundle| {
+            let kids: Vec<&str> = bundle.pins.kids().flatten().collect();
+            kids.join(",")
+        });
+        let proof = self.trust.bundle_ack().unwrap_or_default().to_owned();
+        vec![
+            ("x-meshseal-worker", format!("{:016x}", self.id)),
+            ("x-meshseal-node", self.node.clone()),
+            (PROTOCOL_HEADER, PROTOCOL.to_string()),
+            (STALENESS_HEADER, self.policy.staleness_bound().to_string()),
+            (PINS_HEADER, pins.unwrap_or_default()),
+            (PROOF_HEADER, proof),
+        ]
+    }
+
+    /// Returns what it trusts.
+    #[must_use]
+    pub(super) const fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Returns whether it holds a bundle that has not expired.
+    #[must_use]
+    pub(super) fn may_accept(&self, now: u64) -> bool {
+        self.trust.bundle_version().is_some() && !self.trust.freshness(self.time(now)).expired
+    }
+
+    /// Takes over a bundle.
+    ///
+    /// # Errors
+    /// When core refuses it.
+    pub(super) fn accept_bundle(&mut self, text: &str, now: u64) -> Result<Accepted> {
+        let policy = Rc::clone(&self.policy);
+        let config = policy.trust_bundle().ok_or_else(|| anyhow!("the policy has no trust bundle"))?;
+        let time = self.time(now);
+        self.trust.accept_bundle(text, &config.pins, time).map_err(|error| anyhow!("{error}"))
+    }
+
+    /// Decides about a token as the filter does with the default `staleness`.
+    ///
+    /// # Errors
+    /// The rejection.
+    pub(super) fn decide(&self, token: &str, now: u64) -> Result<(), Rejection> {
+        let time = self.time(now);
+        check(token, &self.policy, &self.trust, || time)?.verify(&*self.memo)?;
+        if self.trust.freshness(time).expired { Err(Rejection::BundleStale) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,206 @@
+//! The state of a history.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
+use meshseal_core::policy::Policy;
+use meshseal_issuer::clients::SecretHash;
+use meshseal_issuer::config::{Config, from_yaml};
+use meshseal_issuer::keys::{MasterKey, Purpose};
+use serde_json::{Value, json};
+
+use super::Report;
+use super::database::Database;
+use super::dice::Dice;
+use super::replica::{Replica, Setting};
+use super::steps::{self, Step};
+use super::truth::Truth;
+use super::worker::{Memo, Worker};
+
+/// True time at the start (Unix seconds).
+const START: u64 = 1_900_000_000;
+
+/// The issuer identifier.
+const ISSUER: &str = "https://issuer.example";
+
+/// The master key of every history: 32 bytes in base64.
+const MASTER: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+
+/// Clients that ask for tokens.
+pub(super) const CLIENTS: [&str; 3] = ["checkout", "stock", "billing"];
+
+/// The client that revokes and rotates.
+pub(super) const OPERATOR: &str = "operator";
+
+/// A message under way.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    /// Which poll it belongs to.
+    pub(super) id: u64,
+    /// Position of the worker.
+    pub(super) worker: usize,
+    /// The worker process that asked.
+    pub(super) process: u64,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    /// To a replica: the version that the worker has, and the proof of it.
+    Poll { replica: usize, headers: Vec<(&'static str, String)>, have: Option<u64> },
+    /// To the worker.
+    Bundle(String),
+}
+
+pub(super) struct World {
+    pub(super) dice: Dice,
+    /// True time (Unix seconds).
+    pub(super) now: u64,
+    pub(super) database: Database,
+    /// Numbers of the backups that exist.
+    pub(super) backups: Vec<usize>,
+    pub(super) setting: Setting,
+    pub(super) replicas: Vec<Replica>,
+    /// Version at which each replica's bundle was last checked against the truth, and how many revocations there were.
+    pub(super) observed: Vec<(u64, usize)>,
+    pub(super) workers: Vec<Worker>,
+    pub(super) policy: Rc<Policy>,
+    pub(super) memo: Rc<Memo>,
+    pub(super) under_way: Vec<Message>,
+    pub(super) truth: Truth,
+    pub(super) weights: Vec<(u32, Step)>,
+    pub(super) trace: Vec<String>,
+    pub(super) complete: usize,
+    /// Revocations acknowledged so far.
+    pub(super) acknowledged: usize,
+    next_id: u64,
+}
+
+impl World {
+    /// Starts replicas and workers as the seed says.
+    pub(super) async fn start(seed: u64, folder: &Path) -> Result<Self> {
+        let mut dice = Dice::new(seed);
+        let mut database = Database::new(folder.to_owned());
+        database.set_full(false)?;
+        let setting =
+            Setting { config: config("1h")?, master: Arc::new(MasterKey::from_base64(MASTER, "simulation")?) };
+        let mut replicas: Vec<Replica> = (0..dice.between(1, 3)).map(|_| Replica::stopped(START)).collect();
+        for replica in &mut replicas {
+            replica.start(&setting, &database).await?;
+        }
+        let policy = Rc::new(policy(replicas.first().ok_or_else(|| anyhow!("a history has replicas"))?)?);
+        let memo = Rc::new(Memo::default());
+        let most = if dice.chance(10) { 50 } else { 8 };
+        let count = dice.between(2, most);
+        let mut world = Self {
+            weights: steps::weights(&mut dice),
+            dice,
+            now: START,
+            database,
+            backups: Vec::new(),
+            setting,
+            observed: vec![(0, 0); replicas.len()],
+            replicas,
+            workers: Vec::new(),
+            policy,
+            memo,
+            under_way: Vec::new(),
+            truth: Truth::default(),
+            trace: Vec::new(),
+            complete: 0,
+            acknowledged: 0,
+            next_id: 1,
+        };
+        for at in 0..count {
+            let ahead_s = i64::try_from(world.dice.between(0, 8))?.saturating_sub(4);
+            let (id, node) = (world.new_id(), format!("node-{}", at / 2));
+            world.workers.push(Worker::new(id, node, ahead_s, Rc::clone(&world.policy), Rc::clone(&world.memo)));
+        }
+        Ok(world)
+    }
+
+    /// Creates a worker whose clock is right, as an observer.
+    pub(super) fn new_worker(&self) -> Worker {
+        Worker::new(0, "observer".to_owned(), 0, Rc::clone(&self.policy), Rc::clone(&self.memo))
+    }
+
+    /// Returns a number that this history has not used.
+    pub(super) fn new_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id = id.saturating_add(1);
+        id
+    }
+
+    /// Lets true time pass for every clock.
+    pub(super) fn pass(&mut self, seconds: u64) {
+        self.now = self.now.saturating_add(seconds);
+        for replica in &self.replicas {
+            replica.clock.advance(seconds);
+        }
+    }
+
+    /// Does one step and checks the invariants.
+    pub(super) async fn step(&mut self, number: usize) -> Result<()> {
+        let weights = std::mem::take(&mut self.weights);
+        let step = self.dice.weighted(&weights).copied();
+        self.weights = weights;
+        let step = step.ok_or_else(|| anyhow!("a history has steps"))?;
+        let elapsed = self.now.saturating_sub(START);
+        let what = self.take(step).await.with_context(|| format!("{step:?}"))?;
+        self.trace.push(format!("{number:>4}  +{elapsed:>6} s  {step:?}: {what}"));
+        self.check_replicas().await
+    }
+
+    /// Ends the history.
+    pub(super) fn report(self, violation: Option<(usize, String)>) -> Report {
+        Report {
+            tokens: self.truth.tokens.len(),
+            revoked: self.truth.tokens.iter().filter(|token| token.revoked_at.is_some()).count(),
+            complete: self.complete,
+            trace: self.trace,
+            violation,
+        }
+    }
+}
+
+/// Returns the secret of a client.
+pub(super) fn secret(client: &str) -> String {
+    format!("mss_a-secret-of-sufficient-length-{client}")
+}
+
+/// Builds the issuer's configuration with this `tokens.maxLifetime`.
+pub(super) fn config(max_lifetime: &str) -> Result<Config> {
+    let hash = |client: &str| SecretHash::of(&secret(client)).to_string();
+    let client = |id: &&str| {
+        format!(
+            "- clientId: {id}\n  auth: {{ secrets: [ {{ hash: \"{}\" }} ] }}\n  audiences: [orders]\n  scopes: [read]\n",
+            hash(id)
+        )
+    };
+    let clients: String = CLIENTS.iter().map(client).collect();
+    let yaml = format!(
+        "issuer: {ISSUER}\n\
+         keys: {{ algorithm: EdDSA, rotateEvery: 20m, ackTimeout: 90s, jwksMaxAge: 2m }}\n\
+         tokens: {{ lifetime: 5m, maxLifetime: {max_lifetime}, clockSkew: 30s }}\n\
+         bundle: {{ notAfter: 10m }}\n\
+         services:\n- {{ audience: orders, scopes: [read], lifetime: {max_lifetime} }}\n\
+         clients:\n{clients}- clientId: {OPERATOR}\n  auth: {{ secrets: [ {{ hash: \"{}\" }} ] }}\n  admin: true\n",
+        hash(OPERATOR)
+    );
+    from_yaml(&yaml).map_err(|error| anyhow!("{error:?}"))
+}
+
+/// Builds the workers' policy: it pins the bundle keys that the issuer has at the start.
+fn policy(replica: &Replica) -> Result<Policy> {
+    let issuer = replica.issuer().ok_or_else(|| anyhow!("the replica runs"))?;
+    let published = issuer.publisher.current();
+    let pins = published.keys.iter().filter(|key| key.purpose == Purpose::Bundle && key.state.may_sign());
+    let pins = pins.map(|key| serde_json::from_str(&key.public_jwk)).collect::<Result<Vec<Value>, _>>()?;
+    let text = json!({
+        "trustBundle": { "cluster": "issuer", "keys": pins },
+        "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
+    });
+    Policy::from_json(&text.to_string()).map_err(|mistakes| anyhow!("{mistakes:?}"))
+}
