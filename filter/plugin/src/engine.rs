@@ -253,6 +253,10 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
         Verdict::Anonymous => active.metrics.count(Count::Anonymous),
         Verdict::Accepted(accepted) => {
             active.metrics.count(Count::Accepted);
+            let omitted = accepted.omitted();
+            if omitted > 0 {
+                active.metrics.add(Count::OutputOmitted, omitted);
+            }
             apply(host, headers, &accepted);
         }
         Verdict::UnknownKey(_) => return refuse(active, host, headers, &Rejection::KeyUnknown.into(), level),
