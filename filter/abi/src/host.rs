@@ -224,11 +224,11 @@ pub fn add_request_header(name: &str, value: &str) -> Result<(), HostRefused> {
     ok(unsafe { raw::proxy_add_header_map_value(map, name.as_ptr(), size, value.as_ptr(), value_size) })
 }
 
-/// Replaces a request header.
+/// Replaces a request header; values need not be UTF-8.
 ///
 /// # Errors
 /// [`HostRefused`].
-pub fn replace_request_header(name: &str, value: &str) -> Result<(), HostRefused> {
+pub fn replace_request_header(name: &str, value: &[u8]) -> Result<(), HostRefused> {
     let (map, size, value_size) = (REQUEST_HEADERS, name.len(), value.len());
     // SAFETY: the host only reads the ranges, which live until it returns.
     ok(unsafe { raw::proxy_replace_header_map_value(map, name.as_ptr(), size, value.as_ptr(), value_size) })

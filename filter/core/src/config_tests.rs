@@ -295,3 +295,67 @@ fn a_jwks_may_be_a_text_as_in_istio() {
     assert_eq!(rule_mistake(json!({ "jwks": text })), "");
     assert_eq!(vec![rule_mistake(json!({ "jwks": 7 })).contains("jwtRules[0].jwks")], [true]);
 }
+
+#[test]
+fn escaped_slash_in_pattern_needs_setting() {
+    let mut config = config();
+    config["rules"] = json!([{ "to": [{ "operation": { "paths": ["/projects/a%2fb"] } }] }]);
+    assert!(
+        mistakes(&config).join("").starts_with("rules[0].to[0].operation.paths[0]: can never match: paths with %2F")
+    );
+    config["pathWithEscapedSlashesAction"] = json!("KEEP_UNCHANGED");
+    assert_eq!(mistakes(&config), [""; 0]);
+    config["pathWithEscapedSlashesAction"] = json!("UNESCAPE_AND_FORWARD");
+    assert!(
+        mistakes(&config)
+            .join("")
+            .contains("pathWithEscapedSlashesAction: must be one of REJECT_REQUEST, KEEP_UNCHANGED")
+    );
+}
+
+#[test]
+fn challenge_cannot_break_its_header() {
+    let told = |challenge: Value| {
+        let mut config = config();
+        config["challenge"] = challenge;
+        mistakes(&config).join("\n")
+    };
+    assert_eq!(told(json!({ "realm": "orders of the shop", "hideReason": true })), "");
+    assert_eq!(
+        told(json!({ "resourceMetadata": "https://api.example:8443/.well-known/oauth-protected-resource?a=b" })),
+        ""
+    );
+    for realm in ["a\"b", "a\\", "a\nb", "caf\u{e9}"] {
+        assert!(told(json!({ "realm": realm })).starts_with("challenge.realm: "), "{realm:?}");
+    }
+    for url in [
+        "http://api.example/",
+        "https://",
+        "https:///x",
+        "https://a b/",
+        "https://a/#x",
+        "https://a/\"",
+        "https://u@a/",
+        "https://a:99999/",
+    ] {
+        assert!(told(json!({ "resourceMetadata": url })).starts_with("challenge.resourceMetadata: "), "{url}");
+    }
+}
+
+#[test]
+fn warns_of_scheme_without_blank() {
+    let warned = |name: &str, prefix: &str| {
+        let mut config = config();
+        config["jwtRules"][0]["fromHeaders"] = json!([{ "name": name, "prefix": prefix }]);
+        Policy::from_json(&config.to_string()).unwrap().warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (name, prefix) in [("authorization", "Bearer"), ("Authorization", "JWT"), ("x-token", "bearer")] {
+        assert_eq!(warned(name, prefix).len(), 1, "{name} {prefix}");
+        assert!(warned(name, prefix).join("").starts_with("jwtRules[0].fromHeaders[0].prefix: has no blank"));
+    }
+    for (name, prefix) in
+        [("authorization", "Bearer "), ("authorization", "jwt:"), ("x-token", "v1"), ("x-token", "jwt.")]
+    {
+        assert!(warned(name, prefix).is_empty(), "{name} {prefix}");
+    }
+}

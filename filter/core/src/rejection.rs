@@ -7,6 +7,8 @@
 pub enum Class {
     /// 401 without an error code: the client sent no credentials (RFC 6750 §3.1).
     MissingToken,
+    /// 400 without a challenge: the request is malformed, whoever sends it.
+    BadRequest,
     /// 400 `invalid_request` (RFC 6750 §3.1).
     InvalidRequest,
     /// 401 `invalid_token`.
@@ -45,8 +47,11 @@ macro_rules! rejections {
 }
 
 rejections! {
-    /// The path is not in the one form that rules are matched against (dot segments, `//`, `\`, escaped separators).
-    PathNotNormalized = "path-not-normalized", InvalidRequest;
+    /// Servers may read the path in two ways (dot segments, `//`, `\`, `;`, escapes that are no
+    /// UTF-8 text).
+    PathNotNormalized = "path-not-normalized", BadRequest;
+    /// `:authority` is not one host with at most one port (RFC 3986 §3.2).
+    HostMalformed = "host-malformed", BadRequest;
     /// No token where the configuration looks for one.
     TokenMissing = "token-missing", MissingToken;
     /// More than one token or token location (V18, RFC 6750 §2).

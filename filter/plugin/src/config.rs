@@ -55,6 +55,9 @@ impl Active {
         let text = std::str::from_utf8(text).map_err(|_| vec![NOT_TEXT.to_owned()])?;
         let policy =
             Policy::from_json(text).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        for warning in policy.warnings() {
+            host.log(Level::Warn, &format!("configuration: {warning}"));
+        }
         let mut trust = Trust::new();
         registry::hand_down(&policy, &mut trust);
         let metrics = Metrics::define(host, policy.stat_prefix());
@@ -78,7 +81,7 @@ impl Active {
             tables_of: None,
             verdicts: RefCell::new(Verdicts::new(RandomState::new())),
             metrics,
-            replies: Replies::default(),
+            replies: Replies::new(policy.challenge()),
             me: Identity::new(host),
             bundle: BundleSync::new(),
             jwks: JwksSync::new(&policy),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use meshseal_core::config::{JwtRule, KeySource};
-use meshseal_core::policy::{Policy, Request, Standing};
+use meshseal_core::policy::{CanonicalRequest, Policy, Standing};
 use meshseal_core::rejection::Rejection;
 use meshseal_core::trust::{Freshness, Trust};
 use meshseal_core::validate::{self, Verified};
@@ -16,7 +16,7 @@ use meshseal_core::validate::{self, Verified};
 use crate::config::Active;
 use crate::headers::RequestHeaders;
 use crate::host::Host;
-use crate::locate::{Located, Place};
+use crate::locate::Located;
 use crate::outputs;
 use crate::response::Refusal;
 use crate::verify::Verifier;
@@ -58,9 +58,9 @@ impl<'a> Accepted<'a> {
         outputs::headers(self.rule, &self.admitted.claim_values, self.located.bytes())
     }
 
-    /// Where to take the token out, unless it is forwarded.
-    pub(crate) fn remove(&self) -> Option<&'a Place> {
-        (!self.rule.forward_original_token).then_some(self.located.place)
+    /// The token to take out, unless it is forwarded.
+    pub(crate) fn remove(&self) -> Option<&Located<'a>> {
+        (!self.rule.forward_original_token).then_some(&self.located)
     }
 }
 
@@ -78,16 +78,16 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
     if policy.bypass_cors_preflight() && headers.is_cors_preflight(&request) {
         return Ok(Verdict::Preflight);
     }
-    policy.check_path(&request)?;
+    let canonical = policy.canonical(&request)?;
     let located = match active.places.locate(headers, request.path) {
-        Err(Rejection::TokenMissing) if policy.admits_anonymous(&request) => return Ok(Verdict::Anonymous),
+        Err(Rejection::TokenMissing) if policy.admits_anonymous(&canonical) => return Ok(Verdict::Anonymous),
         located => located?,
     };
     // Nothing can hold it now; if something does nevertheless, what is trusted cannot be known.
     let trust = active.trust.try_borrow().map_err(|_| Rejection::KeysUnavailable)?;
     let clock = Clock { host, read: OnceCell::new() };
     match validate(active, &clock, &located, &trust) {
-        Ok(admitted) => authorize(policy, &request, located, admitted, trust.freshness(clock.now().as_secs())),
+        Ok(admitted) => authorize(policy, &canonical, located, admitted, trust.freshness(clock.now().as_secs())),
         Err(rejection) => {
             let sources = sources(active, &located, rejection);
             if sources.is_empty() { Err(rejection.into()) } else { Ok(Verdict::KeyMayBeNewer(rejection, sources)) }
@@ -159,13 +159,13 @@ impl Admitted {
 
 fn authorize<'a>(
     policy: &'a Policy,
-    request: &Request<'_>,
+    request: &CanonicalRequest<'_>,
     located: Located<'a>,
     admitted: Rc<Admitted>,
     freshness: Freshness,
 ) -> Result<Verdict<'a>, Refusal> {
     // Where a rule does not look, its issuer's tokens are not taken: a token for a header must not work from a cookie.
-    let index = admitted.standing.jwt_rule().filter(|rule| located.rules.contains(rule));
+    let index = admitted.standing.jwt_rule().filter(|rule| located.is_expected_by(*rule));
     let rule = index.and_then(|index| policy.jwt_rules().get(index)).ok_or(Rejection::IssuerUnknown)?;
     policy
         .authorize(request, &admitted.standing, freshness)

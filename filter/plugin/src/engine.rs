@@ -13,13 +13,13 @@ use crate::config::Active;
 use crate::decide::{Accepted, Verdict, decide};
 use crate::headers::RequestHeaders;
 use crate::host::{Host, Level};
+use crate::log;
 use crate::metrics::Count;
 use crate::response::{self, Refusal};
 use crate::sync::jwks::Urge;
 use crate::sync::{Finished, Heard};
 use crate::verify::{Hosted, tables};
 use crate::waiters::{self, Source, Waiters};
-use crate::{locate, log};
 
 /// The longest that the root context sleeps: what it reports is this old at the most, in seconds.
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -89,11 +89,11 @@ impl<H: Host> Engine<H> {
     pub fn on_request(&mut self, stream: u32) -> Flow {
         let headers = self.host.request_headers();
         let Some(active) = &self.active else {
-            self.host.respond(&response::reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()));
+            self.host.respond(&response::unavailable(headers.is_grpc()));
             return Flow::Answered;
         };
         if !sanitize(active, &self.host, &headers) {
-            let reply = response::reply(&Rejection::KeysUnavailable.into(), headers.is_grpc());
+            let reply = active.replies.reply(&Rejection::KeysUnavailable.into(), headers.is_grpc());
             self.host.log(Level::Error, "the host refused to remove a request header that the client forged");
             self.host.respond(&reply);
             return Flow::Answered;
@@ -217,7 +217,7 @@ impl<H: Host> Engine<H> {
             let headers = self.host.request_headers();
             // The configuration may be another one than that under which it came.
             if !sanitize(active, &self.host, &headers) {
-                self.host.respond(&response::reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()));
+                self.host.respond(&active.replies.reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()));
                 continue;
             }
             let verdict = decide(active, &self.host, &headers);
@@ -276,7 +276,7 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
         Verdict::Preflight => active.metrics.count(Count::Preflight),
         Verdict::Anonymous => active.metrics.count(Count::Anonymous),
         Verdict::Accepted(accepted) => {
-            if !apply(host, headers, &accepted) {
+            if !apply(host, &accepted) {
                 host.log(Level::Error, "the host refused to add an output header");
                 return refuse(active, host, headers, &Rejection::KeysUnavailable.into(), level);
             }
@@ -306,9 +306,9 @@ fn refuse(active: &Active, host: &impl Host, headers: &RequestHeaders, refusal: 
 }
 
 /// False if the proxy refuses an output: an upstream must not take the request for an anonymous one.
-fn apply(host: &impl Host, headers: &RequestHeaders, accepted: &Accepted<'_>) -> bool {
-    if let Some(place) = accepted.remove() {
-        locate::remove(place, headers, host);
+fn apply(host: &impl Host, accepted: &Accepted<'_>) -> bool {
+    if let Some(located) = accepted.remove() {
+        located.remove(host);
     }
     // Whatever the request had under these names was removed before.
     accepted.outputs().all(|(name, value)| host.add_request_header(name, value))

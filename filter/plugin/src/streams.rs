@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use meshseal_abi::streams::Callbacks;
-use meshseal_core::rejection::Rejection;
 
 use crate::engine::{Engine, Flow};
 use crate::host::Host;
@@ -119,7 +118,7 @@ fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32
     match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
         Some(Ok(mut engine)) => matches!(engine.on_request(stream), Flow::Continue),
         Some(Err(_)) | None => {
-            host.respond(&response::reply(&Rejection::KeysUnavailable.into(), false));
+            host.respond(&response::unavailable(false));
             false
         }
     }

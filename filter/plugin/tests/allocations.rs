@@ -109,7 +109,7 @@ impl Host for &Proxy {
         self.outputs.set(self.outputs.get() + 1);
         true
     }
-    fn set_request_header(&self, _name: &str, _value: &str) {}
+    fn set_request_header(&self, _name: &str, _value: &[u8]) {}
     fn try_remove_request_header(&self, _name: &str) -> bool {
         true
     }

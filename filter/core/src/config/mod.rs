@@ -1,6 +1,7 @@
 //! The plugin configuration: plain data, read strictly. Field names are Istio's wherever Istio has the concept
 //! (RequestAuthentication's `jwtRules`, AuthorizationPolicy's `rules`), so that an operator can paste them.
 
+mod challenge;
 mod jwt_rules;
 mod reader;
 mod route_rules;
@@ -15,9 +16,10 @@ use crate::alg::Alg;
 use crate::json::{Budget, Document, Value};
 use crate::keys::KeySet;
 use crate::policy::rules::Rule;
-use crate::policy::{Policy, RouteRules};
+use crate::policy::{EscapedSlashes, Policy, RouteRules};
 use crate::{keys, limits};
 
+pub use challenge::Challenge;
 pub use reader::{ConfigErrors, Mistake};
 use reader::{Mistakes, Object};
 
@@ -163,6 +165,20 @@ impl JwtRule {
         }
     }
 
+    /// Warns of a prefix that looks like an authentication scheme and has no blank at its end: it
+    /// is compared with case, and also matches a longer word.
+    pub(crate) fn warnings(&self, index: usize) -> impl Iterator<Item = Mistake> {
+        let credentials = |name: &str| matches!(name, "authorization" | "proxy-authorization");
+        let scheme = move |from: &FromHeader| {
+            let word = from.prefix.ends_with(|last: char| last.is_ascii_alphanumeric());
+            word && (credentials(&from.name) || from.prefix.eq_ignore_ascii_case("bearer"))
+        };
+        self.from_headers.iter().enumerate().filter(move |(_, from)| scheme(from)).map(move |(at, from)| Mistake {
+            path: format!("jwtRules[{index}].fromHeaders[{at}].prefix"),
+            message: format!("has no blank at its end; for an authentication scheme write \"{} \"", from.prefix),
+        })
+    }
+
     /// Whether both rules fetch the same keys from the same place.
     pub(crate) fn fetches_like(&self, other: &Self) -> bool {
         let (KeySource::Remote(ours), KeySource::Remote(theirs)) = (&self.keys, &other.keys) else { return false };
@@ -249,8 +265,20 @@ pub(crate) fn parse(json: &str) -> Result<Policy, ConfigErrors> {
     if mistakes.is_empty() { Ok(policy) } else { Err(ConfigErrors(mistakes)) }
 }
 
+const FIELDS: [&str; 9] = [
+    "mode",
+    "statPrefix",
+    "bypassCorsPreflight",
+    "hostVerification",
+    "pathWithEscapedSlashesAction",
+    "challenge",
+    "trustBundle",
+    "jwtRules",
+    "rules",
+];
+
 fn read(root: &Object<'_, '_>) -> Policy {
-    root.only(&["mode", "statPrefix", "bypassCorsPreflight", "hostVerification", "trustBundle", "jwtRules", "rules"]);
+    root.only(&FIELDS);
     let trust_bundle = root.object("trustBundle").map(|bundle| read_trust_bundle(&bundle));
     if !root.has("jwtRules") {
         root.mistake("jwtRules", "missing; name at least one issuer whose tokens are accepted");
@@ -258,7 +286,13 @@ fn read(root: &Object<'_, '_>) -> Policy {
     let jwt_rules: Vec<JwtRule> = root.objects("jwtRules").iter().map(jwt_rules::read).collect();
     jwt_rules::check_together(root, &jwt_rules, trust_bundle.is_some());
     let staleness = trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
-    let rules: Vec<Rule> = root.objects("rules").iter().map(|rule| route_rules::read(rule, staleness)).collect();
+    let slashes = root.word(
+        "pathWithEscapedSlashesAction",
+        EscapedSlashes::Reject,
+        &[("REJECT_REQUEST", EscapedSlashes::Reject), ("KEEP_UNCHANGED", EscapedSlashes::Keep)],
+    );
+    let rules: Vec<Rule> =
+        root.objects("rules").iter().map(|rule| route_rules::read(rule, staleness, slashes)).collect();
     route_rules::check_together(root, &rules);
     let stat_prefix = root.text("statPrefix").unwrap_or_default();
     if !stat_prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
@@ -269,9 +303,10 @@ fn read(root: &Object<'_, '_>) -> Policy {
         stat_prefix: stat_prefix.into(),
         bypass_cors_preflight: root.flag("bypassCorsPreflight"),
         host_verification: !root.has("hostVerification") || root.flag("hostVerification"),
+        challenge: challenge::read(root),
         trust_bundle,
         jwt_rules,
-        route_rules: RouteRules::new(rules),
+        route_rules: RouteRules::new(rules, slashes),
     }
 }
 

@@ -133,6 +133,11 @@ impl FakeHost {
     /// Puts a request into the proxy and enters it.
     pub(crate) fn request(&self, stream: u32, headers: &[(&str, &str)]) {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        self.request_bytes(stream, headers);
+    }
+
+    /// The same with values that need not be UTF-8.
+    pub(crate) fn request_bytes(&self, stream: u32, headers: Vec<(String, Vec<u8>)>) {
         self.0.streams.borrow_mut().insert(stream, Stream { headers, ..Stream::default() });
         self.0.context.set(stream);
     }
@@ -150,12 +155,6 @@ impl FakeHost {
 
     pub(crate) fn stream(&self, stream: u32) -> Stream {
         self.0.streams.borrow()[&stream].clone()
-    }
-
-    /// The first value of a request header as the upstream would see it.
-    pub(crate) fn header(&self, stream: u32, name: &str) -> Option<String> {
-        let headers = self.stream(stream).headers;
-        headers.into_iter().find(|(key, _)| key == name).map(|(_, value)| String::from_utf8(value).unwrap())
     }
 
     /// What the finished call will have answered, for the next callback.
@@ -292,9 +291,10 @@ impl Host for FakeHost {
         true
     }
 
-    fn set_request_header(&self, name: &str, value: &str) {
+    fn set_request_header(&self, name: &str, value: &[u8]) {
         self.remove_request_header(name);
-        self.add_request_header(name, value);
+        let mut streams = self.0.streams.borrow_mut();
+        streams.get_mut(&self.context()).unwrap().headers.push((name.to_owned(), value.to_vec()));
     }
 
     fn try_remove_request_header(&self, name: &str) -> bool {

@@ -121,8 +121,8 @@ pub trait Host {
     fn request_headers(&self) -> RequestHeaders;
     /// Adds a request header beside those of its name, which is cheaper than to replace them; false if the proxy refuses.
     fn add_request_header(&self, name: &str, value: &str) -> bool;
-    /// Replaces a request header.
-    fn set_request_header(&self, name: &str, value: &str);
+    /// Replaces a request header; values need not be UTF-8.
+    fn set_request_header(&self, name: &str, value: &[u8]);
     /// Removes every copy of a request header; false if the proxy refuses.
     fn try_remove_request_header(&self, name: &str) -> bool;
     /// The same, where a header that stays does no harm.

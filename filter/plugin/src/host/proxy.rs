@@ -120,7 +120,7 @@ impl Host for Proxy {
         abi::add_request_header(name, value).is_ok()
     }
 
-    fn set_request_header(&self, name: &str, value: &str) {
+    fn set_request_header(&self, name: &str, value: &[u8]) {
         let _ = abi::replace_request_header(name, value);
     }
 
