@@ -46,6 +46,14 @@ impl Envoy {
     /// # Errors
     /// When it ends, or is not live after a minute; the message has the end of its log.
     pub async fn start(options: &Options) -> Result<Self> {
+        Self::start_with_env(options, Vec::new()).await
+    }
+
+    /// The same, with environment variables of its own.
+    ///
+    /// # Errors
+    /// As [`Envoy::start`].
+    pub async fn start_with_env(options: &Options, env: Vec<(OsString, OsString)>) -> Result<Self> {
         let address_file = options.dir.join("envoy.admin");
         drop(fs::remove_file(&address_file));
         let log = options.dir.join("envoy.log");
@@ -72,7 +80,7 @@ impl Envoy {
             name: "envoy".to_owned(),
             path: build::envoy()?,
             args,
-            env: Vec::new(),
+            env,
             dir: paths::root(),
             log: log.clone(),
         })?;

@@ -2,6 +2,7 @@
 //! a request can be put before each of them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -71,13 +72,26 @@ impl Proxy {
     /// # Errors
     /// As [`Proxy::start`].
     pub async fn start_with(name: &str, bootstrap: Bootstrap, listeners: &[&str]) -> Result<Self> {
+        Self::start_with_env(name, bootstrap, listeners, Vec::new()).await
+    }
+
+    /// The same, with environment variables for Envoy.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub async fn start_with_env(
+        name: &str,
+        bootstrap: Bootstrap,
+        listeners: &[&str],
+        env: Vec<(OsString, OsString)>,
+    ) -> Result<Self> {
         build::wasm()?;
         let echo = Echo::start(0).await?;
         let dir = folder(name);
         let config = dir.join("bootstrap.json");
         bootstrap.cluster("echo", echo.address()).write(&config)?;
         let options = Options { config, workers: u32::try_from(WORKERS)?, node: name.to_owned(), dir };
-        let envoy = Envoy::start(&options).await?;
+        let envoy = Envoy::start_with_env(&options, env).await?;
         let mut proxy = Self { envoy, echo, listeners: BTreeMap::new() };
         for name in listeners {
             let address = proxy.envoy.listener(name).await?;

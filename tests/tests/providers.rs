@@ -1,19 +1,24 @@
 //! Third-party issuers: keys fetched from `jwksUri` through a cluster.
 
+use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use axum::Router;
 use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
+use meshseal_tests::bootstrap::write_whole;
 use meshseal_tests::clock::unix_now;
-use meshseal_tests::http::Request;
+use meshseal_tests::envoy::{Envoy, Options};
+use meshseal_tests::http::{Request, send};
 use meshseal_tests::mint::{Key, Kind, Token, jwks};
 use meshseal_tests::ports::{free, loopback};
-use meshseal_tests::proxy::{Proxy, WORKERS, run};
+use meshseal_tests::proxy::{Proxy, WORKERS, folder, run};
 use meshseal_tests::serve::Server;
 use meshseal_tests::wait::until;
+use meshseal_tests::{build, paths};
 use serde_json::{Value, json};
 
 const ISSUER: &str = "https://idp.example";
@@ -23,6 +28,10 @@ const SOON: Duration = Duration::from_secs(20);
 struct Shelf {
     keys: String,
     fetches: usize,
+    /// Headers of the last fetch.
+    headers: HeaderMap,
+    /// The Authorization header without which the answer is 403.
+    credential: Option<String>,
 }
 
 /// An identity provider that serves its keys and counts how often.
@@ -38,12 +47,26 @@ impl Provider {
     }
 
     fn serve(&mut self) -> Result<()> {
-        async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>) -> String {
+        async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, headers: HeaderMap) -> (StatusCode, String) {
             let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
             shelf.fetches += 1;
-            shelf.keys.clone()
+            let header =
+                |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+            let admitted = shelf.credential.as_ref().is_none_or(|credential| header("authorization") == *credential);
+            // As the Kubernetes API server decides.
+            let acceptable = header("accept").split(", ").any(|kind| kind == "application/jwk-set+json");
+            let status = match (admitted, acceptable) {
+                (false, _) => StatusCode::FORBIDDEN,
+                (true, false) => StatusCode::NOT_ACCEPTABLE,
+                (true, true) => StatusCode::OK,
+            };
+            shelf.headers = headers;
+            (status, shelf.keys.clone())
         }
-        let app = Router::new().route("/keys", get(answer)).with_state(Arc::clone(&self.shelf));
+        let app = Router::new()
+            .route("/keys", get(answer))
+            .route("/openid/v1/jwks", get(answer))
+            .with_state(Arc::clone(&self.shelf));
         self.server = Some(Server::start(self.port, app)?);
         Ok(())
     }
@@ -165,6 +188,132 @@ fn a_key_without_alg_is_bound_to_one_and_unknown_keys_are_skipped() -> Result<()
         let pss = Token::new(ISSUER, "orders", unix_now()).header("alg", "PS256").sign(&key)?;
         expect(&proxy, &pss, 401, Some("algorithm-mismatch")).await?;
         counted(&proxy, "jwks.skipped_keys", 1).await
+    })
+}
+
+#[test]
+fn a_replaced_key_with_the_same_kid_is_fetched() -> Result<()> {
+    run(async {
+        let mut provider = Provider::new()?;
+        let (old, new) = (Key::generate(Kind::P256, "main")?, Key::generate(Kind::P256, "main")?);
+        provider.publish(jwks(&[&old])?);
+        provider.serve()?;
+        let proxy = provider.proxy("idp-same-kid").await?;
+        until_answered(&proxy, &token(&old)?, 200).await?;
+        provider.publish(jwks(&[&new])?);
+        expect(&proxy, &token(&new)?, 200, None).await?;
+        expect(&proxy, &token(&old)?, 401, Some("signature-invalid")).await
+    })
+}
+
+/// Shapes of public key sets: one bad or doubled entry takes nothing from the others.
+#[test]
+fn sets_with_flaws_serve_their_good_keys() -> Result<()> {
+    run(async {
+        let mut provider = Provider::new()?;
+        let (good, rsa) = (Key::generate(Kind::P256, "good")?, Key::generate(Kind::Rsa, "main")?);
+        let twins = [Key::generate(Kind::Ed25519, "twin")?, Key::generate(Kind::Ed25519, "twin")?];
+        let mut unset = good.jwk()?;
+        for name in ["d", "oth", "key_ops", "x5c"] {
+            unset[name] = if name == "d" { Value::Null } else { json!([]) };
+        }
+        let private = json!({"kty": "EC", "crv": "P-256", "kid": "leaked", "d": "AAAA"});
+        let [one, two] = [twins[0].jwk()?, twins[1].jwk()?];
+        provider.publish(json!({"keys": [unset, rsa.jwk()?, rsa.jwk_for("RS512")?, rsa.jwk()?, one, two, private]}));
+        provider.serve()?;
+        let proxy = provider.proxy("idp-flaws").await?;
+        until_answered(&proxy, &token(&good)?, 200).await?;
+        expect(&proxy, &token(&rsa)?, 200, None).await?;
+        let longer = Token::new(ISSUER, "orders", unix_now()).header("alg", "RS512").sign(&rsa)?;
+        expect(&proxy, &longer, 200, None).await?;
+        expect(&proxy, &token(&twins[0])?, 401, Some("key-ambiguous")).await?;
+        let log = proxy.envoy().log();
+        for reason in ["keys[4]: kid \"twin\" names different keys for EdDSA", "keys[6].d: a private member"] {
+            // Once for each worker: Envoy writes a line for each VM.
+            let told = log.matches(reason).count();
+            ensure!((1..=WORKERS + 1).contains(&told), "{reason}: told {told} times");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn keys_past_their_maximum_age_are_a_503() -> Result<()> {
+    run(async {
+        let mut provider = Provider::new()?;
+        let key = Key::generate(Kind::P256, "k")?;
+        provider.publish(jwks(&[&key])?);
+        provider.serve()?;
+        let plugin = json!({"jwtRules": [{
+            "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
+            "refreshInterval": "10s", "staleness": {"maxAge": "10s"},
+        }]});
+        let clusters = [("idp", loopback(provider.port))];
+        let proxy = Proxy::start("idp-stale", &[("edge", plugin)], &clusters).await?;
+        until_answered(&proxy, &token(&key)?, 200).await?;
+        provider.publish("<html>maintenance</html>");
+        until_answered(&proxy, &token(&key)?, 503).await?;
+        expect(&proxy, &token(&key)?, 503, Some("keys-stale")).await?;
+        provider.publish(jwks(&[&key])?);
+        until_answered(&proxy, &token(&key)?, 200).await
+    })
+}
+
+#[test]
+fn two_key_sets_of_one_issuer_are_tried() -> Result<()> {
+    run(async {
+        let (mut first, mut second) = (Provider::new()?, Provider::new()?);
+        let (a, b) = (Key::generate(Kind::P256, "main")?, Key::generate(Kind::P256, "main")?);
+        first.publish(jwks(&[&a])?);
+        second.publish(jwks(&[&b])?);
+        first.serve()?;
+        second.serve()?;
+        let rule = |cluster: &str| json!({"issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://k8s.example/keys", "jwksCluster": cluster});
+        let plugin = json!({"jwtRules": [rule("a"), rule("b")]});
+        let clusters = [("a", loopback(first.port)), ("b", loopback(second.port))];
+        let proxy = Proxy::start("idp-two-sets", &[("edge", plugin)], &clusters).await?;
+        until_answered(&proxy, &token(&a)?, 200).await?;
+        until_answered(&proxy, &token(&b)?, 200).await
+    })
+}
+
+/// The shipped example as it is, but for its ports.
+#[test]
+fn the_cluster_adds_the_credential_of_a_fetch() -> Result<()> {
+    run(async {
+        let mut provider = Provider::new()?;
+        let key = Key::generate(Kind::Rsa, "k8s")?;
+        provider.publish(jwks(&[&key])?);
+        let bearer = "Bearer an-example-that-opens-nothing";
+        if let Ok(mut shelf) = provider.shelf.lock() {
+            shelf.credential = Some(bearer.to_owned());
+        }
+        provider.serve()?;
+        let shipped = fs::read_to_string(paths::envoy_config().join("jwks-with-credential.yaml"))?;
+        ensure!(!shipped.contains("an-example"), "the secret is in no plugin configuration");
+        let shipped = shipped
+            .replace("target/meshseal.wasm", &paths::wasm().display().to_string())
+            .replace("port_value: 9901", "port_value: 0")
+            .replace("port_value: 10000", "port_value: 0")
+            .replace("port_value: 8080", &format!("port_value: {}", provider.port));
+        let dir = folder("idp-credential");
+        let config = dir.join("bootstrap.yaml");
+        write_whole(&config, &shipped)?;
+        build::wasm()?;
+        let envoy = Envoy::start(&Options { config, workers: 1, node: "edge".to_owned(), dir }).await?;
+        let edge = envoy.listener("edge").await?;
+        let now = unix_now();
+        let account = Token::new("https://kubernetes.default.svc.cluster.local", "orders", now)
+            .header("typ", "JWT")
+            .sign(&key)?;
+        until("the keys", SOON, || async {
+            let response = send(edge, &Request::get("/").bearer(&account)).await.ok()?;
+            (response.status == 200).then_some(())
+        })
+        .await?;
+        let shelf = provider.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(shelf.headers.get("authorization").is_some_and(|value| value == bearer), "{:?}", shelf.headers);
+        Ok(())
     })
 }
 

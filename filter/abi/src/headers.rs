@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ops::Deref;
 
+use crate::host;
 use crate::memory::Filled;
 
 /// A header map as the ABI lays it out; [`Pairs`] reads it. Every request brings one, so its memory serves the next.
@@ -22,6 +23,12 @@ thread_local! {
 impl From<Vec<u8>> for HeaderMap {
     fn from(map: Vec<u8>) -> Self {
         Self { filled: map.into() }
+    }
+}
+
+impl From<Filled> for HeaderMap {
+    fn from(filled: Filled) -> Self {
+        Self { filled }
     }
 }
 
@@ -45,28 +52,7 @@ impl Drop for HeaderMap {
 /// The headers of the request in the effective stream, repeated ones repeated. Empty where the host has none to give, and natively.
 #[must_use]
 pub fn request_headers() -> HeaderMap {
-    #[cfg(target_arch = "wasm32")]
-    return pairs_of_request();
-    #[cfg(not(target_arch = "wasm32"))]
-    HeaderMap::default()
-}
-
-#[cfg(target_arch = "wasm32")]
-#[expect(unsafe_code, reason = "a host function can only be imported and called as unsafe; see the SAFETY notes")]
-fn pairs_of_request() -> HeaderMap {
-    /// `HttpRequestHeaders` among the map types of the ABI.
-    const REQUEST_HEADERS: u32 = 0;
-
-    // SAFETY: name and signature are those of proxy_get_header_map_pairs in the ABI 0.2.1.
-    #[link(wasm_import_module = "env")]
-    unsafe extern "C" {
-        fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
-    }
-    // SAFETY: the host writes one pointer and one size to where the last two arguments point, and returns its status.
-    let filled = unsafe {
-        Filled::by(KEPT.take(), |given| proxy_get_header_map_pairs(REQUEST_HEADERS, &mut given.data, &mut given.size))
-    };
-    HeaderMap { filled: filled.unwrap_or_default() }
+    host::pairs(host::REQUEST_HEADERS, KEPT.take())
 }
 
 /// The pairs of a header map as the ABI lays it out, in order. Ends early where the layout is wrong.

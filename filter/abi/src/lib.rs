@@ -1,12 +1,12 @@
-//! The parts of the proxy-wasm ABI (0.2.1) that the SDK does not offer as the filter needs them: `proxy_send_local_response` with
-//! response code details and a gRPC status, `proxy_get_header_map_pairs` without a copy of every name and value into memory of its own,
-//! `proxy_call_foreign_function` without a panic on a host that does not implement it, and the callbacks about streams without a
-//! boxed context for each ([`streams`]).
+//! The proxy-wasm ABI (0.2.1) as the filter needs it: host calls that return every status as a value ([`host`]), local responses
+//! with response code details and a gRPC status, header maps without a copy of every name and value, foreign functions, and
+//! callbacks without a boxed context for each stream ([`streams`]).
 //!
-//! The only unsafe code of the project: three imports and their calls, and three exports.
+//! The only unsafe code of the project: imports, their calls, and exports.
 
 mod foreign;
 mod headers;
+pub mod host;
 #[cfg_attr(not(any(target_arch = "wasm32", test)), expect(dead_code, reason = "natively there is no host to lend to"))]
 mod memory;
 pub mod streams;

@@ -25,6 +25,13 @@ impl Deref for Filled {
 }
 
 impl Filled {
+    /// The bytes, with the memory that they lie in.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        self.block.truncate(self.size);
+        self.block
+    }
+
     /// The memory, to be filled again. Should a host give a range and write nothing to it, what it gave before must not be found there.
     pub(crate) fn into_block(mut self) -> Vec<u8> {
         self.block.get_mut(..self.size).unwrap_or_default().fill(0);

@@ -13,6 +13,8 @@ pub struct Callbacks {
     pub created: fn(context: u32, root: u32),
     /// The headers of a stream's request have come. True if it may go on, false if it is held or has been answered.
     pub request_headers: fn(stream: u32) -> bool,
+    /// A call that a root context made has finished; its response has a body of `body_size` bytes.
+    pub call_finished: fn(root: u32, token: u32, body_size: usize),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -54,6 +56,21 @@ mod exports {
         }
         if root == 0 {
             proxy_on_context_create(context, root);
+        }
+    }
+
+    /// The SDK's panics on a call that was not made through the SDK.
+    // SAFETY: no other function has this name.
+    #[unsafe(no_mangle)]
+    extern "C" fn meshseal_on_http_call_response(
+        context: u32,
+        token: u32,
+        _headers: u32,
+        body_size: usize,
+        _trailers: u32,
+    ) {
+        if let Some(callbacks) = CALLBACKS.get() {
+            (callbacks.call_finished)(context, token, body_size);
         }
     }
 

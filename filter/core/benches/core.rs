@@ -58,6 +58,7 @@ fn growth(criterion: &mut Criterion) {
         let policy = policy(&[&signer], count);
         let standing = policy.standing(&validate(&signer.token(8), &policy, &trust, NOW).unwrap());
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
+            let request = policy.canonical(&request).unwrap();
             bench.iter(|| policy.authorize(black_box(&request), &standing, Freshness::default()).unwrap());
         });
     }

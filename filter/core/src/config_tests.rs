@@ -127,7 +127,12 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
             json!({ "fromHeaders": [{ "name": "x-jwt" }], "outputPayloadToHeader": "X-JWT" }),
             "also a place where tokens are read",
         ),
-        (json!({ "jwks": { "keys": [key(), key()] } }), "kid `k1` is given twice"),
+        (json!({ "jwks": { "keys": [key(), TestKey::new("k1", 2).jwk()] } }), "kid \"k1\" names different keys"),
+        (json!({ "staleness": { "action": "SERVE" } }), "jwtRules[0].staleness: only goes with jwksUri"),
+        (
+            json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i", "staleness": { "maxAge": "4m" } }),
+            "jwtRules[0].staleness.maxAge: must not be shorter than refreshInterval",
+        ),
     ] {
         let told = rule_mistake(changes.clone());
         assert!(told.contains(expected), "{changes}: {told}");
@@ -144,11 +149,50 @@ fn a_shared_secret_needs_the_rule_to_name_its_algorithm() {
 }
 
 #[test]
-fn the_same_issuer_twice_can_never_match() {
-    let mut config = config();
-    let rule = config["jwtRules"][0].clone();
-    config["jwtRules"] = json!([rule, rule]);
-    assert!(mistakes(&config).join("").contains("jwtRules[1].issuer: given twice"));
+fn rules_of_one_issuer_have_different_keys() {
+    let rule = |source: Value| {
+        let mut rule = json!({ "issuer": ISSUER, "audiences": ["orders"] });
+        merge(&mut rule, source);
+        rule
+    };
+    let inline = |seed: u8| rule(json!({ "jwks": { "keys": [TestKey::new("k", seed).jwk()] } }));
+    let remote = |cluster: &str| rule(json!({ "jwksUri": "https://idp/x", "jwksCluster": cluster }));
+    let pushed = rule(json!({ "trustBundle": true }));
+    for (rules, good) in [
+        (json!([inline(1), inline(1)]), false),
+        (json!([inline(1), inline(2)]), true),
+        (json!([remote("a"), remote("a")]), false),
+        (json!([remote("a"), remote("b"), inline(1)]), true),
+        (json!([pushed, inline(1)]), false),
+        (json!([remote("a"), pushed]), false),
+    ] {
+        let bundle = json!({ "cluster": "issuer", "keys": [key()] });
+        let mut config = json!({ "jwtRules": rules });
+        if rules.as_array().unwrap().contains(&pushed) {
+            config["trustBundle"] = bundle;
+        }
+        let told = mistakes(&config).join("");
+        assert_eq!(told.is_empty(), good, "{rules}: {told}");
+        assert_eq!(told.contains("jwtRules[1].issuer: given twice"), !good, "{told}");
+    }
+}
+
+#[test]
+fn fetched_keys_are_stale_after_three_intervals() {
+    let max_age = |changes: Value| {
+        let mut rule =
+            json!({ "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp/x", "jwksCluster": "i" });
+        merge(&mut rule, changes);
+        let policy = Policy::from_json(&json!({ "jwtRules": [rule] }).to_string()).unwrap();
+        match &policy.jwt_rules()[0].keys {
+            KeySource::Remote(remote) => remote.max_age_s,
+            KeySource::Inline(_) | KeySource::Bundle => panic!("not remote"),
+        }
+    };
+    assert_eq!(max_age(json!({})), Some(900));
+    assert_eq!(max_age(json!({ "refreshInterval": "20s" })), Some(60));
+    assert_eq!(max_age(json!({ "staleness": { "maxAge": "1h" } })), Some(3_600));
+    assert_eq!(max_age(json!({ "staleness": { "action": "SERVE" } })), None);
 }
 
 #[test]
@@ -372,4 +416,68 @@ fn a_jwks_may_be_a_text_as_in_istio() {
     let text = json!({ "keys": [key()] }).to_string();
     assert_eq!(rule_mistake(json!({ "jwks": text })), "");
     assert_eq!(vec![rule_mistake(json!({ "jwks": 7 })).contains("jwtRules[0].jwks")], [true]);
+}
+
+#[test]
+fn escaped_slash_in_pattern_needs_setting() {
+    let mut config = config();
+    config["rules"] = json!([{ "to": [{ "operation": { "paths": ["/projects/a%2fb"] } }] }]);
+    assert!(
+        mistakes(&config).join("").starts_with("rules[0].to[0].operation.paths[0]: can never match: paths with %2F")
+    );
+    config["pathWithEscapedSlashesAction"] = json!("KEEP_UNCHANGED");
+    assert_eq!(mistakes(&config), [""; 0]);
+    config["pathWithEscapedSlashesAction"] = json!("UNESCAPE_AND_FORWARD");
+    assert!(
+        mistakes(&config)
+            .join("")
+            .contains("pathWithEscapedSlashesAction: must be one of REJECT_REQUEST, KEEP_UNCHANGED")
+    );
+}
+
+#[test]
+fn challenge_cannot_break_its_header() {
+    let told = |challenge: Value| {
+        let mut config = config();
+        config["challenge"] = challenge;
+        mistakes(&config).join("\n")
+    };
+    assert_eq!(told(json!({ "realm": "orders of the shop", "hideReason": true })), "");
+    assert_eq!(
+        told(json!({ "resourceMetadata": "https://api.example:8443/.well-known/oauth-protected-resource?a=b" })),
+        ""
+    );
+    for realm in ["a\"b", "a\\", "a\nb", "caf\u{e9}"] {
+        assert!(told(json!({ "realm": realm })).starts_with("challenge.realm: "), "{realm:?}");
+    }
+    for url in [
+        "http://api.example/",
+        "https://",
+        "https:///x",
+        "https://a b/",
+        "https://a/#x",
+        "https://a/\"",
+        "https://u@a/",
+        "https://a:99999/",
+    ] {
+        assert!(told(json!({ "resourceMetadata": url })).starts_with("challenge.resourceMetadata: "), "{url}");
+    }
+}
+
+#[test]
+fn warns_of_scheme_without_blank() {
+    let warned = |name: &str, prefix: &str| {
+        let mut config = config();
+        config["jwtRules"][0]["fromHeaders"] = json!([{ "name": name, "prefix": prefix }]);
+        Policy::from_json(&config.to_string()).unwrap().warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (name, prefix) in [("authorization", "Bearer"), ("Authorization", "JWT"), ("x-token", "bearer")] {
+        assert_eq!(warned(name, prefix).len(), 1, "{name} {prefix}");
+        assert!(warned(name, prefix).join("").starts_with("jwtRules[0].fromHeaders[0].prefix: has no blank"));
+    }
+    for (name, prefix) in
+        [("authorization", "Bearer "), ("authorization", "jwt:"), ("x-token", "v1"), ("x-token", "jwt.")]
+    {
+        assert!(warned(name, prefix).is_empty(), "{name} {prefix}");
+    }
 }

@@ -1,4 +1,5 @@
-//! The little DER that a proxy's own verification asks for: public keys and ECDSA signatures (X.690 §10; RFC 5280 §4.1, RFC 3279 §2.3).
+//! The DER of public keys, certificates and ECDSA signatures (X.690 §10; RFC 5280 §4.1, RFC 3279 §2.3), as far as keys of providers
+//! and a proxy's own verification need it.
 
 use alloc::vec::Vec;
 
@@ -21,6 +22,130 @@ const P384: &[u8] =
     &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
 const P521: &[u8] =
     &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+
+/// Ed25519 (RFC 8410 §3).
+const ED25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
+
+/// `version` of a certificate: context-specific, constructed, number 0.
+const VERSION: u8 = 0xa0;
+
+/// A `SubjectPublicKeyInfo`.
+pub(crate) struct PublicKeyInfo<'d> {
+    algorithm: &'d [u8],
+    key: &'d [u8],
+}
+
+impl<'d> PublicKeyInfo<'d> {
+    /// Reads the whole of `der`.
+    pub(crate) fn read(der: &'d [u8]) -> Option<Self> {
+        let mut whole = Reader(der);
+        let key = Self::next(&mut whole)?;
+        whole.0.is_empty().then_some(key)
+    }
+
+    fn next(reader: &mut Reader<'d>) -> Option<Self> {
+        let mut fields = Reader(reader.content(SEQUENCE)?);
+        let algorithm = fields.element()?.whole;
+        let key = fields.content(BIT_STRING)?;
+        match key.split_first() {
+            Some((0, key)) if fields.0.is_empty() => Some(Self { algorithm, key }),
+            _ => None,
+        }
+    }
+
+    /// The family, and the key's JWK parameters: `n` and `e`, `x` and `y`, or `x`. `None` for other types of keys.
+    pub(crate) fn parameters(&self) -> Option<(Family, Vec<Vec<u8>>)> {
+        let family = match self.algorithm {
+            RSA => Family::Rsa,
+            P256 => Family::P256,
+            P384 => Family::P384,
+            P521 => Family::P521,
+            ED25519 => Family::Ed25519,
+            _ => return None,
+        };
+        let parts = match family {
+            Family::Rsa => {
+                let mut whole = Reader(self.key);
+                let mut numbers = Reader(whole.content(SEQUENCE)?);
+                let parts = [numbers.unsigned()?, numbers.unsigned()?];
+                (whole.0.is_empty() && numbers.0.is_empty()).then_some(parts)?.map(<[u8]>::to_vec).to_vec()
+            }
+            Family::Ed25519 => alloc::vec![self.key.to_vec()],
+            Family::P256 | Family::P384 | Family::P521 | Family::Oct => {
+                let (form, point) = self.key.split_first()?;
+                let (x, y) = point.split_at_checked(point.len() / 2)?;
+                // Uncompressed (SEC 1 §2.3.3).
+                (*form == 4).then(|| alloc::vec![x.to_vec(), y.to_vec()])?
+            }
+        };
+        Some((family, parts))
+    }
+}
+
+/// The public key of an X.509 certificate. Nothing else of it is read or verified.
+pub(crate) fn certified_key(certificate: &[u8]) -> Option<PublicKeyInfo<'_>> {
+    let mut whole = Reader(certificate);
+    let mut signed = Reader(whole.content(SEQUENCE)?);
+    let mut fields = Reader(signed.content(SEQUENCE)?);
+    let mut serial = fields.element()?;
+    if serial.tag == VERSION {
+        serial = fields.element()?;
+    }
+    // Then signature, issuer, validity and subject.
+    let sequences = (0..4).all(|_| fields.content(SEQUENCE).is_some());
+    if serial.tag != INTEGER || !sequences || !whole.0.is_empty() {
+        return None;
+    }
+    PublicKeyInfo::next(&mut fields)
+}
+
+/// One value with its tag.
+struct Element<'d> {
+    tag: u8,
+    content: &'d [u8],
+    whole: &'d [u8],
+}
+
+/// Reads values in order.
+struct Reader<'d>(&'d [u8]);
+
+impl<'d> Reader<'d> {
+    /// The next value; `None` at the end, and for what is not DER.
+    fn element(&mut self) -> Option<Element<'d>> {
+        let all = self.0;
+        let (tag, rest) = all.split_first()?;
+        let (first, rest) = rest.split_first()?;
+        let (length, rest) = match *first {
+            short @ ..=0x7f => (usize::from(short), rest),
+            0x81 => rest.split_first().map(|(length, rest)| (usize::from(*length), rest))?,
+            0x82 => rest.split_first_chunk().map(|(length, rest)| (usize::from(u16::from_be_bytes(*length)), rest))?,
+            _ => return None,
+        };
+        let shortest = match *first {
+            0x81 => length >= 0x80,
+            0x82 => length >= 0x100,
+            _ => true,
+        };
+        let (content, rest) = rest.split_at_checked(length).filter(|_| shortest)?;
+        let whole = all.get(..all.len().saturating_sub(rest.len()))?;
+        self.0 = rest;
+        Some(Element { tag: *tag, content, whole })
+    }
+
+    /// The content of the next value, which must have this tag.
+    fn content(&mut self, tag: u8) -> Option<&'d [u8]> {
+        self.element().filter(|element| element.tag == tag).map(|element| element.content)
+    }
+
+    /// The next value, a positive number, without its sign.
+    fn unsigned(&mut self) -> Option<&'d [u8]> {
+        match self.content(INTEGER)? {
+            [0, number @ ..] if number.first().is_some_and(|byte| byte & 0x80 != 0) => Some(number),
+            number if number.first().is_some_and(|byte| (1..0x80).contains(byte)) => Some(number),
+            _ => None,
+        }
+    }
+}
 
 /// `SubjectPublicKeyInfo` of a key whose JWK has these two parameters: `n` and `e`, or `x` and `y`. None for other families.
 pub(crate) fn subject_public_key_info(family: Family, one: &[u8], two: &[u8]) -> Option<Vec<u8>> {

@@ -13,7 +13,7 @@ use crate::alg::{Alg, Family};
 use crate::crypto::{EcKey, EdKey, EdProblem, P256, P384, P521, RsaKey, RsaProblem, Secret};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
-use crate::{base64url, der, limits};
+use crate::{base64url, der, limits, pem};
 
 /// A key in the form that its algorithm's arithmetic wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,6 +106,10 @@ impl KeyProblem {
     fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into() }
     }
+
+    pub(crate) fn too_many() -> Self {
+        Self::new("keys", format!("more than {} keys", limits::MAX_KEYS))
+    }
 }
 
 impl fmt::Display for KeyProblem {
@@ -116,18 +120,31 @@ impl fmt::Display for KeyProblem {
 
 impl core::error::Error for KeyProblem {}
 
+/// A key of a set that verifies nothing, and the reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The place in the set and the reason.
+    pub problem: KeyProblem,
+    /// Whether the key is faulty. The other keys are sound and serve another purpose, such as encryption.
+    pub faulty: bool,
+}
+
 /// The keys of one issuer.
+///
+/// INVARIANT: no two keys have the same `kid` and the same algorithm.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeySet {
     keys: Vec<Key>,
-    skipped: usize,
+    /// `kid` and algorithm of different keys that nothing tells apart.
+    ambiguous: Vec<(Box<str>, Alg)>,
+    passed_over: Vec<PassedOver>,
 }
 
-/// Why one JWK gives no key.
+/// Reason why a JWK gives no key.
 enum Unusable {
-    /// Not for us: another key type, curve, use or algorithm. Common in the sets of identity providers.
-    Foreign,
-    /// Meant for us, and wrong.
+    /// Another key type, curve, use or algorithm. Common in the sets of identity providers.
+    Foreign(&'static str, String),
+    /// A mistake in a key that is meant for us.
     Wrong(&'static str, String),
 }
 
@@ -139,24 +156,16 @@ impl KeySet {
     }
 
     /// Reads a set from configuration: every mistake is an error, all are reported at once. Keys of unknown types and of
-    /// other uses are skipped and counted; a set that leaves no key is an error. Secrets (`oct`) only if `symmetric_ok`.
+    /// other uses are passed over; a set that leaves no key is an error. Secrets (`oct`) only if `symmetric_ok`.
     ///
     /// # Errors
     /// The mistakes, with their paths.
     pub fn from_config(jwks: &str, allowed: &[Alg], symmetric_ok: bool) -> Result<Self, Vec<KeyProblem>> {
         let document = parse_set(jwks).map_err(|problem| alloc::vec![problem])?;
-        let mut problems = Vec::new();
-        let mut set = Self::default();
-        for (at, jwk) in set_members(&document).enumerate() {
-            match read_key(jwk, allowed, symmetric_ok) {
-                Ok(key) => set.keys.push(key),
-                Err(Unusable::Foreign) => set.skipped = set.skipped.saturating_add(1),
-                Err(Unusable::Wrong(member, message)) => {
-                    problems.push(KeyProblem::new(member_path(at, member), message));
-                }
-            }
-        }
-        problems.extend(set.duplicate_kid());
+        let members = set_members(&document).enumerate();
+        let set = Self::of(members.map(|(at, jwk)| (jwk_path(at), read_key(jwk, allowed, symmetric_ok))));
+        let faulty = set.passed_over.iter().filter(|passed| passed.faulty);
+        let mut problems: Vec<KeyProblem> = faulty.map(|passed| passed.problem.clone()).collect();
         if problems.is_empty() && set.keys.is_empty() {
             problems.push(KeyProblem::new(
                 "keys",
@@ -166,45 +175,95 @@ impl KeySet {
         if problems.is_empty() { Ok(set) } else { Err(problems) }
     }
 
-    /// Reads a set that a provider published: what cannot be used is skipped and counted.
+    /// Reads a set that a provider published: a JWK Set (RFC 7517 §5), or a map from key ids to certificates or public keys in
+    /// PEM, as Google publishes them. Each key that cannot be used is passed over, with its reason.
     ///
     /// # Errors
-    /// A set that is not one, is too big, or has a `kid` twice: then the last good set stays in force.
-    pub fn from_provider(jwks: &str, allowed: &[Alg]) -> Result<Self, KeyProblem> {
-        let document = parse_set(jwks)?;
+    /// A document that is neither, or too big.
+    pub fn from_provider(text: &str, allowed: &[Alg]) -> Result<Self, KeyProblem> {
+        if text.len() <= limits::MAX_JWKS_BYTES
+            && let Ok(document) = Document::lent(text, Budget::JWKS)
+            && let Some(map) = pem::members(document.root())?
+        {
+            return Ok(Self::of(map.map(|(kid, pem)| (shown(kid), read_pem(kid, pem, allowed)))));
+        }
+        let document = parse_set(text)?;
+        let members = set_members(&document).enumerate();
+        Ok(Self::of(members.map(|(at, jwk)| (jwk_path(at), read_key(jwk, allowed, false)))))
+    }
+
+    /// Sorts keys from what gives none. A key that is listed twice counts once; different keys with one `kid` and one algorithm
+    /// are all passed over.
+    fn of(read: impl Iterator<Item = (String, Result<Key, Unusable>)>) -> Self {
         let mut set = Self::default();
-        for jwk in set_members(&document) {
-            match read_key(jwk, allowed, false) {
-                Ok(key) => set.keys.push(key),
-                Err(_) => set.skipped = set.skipped.saturating_add(1),
+        let mut paths: Vec<String> = Vec::new();
+        for (path, key) in read {
+            match key {
+                Ok(key) if set.keys.iter().any(|known| known.id == key.id && known.kid == key.kid) => {}
+                Ok(key) => {
+                    set.keys.push(key);
+                    paths.push(path);
+                }
+                Err(unusable) => set.passed_over.push(unusable.passed_over(&path)),
             }
         }
-        match set.duplicate_kid() {
-            Some(problem) => Err(problem),
-            None => Ok(set),
+        set.leave_out_ambiguous(&paths);
+        set
+    }
+
+    /// `paths` are the places of the keys.
+    fn leave_out_ambiguous(&mut self, paths: &[String]) {
+        let mut ambiguous: Vec<(Box<str>, Alg)> = Vec::new();
+        for (at, key) in self.keys.iter().enumerate() {
+            let Some(kid) = key.kid() else { continue };
+            let is_same = |other: &Key| other.kid() == Some(kid) && other.alg == key.alg;
+            let known = ambiguous.iter().any(|(of, alg)| **of == *kid && *alg == key.alg);
+            if known || self.keys.iter().enumerate().any(|(other_at, other)| other_at > at && is_same(other)) {
+                let message = format!(
+                    "kid {} names different keys for {}; the provider must give each its own kid",
+                    shown(kid),
+                    key.alg.name()
+                );
+                let path = paths.get(at).cloned().unwrap_or_default();
+                self.passed_over.push(PassedOver { problem: KeyProblem { path, message }, faulty: true });
+                if !known {
+                    ambiguous.push((kid.into(), key.alg));
+                }
+            }
+        }
+        if !ambiguous.is_empty() {
+            self.keys.retain(|key| !ambiguous.iter().any(|(kid, alg)| key.kid() == Some(kid) && key.alg == *alg));
+            self.ambiguous = ambiguous;
         }
     }
 
-    fn duplicate_kid(&self) -> Option<KeyProblem> {
-        let kids: Vec<&str> = self.keys.iter().filter_map(Key::kid).collect();
-        let twice = kids.iter().enumerate().find(|(at, kid)| kids.iter().take(*at).any(|other| other == *kid))?;
-        Some(KeyProblem::new("keys", format!("kid `{}` is given twice; a kid names one key", twice.1.escape_debug())))
-    }
-
-    /// The key that a token names, and the algorithm it must be for.
+    /// The key that a token names, and the algorithm it must be for. The algorithm tells keys with the same `kid` apart.
     ///
     /// # Errors
     /// [`Rejection::KeyUnknown`], [`Rejection::KeyAmbiguous`], [`Rejection::AlgorithmMismatch`].
     pub fn find(&self, kid: Option<&str>, alg: Alg) -> Result<&Key, Rejection> {
         let Some(kid) = kid else { return self.only_key_for(alg) };
-        let key = self.keys.iter().find(|key| key.kid() == Some(kid)).ok_or(Rejection::KeyUnknown)?;
-        if key.alg == alg { Ok(key) } else { Err(Rejection::AlgorithmMismatch) }
+        let mut other_algorithm = false;
+        for key in self.keys.iter().filter(|key| key.kid() == Some(kid)) {
+            if key.alg == alg {
+                return Ok(key);
+            }
+            other_algorithm = true;
+        }
+        if self.ambiguous.iter().any(|(of, of_alg)| **of == *kid && *of_alg == alg) {
+            return Err(Rejection::KeyAmbiguous);
+        }
+        Err(if other_algorithm { Rejection::AlgorithmMismatch } else { Rejection::KeyUnknown })
     }
 
     fn only_key_for(&self, alg: Alg) -> Result<&Key, Rejection> {
         let mut fitting = self.keys.iter().filter(|key| key.alg == alg);
-        let key = fitting.next().ok_or(Rejection::KeyUnknown)?;
-        if fitting.next().is_some() { Err(Rejection::KeyAmbiguous) } else { Ok(key) }
+        let ambiguous = self.ambiguous.iter().any(|(_, of)| *of == alg);
+        let Some(key) = fitting.next() else {
+            return Err(if ambiguous { Rejection::KeyAmbiguous } else { Rejection::KeyUnknown });
+        };
+        // One key may have several names.
+        if ambiguous || fitting.any(|other| other.id != key.id) { Err(Rejection::KeyAmbiguous) } else { Ok(key) }
     }
 
     /// The keys.
@@ -232,7 +291,36 @@ impl KeySet {
     /// How many keys were passed over.
     #[must_use]
     pub fn skipped(&self) -> usize {
-        self.skipped
+        self.passed_over.len()
+    }
+
+    /// The keys that were passed over, with their reasons.
+    #[must_use]
+    pub fn passed_over(&self) -> &[PassedOver] {
+        &self.passed_over
+    }
+}
+
+impl Unusable {
+    fn passed_over(self, path: &str) -> PassedOver {
+        let (faulty, member, message) = match self {
+            Self::Foreign(member, message) => (false, member, message),
+            Self::Wrong(member, message) => (true, member, message),
+        };
+        let path = if member.is_empty() { path.into() } else { format!("{path}.{member}") };
+        PassedOver { problem: KeyProblem { path, message }, faulty }
+    }
+}
+
+/// Most characters of a text from a key set that a message repeats.
+const MAX_SHOWN_CHARS: usize = 64;
+
+/// A text from a key set for a message: quoted, escaped, cut.
+fn shown(text: &str) -> String {
+    let cut = text.char_indices().nth(MAX_SHOWN_CHARS);
+    match cut.and_then(|(end, _)| text.get(..end)) {
+        Some(start) => format!("\"{}…\"", start.escape_debug()),
+        None => format!("\"{}\"", text.escape_debug()),
     }
 }
 
@@ -244,9 +332,7 @@ fn parse_set(jwks: &str) -> Result<Document<'_>, KeyProblem> {
         .map_err(|error| KeyProblem::new("", format!("{error}; a JSON Web Key Set is {{\"keys\":[…]}}")))?;
     match document.root().get("keys") {
         Some(keys) if keys.kind() == Kind::Array && keys.items().count() <= limits::MAX_KEYS => Ok(document),
-        Some(keys) if keys.kind() == Kind::Array => {
-            Err(KeyProblem::new("keys", format!("more than {} keys", limits::MAX_KEYS)))
-        }
+        Some(keys) if keys.kind() == Kind::Array => Err(KeyProblem::too_many()),
         _ => Err(KeyProblem::new("keys", "missing or not a list; a JSON Web Key Set is {\"keys\":[…]}")),
     }
 }
@@ -255,8 +341,23 @@ fn set_members<'d>(document: &'d Document<'d>) -> impl Iterator<Item = Value<'d>
     document.root().get("keys").into_iter().flat_map(Value::items)
 }
 
-fn member_path(at: usize, member: &str) -> String {
-    if member.is_empty() { format!("keys[{at}]") } else { format!("keys[{at}].{member}") }
+fn jwk_path(at: usize) -> String {
+    format!("keys[{at}]")
+}
+
+/// The value of a member. A member that is null, an empty list or an empty string counts as absent: serializers write these for
+/// fields without a value.
+fn member<'d>(jwk: Value<'d>, name: &str) -> Option<Value<'d>> {
+    jwk.get(name).filter(|value| match value.kind() {
+        Kind::Null => false,
+        Kind::Array => value.items().next().is_some(),
+        Kind::String => value.as_str() != Some(""),
+        Kind::Bool | Kind::Number | Kind::Object => true,
+    })
+}
+
+fn foreign(member: &'static str, message: impl Into<String>) -> Unusable {
+    Unusable::Foreign(member, message.into())
 }
 
 fn wrong(member: &'static str, message: impl Into<String>) -> Unusable {
@@ -271,25 +372,25 @@ fn read_key(jwk: Value<'_>, allowed: &[Alg], symmetric_ok: bool) -> Result<Key, 
     check_use(jwk)?;
     check_no_private_members(jwk, family, symmetric_ok)?;
     let alg = bound_alg(jwk, family, allowed)?;
-    let public = match family {
-        Family::Rsa => read_rsa(jwk)?,
-        Family::P256 => PublicKey::P256(point(jwk, 32, EcKey::new)?),
-        Family::P384 => PublicKey::P384(point(jwk, 48, EcKey::new)?),
-        Family::P521 => PublicKey::P521(point(jwk, 66, EcKey::new)?),
-        Family::Ed25519 => read_ed25519(jwk)?,
-        Family::Oct => read_secret(jwk, alg)?,
-    };
     let parts = parameters(jwk, family)?;
-    let spki = match parts.as_slice() {
-        [one, two] => der::subject_public_key_info(family, one, two).map(Into::into),
-        _ => None,
-    };
-    Ok(Key { id: KeyId::of(alg, &parts), kid: read_kid(jwk)?, alg, public, spki })
+    let public = if family == Family::Oct { read_secret(jwk, alg)? } else { public_key(family, &parts)? };
+    Ok(Key { kid: read_kid(jwk)?, ..Key::of(family, alg, public, &parts) })
+}
+
+impl Key {
+    /// A key without a name, of its JWK parameters in the order of [`parameters`].
+    fn of(family: Family, alg: Alg, public: PublicKey, parts: &[Vec<u8>]) -> Self {
+        let spki = match parts {
+            [one, two] => der::subject_public_key_info(family, one, two).map(Into::into),
+            _ => None,
+        };
+        Self { id: KeyId::of(alg, parts), kid: None, alg, public, spki }
+    }
 }
 
 fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
-    let kty = jwk.get("kty").and_then(Value::as_str).ok_or_else(|| wrong("kty", "missing; RSA, EC, OKP or oct"))?;
-    let crv = jwk.get("crv").and_then(Value::as_str);
+    let kty = member(jwk, "kty").and_then(Value::as_str).ok_or_else(|| wrong("kty", "missing; RSA, EC, OKP or oct"))?;
+    let crv = member(jwk, "crv").and_then(Value::as_str);
     match (kty, crv) {
         ("RSA", _) => Ok(Family::Rsa),
         ("oct", _) => Ok(Family::Oct),
@@ -298,7 +399,8 @@ fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
         ("EC", Some("P-521")) => Ok(Family::P521),
         ("OKP", Some("Ed25519")) => Ok(Family::Ed25519),
         ("EC" | "OKP", None) => Err(wrong("crv", "missing")),
-        _ => Err(Unusable::Foreign),
+        ("EC" | "OKP", Some(crv)) => Err(foreign("crv", format!("unsupported curve {}", shown(crv)))),
+        (kty, _) => Err(foreign("kty", format!("unsupported key type {}", shown(kty)))),
     }
 }
 
@@ -310,23 +412,31 @@ fn parameters(jwk: Value<'_>, family: Family) -> Result<Vec<Vec<u8>>, Unusable> 
         Family::Ed25519 => &["x"],
         Family::Oct => &["k"],
     };
-    members.iter().map(|member| bytes(jwk, member)).collect()
+    // One key has one identity, however its numbers are padded.
+    let canonical = |bytes: Vec<u8>| if family == Family::Rsa { without_zeros(&bytes).to_vec() } else { bytes };
+    members.iter().map(|member| bytes(jwk, member).map(canonical)).collect()
+}
+
+/// A big-endian number in as few bytes as hold it.
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    number.get(zeros..).unwrap_or_default()
 }
 
 /// RFC 7517 §4.2, §4.3: a key for another use is none of ours.
 fn check_use(jwk: Value<'_>) -> Result<(), Unusable> {
-    if let Some(usage) = jwk.get("use") {
+    if let Some(usage) = member(jwk, "use") {
         let usage = usage.as_str().ok_or_else(|| wrong("use", "not a string"))?;
         if usage != "sig" {
-            return Err(Unusable::Foreign);
+            return Err(foreign("use", format!("{}, not \"sig\"", shown(usage))));
         }
     }
-    if let Some(operations) = jwk.get("key_ops") {
+    if let Some(operations) = member(jwk, "key_ops") {
         if operations.kind() != Kind::Array {
             return Err(wrong("key_ops", "not a list"));
         }
         if !operations.items().any(|operation| operation.as_str() == Some("verify")) {
-            return Err(Unusable::Foreign);
+            return Err(foreign("key_ops", "does not contain \"verify\""));
         }
     }
     Ok(())
@@ -344,9 +454,9 @@ fn check_no_private_members(jwk: Value<'_>, family: Family, symmetric_ok: bool) 
         };
     }
     let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
-    match private.into_iter().find(|member| jwk.get(member).is_some()) {
-        Some(member) => {
-            Err(wrong(member, "a private member in a public key set; whoever read it can sign, so replace the key"))
+    match private.into_iter().find(|name| member(jwk, name).is_some()) {
+        Some(name) => {
+            Err(wrong(name, "a private member in a public key set; whoever read it can sign, so replace the key"))
         }
         None => Ok(()),
     }
@@ -354,40 +464,80 @@ fn check_no_private_members(jwk: Value<'_>, family: Family, symmetric_ok: bool) 
 
 /// V5: the algorithm that the key names, else the one its family is bound to.
 fn bound_alg(jwk: Value<'_>, family: Family, allowed: &[Alg]) -> Result<Alg, Unusable> {
-    let Some(named) = jwk.get("alg") else {
-        let of_family = allowed.iter().any(|alg| alg.family() == family);
-        return family.bind(allowed).ok_or_else(|| {
-            if of_family {
-                wrong("alg", "missing, and the rule allows several algorithms for this key; name one")
-            } else {
-                Unusable::Foreign
-            }
-        });
-    };
+    let Some(named) = member(jwk, "alg") else { return family_alg(family, allowed) };
     let named = named.as_str().ok_or_else(|| wrong("alg", "not a string"))?;
-    let Some(alg) = Alg::parse(named) else { return Err(Unusable::Foreign) };
+    let Some(alg) = Alg::parse(named) else {
+        return Err(foreign("alg", format!("unsupported algorithm {}", shown(named))));
+    };
     if alg.family() != family {
         return Err(wrong("alg", format!("{named} does not go with this kty and crv")));
     }
-    if allowed.contains(&alg) { Ok(alg) } else { Err(Unusable::Foreign) }
+    if allowed.contains(&alg) {
+        Ok(alg)
+    } else {
+        Err(foreign("alg", format!("{named} is not among the rule's algorithms")))
+    }
+}
+
+/// The algorithm of a key that names none.
+fn family_alg(family: Family, allowed: &[Alg]) -> Result<Alg, Unusable> {
+    let of_family = allowed.iter().any(|alg| alg.family() == family);
+    family.bind(allowed).ok_or_else(|| {
+        if of_family {
+            wrong("alg", "missing, and the rule allows several algorithms for this key; name one")
+        } else {
+            foreign("kty", "the rule allows no algorithm for this type of key")
+        }
+    })
+}
+
+/// A key of a map from key ids to PEM texts. The certificate is not validated: the provider's URL and TLS vouch for the map
+/// (ADR 15).
+fn read_pem(kid: &str, text: Value<'_>, allowed: &[Alg]) -> Result<Key, Unusable> {
+    if kid.is_empty() || kid.len() > limits::MAX_KID_BYTES {
+        return Err(wrong("", format!("the key id is empty or longer than {} bytes", limits::MAX_KID_BYTES)));
+    }
+    let der = pem::decode(text.as_str().unwrap_or_default())
+        .ok_or_else(|| wrong("", "not a certificate or public key in PEM"))?;
+    let public =
+        der.public_key().ok_or_else(|| wrong("", "not the DER of an X.509 certificate or SubjectPublicKeyInfo"))?;
+    let (family, parts) = public.parameters().ok_or_else(|| foreign("", "unsupported type of public key"))?;
+    let alg = family_alg(family, allowed)?;
+    let public = public_key(family, &parts)?;
+    Ok(Key { kid: Some(kid.into()), ..Key::of(family, alg, public, &parts) })
+}
+
+/// An asymmetric key of its JWK parameters in the order of [`parameters`].
+fn public_key(family: Family, parts: &[Vec<u8>]) -> Result<PublicKey, Unusable> {
+    match (family, parts) {
+        (Family::Rsa, [modulus, exponent]) => rsa(modulus, exponent),
+        (Family::P256, [x, y]) => Ok(PublicKey::P256(on_curve(x, y, 32, EcKey::new)?)),
+        (Family::P384, [x, y]) => Ok(PublicKey::P384(on_curve(x, y, 48, EcKey::new)?)),
+        (Family::P521, [x, y]) => Ok(PublicKey::P521(on_curve(x, y, 66, EcKey::new)?)),
+        (Family::Ed25519, [x]) => ed25519(x),
+        (Family::Rsa | Family::P256 | Family::P384 | Family::P521 | Family::Ed25519 | Family::Oct, _) => {
+            Err(wrong("kty", "not a public key"))
+        }
+    }
 }
 
 fn read_kid(jwk: Value<'_>) -> Result<Option<Box<str>>, Unusable> {
-    let Some(kid) = jwk.get("kid") else { return Ok(None) };
+    let Some(kid) = member(jwk, "kid") else { return Ok(None) };
     match kid.as_str() {
-        Some(kid) if !kid.is_empty() && kid.len() <= limits::MAX_KID_BYTES => Ok(Some(kid.into())),
-        Some(_) => Err(wrong("kid", format!("empty or longer than {} bytes", limits::MAX_KID_BYTES))),
+        Some(kid) if kid.len() <= limits::MAX_KID_BYTES => Ok(Some(kid.into())),
+        Some(_) => Err(wrong("kid", format!("longer than {} bytes", limits::MAX_KID_BYTES))),
         None => Err(wrong("kid", "not a string")),
     }
 }
 
 fn bytes(jwk: Value<'_>, member: &'static str) -> Result<Vec<u8>, Unusable> {
-    let text = jwk.get(member).and_then(Value::as_str).ok_or_else(|| wrong(member, "missing or not a string"))?;
+    let text =
+        self::member(jwk, member).and_then(Value::as_str).ok_or_else(|| wrong(member, "missing or not a string"))?;
     base64url::decode(text).ok_or_else(|| wrong(member, "not base64url without padding"))
 }
 
-fn read_rsa(jwk: Value<'_>) -> Result<PublicKey, Unusable> {
-    let key = RsaKey::new(&bytes(jwk, "n")?, &bytes(jwk, "e")?).map_err(|problem| match problem {
+fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<PublicKey, Unusable> {
+    let key = RsaKey::new(modulus, exponent).map_err(|problem| match problem {
         RsaProblem::Size(bits) => {
             wrong("n", format!("{bits} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)", limits::MAX_RSA_BITS))
         }
@@ -397,23 +547,22 @@ fn read_rsa(jwk: Value<'_>) -> Result<PublicKey, Unusable> {
 }
 
 /// A point in affine coordinates, and on the curve.
-fn point<K>(jwk: Value<'_>, length: usize, read: fn(&[u8], &[u8]) -> Option<K>) -> Result<K, Unusable> {
-    let coordinate = |member: &'static str| {
-        let bytes = bytes(jwk, member)?;
-        if bytes.len() == length {
-            return Ok(bytes);
+fn on_curve<K>(x: &[u8], y: &[u8], length: usize, read: fn(&[u8], &[u8]) -> Option<K>) -> Result<K, Unusable> {
+    for (member, coordinate) in [("x", x), ("y", y)] {
+        if coordinate.len() != length {
+            let told =
+                format!("{} bytes; this curve's coordinates have {length} (RFC 7518 §6.2.1.2)", coordinate.len());
+            return Err(wrong(member, told));
         }
-        let told = format!("{} bytes; this curve's coordinates have {length} (RFC 7518 §6.2.1.2)", bytes.len());
-        Err(wrong(member, told))
-    };
-    read(&coordinate("x")?, &coordinate("y")?).ok_or_else(|| wrong("x", "not a point on the curve"))
+    }
+    read(x, y).ok_or_else(|| wrong("x", "not a point on the curve"))
 }
 
-fn read_ed25519(jwk: Value<'_>) -> Result<PublicKey, Unusable> {
-    let x: [u8; 32] = bytes(jwk, "x")?.try_into().map_err(|_| wrong("x", "not 32 bytes (RFC 8037 §2)"))?;
+fn ed25519(x: &[u8]) -> Result<PublicKey, Unusable> {
+    let x: [u8; 32] = x.try_into().map_err(|_| wrong("x", "not 32 bytes (RFC 8037 §2)"))?;
     EdKey::new(&x).map(PublicKey::Ed25519).map_err(|problem| match problem {
         EdProblem::NoPoint => wrong("x", "not the encoding of a point on the curve"),
-        EdProblem::SmallOrder => wrong("x", "a point of small order; such a key verifies signatures that nobody made"),
+        EdProblem::SmallOrder => wrong("x", "low-order point: such a key accepts forged signatures"),
     })
 }
 

@@ -25,7 +25,7 @@ fn rsa(modulus: &[u8], exponent: &[u8]) -> Value {
 }
 
 #[test]
-fn v6_keys_that_are_weak_or_not_public_are_refused() {
+fn v6_weak_or_private_keys_are_refused() {
     let mut even = [0xff; 256];
     even[255] = 0xfe;
     let point = |x: &[u8], y: &[u8]| json!({ "kty": "EC", "crv": "P-256", "x": base64url::encode(x), "y": base64url::encode(y) });
@@ -38,17 +38,19 @@ fn v6_keys_that_are_weak_or_not_public_are_refused() {
         (rsa(&even, &[1, 0, 1]), "keys[0].e"),
         (point(&[1; 32], &[1; 32]), "keys[0].x: not a point"),
         (point(&[1; 31], &[1; 32]), "keys[0].x: 31 bytes"),
-        (changed(json!({ "x": base64url::encode(&[0; 32]) })), "small order"),
+        (changed(json!({ "x": base64url::encode(&[0; 32]) })), "low-order point"),
         (changed(json!({ "x": "AA" })), "keys[0].x: not 32 bytes"),
         (changed(json!({ "x": "AA==" })), "keys[0].x: not base64url"),
         (changed(json!({ "alg": "ES256" })), "keys[0].alg: ES256 does not go with"),
-        (changed(json!({ "kid": "" })), "keys[0].kid"),
+        (changed(json!({ "kid": "k".repeat(257) })), "keys[0].kid"),
         (changed(json!({ "d": "AAAA" })), "keys[0].d: a private member"),
         (changed(json!({ "kty": null })), "keys[0].kty: missing"),
         (json!({ "kty": "oct", "alg": "HS256", "k": base64url::encode(&[1; 32]) }), "keys[0].kty: a shared secret"),
     ] {
         let told = problem(&jwk);
         assert!(told.contains(expected), "{jwk}: {told}");
+        let fetched = KeySet::from_provider(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL).unwrap();
+        assert_eq!((fetched.len(), reasons(&fetched).join("\n")), (0, told), "{jwk}");
     }
     assert_eq!(problem(&rsa(&[0xff; 256], &[1, 0, 1])), "");
     assert_eq!(problem(&rsa(&[0xff; 256], &[3])), "");
@@ -82,19 +84,134 @@ fn foreign_keys_are_skipped_and_counted() {
     assert!(KeySet::from_config(&json!({ "keys": foreign }).to_string(), &Alg::ALL, false).is_err(), "no key left");
 }
 
+fn fetched(keys: Value) -> KeySet {
+    KeySet::from_provider(&json!({ "keys": keys }).to_string(), &Alg::ALL).unwrap()
+}
+
+fn reasons(set: &KeySet) -> Vec<String> {
+    set.passed_over().iter().map(|passed| passed.problem.to_string()).collect()
+}
+
 #[test]
-fn a_providers_set_survives_single_bad_keys_but_not_a_repeated_kid() {
-    let good = TestKey::new("k1", 1).jwk();
-    let set = |keys: Value| KeySet::from_provider(&json!({ "keys": keys }).to_string(), &Alg::ALL);
+fn one_bad_key_spoils_no_set() {
     let private = changed(json!({ "kid": "p", "d": "AAAA" }));
     let oct = json!({ "kty": "oct", "alg": "HS256", "k": base64url::encode(&[1; 32]) });
-    let read = set(json!([good, private, oct, rsa(&[0xff; 128], &[1, 0, 1]), 7])).unwrap();
+    let read = fetched(json!([TestKey::new("k1", 1).jwk(), private, oct, rsa(&[0xff; 128], &[1, 0, 1]), 7]));
     assert_eq!((read.len(), read.skipped()), (1, 4));
-    assert!(set(json!([good, changed(json!({ "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" }))])).is_err());
     assert!(KeySet::from_provider("{}", &Alg::ALL).is_err());
     assert!(KeySet::from_provider(&" ".repeat(limits::MAX_JWKS_BYTES + 1), &Alg::ALL).is_err());
     let many = alloc::vec![json!({ "kty": "x" }); limits::MAX_KEYS + 1];
-    assert!(set(json!(many)).is_err());
+    assert!(KeySet::from_provider(&json!({ "keys": many }).to_string(), &Alg::ALL).is_err());
+}
+
+#[test]
+fn only_an_ambiguous_key_is_left_out() {
+    let [one, other, third] = [1, 2, 3].map(|seed| TestKey::new("twin", seed).jwk());
+    let good = TestKey::new("k1", 9).jwk();
+    for keys in [json!([one, good, other]), json!([one, other, one, good, third])] {
+        let set = fetched(keys.clone());
+        assert_eq!(set.find(Some("twin"), Alg::EdDsa), Err(Rejection::KeyAmbiguous), "{keys}");
+        assert_eq!(set.find(Some("k1"), Alg::EdDsa).map(Key::kid), Ok(Some("k1")), "{keys}");
+        assert_eq!(set.find(None, Alg::EdDsa), Err(Rejection::KeyAmbiguous), "{keys}");
+        assert!(reasons(&set).iter().all(|reason| reason.contains("kid \"twin\" names different keys for EdDSA")));
+    }
+    assert_eq!(reasons(&fetched(json!([one, good, other])))[1].split(':').next(), Some("keys[2]"));
+}
+
+#[test]
+fn algorithm_and_type_tell_keys_apart() {
+    let ed = TestKey::new("main", 1).jwk();
+    let named = |alg: &str, fill: u8| {
+        let mut jwk = rsa(&[fill; 256], &[1, 0, 1]);
+        merge(&mut jwk, json!({ "kid": "main", "alg": alg }));
+        jwk
+    };
+    let set = fetched(json!([named("RS256", 0xff), ed, named("PS512", 0xff), named("RS384", 0xfd)]));
+    for alg in [Alg::Rs256, Alg::EdDsa, Alg::Ps512, Alg::Rs384] {
+        assert_eq!(set.find(Some("main"), alg).map(Key::alg), Ok(alg));
+    }
+    assert_eq!(set.find(Some("main"), Alg::Es256), Err(Rejection::AlgorithmMismatch));
+    assert_eq!(set.skipped(), 0);
+}
+
+#[test]
+fn the_same_key_counts_once() {
+    let padded: Vec<u8> = core::iter::once(0).chain([0xff; 256]).collect();
+    let twice = [rsa(&[0xff; 256], &[1, 0, 1]), rsa(&padded, &[0, 1, 0, 1])].map(|mut jwk| {
+        merge(&mut jwk, json!({ "kid": "main", "alg": "RS256" }));
+        jwk
+    });
+    let set = fetched(json!([twice[0], twice[0], twice[1]]));
+    assert_eq!((set.len(), set.skipped()), (1, 0));
+    // Under two names it serves a token without a kid.
+    let renamed = [TestKey::new("a", 1).jwk(), TestKey::new("b", 1).jwk()];
+    assert!(fetched(json!(renamed)).find(None, Alg::EdDsa).is_ok());
+}
+
+#[test]
+fn a_member_without_a_value_is_absent() {
+    for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "use", "key_ops", "alg", "kid", "x5c", "x5t", "crv_note"]
+    {
+        for empty in [json!(null), json!([]), json!("")] {
+            let mut jwk = TestKey::new("k1", 1).jwk();
+            jwk[name] = empty.clone();
+            let set = fetched(json!([jwk]));
+            assert_eq!((set.len(), set.skipped()), (1, 0), "{name}: {empty}");
+        }
+    }
+    assert_eq!(problem(&changed(json!({ "d": 0 }))).split(':').next(), Some("keys[0].d"), "a value is a value");
+}
+
+#[test]
+fn each_key_is_passed_over_for_its_own_reason() {
+    for (jwk, expected) in [
+        (changed(json!({ "use": "enc" })), "keys[0].use: \"enc\", not \"sig\""),
+        (changed(json!({ "key_ops": ["sign"] })), "keys[0].key_ops: does not contain \"verify\""),
+        (changed(json!({ "crv": "X25519" })), "keys[0].crv: unsupported curve \"X25519\""),
+        (json!({ "kty": "AKP" }), "keys[0].kty: unsupported key type \"AKP\""),
+        (changed(json!({ "alg": "Ed448" })), "keys[0].alg: unsupported algorithm \"Ed448\""),
+        (changed(json!({ "alg": "\n".repeat(65) })), "keys[0].alg: unsupported algorithm \"\\n\\n"),
+        (changed(json!({ "d": "AAAA" })), "keys[0].d: a private member"),
+    ] {
+        let told = reasons(&fetched(json!([jwk]))).join("");
+        assert!(told.starts_with(expected) && told.len() < 250, "{jwk}: {told}");
+    }
+    let unlisted = KeySet::from_provider(&json!({ "keys": [TestKey::new("k1", 1).jwk()] }).to_string(), &[Alg::Rs256]);
+    assert_eq!(reasons(&unlisted.unwrap()), ["keys[0].alg: EdDSA is not among the rule's algorithms"]);
+}
+
+/// Certificates and keys made by OpenSSL; `keys` are the same as JWKs.
+const X509_MAP: &str = include_str!("../tests/data/x509_map.json");
+
+#[test]
+fn certificates_give_the_keys_in_them() {
+    let both: Value = serde_json::from_str(X509_MAP).unwrap();
+    let read = |value: &Value| KeySet::from_provider(&value.to_string(), &Alg::ALL).unwrap();
+    let (map, set) = (read(&both["map"]), read(&json!({ "keys": both["keys"] })));
+    assert_eq!((map.len(), map.skipped()), (5, 0));
+    for key in set.iter() {
+        assert_eq!(map.find(key.kid(), key.alg()), Ok(key));
+    }
+    let es = KeySet::from_provider(&both["map"].to_string(), &[Alg::Es256]).unwrap();
+    assert_eq!((es.len(), es.skipped()), (1, 4));
+    assert!(reasons(&es)[0].starts_with("\"ed\".kty: the rule allows no algorithm"), "{:?}", reasons(&es));
+}
+
+#[test]
+fn a_damaged_certificate_gives_no_key() {
+    let both: Value = serde_json::from_str(X509_MAP).unwrap();
+    let pem = both["map"]["rsa"].as_str().unwrap();
+    let good = TestKey::new("k1", 1).jwk();
+    for damaged in
+        [pem.replace("MII", "MIA"), pem.replace('/', "_"), pem[..600].to_string(), pem.replace("CERT", "CRET")]
+    {
+        let map = json!({ "rsa": damaged, "p256": both["map"]["p256"], "note": 7 });
+        let set = KeySet::from_provider(&map.to_string(), &Alg::ALL).unwrap();
+        assert_eq!((set.len(), set.skipped()), (1, 2), "{:?}", reasons(&set));
+    }
+    // A JWK Set stays one, whatever else is in it.
+    let mixed = json!({ "keys": [good], "rsa": pem });
+    assert_eq!(KeySet::from_provider(&mixed.to_string(), &Alg::ALL).unwrap().kids().next(), Some(Some("k1")));
 }
 
 #[test]

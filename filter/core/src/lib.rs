@@ -32,6 +32,7 @@ mod inline;
 pub mod json;
 pub mod keys;
 pub mod limits;
+mod pem;
 pub mod policy;
 pub mod rejection;
 pub mod revocation;

@@ -9,6 +9,8 @@ use crate::limits;
 pub enum Class {
     /// 401 without an error code: the client sent no credentials (RFC 6750 §3.1).
     MissingToken,
+    /// 400 without a challenge: the request is malformed, whoever sends it.
+    BadRequest,
     /// 400 `invalid_request` (RFC 6750 §3.1).
     InvalidRequest,
     /// 401 `invalid_token`.
@@ -47,8 +49,11 @@ macro_rules! rejections {
 }
 
 rejections! {
-    /// The path is not in the one form that rules are matched against (dot segments, `//`, `\`, escaped separators).
-    PathNotNormalized = "path-not-normalized", InvalidRequest;
+    /// Servers may read the path in two ways (dot segments, `//`, `\`, `;`, escapes that are no
+    /// UTF-8 text).
+    PathNotNormalized = "path-not-normalized", BadRequest;
+    /// `:authority` is not one host with at most one port (RFC 3986 §3.2).
+    HostMalformed = "host-malformed", BadRequest;
     /// No token where the configuration looks for one.
     TokenMissing = "token-missing", MissingToken;
     /// More than one token or token location (V18, RFC 6750 §2).
@@ -79,11 +84,13 @@ rejections! {
     TypeNotAllowed = "type-not-allowed", InvalidToken;
     /// No keys were ever received for the issuer, so nothing can be said about the token (V16).
     KeysUnavailable = "keys-unavailable", Unavailable;
+    /// The fetched keys of the issuer are older than the rule's `staleness` allows (V16).
+    KeysStale = "keys-stale", Unavailable;
     /// The signing key was revoked.
     KeyRevoked = "key-revoked", InvalidToken;
     /// The issuer has no key with this `kid`.
     KeyUnknown = "key-unknown", InvalidToken;
-    /// The token names no key and several would fit.
+    /// Several keys fit the token, and nothing in it tells them apart.
     KeyAmbiguous = "key-ambiguous", InvalidToken;
     /// `alg` differs from the one algorithm of the key (V5).
     AlgorithmMismatch = "algorithm-mismatch", InvalidToken;

@@ -2,8 +2,9 @@
 //! [`Trust::accept_bundle`] and [`Trust::accept_jwks`], which verify before they believe.
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::alg::Alg;
 use crate::bundle::{self, BundleError, IssuerTrust, Snapshot};
@@ -18,8 +19,20 @@ use crate::{limits, revocation};
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
     bundle: Option<Bundle>,
-    fetched: KeySets,
+    fetched: Vec<Fetched>,
     generation: u64,
+}
+
+/// The key set that was fetched for one rule.
+#[derive(Clone, Debug)]
+struct Fetched {
+    /// Index of the rule in the policy.
+    rule: usize,
+    set: KeySet,
+    /// Time of the last successful fetch, on a monotonic clock.
+    confirmed: Duration,
+    /// Whether the set is older than its rule's `staleness` allows.
+    stale: bool,
 }
 
 /// Key sets by issuer. A proxy trusts a handful.
@@ -29,11 +42,6 @@ struct KeySets(Vec<(Box<str>, KeySet)>);
 impl KeySets {
     fn get(&self, issuer: &str) -> Option<&KeySet> {
         self.0.iter().find(|(of, _)| **of == *issuer).map(|(_, set)| set)
-    }
-
-    fn put(&mut self, issuer: &str, set: KeySet) {
-        self.0.retain(|(of, _)| **of != *issuer);
-        self.0.push((issuer.into(), set));
     }
 
     fn sets(&self) -> impl Iterator<Item = &KeySet> {
@@ -102,7 +110,8 @@ impl Trust {
     /// The keys that can verify tokens now, of bundle and fetched sets.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         let bundled = self.bundle.iter().flat_map(|bundle| bundle.keys.sets());
-        bundled.chain(self.fetched.sets()).flat_map(KeySet::iter)
+        let fetched = self.fetched.iter().filter(|fetched| !fetched.stale).map(|fetched| &fetched.set);
+        bundled.chain(fetched).flat_map(KeySet::iter)
     }
 
     /// How old the bundle in force is.
@@ -136,23 +145,51 @@ impl Trust {
         Ok(Accepted::NewVersion)
     }
 
-    /// Takes over a key set fetched for the rule with this index; returns how many keys it has and how many were skipped.
+    /// Takes over a key set fetched for the rule with this index, at `now` on a monotonic clock. Returns the set in force.
     ///
     /// # Errors
-    /// A set that is none, or has no key for the rule; the last good one stays in force.
-    pub fn accept_jwks(&mut self, rule: usize, jwks: &str, policy: &Policy) -> Result<(usize, usize), KeyProblem> {
+    /// A set that is none, or has no key for the rule; the last good one stays in force until it is stale.
+    pub fn accept_jwks(
+        &mut self,
+        rule: usize,
+        jwks: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<&KeySet, KeyProblem> {
         let missing = || KeyProblem { path: String::new(), message: "no such rule".into() };
-        let rule = policy.jwt_rules().get(rule).ok_or_else(missing)?;
-        let set = KeySet::from_provider(jwks, &rule.algorithms)?;
+        let config = policy.jwt_rules().get(rule).ok_or_else(missing)?;
+        let set = KeySet::from_provider(jwks, &config.algorithms)?;
         if set.is_empty() {
-            return Err(KeyProblem { path: "keys".into(), message: "no key for an allowed algorithm".into() });
+            return Err(no_usable_key(&set));
         }
-        let counts = (set.len(), set.skipped());
-        if self.fetched.get(&rule.issuer) != Some(&set) {
-            self.fetched.put(&rule.issuer, set);
+        let known = self.fetched.iter().position(|fetched| fetched.rule == rule);
+        let old = known.map(|at| self.fetched.swap_remove(at));
+        if old.is_none_or(|old| old.stale || old.set != set) {
             self.next_generation();
         }
-        Ok(counts)
+        self.fetched.push(Fetched { rule, set, confirmed: now, stale: false });
+        self.fetched.last().map(|fetched| &fetched.set).ok_or_else(missing)
+    }
+
+    /// Withdraws trust from the fetched sets that are older at `now`, on a monotonic clock, than their rules allow. Returns the
+    /// rules whose keys became stale.
+    pub fn age_jwks(&mut self, policy: &Policy, now: Duration) -> Vec<usize> {
+        let mut changed = false;
+        let mut aged = Vec::new();
+        for fetched in &mut self.fetched {
+            let keys = policy.jwt_rules().get(fetched.rule).map(|rule| &rule.keys);
+            let max_age = if let Some(KeySource::Remote(remote)) = keys { remote.max_age_s } else { None };
+            let age = now.saturating_sub(fetched.confirmed);
+            let stale = max_age.is_some_and(|max_age| age > Duration::from_secs(max_age));
+            if stale && !fetched.stale {
+                aged.push(fetched.rule);
+            }
+            changed |= core::mem::replace(&mut fetched.stale, stale) != stale;
+        }
+        if changed {
+            self.next_generation();
+        }
+        aged
     }
 
     /// Takes over what another configuration of the same proxy knows and this one may believe: a newer bundle whose key is
@@ -165,34 +202,42 @@ impl Trust {
                 self.bundle = Some(theirs.clone());
             }
         }
-        for rule in policy.jwt_rules() {
-            let same = |other: &&JwtRule| rule.fetches_like(other);
-            let known = older_policy.jwt_rules().iter().find(same).and_then(|other| older.fetched.get(&other.issuer));
-            if let Some(set) = known.filter(|_| !self.has_jwks(&rule.issuer)) {
-                self.fetched.put(&rule.issuer, set.clone());
-            }
+        for (at, rule) in
+            policy.jwt_rules().iter().enumerate().filter(|(at, _)| !self.has_jwks(*at)).collect::<Vec<_>>()
+        {
+            let known = older.fetched.iter().find(|fetched| {
+                older_policy.jwt_rules().get(fetched.rule).is_some_and(|other: &JwtRule| rule.fetches_like(other))
+            });
+            self.fetched.extend(known.map(|known| Fetched { rule: at, ..known.clone() }));
         }
     }
 
-    /// Whether a set was ever fetched for an issuer.
+    /// Whether a set was ever fetched for the rule with this index.
     #[must_use]
-    pub fn has_jwks(&self, issuer: &str) -> bool {
-        self.fetched.get(issuer).is_some()
+    pub fn has_jwks(&self, rule: usize) -> bool {
+        self.fetched.iter().any(|fetched| fetched.rule == rule)
     }
 
-    /// The key for a token of this issuer.
+    /// The key that the rule with this index has for a token.
     pub(crate) fn key<'t>(
         &'t self,
-        source: &'t KeySource,
-        issuer: &str,
+        at: usize,
+        rule: &'t JwtRule,
         kid: Option<&str>,
         alg: Alg,
     ) -> Result<&'t Key, Rejection> {
-        let set = match source {
+        let set = match &rule.keys {
             KeySource::Inline(set) => set,
-            KeySource::Remote(_) => self.fetched.get(issuer).ok_or(Rejection::KeysUnavailable)?,
+            KeySource::Remote(_) => {
+                let fetched =
+                    self.fetched.iter().find(|fetched| fetched.rule == at).ok_or(Rejection::KeysUnavailable)?;
+                if fetched.stale {
+                    return Err(Rejection::KeysStale);
+                }
+                &fetched.set
+            }
             KeySource::Bundle => {
-                return self.bundle.as_ref().ok_or(Rejection::KeysUnavailable)?.key(issuer, kid, alg);
+                return self.bundle.as_ref().ok_or(Rejection::KeysUnavailable)?.key(&rule.issuer, kid, alg);
             }
         };
         set.find(kid, alg)
@@ -251,7 +296,23 @@ const BUNDLE_ALGORITHMS: [Alg; 10] = [
     Alg::EdDsa,
 ];
 
-/// Every key of every issuer must be usable: the issuer and we are one product, so a bad key is a fault and no variety.
+/// Most reasons that the error for a set without a usable key repeats.
+const MAX_REASONS: usize = 4;
+
+fn no_usable_key(set: &KeySet) -> KeyProblem {
+    let reasons = set.passed_over().iter().take(MAX_REASONS).map(|passed| passed.problem.to_string());
+    let mut message = String::from("no usable key for an allowed algorithm");
+    for (at, reason) in reasons.enumerate() {
+        message.push_str(if at == 0 { ": " } else { "; " });
+        message.push_str(&reason);
+    }
+    if set.skipped() > MAX_REASONS {
+        message.push_str("; …");
+    }
+    KeyProblem { path: "keys".into(), message }
+}
+
+/// Bundles come from our own issuer, so an unusable key or a repeated `kid` is an error, not something to pass over.
 fn usable_keys(snapshot: &Snapshot) -> Result<KeySets, BundleError> {
     let read = |(issuer, trust): (&String, &IssuerTrust)| {
         if trust.keys.is_empty() {
@@ -260,7 +321,8 @@ fn usable_keys(snapshot: &Snapshot) -> Result<KeySets, BundleError> {
         let text = bundle::jwks_text(&trust.keys);
         let set =
             KeySet::from_config(&text, &BUNDLE_ALGORITHMS, false).map_err(|_: Vec<KeyProblem>| BundleError::BadKey)?;
-        let all_named = set.kids().all(|kid| kid.is_some());
+        let unique = |(at, kid): (usize, Option<&str>)| kid.is_some() && set.kids().take(at).all(|other| other != kid);
+        let all_named = set.kids().enumerate().all(unique) && set.len() == trust.keys.len();
         if all_named && set.skipped() == 0 { Ok((issuer.as_str().into(), set)) } else { Err(BundleError::BadKey) }
     };
     if snapshot.issuers.values().any(|trust| trust.keys.len() > limits::MAX_KEYS) {

@@ -6,17 +6,21 @@
 //! 3 claims      strict JSON, registered types     claims-malformed, token-too-deep
 //! 4 issuer      a rule for exactly this iss       issuer-unknown
 //! 5 type, alg   what the rule allows              type-not-allowed, algorithm-not-allowed
-//! 6 key         the issuer's own, one algorithm   keys-unavailable, key-revoked, key-unknown, key-ambiguous, algorithm-mismatch
+//! 6 key         the issuer's own, one algorithm   keys-unavailable, keys-stale, key-revoked, key-unknown, key-ambiguous, algorithm-mismatch
 //! 7 claims      exp, nbf, iat, aud, required      claim-missing, audience-mismatch, token-expired, …
 //! 8 binding     a bound token is not a bearer's   binding-unsupported
 //! 9 signature                                     signature-invalid
 //! 10 revocation token, then epochs                token-revoked, …
 //! ```
 //!
+//! An issuer may have several rules, each with keys of its own. Steps 5 to 8 run for each of them; the signature decides.
+//!
 //! Steps 4 to 8 read claims that nobody has vouched for yet, and can only refuse: the dear step comes after all the cheap
 //! ones. What was read is believed, and lent out, from step 10 on, as [`Verified`].
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::cell::LazyCell;
 
 use crate::alg::Alg;
 use crate::claims::{Claims, texts};
@@ -25,7 +29,7 @@ use crate::crypto::{Portable, SignatureVerifier};
 use crate::header::{Header, Kid};
 use crate::keys::{Key, KeyId, KeySet};
 use crate::policy::Policy;
-use crate::rejection::Rejection;
+use crate::rejection::{Class, Rejection};
 use crate::token::{Compact, Signature};
 use crate::trust::{Revocations, Trust};
 
@@ -40,6 +44,15 @@ struct Untrusted<'t> {
 /// A token that has passed everything but its signature and revocation. Its claims cannot be read.
 pub struct Checked<'a> {
     token: Untrusted<'a>,
+    first: Candidate<'a>,
+    /// Further rules of the issuer that have a key for the token.
+    others: Vec<Candidate<'a>>,
+    /// Rejection by a rule of the issuer whose keys are not available.
+    unavailable: Option<Rejection>,
+}
+
+/// A rule that accepts the claims, and its key for the token.
+struct Candidate<'a> {
     key: &'a Key,
     revocations: Option<Revocations<'a>>,
     rule_index: usize,
@@ -61,6 +74,7 @@ pub struct Verified {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
     key: KeyId,
+    rule_index: usize,
     expires_at: u64,
 }
 
@@ -75,7 +89,11 @@ impl Proof {
     pub(crate) fn still_holds(&self, token: &str, policy: &Policy, trust: &Trust, now: u64) -> bool {
         let Ok(checked) = check(token, policy, trust, || now) else { return false };
         let revoked = |revocations: Revocations<'_>| revocations.check(&checked.token.claims).is_err();
-        checked.key.id() == self.key && !checked.revocations.is_some_and(revoked)
+        let mut candidates = core::iter::once(&checked.first).chain(&checked.others);
+        candidates.any(|candidate| {
+            let is_same = candidate.key.id() == self.key && candidate.rule_index == self.rule_index;
+            is_same && !candidate.revocations.is_some_and(revoked)
+        })
     }
 }
 
@@ -145,7 +163,8 @@ pub fn validate_with(
     let token_type = token.admit(rule)?;
     let key = keys.find(token.header.kid(), token.header.alg())?;
     let expires_at = check_claims(&token.claims, rule, token_type, now)?;
-    Checked { token, key, revocations: None, rule_index: 0, expires_at }.verify(verifier)
+    let first = Candidate { key, revocations: None, rule_index: 0, expires_at };
+    Checked { token, first, others: Vec::new(), unavailable: None }.verify(verifier)
 }
 
 /// Every check that needs no signature arithmetic: steps 1 to 8. The clock (Unix seconds) is read for step 7 only: most proxies
@@ -160,12 +179,32 @@ pub fn check<'a>(
     now: impl FnOnce() -> u64,
 ) -> Result<Checked<'a>, Rejection> {
     let token = Untrusted::read(token)?;
-    let (rule_index, rule) = policy.jwt_rule_for(token.claims.issuer())?;
-    let token_type = token.admit(rule)?;
-    let key = trust.key(&rule.keys, &rule.issuer, token.header.kid(), token.header.alg())?;
-    let expires_at = check_claims(&token.claims, rule, token_type, now())?;
-    let revocations = trust.revocations(&rule.keys, &rule.issuer);
-    Ok(Checked { token, key, revocations, rule_index, expires_at })
+    let issuer = token.claims.issuer().ok_or(Rejection::ClaimMissing)?;
+    let now = LazyCell::new(now);
+    let (mut first, mut others) = (None, Vec::new());
+    let (mut refusal, mut unavailable) = (Refusal { rejection: Rejection::IssuerUnknown, has_key: false }, None);
+    for (rule_index, rule) in policy.jwt_rules_for(issuer) {
+        match token.candidate(rule_index, rule, trust, || *now) {
+            Ok(candidate) if first.is_none() => first = Some(candidate),
+            Ok(candidate) => others.push(candidate),
+            Err(refused) if refused.rejection.class() == Class::Unavailable => unavailable = Some(refused.rejection),
+            Err(refused) if refusal.rejection == Rejection::IssuerUnknown || refused.has_key => refusal = refused,
+            Err(_) => {}
+        }
+    }
+    match (first, unavailable) {
+        (Some(first), _) => Ok(Checked { token, first, others, unavailable }),
+        // The rule whose keys are not available may be the one that knows the token's key.
+        (None, Some(unavailable)) if !refusal.has_key => Err(unavailable),
+        (None, _) => Err(refusal.rejection),
+    }
+}
+
+/// A rejection by one of the issuer's rules.
+struct Refusal {
+    rejection: Rejection,
+    /// Whether the rule knows the token's key.
+    has_key: bool,
 }
 
 impl<'t> Untrusted<'t> {
@@ -183,6 +222,21 @@ impl<'t> Untrusted<'t> {
         let token_type = rule.admit_type(self.header.typ(), &self.claims)?;
         if rule.algorithms.contains(&self.header.alg()) { Ok(token_type) } else { Err(Rejection::AlgorithmNotAllowed) }
     }
+
+    /// Steps 5 to 8 by one rule of the issuer.
+    fn candidate<'a>(
+        &self,
+        rule_index: usize,
+        rule: &'a JwtRule,
+        trust: &'a Trust,
+        now: impl FnOnce() -> u64,
+    ) -> Result<Candidate<'a>, Refusal> {
+        let refused = |has_key| move |rejection| Refusal { rejection, has_key };
+        let token_type = self.admit(rule).map_err(refused(false))?;
+        let key = trust.key(rule_index, rule, self.header.kid(), self.header.alg()).map_err(refused(false))?;
+        let expires_at = check_claims(&self.claims, rule, token_type, now()).map_err(refused(true))?;
+        Ok(Candidate { key, revocations: trust.revocations(&rule.keys, &rule.issuer), rule_index, expires_at })
+    }
 }
 
 impl Checked<'_> {
@@ -192,19 +246,17 @@ impl Checked<'_> {
     /// [`Rejection::SignatureInvalid`], or that of a revocation.
     pub fn verify(self, verifier: &dyn SignatureVerifier) -> Result<Verified, Rejection> {
         let Untrusted { signing_input, signature, header, claims } = self.token;
-        if !verifier.verify(self.key, signing_input.as_bytes(), signature.as_bytes()) {
-            return Err(Rejection::SignatureInvalid);
-        }
-        if let Some(revocations) = self.revocations {
+        let good = |of: &Candidate<'_>| verifier.verify(of.key, signing_input.as_bytes(), signature.as_bytes());
+        let Some(Candidate { key, revocations, rule_index, expires_at }) =
+            core::iter::once(self.first).chain(self.others).find(good)
+        else {
+            return Err(self.unavailable.unwrap_or(Rejection::SignatureInvalid));
+        };
+        if let Some(revocations) = revocations {
             revocations.check(&claims)?;
         }
-        Ok(Verified {
-            claims,
-            rule_index: self.rule_index,
-            kid: header.into_kid(),
-            alg: self.key.alg(),
-            proof: Proof { key: self.key.id(), expires_at: self.expires_at },
-        })
+        let proof = Proof { key: key.id(), rule_index, expires_at };
+        Ok(Verified { claims, rule_index, kid: header.into_kid(), alg: key.alg(), proof })
     }
 }
 

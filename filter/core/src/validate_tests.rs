@@ -1,5 +1,7 @@
 use alloc::format;
 use alloc::string::{String, ToString as _};
+use alloc::vec;
+use core::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -469,4 +471,78 @@ proptest! {
         let token = [header, payload, String::from("x")].map(|part| base64url::encode(part.as_bytes())).join(".");
         prop_assert!(verdict(&token, &policy).is_err());
     }
+}
+
+/// Two rules of one issuer, whose keys are fetched from two places.
+fn two_clusters() -> Policy {
+    let rule = |cluster: &str, audience: &str| {
+        json!({
+            "issuer": ISSUER, "audiences": [audience], "jwksUri": "https://k8s/openid/v1/jwks", "jwksCluster": cluster,
+            "refreshInterval": "10s",
+        })
+    };
+    Policy::from_json(&json!({ "jwtRules": [rule("a", "orders"), rule("b", "orders")] }).to_string()).unwrap()
+}
+
+fn fetch(trust: &mut Trust, policy: &Policy, rule: usize, key: &TestKey, at: u64) {
+    let jwks = json!({ "keys": [key.jwk()] }).to_string();
+    trust.accept_jwks(rule, &jwks, policy, Duration::from_secs(at)).unwrap();
+}
+
+#[test]
+fn one_issuer_may_have_two_key_sets() {
+    let policy = two_clusters();
+    // The clusters may even give their keys the same name.
+    for (kid_a, kid_b) in [("a", "b"), ("main", "main")] {
+        let [a, b, c] = [(kid_a, 1), (kid_b, 2), (kid_b, 3)].map(|(kid, seed)| TestKey::new(kid, seed));
+        let [of_a, of_b, of_c] = [&a, &b, &c].map(|key| key.token(&claims(json!({}))));
+        let mut trust = Trust::new();
+        let rule_of = |trust: &Trust, token: &str| validate(token, &policy, trust, NOW).map(|token| token.jwt_rule());
+        assert_eq!(rule_of(&trust, &of_a), Err(Rejection::KeysUnavailable));
+        fetch(&mut trust, &policy, 0, &a, 0);
+        assert_eq!(rule_of(&trust, &of_a), Ok(0));
+        assert_eq!(rule_of(&trust, &of_b), Err(Rejection::KeysUnavailable), "cluster b may have signed it");
+        fetch(&mut trust, &policy, 1, &b, 0);
+        assert_eq!([rule_of(&trust, &of_a), rule_of(&trust, &of_b)], [Ok(0), Ok(1)]);
+        let expired = a.token(&claims(json!({ "exp": NOW - 100 })));
+        assert_eq!(rule_of(&trust, &expired), Err(Rejection::TokenExpired));
+        assert_eq!(rule_of(&trust, &of_c), Err(Rejection::SignatureInvalid));
+    }
+}
+
+#[test]
+fn a_remembered_token_stays_with_its_rule() {
+    let policy = two_clusters();
+    let (a, b) = (TestKey::new("a", 1), TestKey::new("b", 2));
+    let mut trust = Trust::new();
+    fetch(&mut trust, &policy, 0, &a, 0);
+    fetch(&mut trust, &policy, 1, &b, 0);
+    let token = a.token(&claims(json!({})));
+    let proof = validate(&token, &policy, &trust, NOW).unwrap().proof();
+    assert!(proof.still_holds(&token, &policy, &trust, NOW));
+    fetch(&mut trust, &policy, 0, &b, 0);
+    fetch(&mut trust, &policy, 1, &a, 0);
+    assert!(!proof.still_holds(&token, &policy, &trust, NOW), "the other rule accepts it now, by other settings");
+}
+
+#[test]
+fn fetched_keys_that_are_too_old_are_not_decided_by() {
+    let policy = two_clusters();
+    let a = TestKey::new("a", 1);
+    let mut trust = Trust::new();
+    fetch(&mut trust, &policy, 0, &a, 1_000);
+    fetch(&mut trust, &policy, 1, &TestKey::new("b", 2), 1_025);
+    let token = a.token(&claims(json!({})));
+    let verdict_at = |trust: &mut Trust, now: u64| {
+        let before = trust.generation();
+        let aged = trust.age_jwks(&policy, Duration::from_secs(now));
+        let changed = trust.generation() != before;
+        (aged, changed, validate(&token, &policy, trust, NOW).map(|token| token.jwt_rule()))
+    };
+    assert_eq!(verdict_at(&mut trust, 1_030), (vec![], false, Ok(0)));
+    assert_eq!(verdict_at(&mut trust, 1_031), (vec![0], true, Err(Rejection::KeysStale)));
+    assert_eq!(verdict_at(&mut trust, 1_032), (vec![], false, Err(Rejection::KeysStale)));
+    assert_eq!(trust.keys().count(), 1);
+    fetch(&mut trust, &policy, 0, &a, 1_033);
+    assert_eq!(verdict_at(&mut trust, 1_033), (vec![], false, Ok(0)));
 }

@@ -58,11 +58,17 @@ impl Active {
         let text = std::str::from_utf8(text).map_err(|_| vec![NOT_TEXT.to_owned()])?;
         let policy =
             Policy::from_json(text).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        for warning in policy.warnings() {
+            host.log(Level::Warn, &format!("configuration: {warning}"));
+        }
         let mut trust = Trust::new();
         registry::hand_down(&policy, &mut trust);
         let metrics = Metrics::define(host, policy.stat_prefix());
         accept_embedded(host, &policy, &mut trust, &metrics)?;
         metrics.add(Count::JwksSkippedKeys, policy.skipped_inline_keys());
+        for (rule, passed) in policy.passed_over_inline_keys() {
+            host.log(Level::Info, &format!("jwtRules[{rule}].jwks: passed over {}", passed.problem));
+        }
         let mut sanitized: Vec<Box<str>> = Vec::new();
         for name in policy.sanitized_headers() {
             if sanitized.iter().all(|known| **known != *name) {
@@ -79,7 +85,7 @@ impl Active {
             verdicts: RefCell::new(Verdicts::new(RandomState::new())),
             metrics,
             omissions: Throttle::default(),
-            replies: Replies::default(),
+            replies: Replies::new(policy.challenge()),
             me: Identity::new(host),
             bundle: BundleSync::new(),
             jwks: JwksSync::new(&policy),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use meshseal_core::config::{JwtRule, KeySource};
-use meshseal_core::policy::{Policy, Request, Standing};
+use meshseal_core::policy::{CanonicalRequest, Policy, Standing};
 use meshseal_core::rejection::Rejection;
 use meshseal_core::trust::{Freshness, Trust};
 use meshseal_core::validate::{self, Verified};
@@ -16,7 +16,7 @@ use meshseal_core::validate::{self, Verified};
 use crate::config::Active;
 use crate::headers::RequestHeaders;
 use crate::host::{Host, Level};
-use crate::locate::{Located, Place};
+use crate::locate::Located;
 use crate::log;
 use crate::outputs::Outputs;
 use crate::response::Refusal;
@@ -34,8 +34,8 @@ pub(crate) enum Verdict<'a> {
     Accepted(Accepted<'a>),
     /// Refused.
     Refused(Refusal),
-    /// The token names a key that nobody here knows; this source may have it by now.
-    UnknownKey(Source),
+    /// No key here signed the token; these sources may have a newer one. Without it, the request is rejected.
+    KeyMayBeNewer(Rejection, Vec<Source>),
 }
 
 /// What happens to the request of an accepted token.
@@ -64,9 +64,9 @@ impl<'a> Accepted<'a> {
         self.admitted.outputs.omitted()
     }
 
-    /// Where to take the token out, unless it is forwarded.
-    pub(crate) fn remove(&self) -> Option<&'a Place> {
-        (!self.rule.forward_original_token).then_some(self.located.place)
+    /// The token to take out, unless it is forwarded.
+    pub(crate) fn remove(&self) -> Option<&Located<'a>> {
+        (!self.rule.forward_original_token).then_some(&self.located)
     }
 }
 
@@ -84,21 +84,20 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
     if policy.bypass_cors_preflight() && headers.is_cors_preflight(&request) {
         return Ok(Verdict::Preflight);
     }
-    policy.check_path(&request)?;
+    let canonical = policy.canonical(&request)?;
     let located = match active.places.locate(headers, request.path) {
-        Err(Rejection::TokenMissing) if policy.admits_anonymous(&request) => return Ok(Verdict::Anonymous),
+        Err(Rejection::TokenMissing) if policy.admits_anonymous(&canonical) => return Ok(Verdict::Anonymous),
         located => located?,
     };
     // Nothing can hold it now; if something does nevertheless, what is trusted cannot be known.
     let trust = active.trust.try_borrow().map_err(|_| Rejection::KeysUnavailable)?;
     let clock = Clock { host, read: OnceCell::new() };
     match validate(active, &clock, &located, &trust) {
-        Ok(admitted) => authorize(policy, &request, located, admitted, trust.freshness(clock.now().as_secs())),
-        Err(Rejection::KeyUnknown) => match source(active, located.text()?) {
-            Some(source) => Ok(Verdict::UnknownKey(source)),
-            None => Err(Rejection::KeyUnknown.into()),
-        },
-        Err(rejection) => Err(rejection.into()),
+        Ok(admitted) => authorize(policy, &canonical, located, admitted, trust.freshness(clock.now().as_secs())),
+        Err(rejection) => {
+            let sources = sources(active, &located, rejection);
+            if sources.is_empty() { Err(rejection.into()) } else { Ok(Verdict::KeyMayBeNewer(rejection, sources)) }
+        }
     }
 }
 
@@ -172,13 +171,13 @@ impl Admitted {
 
 fn authorize<'a>(
     policy: &'a Policy,
-    request: &Request<'_>,
+    request: &CanonicalRequest<'_>,
     located: Located<'a>,
     admitted: Rc<Admitted>,
     freshness: Freshness,
 ) -> Result<Verdict<'a>, Refusal> {
     // Where a rule does not look, its issuer's tokens are not taken: a token for a header must not work from a cookie.
-    let index = admitted.standing.jwt_rule().filter(|rule| located.rules.contains(rule));
+    let index = admitted.standing.jwt_rule().filter(|rule| located.is_expected_by(*rule));
     let rule = index.and_then(|index| policy.jwt_rules().get(index)).ok_or(Rejection::IssuerUnknown)?;
     policy
         .authorize(request, &admitted.standing, freshness)
@@ -189,13 +188,20 @@ fn authorize<'a>(
     Ok(Verdict::Accepted(Accepted { rule, located, admitted }))
 }
 
-/// Who may know a key that we do not: by the issuer that the token claims, before anybody has vouched for it.
-fn source(active: &Active, token: &str) -> Option<Source> {
-    let issuer = validate::hints(token)?.issuer?;
-    let index = active.policy.jwt_rules().iter().position(|rule| rule.issuer == issuer)?;
-    match &active.policy.jwt_rules().get(index)?.keys {
-        KeySource::Inline(_) => None,
-        KeySource::Bundle => Some(Source::Bundle),
-        KeySource::Remote(_) => active.jwks.source_of(index).map(Source::Jwks),
+/// Sources that may have a newer key for a token, chosen by its unverified `iss`. A provider may replace a key and keep its `kid`
+/// (RFC 7517 §4.5 does not forbid it); our issuer does not.
+fn sources(active: &Active, located: &Located<'_>, rejection: Rejection) -> Vec<Source> {
+    let unknown = rejection == Rejection::KeyUnknown;
+    let replaced = matches!(rejection, Rejection::SignatureInvalid | Rejection::AlgorithmMismatch);
+    if !unknown && (!replaced || active.jwks.is_empty()) {
+        return Vec::new();
     }
+    let issuer = located.text().ok().and_then(validate::hints).and_then(|hints| hints.issuer);
+    let rules = issuer.iter().flat_map(|issuer| active.policy.jwt_rules_for(issuer));
+    let source = |(index, rule): (usize, &JwtRule)| match &rule.keys {
+        KeySource::Inline(_) => None,
+        KeySource::Bundle => unknown.then_some(Source::Bundle),
+        KeySource::Remote(_) => active.jwks.source_of(index).map(Source::Jwks),
+    };
+    rules.filter_map(source).collect()
 }

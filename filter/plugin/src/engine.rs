@@ -13,12 +13,13 @@ use crate::config::Active;
 use crate::decide::{Accepted, Verdict, decide};
 use crate::headers::RequestHeaders;
 use crate::host::{Host, Level};
+use crate::log;
 use crate::metrics::Count;
 use crate::response::{self, Refusal};
+use crate::sync::jwks::Urge;
 use crate::sync::{Finished, Heard};
 use crate::verify::{Hosted, tables};
 use crate::waiters::{self, Source, Waiters};
-use crate::{locate, log};
 
 /// The longest that the root context sleeps: what it reports is this old at the most, in seconds.
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -88,35 +89,42 @@ impl<H: Host> Engine<H> {
     pub fn on_request(&mut self, stream: u32) -> Flow {
         let headers = self.host.request_headers();
         let Some(active) = &self.active else {
-            self.host.respond(&response::reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()));
+            self.host.respond(&response::unavailable(headers.is_grpc()));
             return Flow::Answered;
         };
-        sanitize(active, &self.host, &headers);
+        if !sanitize(active, &self.host, &headers) {
+            let reply = active.replies.reply(&Rejection::KeysUnavailable.into(), headers.is_grpc());
+            self.host.log(Level::Error, "the host refused to remove a request header that the client forged");
+            self.host.respond(&reply);
+            return Flow::Answered;
+        }
         let verdict = decide(active, &self.host, &headers);
-        let Verdict::UnknownKey(source) = verdict else {
+        let Verdict::KeyMayBeNewer(rejection, sources) = verdict else {
             return carry_out(active, &self.host, &headers, verdict, self.level);
         };
-        if self.hold(stream, source) {
+        if self.hold(stream, rejection, &sources) {
             return Flow::Held;
         }
         let Some(active) = &self.active else { return Flow::Answered };
-        carry_out(active, &self.host, &headers, Verdict::UnknownKey(source), self.level)
+        refuse(active, &self.host, &headers, &rejection.into(), self.level)
     }
 
     /// Holds a request until there may be a newer key, if one can be had in time. Shadow mode urges too, but holds nothing up.
-    fn hold(&mut self, stream: u32, source: Source) -> bool {
-        let now = self.host.now();
+    fn hold(&mut self, stream: u32, rejection: Rejection, sources: &[Source]) -> bool {
+        let now = self.host.steady();
         let Some(active) = &mut self.active else { return false };
-        let under_way = match source {
+        let why = if rejection == Rejection::KeyUnknown { Urge::UnknownKey } else { Urge::OtherKey };
+        let mut under_way = sources.to_vec();
+        under_way.retain(|source| match source {
             Source::Bundle => active.bundle.urge(now),
-            Source::Jwks(index) => active.jwks.urge(index, now),
-        };
-        if !under_way {
+            Source::Jwks(index) => active.jwks.urge(*index, why, now),
+        });
+        if under_way.is_empty() {
             return false;
         }
         let shadow = active.policy.mode() == Mode::Shadow;
         // On a host where a living request looks ended (Kong's ngx_wasm_module), its end could not be learned later.
-        let held = !shadow && !self.host.request_has_ended() && self.waiters.admit(stream, source, now);
+        let held = !shadow && !self.host.request_has_ended() && self.waiters.admit(stream, under_way, now);
         if held {
             active.metrics.count(Count::Waited);
         }
@@ -129,12 +137,26 @@ impl<H: Host> Engine<H> {
     /// Time has passed, on the root context.
     pub fn on_tick(&mut self) {
         self.level = self.host.log_level();
+        self.age();
         self.poll();
         self.prepare();
-        let due = self.waiters.take_due(self.host.now());
+        let due = self.waiters.take_due(self.host.steady());
         self.decide_again(&due);
         self.report();
         self.reschedule();
+    }
+
+    /// Withdraws trust from fetched keys that were not confirmed for too long, whatever the reason. Once a tick, so that no request
+    /// asks for the time.
+    fn age(&self) {
+        let Some(active) = &self.active else { return };
+        let Ok(mut trust) = active.trust.try_borrow_mut() else { return };
+        for rule in trust.age_jwks(&active.policy, self.host.steady()) {
+            let line = format!(
+                "jwtRules[{rule}]: fetched keys are older than staleness.maxAge; rejecting its tokens with 503"
+            );
+            self.host.log(Level::Warn, &line);
+        }
     }
 
     /// What makes verification cheaper is made ready where no request waits for it.
@@ -194,7 +216,10 @@ impl<H: Host> Engine<H> {
             }
             let headers = self.host.request_headers();
             // The configuration may be another one than that under which it came.
-            sanitize(active, &self.host, &headers);
+            if !sanitize(active, &self.host, &headers) {
+                self.host.respond(&active.replies.reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()));
+                continue;
+            }
             let verdict = decide(active, &self.host, &headers);
             if let Flow::Continue = carry_out(active, &self.host, &headers, verdict, self.level) {
                 self.host.resume();
@@ -222,7 +247,7 @@ impl<H: Host> Engine<H> {
 
     /// Ticks when the next thing is due.
     fn reschedule(&mut self) {
-        let now = self.host.now();
+        let now = self.host.steady();
         let bundle = self.active.as_ref().filter(|active| active.policy.trust_bundle().is_some());
         let due = bundle.and_then(|active| active.bundle.due()).into_iter();
         let due = due.chain(self.active.as_ref().and_then(|active| active.jwks.due())).min();
@@ -239,11 +264,10 @@ impl<H: Host> Engine<H> {
     }
 }
 
-/// Removes every spelling of the headers that this configuration may add (V21).
-fn sanitize(active: &Active, host: &impl Host, headers: &RequestHeaders) {
-    for name in active.sanitized.iter().flat_map(|name| headers.spellings(name)) {
-        host.remove_request_header(name);
-    }
+/// Removes every spelling of the headers that this configuration may add (V21). False if the proxy refuses: the request must not
+/// go on then.
+fn sanitize(active: &Active, host: &impl Host, headers: &RequestHeaders) -> bool {
+    active.sanitized.iter().flat_map(|name| headers.spellings(name)).all(|name| host.try_remove_request_header(name))
 }
 
 /// Answers, or makes the request ready to go on.
@@ -252,14 +276,17 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
         Verdict::Preflight => active.metrics.count(Count::Preflight),
         Verdict::Anonymous => active.metrics.count(Count::Anonymous),
         Verdict::Accepted(accepted) => {
+            if !apply(host, &accepted) {
+                host.log(Level::Error, "the host refused to add an output header");
+                return refuse(active, host, headers, &Rejection::KeysUnavailable.into(), level);
+            }
             active.metrics.count(Count::Accepted);
             let omitted = accepted.omitted();
             if omitted > 0 {
                 active.metrics.add(Count::OutputOmitted, omitted);
             }
-            apply(host, headers, &accepted);
         }
-        Verdict::UnknownKey(_) => return refuse(active, host, headers, &Rejection::KeyUnknown.into(), level),
+        Verdict::KeyMayBeNewer(rejection, _) => return refuse(active, host, headers, &rejection.into(), level),
         Verdict::Refused(refusal) => return refuse(active, host, headers, &refusal, level),
     }
     Flow::Continue
@@ -282,14 +309,13 @@ fn refuse(active: &Active, host: &impl Host, headers: &RequestHeaders, refusal: 
     Flow::Answered
 }
 
-fn apply(host: &impl Host, headers: &RequestHeaders, accepted: &Accepted<'_>) {
-    if let Some(place) = accepted.remove() {
-        locate::remove(place, headers, host);
+/// False if the proxy refuses an output: an upstream must not take the request for an anonymous one.
+fn apply(host: &impl Host, accepted: &Accepted<'_>) -> bool {
+    if let Some(located) = accepted.remove() {
+        located.remove(host);
     }
     // Whatever the request had under these names was removed before.
-    for (name, value) in accepted.outputs() {
-        host.add_request_header(name, value);
-    }
+    accepted.outputs().all(|(name, value)| host.add_request_header(name, value))
 }
 
 #[cfg(test)]

@@ -69,21 +69,29 @@ impl RequestHeaders {
     /// What rules are matched against.
     ///
     /// # Errors
-    /// [`Rejection::PathNotNormalized`] where method, host or path is not text at all; their form is core's to check.
+    /// [`Rejection::PathNotNormalized`] or [`Rejection::HostMalformed`] where method, path or host
+    /// is repeated or not UTF-8; core checks their form.
     pub(crate) fn request(&self) -> Result<Request<'_>, Rejection> {
         let mut found: [Option<&[u8]>; 3] = [None; 3];
         for (key, value) in Pairs::of(&self.map).filter(|(key, _)| key.first() == Some(&b':')) {
             let names = [":method", ":authority", ":path"].iter().zip(&mut found);
-            for (_, place) in names.filter(|(name, _)| same_name(key, name)) {
+            for (name, place) in names.filter(|(name, _)| same_name(key, name)) {
                 if place.replace(value).is_some() {
-                    return Err(Rejection::PathNotNormalized);
+                    return Err(if *name == ":authority" {
+                        Rejection::HostMalformed
+                    } else {
+                        Rejection::PathNotNormalized
+                    });
                 }
             }
         }
-        let text =
-            |value: Option<_>| std::str::from_utf8(value.unwrap_or_default()).map_err(|_| Rejection::PathNotNormalized);
+        let text = |value: Option<_>, rejection| std::str::from_utf8(value.unwrap_or_default()).map_err(|_| rejection);
         let [method, host, path] = found;
-        Ok(Request { method: text(method)?, host: text(host)?, path: text(path)? })
+        Ok(Request {
+            method: text(method, Rejection::PathNotNormalized)?,
+            host: text(host, Rejection::HostMalformed)?,
+            path: text(path, Rejection::PathNotNormalized)?,
+        })
     }
 
     /// Whether this is a CORS preflight (Fetch standard, "CORS-preflight request").

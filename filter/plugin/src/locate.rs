@@ -1,7 +1,8 @@
 //! Finds the token of a request in the places that the configuration names, and takes it out again.
 //!
-//! A request carries one token in one place (RFC 6750 §2, RFC 9700 §4.3.2): a second one, or a repeated header that may carry
-//! one, refuses it, so that no two parties can read different tokens from the same request (V18).
+//! A request carries one token (RFC 6750 §2, RFC 9700 §4.3.2). The same token in two configured
+//! places is one token. Two different tokens, or a place that holds more than one, refuse the
+//! request, so that no two parties can read different tokens from it (V18).
 //!
 //! `Authorization: Basic …` is no token: where `Bearer ` is looked for, such a request has none.
 
@@ -24,6 +25,10 @@ pub(crate) enum Place {
     Param(Box<str>),
 }
 
+/// A header whose items are separate values by definition (RFC 6455 §11.3.4); one of them may be
+/// the token.
+const LIST_HEADER: &str = "sec-websocket-protocol";
+
 impl Place {
     fn all_of(rule: &JwtRule) -> impl Iterator<Item = Self> + '_ {
         let headers =
@@ -33,19 +38,31 @@ impl Place {
     }
 }
 
-/// Every place of a policy, each once, with the rules (`jwtRules[i]`) that look there.
+/// A place, and what the configuration says about it.
+#[derive(Clone, Debug)]
+struct Entry {
+    place: Place,
+    /// The rules (`jwtRules[i]`) that look there.
+    rules: Vec<usize>,
+    /// Longer prefixes of the same header. A value that has one of them belongs to that place.
+    longer: Vec<Box<str>>,
+}
+
+/// Every place of a policy, each once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Places(Vec<(Place, Vec<usize>)>);
+pub(crate) struct Places(Vec<Entry>);
 
 /// A token and where it was.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Located<'a> {
     /// As it came, not validated in any way.
     token: &'a [u8],
-    /// Where it was found.
-    pub(crate) place: &'a Place,
-    /// The rules that look there: a token is only good where its issuer's rule expects it.
-    pub(crate) rules: &'a [usize],
+    first: &'a Entry,
+    /// Whether other places hold it, too.
+    repeated: bool,
+    places: &'a Places,
+    headers: &'a RequestHeaders,
+    path: &'a str,
 }
 
 impl<'a> Located<'a> {
@@ -65,22 +82,67 @@ impl<'a> Located<'a> {
     /// Whether these are the copies of a header that Envoy has joined with commas, as it does with some headers, `authorization`
     /// among them, before a filter sees them. No token has a comma.
     pub(crate) fn is_joined(&self) -> bool {
-        matches!(self.place, Place::Header { .. }) && bytes::contains(self.token, b',')
+        matches!(self.first.place, Place::Header { .. }) && bytes::contains(self.token, b',')
+    }
+
+    /// Returns whether a rule looks where the token is: a token is only good where its issuer's
+    /// rule expects it.
+    pub(crate) fn is_expected_by(&self, rule: usize) -> bool {
+        self.holders().any(|entry| entry.rules.contains(&rule))
+    }
+
+    /// The places that hold the token.
+    fn holders(&self) -> impl Iterator<Item = &'a Entry> {
+        let Self { token, first, headers, path, .. } = *self;
+        let others = if self.repeated { &*self.places.0 } else { &[] };
+        let holds = move |entry: &&Entry| find(entry, headers, path).is_ok_and(|found| found == Some(token));
+        std::iter::once(first).chain(others.iter().filter(|entry| entry.place != first.place).filter(holds))
+    }
+
+    /// Takes the token out of the request, wherever it is.
+    pub(crate) fn remove(&self, host: &impl Host) {
+        let mut path = None;
+        for entry in self.holders() {
+            match &entry.place {
+                Place::Header { name, .. } if **name == *LIST_HEADER => {
+                    let is_token = |item: &[u8]| self.holders().any(|holder| holder.is_item(name, item));
+                    replace(host, name, cut(self.headers.all(name), b',', is_token));
+                }
+                Place::Header { name, .. } => host.remove_request_header(name),
+                Place::Cookie(_) => {
+                    let is_token = |crumb: &[u8]| self.holders().any(|holder| holder.is_crumb(crumb));
+                    replace(host, "cookie", cut(self.headers.all("cookie"), b';', is_token));
+                }
+                Place::Param(name) => path = Some(without_param(path.as_deref().unwrap_or(self.path), name)),
+            }
+        }
+        if let Some(path) = path {
+            host.set_request_header(":path", path.as_bytes());
+        }
     }
 }
 
 impl Places {
     pub(crate) fn of(policy: &Policy) -> Self {
-        let mut places: Vec<(Place, Vec<usize>)> = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         for (rule, jwt_rule) in policy.jwt_rules().iter().enumerate() {
             for place in Place::all_of(jwt_rule) {
-                match places.iter_mut().find(|(known, _)| *known == place) {
-                    Some((_, rules)) => rules.push(rule),
-                    None => places.push((place, vec![rule])),
+                match entries.iter_mut().find(|entry| entry.place == place) {
+                    Some(entry) => entry.rules.push(rule),
+                    None => entries.push(Entry { place, rules: vec![rule], longer: Vec::new() }),
                 }
             }
         }
-        Self(places)
+        let places: Vec<Place> = entries.iter().map(|entry| entry.place.clone()).collect();
+        for entry in &mut entries {
+            let Place::Header { name: ours, prefix: short } = &entry.place else { continue };
+            let longer = places.iter().filter_map(|place| match place {
+                Place::Header { name, prefix } if name == ours && prefix.len() > short.len() => Some(prefix.clone()),
+                Place::Header { .. } | Place::Cookie(_) | Place::Param(_) => None,
+            });
+            entry.longer = longer.collect();
+        }
+        Self(entries)
     }
 
     /// Finds the one token of the request.
@@ -88,25 +150,48 @@ impl Places {
     /// # Errors
     /// [`Rejection::TokenMissing`], [`Rejection::TokenRepeated`].
     pub(crate) fn locate<'a>(&'a self, headers: &'a RequestHeaders, path: &'a str) -> Result<Located<'a>, Rejection> {
-        let mut found = None;
-        for (place, rules) in &self.0 {
-            if let Some(token) = find(place, headers, path)? {
-                if found.is_some() {
-                    return Err(Rejection::TokenRepeated);
-                }
-                found = Some((token, place, rules));
+        let mut found: Option<Located<'a>> = None;
+        for entry in &self.0 {
+            let Some(token) = find(entry, headers, path)? else { continue };
+            match &mut found {
+                None => found = Some(Located { token, first: entry, repeated: false, places: self, headers, path }),
+                Some(located) if located.token == token => located.repeated = true,
+                Some(_) => return Err(Rejection::TokenRepeated),
             }
         }
-        let (token, place, rules) = found.ok_or(Rejection::TokenMissing)?;
-        Ok(Located { token, place, rules })
+        found.ok_or(Rejection::TokenMissing)
     }
 }
 
-fn find<'a>(place: &'a Place, headers: &'a RequestHeaders, path: &'a str) -> Result<Option<&'a [u8]>, Rejection> {
-    match place {
-        Place::Header { name, prefix } => match headers.once(name) {
+impl Entry {
+    /// The token in a header's value, or in one item of it.
+    fn value_in<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
+        let Place::Header { prefix, .. } = &self.place else { return None };
+        let token = after_prefix(value, prefix).filter(|token| !token.is_empty())?;
+        let of_another = self.longer.iter().any(|longer| after_prefix(value, longer).is_some());
+        (!of_another).then_some(token)
+    }
+
+    /// Returns whether an item of a list header is the token of this place.
+    fn is_item(&self, header: &str, item: &[u8]) -> bool {
+        matches!(&self.place, Place::Header { name, .. } if **name == *header) && self.value_in(item).is_some()
+    }
+
+    /// Returns whether a cookie-pair is the token of this place.
+    fn is_crumb(&self, crumb: &[u8]) -> bool {
+        matches!(&self.place, Place::Cookie(name) if crumb_value(crumb, name.as_bytes()).is_some())
+    }
+}
+
+fn find<'a>(entry: &'a Entry, headers: &'a RequestHeaders, path: &'a str) -> Result<Option<&'a [u8]>, Rejection> {
+    match &entry.place {
+        Place::Header { name, .. } if **name == *LIST_HEADER => {
+            let items = headers.all(name).flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+            only(items.filter_map(|item| entry.value_in(item)))
+        }
+        Place::Header { name, .. } => match headers.once(name) {
             Occurrence::Absent => Ok(None),
-            Occurrence::Once(value) => header_value(value, prefix),
+            Occurrence::Once(value) => header_value(entry, value),
             Occurrence::Repeated => Err(Rejection::TokenRepeated),
         },
         Place::Cookie(name) => {
@@ -118,16 +203,16 @@ fn find<'a>(place: &'a Place, headers: &'a RequestHeaders, path: &'a str) -> Res
 }
 
 /// A header without the prefix has no token, unless a copy that was joined to it has (see [`Located::is_joined`]).
-fn header_value<'v>(value: &'v [u8], prefix: &str) -> Result<Option<&'v [u8]>, Rejection> {
-    let token = |value: &'v [u8]| after_prefix(value, prefix).filter(|token| !token.is_empty());
-    if let Some(token) = token(value) {
+fn header_value<'v>(entry: &Entry, value: &'v [u8]) -> Result<Option<&'v [u8]>, Rejection> {
+    if let Some(token) = entry.value_in(value) {
         return Ok(Some(token));
     }
-    let mut copies = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    if copies.any(|copy| token(copy).is_some()) { Err(Rejection::TokenRepeated) } else { Ok(None) }
+    let mut copies = value.split(|byte| *byte == b',').skip(1).map(<[u8]>::trim_ascii);
+    if copies.any(|copy| entry.value_in(copy).is_some()) { Err(Rejection::TokenRepeated) } else { Ok(None) }
 }
 
-/// A token that is there twice is no token, even if both copies agree: the next reader may take the other one.
+/// A token that is twice in one place is no token, even if both copies agree: the next reader may
+/// take the other one.
 fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, Rejection> {
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(Rejection::TokenRepeated),
@@ -136,12 +221,14 @@ fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8
     }
 }
 
-/// A prefix that ends with a space is an authentication scheme, whose case does not matter (RFC 7235 §2.1).
+/// A prefix that ends with a space is an authentication scheme, whose case does not matter (RFC
+/// 9110 §11.1). One or more spaces separate it from the token (RFC 6750 §2.1).
 fn after_prefix<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
     let (head, rest) = value.split_at_checked(prefix.len())?;
     let matches =
         if prefix.ends_with(' ') { head.eq_ignore_ascii_case(prefix.as_bytes()) } else { head == prefix.as_bytes() };
-    matches.then_some(rest)
+    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
+    matches.then(|| rest.get(spaces..).unwrap_or_default())
 }
 
 fn crumbs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -151,7 +238,12 @@ fn crumbs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn crumb_value<'c>(crumb: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
     let at = crumb.iter().position(|byte| *byte == b'=')?;
     let (key, value) = crumb.split_at_checked(at)?;
-    (key.trim_ascii_end() == name).then(|| value.get(1..).unwrap_or_default().trim_ascii_start())
+    (key.trim_ascii_end() == name).then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii_start()))
+}
+
+/// A cookie's value may stand in quotes, which are not part of it (RFC 6265 §4.1.1).
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 fn params(path: &str) -> impl Iterator<Item = &str> {
@@ -180,31 +272,34 @@ fn unescaped(text: &str) -> impl Iterator<Item = u8> + '_ {
     })
 }
 
-/// Takes the token out of the request: the whole header, the cookie, or the query parameter.
-pub(crate) fn remove(place: &Place, headers: &RequestHeaders, host: &impl Host) {
-    match place {
-        Place::Header { name, .. } => host.remove_request_header(name),
-        Place::Cookie(name) => {
-            let kept: Vec<&[u8]> = headers
-                .all("cookie")
-                .flat_map(crumbs)
-                .filter(|crumb| crumb_value(crumb, name.as_bytes()).is_none())
-                .collect();
-            // Cookies that are not text cannot be written back through the host; they go with the token.
-            match std::str::from_utf8(&kept.join(&b"; "[..])) {
-                Ok(cookies) if !cookies.is_empty() => host.set_request_header("cookie", cookies),
-                Ok(_) | Err(_) => host.remove_request_header("cookie"),
+/// The values of a list header or cookie header without the parts that are the token. All other
+/// bytes stay as they are; several headers become one, as Envoy joins them.
+fn cut<'v>(values: impl Iterator<Item = &'v [u8]>, separator: u8, is_token: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for value in values {
+        let parts: Vec<&[u8]> =
+            value.split(|byte| *byte == separator).filter(|part| !is_token(part.trim_ascii())).collect();
+        let value = parts.join(&separator);
+        let value = value.trim_ascii();
+        if !value.is_empty() {
+            if !kept.is_empty() {
+                kept.extend([separator, b' ']);
             }
-        }
-        Place::Param(name) => {
-            let path = headers.request().map_or("", |request| request.path);
-            let kept: Vec<&str> = params(path).filter(|param| param_value(param, name).is_none()).collect();
-            let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
-            let query = kept.join("&");
-            let path = if query.is_empty() { bare.to_owned() } else { format!("{bare}?{query}") };
-            host.set_request_header(":path", &path);
+            kept.extend_from_slice(value);
         }
     }
+    kept
+}
+
+fn replace(host: &impl Host, name: &str, value: Vec<u8>) {
+    if value.is_empty() { host.remove_request_header(name) } else { host.set_request_header(name, &value) }
+}
+
+fn without_param(path: &str, name: &str) -> String {
+    let kept: Vec<&str> = params(path).filter(|param| param_value(param, name).is_none()).collect();
+    let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
+    let query = kept.join("&");
+    if query.is_empty() { bare.to_owned() } else { format!("{bare}?{query}") }
 }
 
 #[cfg(test)]

@@ -103,25 +103,151 @@ fn a_query_parameter_is_found_under_any_spelling_of_its_name() {
 }
 
 #[test]
-fn two_places_with_a_token_refuse_the_request() {
+fn same_token_in_two_places_is_one() {
     let places = places(json!({
         "fromHeaders": [{ "name": "authorization", "prefix": "Bearer " }], "fromCookies": ["session"], "fromParams": ["t"],
     }));
     let header = ("authorization", "Bearer t.o.k");
     assert_eq!(found(&places, &[header], "/"), "t.o.k");
-    assert_eq!(found(&places, &[header, ("cookie", "session=t.o.k")], "/"), "token-repeated");
-    assert_eq!(found(&places, &[header], "/?t=t.o.k"), "token-repeated");
-    assert_eq!(found(&places, &[("cookie", "session=t.o.k")], "/?t=t.o.k"), "token-repeated");
+    assert_eq!(found(&places, &[header, ("cookie", "session=t.o.k")], "/?t=t.o.k"), "t.o.k");
+    for (cookie, path) in
+        [("session=x", "/"), ("session=x", "/?t=t.o.k"), ("session=t.o.k", "/?t=x"), ("session=\"t.o.K\"", "/")]
+    {
+        assert_eq!(found(&places, &[header, ("cookie", cookie)], path), "token-repeated", "{cookie} {path}");
+    }
 }
 
-/// The named header after the token was taken out of the place where it was found.
+#[test]
+fn spaces_after_scheme_do_not_matter() {
+    for value in ["Bearer  t.o.k", "bearer     t.o.k"] {
+        assert_eq!(found(&places(json!({})), &[("authorization", value)], "/"), "t.o.k", "{value}");
+    }
+    for value in ["Bearer\tt.o.k", "Bearer   "] {
+        assert_eq!(found(&places(json!({})), &[("authorization", value)], "/"), "token-missing", "{value:?}");
+    }
+}
+
+#[test]
+fn longest_prefix_names_the_place() {
+    let prefixes = |prefixes: &[&str]| {
+        let headers: Value =
+            prefixes.iter().map(|prefix| json!({ "name": "authorization", "prefix": prefix })).collect();
+        places(json!({ "fromHeaders": headers }))
+    };
+    for order in [["", "Bearer "], ["Bearer ", ""]] {
+        for value in ["t.o.k", "Bearer t.o.k", "bearer  t.o.k"] {
+            assert_eq!(found(&prefixes(&order), &[("authorization", value)], "/"), "t.o.k", "{order:?} {value}");
+        }
+    }
+    for value in ["Bearer t.o.k, t.o.x", "t.o.x, Bearer t.o.k", "t.o.k, t.o.k"] {
+        assert_eq!(found(&prefixes(&["", "Bearer "]), &[("authorization", value)], "/"), "token-repeated", "{value}");
+    }
+    let nested = prefixes(&["Bearer ", "Bearer v2:"]);
+    assert_eq!(found(&nested, &[("authorization", "Bearer v2:t.o.k")], "/"), "t.o.k");
+}
+
+/// Two rules that look at one header, each with a prefix of its own.
+#[test]
+fn prefix_decides_whose_token_it_is() {
+    let mut config: Value =
+        serde_json::from_str(&inline_config(&[&TestKey::new("a", 1)], json!({}), json!({}))).unwrap();
+    let mut other = config["jwtRules"][0].clone();
+    other["issuer"] = json!("https://other.example");
+    other["fromHeaders"] = json!([{ "name": "authorization" }]);
+    config["jwtRules"].as_array_mut().unwrap().push(other);
+    let places = Places::of(&Policy::from_json(&config.to_string()).unwrap());
+    for (value, rules) in [("Bearer t.o.k", [true, false]), ("t.o.k", [false, true])] {
+        let headers = headers(&[("authorization", value)]);
+        let located = places.locate(&headers, "/").unwrap();
+        assert_eq!(located.bytes(), b"t.o.k");
+        assert_eq!([0, 1].map(|rule| located.is_expected_by(rule)), rules, "{value}");
+    }
+}
+
+#[test]
+fn token_is_one_item_of_protocols() {
+    let places = places(json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] }));
+    let ask = |values: &[&str]| {
+        let pairs: Vec<_> = values.iter().map(|value| ("sec-websocket-protocol", *value)).collect();
+        found(&places, &pairs, "/")
+    };
+    assert_eq!(ask(&["graphql-ws, bearer.t.o.k"]), "t.o.k");
+    assert_eq!(ask(&["bearer.t.o.k,a,b"]), "t.o.k");
+    assert_eq!(ask(&["a", "b, bearer.t.o.k"]), "t.o.k");
+    assert_eq!(ask(&["a, b", "c"]), "token-missing");
+    assert_eq!(ask(&["bearer.t.o.k, bearer.t.o.k"]), "token-repeated");
+    assert_eq!(ask(&["bearer.t.o.k", "bearer.x"]), "token-repeated");
+}
+
+#[test]
+fn quotes_of_cookie_are_no_part_of_token() {
+    let places = places(json!({ "fromCookies": ["session"] }));
+    assert_eq!(found(&places, &[("cookie", "a=1; session=\"t.o.k\"; b=2")], "/"), "t.o.k");
+    assert_eq!(found(&places, &[("cookie", "session=\"\"")], "/"), "token-missing");
+    assert_eq!(found(&places, &[("cookie", "session=\"t.o.k")], "/"), "\"t.o.k");
+}
+
+/// The named header (one byte per character) after the token was taken out of the places where it
+/// was found.
 fn removed(rule: Value, pairs: &[(&str, &str)], name: &str) -> Option<String> {
     let (host, places) = (FakeHost::new(), places(rule));
-    host.request(1, pairs);
-    let headers = headers(pairs);
+    let bytes = |text: &str| text.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect::<Vec<u8>>();
+    let pairs: Vec<(String, Vec<u8>)> = pairs.iter().map(|(name, value)| ((*name).to_owned(), bytes(value))).collect();
+    host.request_bytes(1, pairs.clone());
+    let headers = RequestHeaders::new(meshseal_abi::header_map(&pairs));
     let path = headers.request().unwrap().path;
-    remove(places.locate(&headers, path).unwrap().place, &headers, &host);
-    host.header(1, name)
+    places.locate(&headers, path).unwrap().remove(&host);
+    let left = host.stream(1).headers.into_iter().find(|(key, _)| key == name);
+    left.map(|(_, value)| value.into_iter().map(char::from).collect())
+}
+
+#[test]
+fn token_is_taken_out_of_every_place() {
+    let rule =
+        || json!({ "fromHeaders": [{ "name": "x-token" }], "fromCookies": ["session"], "fromParams": ["t", "u"] });
+    let pairs = [(":path", "/?t=t.o.k&a&u=t.o.k"), ("x-token", "t.o.k"), ("cookie", "a=b; session=t.o.k")];
+    assert_eq!(removed(rule(), &pairs, "x-token"), None);
+    assert_eq!(removed(rule(), &pairs, "cookie").as_deref(), Some("a=b"));
+    assert_eq!(removed(rule(), &pairs, ":path").as_deref(), Some("/?a"));
+}
+
+/// Two places that share a header are one change of it.
+#[test]
+fn token_is_taken_out_of_shared_header() {
+    let cookies = json!({ "fromCookies": ["a", "b"] });
+    assert_eq!(removed(cookies, &[("cookie", "a=t.o.k; c=d; b=\"t.o.k\"")], "cookie").as_deref(), Some("c=d"));
+    let protocol = |prefix: &str| json!({ "name": "sec-websocket-protocol", "prefix": prefix });
+    let protocols = json!({ "fromHeaders": [protocol("bearer."), protocol("jwt.")] });
+    let pairs = [("sec-websocket-protocol", "jwt.t.o.k, mqtt, bearer.t.o.k")];
+    assert_eq!(removed(protocols, &pairs, "sec-websocket-protocol").as_deref(), Some("mqtt"));
+}
+
+#[test]
+fn other_cookies_keep_their_bytes() {
+    for (cookie, left) in [
+        ("sid=42; theme=gr\u{fc}n; session=t.o.k", "sid=42; theme=gr\u{fc}n"),
+        ("session=t.o.k; theme=gr\u{fc}n", "theme=gr\u{fc}n"),
+        ("a=\"x y\";b;  session = \"t.o.k\" ;; c=  \u{ff}", "a=\"x y\";b;; c=  \u{ff}"),
+        ("a=1;session=t.o.k;b=2;", "a=1;b=2;"),
+        ("session=t.o.k;", ""),
+    ] {
+        let left = Some(left).filter(|left| !left.is_empty());
+        assert_eq!(
+            removed(json!({ "fromCookies": ["session"] }), &[("cookie", cookie)], "cookie").as_deref(),
+            left,
+            "{cookie}"
+        );
+    }
+}
+
+#[test]
+fn other_protocols_stay_in_their_order() {
+    let rule = || json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] });
+    let left = |value| removed(rule(), &[("sec-websocket-protocol", value)], "sec-websocket-protocol");
+    assert_eq!(left("graphql-ws, bearer.t.o.k").as_deref(), Some("graphql-ws"));
+    assert_eq!(left("bearer.t.o.k,b , a").as_deref(), Some("b , a"));
+    assert_eq!(left("b,bearer.t.o.k, a").as_deref(), Some("b, a"));
+    assert_eq!(left("bearer.t.o.k"), None);
 }
 
 #[test]

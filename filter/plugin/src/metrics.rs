@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 
 use meshseal_core::rejection::Rejection;
 
-use crate::host::{Host, MetricId, MetricKind};
+use crate::host::{Host, Level, MetricId, MetricKind};
 
 /// Counters without a reason in their name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +90,7 @@ impl Metrics {
     pub(crate) fn define(host: &impl Host, prefix: &str) -> Self {
         let prefix = if prefix.is_empty() { "meshseal.".to_owned() } else { format!("meshseal.{prefix}.") };
         let define = |kind, name: &str| host.define_metric(kind, &format!("{prefix}{name}"));
-        Self {
+        let metrics = Self {
             counts: Count::ALL
                 .map(|(_, name)| Counter { metric: define(MetricKind::Counter, name), untold: Cell::new(0) }),
             reasons: RefCell::default(),
@@ -99,7 +99,11 @@ impl Metrics {
             keys: define(MetricKind::Gauge, "keys"),
             validation: define(MetricKind::Histogram, "validation_us"),
             prefix,
+        };
+        if metrics.keys.is_none() {
+            host.log(Level::Warn, "the host offers no metrics: nothing is counted");
         }
+        metrics
     }
 
     pub(crate) fn count(&self, count: Count) {

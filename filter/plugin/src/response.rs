@@ -1,12 +1,14 @@
 //! How a refusal looks on the wire: the one file that maps [`Rejection`] to HTTP and gRPC.
 //!
-//! RFC 6750 §3 for `WWW-Authenticate`, RFC 9457 for the body, RFC 9110 §10.2.3 for `Retry-After`, and the gRPC status codes.
-//! The code says which rule was broken and nothing that would help to get around it (V26).
+//! RFC 6750 §3 for `WWW-Authenticate`, RFC 9457 for the body, RFC 9110 §10.2.3 for `Retry-After`,
+//! and the gRPC status codes. The code says which rule was broken and nothing that would help to
+//! get around it (V26); `challenge.hideReason` leaves even that out.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use meshseal_abi::header_map;
+use meshseal_core::config::Challenge;
 use meshseal_core::rejection::{Class, Rejection};
 
 use crate::host::Reply;
@@ -34,16 +36,22 @@ fn statuses(class: Class) -> (u16, u8, &'static str) {
     match class {
         Class::MissingToken => (401, 16, "Authentication required"),
         Class::InvalidToken => (401, 16, "Token not accepted"),
-        Class::InvalidRequest => (400, 3, "Invalid request"),
+        Class::BadRequest | Class::InvalidRequest => (400, 3, "Invalid request"),
         Class::InsufficientScope => (403, 7, "Insufficient scope"),
         Class::Forbidden => (403, 7, "Not allowed"),
         Class::Unavailable => (503, 14, "Cannot verify tokens now"),
     }
 }
 
-/// Replies that were put together before: whoever floods a proxy with bad tokens gets the same few.
-#[derive(Debug, Default)]
-pub(crate) struct Replies(RefCell<Vec<Known>>);
+/// Builds replies, and remembers those that were built before: whoever floods a proxy with bad
+/// tokens gets the same few.
+#[derive(Debug)]
+pub(crate) struct Replies {
+    /// Scheme and parameters that every challenge begins with.
+    challenge: String,
+    tells_reason: bool,
+    known: RefCell<Vec<Known>>,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -52,55 +60,93 @@ struct Known {
     reply: Rc<Reply>,
 }
 
+/// The reply before there is a configuration.
+pub(crate) fn unavailable(grpc: bool) -> Reply {
+    Replies::new(&Challenge::default()).build(&Rejection::KeysUnavailable.into(), grpc)
+}
+
 impl Replies {
+    /// Replies with these parameters.
+    pub(crate) fn new(config: &Challenge) -> Self {
+        // The configuration has checked that neither value can end its quoted string.
+        let mut challenge = format!(r#"Bearer realm="{}""#, config.realm);
+        if let Some(url) = &config.resource_metadata {
+            challenge.push_str(&format!(r#", resource_metadata="{url}""#));
+        }
+        Self { challenge, tells_reason: config.tells_reason, known: RefCell::default() }
+    }
+
     /// The reply to a refused request.
     pub(crate) fn reply(&self, refusal: &Refusal, grpc: bool) -> Rc<Reply> {
         // The scopes of a rule are its own.
-        let Some(mut known) = self.0.try_borrow_mut().ok().filter(|_| refusal.scopes.is_empty()) else {
-            return Rc::new(reply(refusal, grpc));
+        let Some(mut known) = self.known.try_borrow_mut().ok().filter(|_| refusal.scopes.is_empty()) else {
+            return Rc::new(self.build(refusal, grpc));
         };
         let rejection = refusal.rejection;
         if let Some(known) = known.iter().find(|known| known.rejection == rejection && known.grpc == grpc) {
             return Rc::clone(&known.reply);
         }
-        let reply = Rc::new(reply(refusal, grpc));
+        let reply = Rc::new(self.build(refusal, grpc));
         known.push(Known { rejection, grpc, reply: Rc::clone(&reply) });
         reply
     }
-}
 
-/// Puts a reply together.
-pub(crate) fn reply(refusal: &Refusal, grpc: bool) -> Reply {
-    let code = refusal.rejection.code();
-    let (status, grpc_status, title) = statuses(refusal.rejection.class());
-    let challenge = challenge(refusal);
-    let mut headers: Vec<(&str, &str)> = Vec::new();
-    headers.extend(challenge.as_deref().map(|challenge| ("www-authenticate", challenge)));
-    if refusal.rejection.class() == Class::Unavailable {
-        headers.push(("retry-after", RETRY_AFTER_S));
-    }
-    let body = if grpc {
-        format!("{title}: {code}")
-    } else {
-        headers.push(("content-type", "application/problem+json"));
-        // Code and title are constants without a character that JSON would escape.
-        format!(r#"{{"type":"urn:meshseal:problem:{code}","title":"{title}","status":{status},"code":"{code}"}}"#)
-    };
-    let details = format!("meshseal_{}", code.replace('-', "_"));
-    Reply { status, details, headers: header_map(&headers), body, grpc_status }
-}
-
-/// RFC 6750 §3: no error code where no token was sent, none for what a better token cannot mend.
-fn challenge(refusal: &Refusal) -> Option<String> {
-    let code = refusal.rejection.code();
-    match refusal.rejection.class() {
-        Class::MissingToken => Some("Bearer".to_owned()),
-        Class::InvalidToken => Some(format!(r#"Bearer error="invalid_token", error_description="{code}""#)),
-        Class::InvalidRequest => Some(format!(r#"Bearer error="invalid_request", error_description="{code}""#)),
-        Class::InsufficientScope => {
-            Some(format!(r#"Bearer error="insufficient_scope", scope="{}""#, scope_list(&refusal.scopes)))
+    fn build(&self, refusal: &Refusal, grpc: bool) -> Reply {
+        let class = self.class(refusal.rejection.class());
+        let code = refusal.rejection.code();
+        let told = if self.tells_reason { code } else { class_code(class) };
+        let (status, grpc_status, title) = statuses(class);
+        let challenge = self.challenge(class, refusal);
+        let mut headers: Vec<(&str, &str)> = Vec::new();
+        headers.extend(challenge.as_deref().map(|challenge| ("www-authenticate", challenge)));
+        if class == Class::Unavailable {
+            headers.push(("retry-after", RETRY_AFTER_S));
         }
-        Class::Forbidden | Class::Unavailable => None,
+        let body = if grpc {
+            format!("{title}: {told}")
+        } else {
+            headers.push(("content-type", "application/problem+json"));
+            // Code and title are constants without a character that JSON would escape.
+            format!(r#"{{"type":"urn:meshseal:problem:{told}","title":"{title}","status":{status},"code":"{told}"}}"#)
+        };
+        let details = format!("meshseal_{}", code.replace('-', "_"));
+        Reply { status, details, headers: header_map(&headers), body, grpc_status }
+    }
+
+    /// The class that the caller sees. A missing scope would tell that a rule for the route exists.
+    fn class(&self, class: Class) -> Class {
+        if class == Class::InsufficientScope && !self.tells_reason { Class::Forbidden } else { class }
+    }
+
+    /// RFC 6750 §3: at least one parameter; no error code where no token was sent; no challenge for
+    /// what a better token cannot mend.
+    fn challenge(&self, class: Class, refusal: &Refusal) -> Option<String> {
+        let start = &self.challenge;
+        let description = if self.tells_reason {
+            format!(r#", error_description="{}""#, refusal.rejection.code())
+        } else {
+            String::new()
+        };
+        match class {
+            Class::MissingToken => Some(start.clone()),
+            Class::InvalidToken => Some(format!(r#"{start}, error="invalid_token"{description}"#)),
+            Class::InvalidRequest => Some(format!(r#"{start}, error="invalid_request"{description}"#)),
+            Class::InsufficientScope => {
+                Some(format!(r#"{start}, error="insufficient_scope", scope="{}""#, scope_list(&refusal.scopes)))
+            }
+            Class::BadRequest | Class::Forbidden | Class::Unavailable => None,
+        }
+    }
+}
+
+/// The code that stands for every rejection of a class, where the reason is hidden.
+fn class_code(class: Class) -> &'static str {
+    match class {
+        Class::MissingToken => "token-missing",
+        Class::InvalidToken => "token-not-accepted",
+        Class::BadRequest | Class::InvalidRequest => "request-not-accepted",
+        Class::InsufficientScope | Class::Forbidden => "not-allowed",
+        Class::Unavailable => "unavailable",
     }
 }
 
@@ -115,6 +161,10 @@ mod tests {
     use super::*;
     use meshseal_abi::Pairs;
 
+    fn reply(refusal: &Refusal, grpc: bool) -> Reply {
+        Replies::new(&Challenge::default()).build(refusal, grpc)
+    }
+
     fn header<'r>(reply: &'r Reply, name: &str) -> Option<&'r str> {
         let found = Pairs::of(&reply.headers).find(|(key, _)| *key == name.as_bytes());
         found.map(|(_, value)| std::str::from_utf8(value).unwrap())
@@ -122,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_reply_is_the_same_the_next_time_and_scopes_are_those_of_the_rule() {
-        let replies = Replies::default();
+        let replies = Replies::new(&Challenge::default());
         let scoped = |scope: &str| Refusal { rejection: Rejection::ScopeMissing, scopes: vec![scope.into()] };
         let plain = |rejection: Rejection| Refusal::from(rejection);
         for refusal in [plain(Rejection::TokenExpired), scoped("a"), scoped("b"), plain(Rejection::TokenMissing)] {
@@ -137,13 +187,13 @@ mod tests {
     #[test]
     fn a_missing_token_is_asked_for_without_an_error_code() {
         let reply = reply(&Rejection::TokenMissing.into(), false);
-        assert_eq!((reply.status, header(&reply, "www-authenticate")), (401, Some("Bearer")));
+        assert_eq!((reply.status, header(&reply, "www-authenticate")), (401, Some(r#"Bearer realm="meshseal""#)));
     }
 
     #[test]
     fn an_invalid_token_is_named_so() {
         let reply = reply(&Rejection::TokenExpired.into(), false);
-        let challenge = r#"Bearer error="invalid_token", error_description="token-expired""#;
+        let challenge = r#"Bearer realm="meshseal", error="invalid_token", error_description="token-expired""#;
         assert_eq!((reply.status, header(&reply, "www-authenticate")), (401, Some(challenge)));
     }
 
@@ -152,7 +202,10 @@ mod tests {
         let refusal = Refusal { rejection: Rejection::ScopeMissing, scopes: vec!["a".into(), "b".into()] };
         let reply = reply(&refusal, false);
         assert_eq!(reply.status, 403);
-        assert_eq!(header(&reply, "www-authenticate"), Some(r#"Bearer error="insufficient_scope", scope="a b""#));
+        assert_eq!(
+            header(&reply, "www-authenticate"),
+            Some(r#"Bearer realm="meshseal", error="insufficient_scope", scope="a b""#)
+        );
     }
 
     #[test]
@@ -160,8 +213,43 @@ mod tests {
         let refusal = Refusal { rejection: Rejection::ScopeMissing, scopes: vec!["a\", x=\"".into(), "b".into()] };
         assert_eq!(
             header(&reply(&refusal, false), "www-authenticate"),
-            Some(r#"Bearer error="insufficient_scope", scope="b""#)
+            Some(r#"Bearer realm="meshseal", error="insufficient_scope", scope="b""#)
         );
+    }
+
+    #[test]
+    fn malformed_request_gets_no_challenge() {
+        for rejection in [Rejection::PathNotNormalized, Rejection::HostMalformed] {
+            let reply = reply(&rejection.into(), false);
+            assert_eq!((reply.status, header(&reply, "www-authenticate")), (400, None));
+        }
+    }
+
+    #[test]
+    fn every_401_names_realm_and_metadata() {
+        let url = "https://api.example/.well-known/oauth-protected-resource";
+        let config = Challenge { realm: "orders".into(), resource_metadata: Some(url.into()), tells_reason: true };
+        let start = format!(r#"Bearer realm="orders", resource_metadata="{url}""#);
+        for rejection in Rejection::ALL {
+            let reply = Replies::new(&config).build(&(*rejection).into(), false);
+            let named = header(&reply, "www-authenticate").is_some_and(|challenge| challenge.starts_with(&start));
+            assert!(named || reply.status != 401, "{rejection}");
+        }
+    }
+
+    #[test]
+    fn hidden_reason_depends_on_status_alone() {
+        let config = Challenge { tells_reason: false, ..Challenge::default() };
+        let mut answers = std::collections::BTreeMap::new();
+        for rejection in Rejection::ALL.iter().filter(|rejection| rejection.class() != Class::MissingToken) {
+            let refusal = Refusal { rejection: *rejection, scopes: vec!["secret".into()] };
+            let reply = Replies::new(&config).build(&refusal, false);
+            assert_eq!(reply.details, format!("meshseal_{}", rejection.code().replace('-', "_")));
+            let challenged = header(&reply, "www-authenticate").is_some();
+            let answer = (reply.headers.clone(), reply.body.clone());
+            let first = answers.entry((reply.status, challenged)).or_insert_with(|| answer.clone());
+            assert_eq!(*first, answer, "{rejection}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The root context: configuration, ticks, answers to calls. An adapter between the SDK and the engine, nothing more.
+//! The root context: configuration and ticks. An adapter between the SDK and the engine, nothing more.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,13 +23,7 @@ impl Root {
     }
 }
 
-impl Context for Root {
-    fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
-        if let Ok(mut engine) = self.engine.try_borrow_mut() {
-            engine.on_call_finished(token, body_size);
-        }
-    }
-}
+impl Context for Root {}
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {

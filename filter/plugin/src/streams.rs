@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use meshseal_abi::streams::Callbacks;
-use meshseal_core::rejection::Rejection;
 
 use crate::engine::{Engine, Flow};
 use crate::host::Host;
@@ -45,6 +44,7 @@ pub(crate) fn listen() {
             }
         },
         request_headers: |stream| on(|streams| request_headers(streams, &Proxy, stream)),
+        call_finished: |root, token, size| on(|streams| call_finished(streams, &Proxy, root, token, size)),
     });
 }
 
@@ -118,9 +118,22 @@ fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32
     match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
         Some(Ok(mut engine)) => matches!(engine.on_request(stream), Flow::Continue),
         Some(Err(_)) | None => {
-            host.respond(&response::reply(&Rejection::KeysUnavailable.into(), false));
+            host.respond(&response::unavailable(false));
             false
         }
+    }
+}
+
+/// Hands the answer to a call to the configuration that made it. An answer to a configuration that has ended is of no use.
+fn call_finished<H: Host>(streams: &RefCell<Streams<H>>, host: &H, root: u32, token: u32, size: usize) {
+    let engine = streams
+        .try_borrow()
+        .ok()
+        .and_then(|streams| streams.engines.iter().find(|(of, _)| *of == root).map(|(_, engine)| Rc::clone(engine)));
+    if let Some(Ok(mut engine)) = engine.as_ref().map(|engine| engine.try_borrow_mut())
+        && host.enter(root)
+    {
+        engine.on_call_finished(token, size);
     }
 }
 

@@ -26,7 +26,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 struct Waiter {
     stream: u32,
-    source: Source,
+    /// The sources that have not answered yet.
+    sources: Vec<Source>,
     deadline: Duration,
 }
 
@@ -35,18 +36,21 @@ struct Waiter {
 pub(crate) struct Waiters(Vec<Waiter>);
 
 impl Waiters {
-    /// Takes a request in, if there is room.
-    pub(crate) fn admit(&mut self, stream: u32, source: Source, now: Duration) -> bool {
+    /// Takes a request in, if there is room. `now` is of the monotonic clock.
+    pub(crate) fn admit(&mut self, stream: u32, sources: Vec<Source>, now: Duration) -> bool {
         let room = self.0.len() < MAX_WAITING;
         if room {
-            self.0.push(Waiter { stream, source, deadline: now.saturating_add(MAX_WAIT) });
+            self.0.push(Waiter { stream, sources, deadline: now.saturating_add(MAX_WAIT) });
         }
         room
     }
 
-    /// The streams that need wait no longer because their source has something new.
+    /// The streams that need wait no longer because all their sources have something new.
     pub(crate) fn take_served(&mut self, source: Source) -> Vec<u32> {
-        self.take(|waiter| waiter.source == source)
+        for waiter in &mut self.0 {
+            waiter.sources.retain(|awaited| *awaited != source);
+        }
+        self.take(|waiter| waiter.sources.is_empty())
     }
 
     /// The streams whose time is up.
@@ -83,7 +87,7 @@ mod tests {
     fn only_those_of_the_source_are_served() {
         let mut waiters = Waiters::default();
         for (stream, source) in [(1, Source::Bundle), (2, Source::Jwks(0)), (3, Source::Jwks(1))] {
-            assert!(waiters.admit(stream, source, NOW));
+            assert!(waiters.admit(stream, vec![source], NOW));
         }
         assert_eq!(waiters.take_served(Source::Jwks(0)), [2]);
         assert_eq!(waiters.take_all(), [1, 3]);
@@ -93,7 +97,7 @@ mod tests {
     #[test]
     fn time_is_up_at_the_deadline_and_not_before() {
         let mut waiters = Waiters::default();
-        waiters.admit(1, Source::Bundle, NOW);
+        waiters.admit(1, vec![Source::Bundle], NOW);
         assert!(waiters.take_due(NOW + MAX_WAIT - Duration::from_nanos(1)).is_empty());
         assert_eq!(waiters.take_due(NOW + MAX_WAIT), [1]);
     }
@@ -103,10 +107,10 @@ mod tests {
         let mut waiters = Waiters::default();
         let later = NOW + Duration::from_nanos(1);
         let times = std::iter::once(NOW).chain(std::iter::repeat(later));
-        assert!((0..64).zip(times).all(|(stream, now)| waiters.admit(stream, Source::Bundle, now)));
-        assert!(!waiters.admit(64, Source::Bundle, NOW));
+        assert!((0..64).zip(times).all(|(stream, now)| waiters.admit(stream, vec![Source::Bundle], now)));
+        assert!(!waiters.admit(64, vec![Source::Bundle], NOW));
         assert_eq!(waiters.take_due(NOW + MAX_WAIT), [0]);
-        assert!(waiters.admit(65, Source::Bundle, NOW));
-        assert!(!waiters.admit(66, Source::Bundle, NOW));
+        assert!(waiters.admit(65, vec![Source::Bundle], NOW));
+        assert!(!waiters.admit(66, vec![Source::Bundle], NOW));
     }
 }

@@ -57,6 +57,9 @@ impl Host for &Proxy {
     fn now(&self) -> Duration {
         Duration::from_secs(NOW)
     }
+    fn steady(&self) -> Duration {
+        Duration::ZERO
+    }
     fn random(&self) -> u64 {
         0
     }
@@ -102,11 +105,14 @@ impl Host for &Proxy {
         self.own.set(self.own.get() + allocations() - before);
         headers
     }
-    fn add_request_header(&self, _name: &str, _value: &str) {
+    fn add_request_header(&self, _name: &str, _value: &str) -> bool {
         self.outputs.set(self.outputs.get() + 1);
+        true
     }
-    fn set_request_header(&self, _name: &str, _value: &str) {}
-    fn remove_request_header(&self, _name: &str) {}
+    fn set_request_header(&self, _name: &str, _value: &[u8]) {}
+    fn try_remove_request_header(&self, _name: &str) -> bool {
+        true
+    }
     fn respond(&self, reply: &Reply) {
         panic!("refused: {}", reply.body);
     }

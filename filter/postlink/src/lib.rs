@@ -29,6 +29,7 @@ pub const EXPORTS: &[&str] = &[
 pub const OURS: &[(&str, &str)] = &[
     ("meshseal_on_context_create", "proxy_on_context_create"),
     ("meshseal_on_request_headers", "proxy_on_request_headers"),
+    ("meshseal_on_http_call_response", "proxy_on_http_call_response"),
     ("meshseal_on_memory_allocate", "proxy_on_memory_allocate"),
 ];
 
@@ -72,6 +73,7 @@ pub const IMPORTS: &[(&str, &str)] = &[
     ("env", "proxy_set_property"),
     ("env", "proxy_set_shared_data"),
     ("env", "proxy_set_tick_period_milliseconds"),
+    ("wasi_snapshot_preview1", "clock_time_get"),
     ("wasi_snapshot_preview1", "environ_get"),
     ("wasi_snapshot_preview1", "environ_sizes_get"),
     ("wasi_snapshot_preview1", "fd_write"),

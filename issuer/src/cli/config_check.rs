@@ -73,7 +73,13 @@ fn verdict(name: &str, found: &Found) -> Option<bool> {
             return Some(false);
         }
         What::Issuer(value) => ("issuer", check(value).err().map(|Mistakes(mistakes)| Mistakes(mistakes).to_string())),
-        What::Plugin(text) => ("plugin", Policy::from_json(text).err().map(|errors| errors.to_string())),
+        What::Plugin(text) => {
+            let policy = Policy::from_json(text);
+            for warning in policy.iter().flat_map(Policy::warnings) {
+                print(&format!("{name}: warning{place}: {warning}"));
+            }
+            ("plugin", policy.err().map(|errors| errors.to_string()))
+        }
     };
     let Some(wrong) = wrong else {
         print(&format!("{name}: ok ({sort} configuration{place})"));

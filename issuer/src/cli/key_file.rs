@@ -1,5 +1,7 @@
 //! A key set from a file, for `token verify`.
 
+use std::time::Duration;
+
 use meshseal_core::alg::Alg;
 use meshseal_core::keys::KeySet;
 use meshseal_core::policy::Policy;
@@ -58,11 +60,8 @@ pub(super) fn drop_unused_bundle(configuration: &mut Value) {
 /// Gives a rule its keys as a fetch would. A set without a usable key leaves it without any.
 pub(super) fn give(trust: &mut Trust, policy: &Policy, rule: usize, jwks: &str) -> Result<(), Failure> {
     KeySet::from_provider(jwks, &Alg::ALL).map_err(|problem| Failure::usage(format!("--jwks: {problem}")))?;
-    match trust.accept_jwks(rule, jwks, policy) {
-        Ok((_, skipped)) if skipped > 0 => {
-            note(&format!("--jwks: {skipped} keys are passed over: of another use or algorithm, or unusable"));
-        }
-        Ok(_) => {}
+    match trust.accept_jwks(rule, jwks, policy, Duration::ZERO) {
+        Ok(set) => set.passed_over().iter().for_each(|passed| note(&format!("--jwks: passed over {}", passed.problem))),
         Err(problem) => note(&format!("--jwks: {problem}")),
     }
     Ok(())

@@ -106,7 +106,7 @@ impl Verify {
     fn judge_request(&self, policy: &Policy, trust: &Trust, token: &str, now: u64) -> Result<Verified, Rejection> {
         let (Some(method), Some(path)) = (&self.method, &self.path) else { return validate(token, policy, trust, now) };
         let request = Request { method, host: &self.host, path };
-        policy.check_path(&request)?;
+        let request = policy.canonical(&request)?;
         let verified = validate(token, policy, trust, now)?;
         let standing = policy.standing(&verified);
         policy.authorize(&request, &standing, trust.freshness(now)).map_err(|denied| denied.rejection)?;

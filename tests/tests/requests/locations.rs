@@ -8,6 +8,10 @@ fn order() -> Request {
     Request::get("/orders/1")
 }
 
+fn in_two_places(token: &str) -> Request {
+    order().bearer(token).header("cookie", &format!("session={token}"))
+}
+
 cases! { world;
     from_a_header_of_its_own: LOCATIONS, order().header("x-token", &world.good()?) => passes();
     from_a_cookie: LOCATIONS, order().header("cookie", &format!("theme=dark; session={}; lang=de", world.good()?)) => passes();
@@ -35,6 +39,13 @@ cases! { world;
         => refused(400, "token-repeated");
     header_and_query: LOCATIONS, Request::get(&format!("/orders/1?access_token={}", world.good()?)).bearer(&world.good()?)
         => refused(400, "token-repeated");
+    same_token_in_header_and_cookie: TAKEN, in_two_places(&world.good()?) => passes().lacks("cookie");
+    two_spaces_after_scheme: MAIN, order().header("authorization", &format!("Bearer  {}", world.good()?)) => passes();
+    quoted_cookie_goes_alone: TAKEN, order().header("cookie", &format!("a=\"b\";session=\"{}\"; c", world.good()?))
+        => passes().sees("cookie", "a=\"b\"; c");
+    protocol_is_taken_out_of_list: TAKEN,
+        order().header("sec-websocket-protocol", &format!("graphql-ws, bearer.{}, mqtt", world.good()?))
+        => passes().sees("sec-websocket-protocol", "graphql-ws, mqtt");
     cookie_named_twice: LOCATIONS, order().header("cookie", &format!("session={0}; session={0}", world.good()?))
         => refused(400, "token-repeated");
     parameter_named_twice: LOCATIONS, Request::get(&format!("/orders/1?access_token={0}&access_token={0}", world.good()?))

@@ -66,6 +66,9 @@ cases! { world;
     public_with_a_bad_token: MAIN, Request::get("/public/a").bearer("garbage") => refused(401, "token-malformed");
     public_for_reading_only: MAIN, Request::new("POST", "/public/a") => refused(401, "token-missing");
 
+    malformed_host: MAIN, Request::get("/host").header("host", "inner.example:80:80").bearer(&world.good()?)
+        => refused(400, "host-malformed");
+    escaped_name_of_denied_path: MAIN, Request::get("/orders/%73ecret").bearer(&world.good()?) => refused(403, "rule-denied");
     dot_segments: MAIN, Request::get("/public/../orders/1") => refused(400, "path-not-normalized");
     escaped_dot_segments: MAIN, Request::get("/public/%2e%2e/orders/1") => refused(400, "path-not-normalized");
     double_slash: MAIN, Request::get("/public//a") => refused(400, "path-not-normalized");

@@ -178,7 +178,11 @@ fn locations_plugin(keys: &BTreeMap<&'static str, Key>, prefix: &str, forward: b
             "jwks": jwks(&[keys.get("EdDSA").context("a key")?])?,
             "tokenTypes": ["at+jwt", "JWT"],
             "clockSkew": "10s",
-            "fromHeaders": [{"name": "x-token", "prefix": prefix}, {"name": "authorization", "prefix": "Bearer "}],
+            "fromHeaders": [
+                {"name": "x-token", "prefix": prefix},
+                {"name": "authorization", "prefix": "Bearer "},
+                {"name": "sec-websocket-protocol", "prefix": "bearer."},
+            ],
             "fromCookies": ["session"],
             "fromParams": ["access_token"],
             "forwardOriginalToken": forward,
@@ -300,10 +304,13 @@ fn check_challenge(response: &Response, status: u16, code: &str) -> Result<()> {
     let challenge = response.header("www-authenticate");
     let has = |part: &str| challenge.is_some_and(|text| text.starts_with("Bearer ") && text.contains(part));
     match (status, code) {
-        (401, "token-missing") => ensure!(challenge == Some("Bearer"), "no error parameter without a token"),
+        (401, "token-missing") => {
+            ensure!(challenge == Some("Bearer realm=\"meshseal\""), "no error parameter without a token");
+        }
         (401, _) => {
             ensure!(has("error=\"invalid_token\"") && has(&format!("error_description=\"{code}\"")), "invalid_token");
         }
+        (400, "path-not-normalized" | "host-malformed") => ensure!(challenge.is_none(), "authentication did not fail"),
         (400, _) => ensure!(has("error=\"invalid_request\""), "invalid_request"),
         (403, "scope-missing") => ensure!(has("error=\"insufficient_scope\"") && has("scope=\""), "insufficient_scope"),
         (503, _) => {

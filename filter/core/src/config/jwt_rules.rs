@@ -5,14 +5,17 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::reader::Object;
-use super::{ClaimToHeader, FromHeader, JwtRule, KeySource, OnUnsafe, RemoteJwks, SubjectType, TokenType, problems_at};
+use super::{
+    ClaimToHeader, FromHeader, JwtRule, KeySource, OnUnsafe, RemoteJwks, Staleness, SubjectType, TokenType,
+    problems_at, read_staleness,
+};
 use crate::alg::Alg;
 use crate::json::{Kind, Value};
 use crate::keys::KeySet;
 use crate::limits;
 use crate::policy::matching::Word;
 
-const FIELDS: [&str; 25] = [
+const FIELDS: [&str; 26] = [
     "issuer",
     "audiences",
     "trustBundle",
@@ -21,6 +24,7 @@ const FIELDS: [&str; 25] = [
     "jwksCluster",
     "timeout",
     "refreshInterval",
+    "staleness",
     "algorithms",
     "tokenTypes",
     "clockSkew",
@@ -127,7 +131,7 @@ fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
     if sources != 1 {
         rule.mistake("", "name exactly one source of keys: trustBundle: true, jwks, or jwksUri with jwksCluster");
     }
-    for field in ["jwksCluster", "timeout", "refreshInterval"] {
+    for field in ["jwksCluster", "timeout", "refreshInterval", "staleness"] {
         if rule.has(field) && !rule.has("jwksUri") {
             rule.mistake(field, "only goes with jwksUri");
         }
@@ -182,14 +186,28 @@ fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
     if given && (authority.is_empty() || authority.contains(['@', '?']) || !clean(authority) || !clean(path)) {
         rule.mistake("jwksUri", "must be http(s)://host/path, without user, spaces or fragment");
     }
+    let refresh_s = rule.seconds("refreshInterval", 300, 10, 24 * 3600);
     RemoteJwks {
         path: path.into(),
         authority: authority.into(),
         https,
         cluster: cluster.into(),
         timeout_ms: read_timeout(rule),
-        refresh_s: rule.seconds("refreshInterval", 300, 10, 24 * 3600),
+        refresh_s,
+        max_age_s: read_max_age(rule, refresh_s),
     }
+}
+
+/// Refresh intervals after which fetched keys are stale, unless the rule says otherwise.
+const MAX_AGE_INTERVALS: u64 = 3;
+
+fn read_max_age(rule: &Object<'_, '_>, refresh_s: u64) -> Option<u64> {
+    let staleness = read_staleness(rule).unwrap_or(Staleness::DEFAULT);
+    if staleness.max_age.is_some_and(|max_age| max_age < refresh_s) {
+        rule.mistake("staleness.maxAge", "must not be shorter than refreshInterval, else good keys would be stale");
+    }
+    let default = || refresh_s.saturating_mul(MAX_AGE_INTERVALS);
+    if staleness.serve { None } else { Some(staleness.max_age.unwrap_or_else(default)) }
 }
 
 fn read_timeout(rule: &Object<'_, '_>) -> u64 {
@@ -311,8 +329,12 @@ fn outputs_of(rule: &JwtRule) -> impl Iterator<Item = &str> {
 pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundle: bool) {
     for (at, rule) in rules.iter().enumerate() {
         let mistake = |field: &str, message: &str| root.mistake(&format!("jwtRules[{at}]{field}"), message);
-        if rules.iter().take(at).any(|earlier| earlier.issuer == rule.issuer) {
-            mistake(".issuer", "given twice, so this rule can never match; merge the audiences into one rule");
+        let same = |earlier: &JwtRule| earlier.issuer == rule.issuer && earlier.keys.overlaps(&rule.keys);
+        if rules.iter().take(at).any(same) {
+            mistake(
+                ".issuer",
+                "given twice with the same keys; merge the audiences into one rule, or give each rule a jwks or jwksUri of its own",
+            );
         }
         if matches!(rule.keys, KeySource::Bundle) && !has_bundle {
             mistake(".trustBundle", "needs the top-level trustBundle, which says where bundles come from");

@@ -1,6 +1,7 @@
 //! The plugin configuration: plain data, read strictly. Field names are Istio's wherever Istio has the concept
 //! (RequestAuthentication's `jwtRules`, AuthorizationPolicy's `rules`), so that an operator can paste them.
 
+mod challenge;
 mod jwt_rules;
 mod reader;
 mod route_rules;
@@ -17,10 +18,11 @@ use crate::json::{Budget, Document, Value};
 use crate::keys::KeySet;
 use crate::policy::matching::Word;
 use crate::policy::rules::Rule;
-use crate::policy::{Policy, RouteRules};
+use crate::policy::{EscapedSlashes, Policy, RouteRules};
 use crate::rejection::Rejection;
 use crate::{keys, limits};
 
+pub use challenge::Challenge;
 pub use reader::{ConfigErrors, Mistake};
 use reader::{Mistakes, Object};
 
@@ -59,6 +61,30 @@ pub struct RemoteJwks {
     pub timeout_ms: u64,
     /// Time between fetches, in seconds.
     pub refresh_s: u64,
+    /// Longest time since the last successful fetch for which the keys are trusted, in seconds; `None`: without limit.
+    pub max_age_s: Option<u64>,
+}
+
+impl RemoteJwks {
+    /// Whether both fetch the same document from the same place.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        let place = |jwks: &Self| (jwks.path.clone(), jwks.authority.clone(), jwks.cluster.clone(), jwks.https);
+        place(self) == place(other)
+    }
+}
+
+impl KeySource {
+    /// Whether a key may come from both. The bundle revokes, so no other source may speak for its issuer.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bundle, _) | (_, Self::Bundle) => true,
+            (Self::Inline(ours), Self::Inline(theirs)) => {
+                ours.iter().any(|key| theirs.iter().any(|other| other.id() == key.id()))
+            }
+            (Self::Remote(ours), Self::Remote(theirs)) => ours.is_same_place(theirs),
+            (Self::Inline(_), Self::Remote(_)) | (Self::Remote(_), Self::Inline(_)) => false,
+        }
+    }
 }
 
 /// A header that may carry a token.
@@ -185,10 +211,24 @@ impl JwtRule {
         }
     }
 
+    /// Warns of a prefix that looks like an authentication scheme and has no blank at its end: it
+    /// is compared with case, and also matches a longer word.
+    pub(crate) fn warnings(&self, index: usize) -> impl Iterator<Item = Mistake> {
+        let credentials = |name: &str| matches!(name, "authorization" | "proxy-authorization");
+        let scheme = move |from: &FromHeader| {
+            let word = from.prefix.ends_with(|last: char| last.is_ascii_alphanumeric());
+            word && (credentials(&from.name) || from.prefix.eq_ignore_ascii_case("bearer"))
+        };
+        self.from_headers.iter().enumerate().filter(move |(_, from)| scheme(from)).map(move |(at, from)| Mistake {
+            path: format!("jwtRules[{index}].fromHeaders[{at}].prefix"),
+            message: format!("has no blank at its end; for an authentication scheme write \"{} \"", from.prefix),
+        })
+    }
+
     /// Whether both rules fetch the same keys from the same place.
     pub(crate) fn fetches_like(&self, other: &Self) -> bool {
         let (KeySource::Remote(ours), KeySource::Remote(theirs)) = (&self.keys, &other.keys) else { return false };
-        self.issuer == other.issuer && ours == theirs && self.algorithms == other.algorithms
+        self.issuer == other.issuer && ours.is_same_place(theirs) && self.algorithms == other.algorithms
     }
 
     /// V11: which accepted type a token is of, by its `typ` header and by its claims. Media types are compared without case,
@@ -274,8 +314,20 @@ pub(crate) fn parse(json: &str) -> Result<Policy, ConfigErrors> {
     if mistakes.is_empty() { Ok(policy) } else { Err(ConfigErrors(mistakes)) }
 }
 
+const FIELDS: [&str; 9] = [
+    "mode",
+    "statPrefix",
+    "bypassCorsPreflight",
+    "hostVerification",
+    "pathWithEscapedSlashesAction",
+    "challenge",
+    "trustBundle",
+    "jwtRules",
+    "rules",
+];
+
 fn read(root: &Object<'_, '_>) -> Policy {
-    root.only(&["mode", "statPrefix", "bypassCorsPreflight", "hostVerification", "trustBundle", "jwtRules", "rules"]);
+    root.only(&FIELDS);
     let trust_bundle = root.object("trustBundle").map(|bundle| read_trust_bundle(&bundle));
     if !root.has("jwtRules") {
         root.mistake("jwtRules", "missing; name at least one issuer whose tokens are accepted");
@@ -283,8 +335,14 @@ fn read(root: &Object<'_, '_>) -> Policy {
     let jwt_rules: Vec<JwtRule> = root.objects("jwtRules").iter().map(jwt_rules::read).collect();
     jwt_rules::check_together(root, &jwt_rules, trust_bundle.is_some());
     let staleness = trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
+    let slashes = root.word(
+        "pathWithEscapedSlashesAction",
+        EscapedSlashes::Reject,
+        &[("REJECT_REQUEST", EscapedSlashes::Reject), ("KEEP_UNCHANGED", EscapedSlashes::Keep)],
+    );
     let before = root.mistakes();
-    let rules: Vec<Rule> = root.objects("rules").iter().map(|rule| route_rules::read(rule, staleness)).collect();
+    let rules: Vec<Rule> =
+        root.objects("rules").iter().map(|rule| route_rules::read(rule, staleness, slashes)).collect();
     // A rule with a mistake is read as broader than it is meant, so what it seems to cover says nothing.
     if root.mistakes() == before {
         route_rules::check_together(root, &rules);
@@ -298,9 +356,10 @@ fn read(root: &Object<'_, '_>) -> Policy {
         stat_prefix: stat_prefix.into(),
         bypass_cors_preflight: root.flag("bypassCorsPreflight"),
         host_verification: !root.has("hostVerification") || root.flag("hostVerification"),
+        challenge: challenge::read(root),
         trust_bundle,
         jwt_rules,
-        route_rules: RouteRules::new(rules),
+        route_rules: RouteRules::new(rules, slashes),
     }
 }
 
@@ -334,7 +393,11 @@ fn read_pins(bundle: &Object<'_, '_>) -> KeySet {
         return KeySet::empty();
     }
     match KeySet::from_config(&jwks_text(list), &[Alg::EdDsa], false) {
-        Ok(set) => set,
+        Ok(set) if set.len() == list.items().count() => set,
+        Ok(_) => {
+            bundle.mistake("keys", "one key is given twice; a second pin is for the next bundle key");
+            KeySet::empty()
+        }
         Err(problems) => {
             problems.into_iter().for_each(|problem| bundle.mistake(&problem.path, problem.message));
             KeySet::empty()

@@ -6,16 +6,18 @@ use alloc::vec::Vec;
 
 use super::reader::Object;
 use super::{Staleness, read_staleness};
-use crate::policy::matching::{Host, Match, Method, Path, Pattern, Word};
+use crate::policy::EscapedSlashes;
+use crate::policy::host::Host;
+use crate::policy::matching::{Match, Method, Path, Pattern, Word};
 use crate::policy::rules::{Action, Condition, Key, Operation, Rule, Source};
 
-pub(super) fn read(object: &Object<'_, '_>, default: Staleness) -> Rule {
+pub(super) fn read(object: &Object<'_, '_>, default: Staleness, slashes: EscapedSlashes) -> Rule {
     object.only(&["name", "action", "from", "to", "when", "scopes", "allowMissing", "staleness"]);
     let rule = Rule {
         name: object.text("name").map(Into::into),
         action: object.word("action", Action::Allow, &[("ALLOW", Action::Allow), ("DENY", Action::Deny)]),
         from: object.objects("from").iter().filter_map(read_source).collect(),
-        to: object.objects("to").iter().filter_map(read_operation).collect(),
+        to: object.objects("to").iter().filter_map(|entry| read_operation(entry, slashes)).collect(),
         when: object.objects("when").iter().filter_map(read_condition).collect(),
         scopes: read_scopes(object),
         allow_missing: object.flag("allowMissing"),
@@ -55,7 +57,7 @@ fn read_source(entry: &Object<'_, '_>) -> Option<Source> {
     Some(Source { principals: read_match(&source, "requestPrincipals", "notRequestPrincipals", Word::parse) })
 }
 
-fn read_operation(entry: &Object<'_, '_>) -> Option<Operation> {
+fn read_operation(entry: &Object<'_, '_>, slashes: EscapedSlashes) -> Option<Operation> {
     entry.only(&["operation"]);
     let Some(operation) = entry.object("operation") else {
         entry.mistake("operation", "missing");
@@ -66,7 +68,7 @@ fn read_operation(entry: &Object<'_, '_>) -> Option<Operation> {
     Some(Operation {
         methods: read_match(&operation, "methods", "notMethods", Method::parse),
         hosts: read_match(&operation, "hosts", "notHosts", Host::parse),
-        paths: read_match(&operation, "paths", "notPaths", Path::parse),
+        paths: read_match(&operation, "paths", "notPaths", |text| Path::parse(text, slashes)),
     })
 }
 
@@ -103,7 +105,7 @@ fn read_match<P: Pattern>(
     object: &Object<'_, '_>,
     any: &str,
     none: &str,
-    parse: fn(&str) -> Result<P, &'static str>,
+    parse: impl Fn(&str) -> Result<P, &'static str>,
 ) -> Match<P> {
     let read = |field: &str| {
         let texts = object.texts(field);

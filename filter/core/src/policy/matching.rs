@@ -3,12 +3,15 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::normal::{bare_host, has_normal_segments, is_normal_host};
+use super::normal::{Ends, EscapedSlashes, canonical_literal};
 
-/// A pattern over one text.
+/// A pattern over one part of a request or token.
 pub trait Pattern: Sized {
-    /// Whether the text matches.
-    fn matches(&self, text: &str) -> bool;
+    /// The part, in the form in which it is compared.
+    type Subject<'s>: ?Sized;
+
+    /// Returns whether the part matches.
+    fn matches(&self, subject: &Self::Subject<'_>) -> bool;
     /// Whether everything that `other` matches is sure to match here too. `false` when unsure.
     fn covers(&self, other: &Self) -> bool;
 }
@@ -23,19 +26,19 @@ pub struct Match<P> {
 }
 
 impl<P: Pattern + PartialEq> Match<P> {
-    /// Whether this text passes.
-    pub fn matches(&self, text: &str) -> bool {
-        self.admits(text) && !self.excludes(text)
+    /// Returns whether `any` (if it has a pattern) matches, and `none` does not.
+    pub fn matches(&self, subject: &P::Subject<'_>) -> bool {
+        self.admits(subject) && !self.excludes(subject)
     }
 
-    /// Whether `any` has a pattern for this text, or no say.
-    pub fn admits(&self, text: &str) -> bool {
-        self.any.is_empty() || self.any.iter().any(|pattern| pattern.matches(text))
+    /// Returns whether `any` has a pattern for this, or no pattern at all.
+    pub fn admits(&self, subject: &P::Subject<'_>) -> bool {
+        self.any.is_empty() || self.any.iter().any(|pattern| pattern.matches(subject))
     }
 
-    /// Whether `none` has a pattern for this text.
-    pub fn excludes(&self, text: &str) -> bool {
-        self.none.iter().any(|pattern| pattern.matches(text))
+    /// Returns whether `none` has a pattern for this.
+    pub fn excludes(&self, subject: &P::Subject<'_>) -> bool {
+        self.none.iter().any(|pattern| pattern.matches(subject))
     }
 
     /// Whether everything that `other` lets pass is sure to pass here too.
@@ -89,6 +92,17 @@ impl Word {
         Ok(word)
     }
 
+    /// The same pattern over the canonical form of its literal text.
+    fn canonical(&self, slashes: EscapedSlashes) -> Result<Self, &'static str> {
+        let read = |text: &str, ends| canonical_literal(text, ends, slashes).map(|text| Box::from(&*text)).ok_or(NEVER);
+        Ok(match self {
+            Self::Exact(text) => Self::Exact(read(text, Ends::CLOSED)?),
+            Self::Prefix(text) => Self::Prefix(read(text, Ends { open_end: true, ..Ends::CLOSED })?),
+            Self::Suffix(text) => Self::Suffix(read(text, Ends { open_start: true, ..Ends::CLOSED })?),
+            Self::Present => Self::Present,
+        })
+    }
+
     fn literal(&self) -> &str {
         match self {
             Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => text,
@@ -98,6 +112,8 @@ impl Word {
 }
 
 impl Pattern for Word {
+    type Subject<'s> = str;
+
     fn matches(&self, text: &str) -> bool {
         match self {
             Self::Exact(exact) => text == &**exact,
@@ -115,47 +131,6 @@ impl Pattern for Word {
             (Self::Suffix(suffix), Self::Exact(text) | Self::Suffix(text)) => text.ends_with(&**suffix),
             (Self::Exact(_) | Self::Prefix(_) | Self::Suffix(_), _) => false,
         }
-    }
-}
-
-/// A host pattern: without case; a pattern without port matches any port, and the root's dot at the end of a host is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host(Word);
-
-impl Host {
-    /// Reads a pattern.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let word = Word::parse(&text.to_ascii_lowercase())?;
-        if word != Word::Present && !is_normal_host(word.literal()) {
-            return Err("must be a host name or address, with or without port");
-        }
-        Ok(Self(word))
-    }
-}
-
-impl Host {
-    fn matches_bytes(&self, host: &[u8]) -> bool {
-        let same =
-            |part: Option<&[u8]>, literal: &str| part.is_some_and(|part| part.eq_ignore_ascii_case(literal.as_bytes()));
-        match &self.0 {
-            Word::Exact(exact) => same(Some(host), exact),
-            Word::Prefix(prefix) => same(host.get(..prefix.len()), prefix),
-            Word::Suffix(suffix) => same(host.len().checked_sub(suffix.len()).and_then(|at| host.get(at..)), suffix),
-            Word::Present => !host.is_empty(),
-        }
-    }
-}
-
-impl Pattern for Host {
-    fn matches(&self, text: &str) -> bool {
-        self.matches_bytes(text.as_bytes()) || self.matches_bytes(bare_host(text).as_bytes())
-    }
-
-    fn covers(&self, other: &Self) -> bool {
-        self.0.covers(&other.0)
     }
 }
 
@@ -178,43 +153,62 @@ pub struct Template {
 }
 
 impl Path {
-    /// Reads a pattern.
+    /// Reads a pattern. Its literal text may be spelled in any way that a request path may, and
+    /// beyond ASCII as it is.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        if !text.contains(['{', '}']) {
-            if !text.starts_with(['/', '*']) {
-                return Err("must start with / or *");
-            }
-            let word = Word::parse(text)?;
-            return if has_normal_segments(word.literal()) { Ok(Self::Word(word)) } else { Err(NEVER) };
+    pub fn parse(text: &str, slashes: EscapedSlashes) -> Result<Self, &'static str> {
+        if slashes == EscapedSlashes::Reject && text.to_ascii_lowercase().contains("%2f") {
+            return Err(NEEDS_KEEP);
         }
+        if text.contains(['{', '}']) {
+            return Template::parse(text, slashes).map(Self::Template);
+        }
+        if !text.starts_with(['/', '*']) {
+            return Err("must start with / or *");
+        }
+        Word::parse(text)?.canonical(slashes).map(Self::Word)
+    }
+}
+
+impl Template {
+    fn parse(text: &str, slashes: EscapedSlashes) -> Result<Self, &'static str> {
         let (head, tail) = match text.split_once("/{**}") {
             Some((head, tail)) => (head, Some(tail)),
             None => (text, None),
         };
         let rest = head.strip_prefix('/').or_else(|| head.is_empty().then_some("")).ok_or("must start with /")?;
+        let canonical = |literal: &str| {
+            canonical_literal(literal, Ends::CLOSED, slashes).map(|text| Box::<str>::from(&*text)).ok_or(NEVER)
+        };
         let segment = |segment: &str| match segment {
             "{*}" => Ok(None),
             literal if literal.contains(['*', '{', '}']) => {
                 Err("in a template, {*} and {**} must be whole segments and * must not stand alone")
             }
-            literal => Ok(Some(literal.into())),
+            literal => canonical(literal).map(Some),
         };
-        let segments = if head.is_empty() { Ok(Vec::new()) } else { rest.split('/').map(segment).collect() };
+        let head: Vec<Option<Box<str>>> =
+            if head.is_empty() { Vec::new() } else { rest.split('/').map(segment).collect::<Result<_, _>>()? };
         let plain = |tail: &&str| (tail.is_empty() || tail.starts_with('/')) && !tail.contains(['*', '{', '}']);
         if tail.as_ref().is_some_and(|tail| !plain(tail)) {
             return Err("{**} must be the last operator and a whole segment");
         }
-        let literals =
-            [Some(head), tail].into_iter().flatten().all(|part| has_normal_segments(&part.replace("{*}", "x")));
-        let template = Template { head: segments?, tail: tail.map(Into::into) };
-        if literals { Ok(Self::Template(template)) } else { Err(NEVER) }
+        // Only the last segment of a path may be empty.
+        let inner = head.len().saturating_sub(usize::from(tail.is_none()));
+        if head.iter().take(inner).any(|segment| segment.as_deref() == Some("")) {
+            return Err(NEVER);
+        }
+        Ok(Self { head, tail: tail.map(canonical).transpose()? })
     }
 }
 
-const NEVER: &str = "can never match: paths with //, dot segments, ?, #, ;, \\ or needless escapes are refused before rules are looked at";
+const NEVER: &str = "can never match: paths with //, dot segments, \\, ; or %25, and escapes that are incomplete, \
+    controls or not UTF-8, are rejected with 400 before rules apply; ?, # and blanks must be escaped";
+
+const NEEDS_KEEP: &str = "can never match: paths with %2F are rejected with 400 unless pathWithEscapedSlashesAction is \
+    KEEP_UNCHANGED";
 
 /// A method: with case, as HTTP has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,6 +228,8 @@ impl Method {
 }
 
 impl Pattern for Method {
+    type Subject<'s> = str;
+
     fn matches(&self, text: &str) -> bool {
         self.0.matches(text)
     }
@@ -278,6 +274,8 @@ impl Template {
 }
 
 impl Pattern for Path {
+    type Subject<'s> = str;
+
     fn matches(&self, text: &str) -> bool {
         match self {
             Self::Word(word) => word.matches(text),

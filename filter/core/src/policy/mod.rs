@@ -1,19 +1,23 @@
 //! Policy: a parsed plugin configuration, and what it says about a request whose token has been verified.
 
+pub mod host;
 pub mod matching;
 mod normal;
 pub mod rules;
 mod standing;
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::config::{self, ConfigErrors, JwtRule, KeySource, Mode, Staleness, TrustBundleConfig};
-use crate::keys::{Key, KeySet};
+use crate::config::{self, Challenge, ConfigErrors, JwtRule, KeySource, Mistake, Mode, Staleness, TrustBundleConfig};
+use crate::keys::{Key, KeySet, PassedOver};
 use crate::limits;
 use crate::rejection::Rejection;
 use crate::trust::Freshness;
 use crate::validate::Verified;
+use host::Authority;
+pub use normal::{ESCAPED_SLASH, EscapedSlashes};
 use rules::{Action, Rule};
 pub use standing::Standing;
 
@@ -24,6 +28,7 @@ pub struct Policy {
     pub(crate) stat_prefix: Box<str>,
     pub(crate) bypass_cors_preflight: bool,
     pub(crate) host_verification: bool,
+    pub(crate) challenge: Challenge,
     pub(crate) trust_bundle: Option<TrustBundleConfig>,
     pub(crate) jwt_rules: Vec<JwtRule>,
     pub(crate) route_rules: RouteRules,
@@ -35,6 +40,7 @@ pub(crate) struct RouteRules {
     rules: Vec<Rule>,
     /// Whether the spelling of paths, and of hosts, decides anywhere.
     compares: (bool, bool),
+    slashes: EscapedSlashes,
     /// Whether there is a rule that allows; without one, only what is denied is refused.
     allows: bool,
     /// What the rules make of a request without a token.
@@ -42,20 +48,24 @@ pub(crate) struct RouteRules {
 }
 
 impl RouteRules {
-    pub(crate) fn new(rules: Vec<Rule>) -> Self {
+    pub(crate) fn new(rules: Vec<Rule>, slashes: EscapedSlashes) -> Self {
         let operations = rules.iter().flat_map(|rule| &rule.to).map(rules::Operation::compares);
         let compares = operations.fold((false, false), |(paths, hosts), (path, host)| (paths | path, hosts | host));
         let allows = rules.iter().any(|rule| rule.action == Action::Allow);
         let anonymous = Standing::of(&rules, None, None);
-        Self { rules, compares, allows, anonymous }
+        Self { rules, compares, slashes, allows, anonymous }
     }
 
     /// The rules of one action that match the request's route, with their places.
-    fn on_route<'p>(&'p self, action: Action, request: &Request<'_>) -> impl Iterator<Item = (usize, &'p Rule)> {
+    fn on_route<'p>(
+        &'p self,
+        action: Action,
+        request: &CanonicalRequest<'_>,
+    ) -> impl Iterator<Item = (usize, &'p Rule)> {
         self.rules.iter().enumerate().filter(move |(_, rule)| rule.action == action && rule.matches_route(request))
     }
 
-    fn denies(&self, request: &Request<'_>, standing: &Standing) -> bool {
+    fn denies(&self, request: &CanonicalRequest<'_>, standing: &Standing) -> bool {
         self.on_route(Action::Deny, request).any(|(at, _)| standing.matches(at) && standing.has_scopes(at))
     }
 }
@@ -88,13 +98,26 @@ impl Denied<'_> {
 
 impl<'a> Request<'a> {
     fn path_without_query(&self) -> &'a str {
-        let end = self.path.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+        let end = self.path.bytes().position(|byte| byte == b'?');
         end.and_then(|end| self.path.get(..end)).unwrap_or(self.path)
     }
+}
 
-    /// What rules are matched against.
-    fn without_query(&self) -> Self {
-        Self { path: self.path_without_query(), ..*self }
+/// A request in the form that rules compare; made by [`Policy::canonical`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanonicalRequest<'a> {
+    method: &'a str,
+    /// `None` if no rule looks at hosts.
+    host: Option<Authority<'a>>,
+    path: Cow<'a, str>,
+}
+
+impl CanonicalRequest<'_> {
+    /// The path without query, its escapes resolved; [`ESCAPED_SLASH`] stands for a kept `%2F`. As
+    /// it came if no rule looks at paths.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
     }
 }
 
@@ -105,6 +128,18 @@ impl Policy {
     /// Every mistake in it, each with its path.
     pub fn from_json(json: &str) -> Result<Self, ConfigErrors> {
         config::parse(json)
+    }
+
+    /// Returns what is allowed but probably not meant, each with its path.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Mistake> {
+        self.jwt_rules.iter().enumerate().flat_map(|(at, rule)| rule.warnings(at)).collect()
+    }
+
+    /// What a refused caller is told.
+    #[must_use]
+    pub fn challenge(&self) -> &Challenge {
+        &self.challenge
     }
 
     /// The accepted issuers.
@@ -142,6 +177,14 @@ impl Policy {
         self.inline_sets().map(KeySet::skipped).sum()
     }
 
+    /// The keys of the configuration itself that were passed over, with the index of their rule.
+    pub fn passed_over_inline_keys(&self) -> impl Iterator<Item = (usize, &PassedOver)> {
+        self.jwt_rules.iter().enumerate().flat_map(|(at, rule)| {
+            let set = if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None };
+            set.into_iter().flat_map(KeySet::passed_over).map(move |passed| (at, passed))
+        })
+    }
+
     fn inline_sets(&self) -> impl Iterator<Item = &KeySet> {
         self.jwt_rules.iter().filter_map(|rule| if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None })
     }
@@ -166,30 +209,37 @@ impl Policy {
         })
     }
 
-    /// The rule for an issuer, compared exactly (V9).
-    pub(crate) fn jwt_rule_for(&self, issuer: Option<&str>) -> Result<(usize, &JwtRule), Rejection> {
-        let issuer = issuer.ok_or(Rejection::ClaimMissing)?;
-        self.jwt_rules.iter().enumerate().find(|(_, rule)| *rule.issuer == *issuer).ok_or(Rejection::IssuerUnknown)
+    /// The rules for an issuer, compared exactly (V9). Each has keys of its own.
+    pub fn jwt_rules_for(&self, issuer: &str) -> impl Iterator<Item = (usize, &JwtRule)> {
+        self.jwt_rules.iter().enumerate().filter(move |(_, rule)| *rule.issuer == *issuer)
     }
 
-    /// Refuses a path or host with more than one meaning, if any rule looks at paths or hosts.
+    /// Returns the request as rules compare it. Path and host are brought to their canonical form
+    /// if any rule looks at them.
     ///
     /// # Errors
-    /// [`Rejection::PathNotNormalized`].
-    pub fn check_path(&self, request: &Request<'_>) -> Result<(), Rejection> {
+    /// [`Rejection::PathNotNormalized`] for a path that servers may read in two ways,
+    /// [`Rejection::HostMalformed`] for an authority that is not one host with at most one port.
+    pub fn canonical<'a>(&self, request: &Request<'a>) -> Result<CanonicalRequest<'a>, Rejection> {
         let (paths, hosts) = self.route_rules.compares;
         let path = request.path_without_query();
-        let path_fits = !paths || (path.len() <= limits::MAX_PATH_BYTES && normal::is_normal_path(path));
-        let host_fits = !hosts || normal::is_normal_host(request.host);
-        if path_fits && host_fits { Ok(()) } else { Err(Rejection::PathNotNormalized) }
+        let path = if paths {
+            let short = (path.len() <= limits::MAX_PATH_BYTES).then_some(path);
+            let canonical = short.and_then(|path| normal::canonical_path(path, self.route_rules.slashes));
+            canonical.ok_or(Rejection::PathNotNormalized)?
+        } else {
+            Cow::Borrowed(path)
+        };
+        let host = if hosts { Some(Authority::parse(request.host).ok_or(Rejection::HostMalformed)?) } else { None };
+        Ok(CanonicalRequest { method: request.method, host, path })
     }
 
     /// Whether a request without a token passes: some rule with `allowMissing` matches its route and no DENY rule does.
     #[must_use]
-    pub fn admits_anonymous(&self, request: &Request<'_>) -> bool {
-        let (rules, request) = (&self.route_rules, request.without_query());
-        let public = rules.rules.iter().any(|rule| rule.allow_missing && rule.matches_route(&request));
-        public && !rules.denies(&request, &rules.anonymous)
+    pub fn admits_anonymous(&self, request: &CanonicalRequest<'_>) -> bool {
+        let rules = &self.route_rules;
+        let public = rules.rules.iter().any(|rule| rule.allow_missing && rule.matches_route(request));
+        public && !rules.denies(request, &rules.anonymous)
     }
 
     /// What the rules make of a token, whatever the request.
@@ -211,12 +261,12 @@ impl Policy {
     /// [`Rejection::RuleUnmatched`].
     pub fn authorize(
         &self,
-        request: &Request<'_>,
+        request: &CanonicalRequest<'_>,
         standing: &Standing,
         freshness: Freshness,
     ) -> Result<(), Denied<'_>> {
-        let (rules, request) = (&self.route_rules, request.without_query());
-        if rules.denies(&request, standing) {
+        let rules = &self.route_rules;
+        if rules.denies(request, standing) {
             return Err(Denied::plain(Rejection::RuleDenied));
         }
         let fresh = |staleness: Staleness| self.is_fresh(standing, staleness, freshness);
@@ -225,7 +275,7 @@ impl Policy {
             return if fresh(default) { Ok(()) } else { Err(Denied::plain(Rejection::BundleStale)) };
         }
         let mut denied = Denied::plain(Rejection::RuleUnmatched);
-        for (at, rule) in rules.on_route(Action::Allow, &request).filter(|(at, _)| standing.matches(*at)) {
+        for (at, rule) in rules.on_route(Action::Allow, request).filter(|(at, _)| standing.matches(*at)) {
             if !standing.has_scopes(at) {
                 if denied.rejection == Rejection::RuleUnmatched {
                     denied = Denied { rejection: Rejection::ScopeMissing, scopes: &rule.scopes };

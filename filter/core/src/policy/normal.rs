@@ -1,38 +1,125 @@
-//! Which spellings of paths and hosts have one meaning. Rules compare text; a client must not reach past them with a
-//! spelling that its upstream reads differently.
+//! The one form in which paths are compared (RFC 3986 §6.2.2).
+//!
+//! The canonical form of a path is the text that an upstream reads after it has resolved the
+//! escapes. Every spelling of a path therefore gets the decision of the path itself. Spellings that
+//! two servers read differently have no canonical form.
 
-/// Whether a path (without query) has one meaning for every proxy and server behind it: rooted, printable ASCII, no dot or
-/// empty segments, no backslash, no path parameters (`;`, which some servers cut off), and only escapes that must be
-/// (RFC 3986 §6.2.2.2): not of unreserved characters, controls, separators or the percent sign itself.
-pub(crate) fn is_normal_path(path: &str) -> bool {
-    (path.starts_with('/') || path == "*") && has_normal_segments(path)
+use alloc::borrow::Cow;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// Handling of `%2F` in paths; the words are those of Envoy's `path_with_escaped_slashes_action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// `REJECT_REQUEST`: a path with `%2F` has no canonical form.
+    #[default]
+    Reject,
+    /// `KEEP_UNCHANGED`: `%2F` is a character of its segment.
+    Keep,
 }
 
-/// The same for a part of a path, as a rule's pattern may have it.
-pub(crate) fn has_normal_segments(path: &str) -> bool {
-    let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\;?#".contains(&byte));
-    let dots = path.split('/').any(|segment| segment == "." || segment == "..");
-    plain && !dots && !path.contains("//") && path.match_indices('%').all(|(at, _)| escapes_rightly(path, at))
+/// Stands for an escaped slash in a canonical path. No other spelling leads to it, because escaped
+/// controls are rejected.
+pub const ESCAPED_SLASH: char = '\u{1f}';
+
+/// Bytes that servers interpret before or after they resolve escapes: `\` as `/`, `;` as the start
+/// of parameters, `?` and `#` as the end of the path.
+const SPECIAL: &[u8] = b"\\;?#";
+
+/// Returns the canonical form of a request path (without query), or `None` if servers may read it
+/// in two ways.
+///
+/// Borrows where nothing is escaped.
+pub(super) fn canonical_path(path: &str, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
+    let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && !SPECIAL.contains(&byte));
+    if !plain || !(path.starts_with('/') || path == "*") {
+        return None;
+    }
+    let text = resolved(path, slashes)?;
+    (has_plain_segments(&text, Ends::CLOSED) && !text.ends_with(ESCAPED_SLASH)).then_some(text)
 }
 
-fn escapes_rightly(path: &str, at: usize) -> bool {
-    let digits = path.get(at.saturating_add(1)..at.saturating_add(3));
-    let hex = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-    let Some(byte) = hex.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else { return false };
-    let needless = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    !needless && !byte.is_ascii_control() && !b"/\\%;".contains(&byte)
+/// Ends of a text at which a segment may go on: a pattern `prefix*` is open at its end, `*suffix`
+/// at its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) open_start: bool,
+    pub(super) open_end: bool,
 }
 
-/// Whether a host is a name or address with an optional port: no user part, nothing that is not part of either.
-pub(crate) fn is_normal_host(host: &str) -> bool {
-    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
+impl Ends {
+    pub(super) const CLOSED: Self = Self { open_start: false, open_end: false };
 }
 
-/// The host without case, without port and without the root's dot.
-pub(crate) fn bare_host(authority: &str) -> &str {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
-        _ => authority,
+/// Returns the canonical form of literal text of a pattern, or `None` if no canonical path can
+/// contain it.
+///
+/// Characters beyond ASCII may be written as they are.
+pub(super) fn canonical_literal(literal: &str, ends: Ends, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
+    let printable = |char: char| !char.is_control() && !char.is_whitespace() && !"\\;?#".contains(char);
+    if !literal.chars().all(printable) {
+        return None;
+    }
+    let text = resolved(literal, slashes)?;
+    let ended = ends.open_end || !text.ends_with(ESCAPED_SLASH);
+    (ended && has_plain_segments(&text, ends)).then_some(text)
+}
+
+/// Resolves escapes. `None` for an incomplete escape, for octets that are not UTF-8, and for
+/// characters that cannot be resolved without a second meaning.
+fn resolved(text: &str, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let (byte, tail) = if *first == b'%' { escape(tail, slashes)? } else { (*first, tail) };
+        bytes.push(byte);
+        rest = tail;
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    let controls = text.chars().any(|char| char.is_control() && char != ESCAPED_SLASH);
+    (!controls).then_some(Cow::Owned(text))
+}
+
+/// The octet after a `%`, and the text behind it.
+fn escape(after: &[u8], slashes: EscapedSlashes) -> Option<(u8, &[u8])> {
+    let [high, low, tail @ ..] = after else { return None };
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let octet = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+    let octet = match (octet, slashes) {
+        (b'/', EscapedSlashes::Keep) => u8::try_from(ESCAPED_SLASH).ok()?,
+        // A second decoder would read on behind an escaped `%`; the others separate segments or
+        // parameters for some servers.
+        (b'/' | b'\\' | b';' | b'%', _) => return None,
+        (octet, _) if octet.is_ascii_control() => return None,
+        (octet, _) => octet,
     };
-    host.strip_suffix('.').unwrap_or(host)
+    Some((octet, tail))
 }
+
+/// Returns whether no segment is `.` or `..`, and none between two separators is empty. Escaped
+/// slashes count as separators here, because some servers take them for such.
+fn has_plain_segments(text: &str, ends: Ends) -> bool {
+    let separates = |byte: &u8| *byte == b'/' || char::from(*byte) == ESCAPED_SLASH;
+    let mut segments = text.as_bytes().split(separates).peekable();
+    let mut first = true;
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        let plain = match segment {
+            b"." | b".." => (first && ends.open_start) || (last && ends.open_end),
+            b"" => first || last,
+            _ => true,
+        };
+        if !plain {
+            return false;
+        }
+        first = false;
+    }
+    true
+}
+
+#[cfg(test)]
+#[path = "normal_tests.rs"]
+mod tests;

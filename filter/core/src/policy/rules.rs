@@ -5,8 +5,9 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::cell::OnceCell;
 
-use super::Request;
-use super::matching::{Host, Match, Method, Path, Pattern as _, Word};
+use super::CanonicalRequest;
+use super::host::Host;
+use super::matching::{Match, Method, Path, Pattern as _, Word};
 use crate::claims::{Claims, texts};
 use crate::config::{JwtRule, Staleness};
 use crate::json::{Kind, Value};
@@ -189,9 +190,9 @@ impl Rule {
         self.matches_token(&anonymous) && self.has_scopes(&anonymous)
     }
 
-    /// Whether one of `to` matches a request whose path has no query any more.
+    /// Returns whether one of `to` matches.
     #[must_use]
-    pub(super) fn matches_route(&self, request: &Request<'_>) -> bool {
+    pub(super) fn matches_route(&self, request: &CanonicalRequest<'_>) -> bool {
         self.to.is_empty() || self.to.iter().any(|operation| operation.matches(request))
     }
 
@@ -229,8 +230,9 @@ impl Source {
 }
 
 impl Operation {
-    fn matches(&self, request: &Request<'_>) -> bool {
-        self.methods.matches(request.method) && self.hosts.matches(request.host) && self.paths.matches(request.path)
+    fn matches(&self, request: &CanonicalRequest<'_>) -> bool {
+        let host = self.hosts.is_empty() || request.host.as_ref().is_some_and(|host| self.hosts.matches(host));
+        self.methods.matches(request.method) && host && self.paths.matches(&request.path)
     }
 
     fn covers(&self, other: &Self) -> bool {

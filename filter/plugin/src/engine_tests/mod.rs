@@ -1,3 +1,4 @@
+mod clock;
 mod configuration;
 mod remembered;
 mod trust;

@@ -70,3 +70,51 @@ fn a_configuration_with_other_pins_takes_over_nothing() {
     assert!(old.configure(&bundle_config(json!({ "keys": [TestKey::new("other", 97).jwk()] }), json!({}))));
     assert_eq!(old.ask_with(&token(&key(), json!({}))).0, 503);
 }
+
+#[test]
+fn fetched_keys_end_with_their_maximum_age() {
+    for (staleness, after) in [(json!(null), 503), (json!({ "action": "SERVE" }), 200)] {
+        let mut mesh = Mesh::new(&remote_config(json!({ "refreshInterval": "20s", "staleness": staleness })));
+        mesh.first_answer(&jwks(&[&key()]));
+        let good = token(&key(), json!({}));
+        assert_eq!(mesh.ask_with(&good).0, 200);
+        // Whatever the provider answers: each of these leaves the last good keys as old as they are.
+        for (status, body) in [(500, ""), (200, "<html>"), (200, r#"{"keys":[]}"#), (404, ""), (200, "{}"), (429, "")] {
+            mesh.tick_after(9_500);
+            let call = mesh.host.last_call();
+            mesh.answer(call.token, status, body);
+        }
+        assert_eq!(mesh.ask_with(&good).0, 200, "57 s after the last good fetch");
+        mesh.tick_after(4_000);
+        let (status, stream) = mesh.ask_with(&good);
+        assert_eq!(status, after);
+        if status == 503 {
+            assert_eq!(code(&stream), "keys-stale");
+            assert!(
+                mesh.host.lines(Level::Warn).iter().any(|line| line.contains("jwtRules[0]: fetched keys are older"))
+            );
+            mesh.tick_after(60_000);
+            mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&key()]));
+            assert_eq!(mesh.ask_with(&good).0, 200, "confirmed again");
+        }
+    }
+}
+
+#[test]
+fn a_cluster_that_is_gone_ends_fetched_keys_too() {
+    let mut mesh = Mesh::new(&remote_config(json!({ "refreshInterval": "10s" })));
+    mesh.first_answer(&jwks(&[&key()]));
+    mesh.host.clone().with_unreachable("idp");
+    for _ in 0..31 {
+        mesh.tick_after(1_000);
+    }
+    assert_eq!(mesh.ask_with(&token(&key(), json!({}))).0, 503);
+}
+
+#[test]
+fn forged_outputs_that_cannot_be_removed_stop_the_request() {
+    let host = FakeHost::new().that_keeps_headers();
+    let mut mesh = Mesh::on(host, &inline_config(&[&key()], sub_to_header(), json!({})));
+    let bearer = format!("Bearer {}", token(&key(), json!({})));
+    assert_eq!(mesh.ask(&[("authorization", &bearer), ("x-sub", "root")]).0, 503);
+}

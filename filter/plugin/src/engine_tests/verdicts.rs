@@ -79,7 +79,7 @@ fn a_missing_scope_is_named() {
     let (status, stream) = mesh.ask_with(&token(&key(), json!({})));
     assert_eq!((status, code(&stream).as_str()), (403, "scope-missing"));
     let headers = stream.reply.unwrap().headers;
-    let challenge = r#"Bearer error="insufficient_scope", scope="orders.write orders.admin""#;
+    let challenge = r#"Bearer realm="meshseal", error="insufficient_scope", scope="orders.write orders.admin""#;
     let expected: (&[u8], &[u8]) = (b"www-authenticate", challenge.as_bytes());
     assert_eq!(meshseal_abi::Pairs::of(&headers).next(), Some(expected));
 }

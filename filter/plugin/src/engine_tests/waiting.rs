@@ -150,3 +150,69 @@ fn those_who_wait_are_decided_by_a_new_configuration_of_their_context() {
     assert_eq!(outputs.map(|(_, value)| value.as_slice()).collect::<Vec<_>>(), [b"checkout"]);
     assert!(stream.resumed);
 }
+
+#[test]
+fn a_replaced_key_of_the_same_name_is_fetched() {
+    let mut mesh = Mesh::new(&remote_config(json!({})));
+    mesh.first_answer(&jwks(&[&key()]));
+    let replaced = TestKey::new(key().kid, 7);
+    let (id, flow) = mesh.send_with(&token(&replaced, json!({})));
+    assert!(matches!(flow, Flow::Held));
+    mesh.tick_after(1);
+    mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&replaced]));
+    assert!(mesh.host.stream(id).resumed);
+    assert_eq!(mesh.ask_with(&token(&key(), json!({ "jti": null, "iat": START - 9 }))).0, 401);
+}
+
+/// A provider that publishes its new key late answers the first fetch with the old one.
+#[test]
+fn a_refusal_does_not_outlive_the_key_that_it_was_for() {
+    let mut mesh = Mesh::new(&remote_config(json!({})));
+    mesh.first_answer(&jwks(&[&key()]));
+    let replaced = TestKey::new(key().kid, 7);
+    let early = token(&replaced, json!({}));
+    let (id, _flow) = mesh.send_with(&early);
+    mesh.tick_after(1);
+    mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&key()]));
+    assert_eq!(code(&mesh.host.stream(id)), "signature-invalid");
+    assert_eq!(mesh.ask_with(&early).0, 401, "within the rate");
+    mesh.tick_after(10_000);
+    let (id, _flow) = mesh.send_with(&early);
+    mesh.tick_after(1);
+    mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&replaced]));
+    assert!(mesh.host.stream(id).resumed);
+}
+
+#[test]
+fn a_flood_of_bad_signatures_causes_few_fetches() {
+    let mut mesh = Mesh::new(&remote_config(json!({})));
+    mesh.first_answer(&jwks(&[&key()]));
+    let forger = TestKey::new(key().kid, 7);
+    let calls = mesh.host.calls().len();
+    for number in 0..100 {
+        let _rejected = mesh.send_with(&token(&forger, json!({ "sub": number.to_string() })));
+        mesh.tick_after(100);
+        if mesh.host.calls().len() > calls + number {
+            mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&key()]));
+        }
+    }
+    assert!(mesh.host.calls().len() - calls <= 2, "{} fetches in 10 s", mesh.host.calls().len() - calls);
+}
+
+#[test]
+fn each_key_set_of_an_issuer_is_asked() {
+    let rule = |cluster: &str| json!({ "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://k8s/jwks", "jwksCluster": cluster });
+    let mut mesh = Mesh::new(&json!({ "jwtRules": [rule("a"), rule("b")] }).to_string());
+    mesh.tick_after(1);
+    let [a, b] = [0, 1].map(|at| mesh.host.calls()[at].token);
+    mesh.answer(a, 200, &jwks(&[&key()]));
+    mesh.answer(b, 200, &jwks(&[&TestKey::new("z", 26)]));
+    let (id, flow) = mesh.send_with(&token(&new_key(), json!({})));
+    assert!(matches!(flow, Flow::Held));
+    mesh.tick_after(1);
+    let [a, b] = [2, 3].map(|at| mesh.host.calls()[at].token);
+    mesh.answer(a, 200, &jwks(&[&key()]));
+    assert!(!mesh.host.stream(id).resumed && mesh.host.stream(id).reply.is_none(), "b has not answered yet");
+    mesh.answer(b, 200, &jwks(&[&new_key()]));
+    assert!(mesh.host.stream(id).resumed);
+}

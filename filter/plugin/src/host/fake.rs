@@ -36,6 +36,7 @@ pub(crate) struct Stream {
 #[derive(Default)]
 struct State {
     now: Cell<Duration>,
+    steady: Cell<Duration>,
     random: Cell<u64>,
     level: Cell<Option<Level>>,
     lines: RefCell<Vec<(Level, String)>>,
@@ -44,6 +45,7 @@ struct State {
     metrics: RefCell<Vec<(String, u64)>>,
     records: RefCell<Vec<String>>,
     no_metrics: Cell<bool>,
+    keeps_headers: Cell<bool>,
     context: Cell<u32>,
     streams: RefCell<BTreeMap<u32, Stream>>,
     ended: RefCell<BTreeSet<u32>>,
@@ -70,11 +72,23 @@ impl FakeHost {
     pub(crate) fn new() -> Self {
         let host = Self::default();
         host.0.now.set(Duration::from_secs(START));
+        host.0.steady.set(Duration::from_secs(777));
         host
+    }
+
+    /// Sets the wall clock, as an operator or NTP does; no time passes.
+    pub(crate) fn set_wall_clock(&self, now: Duration) {
+        self.0.now.set(now);
     }
 
     pub(crate) fn without_metrics(self) -> Self {
         self.0.no_metrics.set(true);
+        self
+    }
+
+    /// Refuses to remove request headers.
+    pub(crate) fn that_keeps_headers(self) -> Self {
+        self.0.keeps_headers.set(true);
         self
     }
 
@@ -108,7 +122,8 @@ impl FakeHost {
     }
 
     pub(crate) fn advance(&self, by: Duration) {
-        self.0.now.set(self.0.now.get() + by);
+        self.0.now.set(self.0.now.get().saturating_add(by));
+        self.0.steady.set(self.0.steady.get() + by);
     }
 
     pub(crate) fn set_random(&self, value: u64) {
@@ -118,6 +133,11 @@ impl FakeHost {
     /// Puts a request into the proxy and enters it.
     pub(crate) fn request(&self, stream: u32, headers: &[(&str, &str)]) {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        self.request_bytes(stream, headers);
+    }
+
+    /// The same with values that need not be UTF-8.
+    pub(crate) fn request_bytes(&self, stream: u32, headers: Vec<(String, Vec<u8>)>) {
         self.0.streams.borrow_mut().insert(stream, Stream { headers, ..Stream::default() });
         self.0.context.set(stream);
     }
@@ -135,12 +155,6 @@ impl FakeHost {
 
     pub(crate) fn stream(&self, stream: u32) -> Stream {
         self.0.streams.borrow()[&stream].clone()
-    }
-
-    /// The first value of a request header as the upstream would see it.
-    pub(crate) fn header(&self, stream: u32, name: &str) -> Option<String> {
-        let headers = self.stream(stream).headers;
-        headers.into_iter().find(|(key, _)| key == name).map(|(_, value)| String::from_utf8(value).unwrap())
     }
 
     /// What the finished call will have answered, for the next callback.
@@ -195,6 +209,10 @@ impl FakeHost {
 impl Host for FakeHost {
     fn now(&self) -> Duration {
         self.0.now.get()
+    }
+
+    fn steady(&self) -> Duration {
+        self.0.steady.get()
     }
 
     fn random(&self) -> u64 {
@@ -267,19 +285,25 @@ impl Host for FakeHost {
         RequestHeaders::new(meshseal_abi::header_map(&self.stream(self.context()).headers))
     }
 
-    fn add_request_header(&self, name: &str, value: &str) {
+    fn add_request_header(&self, name: &str, value: &str) -> bool {
         let mut streams = self.0.streams.borrow_mut();
         streams.get_mut(&self.context()).unwrap().headers.push((name.to_owned(), value.as_bytes().to_vec()));
+        true
     }
 
-    fn set_request_header(&self, name: &str, value: &str) {
+    fn set_request_header(&self, name: &str, value: &[u8]) {
         self.remove_request_header(name);
-        self.add_request_header(name, value);
+        let mut streams = self.0.streams.borrow_mut();
+        streams.get_mut(&self.context()).unwrap().headers.push((name.to_owned(), value.to_vec()));
     }
 
-    fn remove_request_header(&self, name: &str) {
+    fn try_remove_request_header(&self, name: &str) -> bool {
+        if self.0.keeps_headers.get() {
+            return false;
+        }
         let mut streams = self.0.streams.borrow_mut();
         streams.get_mut(&self.context()).unwrap().headers.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
+        true
     }
 
     fn respond(&self, reply: &Reply) {

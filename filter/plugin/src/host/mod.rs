@@ -8,6 +8,7 @@ use crate::headers::RequestHeaders;
 pub(crate) mod fake;
 pub mod foreign;
 pub(crate) mod proxy;
+mod steady;
 
 /// Severity of a log line, least severe first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,8 +84,11 @@ pub struct Reply {
 /// The proxy. Calls about a request or a response act on the stream chosen with [`Host::enter`], in the callbacks of a stream on
 /// that stream. No method panics; where the proxy may refuse, the return value says so.
 pub trait Host {
-    /// Time since the Unix epoch. The only clock of this crate.
+    /// Time since the Unix epoch, for times in tokens and bundles. An operator or NTP may set this clock to any time.
     fn now(&self) -> Duration;
+    /// Time since an unspecified moment, for deadlines, back-off and rates. It never goes back and does not follow changes of the
+    /// time of day.
+    fn steady(&self) -> Duration;
     /// Random bits, for jitter and names; nothing secret is made of them.
     fn random(&self) -> u64;
     /// Writes a line to the proxy's log.
@@ -115,12 +119,16 @@ pub trait Host {
     fn request_has_ended(&self) -> bool;
     /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers included.
     fn request_headers(&self) -> RequestHeaders;
-    /// Adds a request header beside those of its name, which is cheaper than to replace them.
-    fn add_request_header(&self, name: &str, value: &str);
-    /// Replaces a request header.
-    fn set_request_header(&self, name: &str, value: &str);
-    /// Removes every copy of a request header.
-    fn remove_request_header(&self, name: &str);
+    /// Adds a request header beside those of its name, which is cheaper than to replace them; false if the proxy refuses.
+    fn add_request_header(&self, name: &str, value: &str) -> bool;
+    /// Replaces a request header; values need not be UTF-8.
+    fn set_request_header(&self, name: &str, value: &[u8]);
+    /// Removes every copy of a request header; false if the proxy refuses.
+    fn try_remove_request_header(&self, name: &str) -> bool;
+    /// The same, where a header that stays does no harm.
+    fn remove_request_header(&self, name: &str) {
+        let _refused = !self.try_remove_request_header(name);
+    }
     /// Answers the request. The stream must be paused, or be paused by the callback's return value.
     fn respond(&self, reply: &Reply);
     /// Lets a paused request go on.

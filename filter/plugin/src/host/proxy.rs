@@ -1,26 +1,46 @@
-//! The real proxy: the only file that names `proxy_wasm::hostcalls`.
-//!
-//! The SDK panics on a status that it does not expect, so each call here is made only where Envoy and the ABI promise one of the
-//! expected ones (Envoy `source/extensions/common/wasm/context.cc`): header changes only on a stream whose request is still held,
-//! header reads as bytes only, because values need not be UTF-8.
+//! The real proxy. A host that lacks a facility, or refuses a call, is no reason to stop: every status is a value (ADR 6).
 
+use std::cell::Cell;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use proxy_wasm::hostcalls;
-use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType};
+use meshseal_abi::host as abi;
 
 use crate::headers::RequestHeaders;
 
+use super::steady::Guarded;
 use super::{CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply, foreign};
 
 /// The proxy that runs this module.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Proxy;
 
+thread_local! {
+    static GUARDED: Cell<Guarded> = const { Cell::new(Guarded::new()) };
+}
+
+/// Log levels of the ABI.
+const DEBUG: u32 = 1;
+const INFO: u32 = 2;
+const WARN: u32 = 3;
+const ERROR: u32 = 4;
+
 impl Host for Proxy {
     fn now(&self) -> Duration {
-        hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default()
+        // Without a clock no token is young enough to be accepted.
+        Duration::from_nanos(abi::time_of_day().unwrap_or_default())
+    }
+
+    fn steady(&self) -> Duration {
+        if let Ok(nanos) = abi::monotonic_time() {
+            return Duration::from_nanos(nanos);
+        }
+        GUARDED.with(|guarded| {
+            let mut clock = guarded.get();
+            let elapsed = clock.read(self.now());
+            guarded.set(clock);
+            elapsed
+        })
     }
 
     fn random(&self) -> u64 {
@@ -30,33 +50,36 @@ impl Host for Proxy {
 
     fn log(&self, level: Level, message: &str) {
         let level = match level {
-            Level::Debug => LogLevel::Debug,
-            Level::Info => LogLevel::Info,
-            Level::Warn => LogLevel::Warn,
-            Level::Error => LogLevel::Error,
+            Level::Debug => DEBUG,
+            Level::Info => INFO,
+            Level::Warn => WARN,
+            Level::Error => ERROR,
         };
-        let _ = hostcalls::log(level, message);
+        let _ = abi::log(level, message);
     }
 
     fn log_level(&self) -> Level {
-        match hostcalls::get_log_level() {
-            Ok(LogLevel::Trace | LogLevel::Debug) => Level::Debug,
-            Ok(LogLevel::Info) => Level::Info,
-            Ok(LogLevel::Warn) | Err(_) => Level::Warn,
-            Ok(LogLevel::Error | LogLevel::Critical) => Level::Error,
+        match abi::log_level() {
+            Ok(0..=DEBUG) => Level::Debug,
+            Ok(INFO) => Level::Info,
+            Ok(WARN) | Err(_) => Level::Warn,
+            Ok(_) => Level::Error,
         }
     }
 
     fn configuration(&self, size: usize) -> Option<Vec<u8>> {
-        hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten()
+        abi::plugin_configuration(size)
     }
 
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        hostcalls::get_property(path.to_vec()).ok().flatten()
+        abi::property(path)
     }
 
     fn set_tick_period(&self, period: Duration) {
-        let _ = hostcalls::set_tick_period(period);
+        let millis = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
+        if abi::set_tick_period(millis).is_err() {
+            self.log(Level::Error, "the host has no timer: keys and bundles are not fetched, and requests do not wait");
+        }
     }
 
     fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool> {
@@ -65,23 +88,23 @@ impl Host for Proxy {
 
     fn define_metric(&self, kind: MetricKind, name: &str) -> Option<MetricId> {
         let kind = match kind {
-            MetricKind::Counter => MetricType::Counter,
-            MetricKind::Gauge => MetricType::Gauge,
-            MetricKind::Histogram => MetricType::Histogram,
+            MetricKind::Counter => 0,
+            MetricKind::Gauge => 1,
+            MetricKind::Histogram => 2,
         };
-        hostcalls::define_metric(kind, name).ok().map(MetricId)
+        abi::define_metric(kind, name).ok().map(MetricId)
     }
 
     fn increment_metric(&self, metric: MetricId, by: u32) {
-        let _ = hostcalls::increment_metric(metric.0, i64::from(by));
+        let _ = abi::increment_metric(metric.0, i64::from(by));
     }
 
     fn record_metric(&self, metric: MetricId, value: u64) {
-        let _ = hostcalls::record_metric(metric.0, value);
+        let _ = abi::record_metric(metric.0, value);
     }
 
     fn enter(&self, context: u32) -> bool {
-        hostcalls::set_effective_context(context).is_ok()
+        abi::set_effective_context(context).is_ok()
     }
 
     fn request_has_ended(&self) -> bool {
@@ -93,16 +116,16 @@ impl Host for Proxy {
         RequestHeaders::new(meshseal_abi::request_headers())
     }
 
-    fn add_request_header(&self, name: &str, value: &str) {
-        let _ = hostcalls::add_map_value(MapType::HttpRequestHeaders, name, value);
+    fn add_request_header(&self, name: &str, value: &str) -> bool {
+        abi::add_request_header(name, value).is_ok()
     }
 
-    fn set_request_header(&self, name: &str, value: &str) {
-        let _ = hostcalls::set_map_value(MapType::HttpRequestHeaders, name, Some(value));
+    fn set_request_header(&self, name: &str, value: &[u8]) {
+        let _ = abi::replace_request_header(name, value);
     }
 
-    fn remove_request_header(&self, name: &str) {
-        let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
+    fn try_remove_request_header(&self, name: &str) -> bool {
+        abi::remove_request_header(name).is_ok()
     }
 
     fn respond(&self, reply: &Reply) {
@@ -120,21 +143,21 @@ impl Host for Proxy {
     }
 
     fn resume(&self) {
-        let _ = hostcalls::resume_http_request();
+        let _ = abi::continue_request();
     }
 
     fn call(&self, call: &HttpCall<'_>) -> Result<u32, CallRefused> {
-        hostcalls::dispatch_http_call(call.cluster, call.headers.to_vec(), None, Vec::new(), call.timeout)
-            .map_err(|_| CallRefused)
+        let timeout = u32::try_from(call.timeout.as_millis()).unwrap_or(u32::MAX);
+        abi::http_call(call.cluster, &meshseal_abi::header_map(call.headers), timeout).map_err(|_| CallRefused)
     }
 
     fn call_header(&self, name: &str) -> Option<Vec<u8>> {
-        // By pairs: a single value of an absent map (the call failed) is a status that the SDK panics on.
-        let headers = hostcalls::get_map_bytes(MapType::HttpCallResponseHeaders).ok()?;
-        headers.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+        let headers = abi::call_headers();
+        let found = meshseal_abi::Pairs::of(&headers).find(|(key, _)| *key == name.as_bytes());
+        found.map(|(_, value)| value.to_vec())
     }
 
     fn call_body(&self, size: usize) -> Option<Vec<u8>> {
-        hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, size).ok().flatten()
+        abi::call_body(size)
     }
 }

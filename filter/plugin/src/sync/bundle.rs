@@ -74,6 +74,8 @@ struct Asked {
     token: u32,
     have: Option<u64>,
     wait_s: u64,
+    /// Time after which no answer is expected any more, although the proxy promises one.
+    overdue: Duration,
 }
 
 impl BundleSync {
@@ -105,17 +107,26 @@ impl BundleSync {
         trust: &Trust,
         metrics: &Metrics,
     ) {
+        if let Urgent::Asked(asked) = self.urgent
+            && asked.overdue <= host.steady()
+        {
+            self.urgent = Urgent::No;
+        }
         if self.urgent == Urgent::Wanted {
             let asked = ask(host, config, me, trust.bundle_version(), 0, waiters::MAX_WAIT);
             self.urgent = asked.map_or(Urgent::No, Urgent::Asked);
         }
-        let now = host.now();
+        let now = host.steady();
+        if self.poll.take_if(|asked| asked.overdue <= now).is_some() {
+            metrics.count(Count::BundlePollFailed);
+            self.failed(host, &"no answer");
+        }
         if self.poll.is_some() || now < self.due {
             return;
         }
         let have = trust.bundle_version().filter(|_| !self.ask_full);
         // An issuer that was not heard for a while confirms what we have at once, rather than at the end of a round.
-        let silent = self.health.failing || now.saturating_sub(self.heard) > Duration::from_secs(config.wait_s);
+        let silent = self.health.is_failing() || now.saturating_sub(self.heard) > Duration::from_secs(config.wait_s);
         let wait_s = if silent { 0 } else { config.wait_s };
         self.started = now;
         self.poll = ask(host, config, me, have, wait_s, Duration::from_secs(wait_s).saturating_add(GRACE));
@@ -147,7 +158,7 @@ impl BundleSync {
         Some(match document(host, finished, limits::MAX_BUNDLE_BYTES) {
             // While this question was under way, another one brought news: the answer is to what we no longer have.
             Ok(_) if asked.have != trust.bundle_version() && asked.have.is_some() => {
-                self.due = self.due.min(host.now());
+                self.due = self.due.min(host.steady());
                 Heard::Nothing
             }
             Ok(jws) => self.accept(host, &jws, asked, config, trust, metrics),
@@ -186,8 +197,8 @@ impl BundleSync {
         trust: &mut Trust,
         metrics: &Metrics,
     ) -> Heard {
-        let now = host.now();
-        match trust.accept_bundle(jws.trim_ascii_end(), &config.pins, now.as_secs()) {
+        let now = host.steady();
+        match trust.accept_bundle(jws.trim_ascii_end(), &config.pins, host.now().as_secs()) {
             Ok(accepted) => {
                 self.health.works(host, WHAT);
                 self.backoff.reset();
@@ -214,7 +225,7 @@ impl BundleSync {
 
     fn failed(&mut self, host: &impl Host, why: &dyn std::fmt::Display) {
         self.health.failed(host, WHAT, why);
-        self.due = host.now().saturating_add(self.backoff.next(host));
+        self.due = host.steady().saturating_add(self.backoff.next(host));
     }
 }
 
@@ -241,7 +252,8 @@ fn ask(
         headers.push(("authorization", bearer));
     }
     let token = host.call(&HttpCall { cluster: &config.cluster, headers: &headers, timeout }).ok()?;
-    Some(Asked { token, have, wait_s })
+    let overdue = host.steady().saturating_add(timeout).saturating_add(GRACE);
+    Some(Asked { token, have, wait_s, overdue })
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ fn path_wait_and_credential_are_those_of_the_configuration() {
 fn one_poll_is_under_way_at_a_time() {
     let mut poll = poll();
     poll.tick();
-    poll.tick_after(29_000);
+    poll.tick_after(9_000);
     assert_eq!(poll.host.calls().len(), 1);
     assert_eq!(poll.sync.due(), None);
 }
@@ -122,7 +122,7 @@ fn a_heartbeat_is_no_news_and_refreshes() {
     assert_eq!(poll.answer(200, &heartbeat), Heard::Nothing);
     assert_eq!(poll.trust.bundle_issued_at(), Some(START + 25));
     assert_eq!((poll.count("accepted"), poll.count("refused")), (1, 0));
-    assert_eq!(poll.sync.due(), Some(poll.host.now()), "a full round has passed: ask again at once");
+    assert_eq!(poll.sync.due(), Some(poll.host.steady()), "a full round has passed: ask again at once");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn failures_are_counted_and_backed_off_from() {
         poll.tick();
         poll.answer(status, "no");
         assert_eq!(poll.count("poll_failed"), failures);
-        assert!(poll.sync.due() > Some(poll.host.now()));
+        assert!(poll.sync.due() > Some(poll.host.steady()));
         poll.host.advance(Duration::from_secs(10));
     }
 }
@@ -247,7 +247,7 @@ fn after_a_delta_that_does_not_fit_a_full_bundle_is_asked_for() {
 #[test]
 fn an_urgent_question_is_short_and_serves_all_who_want_one() {
     let mut poll = poll_with_version_1();
-    let now = poll.host.now();
+    let now = poll.host.steady();
     assert!(poll.sync.urge(now) && poll.sync.urge(now));
     assert_eq!(poll.sync.due(), Some(Duration::ZERO));
     poll.tick();
@@ -263,7 +263,7 @@ fn a_flood_that_urges_gets_the_budget_and_no_more() {
     let mut poll = poll_with_version_1();
     let mut asked = 0;
     for _ in 0..1_000 {
-        if poll.sync.urge(poll.host.now()) {
+        if poll.sync.urge(poll.host.steady()) {
             poll.tick();
             poll.answer(500, "");
             asked += 1;
@@ -277,7 +277,7 @@ fn a_flood_that_urges_gets_the_budget_and_no_more() {
 fn an_answer_to_what_has_been_overtaken_is_dropped_without_blame() {
     let mut poll = poll_with_version_1();
     let regular = poll.host.last_call().token;
-    poll.sync.urge(poll.host.now());
+    poll.sync.urge(poll.host.steady());
     poll.tick();
     let delta = bundle(&pin(), &snapshot(2, &[]).delta_from(&snapshot(1, &[&TestKey::new("a", 1)]), times(START)));
     assert_eq!(poll.answer(200, &delta), Heard::News);
@@ -290,7 +290,7 @@ fn an_answer_to_what_has_been_overtaken_is_dropped_without_blame() {
 #[test]
 fn an_urgent_question_that_fails_leaves_the_poll_alone() {
     let mut poll = poll_with_version_1();
-    poll.sync.urge(poll.host.now());
+    poll.sync.urge(poll.host.steady());
     poll.tick();
     poll.answer(504, "");
     assert_eq!(poll.sync.due(), None, "the long-poll is still under way");
@@ -300,4 +300,15 @@ fn an_urgent_question_that_fails_leaves_the_poll_alone() {
 fn answers_to_other_questions_are_left_to_others() {
     let mut poll = poll_with_version_1();
     assert_eq!(poll.hear(77, 200, b""), None);
+}
+
+#[test]
+fn a_poll_without_an_answer_is_given_up() {
+    let mut poll = poll_with_version_1();
+    let calls = poll.host.calls().len();
+    poll.tick_after(34_000);
+    assert_eq!(poll.host.calls().len(), calls);
+    poll.tick_after(1_000);
+    poll.tick_after(1_000);
+    assert_eq!((poll.host.calls().len(), poll.count("poll_failed")), (calls + 1, 1));
 }

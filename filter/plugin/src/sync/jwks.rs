@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use meshseal_core::config::{KeySource, RemoteJwks};
+use meshseal_core::keys::PassedOver;
 use meshseal_core::limits;
 use meshseal_core::policy::Policy;
 use meshseal_core::trust::Trust;
 
 use super::pace::{Backoff, Bucket, portion};
 use super::{Finished, Health, Heard, document};
-use crate::host::{Host, HttpCall};
+use crate::host::{Host, HttpCall, Level};
 use crate::metrics::{Count, Metrics};
 
 /// The key sets that are fetched, each from a place of its own.
@@ -20,12 +21,38 @@ pub(crate) struct JwksSync(Vec<Remote>);
 #[derive(Debug)]
 struct Remote {
     rules: Vec<usize>,
-    fetch: Option<u32>,
+    fetch: Option<Fetch>,
     due: Duration,
     backoff: Backoff,
-    budget: Bucket,
+    unknown_keys: Bucket,
+    bad_signatures: Bucket,
     health: Health,
+    /// Keys that were passed over and logged.
+    passed_over: Vec<PassedOver>,
 }
+
+/// A fetch under way.
+#[derive(Clone, Copy, Debug)]
+struct Fetch {
+    token: u32,
+    /// Time after which no answer is expected any more, although the proxy promises one.
+    overdue: Duration,
+}
+
+/// Reason for which requests ask for newer keys. Each has a rate of its own, so that one cannot use up the other's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urge {
+    /// No key fits the token.
+    UnknownKey,
+    /// A key of that name exists and did not sign the token; the provider may have replaced it.
+    OtherKey,
+}
+
+/// Time for the proxy's own timeout to be reported.
+const OVERDUE: Duration = Duration::from_secs(10);
+
+/// The Kubernetes API server answers 406 to `application/json` alone, other servers to `application/jwk-set+json` alone.
+const ACCEPT: &str = "application/jwk-set+json, application/json, */*";
 
 impl JwksSync {
     pub(crate) fn new(policy: &Policy) -> Self {
@@ -50,19 +77,35 @@ impl JwksSync {
         self.0.iter().filter(|remote| remote.fetch.is_none()).map(|remote| remote.due).min()
     }
 
+    /// Whether no rule fetches keys.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Fetches what is due. Only from the root context: calls belong to the context that makes them.
     pub(crate) fn tick(&mut self, host: &impl Host, policy: &Policy, metrics: &Metrics) {
-        let now = host.now();
+        let now = host.steady();
+        for remote in &mut self.0 {
+            if remote.fetch.take_if(|fetch| fetch.overdue <= now).is_some()
+                && let Some(jwks) = remote.config(policy)
+            {
+                remote.failed(host, jwks, &"no answer", metrics);
+            }
+        }
         for remote in self.0.iter_mut().filter(|remote| remote.fetch.is_none() && remote.due <= now) {
             remote.start(host, policy, metrics);
         }
     }
 
     /// Wants to fetch at the next tick, on behalf of requests that wait; true if an answer is under way then. One fetch serves all.
-    pub(crate) fn urge(&mut self, source: usize, now: Duration) -> bool {
+    pub(crate) fn urge(&mut self, source: usize, why: Urge, now: Duration) -> bool {
         let Some(remote) = self.0.get_mut(source) else { return false };
         let under_way = remote.fetch.is_some() || remote.due <= now;
-        if under_way || !remote.budget.take(now) {
+        let budget = match why {
+            Urge::UnknownKey => &mut remote.unknown_keys,
+            Urge::OtherKey => &mut remote.bad_signatures,
+        };
+        if under_way || !budget.take(now) {
             return under_way;
         }
         remote.due = now;
@@ -78,7 +121,8 @@ impl JwksSync {
         trust: &mut Trust,
         metrics: &Metrics,
     ) -> Option<(usize, Heard)> {
-        let source = self.0.iter().position(|remote| remote.fetch == Some(finished.token))?;
+        let source =
+            self.0.iter().position(|remote| remote.fetch.is_some_and(|fetch| fetch.token == finished.token))?;
         let remote = self.0.get_mut(source)?;
         remote.fetch = None;
         Some((source, remote.finished(host, finished, policy, trust, metrics)))
@@ -94,8 +138,11 @@ impl Remote {
             due: Duration::ZERO,
             backoff: Backoff::new(Duration::from_secs(1).min(longest), longest),
             // Providers rotate keys daily at the most; two questions in a row bridge a provider that publishes a moment late.
-            budget: Bucket::full(2, Duration::from_secs(10)),
+            unknown_keys: Bucket::full(2, Duration::from_secs(10)),
+            // A provider that keeps the name of a replaced key is rare, and anyone can make a bad signature.
+            bad_signatures: Bucket::full(1, Duration::from_secs(10)),
             health: Health::default(),
+            passed_over: Vec::new(),
         }
     }
 
@@ -113,10 +160,12 @@ impl Remote {
             (":scheme", if jwks.https { "https" } else { "http" }),
             (":path", &*jwks.path),
             (":authority", &*jwks.authority),
-            ("accept", "application/json"),
+            ("accept", ACCEPT),
         ];
         let timeout = Duration::from_millis(jwks.timeout_ms);
-        self.fetch = host.call(&HttpCall { cluster: &jwks.cluster, headers: &headers, timeout }).ok();
+        let overdue = host.steady().saturating_add(timeout).saturating_add(OVERDUE);
+        let token = host.call(&HttpCall { cluster: &jwks.cluster, headers: &headers, timeout }).ok();
+        self.fetch = token.map(|token| Fetch { token, overdue });
         if self.fetch.is_none() {
             self.failed(host, jwks, &"the cluster cannot be reached", metrics);
         }
@@ -135,31 +184,49 @@ impl Remote {
             Ok(text) => text,
             Err(fault) => return self.failed(host, jwks, &fault, metrics),
         };
-        let mut skipped = 0;
+        let (mut passed_over, mut problem, mut heard) = (Vec::new(), None, Heard::Nothing);
         for rule in &self.rules {
-            match trust.accept_jwks(*rule, &text, policy) {
-                Ok((_, unusable)) => skipped = skipped.max(unusable),
-                Err(problem) => {
-                    let why = format!("{}: {}", problem.path, problem.message);
-                    return self.failed(host, jwks, &why, metrics);
+            match trust.accept_jwks(*rule, &text, policy, host.steady()) {
+                Ok(set) => {
+                    heard = Heard::News;
+                    for passed in set.passed_over() {
+                        if !passed_over.contains(passed) {
+                            passed_over.push(passed.clone());
+                        }
+                    }
                 }
+                Err(error) => problem = Some(error),
             }
         }
+        self.report(host, jwks, passed_over, metrics);
+        if let Some(problem) = problem {
+            self.failed(host, jwks, &problem, metrics);
+            return heard;
+        }
         metrics.count(Count::JwksFetched);
-        metrics.add(Count::JwksSkippedKeys, skipped);
         self.health.works(host, &name(jwks));
         self.backoff.reset();
         // Up to a tenth early, so that workers and proxies that started together do not ask together.
         let refresh = refresh(jwks);
         let early = portion(refresh.checked_div(10).unwrap_or_default(), host);
-        self.due = host.now().saturating_add(refresh.saturating_sub(early));
-        Heard::News
+        self.due = host.steady().saturating_add(refresh.saturating_sub(early));
+        heard
+    }
+
+    /// Logs the keys that were passed over, unless they are the same as the last time.
+    fn report(&mut self, host: &impl Host, jwks: &RemoteJwks, passed_over: Vec<PassedOver>, metrics: &Metrics) {
+        metrics.add(Count::JwksSkippedKeys, passed_over.len());
+        for passed in passed_over.iter().filter(|passed| !self.passed_over.contains(passed)) {
+            let level = if passed.faulty { Level::Warn } else { Level::Info };
+            host.log(level, &format!("{}: passed over {}", name(jwks), passed.problem));
+        }
+        self.passed_over = passed_over;
     }
 
     fn failed(&mut self, host: &impl Host, jwks: &RemoteJwks, why: &dyn std::fmt::Display, metrics: &Metrics) -> Heard {
         metrics.count(Count::JwksFailed);
         self.health.failed(host, &name(jwks), why);
-        self.due = host.now().saturating_add(self.backoff.next(host));
+        self.due = host.steady().saturating_add(self.backoff.next(host));
         Heard::Nothing
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::fake::FakeHost;
-use crate::testing::{ISSUER, TestKey, jwks, remote_config};
+use crate::testing::{TestKey, jwks, remote_config};
 use serde_json::json;
 
 struct Fetcher {
@@ -47,6 +47,8 @@ fn keys_are_fetched_on_the_first_tick_from_where_the_uri_says() {
     let call = fetcher.host.last_call();
     assert_eq!((call.cluster.as_str(), call.path()), ("idp", "/keys?v=2"));
     assert_eq!((call.headers[":authority"].as_str(), call.headers[":scheme"].as_str()), ("idp.example", "https"));
+    let accepted: Vec<&str> = call.headers["accept"].split(", ").collect();
+    assert_eq!(accepted, ["application/jwk-set+json", "application/json", "*/*"]);
 }
 
 #[test]
@@ -54,9 +56,9 @@ fn a_set_is_taken_over_and_asked_for_again_somewhat_before_it_is_old() {
     let mut fetcher = fetcher();
     fetcher.host.set_random(60_000_000);
     assert_eq!(fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)])), Heard::News);
-    assert!(fetcher.trust.has_jwks(ISSUER));
+    assert!(fetcher.trust.has_jwks(0));
     let refresh = refresh(fetcher.sync.0[0].config(&fetcher.policy).unwrap());
-    let due = fetcher.sync.due().unwrap().checked_sub(fetcher.host.now()).unwrap();
+    let due = fetcher.sync.due().unwrap().checked_sub(fetcher.host.steady()).unwrap();
     assert!(due < refresh && due >= refresh * 9 / 10, "{due:?} of {refresh:?}");
     assert_eq!(fetcher.count("fetched"), 1);
 }
@@ -76,7 +78,7 @@ fn after_a_failure_the_last_good_keys_stay_and_it_is_tried_again_soon() {
     for body in ["not json", r#"{"keys":[]}"#] {
         fetcher.tick_after(Duration::from_secs(24 * 3_600));
         assert_eq!(fetcher.answer(200, body), Heard::Nothing);
-        assert!(fetcher.sync.due().unwrap() <= fetcher.host.now() + Duration::from_secs(60));
+        assert!(fetcher.sync.due().unwrap() <= fetcher.host.steady() + Duration::from_secs(60));
     }
     assert_eq!((fetcher.trust.keys().count(), fetcher.count("failed")), (1, 2));
 }
@@ -106,18 +108,18 @@ fn rules_with_the_same_place_share_one_fetch() {
     fetcher.tick_after(Duration::ZERO);
     assert_eq!(fetcher.host.calls().len(), 1);
     fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
-    assert!(fetcher.trust.has_jwks("https://a.example") && fetcher.trust.has_jwks("https://b.example"));
+    assert!(fetcher.trust.has_jwks(0) && fetcher.trust.has_jwks(1));
 }
 
 #[test]
 fn urging_fetches_once_for_all_and_within_its_budget() {
     let mut fetcher = fetcher();
-    assert!(fetcher.sync.urge(0, fetcher.host.now()), "the first fetch is under way");
+    assert!(fetcher.sync.urge(0, Urge::UnknownKey, fetcher.host.steady()), "the first fetch is under way");
     fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
     let mut asked = 0;
     for _ in 0..900 {
-        if fetcher.sync.urge(0, fetcher.host.now()) {
-            assert!(fetcher.sync.urge(0, fetcher.host.now()));
+        if fetcher.sync.urge(0, Urge::UnknownKey, fetcher.host.steady()) {
+            assert!(fetcher.sync.urge(0, Urge::UnknownKey, fetcher.host.steady()));
             fetcher.tick_after(Duration::ZERO);
             fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
             asked += 1;
@@ -129,5 +131,74 @@ fn urging_fetches_once_for_all_and_within_its_budget() {
 
 #[test]
 fn an_unknown_source_cannot_be_urged() {
-    assert!(!fetcher().sync.urge(9, Duration::ZERO));
+    assert!(!fetcher().sync.urge(9, Urge::UnknownKey, Duration::ZERO));
+}
+
+#[test]
+fn a_passed_over_key_is_logged_once_per_change() {
+    let mut fetcher = fetcher();
+    let set = |usage: &str| {
+        let foreign = json!({ "kty": "RSA", "use": usage, "kid": "b" });
+        json!({ "keys": [TestKey::new("a", 1).jwk(), foreign] }).to_string()
+    };
+    let lines =
+        |fetcher: &Fetcher| fetcher.host.lines(Level::Info).iter().filter(|line| line.contains("passed over")).count();
+    for (usage, logged) in [("enc", 1), ("enc", 1), ("tls", 2), ("tls", 2), ("enc", 3)] {
+        fetcher.answer(200, &set(usage));
+        assert_eq!(lines(&fetcher), logged, "{usage}");
+        fetcher.tick_after(Duration::from_secs(300));
+    }
+    assert!(fetcher.host.lines(Level::Info)[0].contains("keys[1].use: \"enc\", not \"sig\""));
+}
+
+#[test]
+fn a_set_without_a_usable_key_says_why() {
+    let mut fetcher = fetcher();
+    let private = json!({ "keys": [{ "kty": "RSA", "use": "enc" }, { "kty": "OKP", "crv": "Ed25519", "d": "AA" }] });
+    assert_eq!(fetcher.answer(200, &private.to_string()), Heard::Nothing);
+    let told = fetcher.host.lines(Level::Warn);
+    assert!(told[0].contains("keys[0].use: \"enc\", not \"sig\"; keys[1].d: a private member"), "{told:?}");
+    for (body, logged) in [(private.to_string(), 1), ("{}".to_owned(), 2), ("{}".to_owned(), 2)] {
+        fetcher.tick_after(Duration::from_secs(60));
+        fetcher.answer(200, &body);
+        assert_eq!(fetcher.host.lines(Level::Warn).len(), logged, "once for each reason");
+    }
+}
+
+#[test]
+fn one_rule_without_a_key_keeps_no_other_from_theirs() {
+    let rule = |issuer: &str, alg: &str| json!({ "issuer": issuer, "audiences": ["o"], "algorithms": [alg], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp" });
+    let config = json!({ "jwtRules": [rule("https://a.example", "RS256"), rule("https://b.example", "EdDSA")] });
+    let mut fetcher = Fetcher::new(FakeHost::new(), &config.to_string());
+    fetcher.tick_after(Duration::ZERO);
+    assert_eq!(fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)])), Heard::News);
+    assert_eq!((fetcher.trust.has_jwks(0), fetcher.trust.has_jwks(1), fetcher.count("failed")), (false, true, 1));
+}
+
+#[test]
+fn a_fetch_without_an_answer_is_given_up() {
+    let mut fetcher = fetcher();
+    fetcher.tick_after(Duration::from_secs(14));
+    assert_eq!((fetcher.host.calls().len(), fetcher.sync.due()), (1, None));
+    fetcher.tick_after(Duration::from_secs(1));
+    fetcher.tick_after(Duration::from_secs(1));
+    assert_eq!((fetcher.host.calls().len(), fetcher.count("failed")), (2, 1));
+}
+
+#[test]
+fn bad_signatures_use_up_no_fetch_for_unknown_keys() {
+    let mut fetcher = fetcher();
+    fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
+    let mut fetches = |why: Urge| {
+        let mut granted = 0;
+        for _ in 0..100 {
+            granted += usize::from(fetcher.sync.urge(0, why, fetcher.host.steady()));
+            fetcher.tick_after(Duration::ZERO);
+            if granted > 0 && fetcher.sync.due().is_none() {
+                fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
+            }
+        }
+        granted
+    };
+    assert_eq!([fetches(Urge::OtherKey), fetches(Urge::UnknownKey), fetches(Urge::OtherKey)], [1, 2, 0]);
 }

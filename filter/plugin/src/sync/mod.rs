@@ -58,20 +58,27 @@ fn document(host: &impl Host, finished: Finished, limit: usize) -> Result<String
     String::from_utf8(body).map_err(|_| Fault::NotText)
 }
 
-/// Warns once when a source fails and says once when it is back, however often it is asked in between.
-#[derive(Clone, Copy, Debug, Default)]
+/// Warns once for each reason why a source fails and says once when it is back, however often it is asked in between.
+#[derive(Clone, Debug, Default)]
 struct Health {
-    failing: bool,
+    /// The last reason, while the source fails.
+    failing: Option<String>,
 }
 
 impl Health {
+    fn is_failing(&self) -> bool {
+        self.failing.is_some()
+    }
+
     fn failed(&mut self, host: &impl Host, what: &str, why: &dyn std::fmt::Display) {
-        let level = if std::mem::replace(&mut self.failing, true) { Level::Debug } else { Level::Warn };
-        host.log(level, &format!("{what}: {why}; trying again, what is known stays in force"));
+        let why = why.to_string();
+        let level = if self.failing.as_ref() == Some(&why) { Level::Debug } else { Level::Warn };
+        host.log(level, &format!("{what}: {why}; retrying, last known good state stays in effect"));
+        self.failing = Some(why);
     }
 
     fn works(&mut self, host: &impl Host, what: &str) {
-        if std::mem::take(&mut self.failing) {
+        if self.failing.take().is_some() {
             host.log(Level::Info, &format!("{what}: works again"));
         }
     }

@@ -1,0 +1,167 @@
+//! Hosts: parsed authorities (RFC 3986 §3.2) and the patterns over them.
+
+use alloc::borrow::Cow;
+use alloc::format;
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use super::matching::{Pattern, Word};
+
+/// Longest registered name (RFC 1035 §3.1: 255 octets on the wire).
+const MAX_NAME_BYTES: usize = 253;
+
+/// A parsed authority: one host and at most one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority<'a> {
+    name: Name<Cow<'a, str>>,
+    port: Option<u16>,
+}
+
+/// A registered name or IPv4 address as text, or an IPv6 address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Name<T> {
+    /// In any case, without the root's dot.
+    Text(T),
+    V6(Ipv6Addr),
+}
+
+impl<'a> Authority<'a> {
+    /// Parses `:authority`. `None` for user information, escapes, zone identifiers, IPvFuture,
+    /// empty labels, numbers that some resolvers take for an IPv4 address, and a port that is no
+    /// number up to 65535.
+    ///
+    /// An empty port counts as absent (RFC 3986 §3.2.3), and an IPv4-mapped IPv6 address as the
+    /// IPv4 address.
+    #[must_use]
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let (name, port) = if let Some(literal) = text.strip_prefix('[') {
+            let (address, port) = literal.split_once(']')?;
+            let address: Ipv6Addr = address.parse().ok()?;
+            (address.to_ipv4_mapped().map_or(Name::V6(address), |mapped| Name::Text(format!("{mapped}").into())), port)
+        } else {
+            let (name, port) = text.find(':').map_or((text, ""), |at| text.split_at(at));
+            (Name::Text(Cow::Borrowed(registered_name(name)?)), port)
+        };
+        let port = match port.strip_prefix(':') {
+            Some("") => None,
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
+            Some(_) => return None,
+            None if port.is_empty() => None,
+            None => return None,
+        };
+        Some(Self { name, port })
+    }
+}
+
+/// Returns a name without the root's dot. Letters, digits, `-` and `_`: the characters of host
+/// names in use.
+fn registered_name(text: &str) -> Option<&str> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| !label.is_empty() && is_name_text(label);
+    let plain = name.len() <= MAX_NAME_BYTES && name.split('.').all(label);
+    // `127.1`, `0x7f.1` and `2130706433` are addresses for inet_aton and for URL parsers of
+    // browsers.
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let digits = hexadecimal.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let number = digits || last.bytes().all(|byte| byte.is_ascii_digit());
+    (plain && (!number || name.parse::<Ipv4Addr>().is_ok())).then_some(name)
+}
+
+fn is_name_text(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+/// A host pattern. Case does not matter. A pattern without port matches any port, or none; one with
+/// a port matches requests that name that port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    name: Name<Word>,
+    port: Option<u16>,
+}
+
+impl Host {
+    /// Reads a pattern: `*`, or a host, `prefix*` or `*suffix`, each with or without port.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text == "*" {
+            return Ok(Self { name: Name::Text(Word::Present), port: None });
+        }
+        let lower = text.to_ascii_lowercase();
+        if let Some(prefix) = lower.strip_suffix('*') {
+            let plain = prefix.split('.').all(is_name_text) && !prefix.starts_with('.') && !prefix.contains("..");
+            return if plain {
+                Ok(Self { name: Name::Text(Word::Prefix(prefix.into())), port: None })
+            } else {
+                Err(PREFIX)
+            };
+        }
+        if let Some(suffix) = lower.strip_prefix('*') {
+            return Self::suffix(suffix);
+        }
+        let Authority { name, port } = Authority::parse(&lower).ok_or(WRONG)?;
+        let name = match name {
+            Name::Text(text) => Name::Text(Word::Exact(text.into_owned().into())),
+            Name::V6(address) => Name::V6(address),
+        };
+        Ok(Self { name, port })
+    }
+
+    fn suffix(suffix: &str) -> Result<Self, &'static str> {
+        // A letter in front makes a whole authority of it.
+        let whole = format!("x{suffix}");
+        let Some(Authority { name: Name::Text(name), port }) = Authority::parse(&whole) else { return Err(WRONG) };
+        let word = match name.get(1..).filter(|name| !name.is_empty()) {
+            Some(name) => Word::Suffix(name.into()),
+            None => Word::Present,
+        };
+        if word == Word::Present && port.is_none() { Err(WRONG) } else { Ok(Self { name: Name::Text(word), port }) }
+    }
+}
+
+const WRONG: &str = "must be a host name, an IPv4 address or an IPv6 address in brackets, with at most one port";
+
+const PREFIX: &str = "must be the beginning of a host name, without port; a host without port matches every port, and IPv6 \
+    addresses are compared as a whole";
+
+impl Pattern for Host {
+    type Subject<'s> = Authority<'s>;
+
+    fn matches(&self, authority: &Authority<'_>) -> bool {
+        let name = match (&self.name, &authority.name) {
+            (Name::Text(Word::Present), _) => true,
+            (Name::Text(word), Name::Text(text)) => matches_caseless(word, text),
+            (Name::V6(ours), Name::V6(theirs)) => ours == theirs,
+            (Name::Text(_), Name::V6(_)) | (Name::V6(_), Name::Text(_)) => false,
+        };
+        name && self.port.is_none_or(|port| authority.port == Some(port))
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        let name = match (&self.name, &other.name) {
+            (Name::Text(Word::Present), _) => true,
+            (Name::Text(ours), Name::Text(theirs)) => ours.covers(theirs),
+            (Name::V6(ours), Name::V6(theirs)) => ours == theirs,
+            (Name::Text(_), Name::V6(_)) | (Name::V6(_), Name::Text(_)) => false,
+        };
+        name && (self.port.is_none() || self.port == other.port)
+    }
+}
+
+/// The pattern is in lower case.
+fn matches_caseless(word: &Word, text: &str) -> bool {
+    let text = text.as_bytes();
+    let same =
+        |part: Option<&[u8]>, literal: &str| part.is_some_and(|part| part.eq_ignore_ascii_case(literal.as_bytes()));
+    match word {
+        Word::Exact(exact) => same(Some(text), exact),
+        Word::Prefix(prefix) => same(text.get(..prefix.len()), prefix),
+        Word::Suffix(suffix) => same(text.len().checked_sub(suffix.len()).and_then(|at| text.get(at..)), suffix),
+        Word::Present => true,
+    }
+}
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

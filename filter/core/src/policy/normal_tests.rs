@@ -1,0 +1,219 @@
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::policy::{Policy, Request};
+use crate::rejection::Rejection;
+use crate::testing::{TestKey, inline_policy};
+use crate::trust::Freshness;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+fn kept(path: &str) -> Option<String> {
+    canonical_path(path, EscapedSlashes::Keep).map(|path| path.replace(ESCAPED_SLASH, "<slash>"))
+}
+
+#[test]
+fn borrows_path_without_escapes() {
+    assert!(matches!(canonical_path("/a/b:c@d,e", EscapedSlashes::Reject), Some(Cow::Borrowed(_))));
+}
+
+#[test]
+fn keeps_escaped_slash_inside_its_segment() {
+    assert_eq!(kept("/p/group%2Fproject").as_deref(), Some("/p/group<slash>project"));
+    assert_eq!(kept("/p/group%2fproject"), kept("/p/group%2Fproject"));
+    assert_eq!(canonical_path("/p/group%2Fproject", EscapedSlashes::Reject), None);
+}
+
+/// A server that takes the escaped slash for a separator must not be led elsewhere.
+#[test]
+fn rejects_escaped_slash_beside_dots_or_nothing() {
+    let led_away = [
+        "/p/..%2Fadmin",
+        "/p/x%2F..%2Fadmin",
+        "/p/x%2f%2e%2e",
+        "/%2Fadmin",
+        "/p%2F/x",
+        "/p/x%2F%2Fy",
+        "/p/x%2F",
+        "/p/.%2Fx",
+    ];
+    for path in led_away {
+        assert_eq!(kept(path), None, "{path}");
+    }
+}
+
+#[test]
+fn rejects_escaped_backslash_with_kept_slashes() {
+    assert_eq!((kept("/a%5Cb"), kept("/a%1Fb"), kept("/a%252Fb")), (None, None, None));
+}
+
+#[test]
+fn literal_may_end_inside_dotted_segment() {
+    let literal = |text, open_start, open_end| {
+        canonical_literal(text, Ends { open_start, open_end }, EscapedSlashes::Reject).is_some()
+    };
+    assert!(literal("/.", false, true) && literal("./x", true, false) && literal("/caf\u{e9}", false, false));
+    assert!(!literal("/.", false, false) && !literal("/./", false, true) && !literal("/../x", true, false));
+    assert!(!literal("/caf%C3", false, true) && !literal("/a b", false, false) && !literal("/a\u{85}", false, false));
+}
+
+/// Python's `urllib.parse.unquote`: what is no escape stays, and what is not UTF-8 becomes U+FFFD.
+fn unquote(path: &str) -> String {
+    String::from_utf8_lossy(&octets(path, false).unwrap()).into_owned()
+}
+
+/// ECMAScript's `decodeURIComponent`: fails on what is no escape, and on what is not UTF-8.
+fn decode_uri_component(path: &str) -> Option<String> {
+    String::from_utf8(octets(path, true)?).ok()
+}
+
+/// Go's `url.PathUnescape`: fails on what is no escape; octets may be anything.
+fn path_unescape(path: &str) -> Option<Vec<u8>> {
+    octets(path, true)
+}
+
+fn octets(path: &str, strict: bool) -> Option<Vec<u8>> {
+    let (mut bytes, mut at) = (Vec::new(), 0);
+    while let Some(byte) = path.as_bytes().get(at) {
+        let escape = path.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match escape.filter(|_| *byte == b'%') {
+            Some(digits) => {
+                bytes.push(u8::from_str_radix(digits, 16).unwrap());
+                at += 3;
+            }
+            None if strict && *byte == b'%' => return None,
+            None => {
+                bytes.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    Some(bytes)
+}
+
+/// Characters of readings: each kind that servers or escapes treat in a way of its own.
+const CHARS: [char; 32] = [
+    'a',
+    'b',
+    'Z',
+    '7',
+    '-',
+    '.',
+    '_',
+    '~',
+    ':',
+    '@',
+    ',',
+    '+',
+    '$',
+    '&',
+    '=',
+    '!',
+    '\'',
+    '(',
+    ')',
+    '*',
+    '[',
+    ']',
+    '{',
+    '}',
+    '|',
+    '"',
+    ' ',
+    '?',
+    '#',
+    '\u{e9}',
+    '\u{20ac}',
+    '\u{1f600}',
+];
+
+/// Spells a reading; each number says how one character is written.
+fn spelled(reading: &str, ways: &[u8]) -> String {
+    let spell = |(at, char): (usize, char)| {
+        let way = ways[at % ways.len()];
+        if char == '/' || (way.is_multiple_of(3) && char.is_ascii_graphic() && !SPECIAL.contains(&(char as u8))) {
+            return String::from(char);
+        }
+        let mut buffer = [0; 4];
+        let octet = |octet: &u8| match way % 4 {
+            0 => format!("%{octet:02x}"),
+            1 => format!("%{octet:02X}"),
+            2 => format!("%{:X}{:x}", octet >> 4, octet & 15),
+            _ => format!("%{:x}{:X}", octet >> 4, octet & 15),
+        };
+        char.encode_utf8(&mut buffer).as_bytes().iter().map(octet).collect::<String>()
+    };
+    reading.chars().enumerate().map(spell).collect()
+}
+
+fn reading() -> impl Strategy<Value = String> {
+    let segment = prop::collection::vec(prop::sample::select(&CHARS[..]), 1..5);
+    let segment = segment.prop_map(|chars| chars.into_iter().collect::<String>());
+    let segment = segment.prop_filter("dots", |segment| !matches!(segment.as_str(), "." | ".."));
+    prop::collection::vec(segment, 1..4).prop_map(|segments| format!("/{}", segments.join("/")))
+}
+
+/// A pattern, and whether it matches a reading, told without the code under test.
+fn guards(kind: u8, guarded: &str, path: &str) -> bool {
+    let end = guarded.rfind('/').unwrap();
+    match kind % 4 {
+        0 => path == guarded,
+        1 => path.starts_with(guarded),
+        2 => path.ends_with(&guarded[1..]),
+        _ => path.rfind('/') == Some(end) && path.len() > end + 1 && path[..end] == guarded[..end],
+    }
+}
+
+fn pattern(kind: u8, guarded: &str, ways: &[u8]) -> String {
+    // `*`, `{` and `}` are operators where they stand raw.
+    let write = |text: &str| spelled(text, ways).replace('*', "%2A").replace('{', "%7b").replace('}', "%7D");
+    match kind % 4 {
+        0 => write(guarded),
+        1 => format!("{}*", write(guarded)),
+        2 => format!("*{}", write(&guarded[1..])),
+        _ => format!("{}/{{*}}", write(&guarded[..guarded.rfind('/').unwrap()])),
+    }
+}
+
+fn decide(policy: &Policy, path: &str) -> Result<(), Rejection> {
+    let request = policy.canonical(&Request { method: "GET", host: "h", path })?;
+    let anonymous = &policy.route_rules.anonymous;
+    policy.authorize(&request, anonymous, Freshness::default()).map_err(|denied| denied.rejection)
+}
+
+proptest! {
+    /// Where a path has a canonical form, every decoder reads exactly that.
+    #[test]
+    fn decoders_read_the_canonical_form(path in "/[a-cAF%0-9;:@./\\\\?#\u{e9} ]{0,16}|/(%[0-9a-fA-F]{2}|[a./]){0,8}") {
+        if let Some(canonical) = canonical_path(&path, EscapedSlashes::Reject) {
+            prop_assert_eq!(&*canonical, unquote(&path));
+            prop_assert_eq!(Some(String::from(&*canonical)), decode_uri_component(&path));
+            prop_assert_eq!(Some(canonical.as_bytes().to_vec()), path_unescape(&path));
+        }
+    }
+
+    /// No spelling of a path gets another decision than its reading demands, and none is rejected
+    /// without need.
+    #[test]
+    fn spelling_does_not_change_decision(
+        guarded in reading(), other in reading(), same in any::<bool>(), kind in 0..4_u8,
+        ways in prop::collection::vec(any::<u8>(), 1..9), more in prop::collection::vec(any::<u8>(), 1..9),
+    ) {
+        let read = if same { &guarded } else { &other };
+        let key = TestKey::new("k1", 1);
+        let paths = [pattern(kind, &guarded, &more)];
+        let deny = json!([{ "action": "DENY", "to": [{ "operation": { "paths": paths } }] }]);
+        let allow = json!([{ "to": [{ "operation": { "notPaths": paths } }] }]);
+        let path = spelled(read, &ways);
+        let guarded = guards(kind, &guarded, read);
+        let denied = decide(&inline_policy(&[&key], json!({}), deny), &path);
+        prop_assert_eq!(denied, if guarded { Err(Rejection::RuleDenied) } else { Ok(()) }, "{} {}", path, paths[0]);
+        let unmatched = decide(&inline_policy(&[&key], json!({}), allow), &path);
+        prop_assert_eq!(unmatched, if guarded { Err(Rejection::RuleUnmatched) } else { Ok(()) }, "{} {}", path, paths[0]);
+    }
+}

@@ -1,0 +1,293 @@
+//! Spellings of paths, judged by servers that decode them (Node, Python, Go): what a judge reads as
+//! a guarded path gets the decision of that path. The judges are in `tests/judges`.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use meshseal_core::policy::{Policy, Request};
+use meshseal_tests::bootstrap::{Bootstrap, listener, meshseal};
+use meshseal_tests::child::{Child, Program};
+use meshseal_tests::mint::{Key, Kind, jwks};
+use meshseal_tests::paths;
+use meshseal_tests::ports::{free, loopback};
+use meshseal_tests::proxy::{Proxy, folder, run};
+use meshseal_tests::wait::until;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const JUDGES: [&str; 3] = ["node", "python", "go"];
+
+/// Random paths of the corpus, besides those that are listed.
+const RANDOM_PATHS: usize = 20_000;
+
+/// The command line of a judge.
+fn judge(name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let file = |name: &str| paths::root().join("tests/judges").join(name);
+    match name {
+        "node" => Ok(("node".into(), vec![file("judge.mjs")])),
+        "python" => Ok(("python3".into(), vec![file("judge.py")])),
+        _ => {
+            let binary = folder("judges").join(format!("judge-{}", std::process::id()));
+            let built = Command::new("go").arg("build").arg("-o").arg(&binary).arg(file("judge.go")).status();
+            ensure!(built.context("cannot run go")?.success(), "go build of judge.go failed");
+            Ok((binary, Vec::new()))
+        }
+    }
+}
+
+/// What one judge reads in each path, by each of its decoders; null where a decoder fails.
+fn readings(name: &str, corpus: &[String]) -> Result<Vec<Vec<Value>>> {
+    let (program, arguments) = judge(name)?;
+    let mut command = Command::new(program);
+    let mut child = command.args(arguments).arg("read").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    child.stdin.take().context("a pipe")?.write_all(serde_json::to_string(corpus)?.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{name} failed");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// A generator with a fixed seed (xorshift64*), so that a failure repeats.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap_or_default()
+    }
+
+    fn of<'p>(&mut self, parts: &[&'p str]) -> &'p str {
+        parts.get(self.next() % parts.len()).copied().unwrap_or_default()
+    }
+}
+
+/// Every octet escaped in every case of its digits, at three places; and random ones.
+fn corpus() -> Vec<String> {
+    let mut corpus = Vec::new();
+    for octet in 0..=255_u8 {
+        for escape in [format!("%{octet:02X}"), format!("%{octet:02x}"), format!("%{:X}{:x}", octet >> 4, octet & 15)] {
+            corpus.extend([format!("/{escape}"), format!("/a{escape}b/c"), format!("/a/{escape}/b?{escape}")]);
+        }
+    }
+    const PARTS: [&str; 40] = [
+        "/",
+        "/",
+        "/",
+        "a",
+        "admin",
+        "b",
+        ".",
+        "..",
+        "%2e",
+        "%2E",
+        "%2F",
+        "%2f",
+        "%5C",
+        "\\",
+        ";",
+        "%3B",
+        "%00",
+        "%25",
+        "%252e",
+        "%40",
+        "@",
+        "%3a",
+        ":",
+        "%C3%A9",
+        "%c3%a9",
+        "%C3",
+        "%A9",
+        "%E2%82%ac",
+        "%F0%9f%98%80",
+        "%ff",
+        "%2",
+        "%zz",
+        "%",
+        "+",
+        "%20",
+        "%2B",
+        "|",
+        "%7C",
+        "[",
+        "%3F",
+    ];
+    let mut random = Random(0x6d65_7368_7365_616c);
+    for _ in 0..RANDOM_PATHS {
+        let parts = 1 + random.next() % 7;
+        corpus.push(std::iter::once("/").chain((0..parts).map(|_| random.of(&PARTS))).collect());
+    }
+    corpus
+}
+
+fn plugin(settings: Value) -> Result<Value> {
+    let key = Key::generate(Kind::Ed25519, "k1")?;
+    let mut plugin = json!({
+        "jwtRules": [{"issuer": "https://issuer.example", "audiences": ["orders"], "jwks": jwks(&[&key])?}],
+    });
+    if let (Some(plugin), Value::Object(settings)) = (plugin.as_object_mut(), settings) {
+        plugin.extend(settings);
+    }
+    Ok(plugin)
+}
+
+#[test]
+fn judges_read_the_canonical_form() -> Result<()> {
+    std::fs::create_dir_all(folder("judges"))?;
+    let rules = json!({"rules": [{"to": [{"operation": {"paths": ["/*"]}}]}]});
+    let policy = Policy::from_json(&plugin(rules)?.to_string())?;
+    let corpus = corpus();
+    for name in JUDGES {
+        let mut accepted = 0;
+        for (path, readings) in corpus.iter().zip(readings(name, &corpus)?) {
+            if let Ok(request) = policy.canonical(&Request { method: "GET", host: "h", path }) {
+                accepted += 1;
+                let same = readings.iter().all(|reading| reading == request.path());
+                ensure!(same, "{path}: {name} reads {readings:?}, the filter {:?}", request.path());
+            }
+        }
+        ensure!(accepted > 2_000, "only {accepted} paths were compared");
+    }
+    Ok(())
+}
+
+/// Guarded paths, and how a rule names them.
+const GUARDED: [&str; 5] = ["/admin", "/admin/*", "/users/@me", "/caf%c3%a9/*", "*:cancel"];
+
+fn is_guarded(reading: &str) -> bool {
+    let exact = ["/admin", "/users/@me"].contains(&reading);
+    exact || reading.starts_with("/admin/") || reading.starts_with("/café/") || reading.ends_with(":cancel")
+}
+
+/// Spellings of guarded paths, by every trick that the documents list.
+const ATTACKS: [&str; 32] = [
+    "/%61dmin",
+    "/adm%69n/x",
+    "/%2561dmin",
+    "/users/%40me",
+    "/users/%40%6d%65",
+    "/caf%C3%A9/x",
+    "/caf%c3%A9/x",
+    "/orders/7%3Acancel",
+    "/orders/7%3acancel",
+    "//admin",
+    "/x/../admin",
+    "/x/%2e%2e/admin",
+    "/x/.%2E/admin/y",
+    "/./admin",
+    "/admin%2Fx",
+    "/x/..%2fadmin",
+    "/%2Fadmin",
+    "/x%5C..%5Cadmin",
+    "/x\\..\\admin",
+    "/\\admin",
+    "/admin;x",
+    "/admin%3Bx",
+    "/;x/admin",
+    "/x/..;/admin",
+    "/admin%00",
+    "/admin%00.png",
+    "/admin%0a",
+    "/admin#x",
+    "/admin%23x",
+    "/admin%3Fx",
+    "/caf\u{e9}/x",
+    "/admin%",
+];
+
+/// Sends a request whose target is put on the wire as it is; returns the status and the body.
+async fn ask(to: SocketAddr, target: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream
+        .write_all(format!("GET {target} HTTP/1.1\r\nhost: svc.example\r\nconnection: close\r\n\r\n").as_bytes())
+        .await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let status =
+        text.split(' ').nth(1).and_then(|status| status.parse().ok()).with_context(|| format!("{target}: {text:?}"))?;
+    let body = text.find('{').zip(text.rfind('}')).and_then(|(from, to)| text.get(from..=to)).unwrap_or_default();
+    Ok((status, body.to_owned()))
+}
+
+/// A judge as an upstream.
+async fn serve(name: &str) -> Result<(Child, SocketAddr)> {
+    let (path, arguments) = judge(name)?;
+    let address = loopback(free()?);
+    let mut args: Vec<_> = arguments.into_iter().map(Into::into).collect();
+    args.extend(["serve".into(), address.port().to_string().into()]);
+    let dir = folder("judges");
+    let log = dir.join(format!("{name}.log"));
+    let child = Child::start(&Program { name: name.to_owned(), path, args, env: Vec::new(), dir, log })?;
+    until("the judge", Duration::from_secs(20), || async { TcpStream::connect(address).await.ok() }).await?;
+    Ok((child, address))
+}
+
+async fn check_judge(name: &str, guarded: SocketAddr, kept: SocketAddr) -> Result<()> {
+    for (path, expected) in
+        [("/admin", 401), ("/admin/x", 401), ("/users/@me", 401), ("/users/7", 200), ("/%61%20+%C3%A9", 200)]
+    {
+        let (status, body) = ask(guarded, path).await?;
+        ensure!(status == expected, "{name} {path}: {status} {body}");
+    }
+    let (status, body) = ask(kept, "/projects/group%2Fproject").await?;
+    let seen = serde_json::from_str::<Value>(&body).unwrap_or_default();
+    ensure!(
+        status == 200 && seen.get("target") == Some(&json!("/projects/group%2Fproject")),
+        "{name}: {status} {body}"
+    );
+    for (path, expected) in [("/projects/a%2Fb/c", 401), ("/projects/a%2F..%2Fb", 400), ("/projects%2Fa", 401)] {
+        let (status, body) = ask(kept, path).await?;
+        ensure!(status == expected, "{name} {path}: {status} {body}");
+    }
+    // Envoy waits a second before it closes a connection, so they are asked at once.
+    let mut asked = JoinSet::new();
+    for path in ATTACKS {
+        asked.spawn(async move { (path, ask(guarded, path).await) });
+    }
+    while let Some(answer) = asked.join_next().await {
+        let (path, answer) = answer?;
+        let (status, body) = answer?;
+        let seen = serde_json::from_str::<Value>(&body).unwrap_or_default();
+        let readings = seen.get("readings").and_then(Value::as_array).cloned().unwrap_or_default();
+        let reached = readings.iter().filter_map(Value::as_str).any(is_guarded);
+        ensure!(matches!(status, 200 | 400 | 401) && !(status == 200 && reached), "{name} {path}: {status} {body}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_spelling_reaches_guarded_path() -> Result<()> {
+    run(async {
+        std::fs::create_dir_all(folder("judges"))?;
+        let open = |paths: Value| json!([{"allowMissing": true, "to": [{"operation": paths}]}, {"scopes": ["all"]}]);
+        let guarded = plugin(json!({"statPrefix": "guarded", "rules": open(json!({"notPaths": GUARDED}))}))?;
+        let kept = plugin(json!({
+            "statPrefix": "kept", "pathWithEscapedSlashesAction": "KEEP_UNCHANGED", "rules": open(json!({"paths": ["/projects/{*}"]})),
+        }))?;
+        let (mut bootstrap, mut children) = (Bootstrap::new(), Vec::new());
+        for name in JUDGES {
+            let (child, address) = serve(name).await?;
+            children.push(child);
+            bootstrap = bootstrap
+                .cluster(name, address)
+                .listener(listener(&format!("{name}-guarded"), &[meshseal(&guarded)], name))
+                .listener(listener(&format!("{name}-kept"), &[meshseal(&kept)], name));
+        }
+        let names: Vec<String> =
+            JUDGES.iter().flat_map(|name| [format!("{name}-guarded"), format!("{name}-kept")]).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let proxy = Proxy::start_with("spellings", bootstrap, &names).await?;
+        for name in JUDGES {
+            check_judge(name, proxy.address(&format!("{name}-guarded"))?, proxy.address(&format!("{name}-kept"))?)
+                .await?;
+        }
+        Ok(())
+    })
+}
