@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::issuer::Issuer;
 use crate::store::StoreError;
+use crate::telemetry::LabelledCounter;
 
 /// How soon a change made by another replica is noticed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
@@ -15,29 +18,53 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(100);
 /// How soon confirmations are written down, and due work is done.
 const KEEP_EVERY: Duration = Duration::from_millis(200);
 
+/// Pause before a task that died starts again.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+
 /// Time for the last writes.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Starts it all. It stops when the issuer's end has come.
 pub fn spawn(issuer: &Arc<Issuer>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow(issuer.clone()));
-    tasks.spawn(keep(issuer.clone()));
-    tasks.spawn(write_down(issuer.clone()));
+    for name in ["follow", "keep-keys", "write-down"] {
+        let issuer = issuer.clone();
+        tasks.spawn(async move {
+            let task = || run(name, issuer.clone());
+            supervise(name, task, &issuer.metrics.background_restarts, &issuer.ending).await;
+        });
+    }
     tasks
+}
+
+async fn run(name: &'static str, issuer: Arc<Issuer>) {
+    match name {
+        "follow" => follow(issuer).await,
+        "keep-keys" => keep(issuer).await,
+        _ => write_down(issuer).await,
+    }
+}
+
+/// Runs a task until it returns. A task that panics is counted and started again.
+async fn supervise<F: Future<Output = ()> + Send + 'static>(
+    name: &'static str,
+    task: impl Fn() -> F,
+    restarts: &LabelledCounter,
+    ending: &CancellationToken,
+) {
+    while let Err(error) = AbortOnDropHandle::new(tokio::spawn(task())).await {
+        restarts.increment(name);
+        tracing::error!(task = name, %error, "a background task died; restarting it");
+        if ending.run_until_cancelled(sleep(RESTART_AFTER)).await.is_none() {
+            break;
+        }
+    }
 }
 
 /// Tells once that something fails, and once that it works again.
 struct Health(&'static str, bool);
 
 impl Health {
-    fn saw<E: std::fmt::Display>(&mut self, issuer: &Issuer, result: &Result<(), E>) {
-        self.turned(result);
-        if result.is_err() {
-            issuer.metrics.database_errors.increment();
-        }
-    }
-
     fn turned<E: std::fmt::Display>(&mut self, result: &Result<(), E>) {
         match (result, self.1) {
             (Err(error), true) => tracing::error!(%error, "{} fails; trying again", self.0),
@@ -57,11 +84,16 @@ fn every(period: Duration) -> tokio::time::Interval {
 async fn follow(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(FOLLOW_EVERY), Health("following the database", true));
     let mut clock = Health("the clock", true);
+    let mut consulted_s = None;
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
-        health.saw(&issuer, &issuer.publisher.refresh().await.map(|_| ()));
+        health.turned(&issuer.publisher.refresh().await.map(|_| ()));
         let time = issuer.clock.read();
-        let behind = || format!("it was put back by {} ms; no tokens until it has caught up", time.behind_ms);
-        clock.turned(&time.is_sound().then_some(()).ok_or_else(behind));
+        // Once a second: an offset, unlike the state, changes slowly.
+        if consulted_s != Some(time.steady_ms / 1_000) {
+            consulted_s = Some(time.steady_ms / 1_000);
+            health.turned(&issuer.consult_database_clock().await);
+        }
+        clock.turned(&issuer.clock.read().fault().map_or(Ok(()), Err));
     }
 }
 
@@ -73,7 +105,7 @@ async fn keep(issuer: Arc<Issuer>) {
             () = issuer.keeper_wanted.notified() => {}
             _ = ticks.tick() => {}
         }
-        health.saw(&issuer, &issuer.keeper.round(&issuer).await);
+        health.turned(&issuer.keeper.round(&issuer).await);
     }
     let _gone_anyway = timeout(END_PATIENCE, issuer.keeper.resign(&issuer)).await;
 }
@@ -81,7 +113,7 @@ async fn keep(issuer: Arc<Issuer>) {
 async fn write_down(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(KEEP_EVERY), Health("writing to the database", true));
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
-        health.saw(&issuer, &write_down_once(&issuer).await);
+        health.turned(&write_down_once(&issuer).await);
     }
     let _gone_anyway = timeout(END_PATIENCE, write_down_once(&issuer)).await;
 }
@@ -91,12 +123,32 @@ async fn write_down(issuer: Arc<Issuer>) {
 /// # Errors
 /// [`StoreError::Unavailable`]; what was not written is tried again next time.
 pub async fn write_down_once(issuer: &Issuer) -> Result<(), StoreError> {
-    let unsaved = issuer.proxies.take_unsaved();
-    if !unsaved.is_empty()
-        && let Err(error) = issuer.store.save_proxies(&unsaved).await
-    {
-        issuer.proxies.not_saved(&unsaved);
-        return Err(error);
-    }
+    issuer.proxies.save(&*issuer.store).await?;
     issuer.indices.top_up(&*issuer.store).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn restarts_and_counts_task_that_dies() {
+        let (starts, restarts) = (Arc::new(AtomicU32::new(0)), LabelledCounter::default());
+        let task = || {
+            let starts = starts.clone();
+            async move { assert!(starts.fetch_add(1, Ordering::SeqCst) >= 2, "told to die") }
+        };
+        supervise("follow", task, &restarts, &CancellationToken::new()).await;
+        assert_eq!((starts.load(Ordering::SeqCst), restarts.get(&"follow")), (3, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_with_process_instead_of_restarting() {
+        let (ending, restarts) = (CancellationToken::new(), LabelledCounter::default());
+        ending.cancel();
+        supervise("follow", || async { panic!("told to die") }, &restarts, &ending).await;
+        assert_eq!(restarts.get(&"follow"), 1);
+    }
 }

@@ -1,20 +1,44 @@
 //! The only place that reads a clock. Everything else is told the time, so that tests can choose it.
 //!
-//! A machine has two clocks: one says what time it is and may be put back (NTP, an operator, a restored virtual machine), the
-//! other only runs on. Here the first is held against the second (I38), so that the time that is told never goes back: nothing
-//! that has expired is good again, and no token is dated before a revocation that should have killed it.
+//! The wall clock may step in either direction (NTP, an operator, a restored virtual machine); the monotonic clock only runs
+//! on. [`Guard`] checks the first against the second (I38), so that the time it returns never goes back and never jumps
+//! ahead unconfirmed. [`ClockMark`] carries that knowledge over restarts. ADR 20 gives the reasons.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Milliseconds by which the machine's time may fall behind the time that is told before it is called wrong.
-pub const MAX_BEHIND_MS: u64 = 5_000;
+use crate::config::MAX_TOKEN_LIFE_S;
 
-/// Where the time comes from.
+/// Largest step of the wall clock, in milliseconds, that is accepted at once. Also the allowed spread between replicas.
+pub const MAX_STEP_MS: u64 = 5_000;
+
+/// Longest time, in milliseconds, that a step forward must last before it is accepted without confirmation.
+pub const CONFIRM_MS: u64 = 600_000;
+
+/// A small step forward must last for this many times its own length.
+const CONFIRM_FACTOR: u64 = 10;
+
+/// Largest difference, in milliseconds, between the machine's and the database server's clock at start.
+pub const MAX_DISAGREEMENT_MS: u64 = 60_000;
+
+/// Longest gap, in milliseconds, between two leaders that counts as elapsed time.
+const TAKEOVER_MS: u64 = 60_000;
+
+/// Milliseconds of agreement after which no entry is left that was stored under an older line of time.
+const SETTLE_MS: u64 = (MAX_TOKEN_LIFE_S + 3_600) * 1_000;
+
+/// Source of time.
 pub trait Clock: Send + Sync {
-    /// The time.
+    /// Reads both clocks.
     fn read(&self) -> Time;
+
+    /// Records the database server's clock, read between two moments of monotonic time (milliseconds).
+    fn heard(&self, _database_ms: Option<u64>, _asked_ms: u64, _answered_ms: u64) {}
+
+    /// Continues after a restart: no earlier time than `floor_ms` is returned, unless the database server's clock confirms it.
+    fn resume(&self, _floor_ms: u64) {}
 
     /// Milliseconds since the Unix epoch; never less than before.
     fn now_ms(&self) -> u64 {
@@ -37,79 +61,310 @@ pub trait Clock: Send + Sync {
     }
 }
 
-/// What a clock says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
     /// Milliseconds since the Unix epoch.
     pub now_ms: u64,
     /// Milliseconds since some moment.
     pub steady_ms: u64,
-    /// Milliseconds by which the machine's time of day is behind `now_ms`, because it was put back.
+    /// Milliseconds by which the wall clock is behind `now_ms`, because it was put back.
     pub behind_ms: u64,
+    /// Milliseconds by which the wall clock is ahead of `now_ms`: a step forward that is not confirmed.
+    pub ahead_ms: u64,
+    /// The database server's clock, unless the database is a file.
+    pub database: Option<Bounds>,
+}
+
+/// Bounds of the database server's clock (Unix milliseconds).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Lower bound.
+    pub earliest_ms: u64,
+    /// Upper bound.
+    pub latest_ms: u64,
 }
 
 impl Time {
-    /// Whether tokens may be dated by it.
+    /// Returns whether tokens may be dated by it.
     #[must_use]
     pub const fn is_sound(&self) -> bool {
-        self.behind_ms <= MAX_BEHIND_MS
+        self.behind_ms <= MAX_STEP_MS && self.ahead_ms <= MAX_STEP_MS
+    }
+
+    /// Date of a token that is issued now (Unix milliseconds): not after the machine's clock, nor after the database server's
+    /// where the two agree, so that replicas date by one clock.
+    #[must_use]
+    pub fn issue_ms(&self) -> u64 {
+        let shared = self.database.map(|database| database.earliest_ms);
+        let shared = shared.filter(|shared| self.now_ms.saturating_sub(*shared) <= MAX_DISAGREEMENT_MS);
+        shared.map_or(self.now_ms, |shared| shared.min(self.now_ms))
+    }
+
+    /// Latest date (Unix milliseconds) that any replica may have given to a token by now.
+    #[must_use]
+    pub fn latest_issue_ms(&self) -> u64 {
+        let spread = self.now_ms.saturating_add(MAX_STEP_MS);
+        self.database.map_or(self.now_ms, |database| database.latest_ms.min(spread).max(self.now_ms))
+    }
+
+    /// Milliseconds between `now_ms` and the database server's clock.
+    #[must_use]
+    pub fn disagreement_ms(&self) -> u64 {
+        self.database.map_or(0, |database| {
+            let early = self.now_ms.saturating_sub(database.latest_ms);
+            early.max(database.earliest_ms.saturating_sub(self.now_ms))
+        })
+    }
+
+    /// Describes what is wrong with the machine's clock, and the remedy.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let seconds = |ms: u64| ms.div_ceil(1_000);
+        let remedy = "correct it, or restart with --accept-clock if it is right";
+        if self.behind_ms > MAX_STEP_MS {
+            return Some(format!("the machine's clock is {} s behind; {remedy}", seconds(self.behind_ms)));
+        }
+        (self.ahead_ms > MAX_STEP_MS).then(|| {
+            let (ahead, wait) = (seconds(self.ahead_ms), confirm_ms(self.ahead_ms) / 1_000);
+            format!("the machine's clock stepped {ahead} s forward; it is accepted after {wait} s; {remedy}")
+        })
     }
 }
 
-/// Makes of a machine's two clocks one time that never goes back.
+const fn confirm_ms(step_ms: u64) -> u64 {
+    let wanted = step_ms.saturating_mul(CONFIRM_FACTOR);
+    if wanted < CONFIRM_MS { wanted } else { CONFIRM_MS }
+}
+
+/// Turns a wall clock and a monotonic clock into one time that never goes back.
 #[derive(Debug, Default)]
 struct Guard(Mutex<Line>);
 
 #[derive(Debug, Default)]
 struct Line {
-    /// Time of day less steady time, as of the last reading that was believed.
+    /// Wall time minus monotonic time at the last accepted reading.
     offset_ms: u64,
     told_ms: u64,
+    /// A step forward that waits for confirmation.
+    suspect: Option<Suspect>,
+    /// The database server's time minus monotonic time: lower bound, and the highest upper bound so far.
+    database: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    offset_ms: u64,
+    /// Monotonic milliseconds.
+    since_ms: u64,
 }
 
 impl Guard {
-    /// Takes one reading of both. A step forward, or a small one back, is believed; after a large one back the time runs on as
-    /// if there had been none, until the time of day has caught up.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one reading of both clocks. A small step is accepted. After a large one the time runs on as if there had been none:
+    /// until the wall clock has caught up, or until a step forward is confirmed.
     fn tell(&self, wall_ms: u64, steady_ms: u64) -> Time {
-        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = self.lock();
         let expected_ms = steady_ms.saturating_add(line.offset_ms);
-        let believed = wall_ms.saturating_add(MAX_BEHIND_MS) >= expected_ms;
-        if believed {
-            line.offset_ms = wall_ms.saturating_sub(steady_ms);
+        let is_first = line.told_ms == 0;
+        let behind = wall_ms.saturating_add(MAX_STEP_MS) < expected_ms;
+        let ahead = !is_first && wall_ms > expected_ms.saturating_add(MAX_STEP_MS);
+        line.suspect = if ahead { Some(line.suspect_at(wall_ms, steady_ms)) } else { None };
+        let confirmed = line.suspect.is_some_and(|suspect| {
+            let lasted_ms = steady_ms.saturating_sub(suspect.since_ms);
+            lasted_ms >= confirm_ms(wall_ms.saturating_sub(expected_ms))
+        });
+        if confirmed || !(behind || ahead) {
+            line.accept(wall_ms, steady_ms);
+        } else {
+            line.told_ms = line.told_ms.max(expected_ms);
         }
-        line.told_ms = line.told_ms.max(if believed { wall_ms } else { expected_ms });
-        Time { now_ms: line.told_ms, steady_ms, behind_ms: line.told_ms.saturating_sub(wall_ms) }
+        let database = line.database.map(|(earliest_ms, latest_ms)| Bounds {
+            earliest_ms: earliest_ms.saturating_add(steady_ms),
+            latest_ms: latest_ms.saturating_add(steady_ms),
+        });
+        let now_ms = line.told_ms;
+        let (behind_ms, ahead_ms) = (now_ms.saturating_sub(wall_ms), wall_ms.saturating_sub(now_ms));
+        Time { now_ms, steady_ms, behind_ms, ahead_ms, database }
+    }
+
+    /// Records the database server's clock. It confirms a step forward when it is nearer to the wall clock than to the old line.
+    fn heard(&self, wall_ms: u64, database_ms: u64, asked_ms: u64, answered_ms: u64) {
+        let mut line = self.lock();
+        let (earliest, latest) = (database_ms.saturating_sub(answered_ms), database_ms.saturating_sub(asked_ms));
+        let latest = line.database.map_or(latest, |(_, known)| known.max(latest));
+        line.database = Some((earliest, latest));
+        let expected_ms = answered_ms.saturating_add(line.offset_ms);
+        if line.suspect.is_some() && database_ms.abs_diff(wall_ms) < database_ms.abs_diff(expected_ms) {
+            line.accept(wall_ms, answered_ms);
+        }
+    }
+
+    /// Sets the line of a process that has just started.
+    fn resume(&self, wall_ms: u64, steady_ms: u64, floor_ms: u64) {
+        let mut line = self.lock();
+        let database_ms = line.database.map(|(earliest, _)| earliest.saturating_add(steady_ms));
+        let start_ms = match database_ms {
+            Some(database_ms) if database_ms.abs_diff(wall_ms) > MAX_DISAGREEMENT_MS => database_ms,
+            Some(_) => wall_ms,
+            None => wall_ms.max(floor_ms),
+        };
+        line.told_ms = 0;
+        line.accept(start_ms, steady_ms);
+    }
+}
+
+impl Line {
+    fn accept(&mut self, wall_ms: u64, steady_ms: u64) {
+        self.offset_ms = wall_ms.saturating_sub(steady_ms);
+        self.told_ms = self.told_ms.max(wall_ms);
+        self.suspect = None;
+    }
+
+    /// Returns the pending step; another one if the wall clock has stepped again.
+    fn suspect_at(&self, wall_ms: u64, steady_ms: u64) -> Suspect {
+        let offset_ms = wall_ms.saturating_sub(steady_ms);
+        let same = self.suspect.filter(|known| known.offset_ms.abs_diff(offset_ms) <= MAX_STEP_MS);
+        same.unwrap_or(Suspect { offset_ms, since_ms: steady_ms })
+    }
+}
+
+/// Time as issuers on one database have observed it together, stored there.
+///
+/// [`ClockMark::certain_ms`] advances no faster than the monotonic clock of the leading replica, so that a wall clock that is
+/// wrong, for whatever time, makes nothing expire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockMark {
+    /// Latest time that a leader recorded (Unix milliseconds); 0 before the first.
+    pub seen_ms: u64,
+    /// Milliseconds by which `seen_ms` advanced without monotonic time to show for it: while no issuer ran, or by a step.
+    pub lag_ms: u64,
+    /// Milliseconds of monotonic time since the lag last grew.
+    pub settled_ms: u64,
+}
+
+impl fmt::Display for ClockMark {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {} {}", self.seen_ms, self.lag_ms, self.settled_ms)
+    }
+}
+
+impl ClockMark {
+    /// Reads what `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(' ').map(|number| number.parse().ok());
+        let mark = Self { seen_ms: numbers.next()??, lag_ms: numbers.next()??, settled_ms: numbers.next()?? };
+        numbers.next().is_none().then_some(mark)
+    }
+
+    /// Time that has passed for certain (Unix milliseconds).
+    #[must_use]
+    pub const fn certain_ms(&self) -> u64 {
+        self.seen_ms.saturating_sub(self.lag_ms)
+    }
+
+    /// Returns whether time passed between the mark and `now_ms` in which no issuer ran.
+    #[must_use]
+    pub const fn is_gap(&self, now_ms: u64) -> bool {
+        self.seen_ms > 0 && now_ms.saturating_sub(self.seen_ms) > TAKEOVER_MS
+    }
+
+    /// Advances to `now_ms`, with the monotonic time since this leader's last mark; `None` for its first one.
+    #[must_use]
+    pub fn advanced(self, now_ms: u64, elapsed_ms: Option<u64>) -> Self {
+        if self.seen_ms == 0 {
+            return Self { seen_ms: now_ms, ..Self::default() };
+        }
+        if now_ms.saturating_add(MAX_STEP_MS) < self.seen_ms {
+            return self.put_back(now_ms);
+        }
+        let gap_ms = now_ms.saturating_sub(self.seen_ms);
+        let counted_ms = match elapsed_ms {
+            Some(elapsed_ms) => elapsed_ms.min(gap_ms),
+            None if self.is_gap(now_ms) => 0,
+            None => gap_ms,
+        };
+        let unexplained_ms = gap_ms.saturating_sub(counted_ms);
+        // A minute without explanation costs the whole time of settling.
+        let cost_ms = unexplained_ms.saturating_mul(SETTLE_MS / TAKEOVER_MS);
+        let settled_ms = self.settled_ms.saturating_add(counted_ms).saturating_sub(cost_ms);
+        let (lag_ms, seen_ms) = (self.lag_ms.saturating_add(unexplained_ms), self.seen_ms.max(now_ms));
+        if lag_ms == 0 || settled_ms >= SETTLE_MS {
+            return Self { seen_ms, ..Self::default() };
+        }
+        Self { seen_ms, lag_ms, settled_ms }
+    }
+
+    /// Returns to an earlier time that the database server or an operator has confirmed. What is certain stays.
+    fn put_back(self, now_ms: u64) -> Self {
+        Self { seen_ms: now_ms, lag_ms: now_ms.saturating_sub(self.certain_ms()), settled_ms: 0 }
     }
 }
 
 /// The machine's clock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SystemClock {
-    started: Instant,
     guard: Guard,
+    is_accepted: bool,
 }
 
 impl SystemClock {
     /// Begins to watch it.
-    #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
     #[must_use]
     pub fn new() -> Self {
-        Self { started: Instant::now(), guard: Guard::default() }
+        Self::default()
+    }
+
+    /// Begins to watch it; at start it counts as right, whatever the database says.
+    #[must_use]
+    pub fn accepted() -> Self {
+        Self { is_accepted: true, ..Self::default() }
     }
 }
 
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
-    }
+#[expect(clippy::disallowed_methods, reason = "this is the clock file")]
+fn wall_ms() -> u64 {
+    milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Reads the monotonic clock that also runs while the machine is suspended, so that waking up is no step.
+#[cfg(target_os = "linux")]
+fn steady_ms() -> u64 {
+    let read = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(read.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000).saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0) / 1_000_000)
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::disallowed_methods, reason = "this is the clock file")]
+fn steady_ms() -> u64 {
+    static STARTED: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    milliseconds(STARTED.elapsed())
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
     fn read(&self) -> Time {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        self.guard.tell(ms(wall), ms(self.started.elapsed()))
+        self.guard.tell(wall_ms(), steady_ms())
+    }
+
+    fn heard(&self, database_ms: Option<u64>, asked_ms: u64, answered_ms: u64) {
+        if let Some(database_ms) = database_ms {
+            self.guard.heard(wall_ms(), database_ms, asked_ms, answered_ms);
+        }
+    }
+
+    fn resume(&self, floor_ms: u64) {
+        if !self.is_accepted {
+            self.guard.resume(wall_ms(), steady_ms(), floor_ms);
+        }
     }
 }
 
@@ -118,6 +373,8 @@ impl Clock for SystemClock {
 pub struct FixedClock {
     wall_ms: AtomicU64,
     steady_ms: AtomicU64,
+    /// The database server's time minus monotonic time; 0 without such a clock.
+    database_ms: AtomicU64,
     guard: Guard,
 }
 
@@ -125,8 +382,9 @@ impl FixedClock {
     /// Stands at this many seconds since the Unix epoch.
     #[must_use]
     pub fn at(seconds: u64) -> Self {
+        let zero = || AtomicU64::new(0);
         let wall_ms = AtomicU64::new(seconds.saturating_mul(1000));
-        Self { wall_ms, steady_ms: AtomicU64::new(0), guard: Guard::default() }
+        Self { wall_ms, steady_ms: zero(), database_ms: zero(), guard: Guard::default() }
     }
 
     /// So many seconds pass.
@@ -140,11 +398,31 @@ impl FixedClock {
         let put = |wall_ms: u64| Some(wall_ms.saturating_add_signed(seconds.saturating_mul(-1000)));
         let _always = self.wall_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
     }
+
+    /// Gives the database server a clock, which reads this many seconds now and runs on.
+    pub fn set_database(&self, seconds: u64) {
+        let steady_ms = self.steady_ms.load(Ordering::Relaxed);
+        self.database_ms.store(seconds.saturating_mul(1000).saturating_sub(steady_ms), Ordering::Relaxed);
+    }
 }
 
 impl Clock for FixedClock {
     fn read(&self) -> Time {
         self.guard.tell(self.wall_ms.load(Ordering::Relaxed), self.steady_ms.load(Ordering::Relaxed))
+    }
+
+    /// Takes no real time: the database server's clock is the one that was set.
+    fn heard(&self, _database_ms: Option<u64>, asked_ms: u64, answered_ms: u64) {
+        let offset_ms = self.database_ms.load(Ordering::Relaxed);
+        if offset_ms > 0 {
+            let database_ms = offset_ms.saturating_add(answered_ms);
+            self.guard.heard(self.wall_ms.load(Ordering::Relaxed), database_ms, asked_ms, answered_ms);
+        }
+    }
+
+    fn resume(&self, floor_ms: u64) {
+        let (wall_ms, steady_ms) = (self.wall_ms.load(Ordering::Relaxed), self.steady_ms.load(Ordering::Relaxed));
+        self.guard.resume(wall_ms, steady_ms, floor_ms);
     }
 }
 
@@ -152,10 +430,12 @@ impl Clock for FixedClock {
 mod tests {
     use super::*;
 
+    const HOUR: u64 = 3_600;
+
     #[test]
-    fn after_a_step_back_the_time_runs_on_and_is_unsound_until_the_machine_has_caught_up() {
+    fn step_back_is_unsound_until_caught_up() {
         let clock = FixedClock::at(1_000);
-        assert_eq!(clock.read(), Time { now_ms: 1_000_000, steady_ms: 0, behind_ms: 0 });
+        assert_eq!(clock.read(), Time { now_ms: 1_000_000, ..Time::default() });
         clock.put_back(60);
         assert_eq!((clock.now(), clock.read().behind_ms, clock.read().is_sound()), (1_000, 60_000, false));
         clock.advance(10);
@@ -171,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn small_steps_back_stop_the_time_for_a_moment_but_many_of_them_are_a_large_one() {
+    fn small_steps_back_add_up() {
         let clock = FixedClock::at(1_000);
         clock.read();
         clock.put_back(3);
@@ -183,10 +463,110 @@ mod tests {
     }
 
     #[test]
-    fn a_step_forward_is_believed() {
+    fn step_forward_must_last() {
         let clock = FixedClock::at(1_000);
         clock.read();
-        clock.put_back(-3_600);
-        assert_eq!((clock.now(), clock.steady(), clock.read().is_sound()), (4_600, 0, true));
+        clock.put_back(-4);
+        assert_eq!((clock.now(), clock.read().is_sound()), (1_004, true), "small");
+        clock.put_back(-90_000);
+        assert_eq!((clock.now(), clock.read().is_sound()), (1_004, false));
+        clock.advance(599);
+        assert_eq!((clock.now(), clock.read().is_sound()), (1_603, false));
+        clock.put_back(60);
+        assert!(!clock.read().is_sound(), "another step, which must last itself");
+        clock.advance(599);
+        assert!(!clock.read().is_sound());
+        clock.advance(1);
+        assert_eq!((clock.now(), clock.read().is_sound()), (1_004 + 90_000 - 60 + 1_199, true));
+        clock.put_back(-6);
+        clock.read();
+        clock.advance(60);
+        assert!(clock.read().is_sound(), "a small one need not last so long");
+    }
+
+    #[test]
+    fn step_forward_that_ends_leaves_no_trace() {
+        let clock = FixedClock::at(1_000);
+        clock.read();
+        clock.put_back(-90_000);
+        clock.advance(75);
+        assert_eq!((clock.now(), clock.read().ahead_ms), (1_075, 90_000_000));
+        clock.put_back(90_000);
+        assert_eq!((clock.now(), clock.read().is_sound()), (1_075, true));
+    }
+
+    #[test]
+    fn database_clock_confirms_step_forward() {
+        for (database, sound) in [(1_002, false), (90_998, true)] {
+            let clock = FixedClock::at(1_000);
+            clock.read();
+            clock.put_back(-90_000);
+            clock.read();
+            clock.set_database(database);
+            clock.heard(None, 0, 0);
+            assert_eq!(clock.read().is_sound(), sound, "{database}");
+        }
+    }
+
+    #[test]
+    fn restart_keeps_stored_floor() {
+        let resumed = |wall: u64, floor: u64, database: Option<u64>| {
+            let clock = FixedClock::at(wall);
+            if let Some(database) = database {
+                clock.set_database(database);
+                clock.heard(None, 0, 0);
+            }
+            clock.resume(floor * 1_000);
+            (clock.now(), clock.read().is_sound())
+        };
+        assert_eq!(resumed(9_000, 1_000, None), (9_000, true), "the machine was off");
+        assert_eq!(resumed(998, 1_000, None), (1_000, true), "no time is told twice");
+        assert_eq!(resumed(900, 1_000, None), (1_000, false));
+        assert_eq!(resumed(900, 1_000, Some(901)), (900, true), "the floor was wrong");
+        assert_eq!(resumed(900, 100, Some(1_000)), (1_000, false));
+        assert_eq!(resumed(9_000, 100, Some(1_000)), (1_000, false), "ahead of everybody");
+    }
+
+    #[test]
+    fn replicas_date_by_the_database_clock() {
+        let time = |database_ms: u64| {
+            let bounds = Bounds { earliest_ms: database_ms, latest_ms: database_ms + 10 };
+            Time { now_ms: 1_000_000, database: Some(bounds), ..Time::default() }
+        };
+        let dates = |time: Time| (time.issue_ms(), time.latest_issue_ms());
+        assert_eq!(dates(time(999_000)), (999_000, 1_000_000), "ahead of the database");
+        assert_eq!(dates(time(1_003_000)), (1_000_000, 1_003_010), "behind it");
+        assert_eq!(dates(time(9_000_000)), (1_000_000, 1_005_000), "a database clock that is wrong");
+        assert_eq!(dates(time(500_000)), (1_000_000, 1_000_000), "and one that is wrong the other way");
+        assert_eq!(time(999_000).disagreement_ms(), 990);
+    }
+
+    #[test]
+    fn certain_time_needs_monotonic_time() {
+        let start = ClockMark::default().advanced(HOUR * 1_000, None);
+        assert_eq!(start.certain_ms(), HOUR * 1_000, "a new database");
+        let ticked = start.advanced((HOUR + 10) * 1_000, Some(10_000));
+        assert_eq!((ticked.certain_ms(), ticked.lag_ms), ((HOUR + 10) * 1_000, 0));
+        let stepped = ticked.advanced((26 * HOUR) * 1_000, Some(10_000));
+        assert_eq!(stepped.certain_ms(), (HOUR + 20) * 1_000);
+        let off = ticked.advanced((26 * HOUR) * 1_000, None);
+        assert_eq!(off.certain_ms(), (HOUR + 10) * 1_000, "the machine was off");
+        let restarted = ticked.advanced((HOUR + 40) * 1_000, None);
+        assert_eq!(restarted.certain_ms(), (HOUR + 40) * 1_000, "a restart");
+        assert_eq!(off.advanced(2 * HOUR * 1_000, Some(0)).certain_ms(), off.certain_ms(), "put back, and confirmed");
+    }
+
+    #[test]
+    fn lag_ends_once_older_entries_have_gone() {
+        let mut mark = ClockMark { seen_ms: HOUR * 1_000, ..ClockMark::default() }.advanced(50 * HOUR * 1_000, None);
+        let mut hours = 0;
+        while mark.lag_ms > 0 && hours < 100 {
+            hours += 1;
+            mark = mark.advanced(mark.seen_ms + HOUR * 1_000, Some(HOUR * 1_000));
+        }
+        assert_eq!(hours, MAX_TOKEN_LIFE_S.div_ceil(HOUR) + 1);
+        let drifting =
+            (0..100).fold(mark, |mark, _| mark.advanced(mark.seen_ms + HOUR * 1_000 + 3_000, Some(HOUR * 1_000)));
+        assert!(drifting.lag_ms > 100_000, "a clock that gains is not believed: {drifting:?}");
     }
 }

@@ -134,9 +134,10 @@ impl From<StoreError> for OAuthError {
         match error {
             StoreError::Full(full) => full.into(),
             StoreError::Conflict => OAuthErrorKind::Unavailable.because("the state keeps changing; try again"),
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(ref outage) => {
                 tracing::warn!(%error, "answered 503");
-                OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again")
+                let what = outage.reason.summary();
+                OAuthErrorKind::Unavailable.because(format!("the issuer's database {what}; try again"))
             }
         }
     }
@@ -160,6 +161,9 @@ impl From<RevokeError> for OAuthError {
     fn from(error: RevokeError) -> Self {
         match error {
             RevokeError::Unknown => OAuthErrorKind::InvalidRequest.because("there is no key with this `kid`"),
+            RevokeError::NotPinned(risk) => OAuthErrorKind::InvalidRequest.because(format!(
+                "{risk}. Pin it first (meshseal keys pins), or add --force: then these proxies stop when their bundle ends"
+            )),
             RevokeError::Store(error) => error.into(),
             RevokeError::Generate(error) => {
                 tracing::error!(%error, "no key to replace the revoked one");
@@ -236,7 +240,14 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "answered 503");
-        Self::unavailable("the issuer's database does not answer; try again")
+        match error {
+            StoreError::Unavailable(outage) => {
+                Self::unavailable(format!("the issuer's database {}; try again", outage.reason.summary()))
+            }
+            StoreError::Conflict | StoreError::Full(_) => {
+                Self::unavailable("the issuer's database does not answer; try again")
+            }
+        }
     }
 }
 
@@ -245,6 +256,7 @@ impl From<SyncError> for Problem {
         match error {
             SyncError::Store(error) => error.into(),
             SyncError::Ahead => Self::conflict("`have` is newer than anything this issuer published"),
+            SyncError::Expired => Self::unavailable("the issuer's database is away for longer than `bundle.notAfter`"),
             SyncError::Signer(error) => {
                 tracing::error!(%error, "answered 503");
                 Self::unavailable("the issuer cannot sign bundles now; try again")

@@ -1,8 +1,9 @@
 //! The running issuer: what endpoints and background work share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{Elsewhere, FRESH_MS, Live, Proxies, Publisher};
@@ -10,10 +11,14 @@ use crate::clients::{Failures, Registry, Replays, SecretHasher};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{OAuthError, OAuthErrorKind};
-use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies};
+use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark};
+use crate::revocation::MAX_WAITING;
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::tokens::Indices;
+
+/// Most token requests that wait at a time after a revocation of their group.
+const MAX_DATED_LATER: usize = 1_000;
 
 /// Why the issuer does not start.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +56,8 @@ pub struct Issuer {
     pub proxies: Arc<Proxies>,
     /// What other replicas say about that.
     pub(crate) elsewhere: Elsewhere,
+    /// Receipts that may wait.
+    pub(crate) receipts: Semaphore,
     /// The clients.
     pub registry: Registry,
     /// The assertions used lately.
@@ -61,6 +68,8 @@ pub struct Issuer {
     pub failures: Failures,
     /// Token indices.
     pub indices: Indices,
+    /// Permits for token requests that wait until they may be dated.
+    pub(crate) dated_later: Semaphore,
     /// Scheduled key work.
     pub keeper: Keeper,
     /// Wakes the keeper before its time.
@@ -77,7 +86,8 @@ impl Issuer {
     /// # Errors
     /// [`StartError`].
     pub async fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let store = store::open(&config.database).await?;
+        let life = Duration::from_secs(config.database_connection_life_s);
+        let store = store::open_for(&config.database, life).await?;
         let master = MasterKey::obtain(&config.master_key, &config.database, &*store).await?;
         Self::start(config, clock, store, Arc::new(master)).await
     }
@@ -92,22 +102,32 @@ impl Issuer {
         store: Arc<dyn Store>,
         master: Arc<MasterKey>,
     ) -> Result<Self, StartError> {
+        consult(&*store, &*clock).await?;
+        clock.resume(stored_mark(&*store).await?.seen_ms);
+        if let Some(fault) = clock.read().fault() {
+            tracing::error!("{fault}; no tokens are issued until then");
+        }
         let policies = policies(&config, FRESH_MS.div_ceil(1_000));
         bootstrap(&*store, &master, &*clock, &policies).await?;
         let secrets = SecretHasher::new(&master);
         let publisher =
             Publisher::start(&config.issuer, config.bundle.not_after_s, store.clone(), clock.clone(), master).await?;
         require_signers(&publisher)?;
-        let heard_of_proxies = !store.proxies(0).await?.is_empty();
-        let keeper = Keeper::new(replica_name(), policies, clock.steady(), heard_of_proxies);
+        let replica = replica_name();
+        let proxies = Arc::new(Proxies::new(clock.clone(), replica.clone(), config.bundle.not_after_s));
+        // Those of earlier runs count until their bundles have expired.
+        proxies.learn(&store.proxies(&replica).await?);
+        let keeper = Keeper::new(replica, policies, clock.steady(), proxies.count() > 0);
         Ok(Self {
             registry: Registry::new(config.clients.clone(), config.limits.requests_per_second),
             secrets,
             failures: Failures::new(config.limits.failures_per_second),
-            proxies: Arc::new(Proxies::new(clock.clone())),
+            proxies,
+            receipts: Semaphore::new(MAX_WAITING),
             elsewhere: Elsewhere::new(store.clone(), clock.clone()),
             replays: Replays::default(),
             indices: Indices::default(),
+            dated_later: Semaphore::new(MAX_DATED_LATER),
             keeper_wanted: Notify::new(),
             metrics: Metrics::default(),
             ending: CancellationToken::new(),
@@ -124,10 +144,16 @@ impl Issuer {
         self.publisher.master()
     }
 
-    /// The proxies that are live now, those of other replicas too.
+    /// How many receipts wait.
+    #[must_use]
+    pub fn receipts_waiting(&self) -> usize {
+        MAX_WAITING.saturating_sub(self.receipts.available_permits())
+    }
+
+    /// The proxies that count now, those of other replicas too.
     pub async fn live_proxies(&self) -> Live {
-        let elsewhere = self.elsewhere.sightings(self.proxies.relevant_since()).await;
-        self.proxies.live(elsewhere.as_deref())
+        let all_known = self.elsewhere.look(&self.proxies).await;
+        self.proxies.live(all_known)
     }
 
     /// Refuses while this replica cannot know what is revoked.
@@ -138,13 +164,28 @@ impl Issuer {
         Err(OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again"))
     }
 
-    /// Refuses while the machine's clock is behind what it said before (I38): a token would be dated wrongly.
+    /// Rejects while the machine's clock has stepped in either direction (I38): a token would be dated wrongly.
     pub(crate) fn require_clock(&self) -> Result<(), OAuthError> {
-        if self.clock.read().is_sound() {
-            return Ok(());
+        match self.clock.read().fault() {
+            None => Ok(()),
+            Some(fault) => Err(OAuthErrorKind::Unavailable.because(fault)),
         }
-        Err(OAuthErrorKind::Unavailable.because("the issuer's clock went back; try again later"))
     }
+
+    /// Compares the machine's clock with the database server's.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn consult_database_clock(&self) -> Result<(), StoreError> {
+        consult(&*self.store, &*self.clock).await
+    }
+}
+
+async fn consult(store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+    let asked_ms = clock.steady_ms();
+    let database_ms = store.clock_ms().await?;
+    clock.heard(database_ms, asked_ms, clock.steady_ms());
+    Ok(())
 }
 
 /// I27: a key that cannot sign is found now, not at the first token.

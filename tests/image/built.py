@@ -81,7 +81,7 @@ class Built(unittest.TestCase):
         try:
             url = server.stdout.readline().removeprefix("listening on ").strip()
             with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
-                self.assertEqual(answer.read(), b"ready\n")
+                self.assertEqual(json.load(answer)["status"], "ready")
             with urllib.request.urlopen(f"{url}/.well-known/oauth-authorization-server", timeout=10) as answer:
                 self.assertEqual(json.load(answer)["issuer"], "https://issuer.example.com")
             # `kubectl exec` beside the running server.

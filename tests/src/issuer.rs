@@ -57,6 +57,7 @@ impl Issuer {
              listen: 127.0.0.1:{port}\n\
              admin: {{ listen: \"127.0.0.1:{admin}\" }}\n\
              database: sqlite:meshseal.db\n\
+             keys: {{ jwksMaxAge: 0s }}\n\
              tokens: {{ lifetime: {lifetime_s}s }}\n\
              services:\n\
              - {{ audience: orders, scopes: [orders.read, orders.write] }}\n\
@@ -243,12 +244,28 @@ impl Issuer {
         .await
     }
 
-    /// Revokes, waits for the proxies, and returns the receipt: `version`, `confirmed`, `proxies`, `elapsed_ms`.
+    /// Revokes, waits for the proxies, and returns the receipt.
     ///
     /// # Errors
     /// When the issuer refuses.
     pub async fn revoke(&self, what: &str) -> Result<Value> {
-        self.operate(self.port, Request::form("/revoke", &format!("{what}&wait=10"))).await
+        self.revoke_within(what, 10).await
+    }
+
+    /// As [`revoke`](Self::revoke), with the seconds to wait.
+    ///
+    /// # Errors
+    /// When the issuer refuses.
+    pub async fn revoke_within(&self, what: &str, wait_s: u32) -> Result<Value> {
+        self.operate(self.port, Request::form("/revoke", &format!("{what}&wait={wait_s}"))).await
+    }
+
+    /// Declares a node's workers gone.
+    ///
+    /// # Errors
+    /// When the issuer refuses.
+    pub async fn forget_proxy(&self, node: &str) -> Result<()> {
+        self.operate(self.admin_port, Request::form("/admin/proxies/forget", &format!("name={node}"))).await.map(drop)
     }
 
     /// The public keys that it publishes.

@@ -55,6 +55,8 @@ struct Bundle {
     snapshot: Snapshot,
     issued_at: u64,
     not_after: u64,
+    /// Acknowledgement value of the snapshot's version.
+    ack: Option<Box<str>>,
     keys: KeySets,
     /// The pinned key that signed the last payload.
     pin: Key,
@@ -107,6 +109,12 @@ impl Trust {
         self.bundle.as_ref().map(|bundle| bundle.issued_at)
     }
 
+    /// The acknowledgement value of the bundle in force; `None` for a bundle that was issued to an older reader.
+    #[must_use]
+    pub fn bundle_ack(&self) -> Option<&str> {
+        self.bundle.as_ref().and_then(|bundle| bundle.ack.as_deref())
+    }
+
     /// The keys that can verify tokens now, of bundle and fetched sets.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         let bundled = self.bundle.iter().flat_map(|bundle| bundle.keys.sets());
@@ -137,7 +145,9 @@ impl Trust {
             return Err(BundleError::Rollback);
         }
         let keys = usable_keys(&snapshot)?;
-        self.bundle = Some(Bundle { snapshot, issued_at: payload.iat, not_after: payload.exp, keys, pin: pin.clone() });
+        let (issued_at, not_after) = (payload.iat, payload.exp);
+        let ack = payload.ack.map(String::into_boxed_str);
+        self.bundle = Some(Bundle { snapshot, issued_at, not_after, ack, keys, pin: pin.clone() });
         if same_version {
             return Ok(Accepted::Refreshed);
         }

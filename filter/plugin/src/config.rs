@@ -86,7 +86,7 @@ impl Active {
             metrics,
             omissions: Throttle::default(),
             replies: Replies::new(policy.challenge()),
-            me: Identity::new(host),
+            me: Identity::new(host, &policy),
             bundle: BundleSync::new(),
             jwks: JwksSync::new(&policy),
             policy,

@@ -9,12 +9,12 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::{KeysView, ProxiesView};
-use crate::bundle::Live;
+use crate::bundle::{Counted, Live};
 use crate::clients::Client;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{Caller, Form, OAuthRequest, authenticate};
 use crate::issuer::Issuer;
-use crate::keys;
+use crate::keys::{self, Purpose};
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new()
@@ -22,6 +22,7 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
         .route("/admin/keys/rotate", post(rotate))
         .route("/admin/keys/revoke", post(revoke))
         .route("/admin/proxies", get(list_proxies).post(list_proxies))
+        .route("/admin/proxies/forget", post(forget_proxies))
 }
 
 async fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> Result<&'i Client, OAuthError> {
@@ -57,7 +58,9 @@ async fn list_keys(State(issuer): State<Arc<Issuer>>, request: Request) -> Resul
     require_admin_reader(&issuer, request).await?;
     let head = issuer.publisher.refresh().await?;
     let live = live(&issuer).await?;
-    Ok(Json(KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested)))
+    let view = KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested);
+    let bundle_rotation_requested = issuer.keeper.bundle_rotation_requested(&issuer).await?;
+    Ok(Json(KeysView { bundle_rotation_requested, ..view }))
 }
 
 async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<ProxiesView>, OAuthError> {
@@ -66,22 +69,62 @@ async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Re
     Ok(Json(ProxiesView::of(issuer.publisher.current().version(), live)))
 }
 
+/// Stops counting workers that an operator knows to be gone: all of a node, or one. A worker that polls cannot be gone.
+async fn forget_proxies(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+    let admin = require_admin(&issuer, &request.caller, &request.form).await?;
+    let name = request.form.get("name").ok_or_else(|| {
+        OAuthErrorKind::InvalidRequest.because("`name` is missing: give a worker or a node of `/admin/proxies`")
+    })?;
+    let named = |counted: &Counted| counted.record.worker == name || counted.record.node == name;
+    let proxies: Vec<Counted> = live(&issuer).await?.proxies.into_iter().filter(named).collect();
+    if proxies.is_empty() {
+        return Err(OAuthErrorKind::InvalidRequest.because("no counted worker or node has this name"));
+    }
+    let gone: Vec<String> =
+        proxies.iter().filter(|proxy| !proxy.reachable).map(|proxy| proxy.record.worker.clone()).collect();
+    if gone.is_empty() {
+        return Err(OAuthErrorKind::InvalidRequest
+            .because("it polls, or did so lately: only an unreachable worker can be gone"));
+    }
+    issuer.store.proxies_are_gone(&gone, issuer.clock.now()).await?;
+    issuer.proxies.drop_gone(&gone);
+    tracing::warn!(client = admin.id, name, workers = ?gone, "workers declared gone: receipts no longer wait for them");
+    Ok(Json(json!({ "forgotten": gone, "still_polling": proxies.len().saturating_sub(gone.len()) })))
+}
+
 async fn rotate(
     State(issuer): State<Arc<Issuer>>,
     request: OAuthRequest,
 ) -> Result<(StatusCode, Json<Value>), OAuthError> {
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
+    let purpose = match request.form.get("purpose") {
+        None => Purpose::Token,
+        Some(name) => Purpose::parse(name)
+            .ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`purpose` must be token or bundle"))?,
+    };
     let now = issuer.clock.now();
-    issuer.store.request_rotation(now).await?;
+    if is_forced(&request.form) {
+        let version = keys::promote(&issuer, purpose).await?;
+        tracing::warn!(client = admin.id, purpose = purpose.name(), version, "rotation forced");
+        return Ok((StatusCode::OK, Json(json!({ "version": version }))));
+    }
+    match purpose {
+        Purpose::Token => issuer.store.request_rotation(now).await?,
+        Purpose::Bundle => issuer.keeper.request_bundle_rotation(&issuer).await?,
+    }
     issuer.keeper_wanted.notify_one();
-    tracing::info!(client = admin.id, "rotation of the signing key requested");
+    tracing::info!(client = admin.id, purpose = purpose.name(), "rotation requested");
     Ok((StatusCode::ACCEPTED, Json(json!({ "requested_at": now }))))
+}
+
+fn is_forced(form: &Form) -> bool {
+    form.get("force") == Some("true")
 }
 
 async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
     let kid = request.form.get("kid").ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`kid` is missing"))?;
-    let version = keys::revoke(&issuer, kid).await?;
+    let version = keys::revoke(&issuer, kid, is_forced(&request.form)).await?;
     tracing::warn!(client = admin.id, kid, version, "signing key revoked");
     Ok(Json(json!({ "version": version })))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{Live, Published};
+use crate::bundle::{Counted, Live, Published, UNBOUNDED};
 
 /// Every key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -11,6 +11,9 @@ pub struct KeysView {
     pub version: u64,
     /// When a rotation was asked for, if it is not done.
     pub rotation_requested: Option<u64>,
+    /// When a rotation of the bundle key was requested, if it is not done.
+    #[serde(default)]
+    pub bundle_rotation_requested: Option<u64>,
     /// Live proxies.
     pub proxies: usize,
     /// The keys, oldest first.
@@ -34,9 +37,15 @@ pub struct KeyView {
     pub published: u64,
     /// Live proxies that have that version.
     pub confirmed: usize,
+    /// Live proxies that state that they pin it; for bundle keys.
+    #[serde(default)]
+    pub pinned: usize,
+    /// When it may sign unforced (Unix seconds); for keys that stand by.
+    #[serde(default)]
+    pub ready_at: u64,
 }
 
-/// Every live proxy.
+/// Every proxy that counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxiesView {
     /// The bundle version.
@@ -60,6 +69,14 @@ pub struct ProxyView {
     pub lag_ms: u64,
     /// Last contact, Unix seconds.
     pub seen_at: u64,
+    /// `reachable`, or `unreachable` for one that does not poll and may still act on the version that it has.
+    pub state: String,
+    /// Time until which it may act on the version that it has, Unix seconds; `None` without limit (`staleness.action: SERVE`).
+    pub accepts_until: Option<u64>,
+    /// Poll protocol that it speaks.
+    pub protocol: u32,
+    /// Ids of the bundle keys that it pins.
+    pub pins: Vec<String>,
 }
 
 impl KeysView {
@@ -72,22 +89,29 @@ impl KeysView {
             since: key.since,
             published: key.published,
             confirmed: live.holding(key.published),
+            pinned: live.pins(&key.kid).0,
+            ready_at: key.ready_at,
         };
         let keys = published.keys.iter().map(view).collect();
-        Self { version: published.version(), rotation_requested, proxies: live.proxies.len(), keys }
+        let (version, proxies) = (published.version(), live.proxies.len());
+        Self { version, rotation_requested, bundle_rotation_requested: None, proxies, keys }
     }
 }
 
 impl ProxiesView {
     pub(super) fn of(version: u64, live: Live) -> Self {
-        let view = |proxy: crate::bundle::ProxyRecord| ProxyView {
-            current: proxy.version == version,
+        let view = |Counted { record, reachable }: Counted| ProxyView {
+            current: record.version == version,
             // Versions are milliseconds, unless several changes came within one.
-            lag_ms: if proxy.version == 0 { 0 } else { version.saturating_sub(proxy.version) },
-            node: proxy.node,
-            worker: proxy.worker,
-            version: proxy.version,
-            seen_at: proxy.seen_at,
+            lag_ms: if record.version == 0 { 0 } else { version.saturating_sub(record.version) },
+            node: record.node,
+            worker: record.worker,
+            version: record.version,
+            seen_at: record.seen_at,
+            state: if reachable { "reachable" } else { "unreachable" }.to_owned(),
+            accepts_until: Some(record.accepts_until).filter(|until| *until < UNBOUNDED),
+            protocol: record.protocol,
+            pins: record.pins.split(',').filter(|pin| !pin.is_empty()).map(String::from).collect(),
         };
         Self { version, proxies: live.proxies.into_iter().map(view).collect() }
     }

@@ -4,17 +4,19 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use meshseal_core::bundle::{Snapshot, Times, seal};
+use meshseal_core::bundle::{PROTOCOL, Payload, Snapshot, Times, seal};
 use meshseal_core::limits;
 
+use super::acknowledgement::Acknowledgements;
 use super::published::Published;
+use super::publisher::Base;
 use crate::keys::SignerError;
 
 /// Versions against which deltas can be made. A proxy further behind gets the full bundle.
 const REMEMBERED: usize = 64;
 
-/// Answers kept for one version and second: one for each remembered base, and the full one.
-const MAX_ANSWERS: usize = REMEMBERED + 1;
+/// Answers kept for one version and second: one for each remembered base and the full one, in each protocol.
+const MAX_ANSWERS: usize = (REMEMBERED + 1) * PROTOCOL as usize;
 
 /// Past versions, and what was answered for the present one.
 #[derive(Default)]
@@ -22,7 +24,7 @@ pub(super) struct Answers {
     past: VecDeque<Arc<Snapshot>>,
     /// Version and second that `made` is for.
     moment: (u64, u64),
-    made: HashMap<Option<u64>, Bytes>,
+    made: HashMap<Base, Bytes>,
 }
 
 impl Answers {
@@ -34,37 +36,39 @@ impl Answers {
         self.past.push_back(snapshot);
     }
 
-    /// The bundle that brings a proxy from what it has to what is published.
+    /// Returns the bundle that brings a proxy from what it holds to what is published.
     pub(super) fn answer(
         &mut self,
         published: &Published,
-        have: Option<u64>,
+        base: Base,
         times: Times,
+        acknowledgements: &Acknowledgements,
     ) -> Result<Bytes, SignerError> {
-        let base = have.and_then(|have| self.past.iter().rev().find(|past| past.version == have)).cloned();
-        let known = base.as_ref().map(|base| base.version);
+        let past = base.version.and_then(|have| self.past.iter().rev().find(|past| past.version == have)).cloned();
+        let base = Base { version: past.as_ref().map(|past| past.version), ..base };
         let moment = (published.version(), times.issued_at);
         if self.moment != moment {
             self.moment = moment;
             self.made.clear();
         }
-        if let Some(made) = self.made.get(&known) {
+        if let Some(made) = self.made.get(&base) {
             return Ok(made.clone());
         }
-        let made = Bytes::from(sign(published, base.as_deref(), times)?);
+        let mut payload = match past {
+            Some(past) => published.snapshot.delta_from(&past, times),
+            None => published.snapshot.full(times),
+        };
+        payload.ack = Some(acknowledgements.value(payload.ver));
+        let made = Bytes::from(sign(published, &payload.for_protocol(base.protocol))?);
         if self.made.len() < MAX_ANSWERS {
-            self.made.insert(known, made.clone());
+            self.made.insert(base, made.clone());
         }
         Ok(made)
     }
 }
 
-fn sign(published: &Published, base: Option<&Snapshot>, times: Times) -> Result<String, SignerError> {
+fn sign(published: &Published, payload: &Payload) -> Result<String, SignerError> {
     let signer = published.bundle_signer.as_ref().ok_or(SignerError::Destroyed)?;
-    let payload = match base {
-        Some(base) => published.snapshot.delta_from(base, times),
-        None => published.snapshot.full(times),
-    };
     let input = payload.signing_input(signer.kid());
     let signature = signer.sign(input.as_bytes())?;
     let bundle = seal(input, &signature);

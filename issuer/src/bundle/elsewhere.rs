@@ -1,47 +1,70 @@
-//! What other replicas have written down about their proxies, looked up at a bounded rate whoever asks, and however many.
+//! Reads what other replicas have recorded of their proxies, at a bounded rate.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
-use super::ProxyRecord;
+use super::Proxies;
 use crate::clock::Clock;
 use crate::store::Store;
 
-/// Milliseconds for which what was looked up is used: two queries a second, whatever polls, receipts and scrapes there are.
+/// Milliseconds for which an answer is used, when a recent one is enough: two queries a second.
 const LOOK_EVERY_MS: u64 = 500;
 
-/// Sightings by other replicas; `None` when the database did not tell.
-pub(crate) type Sightings = Option<Arc<[ProxyRecord]>>;
-
-/// The one place that reads the sightings of other replicas.
+/// The one place that reads the records of other replicas.
 pub(crate) struct Elsewhere {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    /// What was looked up last, and when that was done.
-    last: Mutex<Option<(u64, Sightings)>>,
+    /// Count of queries that were begun.
+    begun: AtomicU64,
+    last: Mutex<Option<Look>>,
+}
+
+/// A query, and whether the database answered.
+#[derive(Clone, Copy)]
+struct Look {
+    number: u64,
+    done_ms: u64,
+    known: bool,
 }
 
 impl Elsewhere {
     /// Nothing looked up yet.
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, last: Mutex::default() }
+        Self { store, clock, begun: AtomicU64::new(0), last: Mutex::default() }
     }
 
-    /// Those since this time (Unix seconds), as of half a second ago or later. A failure is remembered as long as an answer, so
-    /// that a database in trouble is not asked more often than one that is well.
-    pub(crate) async fn sightings(&self, since: u64) -> Sightings {
+    /// Merges the records of other replicas, as of half a second ago or later. Returns whether the database answered. A failure
+    /// is remembered as long as an answer, so that a database in trouble is not asked more often than one that is well.
+    pub(crate) async fn look(&self, proxies: &Proxies) -> bool {
         let mut last = self.last.lock().await;
-        let is_new = |done_ms: u64| self.clock.steady_ms() < done_ms.saturating_add(LOOK_EVERY_MS);
-        if let Some((_, known)) = last.as_ref().filter(|(done_ms, _)| is_new(*done_ms)) {
-            return known.clone();
+        let is_new = |look: &Look| self.clock.steady_ms() < look.done_ms.saturating_add(LOOK_EVERY_MS);
+        match last.filter(is_new) {
+            Some(look) => look.known,
+            None => self.ask(&mut last, proxies).await,
         }
-        let answer = self.store.proxies(since).await;
-        let sightings: Sightings = answer
-            .inspect_err(|error| tracing::warn!(%error, "the proxies of other replicas are unknown"))
-            .map(Arc::from)
-            .ok();
-        *last = Some((self.clock.steady_ms(), sightings.clone()));
-        sightings
+    }
+
+    /// Merges the records of other replicas, as of this call or later. Concurrent callers share one query.
+    pub(crate) async fn look_afresh(&self, proxies: &Proxies) -> bool {
+        let before = self.begun.load(Ordering::SeqCst);
+        let mut last = self.last.lock().await;
+        match last.filter(|look| look.number > before) {
+            Some(look) => look.known,
+            None => self.ask(&mut last, proxies).await,
+        }
+    }
+
+    async fn ask(&self, last: &mut Option<Look>, proxies: &Proxies) -> bool {
+        let number = self.begun.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        let answer = self.store.proxies(proxies.replica()).await;
+        match &answer {
+            Ok(records) => proxies.learn(records),
+            Err(error) => tracing::warn!(%error, "the proxies of other replicas are unknown"),
+        }
+        let known = answer.is_ok();
+        *last = Some(Look { number, done_ms: self.clock.steady_ms(), known });
+        known
     }
 }

@@ -10,21 +10,18 @@ use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
-use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::proxies::Presence;
-use super::{Answer, SyncError};
+use super::poll::{Parameters, Poll};
+use super::proxies::{Contact, Presence};
+use super::{Answer, Base, SyncError, Validity};
 use crate::clients::Failure;
 use crate::error::Problem;
 use crate::http::{Peer, Waits};
 use crate::issuer::Issuer;
 
-/// Longest wait in seconds: below the minute after which many intermediaries cut idle connections.
-const MAX_WAIT_S: u64 = 55;
-
-/// Longest node id in bytes.
-const MAX_NODE_BYTES: usize = 128;
+/// Time for this replica to learn of a version that another one has published, at the word of a proxy that proves nothing.
+const AHEAD_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Where proxies poll.
 pub(crate) const PATH: &str = "/bundle";
@@ -33,35 +30,29 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new().route(PATH, get(bundle))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Poll {
-    have: Option<u64>,
-    #[serde(default)]
-    wait: u64,
-}
-
 async fn bundle(
     State(issuer): State<Arc<Issuer>>,
     peer: Option<Extension<Peer>>,
     headers: HeaderMap,
-    poll: Result<Query<Poll>, QueryRejection>,
+    query: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Response, Problem> {
     if let Some(reason) = wrong_poll_token(&issuer, &headers) {
         let source = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Extension(peer)| peer.0);
         let failure = Failure { endpoint: "bundle", source, client: "", reason };
         issuer.failures.note(failure, &issuer.registry, &issuer.metrics, issuer.clock.steady_ms());
     }
-    let (poll, worker) = admit(&issuer, &headers, poll)?;
-    if poll.have.is_some_and(|have| have > issuer.publisher.current().version()) {
-        catch_up(&issuer, poll.have.unwrap_or_default()).await?;
+    let poll = admit(&issuer, &headers, query)?;
+    if let Some(have) = poll.have.filter(|have| *have > issuer.publisher.current().version()) {
+        catch_up(&issuer, have, poll.proven).await?;
     }
-    if !issuer.publisher.is_fresh() {
+    // Other replicas could not count a proxy that begins here, so that their receipts would be wrong.
+    let begins = poll.held(issuer.publisher.current().version()).is_none();
+    if begins && !issuer.publisher.is_fresh() {
         issuer.metrics.bundles.increment("unavailable");
         return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
     }
-    let _present = enter(&issuer, worker, &headers, &poll);
-    answer(&issuer, &poll).await
+    let present = enter(&issuer, &poll);
+    answer(&issuer, &poll, present.as_ref()).await
 }
 
 /// Picks the polls that wait, so that their connections need not.
@@ -70,55 +61,90 @@ pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
         if request.uri().path() != PATH || request.method() != Method::GET {
             return None;
         }
-        let (poll, worker) = admit(&issuer, request.headers(), Query::try_from_uri(request.uri())).ok()?;
-        let nothing_new = poll.wait > 0 && poll.have == Some(issuer.publisher.current().version());
-        if !nothing_new || !issuer.publisher.is_fresh() {
+        let poll = admit(&issuer, request.headers(), Query::try_from_uri(request.uri())).ok()?;
+        let published = issuer.publisher.current().version();
+        let nothing_new = poll.wait_s > 0 && poll.held(published) == Some(published);
+        if !nothing_new {
             return None;
         }
-        let present = enter(&issuer, worker, request.headers(), &poll);
+        let present = enter(&issuer, &poll);
         let issuer = issuer.clone();
-        Some(Box::pin(async move {
-            let _present = present;
-            answer(&issuer, &poll).await.into_response()
-        }))
+        Some(Box::pin(async move { answer(&issuer, &poll, present.as_ref()).await.into_response() }))
     })
 }
 
-/// Whether a poll may be answered, and for which worker.
+/// Reads a poll that may be answered.
 fn admit(
     issuer: &Issuer,
     headers: &HeaderMap,
-    poll: Result<Query<Poll>, QueryRejection>,
-) -> Result<(Poll, Option<u64>), Problem> {
+    query: Result<Query<Parameters>, QueryRejection>,
+) -> Result<Poll, Problem> {
     if wrong_poll_token(issuer, headers).is_some() {
         return Err(Problem::unauthorized("polling needs one of the tokens in `bundle.pollTokens`"));
     }
-    let Query(poll) =
-        poll.map_err(|_| Problem::bad_request("the query is `have=VERSION&wait=SECONDS`, both optional"))?;
-    if poll.wait > MAX_WAIT_S {
-        return Err(Problem::bad_request(format!("`wait` may be at most {MAX_WAIT_S} seconds")));
+    Poll::read(&issuer.publisher, headers, query)
+}
+
+fn enter(issuer: &Issuer, poll: &Poll) -> Option<Presence> {
+    let worker = poll.worker.as_ref()?;
+    let version = poll.held(issuer.publisher.current().version()).unwrap_or(0);
+    Some(issuer.proxies.enter(&Contact {
+        worker: worker.id,
+        node: &worker.node,
+        version,
+        protocol: poll.protocol,
+        staleness: worker.staleness,
+        pins: &worker.pins,
+    }))
+}
+
+/// Waits for news and answers. A worker is recorded before it is given a bundle, and a replica that has just recorded one looks
+/// at the newest state first: so no receipt is complete while a worker that it does not count is given an older version.
+async fn answer(issuer: &Issuer, poll: &Poll, present: Option<&Presence>) -> Result<Response, Problem> {
+    let held = poll.held(issuer.publisher.current().version());
+    record(issuer, present, issuer.publisher.validity()).await?;
+    let kind = hold(issuer, held, Duration::from_secs(poll.wait_s)).await?;
+    let base = Base { version: held, protocol: poll.protocol };
+    let mut answer = issuer.publisher.answer(base)?;
+    // The record reaches a minute ahead and is renewed meanwhile, unless the database was away.
+    if record(issuer, present, answer.validity).await? {
+        answer = issuer.publisher.answer(base)?;
     }
-    Ok((poll, worker(headers)?))
+    if let Some(present) = present {
+        present.gave(answer.validity);
+    }
+    issuer.metrics.bundles.increment(kind);
+    Ok(respond(answer))
 }
 
-fn enter(issuer: &Issuer, worker: Option<u64>, headers: &HeaderMap, poll: &Poll) -> Option<Presence> {
-    worker.map(|worker| issuer.proxies.enter(worker, node(headers), poll.have.unwrap_or(0)))
+/// Sees to it that the worker is recorded for a bundle with these times. Returns whether it was not before.
+async fn record(issuer: &Issuer, present: Option<&Presence>, validity: Validity) -> Result<bool, SyncError> {
+    let Some(present) = present else { return Ok(false) };
+    let is_new = issuer.proxies.record(present.worker(), validity, &*issuer.store).await?;
+    if is_new {
+        issuer.publisher.refresh().await?;
+    }
+    Ok(is_new)
 }
 
-async fn answer(issuer: &Issuer, poll: &Poll) -> Result<Response, Problem> {
-    hold(issuer, poll.have, Duration::from_secs(poll.wait)).await.map(respond)
-}
-
-async fn catch_up(issuer: &Issuer, have: u64) -> Result<(), Problem> {
-    let caught_up = issuer.publisher.catch_up(have).await;
+/// A proxy says that it is ahead. Its proof shows that an issuer with our master key published that version, so the database
+/// is asked. Without proof nothing happens on its behalf.
+async fn catch_up(issuer: &Issuer, have: u64, proven: bool) -> Result<(), Problem> {
+    let caught_up = if proven {
+        issuer.publisher.catch_up(have).await
+    } else {
+        let mut versions = issuer.publisher.versions();
+        let follows = versions.wait_for(|version| *version >= have);
+        timeout_at(Instant::now() + AHEAD_PATIENCE, follows).await.map(|_| ()).map_err(|_| SyncError::Ahead)
+    };
     if caught_up == Err(SyncError::Ahead) {
         issuer.metrics.bundles.increment("ahead");
     }
     Ok(caught_up?)
 }
 
-/// Waits for a version newer than what the proxy has.
-async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<Answer, Problem> {
+/// Waits for a version newer than what the proxy has. Returns the kind of the answer.
+async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<&'static str, Problem> {
     let deadline = Instant::now() + wait;
     let mut versions = issuer.publisher.versions();
     let newer = versions.wait_for(|version| Some(*version) != have);
@@ -126,16 +152,12 @@ async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<Answ
         came = timeout_at(deadline, newer) => matches!(came, Ok(Ok(_))),
         () = issuer.ending.cancelled() => false,
     };
-    if !came && !issuer.publisher.is_fresh() {
-        return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
-    }
-    let kind = match (came, have) {
+    Ok(match (came, have) {
+        (false, _) if !issuer.publisher.is_fresh() => "stale",
         (false, _) => "heartbeat",
         (true, None) => "first",
         (true, Some(_)) => "change",
-    };
-    issuer.metrics.bundles.increment(kind);
-    Ok(issuer.publisher.answer(have)?)
+    })
 }
 
 fn respond(answer: Answer) -> Response {
@@ -156,16 +178,4 @@ fn wrong_poll_token(issuer: &Issuer, headers: &HeaderMap) -> Option<&'static str
     };
     let matching = known.iter().filter(|hash| hash.matches(&presented)).count();
     (matching == 0).then_some("poll-token-wrong")
-}
-
-fn worker(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get("x-meshseal-worker") else { return Ok(None) };
-    let text = value.to_str().ok().filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    let worker = text.and_then(|text| u64::from_str_radix(text, 16).ok());
-    worker.map(Some).ok_or_else(|| Problem::bad_request("`x-meshseal-worker` must be 16 hexadecimal digits"))
-}
-
-fn node(headers: &HeaderMap) -> &str {
-    let text = headers.get("x-meshseal-node").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    text.get(..MAX_NODE_BYTES).unwrap_or(text)
 }

@@ -1,14 +1,18 @@
 //! The push: what is trusted now, as a signed bundle, to every proxy that waits for it; and who has confirmed what.
 
+mod acknowledgement;
 mod answers;
 mod elsewhere;
 mod endpoint;
+mod poll;
 mod proxies;
 mod published;
 mod publisher;
+mod worker;
 
 pub(crate) use elsewhere::Elsewhere;
 pub(crate) use endpoint::{PATH, routes, waits};
-pub use proxies::{LIVE_S, Live, Proxies, ProxyRecord, SETTLE_S};
+pub use proxies::{Contact, Counted, LIVE_S, Live, Presence, Proxies, SETTLE_S};
 pub use published::{KeySetDocument, Published};
-pub use publisher::{Answer, FRESH_MS, Publisher, SyncError};
+pub use publisher::{Answer, Base, FRESH_MS, Publisher, SyncError};
+pub use worker::{ProxyRecord, UNBOUNDED, Validity};

@@ -1,18 +1,21 @@
-//! Which proxy has what. A poll's `have` is the acknowledgement; sightings are kept here and written to the database in
-//! batches, so that other replicas, and this one after a restart, know them too.
+//! Workers of proxies, what each has proved to hold, and until when it may act on it (ADR 23). Every worker is recorded in the
+//! database before it is given a bundle, so that other replicas, and this one after a restart, know it too.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use meshseal_core::policy::StalenessBound;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 
-use crate::clock::Clock;
+use super::worker::{ProxyRecord, Validity, Worker};
+use crate::clock::{Clock, Time};
+use crate::store::{Store, StoreError};
 
-/// Seconds after its last contact for which a proxy counts as live: its longest back-off (10 s) and some to spare.
+/// Seconds after its last contact for which a proxy counts as reachable: its longest back-off (10 s) and some to spare.
 pub const LIVE_S: u64 = 15;
 
-/// Seconds after a start until every live proxy has reported again: as long as one that is silent counts as live.
+/// Seconds after a start until every reachable proxy has reported again.
 pub const SETTLE_S: u64 = LIVE_S;
 
 /// Seconds between sightings of a proxy that keeps waiting, as written to the database.
@@ -21,45 +24,50 @@ const SIGHTING_EVERY_S: u64 = 10;
 /// Seconds by which the clocks of replicas may differ. Sightings are dated by the replica that writes them.
 const CLOCK_SPREAD_S: u64 = 5;
 
-/// Seconds after the last *written* sighting for which a proxy of another replica counts as live. Too long only delays.
-const LIVE_ELSEWHERE_S: u64 = LIVE_S + SIGHTING_EVERY_S + 2 + CLOCK_SPREAD_S;
+/// Seconds after the last *written* sighting for which a proxy of another replica counts as reachable. Too long only delays.
+pub(super) const LIVE_ELSEWHERE_S: u64 = LIVE_S + SIGHTING_EVERY_S + 2 + CLOCK_SPREAD_S;
 
 /// Most workers that are kept count of: ten times what one issuer is built to serve. The others are served too, and together
-/// count as one that has confirmed nothing: nobody can say that every proxy has a key while some are not counted.
+/// count as one that has confirmed nothing.
 const MAX_WORKERS: usize = 100_000;
+
+/// Most rows with nothing but a newer version that are written at a time.
+const MAX_CONFIRMATIONS_SAVED: usize = 500;
 
 /// The node that the uncounted are shown as.
 const UNCOUNTED: &str = "(more workers than are counted)";
 
-/// What a worker has confirmed, as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyRecord {
-    /// 16 hexadecimal digits: one worker and trust store.
-    pub worker: String,
+/// One poll, as it counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Contact<'a> {
+    /// The worker.
+    pub worker: u64,
     /// The proxy's node id.
-    pub node: String,
-    /// The version it has; 0 for none.
+    pub node: &'a str,
+    /// The version it holds; 0 for none, or for one that it did not prove.
     pub version: u64,
-    /// Last contact, Unix seconds.
-    pub seen_at: u64,
+    /// Poll protocol that it speaks.
+    pub protocol: u32,
+    /// Longest time for which its rules go on by one bundle.
+    pub staleness: StalenessBound,
+    /// Ids of the bundle keys that it pins, separated by commas.
+    pub pins: &'a str,
 }
 
-struct Seen {
-    node: Box<str>,
-    version: u64,
-    /// Steady seconds, as all times here.
-    seen_at: u64,
-    /// Polls being held right now.
-    waiting: u32,
-    saved_at: u64,
-    changed: bool,
+/// A worker that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The worker.
+    pub record: ProxyRecord,
+    /// Whether it polls, or did so lately.
+    pub reachable: bool,
 }
 
-/// Live proxies at a moment.
+/// The workers that count at a moment: those that poll, and those that may still act on a bundle that they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Live {
-    /// Their workers.
-    pub proxies: Vec<ProxyRecord>,
+    /// The workers.
+    pub proxies: Vec<Counted>,
     /// Whether the database could tell those of other replicas.
     pub all_known: bool,
 }
@@ -68,71 +76,139 @@ impl Live {
     /// The version that all of them have; `u64::MAX` when there are none, 0 when some may be unknown.
     #[must_use]
     pub fn confirmed(&self) -> u64 {
-        let least = self.proxies.iter().map(|proxy| proxy.version).min().unwrap_or(u64::MAX);
+        let least = self.proxies.iter().map(|proxy| proxy.record.version).min().unwrap_or(u64::MAX);
         if self.all_known { least } else { 0 }
+    }
+
+    /// Returns how many proxies state that they pin this bundle key, and how many state pins without it. The others speak a
+    /// protocol that states none.
+    #[must_use]
+    pub fn pins(&self, kid: &str) -> (usize, usize) {
+        let stated = self.proxies.iter().map(|proxy| &proxy.record.pins).filter(|pins| !pins.is_empty());
+        let with = stated.clone().filter(|pins| pins.split(',').any(|pin| pin == kid)).count();
+        (with, stated.count().saturating_sub(with))
     }
 
     /// How many have at least this version.
     #[must_use]
     pub fn holding(&self, version: u64) -> usize {
-        self.proxies.iter().filter(|proxy| proxy.version >= version).count()
+        self.proxies.iter().filter(|proxy| proxy.record.version >= version).count()
+    }
+}
+
+/// State behind the lock.
+#[derive(Default)]
+struct Book {
+    workers: HashMap<u64, Worker>,
+    /// Version and worker of each entry, so that the lowest version is at hand however many there are.
+    by_version: BTreeSet<(u64, u64)>,
+    /// Steady second in which the book was last swept.
+    swept_at: Option<u64>,
+}
+
+impl Book {
+    /// Changes an entry, which must exist or be wanted new, and keeps the order.
+    fn change<T>(&mut self, id: u64, change: impl FnOnce(&mut Worker) -> T) -> T {
+        let worker = self.workers.entry(id).or_default();
+        let before = worker.version;
+        let result = change(worker);
+        if worker.version != before {
+            self.by_version.remove(&(before, id));
+        }
+        self.by_version.insert((worker.version, id));
+        result
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some(worker) = self.workers.remove(&id) {
+            self.by_version.remove(&(worker.version, id));
+        }
+    }
+
+    /// Drops those that count no more, at most once a second.
+    fn sweep(&mut self, now: Time) {
+        let second = now.steady_ms / 1000;
+        if self.swept_at == Some(second) {
+            return;
+        }
+        self.swept_at = Some(second);
+        let gone: Vec<u64> = self.workers.iter().filter(|(_, worker)| !worker.counts(now)).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| self.remove(id));
+    }
+
+    fn floor(&self) -> u64 {
+        self.by_version.first().map_or(u64::MAX, |(version, _)| *version)
     }
 }
 
 /// The proxies that this replica has heard of.
 pub struct Proxies {
-    seen: Mutex<HashMap<u64, Seen>>,
+    book: Mutex<Book>,
     clock: Arc<dyn Clock>,
     moved: Notify,
+    /// The lowest version of all.
+    floor: watch::Sender<u64>,
+    saving: AsyncMutex<()>,
+    /// Name of this replica.
+    replica: String,
+    not_after_s: u64,
     most: usize,
     /// Stands for the workers that are not counted; another one in each replica.
     uncounted: u64,
 }
 
 impl Proxies {
-    /// None yet.
+    /// None yet. `not_after_s` is how long a bundle may be used after its issue.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self::of_at_most(MAX_WORKERS, clock)
+    pub fn new(clock: Arc<dyn Clock>, replica: String, not_after_s: u64) -> Self {
+        Self::of_at_most(MAX_WORKERS, clock, replica, not_after_s)
     }
 
-    fn of_at_most(most: usize, clock: Arc<dyn Clock>) -> Self {
+    fn of_at_most(most: usize, clock: Arc<dyn Clock>, replica: String, not_after_s: u64) -> Self {
         let mut random = [0; 8];
         // Without randomness replicas share one row, which says the same.
         let _shared = aws_lc_rs::rand::fill(&mut random);
-        Self { seen: Mutex::default(), clock, moved: Notify::new(), most, uncounted: u64::from_le_bytes(random) }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A worker polls and has this version. It counts as waiting until the guard is dropped.
-    #[must_use]
-    pub fn enter(self: &Arc<Self>, worker: u64, node: &str, version: u64) -> Presence {
-        let now = self.clock.steady();
-        let mut seen = self.lock();
-        let counted = seen.len() < self.most || seen.contains_key(&worker);
-        let (worker, node, version) = if counted { (worker, node, version) } else { (self.uncounted, UNCOUNTED, 0) };
-        let entry = seen.entry(worker).or_insert_with(|| {
-            if !counted {
-                tracing::error!(
-                    most = self.most,
-                    "too many proxies to count: nothing counts as confirmed by all of them"
-                );
-            }
-            Seen { node: node.into(), version, seen_at: now, waiting: 0, saved_at: 0, changed: true }
-        });
-        if &*entry.node != node {
-            entry.node = node.into();
+        Self {
+            book: Mutex::default(),
+            clock,
+            moved: Notify::new(),
+            floor: watch::Sender::new(u64::MAX),
+            saving: AsyncMutex::default(),
+            replica,
+            not_after_s,
+            most,
+            uncounted: u64::from_le_bytes(random),
         }
-        entry.changed |= entry.version != version || entry.saved_at == 0;
-        entry.version = version;
-        entry.seen_at = now;
-        entry.waiting = entry.waiting.saturating_add(1);
-        drop(seen);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells who waits for the lowest version. Called before the book is unlocked, so that the last word is the newest.
+    fn tell_floor(&self, book: &Book) {
+        let floor = book.floor();
+        self.floor.send_if_modified(|known| std::mem::replace(known, floor) != floor);
+    }
+
+    /// Notes a poll. The worker counts as waiting until the guard is dropped. What a worker holds never falls (V17), so a poll
+    /// that proves less than an earlier one changes nothing.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, contact: &Contact<'_>) -> Presence {
+        let now = self.clock.read();
+        let mut book = self.lock();
+        let known = book.workers.contains_key(&contact.worker);
+        let counted = known || book.workers.len() < self.most;
+        if !counted && !book.workers.contains_key(&self.uncounted) {
+            tracing::error!(most = self.most, "too many proxies to count: nothing counts as confirmed by all of them");
+        }
+        let uncounted = Contact { worker: self.uncounted, node: UNCOUNTED, version: 0, ..*contact };
+        let contact = if counted { contact } else { &uncounted };
+        book.change(contact.worker, |worker| worker.note(contact, now));
+        self.tell_floor(&book);
+        drop(book);
         self.moved.notify_waiters();
-        Presence { proxies: Arc::clone(self), worker }
+        Presence { proxies: Arc::clone(self), worker: contact.worker }
     }
 
     /// Resolves when some proxy polls after this call.
@@ -140,101 +216,176 @@ impl Proxies {
         self.moved.notified()
     }
 
-    fn leave(&self, worker: u64) {
-        let now = self.clock.steady();
-        if let Some(entry) = self.lock().get_mut(&worker) {
-            entry.waiting = entry.waiting.saturating_sub(1);
-            entry.seen_at = now;
-        }
+    /// The lowest version that a worker holds, now and whenever it changes; `u64::MAX` without workers.
+    pub(crate) fn floor_changes(&self) -> watch::Receiver<u64> {
+        self.floor.subscribe()
     }
 
-    /// Takes what the database does not know yet, and forgets who has long gone.
+    /// The lowest version that a worker holds; `u64::MAX` without workers. Costs the same with ten and ten thousand of them.
     #[must_use]
-    pub fn take_unsaved(&self) -> Vec<ProxyRecord> {
-        let (now, date) = (self.clock.steady(), self.dates());
-        let mut seen = self.lock();
-        seen.retain(|_, entry| entry.changed || entry.waiting > 0 || now <= entry.seen_at.saturating_add(4 * LIVE_S));
+    pub fn floor(&self) -> u64 {
+        let now = self.clock.read();
+        let mut book = self.lock();
+        book.sweep(now);
+        self.tell_floor(&book);
+        book.floor()
+    }
+
+    /// Takes over rows of the database. A row of a worker that was declared gone removes that worker, unless it was seen later.
+    pub fn learn(&self, records: &[ProxyRecord]) {
+        let now = self.clock.read();
+        let mut book = self.lock();
+        for record in records {
+            let Ok(id) = u64::from_str_radix(&record.worker, 16) else { continue };
+            if record.accepts_until > 0 {
+                book.change(id, |worker| worker.learn(record, now));
+            } else if book.workers.get(&id).is_some_and(|worker| worker.last_seen(now) <= record.seen_at) {
+                book.remove(id);
+            }
+        }
+        book.swept_at = None;
+        book.sweep(now);
+        self.tell_floor(&book);
+    }
+
+    /// Records a worker, so that it may be given a bundle with these times. Returns whether it was not recorded before: then the replica must look
+    /// at the newest state before it answers, because another replica that does not see the record yet may call a receipt
+    /// complete.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the worker must not be given a bundle.
+    pub async fn record(&self, worker: u64, validity: Validity, store: &dyn Store) -> Result<bool, StoreError> {
+        if self.is_recorded(worker, validity) {
+            return Ok(false);
+        }
+        let turn = self.saving.lock().await;
+        if !self.is_recorded(worker, validity) {
+            self.save_in_turn(store).await?;
+        }
+        drop(turn);
+        Ok(true)
+    }
+
+    fn is_recorded(&self, worker: u64, validity: Validity) -> bool {
+        self.lock().workers.get(&worker).is_some_and(|worker| !worker.needs_record(validity))
+    }
+
+    /// Writes what the database does not know yet.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was not written is tried again next time.
+    pub async fn save(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let _turn = self.saving.lock().await;
+        self.save_in_turn(store).await
+    }
+
+    async fn save_in_turn(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let unsaved = self.take_unsaved();
+        if unsaved.is_empty() {
+            return Ok(());
+        }
+        let written = store.save_proxies(&self.replica, &unsaved).await;
+        let mut book = self.lock();
+        for record in &unsaved {
+            if let Some(worker) = u64::from_str_radix(&record.worker, 16).ok().and_then(|id| book.workers.get_mut(&id))
+            {
+                match written {
+                    Ok(()) => worker.saved(record),
+                    Err(_) => worker.changed = true,
+                }
+            }
+        }
+        drop(book);
+        written
+    }
+
+    /// Takes what the database does not know yet, and drops those that count no more. Of rows with nothing but a newer version,
+    /// those written longest ago come first, a limited number at a time.
+    fn take_unsaved(&self) -> Vec<ProxyRecord> {
+        let now = self.clock.read();
+        let mut book = self.lock();
+        book.sweep(now);
+        self.tell_floor(&book);
+        let (mut urgent, mut confirmations) = (Vec::new(), Vec::new());
+        for (id, worker) in &book.workers {
+            if worker.must_be_saved(now, self.not_after_s, SIGHTING_EVERY_S) {
+                urgent.push(*id);
+            } else if worker.changed {
+                confirmations.push((worker.saved_at, *id));
+            }
+        }
+        if confirmations.len() > MAX_CONFIRMATIONS_SAVED {
+            confirmations.sort_unstable();
+            confirmations.truncate(MAX_CONFIRMATIONS_SAVED);
+        }
         let mut unsaved = Vec::new();
-        for (worker, entry) in seen.iter_mut() {
-            let stale = entry.last_contact(now) >= entry.saved_at.saturating_add(SIGHTING_EVERY_S);
-            if entry.changed || stale {
-                entry.changed = false;
-                entry.saved_at = now;
-                unsaved.push(entry.record(*worker, now, &date));
+        for id in urgent.into_iter().chain(confirmations.into_iter().map(|(_, id)| id)) {
+            if let Some(worker) = book.workers.get_mut(&id) {
+                worker.changed = false;
+                worker.saved_at = Some(now.steady_ms / 1000);
+                unsaved.push(worker.to_save(id, now, self.not_after_s));
             }
         }
         unsaved
     }
 
-    /// Puts back what could not be written.
-    pub fn not_saved(&self, records: &[ProxyRecord]) {
-        let mut seen = self.lock();
-        for record in records {
-            if let Some(entry) = u64::from_str_radix(&record.worker, 16).ok().and_then(|worker| seen.get_mut(&worker)) {
-                entry.changed = true;
-            }
-        }
-    }
-
-    /// Who is live, here and, by what the database says, elsewhere.
+    /// The workers that count.
     #[must_use]
-    pub fn live(&self, elsewhere: Option<&[ProxyRecord]>) -> Live {
-        let (now, today, date) = (self.clock.steady(), self.clock.now(), self.dates());
-        let seen = self.lock();
-        let mut live: HashMap<u64, ProxyRecord> = HashMap::new();
-        for record in elsewhere.unwrap_or_default() {
-            if let Ok(worker) = u64::from_str_radix(&record.worker, 16)
-                && today <= record.seen_at.saturating_add(LIVE_ELSEWHERE_S)
-                && seen.get(&worker).is_none_or(|entry| date(entry.last_contact(now)) < record.seen_at)
-            {
-                live.insert(worker, record.clone());
-            }
-        }
-        for (worker, entry) in seen.iter() {
-            if now <= entry.last_contact(now).saturating_add(LIVE_S) && !live.contains_key(worker) {
-                live.insert(*worker, entry.record(*worker, now, &date));
-            }
-        }
-        drop(seen);
-        let mut proxies: Vec<_> = live.into_values().collect();
-        proxies.sort_by(|one, other| (&one.node, &one.worker).cmp(&(&other.node, &other.worker)));
-        Live { proxies, all_known: elsewhere.is_some() }
+    pub fn live(&self, all_known: bool) -> Live {
+        Live { proxies: self.below(u64::MAX), all_known }
     }
 
-    /// From steady seconds to Unix seconds.
-    fn dates(&self) -> impl Fn(u64) -> u64 {
-        let (now, today) = (self.clock.steady(), self.clock.now());
-        move |at| today.saturating_sub(now.saturating_sub(at))
+    /// The workers that count and hold less than a version, by node.
+    #[must_use]
+    pub fn below(&self, version: u64) -> Vec<Counted> {
+        let now = self.clock.read();
+        let mut book = self.lock();
+        book.sweep(now);
+        self.tell_floor(&book);
+        let behind = book.by_version.range(..(version, 0));
+        let counted =
+            |id: u64, worker: &Worker| Counted { record: worker.record(id, now), reachable: worker.is_reachable(now) };
+        let mut proxies: Vec<Counted> =
+            behind.filter_map(|(_, id)| book.workers.get(id).map(|worker| counted(*id, worker))).collect();
+        drop(book);
+        proxies.sort_by(|one, other| {
+            (&one.record.node, &one.record.worker).cmp(&(&other.record.node, &other.record.worker))
+        });
+        proxies
     }
 
-    /// Whether workers poll, or lately did, that are not counted.
+    /// How many workers count.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().workers.len()
+    }
+
+    /// Drops workers that an operator declared gone.
+    pub(crate) fn drop_gone(&self, workers: &[String]) {
+        let mut book = self.lock();
+        for id in workers.iter().filter_map(|worker| u64::from_str_radix(worker, 16).ok()) {
+            book.remove(id);
+        }
+        self.tell_floor(&book);
+    }
+
+    /// Whether workers poll, or may act on what they were given, that are not counted.
     #[must_use]
     pub fn too_many(&self) -> bool {
-        let now = self.clock.steady();
-        self.lock().get(&self.uncounted).is_some_and(|entry| now <= entry.last_contact(now).saturating_add(LIVE_S))
+        let now = self.clock.read();
+        self.lock().workers.get(&self.uncounted).is_some_and(|worker| worker.counts(now))
     }
 
     /// How many polls are being held.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        self.lock().values().map(|entry| u64::from(entry.waiting)).sum()
+        self.lock().workers.values().map(|worker| u64::from(worker.waiting)).sum()
     }
 
-    /// The earliest sighting in the database that can still count as live.
+    /// Name of this replica.
     #[must_use]
-    pub fn relevant_since(&self) -> u64 {
-        self.clock.now().saturating_sub(LIVE_ELSEWHERE_S)
-    }
-}
-
-impl Seen {
-    fn last_contact(&self, now: u64) -> u64 {
-        if self.waiting > 0 { now } else { self.seen_at }
-    }
-
-    fn record(&self, worker: u64, now: u64, date: &impl Fn(u64) -> u64) -> ProxyRecord {
-        let (node, version, seen_at) = (self.node.to_string(), self.version, date(self.last_contact(now)));
-        ProxyRecord { worker: format!("{worker:016x}"), node, version, seen_at }
+    pub fn replica(&self) -> &str {
+        &self.replica
     }
 }
 
@@ -244,9 +395,28 @@ pub struct Presence {
     worker: u64,
 }
 
+impl Presence {
+    /// The worker that polls.
+    #[must_use]
+    pub const fn worker(&self) -> u64 {
+        self.worker
+    }
+
+    /// Notes that the worker is given a bundle. To be called before the answer leaves.
+    pub fn gave(&self, validity: Validity) {
+        let now = self.proxies.clock.read();
+        if let Some(worker) = self.proxies.lock().workers.get_mut(&self.worker) {
+            worker.gave(validity, now);
+        }
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.proxies.leave(self.worker);
+        let now = self.proxies.clock.read();
+        if let Some(worker) = self.proxies.lock().workers.get_mut(&self.worker) {
+            worker.leave(now);
+        }
     }
 }
 

@@ -2,14 +2,18 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use meshseal_core::bundle::Times;
 use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::time::{Instant, sleep_until};
 
+use super::acknowledgement::Acknowledgements;
 use super::answers::Answers;
 use super::published::{Opened, Published};
+use super::worker::Validity;
 use crate::clock::Clock;
 use crate::keys::{MasterKey, SignerError};
 use crate::store::{Change, Head, Store, StoreError};
@@ -17,6 +21,9 @@ use crate::store::{Change, Head, Store, StoreError};
 /// Milliseconds for which what is published counts as current after the database last confirmed it. Past that, this replica
 /// may not know of a revoked key or token, so it neither mints nor vouches for anything.
 pub const FRESH_MS: u64 = 5_000;
+
+/// Time between two publications of revocations: what comes meanwhile is published together. A key is published at once.
+const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
 /// Milliseconds between two corrections of the version for proxies that are ahead of the database.
 const CATCH_UP_EVERY_MS: u64 = 60_000;
@@ -33,9 +40,21 @@ pub enum SyncError {
     /// The bundle key cannot be used.
     #[error(transparent)]
     Signer(#[from] SignerError),
+    /// The state that the database last confirmed is past its not-after.
+    #[error("the state is past its not-after")]
+    Expired,
     /// The proxy has a newer version than was ever published.
     #[error("the proxy is ahead of this issuer")]
     Ahead,
+}
+
+/// What a bundle is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Base {
+    /// The version that the proxy holds; `None` to start from nothing.
+    pub version: Option<u64>,
+    /// The newest poll protocol that it reads.
+    pub protocol: u32,
 }
 
 /// A signed bundle.
@@ -45,6 +64,8 @@ pub struct Answer {
     pub bundle: Bytes,
     /// The version it leads to.
     pub version: u64,
+    /// Until when it may be used.
+    pub validity: Validity,
 }
 
 /// The published state of one replica.
@@ -54,14 +75,22 @@ pub struct Publisher {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     master: Arc<MasterKey>,
+    acknowledgements: Acknowledgements,
     current: ArcSwap<Published>,
     versions: watch::Sender<u64>,
     answers: Mutex<Answers>,
     refreshing: AsyncMutex<Refreshing>,
+    /// Held by who publishes revocations.
+    publishing: AsyncMutex<()>,
+    /// The last publication.
+    published_at: Mutex<Option<Instant>>,
     /// How many times the database was begun to be asked.
     asked: AtomicU64,
     /// Steady milliseconds, as the next.
     confirmed_ms: AtomicU64,
+    /// Issue time (Unix seconds) of bundles while the database is away: the last one that was given
+    /// before.
+    vouched: AtomicU64,
     catch_up_ms: AtomicU64,
 }
 
@@ -85,23 +114,27 @@ impl Publisher {
         master: Arc<MasterKey>,
     ) -> Result<Self, StoreError> {
         let mut opened = Opened::default();
-        let asked_ms = clock.steady_ms();
+        let (asked_ms, asked) = (clock.steady_ms(), clock.now());
         let published = Published::build(issuer, store.load().await?, &master, &mut opened);
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
-        let nothing = Err(StoreError::Unavailable("not asked yet".to_owned()));
+        let nothing = Err(StoreError::Unavailable("was not asked yet".into()));
         Ok(Self {
             issuer: issuer.to_owned(),
             not_after_s,
             store,
             clock,
+            acknowledgements: Acknowledgements::new(&master),
             master,
             versions: watch::Sender::new(published.version()),
             current: ArcSwap::from_pointee(published),
             answers: Mutex::new(answers),
             refreshing: AsyncMutex::new(Refreshing { opened, last: (0, nothing) }),
+            publishing: AsyncMutex::default(),
+            published_at: Mutex::default(),
             asked: AtomicU64::new(0),
             confirmed_ms: AtomicU64::new(asked_ms),
+            vouched: AtomicU64::new(asked),
             catch_up_ms: AtomicU64::new(0),
         })
     }
@@ -147,7 +180,7 @@ impl Publisher {
     }
 
     async fn ask(&self, opened: &mut Opened) -> Result<Head, StoreError> {
-        let asked_ms = self.clock.steady_ms();
+        let (asked_ms, asked) = (self.clock.steady_ms(), self.clock.now());
         let head = self.store.head().await?;
         if head.version != self.current.load().version() {
             let persisted = self.store.load().await?;
@@ -156,8 +189,10 @@ impl Publisher {
             let version = published.version();
             self.current.store(published);
             self.versions.send_replace(version);
+            *self.published_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
+        self.vouched.store(asked, Ordering::Relaxed);
         Ok(head)
     }
 
@@ -167,24 +202,76 @@ impl Publisher {
     /// [`StoreError`]; when it is [`StoreError::Unavailable`] the change may or may not have been made.
     pub async fn commit(&self, change: &Change) -> Result<u64, StoreError> {
         let version = self.store.commit(change, self.clock.now_ms()).await?;
-        self.refresh().await?;
+        if !change.keys.is_empty() {
+            self.refresh().await?;
+            return Ok(version);
+        }
+        let turn = self.publishing.lock().await;
+        // What was published meanwhile may hold this change.
+        if self.current.load().version() < version {
+            let last = *self.published_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(last) = last {
+                sleep_until(last + PUBLISH_EVERY).await;
+            }
+            self.refresh().await?;
+        }
+        drop(turn);
         Ok(version)
     }
 
-    /// The bundle for a proxy that has this version.
-    ///
-    /// # Errors
-    /// [`SyncError::Signer`].
-    pub fn answer(&self, have: Option<u64>) -> Result<Answer, SyncError> {
-        let published = self.current();
-        let issued_at = self.clock.now();
-        let not_after = issued_at.saturating_add(self.not_after_s);
-        let times = Times { issuer: self.issuer.clone(), issued_at, not_after };
-        let bundle = self.lock_answers().answer(&published, have, times)?;
-        Ok(Answer { bundle, version: published.version() })
+    /// Returns whether the state is too old for any proxy to use.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        !self.is_fresh() && self.clock.now() >= self.vouched.load(Ordering::Relaxed).saturating_add(self.not_after_s)
     }
 
-    /// A proxy has a newer version than this replica: another one may have published it, or the database was put back to an
+    /// Issue time of a bundle given now. While the database is away it stands still, so that no
+    /// bundle vouches for more than the database confirmed.
+    fn issue_time(&self) -> u64 {
+        if !self.is_fresh() {
+            return self.vouched.load(Ordering::Relaxed);
+        }
+        let now = self.clock.now();
+        self.vouched.store(now, Ordering::Relaxed);
+        now
+    }
+
+    /// Returns the times of a bundle that is given out now.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        let issued_at = self.issue_time();
+        Validity { issued_at, not_after: issued_at.saturating_add(self.not_after_s) }
+    }
+
+    /// Returns the bundle that leads from this base to what is published.
+    ///
+    /// # Errors
+    /// [`SyncError::Signer`], [`SyncError::Expired`].
+    pub fn answer(&self, base: Base) -> Result<Answer, SyncError> {
+        if self.is_expired() {
+            return Err(SyncError::Expired);
+        }
+        let published = self.current();
+        let validity = self.validity();
+        let Validity { issued_at, not_after } = validity;
+        let times = Times { issuer: self.issuer.clone(), issued_at, not_after };
+        let bundle = self.lock_answers().answer(&published, base, times, &self.acknowledgements)?;
+        Ok(Answer { bundle, version: published.version(), validity })
+    }
+
+    /// Returns the acknowledgement value of a version.
+    #[must_use]
+    pub fn proof(&self, version: u64) -> String {
+        self.acknowledgements.value(version)
+    }
+
+    /// Returns whether `proof` is the acknowledgement value of a version.
+    #[must_use]
+    pub fn proves(&self, version: u64, proof: &str) -> bool {
+        self.acknowledgements.proves(version, proof)
+    }
+
+    /// A proxy has proved a newer version than this replica has: another one may have published it, or the database was put back to an
     /// earlier state. Then the version is raised past every proxy's, at most once a minute.
     ///
     /// # Errors

@@ -29,11 +29,16 @@ pub(super) struct Revoke {
     help: Option<bool>,
     #[command(flatten)]
     remote: AdminRemote,
+    /// Revoke a bundle key although a proxy does not pin the one that takes its place. Such a proxy stops when its bundle ends.
+    #[arg(long)]
+    force: bool,
 }
 
 impl Revoke {
     pub(super) fn run(self) -> Outcome {
-        let answer: Value = self.remote.connect()?.post("/admin/keys/revoke", &[("kid", &self.kid)])?;
+        let force = if self.force { "true" } else { "false" };
+        let answer: Value =
+            self.remote.connect()?.post("/admin/keys/revoke", &[("kid", &self.kid), ("force", force)])?;
         print(&answer.to_string());
         note("if it was a bundle key: pin the new ones (`meshseal keys pins`) in the plugin's configuration");
         Ok(ExitCode::SUCCESS)

@@ -9,6 +9,9 @@ mod keys_list;
 mod keys_pins;
 mod keys_revoke;
 mod keys_rotate;
+mod migrate;
+mod proxies_forget;
+mod proxies_list;
 mod remote;
 mod revoke;
 mod serve;
@@ -33,6 +36,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Serve(serve::Serve),
+    Migrate(migrate::Migrate),
     /// Tokens: verify, mint, inspect.
     #[command(subcommand)]
     Token(TokenVerb),
@@ -40,6 +44,9 @@ enum Verb {
     #[command(subcommand)]
     Keys(KeysVerb),
     Revoke(revoke::Revoke),
+    /// Workers of proxies: list, forget.
+    #[command(subcommand)]
+    Proxies(ProxiesVerb),
     /// Configuration: check.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -61,6 +68,12 @@ enum KeysVerb {
     Rotate(keys_rotate::Rotate),
     Revoke(keys_revoke::Revoke),
     Pins(keys_pins::Pins),
+}
+
+#[derive(Debug, Subcommand)]
+enum ProxiesVerb {
+    List(proxies_list::List),
+    Forget(proxies_forget::Forget),
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,6 +126,7 @@ pub fn main() -> ExitCode {
 async fn run(verb: Verb) -> Outcome {
     match verb {
         Verb::Serve(serve) => serve.run().await,
+        Verb::Migrate(migrate) => migrate.run().await,
         Verb::Token(TokenVerb::Verify(verify)) => verify.run(),
         Verb::Token(TokenVerb::Mint(mint)) => mint.run(),
         Verb::Token(TokenVerb::Inspect(inspect)) => inspect.run(),
@@ -121,6 +135,8 @@ async fn run(verb: Verb) -> Outcome {
         Verb::Keys(KeysVerb::Revoke(revoke)) => revoke.run(),
         Verb::Keys(KeysVerb::Pins(pins)) => pins.run().await,
         Verb::Revoke(revoke) => revoke.run(),
+        Verb::Proxies(ProxiesVerb::List(list)) => list.run(),
+        Verb::Proxies(ProxiesVerb::Forget(forget)) => forget.run(),
         Verb::Config(ConfigVerb::Check(check)) => Ok(check.run()),
         Verb::Client(ClientVerb::Secret(secret)) => secret.run(),
     }

@@ -7,11 +7,13 @@ use serde_json::Value;
 use super::remote::Remote;
 use super::tokens_in::next_token;
 use super::{Failure, Outcome, note, print};
+use crate::revocation::{Laggard, Receipt, ReceiptState};
 
-/// Revoke tokens, and wait until every live proxy knows.
+/// Revoke tokens, and wait until no proxy can accept them.
 ///
-/// Prints the receipt: {"revoked":true,"kind":…,"version":…,"confirmed":…,"proxies":…,"elapsed_ms":…}. Exit status 1 when
-/// nothing was revoked, or when the wait was over before every live proxy had confirmed.
+/// Prints the receipt: {"revoked":true,"kind":…,"version":…,"state":…,"complete":…,"confirmed":…,"pending":…,
+/// "unreachable":…,"proxies":…,"elapsed_ms":…,"waiting_for":[…]}. Exit status: 0 if the receipt is complete; 1 if nothing was
+/// revoked, or some worker may still accept, with each of them on standard error; 3 if the issuer does not know all workers.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:
@@ -74,18 +76,37 @@ impl Revoke {
             ("wait", Some(wait.as_str())),
         ];
         let form: Vec<(&str, &str)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        let receipt: Value = self.remote.connect()?.post("/revoke", &form)?;
-        print(&receipt.to_string());
-        if receipt.get("revoked") != Some(&Value::Bool(true)) {
-            let reason = receipt.get("reason").and_then(Value::as_str).unwrap_or("not recognised");
+        let answer: Value = self.remote.connect()?.post("/revoke", &form)?;
+        print(&answer.to_string());
+        if answer.get("revoked") != Some(&Value::Bool(true)) {
+            let reason = answer.get("reason").and_then(Value::as_str).unwrap_or("not recognised");
             note(&format!(
                 "nothing was revoked: {reason}; check that the token is whole, or revoke by --jti or --client"
             ));
             return Ok(ExitCode::from(1));
         }
-        let count = |name: &str| receipt.get(name).and_then(Value::as_u64);
-        Ok(if count("confirmed") < count("proxies") { ExitCode::from(1) } else { ExitCode::SUCCESS })
+        let receipt: Receipt = serde_json::from_value(answer).map_err(Failure::new)?;
+        receipt.waiting_for.iter().flatten().for_each(|laggard| note(&describe(laggard)));
+        Ok(match receipt.state {
+            ReceiptState::Complete => ExitCode::SUCCESS,
+            ReceiptState::Incomplete => ExitCode::from(1),
+            ReceiptState::Unknown => {
+                note(
+                    "the issuer does not know all workers: its database does not answer, or there are too many; try again",
+                );
+                ExitCode::from(3)
+            }
+        })
     }
+}
+
+fn describe(laggard: &Laggard) -> String {
+    let Laggard { node, worker, state, version, .. } = laggard;
+    let until = laggard.accepts_until.map_or_else(
+        || "without limit (staleness.action: SERVE)".to_owned(),
+        |until| format!("until {until} (Unix seconds)"),
+    );
+    format!("{state}: node {node:?} worker {worker} holds version {version} and may accept {until}")
 }
 
 fn read_token() -> Result<String, Failure> {

@@ -34,6 +34,11 @@ pub(super) struct Serve {
     /// How log lines on standard error look.
     #[arg(long, value_enum, default_value = "plain")]
     log: LogFormat,
+    /// Trust the machine's clock, although the database remembers a later time or its server disagrees.
+    ///
+    /// Ends the refusal to issue tokens after the clock was wrong for long. Compare with a reliable source first.
+    #[arg(long)]
+    accept_clock: bool,
 }
 
 impl Serve {
@@ -49,8 +54,11 @@ impl Serve {
             None => None,
         };
         let ending = ending()?;
-        let places = http::Places::new(config.limits.connections, config.limits.connections_per_address);
-        let issuer = Arc::new(Issuer::open(config, Arc::new(SystemClock::new())).await.map_err(Failure::new)?);
+        let descriptors = http::raise_descriptor_limit();
+        let connections = http::affordable_connections(config.limits.connections, descriptors);
+        let places = http::Places::new(connections, config.limits.connections_per_address);
+        let clock = if self.accept_clock { SystemClock::accepted() } else { SystemClock::new() };
+        let issuer = Arc::new(Issuer::open(config, Arc::new(clock)).await.map_err(Failure::new)?);
         tracing::info!(issuer = issuer.config.issuer, database = %issuer.config.database, clients = issuer.registry.len(), "ready");
         print(&format!("listening on http://{address}"));
         print(&format!("administration on http://{admin_address}"));

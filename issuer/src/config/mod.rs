@@ -39,6 +39,8 @@ pub struct Config {
     pub metrics_listen: Option<String>,
     /// Where state is kept.
     pub database: Location,
+    /// Seconds for which a connection to PostgreSQL is used at most.
+    pub database_connection_life_s: u64,
     /// Signing keys.
     pub keys: KeySettings,
     /// Tokens.
@@ -64,6 +66,8 @@ pub struct KeySettings {
     pub rotate_every_s: Option<u64>,
     /// Seconds to wait for proxies to confirm the next key before it is used all the same, loudly.
     pub ack_timeout_s: u64,
+    /// Longest time in seconds for which readers may keep a document of `/jwks`. A new key waits for as long.
+    pub jwks_max_age_s: u64,
 }
 
 /// How long tokens live.

@@ -21,12 +21,13 @@ const DEFAULT_DATABASE: &str = "sqlite:meshseal.db";
 const DAY_S: u64 = 86_400;
 
 /// Fields of the document.
-pub(crate) const FIELDS: [&str; 12] = [
+pub(crate) const FIELDS: [&str; 13] = [
     "issuer",
     "listen",
     "admin",
     "metrics",
     "database",
+    "databaseConnectionLifetime",
     "keys",
     "tokens",
     "masterKey",
@@ -58,6 +59,7 @@ pub(super) fn read(root: Node<'_>) -> Config {
     Config {
         issuer: issuer(&document.get("issuer"), &listen),
         database: database(&document.get("database")),
+        database_connection_life_s: document.get("databaseConnectionLifetime").seconds(300, 1, DAY_S),
         keys: keys(document.get("keys"), &tokens),
         master_key: master_key(document.get("masterKey")),
         bundle: bundle(document.get("bundle")),
@@ -175,14 +177,16 @@ fn refuse_longer(node: &Node<'_>, lifetime_s: u64, max_lifetime_s: u64) {
 }
 
 fn keys(node: Node<'_>, tokens: &TokenSettings) -> KeySettings {
-    let section = node.object(&["algorithm", "rotateEvery", "ackTimeout"]);
+    let section = node.object(&["algorithm", "rotateEvery", "ackTimeout", "jwksMaxAge"]);
     let name = section.get("algorithm");
     let algorithm = name.text().map_or(Some(Algorithm::EdDsa), Algorithm::parse).unwrap_or_else(|| {
         name.refuse("must be EdDSA, ES256 or RS256");
         Algorithm::EdDsa
     });
     let ack_timeout_s = section.get("ackTimeout").seconds(60, 1, 3_600);
-    KeySettings { algorithm, rotate_every_s: rotate_every(&section.get("rotateEvery"), tokens), ack_timeout_s }
+    let jwks_max_age_s = section.get("jwksMaxAge").seconds(360, 0, DAY_S);
+    let rotate_every_s = rotate_every(&section.get("rotateEvery"), tokens);
+    KeySettings { algorithm, rotate_every_s, ack_timeout_s, jwks_max_age_s }
 }
 
 fn rotate_every(node: &Node<'_>, tokens: &TokenSettings) -> Option<u64> {

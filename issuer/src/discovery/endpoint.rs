@@ -14,10 +14,6 @@ use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::etagged;
 use crate::issuer::Issuer;
 
-/// Seconds for which others may keep the key set, at least and at most: drawn anew for each answer, so that they do not all
-/// come back at once (I25).
-const MAX_AGE_S: [u64; 2] = [240, 360];
-
 /// Any origin may read public documents. No credential is involved, so `*` is safe (Fetch §3.2).
 const ANY_ORIGIN: (HeaderName, &str) = (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
 
@@ -56,7 +52,9 @@ async fn authorize() -> OAuthError {
 
 async fn jwks(State(issuer): State<Arc<Issuer>>, headers: HeaderMap) -> Response {
     let published = issuer.publisher.current();
-    let [least, most] = MAX_AGE_S;
+    // Drawn anew for each answer, so that readers do not all come back at once (I25).
+    let most = issuer.config.keys.jwks_max_age_s;
+    let least = most / 3 * 2;
     let mut random = [0; 8];
     // Without randomness everybody comes back at once, which is a pity and no more.
     let _unlucky = aws_lc_rs::rand::fill(&mut random);

@@ -26,7 +26,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -40,6 +40,12 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a connection may idle.
 pub(super) const IDLE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Time for a peer to take an answer that does not fit into the socket's buffer.
+const SEND_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes that buy a peer one more second.
+const SEND_BYTES_A_SECOND: u32 = 4_096;
 
 /// A request to which hyper may write any answer.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\n\r\n";
@@ -90,7 +96,7 @@ enum Turn {
 impl Connection {
     /// Serves it until it ends.
     pub(super) async fn serve(self, stream: TcpStream) {
-        let mut io = Io { unread: Bytes::new(), stream, sending: Arc::default() };
+        let mut io = Io { unread: Bytes::new(), stream, sending: Arc::default(), stall: None };
         let mut answer = None;
         let first = Instant::now() + FIRST_PATIENCE;
         let mut until = first;
@@ -232,6 +238,13 @@ async fn silent(seat: &Seat, first: Instant) {
     }
 }
 
+/// Returns the new end of patience after a peer has taken `bytes` more.
+fn extended(until: Instant, now: Instant, bytes: usize) -> Instant {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let earned = Duration::from_secs(1).saturating_mul(bytes) / SEND_BYTES_A_SECOND;
+    (until + earned).min(now + SEND_PATIENCE)
+}
+
 /// The last answer of a connection.
 fn last(problem: Problem) -> Response {
     let mut refusal = problem.into_response();
@@ -244,6 +257,8 @@ struct Io {
     unread: Bytes,
     stream: TcpStream,
     sending: Arc<Sending>,
+    /// Set while an answer waits for the peer: when the connection is cut off.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 /// How far hyper is with what matters for taking the connection from it.
@@ -310,6 +325,28 @@ impl Io {
     }
 }
 
+impl Io {
+    /// Bounds the time that a write may wait (I32). A peer that does not read, or reads too slowly, is cut off: its answers
+    /// would hold the connection for ever.
+    fn watch_write(&mut self, wrote: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match (&wrote, &mut self.stall) {
+            (Poll::Ready(Ok(bytes)), Some(stall)) => {
+                let until = extended(stall.deadline(), Instant::now(), *bytes);
+                stall.as_mut().reset(until);
+            }
+            (Poll::Pending, stall) => {
+                let stall = stall.get_or_insert_with(|| Box::pin(sleep(SEND_PATIENCE)));
+                if stall.as_mut().poll(context).is_ready() {
+                    tracing::debug!("a connection whose peer does not read its answers was cut off");
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+            (Poll::Ready(_), _) => {}
+        }
+        wrote
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -329,7 +366,8 @@ impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         // Of something else, such as a refusal of hyper's own.
         self.sending.next(Sending::SENT, Sending::NONE);
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch_write(wrote, context)
     }
 
     fn poll_write_vectored(
@@ -338,7 +376,8 @@ impl AsyncWrite for Io {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.sending.next(Sending::SENT, Sending::NONE);
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch_write(wrote, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -347,6 +386,7 @@ impl AsyncWrite for Io {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.stall = None;
         // hyper flushes the stream when its own buffer is empty.
         self.sending.next(Sending::ENCODED, Sending::SENT);
         self.sending.next(Sending::TAKEN, Sending::CLEAR);
@@ -355,5 +395,26 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_reader_earns_time_and_trickler_does_not() {
+        let begun = Instant::now();
+        let ends_after = |bytes: usize| {
+            let mut until = begun + SEND_PATIENCE;
+            (0..1_000).find(|second| {
+                let now = begun + Duration::from_secs(*second);
+                until = extended(until, now, bytes);
+                until <= now
+            })
+        };
+        assert_eq!(ends_after(5_000), None);
+        assert_eq!(ends_after(1), Some(21));
+        assert_eq!(ends_after(2_048), Some(40));
     }
 }

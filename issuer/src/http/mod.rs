@@ -1,6 +1,7 @@
 //! HTTP plumbing that endpoints share: strict forms, the source of a request, and the server itself.
 
 mod connection;
+mod descriptors;
 mod endpoint;
 mod form;
 mod host;
@@ -8,6 +9,7 @@ mod places;
 mod server;
 
 pub use connection::{Peer, Waiting, Waits};
+pub use descriptors::{affordable_connections, raise_descriptor_limit};
 pub(crate) use endpoint::{Caller, OAuthRequest, authenticate, etagged};
 pub use form::{Form, FormError};
 pub use places::Places;

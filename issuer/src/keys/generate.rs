@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{Algorithm, KeyRecord, KeyState, MasterKey, Purpose};
+use crate::config::MAX_TOKEN_LIFE_S;
 
 /// The library could not make a key: no randomness, or no such algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +41,18 @@ pub fn generate(
         );
     }
     let sealed = Some(master.seal(&kid, &pkcs8).map_err(|_| GenerateError)?);
-    Ok(KeyRecord { kid, purpose, algorithm, state, since: now, published: 0, public_jwk: jwk.to_string(), sealed })
+    Ok(KeyRecord {
+        kid,
+        purpose,
+        algorithm,
+        state,
+        since: now,
+        published: 0,
+        ready_at: 0,
+        drain_s: MAX_TOKEN_LIFE_S,
+        public_jwk: jwk.to_string(),
+        sealed,
+    })
 }
 
 type Made = (Zeroizing<Vec<u8>>, Value);

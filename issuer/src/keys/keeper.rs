@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lifecycle::is_wanted;
+use super::pins::{BundleRequest, is_pinned, standby};
+use super::timekeeper::Timekeeper;
 use super::{
     Facts, GenerateError, KeyChange, KeyPolicy, KeyRecord, KeyState, MasterKey, Purpose, Step, generate, next_step,
 };
@@ -44,10 +46,16 @@ pub fn policies(config: &Config, grace_s: u64) -> [KeyPolicy; 2] {
         rotate_every_s: config.keys.rotate_every_s,
         ack_timeout_s: config.keys.ack_timeout_s,
         drain_s: config.tokens.longest_life_s().saturating_add(grace_s),
+        cached_s: config.keys.jwks_max_age_s,
     };
-    // The filter pins Ed25519 bundle keys; they change only when one is revoked.
-    let bundle =
-        KeyPolicy { purpose: Purpose::Bundle, algorithm: super::Algorithm::EdDsa, rotate_every_s: None, ..token };
+    // The filter pins Ed25519 bundle keys. They change on request only, for each change needs new pins.
+    let bundle = KeyPolicy {
+        purpose: Purpose::Bundle,
+        algorithm: super::Algorithm::EdDsa,
+        rotate_every_s: None,
+        cached_s: 0,
+        ..token
+    };
     [token, bundle]
 }
 
@@ -64,14 +72,34 @@ pub async fn bootstrap(
     loop {
         let persisted = store.load().await?;
         let now = clock.now();
-        let facts = Facts { now, keys: &persisted.keys, rotation_requested: None, settled: false, confirmed: 0 };
+        // Nothing has passed for certain yet.
+        let facts = Facts {
+            now,
+            certain: 0,
+            keys: &persisted.keys,
+            rotation_requested: None,
+            settled: false,
+            confirmed: 0,
+            pinned: false,
+        };
         let due = policies.iter().find_map(|policy| next_step(policy, &facts).map(|step| (policy, step)));
         let Some((policy, step)) = due else { return Ok(()) };
-        let change = perform(policy, step, persisted.version, now, master).await?;
+        let is_first_start = persisted.keys.iter().all(|key| key.is_first() && now <= key.since.saturating_add(60));
+        let mut change = perform(policy, step, persisted.version, now, master).await?;
+        if is_first_start {
+            change.keys.iter_mut().for_each(mark_first);
+        }
         match store.commit(&change, clock.now_ms()).await {
             Ok(_) | Err(StoreError::Conflict) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Marks a key of the first start: every key set and every set of pins carries it.
+fn mark_first(change: &mut KeyChange) {
+    if let KeyChange::Insert(key) = change {
+        key.ready_at = 0;
     }
 }
 
@@ -90,6 +118,7 @@ async fn perform(
             let old = from.map(|from| enter(from, KeyState::Draining));
             (old.into_iter().chain([enter(kid, KeyState::Active)]).collect(), policy.purpose == Purpose::Token)
         }
+        Step::Extend(kid) => (vec![KeyChange::Extend { kid, drain_s: policy.drain_s }], false),
         Step::Retire(kid) => (vec![enter(kid, KeyState::Retired)], false),
         Step::Delete(kid) => (vec![KeyChange::Delete { kid }], false),
         Step::Full => (Vec::new(), false),
@@ -106,13 +135,16 @@ pub(super) async fn make(
 ) -> Result<KeyRecord, GenerateError> {
     let (purpose, algorithm, master) = (policy.purpose, policy.algorithm, Arc::clone(master));
     let made = tokio::task::spawn_blocking(move || generate(purpose, algorithm, state, now, &master)).await;
-    made.map_err(|_| GenerateError)?
+    let key = made.map_err(|_| GenerateError)??;
+    Ok(KeyRecord { ready_at: now.saturating_add(policy.cached_s).max(1), drain_s: policy.drain_s, ..key })
 }
 
 /// The scheduled work of one replica.
 pub struct Keeper {
     replica: String,
     policies: [KeyPolicy; 2],
+    timekeeper: Timekeeper,
+    bundle_request: BundleRequest,
     leads_until: AtomicU64,
     /// Steady seconds, as the two below.
     settled_at: u64,
@@ -126,7 +158,17 @@ impl Keeper {
     pub fn new(replica: String, policies: [KeyPolicy; 2], now: u64, heard_of_proxies: bool) -> Self {
         let settled_at = if heard_of_proxies { now.saturating_add(SETTLE_S) } else { now };
         let zero = || AtomicU64::new(0);
-        Self { replica, policies, settled_at, leads_until: zero(), prune_at: zero(), warn_at: zero() }
+        let (timekeeper, bundle_request) = (Timekeeper::default(), BundleRequest::default());
+        Self {
+            replica,
+            policies,
+            timekeeper,
+            bundle_request,
+            settled_at,
+            leads_until: zero(),
+            prune_at: zero(),
+            warn_at: zero(),
+        }
     }
 
     /// Does what is due, if this replica leads.
@@ -135,8 +177,12 @@ impl Keeper {
     /// [`KeeperError`].
     pub async fn round(&self, issuer: &Issuer) -> Result<(), KeeperError> {
         if !self.leads(issuer).await? {
+            self.timekeeper.leave();
+            // Each replica may sign tokens that live longer than those of the leader, while configurations differ.
+            self.extend(issuer).await?;
             return Ok(());
         }
+        self.timekeeper.mark(&*issuer.store, &*issuer.clock, false).await?;
         for _ in 0..STEPS_A_ROUND {
             let head = issuer.publisher.refresh().await?;
             if !self.step(issuer, head).await? {
@@ -146,12 +192,27 @@ impl Keeper {
         Ok(self.prune(issuer).await?)
     }
 
+    /// Returns the time that has passed for certain (Unix seconds); 0 unless this replica leads. Nothing may be forgotten by any
+    /// other clock.
+    #[must_use]
+    pub fn certain(&self, issuer: &Issuer) -> u64 {
+        self.timekeeper.certain(&issuer.clock.read())
+    }
+
+    /// Returns the seconds for which entries are kept longer than their expiry.
+    #[must_use]
+    pub fn kept_longer_s(&self) -> u64 {
+        self.timekeeper.lag_ms() / 1_000
+    }
+
     /// Lets another replica lead at once.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn resign(&self, issuer: &Issuer) -> Result<(), StoreError> {
         if self.leads_until.swap(0, Ordering::Relaxed) > 0 {
+            self.timekeeper.mark(&*issuer.store, &*issuer.clock, true).await?;
+            self.timekeeper.leave();
             issuer.store.lead(&self.replica, issuer.clock.now(), 0).await?;
         }
         Ok(())
@@ -174,11 +235,20 @@ impl Keeper {
         let now = issuer.clock.now();
         let settled = issuer.clock.steady() >= self.settled_at;
         let rotation_requested = head.rotation_requested;
-        let mut facts = Facts { now, keys: &published.keys, rotation_requested, settled, confirmed: 0 };
+        let certain = self.certain(issuer);
+        let mut facts =
+            Facts { now, certain, keys: &published.keys, rotation_requested, settled, confirmed: 0, pinned: false };
         for policy in &self.policies {
-            facts.rotation_requested = rotation_requested.filter(|_| policy.purpose == Purpose::Token);
+            facts.rotation_requested = match policy.purpose {
+                Purpose::Token => rotation_requested,
+                Purpose::Bundle => self.bundle_request.read(&*issuer.store, issuer.clock.steady_ms()).await?,
+            };
             // Looking up proxies may cost a query: only when the answer matters.
-            facts.confirmed = if is_wanted(policy, &facts) { issuer.live_proxies().await.confirmed() } else { 0 };
+            if is_wanted(policy, &facts) {
+                let live = issuer.live_proxies().await;
+                facts.confirmed = live.confirmed();
+                facts.pinned = standby(&published.keys, policy.purpose).is_some_and(|key| is_pinned(key, &live));
+            }
             let Some(step) = next_step(policy, &facts) else { continue };
             if step == Step::Full {
                 self.warn_full(issuer.clock.steady());
@@ -187,6 +257,9 @@ impl Keeper {
             let change = perform(policy, step.clone(), published.version(), now, issuer.master()).await?;
             return match issuer.publisher.commit(&change).await {
                 Ok(version) => {
+                    if policy.purpose == Purpose::Bundle && matches!(step, Step::Promote { .. }) {
+                        self.bundle_request.done(&*issuer.store).await?;
+                    }
                     report(issuer, policy, &step, version);
                     Ok(true)
                 }
@@ -195,6 +268,38 @@ impl Keeper {
             };
         }
         Ok(false)
+    }
+
+    /// Records that the active key signs tokens that live as long as this replica's configuration allows.
+    async fn extend(&self, issuer: &Issuer) -> Result<(), KeeperError> {
+        let published = issuer.publisher.current();
+        let [policy, _] = &self.policies;
+        let is_shorter = |key: &&KeyRecord| {
+            key.purpose == policy.purpose && key.state == KeyState::Active && key.drain_s < policy.drain_s
+        };
+        let Some(key) = published.keys.iter().find(is_shorter) else { return Ok(()) };
+        let step = Step::Extend(key.kid.clone());
+        let change = perform(policy, step, published.version(), issuer.clock.now(), issuer.master()).await?;
+        match issuer.publisher.commit(&change).await {
+            Ok(_) | Err(StoreError::Conflict) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Requests an acknowledged rotation of the bundle key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn request_bundle_rotation(&self, issuer: &Issuer) -> Result<(), StoreError> {
+        self.bundle_request.set(&*issuer.store, issuer.clock.now()).await
+    }
+
+    /// Returns when a rotation of the bundle key was requested, if it is not done.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn bundle_rotation_requested(&self, issuer: &Issuer) -> Result<Option<u64>, StoreError> {
+        self.bundle_request.read(&*issuer.store, u64::MAX).await
     }
 
     fn warn_full(&self, now: u64) {
@@ -210,10 +315,10 @@ impl Keeper {
             return Ok(());
         }
         self.prune_at.store(steady.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
-        let now = issuer.clock.now();
-        issuer.store.forget_proxies(now.saturating_sub(60 * PRUNE_EVERY_S)).await?;
-        if issuer.publisher.current().prune_due.is_some_and(|due| due < now) {
-            issuer.publisher.commit(&Change { prune_before: Some(now), ..Change::default() }).await?;
+        let certain = self.certain(issuer);
+        issuer.store.forget_proxies(certain.saturating_sub(60 * PRUNE_EVERY_S)).await?;
+        if issuer.publisher.current().prune_due.is_some_and(|due| due < certain) {
+            issuer.publisher.commit(&Change { prune_before: Some(certain), ..Change::default() }).await?;
         }
         Ok(())
     }
@@ -236,6 +341,9 @@ fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
             } else {
                 tracing::info!(purpose, kid, version, "rotated: every live proxy has the key that signs now");
             }
+        }
+        Step::Extend(kid) => {
+            tracing::info!(purpose, kid, version, "the key drains for longer: tokens.maxLifetime was raised");
         }
         Step::Retire(kid) => tracing::info!(purpose, kid, version, "retired a key: nothing it signed is alive"),
         Step::Delete(kid) => tracing::info!(purpose, kid, version, "deleted a key"),

@@ -6,6 +6,9 @@ use super::{Algorithm, KeyRecord, KeyState, Purpose};
 /// Most keys that drain at a time. Bounds the published set (I25): with these, one signs and one stands by.
 pub const MAX_DRAINING: usize = 16;
 
+/// Seconds by which the clock of another replica may be ahead.
+const CLOCK_SPREAD_S: u64 = 60;
+
 /// Seconds that a retired key stays in the list for the operator to see.
 const RETIRED_FOR_S: u64 = 7 * 86_400;
 
@@ -20,22 +23,28 @@ pub struct KeyPolicy {
     pub rotate_every_s: Option<u64>,
     /// Seconds to wait for confirmations before rotating without them.
     pub ack_timeout_s: u64,
-    /// Seconds after its last signature until nothing that a key signed can be alive.
+    /// Seconds after its last signature until nothing that a key signed under this configuration can be alive.
     pub drain_s: u64,
+    /// Longest time in seconds for which readers keep a document of `/jwks`.
+    pub cached_s: u64,
 }
 
 /// What is known now.
 pub struct Facts<'a> {
     /// Unix seconds.
     pub now: u64,
+    /// Time that has passed for certain (Unix seconds), whatever wall clocks say.
+    pub certain: u64,
     /// Every key.
     pub keys: &'a [KeyRecord],
-    /// When a rotation was asked for.
+    /// When a rotation of the keys of this purpose was requested.
     pub rotation_requested: Option<u64>,
     /// Whether this replica has been up long enough to have heard of every live proxy.
     pub settled: bool,
     /// The version that every live proxy has confirmed; `u64::MAX` without proxies.
     pub confirmed: u64,
+    /// Whether every proxy pins the standby among the bundle keys.
+    pub pinned: bool,
 }
 
 /// A step.
@@ -52,6 +61,8 @@ pub enum Step {
         /// Confirmations were missing when the time was up.
         forced: bool,
     },
+    /// It signs longer-lived tokens under the present configuration: it will drain for longer.
+    Extend(String),
     /// Publish it no more.
     Retire(String),
     /// Forget it.
@@ -65,14 +76,15 @@ pub enum Step {
 pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
     let ours = || facts.keys.iter().filter(|key| key.purpose == policy.purpose);
     let in_state = |state: KeyState| ours().filter(move |key| key.state == state);
-    let due = |key: &&KeyRecord, after_s: u64| facts.now > key.since.saturating_add(after_s);
-    if let Some(done) = in_state(KeyState::Draining).find(|key| due(key, policy.drain_s)) {
+    let due = |key: &&KeyRecord, after_s: u64| facts.certain > key.since.saturating_add(after_s);
+    if let Some(done) = in_state(KeyState::Draining).find(|key| due(key, key.drain_s)) {
         return Some(Step::Retire(done.kid.clone()));
     }
     if let Some(old) = in_state(KeyState::Retired).find(|key| due(key, RETIRED_FOR_S)) {
         return Some(Step::Delete(old.kid.clone()));
     }
-    if let Some(unwanted) = in_state(KeyState::Next).find(|key| key.algorithm != policy.algorithm) {
+    let is_unwanted = |key: &&KeyRecord| key.algorithm != policy.algorithm || is_misdated(policy, facts.now, key);
+    if let Some(unwanted) = in_state(KeyState::Next).find(is_unwanted) {
         return Some(Step::Delete(unwanted.kid.clone()));
     }
     let standby = in_state(KeyState::Next).next();
@@ -80,16 +92,36 @@ pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
         return Some(standby.map_or(Step::Generate(KeyState::Active), |standby| promote(standby, None, false)));
     };
     let Some(standby) = standby else { return Some(Step::Generate(KeyState::Next)) };
+    if policy.purpose == Purpose::Token && active.drain_s < policy.drain_s {
+        return Some(Step::Extend(active.kid.clone()));
+    }
     let wanted_since = wanted_since(policy, facts, active, standby)?;
-    let confirmed = facts.confirmed >= standby.published;
-    let patience_over = facts.now >= wanted_since.max(standby.since).saturating_add(policy.ack_timeout_s);
-    if !facts.settled || !(confirmed || patience_over) {
+    let confirmed = is_confirmed(policy, facts, standby);
+    let begun = wanted_since.max(standby.since).max(standby.ready_at);
+    // A bundle that proxies cannot verify stops them all: no time-out makes an unpinned key sign.
+    let patience_over = policy.purpose == Purpose::Token && facts.now >= begun.saturating_add(policy.ack_timeout_s);
+    let is_cached = policy.purpose == Purpose::Token && facts.now < standby.ready_at;
+    if !facts.settled || is_cached || !(confirmed || patience_over) {
         return None;
     }
     if in_state(KeyState::Draining).count() >= MAX_DRAINING {
         return Some(Step::Full);
     }
     Some(promote(standby, Some(active), !confirmed))
+}
+
+/// Returns whether a replica whose clock was ahead made the key: it would never be ready. A bundle key may be pinned already.
+fn is_misdated(policy: &KeyPolicy, now: u64, key: &KeyRecord) -> bool {
+    let latest = now.saturating_add(policy.cached_s).saturating_add(CLOCK_SPREAD_S);
+    policy.purpose == Purpose::Token && key.ready_at > latest
+}
+
+/// Returns whether every verifier that counts holds the key.
+fn is_confirmed(policy: &KeyPolicy, facts: &Facts<'_>, standby: &KeyRecord) -> bool {
+    match policy.purpose {
+        Purpose::Token => facts.confirmed >= standby.published,
+        Purpose::Bundle => facts.pinned,
+    }
 }
 
 /// Whether a rotation is wanted, so that it matters what proxies have confirmed.
@@ -122,6 +154,7 @@ mod tests {
         rotate_every_s: Some(1_000),
         ack_timeout_s: 60,
         drain_s: 300,
+        cached_s: 360,
     };
 
     fn key(kid: &str, state: KeyState, since: u64, published: u64) -> KeyRecord {
@@ -133,6 +166,8 @@ mod tests {
             state,
             since,
             published,
+            ready_at: 0,
+            drain_s: 300,
             public_jwk: String::new(),
             sealed: None,
         }
@@ -143,7 +178,15 @@ mod tests {
     }
 
     fn facts(keys: &[KeyRecord]) -> Facts<'_> {
-        Facts { now: 200, keys, rotation_requested: None, settled: true, confirmed: u64::MAX }
+        Facts {
+            now: 200,
+            certain: 200,
+            keys,
+            rotation_requested: None,
+            settled: true,
+            confirmed: u64::MAX,
+            pinned: false,
+        }
     }
 
     fn rotation(forced: bool) -> Option<Step> {
@@ -220,13 +263,17 @@ mod tests {
     fn an_old_key_drains_retires_and_is_forgotten() {
         let mut keys = pair();
         keys.push(key("old", KeyState::Draining, 0, 0));
-        assert_eq!(next_step(&POLICY, &Facts { now: 300, ..facts(&keys) }), None, "its last token may live");
-        assert_eq!(next_step(&POLICY, &Facts { now: 301, ..facts(&keys) }), Some(Step::Retire("old".into())));
+        assert_eq!(
+            next_step(&POLICY, &Facts { now: 900, certain: 300, ..facts(&keys) }),
+            None,
+            "its last token may live, by one of the clocks"
+        );
+        assert_eq!(next_step(&POLICY, &Facts { certain: 301, ..facts(&keys) }), Some(Step::Retire("old".into())));
         keys[2] = key("old", KeyState::Retired, 301, 0);
         let never = KeyPolicy { rotate_every_s: None, ..POLICY };
-        assert_eq!(next_step(&never, &Facts { now: 301 + RETIRED_FOR_S, ..facts(&keys) }), None);
+        assert_eq!(next_step(&never, &Facts { certain: 301 + RETIRED_FOR_S, ..facts(&keys) }), None);
         assert_eq!(
-            next_step(&never, &Facts { now: 302 + RETIRED_FOR_S, ..facts(&keys) }),
+            next_step(&never, &Facts { certain: 302 + RETIRED_FOR_S, ..facts(&keys) }),
             Some(Step::Delete("old".into()))
         );
     }
@@ -252,5 +299,39 @@ mod tests {
         let bundle = KeyPolicy { purpose: Purpose::Bundle, rotate_every_s: None, ..POLICY };
         assert_eq!(next_step(&bundle, &facts(&keys)), Some(Step::Generate(KeyState::Next)));
         assert_eq!(next_step(&POLICY, &facts(&keys)), None);
+    }
+
+    #[test]
+    fn standby_waits_for_readers_of_the_key_set() {
+        let mut keys = pair();
+        keys[1].ready_at = 500;
+        let at = |now, confirmed| Facts { now, confirmed, rotation_requested: Some(190), ..facts(&[]) };
+        let step = |facts: Facts<'_>| next_step(&POLICY, &Facts { keys: &keys, ..facts });
+        assert_eq!(step(at(79, u64::MAX)), Some(Step::Delete("n".into())), "dated by a clock that was ahead");
+        assert_eq!(step(at(499, u64::MAX)), None, "confirmed by proxies, but not ready");
+        assert_eq!(step(at(500, u64::MAX)), rotation(false));
+        assert_eq!(step(at(559, 0)), None, "patience begins when it is ready");
+        assert_eq!(step(at(560, 0)), rotation(true));
+    }
+
+    #[test]
+    fn key_drains_by_the_longest_life_it_signed() {
+        let mut keys = pair();
+        keys[0].drain_s = 600;
+        keys.push(KeyRecord { drain_s: 600, ..key("old", KeyState::Draining, 0, 0) });
+        assert_eq!(next_step(&POLICY, &Facts { certain: 600, ..facts(&keys) }), None, "300 s are configured now");
+        assert_eq!(next_step(&POLICY, &Facts { certain: 601, ..facts(&keys) }), Some(Step::Retire("old".into())));
+        keys.pop();
+        let longer = KeyPolicy { drain_s: 900, ..POLICY };
+        assert_eq!(next_step(&longer, &facts(&keys)), Some(Step::Extend("a".into())));
+    }
+
+    #[test]
+    fn bundle_key_signs_only_where_it_is_pinned() {
+        let bundle = KeyPolicy { purpose: Purpose::Bundle, rotate_every_s: None, ..POLICY };
+        let keys: Vec<_> = pair().into_iter().map(|key| KeyRecord { purpose: Purpose::Bundle, ..key }).collect();
+        let wanted = |pinned| Facts { now: 100_000, pinned, rotation_requested: Some(190), ..facts(&keys) };
+        assert_eq!(next_step(&bundle, &wanted(false)), None, "not after any time");
+        assert_eq!(next_step(&bundle, &wanted(true)), rotation(false));
     }
 }

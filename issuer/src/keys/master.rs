@@ -154,25 +154,62 @@ fn find(source: &MasterKeySource, location: &Location, is_new: bool) -> Result<Z
     }
 }
 
-/// Makes a key file that only its owner may read. Never replaces one.
+/// Makes a key file that only its owner may read. Never replaces one. The file appears under its
+/// name only when it is whole and on the disk.
 fn make(path: &Path) -> Result<Zeroizing<String>, MasterKeyError> {
     let mut bytes = Zeroizing::new([0; LENGTH]);
     aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| MasterKeyError::Crypto)?;
     let text = Zeroizing::new(STANDARD.encode(bytes.as_ref()) + "\n");
+    publish(path, text.as_bytes()).map_err(|error| MasterKeyError::File { path: path.to_owned(), error })?;
+    tracing::info!(path = %path.display(), "made a master key file; keep a copy of it with the backups");
+    Ok(text)
+}
+
+/// Writes a temporary file beside `path`, and links it there once it is on the disk. A link, unlike
+/// a rename, fails where another process was first.
+fn publish(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("could not read random bytes"))?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{:016x}.tmp", u64::from_le_bytes(random)));
+    let temporary = PathBuf::from(name);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written =
-        options.open(path).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|error| MasterKeyError::File { path: path.to_owned(), error })?;
-    tracing::info!(path = %path.display(), "made a master key file; keep a copy of it with the backups");
-    Ok(text)
+    let written = options.open(&temporary).and_then(|mut file| {
+        file.write_all(text)?;
+        file.sync_all()?;
+        std::fs::hard_link(&temporary, path)
+    });
+    // Removed after a failure too: it may hold a part of the key.
+    let removed = std::fs::remove_file(&temporary);
+    written.and(removed)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn publishes_whole_file_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || {
+            let mut names: Vec<_> =
+                std::fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let path = folder.path().join("master.key");
+        publish(&path, b"first").unwrap();
+        assert_eq!(publish(&path, b"second").unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!((std::fs::read(&path).unwrap().as_slice(), names()), (&b"first"[..], vec!["master.key".into()]));
+        let nowhere = folder.path().join("missing").join("master.key");
+        assert!(publish(&nowhere, b"third").is_err());
+        assert_eq!(names().len(), 1, "no temporary file is left");
+    }
 
     fn key(byte: u8) -> MasterKey {
         MasterKey::from_base64(&STANDARD.encode([byte; 32]), "test").unwrap()

@@ -94,10 +94,24 @@ pub struct KeyRecord {
     pub since: u64,
     /// The first bundle version that carried it.
     pub published: u64,
+    /// When it may sign unforced (Unix seconds): no reader of `/jwks` keeps an older document by then. 0 for the keys of the first
+    /// start, which every document and every set of pins carries.
+    pub ready_at: u64,
+    /// Seconds after its last signature until nothing that it signed can be alive: the longest under any configuration that was
+    /// in force while it signed.
+    pub drain_s: u64,
     /// The public JWK as JSON, with `kid`, `alg` and `use`.
     pub public_jwk: String,
     /// The private half (PKCS#8), sealed; gone once it will not sign again.
     pub sealed: Option<Vec<u8>>,
+}
+
+impl KeyRecord {
+    /// Returns whether it was made at the first start.
+    #[must_use]
+    pub const fn is_first(&self) -> bool {
+        self.ready_at == 0
+    }
 }
 
 impl fmt::Debug for KeyRecord {
@@ -126,6 +140,13 @@ pub enum KeyChange {
         state: KeyState,
         /// When, Unix seconds.
         since: u64,
+    },
+    /// May have signed longer-lived tokens. The time never falls.
+    Extend {
+        /// Which.
+        kid: String,
+        /// Seconds.
+        drain_s: u64,
     },
     /// Is forgotten.
     Delete {

@@ -1,6 +1,7 @@
 //! Emergency: a key that was, or may have been, stolen.
 
 use super::keeper::{make, policies};
+use super::pins::{is_pinned, standby};
 use super::{GenerateError, KeyChange, KeyRecord, KeyState, Purpose};
 use crate::config::MAX_TOKEN_LIFE_S;
 use crate::issuer::Issuer;
@@ -16,6 +17,9 @@ pub enum RevokeError {
     /// There is no such key.
     #[error("there is no such key")]
     Unknown,
+    /// No pinned bundle key can take its place.
+    #[error("{0}")]
+    NotPinned(String),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -24,38 +28,107 @@ pub enum RevokeError {
     Generate(#[from] GenerateError),
 }
 
-/// Takes a key out of use at once: it leaves the bundle and signs no more; the standby takes its place, confirmed or not.
+/// Takes a key out of use at once: it leaves the bundle and signs no more; the standby takes its place, confirmed or not. A
+/// bundle key gives way only to one that every proxy pins, unless `forced`.
 ///
 /// # Errors
 /// [`RevokeError`].
-pub async fn revoke(issuer: &Issuer, kid: &str) -> Result<u64, RevokeError> {
+pub async fn revoke(issuer: &Issuer, kid: &str, forced: bool) -> Result<u64, RevokeError> {
     for _ in 0..ATTEMPTS {
         issuer.publisher.refresh().await?;
         let published = issuer.publisher.current();
         let key = published.keys.iter().find(|key| key.kid == kid).ok_or(RevokeError::Unknown)?;
         let now = issuer.clock.now();
-        let enter = |kid: &str, state: KeyState| KeyChange::Enter { kid: kid.to_owned(), state, since: now };
-        let mut keys = vec![enter(kid, KeyState::Retired)];
+        let mut keys = vec![enter(kid, KeyState::Retired, now)];
+        let mut risk = None;
         if key.state == KeyState::Active {
-            let same = |other: &&KeyRecord| other.purpose == key.purpose && other.state == KeyState::Next;
+            let next = standby(&published.keys, key.purpose);
+            risk = unready(issuer, key.purpose, next).await;
+            if let Some(risk) = &risk
+                && key.purpose == Purpose::Bundle
+                && !forced
+            {
+                return Err(RevokeError::NotPinned(risk.clone()));
+            }
             let policy = policies(&issuer.config, 0).into_iter().find(|policy| policy.purpose == key.purpose);
-            keys.push(match (published.keys.iter().find(same), policy) {
-                (Some(standby), _) => enter(&standby.kid, KeyState::Active),
+            keys.push(match (next, policy) {
+                (Some(next), _) => enter(&next.kid, KeyState::Active, now),
                 (None, Some(policy)) => KeyChange::Insert(make(&policy, KeyState::Active, now, issuer.master()).await?),
                 (None, None) => return Err(RevokeError::Unknown),
             });
         }
         let epochs = if key.purpose == Purpose::Token { vec![key_epoch(kid, now)] } else { Vec::new() };
         let change = Change { expected_version: Some(published.version()), keys, epochs, ..Change::default() };
-        match issuer.publisher.commit(&change).await {
-            Err(StoreError::Conflict) => {}
-            committed => {
-                issuer.keeper_wanted.notify_one();
-                return Ok(committed?);
-            }
+        if let Some(version) = attempt(issuer, &change, risk.as_deref()).await? {
+            return Ok(version);
         }
     }
     Err(StoreError::Conflict.into())
+}
+
+/// Has the standby sign at once, whether every verifier holds it or not.
+///
+/// # Errors
+/// [`RevokeError`].
+pub async fn promote(issuer: &Issuer, purpose: Purpose) -> Result<u64, RevokeError> {
+    for _ in 0..ATTEMPTS {
+        issuer.publisher.refresh().await?;
+        let published = issuer.publisher.current();
+        let next = standby(&published.keys, purpose).ok_or(RevokeError::Unknown)?;
+        let now = issuer.clock.now();
+        let active = |key: &&KeyRecord| key.purpose == purpose && key.state == KeyState::Active;
+        let old = published.keys.iter().find(active).map(|key| enter(&key.kid, KeyState::Draining, now));
+        let keys = old.into_iter().chain([enter(&next.kid, KeyState::Active, now)]).collect();
+        let risk = unready(issuer, purpose, Some(next)).await;
+        let change = Change { expected_version: Some(published.version()), keys, ..Change::default() };
+        if let Some(version) = attempt(issuer, &change, risk.as_deref()).await? {
+            issuer.metrics.rotations.increment();
+            return Ok(version);
+        }
+    }
+    Err(StoreError::Conflict.into())
+}
+
+fn enter(kid: &str, state: KeyState, since: u64) -> KeyChange {
+    KeyChange::Enter { kid: kid.to_owned(), state, since }
+}
+
+/// Commits, and counts as forced what carries a risk; `None` when another change came first.
+async fn attempt(issuer: &Issuer, change: &Change, risk: Option<&str>) -> Result<Option<u64>, StoreError> {
+    match issuer.publisher.commit(change).await {
+        Err(StoreError::Conflict) => Ok(None),
+        Err(error) => Err(error),
+        Ok(version) => {
+            if let Some(risk) = risk {
+                issuer.metrics.forced_rotations.increment();
+                tracing::error!(version, "a key signs by force: {risk}");
+            }
+            issuer.keeper_wanted.notify_one();
+            Ok(Some(version))
+        }
+    }
+}
+
+/// Describes which verifiers may not hold the key that is to sign.
+async fn unready(issuer: &Issuer, purpose: Purpose, next: Option<&KeyRecord>) -> Option<String> {
+    let Some(next) = next else { return Some("no verifier has the key, which is new".to_owned()) };
+    let live = issuer.live_proxies().await;
+    match purpose {
+        Purpose::Bundle if !is_pinned(next, &live) => {
+            let (pinned, all) = (live.pins(&next.kid).0, live.proxies.len());
+            Some(format!(
+                "bundle key {} is pinned by {pinned} of {all} proxies; the others reject its bundles",
+                next.kid
+            ))
+        }
+        Purpose::Token if issuer.clock.now() < next.ready_at => {
+            Some(format!("readers of /jwks may not have key {} yet", next.kid))
+        }
+        Purpose::Token if live.confirmed() < next.published => {
+            Some(format!("not every proxy has confirmed key {}", next.kid))
+        }
+        Purpose::Bundle | Purpose::Token => None,
+    }
 }
 
 fn key_epoch(kid: &str, now: u64) -> EpochRecord {

@@ -7,7 +7,8 @@ mod request;
 mod room;
 
 pub(crate) use endpoint::routes;
-pub use receipt::Receipt;
+pub(crate) use receipt::MAX_WAITING;
+pub use receipt::{Laggard, Receipt, ReceiptState};
 pub use record::{EpochKind, EpochRecord, RevokedToken};
 pub use request::{RevokeRequest, Target};
 pub use room::{Full, Revoker, Usage};

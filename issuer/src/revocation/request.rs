@@ -38,7 +38,7 @@ pub struct RevokeRequest {
 }
 
 impl RevokeRequest {
-    /// Reads the parameters.
+    /// Reads the parameters. `now` is the latest date that a token may have by now.
     ///
     /// # Errors
     /// `invalid_request`.

@@ -1,9 +1,10 @@
 //! A change of what the trust bundle is made of, as one transaction.
 
-use sqlx::{AnyConnection, AssertSqlSafe, Error, Row as _, query};
+use sqlx::{AnyConnection, AssertSqlSafe, Error, Row as _};
 
 use super::rows::{self, signed, unsigned};
 use super::sql::{ROWS_PER_STATEMENT, places};
+use super::statement::query;
 use super::{Change, StoreError};
 use crate::keys::{KeyChange, KeyRecord};
 use crate::revocation::{EpochKind, EpochRecord, Full, RevokedToken, Revoker, Usage};
@@ -79,7 +80,9 @@ async fn usage(transaction: &mut AnyConnection) -> Result<Usage, Error> {
     let span = unsigned(&row, "highest")?.saturating_sub(unsigned(&row, "lowest")?);
     let sql = "SELECT kind, COUNT(*) AS names, SUM(LENGTH(name)) AS bytes FROM meshseal_epochs GROUP BY kind";
     let kinds = query(sql).fetch_all(transaction).await?;
-    let kind = |row| Ok((rows::word(row, "kind", EpochKind::parse)?, unsigned(row, "names")?, unsigned(row, "bytes")?));
+    let kind = |row| {
+        Ok((rows::word(row, "kind", "kind", EpochKind::parse)?, unsigned(row, "names")?, unsigned(row, "bytes")?))
+    };
     let names = kinds.iter().map(kind).collect::<Result<_, Error>>()?;
     Ok(Usage { tokens: unsigned(&row, "tokens")?, span, names })
 }
@@ -103,6 +106,11 @@ async fn change_key(transaction: &mut AnyConnection, step: &KeyChange, version: 
             let update = query(sql).bind(state.name()).bind(signed(*since)).bind(kid.clone());
             Ok(update.execute(transaction).await.map(|_| ())?)
         }
+        KeyChange::Extend { kid, drain_s } => {
+            let sql = "UPDATE meshseal_keys SET drain_s = $1 WHERE kid = $2 AND drain_s < $1";
+            let update = query(sql).bind(signed(*drain_s)).bind(kid.clone());
+            Ok(update.execute(transaction).await.map(|_| ())?)
+        }
         KeyChange::Delete { kid } => {
             let delete = query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid.clone());
             Ok(delete.execute(transaction).await.map(|_| ())?)
@@ -111,7 +119,10 @@ async fn change_key(transaction: &mut AnyConnection, step: &KeyChange, version: 
 }
 
 async fn insert_key(transaction: &mut AnyConnection, key: &KeyRecord, version: u64) -> Result<(), StoreError> {
-    let insert = query("INSERT INTO meshseal_keys VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+    let sql = "INSERT INTO meshseal_keys
+               (kid, purpose, algorithm, state, since, published, public_jwk, sealed, ready_at, drain_s)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    let insert = query(sql)
         .bind(key.kid.clone())
         .bind(key.purpose.name())
         .bind(key.algorithm.name())
@@ -119,7 +130,9 @@ async fn insert_key(transaction: &mut AnyConnection, key: &KeyRecord, version: u
         .bind(signed(key.since))
         .bind(signed(version))
         .bind(key.public_jwk.clone())
-        .bind(key.sealed.clone());
+        .bind(key.sealed.clone())
+        .bind(signed(key.ready_at))
+        .bind(signed(key.drain_s));
     Ok(insert.execute(transaction).await.map(|_| ())?)
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::hosts::hosts;
+
 /// A SQLite file or a PostgreSQL server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Location {
@@ -29,6 +31,7 @@ impl Location {
             };
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            hosts(text)?;
             return Ok(Self::Postgres(text.to_owned()));
         }
         Err("must be sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned())
@@ -42,15 +45,40 @@ impl Location {
             Self::Postgres(_) => None,
         }
     }
+}
 
-    /// The URL that the driver understands.
-    pub(super) fn url(&self) -> String {
-        let escape = |path: &Path| path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-        match self {
-            Self::Sqlite(path) => format!("sqlite://{}?mode=rwc", escape(path)),
-            Self::Postgres(url) => url.clone(),
-        }
+/// The URL of a SQLite file that the driver understands. Only with `create` a missing file is
+/// created.
+pub(super) fn file_url(path: &Path, create: bool) -> String {
+    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    format!("sqlite://{path}?mode={}", if create { "rwc" } else { "rw" })
+}
+
+/// A SQLite file as it was opened first: path, device and inode.
+pub(super) struct DataFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl DataFile {
+    pub(super) fn identify(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
     }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns whether the path still leads to the same file.
+    pub(super) fn is_in_place(&self) -> bool {
+        identity(&self.path).is_ok_and(|now| now == self.identity)
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 impl fmt::Display for Location {
@@ -85,7 +113,7 @@ mod tests {
     #[test]
     fn only_lasting_places_are_taken() {
         assert_eq!(Location::parse("sqlite://a.db"), Location::parse("sqlite:a.db"));
-        for text in ["sqlite:", "sqlite::memory:", "sqlite:a.db?mode=memory", "a.db", "mysql://x"] {
+        for text in ["sqlite:", "sqlite::memory:", "sqlite:a.db?mode=memory", "a.db", "mysql://x", "postgres://h:x/d"] {
             assert!(Location::parse(text).is_err(), "{text}");
         }
     }

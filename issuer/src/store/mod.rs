@@ -2,14 +2,21 @@
 //! SQLite file or a PostgreSQL server does the work. Nothing here is touched for each token.
 
 mod change;
+mod health;
+mod hosts;
 mod location;
 mod open;
+mod outage;
+mod pool;
 mod rows;
 mod schema;
 mod sql;
+mod statement;
 
+pub use health::Health;
 pub use location::Location;
-pub use open::{OpenError, open};
+pub use open::{OpenError, migrate, open, open_for};
+pub use outage::{Outage, Reason};
 
 use std::ops::Range;
 
@@ -28,9 +35,16 @@ pub enum StoreError {
     /// There is no room for what was to be revoked. Nothing was changed.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The database cannot be reached or does not answer. Whether a change was made is unknown; all changes may be repeated.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
+    /// The database cannot be used. Whether a change was made is unknown; all changes may be
+    /// repeated.
+    #[error("the database {0}")]
+    Unavailable(Outage),
+}
+
+impl From<Outage> for StoreError {
+    fn from(outage: Outage) -> Self {
+        Self::Unavailable(outage)
+    }
 }
 
 /// The few words that are looked at all the time.
@@ -74,6 +88,18 @@ pub struct Change {
     pub prune_before: Option<u64>,
 }
 
+impl Change {
+    /// Returns whether it destroys the private half of a key.
+    #[must_use]
+    pub fn destroys_keys(&self) -> bool {
+        let destroys = |step: &KeyChange| {
+            matches!(step, KeyChange::Enter { state, .. } if !state.may_sign())
+                || matches!(step, KeyChange::Delete { .. })
+        };
+        self.keys.iter().any(destroys)
+    }
+}
+
 /// The one door to the database.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -96,15 +122,30 @@ pub trait Store: Send + Sync {
     /// Becomes or stays the replica that does scheduled work until the given time; false while another one is.
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError>;
 
-    /// Writes what proxies have confirmed; an older sighting never replaces a newer one.
-    async fn save_proxies(&self, proxies: &[ProxyRecord]) -> Result<(), StoreError>;
+    /// Writes what this replica knows of workers. Of two records of a worker the higher version, the later sighting and the
+    /// later time until which it accepts are kept.
+    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<(), StoreError>;
 
-    /// Proxies seen at or after this time (Unix seconds).
-    async fn proxies(&self, since: u64) -> Result<Vec<ProxyRecord>, StoreError>;
+    /// Returns the workers that another replica than this one saw last.
+    async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError>;
 
-    /// Forgets proxies not seen since this time (Unix seconds).
+    /// Deletes workers that were not seen and could not accept since this time (Unix seconds).
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError>;
+
+    /// Marks workers as gone since `now` (Unix seconds). Every replica sees the mark, until one of the workers polls again.
+    async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError>;
 
     /// The value kept under this name; the given one is kept if there was none.
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError>;
+
+    /// Replaces the value kept under this name; false if it is not `old` any more.
+    async fn replace(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError>;
+
+    /// Reads the database server's clock (Unix milliseconds); `None` for a file, which has none.
+    async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    /// State of the database, as the last operations found it.
+    fn health(&self) -> Health;
 }

@@ -1,16 +1,26 @@
 //! Opening the database: a file that is not ours, not whole or too new is refused before anything is written to it.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::AnyPoolOptions;
-use sqlx::{AnyPool, AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _, Row as _};
+use tokio::time::timeout;
 
+use super::location::file_url;
+use super::outage::{Outage, Reason};
+use super::pool::Pool;
 use super::sql::SqlStore;
+use super::statement::query;
 use super::{Location, Store, schema};
+
+/// Longest wait for the first connection.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// Longest use of one connection to a server.
+const MAX_AGE: Duration = Duration::from_secs(300);
 
 /// Why the database is not used.
 #[derive(Debug, thiserror::Error)]
@@ -38,15 +48,36 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`].
 pub async fn open(location: &Location) -> Result<Arc<dyn Store>, OpenError> {
-    let unreachable = |error: String| OpenError::Unreachable { location: location.clone(), error };
-    if let Some(path) = location.file() {
-        check_file(path).map_err(|problem| problem.at(location))?;
+    open_for(location, MAX_AGE).await
+}
+
+/// Opens the database as [`open`] does, and uses each connection to a server for `max_age` at most.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn open_for(location: &Location, max_age: Duration) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(Arc::new(open_sql(location, max_age).await?))
+}
+
+/// Brings the tables up to date and lets `role` read and write them.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn migrate(location: &Location, role: Option<&str>) -> Result<(), OpenError> {
+    let store = open_sql(location, MAX_AGE).await?;
+    match role {
+        Some(role) => store.grant(role).await.map_err(|problem| Problem::from(problem).at(location)),
+        None => Ok(()),
     }
+}
+
+pub(super) async fn open_sql(location: &Location, max_age: Duration) -> Result<SqlStore, OpenError> {
     sqlx::any::install_default_drivers();
-    let pool = connect(location).await.map_err(|error| unreachable(error.to_string()))?;
-    prepare(&pool, location).await.map_err(|problem| problem.at(location))?;
-    let store = SqlStore::new(pool, location).map_err(|error| unreachable(error.to_string()))?;
-    Ok(Arc::new(store))
+    let pool = match location.file() {
+        Some(path) => open_file(path, location, max_age).await,
+        None => open_server(location, max_age).await,
+    };
+    Ok(SqlStore::new(pool.map_err(|problem| problem.at(location))?))
 }
 
 enum Problem {
@@ -64,9 +95,15 @@ impl Problem {
     }
 }
 
+impl From<Outage> for Problem {
+    fn from(outage: Outage) -> Self {
+        Self::Unreachable(outage.to_string())
+    }
+}
+
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        Self::Unreachable(error.to_string())
+        Outage::from(error).into()
     }
 }
 
@@ -74,9 +111,11 @@ impl From<sqlx::Error> for Problem {
 /// already write to it. Tables are made before the write-ahead log is switched on, so that the header always tells.
 fn check_file(path: &Path) -> Result<(), Problem> {
     let mut header = Vec::new();
-    match File::open(path).and_then(|file| file.take(100).read_to_end(&mut header)) {
+    let mut options = OpenOptions::new();
+    // For writing too: SQLite opens a file that it may not write, and fails later.
+    match options.read(true).write(true).open(path).and_then(|file| file.take(100).read_to_end(&mut header)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Problem::Unreachable(error.to_string())),
+        Err(error) => return Err(Problem::Unreachable(Outage::from(error).to_string())),
         Ok(0) => return Ok(()),
         Ok(_) => {}
     }
@@ -99,34 +138,45 @@ fn check_file(path: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn connect(location: &Location) -> Result<AnyPool, sqlx::Error> {
-    // One connection suffices for a file and spares waiting for its lock; busy_timeout is the driver's 5 s.
-    let connections = if location.file().is_some() { 1 } else { 8 };
-    let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(3));
-    options.idle_timeout(None).max_lifetime(None).connect(&location.url()).await
+async fn open_file(path: &Path, location: &Location, max_age: Duration) -> Result<Pool, Problem> {
+    check_file(path)?;
+    let slow = |_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
+    let mut connection = timeout(CONNECT, AnyConnection::connect(&file_url(path, true))).await.map_err(slow)??;
+    check_pages(&mut connection).await?;
+    migrate_sqlite(&mut connection).await?;
+    connection.close().await?;
+    Ok(Pool::new(location, max_age)?)
 }
 
-async fn prepare(pool: &AnyPool, location: &Location) -> Result<(), Problem> {
-    if location.file().is_none() {
-        return migrate_postgres(pool).await;
-    }
-    let damaged =
-        |error: sqlx::Error| Problem::Refused(format!("the file is damaged ({error}); restore it from a backup"));
-    let found: String = sqlx::query("PRAGMA quick_check(1)").fetch_one(pool).await.map_err(damaged)?.try_get(0)?;
+async fn open_server(location: &Location, max_age: Duration) -> Result<Pool, Problem> {
+    let pool = Pool::new(location, max_age)?;
+    let mut connection = pool.connect().await?;
+    migrate_postgres(&mut connection).await?;
+    connection.close().await?;
+    Ok(pool)
+}
+
+async fn check_pages(connection: &mut AnyConnection) -> Result<(), Problem> {
+    let damaged = |error: sqlx::Error| {
+        let outage = Outage::from(error);
+        if outage.reason == Reason::Damaged {
+            Problem::Refused(format!("the file is damaged ({}); restore it from a backup", outage.detail))
+        } else {
+            Problem::Unreachable(outage.to_string())
+        }
+    };
+    let found: String =
+        query("PRAGMA quick_check(1)").fetch_one(&mut *connection).await.map_err(damaged)?.try_get(0)?;
     if found != "ok" {
         return Err(Problem::Refused(format!("the file is damaged ({found}); restore it from a backup")));
     }
-    migrate_sqlite(pool).await?;
-    // FULL: a revocation that was answered for must survive a power cut.
-    pool.execute("PRAGMA journal_mode = WAL").await?;
-    pool.execute("PRAGMA synchronous = FULL").await?;
     Ok(())
 }
 
-async fn migrate_sqlite(pool: &AnyPool) -> Result<(), Problem> {
-    let have: i64 = sqlx::query("PRAGMA user_version").fetch_one(pool).await?.try_get(0)?;
+async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), Problem> {
+    let have: i64 = query("PRAGMA user_version").fetch_one(&mut *connection).await?.try_get(0)?;
     let have = u32::try_from(have).unwrap_or(u32::MAX);
-    let mut change = pool.begin().await?;
+    let mut change = connection.begin().await?;
     apply_steps(&mut change, have, "BLOB").await?;
     let marks = format!("PRAGMA application_id = {}; PRAGMA user_version = {}", schema::APPLICATION_ID, schema::NEWEST);
     change.execute(AssertSqlSafe(marks)).await?;
@@ -134,22 +184,33 @@ async fn migrate_sqlite(pool: &AnyPool) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn migrate_postgres(pool: &AnyPool) -> Result<(), Problem> {
-    let mut change = pool.begin().await?;
+async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem> {
+    let mut change = connection.begin().await?;
     // Replicas that start together take turns.
     change.execute(AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({})", schema::APPLICATION_ID))).await?;
     let exists: bool =
-        sqlx::query("SELECT to_regclass('meshseal_meta') IS NOT NULL").fetch_one(&mut *change).await?.try_get(0)?;
+        query("SELECT to_regclass('meshseal_meta') IS NOT NULL").fetch_one(&mut *change).await?.try_get(0)?;
     let have = if exists { postgres_schema(&mut change).await? } else { 0 };
     if have > schema::NEWEST {
         let reason =
             format!("made by a newer meshseal (schema {have}, known here {}); upgrade this one", schema::NEWEST);
         return Err(Problem::Refused(reason));
     }
-    apply_steps(&mut change, have, "BYTEA").await?;
+    // Nothing is written at the newest version: a role without DDL rights needs none.
+    if have == schema::NEWEST {
+        return Ok(change.commit().await?);
+    }
+    apply_steps(&mut change, have, "BYTEA").await.map_err(|error| match Outage::from(error) {
+        Outage { reason: Reason::Denied, detail } => Problem::Unreachable(format!(
+            "the tables cannot be brought to schema {} ({detail}); {}",
+            schema::NEWEST,
+            Reason::NoTables.remedy()
+        )),
+        outage => outage.into(),
+    })?;
     let mark =
         "INSERT INTO meshseal_meta VALUES ('schema', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    sqlx::query(mark).bind(schema::NEWEST.to_string()).execute(&mut *change).await?;
+    query(mark).bind(schema::NEWEST.to_string()).execute(&mut *change).await?;
     change.commit().await?;
     Ok(())
 }
@@ -158,8 +219,14 @@ async fn postgres_schema(change: &mut sqlx::AnyConnection) -> Result<u32, Proble
     let foreign = || {
         Problem::Refused("a table `meshseal_meta` of another program is in the way; use another database".to_owned())
     };
-    let query = sqlx::query("SELECT value FROM meshseal_meta WHERE name = 'schema'");
-    let row = query.fetch_optional(change).await.map_err(|_| foreign())?.ok_or_else(foreign)?;
+    let statement = query("SELECT value FROM meshseal_meta WHERE name = 'schema'");
+    let denied = |error: sqlx::Error| match Outage::from(error) {
+        Outage { reason: Reason::Denied, detail } => {
+            Problem::Unreachable(format!("{detail}; run `meshseal migrate --grant-to` with this role"))
+        }
+        _ => foreign(),
+    };
+    let row = statement.fetch_optional(change).await.map_err(denied)?.ok_or_else(foreign)?;
     let value: String = row.try_get(0).map_err(|_| foreign())?;
     value.parse().map_err(|_| foreign())
 }

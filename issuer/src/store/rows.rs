@@ -17,10 +17,18 @@ pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, Error> {
     Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
 }
 
-/// A word of ours that must be one of a few.
-pub(super) fn word<T>(row: &AnyRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
+/// Reads a word that must be one of a few. An unknown one is an error that names the row by its key column, and the remedy:
+/// to pass over it would drop a key or a revocation.
+pub(super) fn word<T>(row: &AnyRow, key: &str, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
     let text: String = row.try_get(column)?;
-    parse(&text).ok_or_else(|| Error::Decode(format!("column {column} holds `{text}`").into()))
+    parse(&text).ok_or_else(|| {
+        let name: String = row.try_get(key).unwrap_or_default();
+        let unknown = format!(
+            "the row with {key} `{name}` has {column} `{text}`, which this meshseal does not know: a newer one wrote it; \
+             upgrade this replica"
+        );
+        Error::Decode(unknown.into())
+    })
 }
 
 pub(super) fn head(row: &AnyRow) -> Result<Head, Error> {
@@ -31,11 +39,13 @@ pub(super) fn head(row: &AnyRow) -> Result<Head, Error> {
 pub(super) fn key(row: &AnyRow) -> Result<KeyRecord, Error> {
     Ok(KeyRecord {
         kid: row.try_get("kid")?,
-        purpose: word(row, "purpose", Purpose::parse)?,
-        algorithm: word(row, "algorithm", Algorithm::parse)?,
-        state: word(row, "state", KeyState::parse)?,
+        purpose: word(row, "kid", "purpose", Purpose::parse)?,
+        algorithm: word(row, "kid", "algorithm", Algorithm::parse)?,
+        state: word(row, "kid", "state", KeyState::parse)?,
         since: unsigned(row, "since")?,
         published: unsigned(row, "published")?,
+        ready_at: unsigned(row, "ready_at")?,
+        drain_s: unsigned(row, "drain_s")?,
         public_jwk: row.try_get("public_jwk")?,
         sealed: row.try_get("sealed")?,
     })
@@ -50,7 +60,7 @@ pub(super) fn revoked(text: &str) -> Result<RevokedToken, Error> {
 
 pub(super) fn epoch(row: &AnyRow) -> Result<EpochRecord, Error> {
     Ok(EpochRecord {
-        kind: word(row, "kind", EpochKind::parse)?,
+        kind: word(row, "name", "kind", EpochKind::parse)?,
         name: row.try_get("name")?,
         before: unsigned(row, "before")?,
         expires_at: unsigned(row, "expires_at")?,
@@ -63,11 +73,14 @@ pub(super) fn proxy(row: &AnyRow) -> Result<ProxyRecord, Error> {
         node: row.try_get("node")?,
         version: unsigned(row, "version")?,
         seen_at: unsigned(row, "seen_at")?,
+        protocol: u32::try_from(unsigned(row, "protocol")?).unwrap_or(u32::MAX),
+        pins: row.try_get("pins")?,
+        accepts_until: unsigned(row, "accepts_until")?,
     })
 }
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
-        Self::Unavailable(error.to_string())
+        Self::Unavailable(error.into())
     }
 }

@@ -2,90 +2,115 @@
 
 use std::future::Future;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AnyPool, AssertSqlSafe, Error, Executor as _, query};
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Error};
 
+use super::health::{Health, HealthRecord, Operation};
+use super::outage::{Outage, Reason};
+use super::pool::{Access, Pool};
 use super::rows::{self, signed, unsigned};
-use super::{Change, Head, Location, Persisted, Store, StoreError, change};
+use super::statement::query;
+use super::{Change, Head, Persisted, Store, StoreError, change, schema};
 use crate::bundle::ProxyRecord;
 use crate::revocation::RevokedToken;
 
 /// Longest that anything may take: a server that vanished without closing its connections would hold us for minutes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Rows written by one statement. SQLite takes 32 766 parameters, PostgreSQL 65 535; a row has up to 4.
+/// Seconds after which a lease of the lead ends, whatever it says: a replica whose clock is ahead would lead for too long.
+const LONGEST_LEAD_S: u64 = 90;
+
+/// Rows written by one statement. SQLite takes 32 766 parameters, PostgreSQL 65 535; a row has up to 8.
 pub(super) const ROWS_PER_STATEMENT: usize = 500;
 
 pub(super) struct SqlStore {
-    pool: AnyPool,
-    file: Option<DataFile>,
-}
-
-/// Which file was opened. SQLite would go on writing to a file that was deleted or replaced, and what it wrote would be lost.
-struct DataFile {
-    path: PathBuf,
-    identity: FileIdentity,
-}
-
-type FileIdentity = (u64, u64);
-
-#[cfg(unix)]
-fn identity(path: &std::path::Path) -> std::io::Result<FileIdentity> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
+    pool: Pool,
+    health: HealthRecord,
 }
 
 impl SqlStore {
-    pub(super) fn new(pool: AnyPool, location: &Location) -> std::io::Result<Self> {
-        let file = location
-            .file()
-            .map(|path| Ok::<_, std::io::Error>(DataFile { path: path.into(), identity: identity(path)? }));
-        Ok(Self { pool, file: file.transpose()? })
+    pub(super) fn new(pool: Pool) -> Self {
+        let health = HealthRecord::new(!pool.is_file());
+        Self { pool, health }
     }
 
-    /// Runs something in time, on the file that was opened.
-    async fn bounded<T>(&self, work: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
-        if let Some(file) = &self.file
-            && !identity(&file.path).is_ok_and(|now| now == file.identity)
-        {
-            return Err(StoreError::Unavailable(format!("{} was removed or replaced", file.path.display())));
+    /// Lets a role read and write all tables of the issuer.
+    pub(super) async fn grant(&self, role: &str) -> Result<(), Outage> {
+        let quoted = role.replace('"', "\"\"");
+        let sql = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO \"{quoted}\"", schema::TABLES.join(", "));
+        match self.execute(query(AssertSqlSafe(sql))).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::Unavailable(outage)) => Err(outage),
+            Err(other) => Err(Outage::new(Reason::Other, other.to_string())),
         }
-        let slow = |_| StoreError::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()));
-        tokio::time::timeout(PATIENCE, work).await.map_err(slow)?
+    }
+
+    /// Runs `work` within [`PATIENCE`]. Work that is cut off leaves no connection behind.
+    async fn bounded<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let slow = |_| {
+            let detail = format!("no answer within {} s", PATIENCE.as_secs());
+            StoreError::Unavailable(Outage::new(Reason::NoAnswer, detail))
+        };
+        let result = tokio::time::timeout(PATIENCE, work).await.map_err(slow).flatten();
+        self.health.note(operation, &result);
+        result
     }
 
     async fn read_head(&self) -> Result<Head, StoreError> {
-        let row =
-            query("SELECT version, rotation_requested FROM meshseal_state WHERE id = 1").fetch_one(&self.pool).await?;
-        Ok(rows::head(&row)?)
+        let mut transaction = self.pool.begin(Access::Read).await?;
+        let row = query("SELECT version, rotation_requested FROM meshseal_state WHERE id = 1");
+        let head = row.fetch_one(transaction.connection()?).await.and_then(|row| rows::head(&row));
+        transaction.end(head.map_err(Into::into)).await
     }
 
     /// Reads everything as of one moment.
     async fn read_all(&self) -> Result<Persisted, StoreError> {
-        let mut snapshot = self.pool.begin().await?;
-        // SQLite's transactions are so anyway (<https://sqlite.org/isolation.html>).
-        if self.file.is_none() {
-            snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        }
-        let row = query("SELECT version FROM meshseal_state WHERE id = 1").fetch_one(&mut *snapshot).await?;
-        Ok(Persisted {
-            version: unsigned(&row, "version")?,
-            keys: all(&mut snapshot, "SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
-            revoked: revoked(&mut snapshot).await?,
-            epochs: all(&mut snapshot, "SELECT * FROM meshseal_epochs", rows::epoch).await?,
-        })
+        let mut transaction = self.pool.begin(Access::Read).await?;
+        let persisted = everything(transaction.connection()?).await;
+        transaction.end(persisted.map_err(Into::into)).await
     }
 
     async fn write(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let applied = change::apply(&mut transaction, change, now_ms).await?;
-        transaction.commit().await?;
-        Ok(applied)
+        let mut transaction = self.pool.begin(Access::Write).await?;
+        let applied = change::apply(transaction.connection()?, change, now_ms).await;
+        let version = transaction.end(applied).await?;
+        // The log still has the page with the private half.
+        if self.pool.is_file()
+            && change.destroys_keys()
+            && let Err(error) = self.pool.truncate_log().await
+        {
+            tracing::warn!(%error, "the write-ahead log could not be emptied of a destroyed key; the next destruction tries again");
+        }
+        Ok(version)
     }
+
+    /// Executes one statement in a transaction of its own. Returns the number of rows it changed.
+    async fn execute(&self, statement: Query<'_, Any, AnyArguments>) -> Result<u64, StoreError> {
+        self.bounded(Operation::Note, async {
+            let mut transaction = self.pool.begin(Access::Write).await?;
+            let done = statement.execute(transaction.connection()?).await;
+            transaction.end(done.map(|done| done.rows_affected()).map_err(Into::into)).await
+        })
+        .await
+    }
+}
+
+async fn everything(connection: &mut AnyConnection) -> Result<Persisted, Error> {
+    let row = query("SELECT version FROM meshseal_state WHERE id = 1").fetch_one(&mut *connection).await?;
+    Ok(Persisted {
+        version: unsigned(&row, "version")?,
+        keys: all(connection, "SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
+        revoked: revoked(connection).await?,
+        epochs: all(connection, "SELECT * FROM meshseal_epochs", rows::epoch).await?,
+    })
 }
 
 async fn all<T>(
@@ -115,26 +140,29 @@ pub(super) fn places(rows: usize, columns: usize) -> String {
 #[async_trait]
 impl Store for SqlStore {
     async fn head(&self) -> Result<Head, StoreError> {
-        self.bounded(self.read_head()).await
+        self.bounded(Operation::Read, self.read_head()).await
     }
 
     async fn load(&self) -> Result<Persisted, StoreError> {
-        self.bounded(self.read_all()).await
+        self.bounded(Operation::Read, self.read_all()).await
     }
 
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
-        self.bounded(self.write(change, now_ms)).await
+        self.bounded(Operation::Commit, self.write(change, now_ms)).await
     }
 
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError> {
         let sql = "UPDATE meshseal_state SET rotation_requested = $1 WHERE id = 1 AND rotation_requested IS NULL";
-        self.bounded(async { Ok(query(sql).bind(signed(now)).execute(&self.pool).await.map(|_| ())?) }).await
+        self.execute(query(sql).bind(signed(now))).await.map(|_| ())
     }
 
     async fn lease_indices(&self, count: u64) -> Result<Range<u64>, StoreError> {
         let sql = "UPDATE meshseal_state SET next_index = next_index + $1 WHERE id = 1 RETURNING next_index";
-        self.bounded(async {
-            let end = unsigned(&query(sql).bind(signed(count)).fetch_one(&self.pool).await?, "next_index")?;
+        self.bounded(Operation::Note, async {
+            let mut transaction = self.pool.begin(Access::Write).await?;
+            let row = query(sql).bind(signed(count)).fetch_one(transaction.connection()?).await;
+            let end = row.and_then(|row| unsigned(&row, "next_index"));
+            let end = transaction.end(end.map_err(Into::into)).await?;
             Ok(end.saturating_sub(count)..end)
         })
         .await
@@ -142,53 +170,120 @@ impl Store for SqlStore {
 
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {
         let sql = "UPDATE meshseal_state SET leader = $1, leader_until = $2
-                   WHERE id = 1 AND (leader = $1 OR leader_until < $3)";
+                   WHERE id = 1 AND (leader = $1 OR leader_until < $3 OR leader_until > $4)";
+        // No clock that is right takes the lead for so long.
+        let latest = now.saturating_add(LONGEST_LEAD_S);
         let update = query(sql).bind(replica.to_owned()).bind(signed(until)).bind(signed(now));
-        self.bounded(async { Ok(update.execute(&self.pool).await?.rows_affected() == 1) }).await
+        Ok(self.execute(update.bind(signed(latest))).await? == 1)
     }
 
-    async fn save_proxies(&self, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
-        self.bounded(async {
-            for chunk in proxies.chunks(ROWS_PER_STATEMENT) {
-                let places = places(chunk.len(), 4);
-                let sql = format!(
-                    "INSERT INTO meshseal_proxies VALUES {places} ON CONFLICT (worker) DO UPDATE
-                     SET node = excluded.node, version = excluded.version, seen_at = excluded.seen_at
-                     WHERE excluded.seen_at >= meshseal_proxies.seen_at"
-                );
-                let mut upsert = query(AssertSqlSafe(sql));
-                for proxy in chunk {
-                    upsert = upsert.bind(proxy.worker.clone()).bind(proxy.node.clone());
-                    upsert = upsert.bind(signed(proxy.version)).bind(signed(proxy.seen_at));
-                }
-                upsert.execute(&self.pool).await?;
+    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
+        let later = |column: &str| {
+            format!(
+                "{column} = CASE WHEN excluded.{column} > meshseal_workers.{column} THEN excluded.{column}
+                 ELSE meshseal_workers.{column} END"
+            )
+        };
+        let newest = |column: &str| {
+            format!(
+                "{column} = CASE WHEN excluded.seen_at >= meshseal_workers.seen_at THEN excluded.{column}
+                 ELSE meshseal_workers.{column} END"
+            )
+        };
+        let updates: Vec<String> = ["version", "seen_at", "accepts_until"]
+            .map(later)
+            .into_iter()
+            .chain(["node", "protocol", "pins", "replica"].map(newest))
+            .collect();
+        for chunk in proxies.chunks(ROWS_PER_STATEMENT) {
+            let places = places(chunk.len(), 8);
+            let sql = format!(
+                "INSERT INTO meshseal_workers (worker, node, version, seen_at, protocol, pins, accepts_until, replica)
+                 VALUES {places} ON CONFLICT (worker) DO UPDATE SET {}",
+                updates.join(", ")
+            );
+            let mut upsert = query(AssertSqlSafe(sql));
+            for proxy in chunk {
+                upsert = upsert.bind(proxy.worker.clone()).bind(proxy.node.clone());
+                upsert = upsert.bind(signed(proxy.version)).bind(signed(proxy.seen_at));
+                upsert = upsert.bind(i64::from(proxy.protocol)).bind(proxy.pins.clone());
+                upsert = upsert.bind(signed(proxy.accepts_until)).bind(replica.to_owned());
             }
-            Ok(())
-        })
-        .await
+            self.execute(upsert).await?;
+        }
+        Ok(())
     }
 
-    async fn proxies(&self, since: u64) -> Result<Vec<ProxyRecord>, StoreError> {
-        let select = query("SELECT * FROM meshseal_proxies WHERE seen_at >= $1").bind(signed(since));
-        self.bounded(async {
-            let rows = select.fetch_all(&self.pool).await?;
-            Ok(rows.iter().map(rows::proxy).collect::<Result<_, _>>()?)
+    async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError> {
+        let select = query("SELECT * FROM meshseal_workers WHERE replica <> $1").bind(replica.to_owned());
+        self.bounded(Operation::Read, async {
+            let mut transaction = self.pool.begin(Access::Read).await?;
+            let rows = select.fetch_all(transaction.connection()?).await;
+            let proxies = rows.and_then(|rows| rows.iter().map(rows::proxy).collect());
+            transaction.end(proxies.map_err(Into::into)).await
         })
         .await
     }
 
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError> {
-        let delete = query("DELETE FROM meshseal_proxies WHERE seen_at < $1").bind(signed(before));
-        self.bounded(async { Ok(delete.execute(&self.pool).await.map(|_| ())?) }).await
+        let delete =
+            query("DELETE FROM meshseal_workers WHERE seen_at < $1 AND accepts_until < $1").bind(signed(before));
+        self.execute(delete).await.map(|_| ())
+    }
+
+    async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError> {
+        for chunk in workers.chunks(ROWS_PER_STATEMENT) {
+            let sql = format!(
+                "UPDATE meshseal_workers SET accepts_until = 0, replica = '', seen_at = {} WHERE worker IN {}",
+                signed(now),
+                places(1, chunk.len())
+            );
+            let update = chunk.iter().fold(query(AssertSqlSafe(sql)), |update, worker| update.bind(worker.clone()));
+            self.execute(update).await?;
+        }
+        Ok(())
     }
 
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError> {
-        let insert = query("INSERT INTO meshseal_meta VALUES ($1, $2) ON CONFLICT (name) DO NOTHING");
-        let select = query("SELECT value FROM meshseal_meta WHERE name = $1").bind(name.to_owned());
-        self.bounded(async {
-            insert.bind(name.to_owned()).bind(value.to_owned()).execute(&self.pool).await?;
-            Ok(sqlx::Row::try_get(&select.fetch_one(&self.pool).await?, 0)?)
+        self.bounded(Operation::Note, async {
+            let mut transaction = self.pool.begin(Access::Write).await?;
+            let kept = keep_first(transaction.connection()?, name, value).await;
+            transaction.end(kept.map_err(Into::into)).await
         })
         .await
     }
+
+    async fn replace(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
+        let update = query("UPDATE meshseal_meta SET value = $1 WHERE name = $2 AND value = $3");
+        let update = update.bind(new.to_owned()).bind(name.to_owned()).bind(old.to_owned());
+        Ok(self.execute(update).await? == 1)
+    }
+
+    async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
+        if self.pool.is_file() {
+            return Ok(None);
+        }
+        let select = query("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now");
+        self.bounded(Operation::Read, async {
+            let mut transaction = self.pool.begin(Access::Read).await?;
+            let now = select.fetch_one(transaction.connection()?).await.and_then(|row| unsigned(&row, "now"));
+            transaction.end(now.map(Some).map_err(Into::into)).await
+        })
+        .await
+    }
+
+    fn health(&self) -> Health {
+        self.health.snapshot()
+    }
 }
+
+async fn keep_first(connection: &mut AnyConnection, name: &str, value: &str) -> Result<String, Error> {
+    let insert = query("INSERT INTO meshseal_meta VALUES ($1, $2) ON CONFLICT (name) DO NOTHING");
+    insert.bind(name.to_owned()).bind(value.to_owned()).execute(&mut *connection).await?;
+    let select = query("SELECT value FROM meshseal_meta WHERE name = $1").bind(name.to_owned());
+    sqlx::Row::try_get(&select.fetch_one(connection).await?, 0)
+}
+
+#[cfg(test)]
+#[path = "sql_tests.rs"]
+mod tests;

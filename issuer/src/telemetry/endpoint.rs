@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
 
 use super::metrics::Gauges;
+use super::readiness::{Capability, Readiness};
 use crate::error::Problem;
 use crate::issuer::Issuer;
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
-    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/readyz/{capability}", get(readyz_of))
 }
 
 /// Served to operators and, with `metrics.listen`, on a listener of its own: never where clients are served.
@@ -26,25 +31,37 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// It can mint, and knows what is revoked.
-async fn readyz(State(issuer): State<Arc<Issuer>>) -> Result<&'static str, Problem> {
-    let published = issuer.publisher.current();
-    if published.token_signer.is_none() || published.bundle_signer.is_none() {
-        return Err(Problem::unavailable("a signing key cannot be used; see the log"));
+/// Readiness of every capability: 503 while one of them is lost.
+async fn readyz(State(issuer): State<Arc<Issuer>>) -> Response {
+    answer(&Readiness::of(&issuer, &Capability::ALL))
+}
+
+/// Readiness of one capability, for probes that need no other.
+async fn readyz_of(State(issuer): State<Arc<Issuer>>, Path(name): Path<String>) -> Response {
+    match Capability::parse(&name) {
+        Some(capability) => answer(&Readiness::of(&issuer, &[capability])),
+        None => Problem::not_found("capabilities are keys, bundle, mint, introspect and revoke").into_response(),
     }
-    if !issuer.publisher.is_fresh() {
-        return Err(Problem::unavailable("the database does not answer"));
-    }
-    if !issuer.clock.read().is_sound() {
-        return Err(Problem::unavailable("the clock went back; if it is right now, restart the issuer"));
-    }
-    if issuer.ending.is_cancelled() { Err(Problem::unavailable("shutting down")) } else { Ok("ready\n") }
+}
+
+fn answer(readiness: &Readiness) -> Response {
+    let (detail, no_store) = (&readiness.detail, (header::CACHE_CONTROL, "no-store"));
+    let Some(problem) = &readiness.problem else {
+        return ([no_store], Json(json!({ "status": "ready", "capabilities": detail }))).into_response();
+    };
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let body = json!({
+        "type": "about:blank", "title": "Unavailable", "status": status.as_u16(), "detail": problem, "capabilities": detail
+    });
+    let headers = [no_store, (header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
+    (status, headers, body.to_string()).into_response()
 }
 
 async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
     let published = issuer.publisher.current();
     let live = issuer.live_proxies().await;
     let trust = published.trust(&issuer.config.issuer);
+    let time = issuer.clock.read();
     let gauges = Gauges {
         version: published.version(),
         keys: trust.map_or(0, |trust| trust.keys.len()),
@@ -54,7 +71,11 @@ async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
         polls_waiting: issuer.proxies.waiting(),
         proxies_all_counted: live.all_known && !issuer.proxies.too_many(),
         fresh: issuer.publisher.is_fresh(),
-        clock_behind_s: issuer.clock.read().behind_ms.div_ceil(1_000),
+        clock_behind_s: time.behind_ms.div_ceil(1_000),
+        clock_ahead_s: time.ahead_ms.div_ceil(1_000),
+        clock_disagreement_s: time.disagreement_ms().div_ceil(1_000),
+        kept_longer_s: issuer.keeper.kept_longer_s(),
+        database: issuer.store.health(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], issuer.metrics.render(&gauges))
 }

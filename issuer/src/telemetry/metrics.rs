@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::store::{Health, Reason};
+
 /// Something counted.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -33,6 +35,12 @@ impl<L: Ord + Clone> LabelledCounter<L> {
         *counts.entry(label).or_default() += 1;
     }
 
+    /// Number with this label.
+    #[must_use]
+    pub fn get(&self, label: &L) -> u64 {
+        self.snapshot().get(label).copied().unwrap_or(0)
+    }
+
     fn snapshot(&self) -> BTreeMap<L, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -57,12 +65,12 @@ pub struct Metrics {
     pub rotations: Counter,
     /// Rotations that did not wait for every proxy.
     pub forced_rotations: Counter,
-    /// Times the database did not answer to background work.
-    pub database_errors: Counter,
+    /// Background tasks that died and were started again, by task.
+    pub background_restarts: LabelledCounter,
 }
 
 /// What is measured when somebody looks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Gauges {
     pub(super) version: u64,
     pub(super) keys: usize,
@@ -73,18 +81,21 @@ pub(super) struct Gauges {
     pub(super) proxies_all_counted: bool,
     pub(super) fresh: bool,
     pub(super) clock_behind_s: u64,
+    pub(super) clock_ahead_s: u64,
+    pub(super) clock_disagreement_s: u64,
+    pub(super) kept_longer_s: u64,
+    pub(super) database: Health,
 }
 
 impl Metrics {
     pub(super) fn render(&self, gauges: &Gauges) -> String {
         let mut text = String::new();
-        let counters: [(&str, &str, u64); 6] = [
+        let counters: [(&str, &str, u64); 5] = [
             ("tokens_issued_total", "Tokens issued.", self.tokens.get()),
             ("introspections_total", "Introspections answered.", self.introspections.get()),
             ("revocations_total", "Revocations made.", self.revocations.get()),
             ("rotations_total", "Rotations of the signing key.", self.rotations.get()),
             ("rotations_forced_total", "Rotations that did not wait for every proxy.", self.forced_rotations.get()),
-            ("database_errors_total", "Times the database did not answer.", self.database_errors.get()),
         ];
         for (name, help, value) in counters {
             family(&mut text, name, help, "counter", &[(String::new(), value)]);
@@ -92,6 +103,12 @@ impl Metrics {
         let labelled = [
             ("token_errors_total", "Token requests refused, by OAuth error.", "error", &self.token_errors),
             ("bundles_total", "Bundles given out, by kind.", "kind", &self.bundles),
+            (
+                "background_restarts_total",
+                "Background tasks that died and were started again, by task.",
+                "task",
+                &self.background_restarts,
+            ),
         ];
         for (name, help, label, counts) in labelled {
             let samples: Vec<_> = counts
@@ -107,30 +124,63 @@ impl Metrics {
             .collect();
         let help = "Failed authentications, by endpoint and reason.";
         family(&mut text, "authentication_failures_total", help, "counter", &failures);
-        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let measured: [(&str, &str, u64); 9] = [
-            ("bundle_version", "Version of keys and revocations.", gauges.version),
-            ("keys", "Published signing keys.", count(gauges.keys)),
-            ("revoked_tokens", "Revoked tokens in the bundle.", count(gauges.revoked)),
-            ("proxies", "Live proxy workers.", count(gauges.proxies)),
-            ("proxies_current", "Live proxy workers with the present version.", count(gauges.proxies_current)),
-            ("polls_waiting", "Polls being held by this replica.", gauges.polls_waiting),
-            (
-                "proxies_all_counted",
-                "1 while every proxy is known; else none counts as confirmed.",
-                u64::from(gauges.proxies_all_counted),
-            ),
-            (
-                "clock_skew_seconds",
-                "Seconds by which the machine's clock was put back; tokens wait.",
-                gauges.clock_behind_s,
-            ),
-            ("database_fresh", "1 while the database answers.", u64::from(gauges.fresh)),
-        ];
-        for (name, help, value) in measured {
-            family(&mut text, name, help, "gauge", &[(String::new(), value)]);
-        }
+        let failures: Vec<_> = Reason::ALL
+            .iter()
+            .map(|reason| {
+                let count = gauges.database.failures.get(reason.name()).copied().unwrap_or(0);
+                (format!("{{reason=\"{}\"}}", reason.name()), count)
+            })
+            .collect();
+        family(&mut text, "database_errors_total", "Failed database operations, by reason.", "counter", &failures);
+        measure(&mut text, gauges);
         text
+    }
+}
+
+/// Appends what is measured at the time of the scrape.
+fn measure(text: &mut String, gauges: &Gauges) {
+    let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+    let measured: [(&str, &str, u64); 13] = [
+        ("bundle_version", "Version of keys and revocations.", gauges.version),
+        ("keys", "Published signing keys.", count(gauges.keys)),
+        ("revoked_tokens", "Revoked tokens in the bundle.", count(gauges.revoked)),
+        ("proxies", "Live proxy workers.", count(gauges.proxies)),
+        ("proxies_current", "Live proxy workers with the present version.", count(gauges.proxies_current)),
+        ("polls_waiting", "Polls being held by this replica.", gauges.polls_waiting),
+        (
+            "proxies_all_counted",
+            "1 while every proxy is known; else none counts as confirmed.",
+            u64::from(gauges.proxies_all_counted),
+        ),
+        (
+            "clock_skew_seconds",
+            "Seconds by which the machine's clock was put back; tokens wait.",
+            gauges.clock_behind_s,
+        ),
+        (
+            "clock_ahead_seconds",
+            "Length of a step forward of the machine's clock that is not confirmed; tokens wait.",
+            gauges.clock_ahead_s,
+        ),
+        (
+            "clock_database_difference_seconds",
+            "Difference between the machine's and the database server's clock.",
+            gauges.clock_disagreement_s,
+        ),
+        (
+            "kept_longer_seconds",
+            "Seconds for which entries are kept after their expiry, because no issuer observed that time.",
+            gauges.kept_longer_s,
+        ),
+        ("database_fresh", "1 while the database answers.", u64::from(gauges.fresh)),
+        (
+            "database_writable",
+            "1 while the database takes changes.",
+            u64::from(gauges.fresh && gauges.database.write.is_none()),
+        ),
+    ];
+    for (name, help, value) in measured {
+        family(text, name, help, "gauge", &[(String::new(), value)]);
     }
 }
 

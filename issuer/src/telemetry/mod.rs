@@ -3,6 +3,7 @@
 mod endpoint;
 mod logging;
 mod metrics;
+mod readiness;
 
 pub(crate) use endpoint::{metrics_routes, routes};
 pub use logging::{LogFormat, init_logging};

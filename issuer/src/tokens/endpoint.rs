@@ -8,12 +8,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
+use tokio::time::{Duration, Instant, sleep};
 
-use super::{GrantRequest, grant, mint};
-use crate::error::OAuthError;
+use super::{Grant, GrantRequest, earliest_issue, grant, mint};
+use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{OAuthRequest, authenticate};
 use crate::issuer::Issuer;
 use crate::keys::SignerError;
+
+/// Longest wait for the date of a token after a revocation of its group: the allowed spread between replicas, and a second.
+const MAX_WAIT: Duration = Duration::from_secs(8);
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new().route("/token", post(token))
@@ -51,12 +55,43 @@ async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResp
     let client = authenticate(issuer, &request.caller, &request.form).await?;
     let grant = grant(&issuer.config, client, &asked)?;
     let index = issuer.indices.next(&*issuer.store).await?;
-    // Nothing is waited for from here on: what signs, and what is revoked, is as of now.
+    let begun = Instant::now();
+    loop {
+        match try_mint(issuer, &grant, index)? {
+            Ok(access_token) => {
+                let (expires_in, scope) = (grant.lifetime_s, grant.scope);
+                return Ok(TokenResponse { access_token, token_type: "Bearer", expires_in, scope });
+            }
+            Err(early) => wait_for_date(issuer, early, begun).await?,
+        }
+    }
+}
+
+/// Mints with the key, and under the revocations, of this moment. Returns how much too early it is, if it is.
+fn try_mint(issuer: &Issuer, grant: &Grant<'_>, index: u64) -> Result<Result<String, Duration>, OAuthError> {
     issuer.require_fresh()?;
     issuer.require_clock()?;
     let published = issuer.publisher.current();
     let signer = published.token_signer.as_ref().ok_or(SignerError::Destroyed)?;
     let trust = published.trust(&issuer.config.issuer).ok_or(SignerError::Destroyed)?;
-    let access_token = mint(signer, &issuer.config.issuer, trust, &grant, index, issuer.clock.now())?;
-    Ok(TokenResponse { access_token, token_type: "Bearer", expires_in: grant.lifetime_s, scope: grant.scope })
+    let issue_ms = issuer.clock.read().issue_ms();
+    let earliest_ms = earliest_issue(trust, grant.client).saturating_mul(1_000);
+    if issue_ms < earliest_ms {
+        return Ok(Err(Duration::from_millis(earliest_ms.saturating_sub(issue_ms))));
+    }
+    Ok(Ok(mint(signer, &issuer.config.issuer, grant, index, issue_ms / 1_000)?))
+}
+
+/// Waits until a token may be dated: one of a group that was revoked just now would be rejected with it, and `iat` is never in
+/// the future.
+async fn wait_for_date(issuer: &Issuer, early: Duration, begun: Instant) -> Result<(), OAuthError> {
+    let busy = || OAuthErrorKind::Unavailable.because("tokens of this client were just revoked; try again");
+    let _permit = issuer.dated_later.try_acquire().map_err(|_| busy())?;
+    if begun.elapsed() + early > MAX_WAIT {
+        return Err(busy());
+    }
+    tokio::select! {
+        () = sleep(early) => Ok(()),
+        () = issuer.ending.cancelled() => Err(busy()),
+    }
 }

@@ -31,6 +31,13 @@ impl Indices {
         blocks.current.next()
     }
 
+    /// Returns whether the next token needs a lease from the database first.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        blocks.current.is_empty() && blocks.spare.is_empty()
+    }
+
     fn wants_spare(&self) -> bool {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner).spare.is_empty()
     }

@@ -27,15 +27,13 @@ struct Claims<'a> {
 pub fn mint(
     signer: &Signer,
     issuer: &str,
-    trust: &IssuerTrust,
     grant: &Grant<'_>,
     index: u64,
-    now: u64,
+    issued_at: u64,
 ) -> Result<String, SignerError> {
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| SignerError::Signing)?;
     let jti = jti_with_index(index, random);
-    let issued_at = issued_at(trust, grant.client, now);
     let claims = Claims {
         iss: issuer,
         sub: grant.client,
@@ -50,10 +48,10 @@ pub fn mint(
     signer.token(&claims)
 }
 
-/// Now; or, in the very second in which the client's tokens were revoked, the next one, so that the new token is not
-/// taken for one of those.
-fn issued_at(trust: &IssuerTrust, client: &str, now: u64) -> u64 {
+/// Earliest `iat` (Unix seconds) of a token that no revocation of its group rejects.
+#[must_use]
+pub fn earliest_issue(trust: &IssuerTrust, client: &str) -> u64 {
     let epochs = &trust.epochs;
     let all = [epochs.all, epochs.client.get(client).copied(), epochs.sub.get(client).copied()];
-    all.into_iter().flatten().fold(now, u64::max)
+    all.into_iter().flatten().max().unwrap_or(0)
 }

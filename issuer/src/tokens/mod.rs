@@ -12,5 +12,5 @@ pub(crate) use endpoint::routes;
 pub use grant::{Grant, GrantRequest, grant};
 pub use indices::Indices;
 pub(crate) use introspection_endpoint::routes as introspection_routes;
-pub use mint::mint;
+pub use mint::{earliest_issue, mint};
 pub use own::{own_token, signed_by_us};

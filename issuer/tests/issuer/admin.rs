@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::Request;
 use tower::ServiceExt as _;
 
-use crate::support::{Harness, Proxy, basic};
+use crate::support::{Harness, Proxy, basic, deaf_worker};
 
 #[tokio::test]
 async fn only_administrators_get_in() {
@@ -45,7 +45,7 @@ async fn neither_listener_serves_what_the_other_does() {
 async fn keys_are_shown_with_their_state_and_who_has_them() {
     let harness = Harness::new().await;
     Proxy::of(&harness, 1).confirm(&harness).await;
-    let _deaf = harness.issuer.proxies.enter(2, "deaf", 0);
+    let _deaf = harness.issuer.proxies.enter(&deaf_worker(2));
     let view = harness.get_as("operator", "/admin/keys").await.json();
     assert_eq!((&view["proxies"], &view["version"]), (&2.into(), &harness.version().into()));
     let active = view["keys"]

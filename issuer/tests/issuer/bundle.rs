@@ -9,7 +9,7 @@ use meshseal_core::base64url;
 use meshseal_core::trust::Accepted;
 use serde_json::Value;
 
-use crate::support::{Answer, Harness, NOW, Proxy, config};
+use crate::support::{Answer, Harness, NOW, Proxy, config, decode};
 
 fn payload(answer: &Answer) -> Value {
     let middle = answer.text.split('.').nth(1).unwrap();
@@ -115,14 +115,16 @@ async fn a_wait_ends_with_a_heartbeat() {
 }
 
 #[tokio::test]
-async fn a_wait_during_which_the_database_went_away_ends_without_a_heartbeat() {
+async fn wait_without_database_extends_no_bundle() {
     let harness = Arc::new(Harness::new().await);
     let waiting = harness.clone();
+    let before = harness.poll(1, Some(harness.version())).await;
     tokio::time::pause();
     let poll = tokio::spawn(async move { waiting.get(&format!("/bundle?have={}&wait=25", waiting.version())).await });
     tokio::task::yield_now().await;
     harness.clock.advance(6);
-    assert_eq!(poll.await.unwrap().status, 503, "what it has may be old");
+    let after = poll.await.unwrap();
+    assert_eq!(decode(&after.text).1["exp"], decode(&before.text).1["exp"]);
 }
 
 #[tokio::test]
@@ -137,18 +139,93 @@ async fn the_end_answers_whoever_waits() {
 }
 
 #[tokio::test]
-async fn a_proxy_ahead_is_told_so_and_after_a_restored_backup_overtaken() {
+async fn proved_version_of_restored_database_is_overtaken() {
     let harness = Harness::new().await;
-    let ahead = harness.poll(1, Some(NOW * 1000 + 5_000)).await;
+    let unthinkable = NOW * 1000 + 90_000;
+    let ahead = harness.poll_proving(1, Some(unthinkable), &harness.issuer.publisher.proof(unthinkable)).await;
     assert_eq!((ahead.status.as_u16(), ahead.header(header::CONTENT_TYPE)), (409, "application/problem+json"));
     harness.advance(60).await;
-    // A version that may have been published before the database was put back.
+    // A version that was published before the database was put back.
     let have = harness.version() + 30_000;
-    let answer = harness.poll(1, Some(have)).await;
+    let answer = harness.poll_proving(1, Some(have), &harness.issuer.publisher.proof(have)).await;
     assert_eq!(answer.status, 200);
     assert!(payload(&answer)["ver"].as_u64().is_some_and(|version| version > have));
-    let again = harness.poll(1, Some(harness.version() + 1)).await;
-    assert_eq!(again.status, 409, "not at everybody's word, and not every time");
+    let newer = harness.version() + 1;
+    let again = harness.poll_proving(1, Some(newer), &harness.issuer.publisher.proof(newer)).await;
+    assert_eq!(again.status, 409, "not every time");
+}
+
+/// B17: polls that prove nothing, in both protocols.
+#[tokio::test]
+async fn unproven_version_changes_nothing() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::of(&harness, 1);
+    proxy.confirm(&harness).await;
+    harness.advance(60).await;
+    let (version, begun) = (harness.version(), harness.issuer.store.head().await.unwrap());
+    let (ahead, other) = (version + 30_000, harness.issuer.publisher.proof(version - 1));
+    for answer in [harness.poll(2, Some(ahead)).await, harness.poll_proving(3, Some(ahead), &other).await] {
+        assert_eq!(answer.status, 409, "{}", answer.text);
+    }
+    assert_eq!(harness.issuer.store.head().await.unwrap(), begun, "nothing is written");
+    assert_eq!(harness.issuer.live_proxies().await.confirmed(), version);
+    let answer = harness.poll_proving(4, Some(version), &other).await;
+    assert_eq!(payload(&answer).get("base"), None, "all of it, as for a reader of nothing");
+    assert_eq!(harness.issuer.live_proxies().await.confirmed(), 0, "worker 4 has proved nothing");
+    harness.poll_proving(4, Some(version), &harness.issuer.publisher.proof(version)).await;
+    assert_eq!(harness.issuer.live_proxies().await.confirmed(), version);
+}
+
+#[tokio::test]
+async fn proof_is_valid_at_every_replica_and_restart() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::of(&harness, 1);
+    proxy.poll(&harness).await;
+    let proof = proxy.trust.bundle_ack().unwrap().to_owned();
+    let after = harness.restarted().await;
+    assert!(after.issuer.publisher.proves(proxy.trust.bundle_version().unwrap(), &proof));
+    assert_eq!(proxy.poll(&after).await, Accepted::Refreshed, "a heartbeat, which needs the proof");
+}
+
+/// B11: today's readers are strict.
+#[tokio::test]
+async fn new_members_reach_only_protocol_two() {
+    let harness = Harness::new().await;
+    let members = |answer: &Answer| -> Vec<String> { payload(answer).as_object().unwrap().keys().cloned().collect() };
+    assert_eq!(members(&harness.poll(1, None).await), ["exp", "iat", "iss", "issuers", "ver"]);
+    assert_eq!(members(&harness.poll_proving(2, None, "").await), ["ack", "exp", "iat", "iss", "issuers", "ver"]);
+    assert_eq!(members(&harness.poll(1, Some(harness.version())).await), ["base", "exp", "iat", "iss", "ver"]);
+}
+
+#[tokio::test]
+async fn refuses_incomplete_protocol_two() {
+    let harness = Harness::new().await;
+    let complete = [("x-meshseal-protocol", "2"), ("x-meshseal-staleness", "300"), ("x-meshseal-pins", "a,b")];
+    let poll = |changed: usize, value: Option<&str>| {
+        let mut request = Request::get("/bundle").header("x-meshseal-worker", "00000000000000aa");
+        for (at, (name, right)) in complete.iter().enumerate() {
+            if let Some(value) = if at == changed { value } else { Some(*right) } {
+                request = request.header(*name, value);
+            }
+        }
+        harness.send(request.body(Body::empty()).unwrap())
+    };
+    let long = "k".repeat(514);
+    for (changed, value) in [
+        (0, Some("0")),
+        (0, Some("two")),
+        (1, None),
+        (1, Some("soon")),
+        (1, Some("-1")),
+        (1, Some("")),
+        (2, None),
+        (2, Some(long.as_str())),
+    ] {
+        assert_eq!(poll(changed, value).await.status, 400, "{changed} {value:?}");
+    }
+    for (changed, value) in [(0, "3"), (1, "unbounded"), (1, "not-after"), (2, "")] {
+        assert_eq!(poll(changed, Some(value)).await.status, 200, "{changed} {value:?}");
+    }
 }
 
 #[tokio::test]
@@ -198,7 +275,7 @@ async fn a_poll_is_a_confirmation_and_is_written_down() {
     let mut proxy = Proxy::of(&harness, 0xfeed);
     proxy.confirm(&harness).await;
     harness.tick().await;
-    let kept = harness.issuer.store.proxies(0).await.unwrap();
+    let kept = harness.issuer.store.proxies("").await.unwrap();
     assert_eq!(kept.len(), 1);
     assert_eq!(
         (kept[0].worker.as_str(), kept[0].node.as_str(), kept[0].version),

@@ -257,3 +257,31 @@ async fn the_end_closes_connections_that_idle() {
     }
     assert!(begun.elapsed() < Duration::from_secs(4), "before the end's own patience is over");
 }
+
+/// Opens connections whose peers ask for more than fits into the sockets, and read nothing.
+async fn deaf(address: SocketAddr, connections: usize) -> Vec<TcpStream> {
+    let requests = get("/jwks").repeat(20_000);
+    let mut held = Vec::new();
+    for _ in 0..connections {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(2048).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        let _full = tokio::time::timeout(Duration::from_millis(300), stream.write_all(requests.as_bytes())).await;
+        held.push(stream);
+    }
+    held
+}
+
+#[tokio::test]
+async fn peer_that_does_not_read_is_cut_off() {
+    let address = server(&Harness::new().await, 16).await;
+    let held = deaf(address, 15).await;
+    let mut other = TcpStream::connect(address).await.unwrap();
+    assert!(ask(&mut other, &get("/jwks")).await.starts_with("HTTP/1.1 503"), "all are taken");
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    tokio::time::resume();
+    let mut other = TcpStream::connect(address).await.unwrap();
+    assert!(ask(&mut other, &get("/jwks")).await.starts_with("HTTP/1.1 200"));
+    drop(held);
+}

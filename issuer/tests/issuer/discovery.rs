@@ -119,7 +119,9 @@ async fn the_key_set_is_public_whole_and_cacheable() {
 
 #[tokio::test]
 async fn caches_do_not_all_come_back_at_once() {
-    let harness = Harness::new().await;
+    let mut config = crate::support::config();
+    config.keys.jwks_max_age_s = 360;
+    let harness = Harness::with(config).await;
     let mut ages = std::collections::BTreeSet::new();
     for _ in 0..50 {
         let control = harness.get("/jwks").await.header(header::CACHE_CONTROL).to_owned();

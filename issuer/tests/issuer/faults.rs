@@ -55,6 +55,17 @@ async fn a_file_of_a_newer_program_is_refused() {
 }
 
 #[tokio::test]
+async fn unknown_word_names_row_and_remedy() {
+    let harness = Harness::new().await;
+    let kid = harness.active_kid();
+    sqlite(harness.database.file(), &format!("UPDATE meshseal_keys SET state = 'frozen' WHERE kid = '{kid}'")).await;
+    let error = harness.issuer.store.load().await.unwrap_err().to_string();
+    for part in [kid.as_str(), "state `frozen`", "upgrade this replica"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_refused() {
     let database = Database::sqlite();
     let harness = Harness::on(database.clone(), config()).await;

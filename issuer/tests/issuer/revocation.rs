@@ -1,8 +1,11 @@
 //! `POST /revoke`: RFC 7009, groups, receipts, and how long entries stay.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use meshseal_core::revocation::index_of;
+use meshseal_core::trust::Accepted;
+use serde_json::{Value, json};
 
 use crate::support::{Harness, ISSUER, NOW, Proxy, config, decode};
 
@@ -259,11 +262,153 @@ async fn a_receipt_says_who_is_missing_when_the_wait_is_over() {
     assert!(proxies["proxies"].as_array().unwrap().iter().all(|proxy| proxy["current"] == false));
 }
 
+/// The case issuer-receipt-cut-off.
 #[tokio::test]
-async fn a_proxy_that_has_gone_is_not_waited_for() {
+async fn receipt_names_unreachable_workers_until_they_expire() {
+    let harness = Harness::new().await;
+    for worker in 1..=3 {
+        Proxy::of(&harness, worker).confirm(&harness).await;
+    }
+    harness.advance(17).await;
+    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=0").await.json();
+    assert_eq!(counts(&receipt), json!(["incomplete", false, 0, 0, 3, 3]));
+    for (worker, named) in (1..).zip(receipt["waiting_for"].as_array().unwrap()) {
+        assert_eq!(named["worker"], format!("{worker:016x}"));
+        // The not-after of an hour, and the skew of a clock.
+        assert_eq!((&named["state"], &named["accepts_until"]), (&"unreachable".into(), &(NOW + 3_660).into()));
+    }
+    harness.advance(3_643).await;
+    assert_eq!(counts(&again(&harness).await), json!(["incomplete", false, 0, 0, 3, 3]), "the last second");
+    harness.advance(1).await;
+    assert_eq!(counts(&again(&harness).await), json!(["complete", true, 0, 0, 0, 0]));
+}
+
+/// The case issuer-receipt-after-restart, with polls in protocol 1 as there.
+#[tokio::test]
+async fn receipt_after_restart_remembers_workers() {
+    let harness = Harness::new().await;
+    for worker in 1..=3 {
+        harness.poll(worker, None).await;
+        harness.poll(worker, Some(harness.version())).await;
+    }
+    // Killed: nothing more is written.
+    let after = harness.restarted().await;
+    after.advance(36).await;
+    let receipt = after.post_as("operator", "/revoke", "all=true&wait=0").await.json();
+    assert_eq!(counts(&receipt), json!(["incomplete", false, 0, 0, 3, 3]));
+    after.poll(1, Some(after.version())).await;
+    assert_eq!(counts(&again(&after).await), json!(["incomplete", false, 1, 0, 2, 3]));
+}
+
+#[tokio::test]
+async fn worker_of_another_replica_counts_before_it_confirms() {
+    let one = Harness::new().await;
+    let other = one.restarted().await;
+    one.poll_proving(1, None, "").await;
+    let receipt = other.post_as("operator", "/revoke", "all=true&wait=0").await.json();
+    assert_eq!(counts(&receipt), json!(["incomplete", false, 0, 1, 0, 1]));
+}
+
+#[tokio::test]
+async fn worker_that_cannot_be_recorded_gets_no_bundle() {
+    let (harness, store) = Harness::fickle().await;
+    let mut known = Proxy::of(&harness, 1);
+    known.confirm(&harness).await;
+    store.records_fail.store(true, SeqCst);
+    store.proxies_fail.store(true, SeqCst);
+    assert_eq!(harness.poll_proving(2, None, "").await.status, 503);
+    assert_eq!(known.poll(&harness).await, Accepted::Refreshed, "one that is recorded does");
+    assert_eq!(harness.get("/bundle").await.status, 200, "and so does a reader that is no proxy");
+    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=0").await.json();
+    assert_eq!((&receipt["state"], &receipt["complete"]), (&"unknown".into(), &false.into()));
+}
+
+#[tokio::test]
+async fn only_administrators_learn_names_of_workers() {
     let harness = Harness::new().await;
     Proxy::of(&harness, 1).confirm(&harness).await;
-    harness.advance(16).await;
-    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=60").await.json();
-    assert_eq!(receipt["proxies"], 0);
+    let token = harness.token().await;
+    let receipt = harness.post_as("checkout", "/revoke", &format!("token={token}&wait=0")).await.json();
+    assert_eq!((counts(&receipt), receipt.get("waiting_for")), (json!(["incomplete", false, 0, 1, 0, 1]), None));
+}
+
+#[tokio::test]
+async fn forgotten_worker_counts_no_more_at_any_replica() {
+    let one = Harness::new().await;
+    Proxy::of(&one, 1).confirm(&one).await;
+    let other = one.restarted().await;
+    let forget = |name: &'static str| one.post_as("operator", "/admin/proxies/forget", name);
+    assert_eq!(forget("name=edge").await.status, 400, "it polls");
+    one.advance(40).await;
+    other.advance(0).await;
+    for wrong in ["", "name=nobody"] {
+        assert_eq!(forget(wrong).await.status, 400, "{wrong}");
+    }
+    assert_eq!(one.post_as("checkout", "/admin/proxies/forget", "name=edge").await.status, 403);
+    assert_eq!(forget("name=edge").await.json()["forgotten"], json!(["0000000000000001"]));
+    for replica in [&one, &other, &one.restarted().await] {
+        assert_eq!(counts(&again(replica).await), json!(["complete", true, 0, 0, 0, 0]));
+    }
+}
+
+#[tokio::test]
+async fn receipts_that_wait_are_limited() {
+    let harness = std::sync::Arc::new(Harness::new().await);
+    Proxy::of(&harness, 1).confirm(&harness).await;
+    let waiting: Vec<_> = (0..256)
+        .map(|_| {
+            let harness = harness.clone();
+            tokio::spawn(async move { harness.post_as("operator", "/revoke", "all=true&wait=60").await })
+        })
+        .collect();
+    while harness.issuer.receipts_waiting() < 256 {
+        tokio::task::yield_now().await;
+    }
+    let one_more = harness.post_as("operator", "/revoke", "all=true&wait=60").await.json();
+    assert_eq!(counts(&one_more), json!(["incomplete", false, 0, 1, 0, 1]), "at once");
+    assert!(waiting.iter().all(|receipt| !receipt.is_finished()));
+    harness.issuer.ending.cancel();
+    for receipt in waiting {
+        assert_eq!(receipt.await.unwrap().json()["state"], "incomplete");
+    }
+}
+
+/// B10: what is revoked within 20 ms is published together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revocations_share_publications() {
+    let harness = std::sync::Arc::new(Harness::new().await);
+    let mut versions = harness.issuer.publisher.versions();
+    let counted = tokio::spawn(async move {
+        let mut publications = 0_u128;
+        while versions.changed().await.is_ok() {
+            publications += 1;
+        }
+        publications
+    });
+    let begun = tokio::time::Instant::now();
+    let revocations: Vec<_> = (0..100)
+        .map(|at| {
+            let harness = harness.clone();
+            tokio::spawn(async move { harness.post_as("operator", "/revoke", &format!("subject=s{at}")).await })
+        })
+        .collect();
+    for revocation in revocations {
+        assert_eq!(revocation.await.unwrap().status, 200);
+    }
+    let most = begun.elapsed().as_millis() / 20 + 1;
+    drop(std::sync::Arc::into_inner(harness).unwrap());
+    let publications = counted.await.unwrap();
+    assert!(publications <= most && publications < 100, "{publications} of {most}");
+}
+
+/// Revokes nothing new: the receipt is for the version that revoked all.
+async fn again(harness: &Harness) -> Value {
+    harness.post_as("operator", "/revoke", "all=true&issued_before=1&wait=0").await.json()
+}
+
+fn counts(receipt: &Value) -> Value {
+    ["state", "complete", "confirmed", "pending", "unreachable", "proxies"]
+        .map(|name| receipt[name].clone())
+        .into_iter()
+        .collect()
 }

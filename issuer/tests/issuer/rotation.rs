@@ -7,7 +7,7 @@ use meshseal_core::validate::validate;
 use meshseal_issuer::keys::{KeyState, MAX_DRAINING, Purpose};
 use serde_json::json;
 
-use crate::support::{Harness, ISSUER, NOW, Proxy, config, decode};
+use crate::support::{Harness, ISSUER, NOW, Proxy, config, deaf_worker, decode};
 
 fn policy(harness: &Harness) -> Policy {
     let published = harness.issuer.publisher.current();
@@ -89,7 +89,7 @@ async fn after_the_timeout_it_is_forced_and_counted() {
     ask(&harness).await;
     harness.tick().await;
     let standby = harness.next_kid();
-    let deaf = harness.issuer.proxies.enter(2, "deaf", 0);
+    let deaf = harness.issuer.proxies.enter(&deaf_worker(2));
     ask(&harness).await;
     harness.advance(59).await;
     harness.tick().await;
@@ -282,4 +282,123 @@ async fn keys_begin_at_the_first_start_with_a_standby_of_each_sort() {
         seen,
         [("bundle", "active", NOW), ("bundle", "next", NOW), ("token", "active", NOW), ("token", "next", NOW)]
     );
+}
+
+#[tokio::test]
+async fn lowered_max_lifetime_keeps_good_tokens() {
+    let before = Harness::new().await;
+    let (token, old) = (before.token().await, before.active_kid());
+    let mut config = config();
+    config.tokens.max_lifetime_s = 60;
+    config.services.iter_mut().for_each(|service| service.lifetime_s = 60);
+    let after = Harness::at(before.database.clone(), config, before.clock.clone()).await;
+    before.issuer.keeper.resign(&before.issuer).await.unwrap();
+    ask(&after).await;
+    after.tick().await;
+    assert_ne!(after.active_kid(), old);
+    for _ in 0..29 {
+        after.advance(10).await;
+        after.tick().await;
+        assert!(after.is_active(&token).await);
+    }
+    assert!(after.get("/jwks").await.text.contains(&old));
+}
+
+#[tokio::test]
+async fn raised_max_lifetime_lets_keys_drain_longer() {
+    let before = Harness::new().await;
+    let mut longer = config();
+    longer.tokens.max_lifetime_s = 7_200;
+    let after = Harness::at(before.database.clone(), longer, before.clock.clone()).await;
+    assert_eq!(after.key(Purpose::Token, KeyState::Active).unwrap().drain_s, 7_200 + 60 + 5, "before it signs");
+}
+
+#[tokio::test]
+async fn new_key_waits_for_cached_key_sets() {
+    let mut config = config();
+    config.keys.jwks_max_age_s = 360;
+    let harness = Harness::with(config).await;
+    ask(&harness).await;
+    harness.tick().await;
+    let (active, standby) = (harness.active_kid(), harness.next_kid());
+    ask(&harness).await;
+    for _ in 0..359 {
+        harness.advance(1).await;
+        harness.tick().await;
+    }
+    assert_eq!(harness.active_kid(), active, "a reader may not have seen the standby");
+    harness.advance(1).await;
+    harness.tick().await;
+    assert_eq!(harness.active_kid(), standby);
+    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 0"));
+}
+
+fn bundle_kid(harness: &Harness, state: KeyState) -> String {
+    harness.key(Purpose::Bundle, state).unwrap().kid
+}
+
+#[tokio::test]
+async fn unpinned_bundle_key_signs_only_by_force() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::of(&harness, 1);
+    proxy.confirm(&harness).await;
+    let revoke = |kid: String, more: &str| format!("kid={kid}{more}");
+    let first = revoke(bundle_kid(&harness, KeyState::Active), "");
+    assert_eq!(harness.post_as("operator", "/admin/keys/revoke", &first).await.status, 200, "two were printed");
+    harness.tick().await;
+    let active = bundle_kid(&harness, KeyState::Active);
+    let refused = harness.post_as("operator", "/admin/keys/revoke", &revoke(active.clone(), "")).await;
+    assert_eq!(refused.error(), (400, "invalid_request".into()));
+    assert!(refused.text.contains("not pinned") || refused.text.contains("is pinned by 0 of 1"), "{}", refused.text);
+    for _ in 0..3 {
+        harness.post_as("operator", "/admin/keys/rotate", "purpose=bundle").await;
+        harness.advance(3_600).await;
+        harness.tick().await;
+    }
+    assert_eq!(bundle_kid(&harness, KeyState::Active), active, "no time-out makes it sign");
+    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 0"));
+    let forced = harness.post_as("operator", "/admin/keys/revoke", &revoke(active, "&force=true")).await;
+    assert_eq!(forced.status, 200);
+    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 1"));
+}
+
+#[tokio::test]
+async fn bundle_rotation_is_requested_and_done_once() {
+    let harness = Harness::new().await;
+    let (active, standby) = (bundle_kid(&harness, KeyState::Active), bundle_kid(&harness, KeyState::Next));
+    let token_key = harness.active_kid();
+    harness.post_as("operator", "/admin/keys/rotate", "purpose=bundle").await;
+    assert!(harness.get_as("operator", "/admin/keys").await.json()["bundle_rotation_requested"].is_u64());
+    harness.tick().await;
+    harness.tick().await;
+    assert_eq!(bundle_kid(&harness, KeyState::Active), standby, "pinned since the first start");
+    assert_eq!(harness.active_kid(), token_key, "the other purpose is untouched");
+    assert!(harness.key(Purpose::Bundle, KeyState::Draining).is_some_and(|key| key.kid == active));
+    assert!(harness.get_as("operator", "/admin/keys").await.json()["bundle_rotation_requested"].is_null());
+    let forced = harness.post_as("operator", "/admin/keys/rotate", "purpose=bundle&force=true").await;
+    assert_eq!(forced.status, 200);
+    assert_ne!(bundle_kid(&harness, KeyState::Active), standby);
+}
+
+/// Neither free pages nor the write-ahead log keep what was destroyed.
+#[tokio::test]
+async fn destroyed_private_half_leaves_no_copy() {
+    let harness = Harness::new().await;
+    let sealed = harness.key(Purpose::Token, KeyState::Active).unwrap().sealed.unwrap();
+    let copies = || {
+        ["", "-wal", "-shm", "-journal"].iter().filter(|suffix| {
+            let path = format!("{}{suffix}", harness.database.file().display());
+            std::fs::read(path).is_ok_and(|file| file.windows(24).any(|window| window == &sealed[20..44]))
+        })
+    };
+    assert!(copies().count() > 0, "it is there while it signs");
+    ask(&harness).await;
+    harness.tick().await;
+    assert_eq!(copies().collect::<Vec<_>>(), Vec::<&&str>::new());
+    let retired = harness.active_kid();
+    let sealed_again = harness.key(Purpose::Token, KeyState::Active).unwrap().sealed.unwrap();
+    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={retired}")).await;
+    let wal = std::fs::read(format!("{}-wal", harness.database.file().display())).unwrap_or_default();
+    let file = std::fs::read(harness.database.file()).unwrap();
+    assert!([wal, file].iter().all(|bytes| !bytes.windows(24).any(|window| window == &sealed_again[20..44])));
 }

@@ -24,7 +24,7 @@ on_both! {
     the_last_room_goes_to_one_of_two_replicas
     a_client_has_its_share_and_administrators_the_rest
     what_is_read_is_of_one_moment
-    a_late_sighting_of_a_proxy_does_not_undo_a_newer_one
+    records_of_a_worker_are_merged
     a_constant_keeps_its_first_value
     a_rotation_is_asked_for_once_and_done_once
     many_revocations_at_once
@@ -42,6 +42,8 @@ fn key(kid: &str, state: KeyState) -> KeyRecord {
         state,
         since: NOW,
         published: 0,
+        ready_at: 0,
+        drain_s: 300,
         public_jwk: "{}".into(),
         sealed: Some(vec![1, 2, 3]),
     }
@@ -243,16 +245,34 @@ async fn what_is_read_is_of_one_moment(database: Arc<Database>) {
     writer.await.unwrap();
 }
 
-async fn a_late_sighting_of_a_proxy_does_not_undo_a_newer_one(database: Arc<Database>) {
+async fn records_of_a_worker_are_merged(database: Arc<Database>) {
     let store = database.open().await;
-    let seen = |version, seen_at| ProxyRecord { worker: "00ff".into(), node: "edge".into(), version, seen_at };
-    for sighting in [seen(5, 100), seen(7, 110), seen(6, 105)] {
-        store.save_proxies(&[sighting]).await.unwrap();
+    let seen = |version, seen_at, accepts_until| ProxyRecord {
+        worker: "00ff".into(),
+        node: format!("edge-{seen_at}"),
+        version,
+        seen_at,
+        protocol: 2,
+        pins: "k".into(),
+        accepts_until,
+    };
+    for (replica, record) in [("a", seen(5, 100, 900)), ("b", seen(7, 110, 800)), ("a", seen(8, 105, 700))] {
+        store.save_proxies(replica, &[record]).await.unwrap();
     }
-    assert_eq!(store.proxies(110).await.unwrap(), [seen(7, 110)]);
-    assert_eq!(store.proxies(111).await.unwrap(), []);
-    store.forget_proxies(111).await.unwrap();
-    assert_eq!(store.proxies(0).await.unwrap(), []);
+    let merged = seen(8, 110, 900);
+    assert_eq!(store.proxies("a").await.unwrap(), std::slice::from_ref(&merged), "b saw it last");
+    assert_eq!(store.proxies("b").await.unwrap(), []);
+    store.forget_proxies(900).await.unwrap();
+    assert_eq!(store.proxies("").await.unwrap(), [merged], "it may still accept");
+    store.proxies_are_gone(&["00ff".into(), "other".into()], 120).await.unwrap();
+    for replica in ["a", "b"] {
+        let gone = ProxyRecord { node: "edge-110".into(), ..seen(8, 120, 0) };
+        assert_eq!(store.proxies(replica).await.unwrap(), [gone], "both are told");
+    }
+    store.save_proxies("a", &[seen(8, 130, 950)]).await.unwrap();
+    assert_eq!(store.proxies("b").await.unwrap(), [seen(8, 130, 950)], "it polls again");
+    store.forget_proxies(951).await.unwrap();
+    assert_eq!(store.proxies("").await.unwrap(), []);
 }
 
 async fn a_constant_keeps_its_first_value(database: Arc<Database>) {

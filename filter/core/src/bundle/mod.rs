@@ -23,6 +23,28 @@ use crate::{base64url, limits};
 /// The media type of a bundle; no token has it, so that neither passes for the other (RFC 8725 §3.11).
 pub const BUNDLE_TYPE: &str = "meshseal-bundle+jwt";
 
+/// Poll protocol of this filter, stated in [`PROTOCOL_HEADER`] (ADR 22). A poll that states none speaks protocol 1.
+///
+/// Readers are strict, so the issuer sends a member only to readers whose protocol has it ([`Payload::for_protocol`]).
+/// Protocol 2 has [`Payload::ack`].
+pub const PROTOCOL: u32 = 2;
+
+/// Request header with the poll protocol, a decimal number.
+pub const PROTOCOL_HEADER: &str = "x-meshseal-protocol";
+
+/// Request header with [`Payload::ack`] of the version in `have`: proves that the worker has read that version.
+pub const PROOF_HEADER: &str = "x-meshseal-proof";
+
+/// Request header with the longest time for which the worker goes on by a bundle: see
+/// [`StalenessBound`](crate::policy::StalenessBound).
+pub const STALENESS_HEADER: &str = "x-meshseal-staleness";
+
+/// Request header with the ids of the bundle keys that the worker pins, separated by commas.
+pub const PINS_HEADER: &str = "x-meshseal-pins";
+
+/// Longest [`Payload::ack`] in bytes.
+const MAX_ACK_BYTES: usize = 64;
+
 /// Everything that is trusted at one version. The version grows with every change and is never reused.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -95,6 +117,10 @@ pub struct Payload {
     /// Issuers that are no longer trusted (delta only).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<String>,
+    /// Acknowledgement value of `ver`, which only a reader of this version knows (protocol 2). A poll that states the version
+    /// states this value too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack: Option<String>,
 }
 
 /// What is new for one issuer.
@@ -190,6 +216,7 @@ impl Snapshot {
                 .map(|(issuer, change, _)| (issuer.clone(), change))
                 .collect(),
             gone: before.issuers.keys().filter(|issuer| !self.issuers.contains_key(*issuer)).cloned().collect(),
+            ack: None,
         }
     }
 
@@ -254,6 +281,16 @@ struct BundleHeader<'a> {
 }
 
 impl Payload {
+    /// Removes the members that a reader of this protocol does not know. Every member that is newer than protocol 1 is named
+    /// here.
+    #[must_use]
+    pub fn for_protocol(mut self, protocol: u32) -> Self {
+        if protocol < 2 {
+            self.ack = None;
+        }
+        self
+    }
+
     /// Reads what [`Payload::signing_input`] has as its second part.
     ///
     /// # Errors

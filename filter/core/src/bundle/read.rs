@@ -7,13 +7,13 @@ use alloc::vec::Vec;
 
 use serde_json::Map;
 
-use super::{Change, KeyState, Payload, PublishedKey};
+use super::{Change, KeyState, MAX_ACK_BYTES, Payload, PublishedKey};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::revocation::Epochs;
 
 pub(super) fn payload(content: Vec<u8>) -> Option<Payload> {
     let document = Document::parse(content, Budget::BUNDLE).ok()?;
-    let root = object(document.root(), &["iss", "ver", "iat", "exp", "base", "issuers", "gone"])?;
+    let root = object(document.root(), &["iss", "ver", "iat", "exp", "base", "issuers", "gone", "ack"])?;
     Some(Payload {
         iss: text(root.get("iss")?)?,
         ver: root.get("ver")?.as_u64()?,
@@ -22,7 +22,15 @@ pub(super) fn payload(content: Vec<u8>) -> Option<Payload> {
         base: optional(root, "base", Value::as_u64)?,
         issuers: optional(root, "issuers", |issuers| map(issuers, change))?.unwrap_or_default(),
         gone: optional(root, "gone", |gone| list(gone, text))?.unwrap_or_default(),
+        ack: optional(root, "ack", ack)?,
     })
+}
+
+/// The filter sends this value back in a header, so only visible ASCII is taken.
+fn ack(value: Value<'_>) -> Option<String> {
+    let sendable =
+        |ack: &&str| (1..=MAX_ACK_BYTES).contains(&ack.len()) && ack.bytes().all(|byte| byte.is_ascii_graphic());
+    value.as_str().filter(sendable).map(String::from)
 }
 
 fn change(value: Value<'_>) -> Option<Change> {

@@ -168,14 +168,14 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
     let trust = whole.issuers.get_mut(ISSUER).unwrap();
     (trust.revoked, trust.epochs) = ([7].into_iter().collect(), epochs);
     let mut payload = whole.full(times(NOW));
-    (payload.base, payload.gone) = (Some(2), vec!["https://gone.example".into()]);
+    (payload.base, payload.gone, payload.ack) = (Some(2), vec!["https://gone.example".into()], Some("value".into()));
     let good = serde_json::to_value(&payload).unwrap();
     let read = |content: &Value| Payload::from_json(content.to_string().into_bytes());
     assert_eq!(read(&good), Ok(payload));
     let issuer = format!("/issuers/{}", ISSUER.replace('/', "~1"));
     let inside =
         ["", "/keys/0", "/keys/0/state", "/keys/0/jwk", "/keys", "/revoked", "/epochs", "/epochs/all", "/epochs/sub/s"];
-    let members = ["/iss", "/ver", "/iat", "/exp", "/base", "/issuers", "/gone", "/gone/0"].map(String::from);
+    let members = ["/iss", "/ver", "/iat", "/exp", "/base", "/issuers", "/gone", "/gone/0", "/ack"].map(String::from);
     for place in members.into_iter().chain(inside.map(|place| format!("{issuer}{place}"))) {
         for wrong in [Value::Null, json!(-1), json!(1.5), json!(true)] {
             let mut bad = good.clone();
@@ -188,6 +188,36 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
         bad.pointer_mut(place).unwrap()["surplus"] = json!(1);
         assert_eq!(read(&bad), Err(BundleError::BadContent), "{bad}");
     }
+}
+
+/// A proxy sends the value in a header.
+#[test]
+fn acknowledgement_value_fits_a_header() {
+    let read = |ack: String| {
+        let payload = Payload { ack: Some(ack), ..snapshot(1, &[]).full(times(NOW)) };
+        Payload::from_json(serde_json::to_vec(&payload).unwrap())
+    };
+    assert!(read("-_".repeat(32)).is_ok());
+    for ack in ["", "a b", "a\r\nx: y", "é", &"a".repeat(65)] {
+        assert_eq!(read(String::from(ack)), Err(BundleError::BadContent), "{ack:?}");
+    }
+}
+
+#[test]
+fn acknowledgement_value_belongs_to_version_in_force() {
+    let with_ack = |snapshot: &Snapshot, iat, ack: Option<&str>| Payload {
+        ack: ack.map(String::from),
+        ..snapshot.full(times(iat))
+    };
+    let (one, two) = (snapshot(1, &[&TestKey::new("k1", 1)]), snapshot(2, &[&TestKey::new("k1", 1)]));
+    let mut trust = Trust::new();
+    accept(&mut trust, &with_ack(&one, NOW, None)).unwrap();
+    assert_eq!(trust.bundle_ack(), None, "as from an issuer that does not know protocol 2");
+    accept(&mut trust, &with_ack(&one, NOW, Some("one"))).unwrap();
+    assert_eq!(trust.bundle_ack(), Some("one"), "a heartbeat tells it too");
+    accept(&mut trust, &with_ack(&two, NOW, Some("two"))).unwrap();
+    accept(&mut trust, &with_ack(&one, NOW + 1, Some("one"))).unwrap_err();
+    assert_eq!(trust.bundle_ack(), Some("two"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod standing;
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::config::{self, Challenge, ConfigErrors, JwtRule, KeySource, Mistake, Mode, Staleness, TrustBundleConfig};
 use crate::keys::{Key, KeySet, PassedOver};
@@ -121,7 +122,73 @@ impl CanonicalRequest<'_> {
     }
 }
 
+/// Longest time for which a policy goes on accepting tokens by one bundle. A poll states it (`x-meshseal-staleness`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StalenessBound {
+    /// Until this many seconds after the bundle's issue, but not past its not-after.
+    Seconds(u64),
+    /// Until the bundle's not-after.
+    NotAfter,
+    /// Without limit: some rule says `action: SERVE`.
+    Unbounded,
+}
+
+impl StalenessBound {
+    /// The bound of a rule.
+    fn of(staleness: Staleness) -> Self {
+        match staleness {
+            Staleness { serve: true, .. } => Self::Unbounded,
+            Staleness { max_age: None, .. } => Self::NotAfter,
+            Staleness { max_age: Some(seconds), .. } => Self::Seconds(seconds),
+        }
+    }
+
+    /// The longer of two bounds.
+    fn longer(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Unbounded, _) | (_, Self::Unbounded) => Self::Unbounded,
+            (Self::NotAfter, _) | (_, Self::NotAfter) => Self::NotAfter,
+            (Self::Seconds(one), Self::Seconds(two)) => Self::Seconds(one.max(two)),
+        }
+    }
+
+    /// Reads the form that [`Display`](fmt::Display) writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "not-after" => Some(Self::NotAfter),
+            "unbounded" => Some(Self::Unbounded),
+            _ if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok().map(Self::Seconds),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for StalenessBound {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seconds(seconds) => write!(out, "{seconds}"),
+            Self::NotAfter => out.write_str("not-after"),
+            Self::Unbounded => out.write_str("unbounded"),
+        }
+    }
+}
+
 impl Policy {
+    /// Returns the longest time for which any rule goes on by one bundle; zero if no issuer's keys come from the bundle.
+    #[must_use]
+    pub fn staleness_bound(&self) -> StalenessBound {
+        let uses_bundle = self.jwt_rules.iter().any(|rule| matches!(rule.keys, KeySource::Bundle));
+        let Some(bundle) = self.trust_bundle.as_ref().filter(|_| uses_bundle) else {
+            return StalenessBound::Seconds(0);
+        };
+        if !self.route_rules.allows {
+            return StalenessBound::of(bundle.staleness);
+        }
+        let allowing = self.route_rules.rules.iter().filter(|rule| rule.action == Action::Allow);
+        allowing.fold(StalenessBound::Seconds(0), |longest, rule| longest.longer(StalenessBound::of(rule.staleness)))
+    }
+
     /// Reads a plugin configuration (JSON).
     ///
     /// # Errors

@@ -397,6 +397,38 @@ fn v16_each_route_says_how_old_trust_may_be() {
 }
 
 #[test]
+fn longest_staleness_of_any_allowing_rule_counts() {
+    let bound = |bundle: Value, rules: Value| bundle_policy(&TestKey::new("pin", 9), bundle, rules).staleness_bound();
+    let minutes = |minutes: u64| json!({ "staleness": { "maxAge": format!("{minutes}m") } });
+    assert_eq!(bound(json!({}), Value::Null), StalenessBound::NotAfter);
+    assert_eq!(bound(minutes(5), Value::Null), StalenessBound::Seconds(300));
+    let named = |name: &str, mut rule: Value| {
+        rule["to"] = to(json!({ "paths": [name] }));
+        rule
+    };
+    let two = json!([named("/a", minutes(1)), named("/b", minutes(3))]);
+    assert_eq!(bound(minutes(5), two), StalenessBound::Seconds(180), "no rule uses the default");
+    assert_eq!(
+        bound(minutes(5), json!([named("/a", minutes(1)), named("/b", json!({}))])),
+        StalenessBound::Seconds(300)
+    );
+    let deny = json!([named("/a", json!({ "action": "DENY" }))]);
+    assert_eq!(bound(minutes(5), deny), StalenessBound::Seconds(300), "what no rule denies passes");
+    let serve = json!([named("/a", minutes(1)), named("/b", json!({ "staleness": { "action": "SERVE" } }))]);
+    assert_eq!(bound(minutes(5), serve), StalenessBound::Unbounded);
+    assert_eq!(
+        inline_policy(&[&TestKey::new("k1", 1)], json!({}), Value::Null).staleness_bound(),
+        StalenessBound::Seconds(0)
+    );
+    for bound in [StalenessBound::Seconds(300), StalenessBound::NotAfter, StalenessBound::Unbounded] {
+        assert_eq!(StalenessBound::parse(&format!("{bound}")), Some(bound));
+    }
+    for text in ["", "+3", "-1", "3.5", "5m", "99999999999999999999"] {
+        assert_eq!(StalenessBound::parse(text), None, "{text:?}");
+    }
+}
+
+#[test]
 fn a_rule_far_down_the_list_counts_like_one_at_the_top() {
     for rules in [1, 32, 33, 64, 65, 200] {
         let scope = |at| if at == rules - 1 { "orders.read".into() } else { format!("never.granted.{at}") };

@@ -3,9 +3,11 @@
 use std::cell::OnceCell;
 use std::time::Duration;
 
-use meshseal_core::bundle::BundleError;
+use meshseal_core::bundle::{BundleError, PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER};
 use meshseal_core::config::TrustBundleConfig;
+use meshseal_core::keys::KeySet;
 use meshseal_core::limits;
+use meshseal_core::policy::Policy;
 use meshseal_core::trust::{Accepted, Trust};
 
 use super::pace::{Backoff, Bucket};
@@ -30,11 +32,20 @@ pub(crate) struct Identity {
     /// The proxy's node id, at most 128 visible characters; asked for with the first poll, since a proxy has none to tell while
     /// it is being configured (seen in Envoy 1.40).
     pub(crate) node: OnceCell<String>,
+    /// Longest time for which the rules go on by one bundle.
+    pub(crate) staleness: String,
+    /// Ids of the pinned bundle keys.
+    pub(crate) pins: String,
 }
 
 impl Identity {
-    pub(crate) fn new(host: &impl Host) -> Self {
-        Self { worker: format!("{:016x}", host.random()), node: OnceCell::new() }
+    pub(crate) fn new(host: &impl Host, policy: &Policy) -> Self {
+        Self {
+            worker: format!("{:016x}", host.random()),
+            node: OnceCell::new(),
+            staleness: policy.staleness_bound().to_string(),
+            pins: policy.trust_bundle().map(|bundle| pin_list(&bundle.pins)).unwrap_or_default(),
+        }
     }
 
     fn node(&self, host: &impl Host) -> &str {
@@ -44,6 +55,13 @@ impl Identity {
             node.unwrap_or_default().into_iter().filter(u8::is_ascii_graphic).take(128).map(char::from).collect()
         })
     }
+}
+
+/// Ids of pinned keys for a header. An id that a header cannot carry is left out: the issuer then counts its key as not
+/// pinned, which delays a rotation and loosens nothing.
+fn pin_list(pins: &KeySet) -> String {
+    let sendable = |kid: &&str| kid.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+    pins.kids().flatten().filter(sendable).collect::<Vec<_>>().join(",")
 }
 
 /// The state of the poll.
@@ -113,7 +131,7 @@ impl BundleSync {
             self.urgent = Urgent::No;
         }
         if self.urgent == Urgent::Wanted {
-            let asked = ask(host, config, me, trust.bundle_version(), 0, waiters::MAX_WAIT);
+            let asked = ask(host, config, me, held(trust), 0, waiters::MAX_WAIT);
             self.urgent = asked.map_or(Urgent::No, Urgent::Asked);
         }
         let now = host.steady();
@@ -124,7 +142,7 @@ impl BundleSync {
         if self.poll.is_some() || now < self.due {
             return;
         }
-        let have = trust.bundle_version().filter(|_| !self.ask_full);
+        let have = held(trust).filter(|_| !self.ask_full);
         // An issuer that was not heard for a while confirms what we have at once, rather than at the end of a round.
         let silent = self.health.is_failing() || now.saturating_sub(self.heard) > Duration::from_secs(config.wait_s);
         let wait_s = if silent { 0 } else { config.wait_s };
@@ -229,17 +247,25 @@ impl BundleSync {
     }
 }
 
+/// A version, and the acknowledgement value that came with it.
+type Held<'t> = (u64, Option<&'t str>);
+
+fn held(trust: &Trust) -> Option<Held<'_>> {
+    trust.bundle_version().map(|version| (version, trust.bundle_ack()))
+}
+
 fn ask(
     host: &impl Host,
     config: &TrustBundleConfig,
     me: &Identity,
-    have: Option<u64>,
+    have: Option<Held<'_>>,
     wait_s: u64,
     timeout: Duration,
 ) -> Option<Asked> {
-    let known = have.map(|version| format!("have={version}&")).unwrap_or_default();
+    let known = have.map(|(version, _)| format!("have={version}&")).unwrap_or_default();
     let path = format!("{}?{known}wait={wait_s}", config.path);
     let bearer = config.poll_token.as_ref().map(|token| format!("Bearer {token}"));
+    let protocol = PROTOCOL.to_string();
     let mut headers = vec![
         (":method", "GET"),
         (":path", path.as_str()),
@@ -247,13 +273,17 @@ fn ask(
         ("accept", "application/jose"),
         ("x-meshseal-worker", &*me.worker),
         ("x-meshseal-node", me.node(host)),
+        (PROTOCOL_HEADER, &*protocol),
+        (STALENESS_HEADER, &*me.staleness),
+        (PINS_HEADER, &*me.pins),
     ];
+    headers.extend(have.and_then(|(_, ack)| ack).map(|ack| (PROOF_HEADER, ack)));
     if let Some(bearer) = &bearer {
         headers.push(("authorization", bearer));
     }
     let token = host.call(&HttpCall { cluster: &config.cluster, headers: &headers, timeout }).ok()?;
     let overdue = host.steady().saturating_add(timeout).saturating_add(GRACE);
-    Some(Asked { token, have, wait_s, overdue })
+    Some(Asked { token, have: have.map(|(version, _)| version), wait_s, overdue })
 }
 
 #[cfg(test)]

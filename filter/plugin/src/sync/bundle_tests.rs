@@ -1,7 +1,7 @@
 use super::*;
 use crate::host::fake::FakeHost;
 use crate::testing::{START, TestKey, bundle, bundle_config, full, pin, snapshot, times};
-use meshseal_core::policy::Policy;
+use meshseal_core::bundle::Payload;
 use serde_json::{Value, json};
 
 const PREFIX: &str = "meshseal.bundle.";
@@ -19,7 +19,7 @@ impl Poll {
     fn new(host: FakeHost, changes: Value) -> Self {
         let policy = Policy::from_json(&bundle_config(changes, json!({}))).unwrap();
         let metrics = Metrics::define(&host, "");
-        let me = Identity { worker: "0123456789abcdef".to_owned(), node: OnceCell::new() };
+        let me = Identity { worker: "0123456789abcdef".to_owned(), ..Identity::new(&host, &policy) };
         Self { host, sync: BundleSync::new(), policy, trust: Trust::new(), metrics, me }
     }
 
@@ -72,7 +72,10 @@ fn the_first_poll_says_who_asks_and_that_it_has_nothing() {
     assert_eq!(call.headers[":authority"], "issuer.local");
     assert_eq!(call.headers["x-meshseal-worker"], "0123456789abcdef");
     assert_eq!(call.headers["x-meshseal-node"], "node-1");
-    assert!(!call.headers.contains_key("authorization"));
+    assert_eq!(call.headers["x-meshseal-protocol"], "2");
+    assert_eq!(call.headers["x-meshseal-staleness"], "not-after");
+    assert_eq!(call.headers["x-meshseal-pins"], "pin");
+    assert!(!call.headers.contains_key("authorization") && !call.headers.contains_key("x-meshseal-proof"));
     assert_eq!(call.timeout, Duration::from_secs(5));
 }
 
@@ -101,6 +104,33 @@ fn a_version_is_acknowledged_at_once_by_asking_for_the_next() {
     let poll = poll_with_version_1();
     assert_eq!(poll.host.last_call().path(), "/bundle?have=1&wait=25");
     assert_eq!(poll.count("accepted"), 1);
+}
+
+#[test]
+fn poll_proves_version_by_its_value() {
+    let mut poll = poll();
+    let with_ack = |version, ack: Option<&str>| {
+        bundle(&pin(), &Payload { ack: ack.map(String::from), ..snapshot(version, &[]).full(times(START)) })
+    };
+    for (version, ack) in [(1, Some("first")), (2, Some("second")), (3, None)] {
+        poll.tick();
+        assert_eq!(poll.answer(200, &with_ack(version, ack)), Heard::News);
+        poll.tick();
+        let call = poll.host.last_call();
+        assert_eq!(call.path(), format!("/bundle?have={version}&wait=25"));
+        assert_eq!(call.headers.get("x-meshseal-proof").map(String::as_str), ack);
+    }
+}
+
+#[test]
+fn pins_that_no_header_can_carry_are_omitted() {
+    let pins = |kids: [&'static str; 2]| {
+        let keys: Value = kids.into_iter().zip(1..).map(|(kid, seed)| TestKey::new(kid, seed).jwk()).collect();
+        let policy = Policy::from_json(&bundle_config(json!({ "keys": keys }), json!({}))).unwrap();
+        Identity::new(&FakeHost::new(), &policy).pins
+    };
+    assert_eq!(pins(["old", "new"]), "old,new");
+    assert_eq!(pins(["a,b", "a b"]), "");
 }
 
 #[test]

@@ -31,6 +31,11 @@ impl Database {
         Some(Arc::new(Self { location: Location::Postgres(server.new_database().await), _folder: None }))
     }
 
+    /// A database that something else looks after.
+    pub(crate) fn at(location: Location) -> Arc<Self> {
+        Arc::new(Self { location, _folder: None })
+    }
+
     pub(crate) async fn open(&self) -> Arc<dyn Store> {
         open(&self.location).await.unwrap()
     }
@@ -75,6 +80,29 @@ impl PostgresServer {
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let shell = run(&folder, &binaries);
         Some(Self { folder, shell })
+    }
+
+    /// Starts a streaming standby of this server.
+    pub(crate) async fn standby(&self) -> Self {
+        self.connect().await;
+        let binaries = find_binaries().unwrap();
+        let folder = tempfile::Builder::new().prefix("meshseal-pg").tempdir().unwrap();
+        // PATH may have links to some of the programs only.
+        let beside = std::fs::canonicalize(binaries.join("postgres")).unwrap().with_file_name("pg_basebackup");
+        let mut copy = as_user(&folder, beside);
+        copy.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
+        copy.args(["--username=meshseal", "--pgdata"]).arg(folder.path().join("data"));
+        let copied = copy.arg("--host").arg(self.folder.path()).stdin(Stdio::null()).output().unwrap();
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        let shell = run(&folder, &binaries);
+        let standby = Self { folder, shell };
+        standby.connect().await;
+        standby
+    }
+
+    /// The folder of its socket.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// A URL for a database on it that nobody else uses.
@@ -135,7 +163,7 @@ fn run(folder: &TempDir, binaries: &Path) -> Child {
 }
 
 /// PostgreSQL refuses to run as root: then the folder is given to another user, who runs it.
-fn as_user(folder: &TempDir, program: PathBuf) -> Command {
+pub(crate) fn as_user(folder: &TempDir, program: PathBuf) -> Command {
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
     let mut command = if is_root {
         let known = |user: &&&str| Command::new("id").arg(user).output().is_ok_and(|id| id.status.success());

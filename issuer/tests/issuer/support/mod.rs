@@ -11,8 +11,10 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use meshseal_core::keys::KeySet;
+use meshseal_core::policy::StalenessBound;
 use meshseal_core::trust::{Accepted, Trust};
 use meshseal_issuer::background::write_down_once;
+use meshseal_issuer::bundle::Contact;
 use meshseal_issuer::clients::SecretHash;
 use meshseal_issuer::clock::FixedClock;
 use meshseal_issuer::config::{Config, from_yaml};
@@ -40,7 +42,7 @@ pub(crate) fn yaml() -> String {
     format!(
         r#"
 issuer: {ISSUER}
-keys: {{ algorithm: EdDSA, rotateEvery: 24h, ackTimeout: 60s }}
+keys: {{ algorithm: EdDSA, rotateEvery: 24h, ackTimeout: 60s, jwksMaxAge: 0s }}
 tokens: {{ lifetime: 5m, maxLifetime: 1h, clockSkew: 30s }}
 services:
 - {{ audience: orders, scopes: [orders.read, orders.write], introspectors: [auditor] }}
@@ -202,7 +204,25 @@ impl Harness {
         self.post_as("checkout", "/introspect", &format!("token={token}")).await.json()["active"] == true
     }
 
-    /// A poll by a worker, which counts as live from now on.
+    /// A poll in protocol 2 by a worker that goes on until the not-after.
+    pub(crate) async fn poll_proving(&self, worker: u64, have: Option<u64>, proof: &str) -> Answer {
+        self.poll_pinning(worker, have, proof, "pin").await
+    }
+
+    /// The same by a worker that pins these bundle keys.
+    pub(crate) async fn poll_pinning(&self, worker: u64, have: Option<u64>, proof: &str, pins: &str) -> Answer {
+        let query = have.map_or(String::new(), |have| format!("?have={have}"));
+        let request = Request::get(format!("/bundle{query}"))
+            .header("x-meshseal-worker", format!("{worker:016x}"))
+            .header("x-meshseal-node", "edge")
+            .header("x-meshseal-protocol", "2")
+            .header("x-meshseal-staleness", "not-after")
+            .header("x-meshseal-pins", pins)
+            .header("x-meshseal-proof", proof);
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// A poll in protocol 1 by a worker, which counts as live from now on.
     pub(crate) async fn poll(&self, worker: u64, have: Option<u64>) -> Answer {
         let query = have.map_or(String::new(), |have| format!("?have={have}"));
         let request = Request::get(format!("/bundle{query}"))
@@ -236,6 +256,7 @@ impl Harness {
     /// What background work does, once.
     pub(crate) async fn tick(&self) {
         self.issuer.publisher.refresh().await.unwrap();
+        self.issuer.consult_database_clock().await.unwrap();
         write_down_once(&self.issuer).await.unwrap();
         self.issuer.keeper.round(&self.issuer).await.unwrap();
     }
@@ -264,7 +285,9 @@ impl Proxy {
 
     /// Polls and takes over what comes.
     pub(crate) async fn poll(&mut self, harness: &Harness) -> Accepted {
-        let answer = harness.poll(self.worker, self.trust.bundle_version()).await;
+        let proof = self.trust.bundle_ack().unwrap_or_default();
+        let pins = self.pins.kids().flatten().collect::<Vec<&str>>().join(",");
+        let answer = harness.poll_pinning(self.worker, self.trust.bundle_version(), proof, &pins).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
         let now = meshseal_issuer::clock::Clock::now(&*harness.clock);
         self.trust.accept_bundle(&answer.text, &self.pins, now).unwrap()
@@ -276,6 +299,11 @@ impl Proxy {
         self.poll(harness).await;
         assert_eq!(self.trust.bundle_version(), Some(harness.version()));
     }
+}
+
+/// A worker that polls and holds nothing.
+pub(crate) fn deaf_worker(worker: u64) -> Contact<'static> {
+    Contact { worker, node: "deaf", version: 0, protocol: 2, staleness: StalenessBound::NotAfter, pins: "" }
 }
 
 pub(crate) fn form_request(path: &str, _form: &str) -> axum::http::request::Builder {

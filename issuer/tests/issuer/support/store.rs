@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use async_trait::async_trait;
 use meshseal_issuer::bundle::ProxyRecord;
-use meshseal_issuer::store::{Change, Head, Persisted, Store, StoreError};
+use meshseal_issuer::store::{Change, Head, Health, Persisted, Store, StoreError};
 use tokio::sync::Semaphore;
 
 /// A store in front of another one.
@@ -14,6 +14,8 @@ pub(crate) struct Fickle {
     inner: Arc<dyn Store>,
     /// Whether it can tell what other replicas' proxies have.
     pub(crate) proxies_fail: AtomicBool,
+    /// Whether it can record what proxies have.
+    pub(crate) records_fail: AtomicBool,
     /// How often it was asked for those.
     pub(crate) proxies_asked: AtomicU32,
     /// How often it was asked for the head.
@@ -31,6 +33,7 @@ impl Fickle {
         Arc::new(Self {
             inner,
             proxies_fail: AtomicBool::new(false),
+            records_fail: AtomicBool::new(false),
             proxies_asked: AtomicU32::new(0),
             heads_asked: AtomicU32::new(0),
             leases: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -77,16 +80,23 @@ impl Store for Fickle {
         self.inner.lead(replica, now, until).await
     }
 
-    async fn save_proxies(&self, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
-        self.inner.save_proxies(proxies).await
+    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
+        if self.records_fail.load(SeqCst) {
+            return Err(StoreError::Unavailable("told to".into()));
+        }
+        self.inner.save_proxies(replica, proxies).await
     }
 
-    async fn proxies(&self, since: u64) -> Result<Vec<ProxyRecord>, StoreError> {
+    async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError> {
+        self.inner.proxies_are_gone(workers, now).await
+    }
+
+    async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError> {
         self.proxies_asked.fetch_add(1, SeqCst);
         if self.proxies_fail.load(SeqCst) {
             return Err(StoreError::Unavailable("told to".into()));
         }
-        self.inner.proxies(since).await
+        self.inner.proxies(replica).await
     }
 
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError> {
@@ -95,5 +105,17 @@ impl Store for Fickle {
 
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError> {
         self.inner.constant(name, value).await
+    }
+
+    async fn replace(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
+        self.inner.replace(name, old, new).await
+    }
+
+    async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
+        self.inner.clock_ms().await
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
     }
 }

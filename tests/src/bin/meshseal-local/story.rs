@@ -1,5 +1,6 @@
 //! `demo`: the story of a token, each step with what is expected and what is seen.
 
+mod cut_off;
 mod forged;
 mod load;
 mod revocation;
@@ -58,7 +59,8 @@ impl Story {
         load::tell(self).await?;
         self.expired(&token).await?;
         revocation::tell(self).await?;
-        self.issuer_away().await
+        self.issuer_away().await?;
+        cut_off::tell(self).await
     }
 
     /// One line: what was done, what was expected, what was seen.

@@ -1,0 +1,229 @@
+//! One worker of a proxy: what it holds, and until when it may act on it.
+
+use meshseal_core::limits::MAX_CLOCK_SKEW_S;
+use meshseal_core::policy::StalenessBound;
+
+use super::proxies::{Contact, LIVE_ELSEWHERE_S, LIVE_S};
+use crate::clock::Time;
+
+/// A time that never comes: some rule of the worker says `action: SERVE`.
+pub const UNBOUNDED: u64 = i64::MAX.unsigned_abs();
+
+/// Seconds by which a record reaches ahead of what the worker was given, so that not each answer needs a record of its own.
+const RECORD_AHEAD_S: u64 = 60;
+
+/// A worker, as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyRecord {
+    /// 16 hexadecimal digits: one worker and trust store.
+    pub worker: String,
+    /// The proxy's node id.
+    pub node: String,
+    /// The version it has; 0 for none.
+    pub version: u64,
+    /// Last contact, Unix seconds.
+    pub seen_at: u64,
+    /// Poll protocol that it speaks.
+    pub protocol: u32,
+    /// Ids of the bundle keys that it pins, separated by commas; empty for protocol 1, which does not state them.
+    pub pins: String,
+    /// Time until which it may act on a bundle that it was given, clock skew included (Unix seconds); [`UNBOUNDED`] without
+    /// limit; 0 in a row of a worker that an operator declared gone.
+    pub accepts_until: u64,
+}
+
+/// Times of a bundle that was given out, Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Time of issue.
+    pub issued_at: u64,
+    /// Not-after.
+    pub not_after: u64,
+}
+
+impl Validity {
+    /// Returns the time until which a worker may act on the bundle. Its clock may be behind ours, but not by more than the clock
+    /// skew: then the bundle would come from its future, and it would refuse it.
+    fn deadline(self, staleness: StalenessBound) -> u64 {
+        let end = match staleness {
+            StalenessBound::Unbounded => return UNBOUNDED,
+            StalenessBound::NotAfter => self.not_after,
+            StalenessBound::Seconds(seconds) => self.not_after.min(self.issued_at.saturating_add(seconds)),
+        };
+        end.saturating_add(MAX_CLOCK_SKEW_S)
+    }
+}
+
+/// State of a worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    node: Box<str>,
+    pub(super) version: u64,
+    protocol: u32,
+    pins: Box<str>,
+    staleness: StalenessBound,
+    /// Last contact with this replica, steady seconds.
+    seen_at: Option<u64>,
+    /// Last contact with another replica or before the last start, Unix seconds.
+    seen_elsewhere: u64,
+    /// Polls being held right now.
+    pub(super) waiting: u32,
+    /// Time until which it may act on what it was given: by the wall clock, and by the steady one. It has passed when both say
+    /// so: a clock that is put forward releases no worker.
+    accepts_until: u64,
+    passes_at_steady: u64,
+    /// `accepts_until` as the database has it.
+    recorded_until: u64,
+    pub(super) saved_at: Option<u64>,
+    pub(super) changed: bool,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            node: Box::default(),
+            version: 0,
+            protocol: 1,
+            pins: Box::default(),
+            staleness: StalenessBound::NotAfter,
+            seen_at: None,
+            seen_elsewhere: 0,
+            waiting: 0,
+            accepts_until: 0,
+            passes_at_steady: 0,
+            recorded_until: 0,
+            saved_at: None,
+            changed: false,
+        }
+    }
+}
+
+const fn steady(time: Time) -> u64 {
+    time.steady_ms / 1000
+}
+
+const fn wall(time: Time) -> u64 {
+    time.now_ms / 1000
+}
+
+/// Times of a bundle that is given out later.
+const fn ahead(now: Time, seconds: u64, not_after_s: u64) -> Validity {
+    let issued_at = wall(now).saturating_add(seconds);
+    Validity { issued_at, not_after: issued_at.saturating_add(not_after_s) }
+}
+
+impl Worker {
+    /// Notes a poll.
+    pub(super) fn note(&mut self, contact: &Contact<'_>, now: Time) {
+        self.changed |= self.version < contact.version || self.saved_at.is_none();
+        self.version = self.version.max(contact.version);
+        self.protocol = contact.protocol;
+        self.staleness = contact.staleness;
+        if *self.node != *contact.node {
+            self.node = contact.node.into();
+        }
+        if *self.pins != *contact.pins {
+            self.pins = contact.pins.into();
+        }
+        self.seen_at = Some(steady(now));
+        self.waiting = self.waiting.saturating_add(1);
+    }
+
+    /// Notes the end of a poll.
+    pub(super) fn leave(&mut self, now: Time) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.seen_at = Some(steady(now));
+    }
+
+    /// Notes that the worker was given a bundle.
+    pub(super) fn gave(&mut self, validity: Validity, now: Time) {
+        self.extend(validity.deadline(self.staleness), now);
+    }
+
+    fn extend(&mut self, until: u64, now: Time) {
+        self.accepts_until = self.accepts_until.max(until);
+        if let Some(ahead) = until.checked_sub(wall(now)) {
+            let passes_at = steady(now).saturating_add(ahead).saturating_add(1);
+            self.passes_at_steady = self.passes_at_steady.max(passes_at);
+        }
+    }
+
+    /// Merges what the database has of this worker.
+    pub(super) fn learn(&mut self, record: &ProxyRecord, now: Time) {
+        self.version = self.version.max(record.version);
+        self.recorded_until = self.recorded_until.max(record.accepts_until);
+        self.extend(record.accepts_until, now);
+        let first = self.seen_at.is_none() && self.seen_elsewhere == 0;
+        if first || (self.seen_at.is_none() && record.seen_at > self.seen_elsewhere) {
+            self.node = record.node.as_str().into();
+            self.pins = record.pins.as_str().into();
+            self.protocol = record.protocol;
+        }
+        self.seen_elsewhere = self.seen_elsewhere.max(record.seen_at);
+    }
+
+    /// Last contact with this replica; that of a poll being held is now.
+    fn last_contact(&self, now: Time) -> Option<u64> {
+        if self.waiting > 0 { Some(steady(now)) } else { self.seen_at }
+    }
+
+    /// Last contact with any replica, Unix seconds.
+    pub(super) fn last_seen(&self, now: Time) -> u64 {
+        let here = self.last_contact(now).map(|at| wall(now).saturating_sub(steady(now).saturating_sub(at)));
+        self.seen_elsewhere.max(here.unwrap_or(0))
+    }
+
+    /// Returns whether it polls, or did so lately.
+    pub(super) fn is_reachable(&self, now: Time) -> bool {
+        let here = self.last_contact(now).is_some_and(|at| steady(now) <= at.saturating_add(LIVE_S));
+        here || (self.seen_elsewhere > 0 && wall(now) <= self.seen_elsewhere.saturating_add(LIVE_ELSEWHERE_S))
+    }
+
+    /// Returns whether it counts: it polls, or may still act on what it was given.
+    pub(super) fn counts(&self, now: Time) -> bool {
+        let accepts = wall(now) <= self.accepts_until || steady(now) < self.passes_at_steady;
+        accepts || self.is_reachable(now)
+    }
+
+    /// Returns whether a record is due before the worker is given a bundle.
+    pub(super) fn needs_record(&self, validity: Validity) -> bool {
+        self.recorded_until < validity.deadline(self.staleness)
+    }
+
+    /// Returns whether a contact is written down: a change, now and then a long wait, and a record about to lapse.
+    pub(super) fn must_be_saved(&self, now: Time, not_after_s: u64, every_s: u64) -> bool {
+        let Some(contact) = self.last_contact(now) else { return false };
+        let due = self.saved_at.is_none_or(|saved_at| contact >= saved_at.saturating_add(every_s));
+        due || self.lapses(now, not_after_s)
+    }
+
+    /// Returns whether the record of a worker in contact covers less than half of what it reaches ahead.
+    pub(super) fn lapses(&self, now: Time, not_after_s: u64) -> bool {
+        self.waiting > 0 && self.needs_record(ahead(now, RECORD_AHEAD_S / 2, not_after_s))
+    }
+
+    /// Returns the record to write. It reaches ahead.
+    pub(super) fn to_save(&self, worker: u64, now: Time, not_after_s: u64) -> ProxyRecord {
+        let later = ahead(now, RECORD_AHEAD_S, not_after_s).deadline(self.staleness);
+        let accepts_until = self.accepts_until.max(later);
+        ProxyRecord { accepts_until, ..self.record(worker, now) }
+    }
+
+    /// Notes that a record was written.
+    pub(super) fn saved(&mut self, record: &ProxyRecord) {
+        self.recorded_until = self.recorded_until.max(record.accepts_until);
+    }
+
+    /// Returns its state as of now.
+    pub(super) fn record(&self, worker: u64, now: Time) -> ProxyRecord {
+        ProxyRecord {
+            worker: format!("{worker:016x}"),
+            node: self.node.to_string(),
+            version: self.version,
+            seen_at: self.last_seen(now),
+            protocol: self.protocol,
+            pins: self.pins.to_string(),
+            accepts_until: self.accepts_until,
+        }
+    }
+}

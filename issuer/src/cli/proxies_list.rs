@@ -1,0 +1,41 @@
+//! `meshseal proxies list`.
+
+use std::process::ExitCode;
+
+use super::remote::AdminRemote;
+use super::{Failure, Outcome, print};
+use crate::admin::ProxiesView;
+
+/// List the workers of proxies that count: those that poll, and those that may still act on a bundle that they were given.
+///
+/// `until` is the time (Unix seconds) until which an unreachable worker may go on by the version that it has.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  meshseal proxies list --client-id operator
+  meshseal proxies list --client-id operator --json | jq '.proxies[] | select(.state == \"unreachable\")'")]
+pub(super) struct List {
+    #[command(flatten)]
+    remote: AdminRemote,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl List {
+    pub(super) fn run(self) -> Outcome {
+        let view: ProxiesView = self.remote.connect()?.get("/admin/proxies")?;
+        if self.json {
+            print(&serde_json::to_string(&view).map_err(Failure::new)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        print(&format!("{:<16}  {:<11}  {:>13}  {:>10}  node", "worker", "state", "version", "until"));
+        for proxy in &view.proxies {
+            let until = proxy.accepts_until.map_or_else(|| "unbounded".to_owned(), |until| until.to_string());
+            print(&format!(
+                "{:<16}  {:<11}  {:>13}  {until:>10}  {}",
+                proxy.worker, proxy.state, proxy.version, proxy.node
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

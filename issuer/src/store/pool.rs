@@ -1,0 +1,284 @@
+//! Connections and transactions. A connection is used again only after its transaction ended as it
+//! should.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::{AnyConnection, Connection as _, Executor as _, Row as _};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
+
+use super::hosts::{Host, hosts};
+use super::location::{DataFile, file_url};
+use super::outage::{Outage, Reason};
+use super::{Location, StoreError};
+
+/// Longest wait for a free connection.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// Longest attempt to open one connection.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Connections to PostgreSQL. A SQLite file has one, which spares waiting for its lock.
+const CONNECTIONS: usize = 8;
+
+/// Applies to each connection of a SQLite file. FULL: an acknowledged change survives a power cut.
+/// secure_delete: deleted content, such as a private half, is overwritten.
+const SQLITE_SETTINGS: &str =
+    "PRAGMA secure_delete = ON; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 4000";
+
+/// Begins a transaction on a server and tells whether it may write, in one message. A server that
+/// is demoted while connections to it stay open, as behind a proxy, is noticed by the next
+/// transaction. The setting of the last column is the server's own unless that is `off`: then an
+/// acknowledged change would not survive a crash.
+const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ;
+    SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only";
+const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
+    SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only,
+        set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+            ELSE current_setting('synchronous_commit') END, true)";
+const PROBE: &str = "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only";
+
+/// Kind of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Reads, all as of one moment.
+    Read,
+    /// Changes.
+    Write,
+}
+
+/// Opens connections, and keeps the idle ones.
+pub(super) struct Pool {
+    file: Option<DataFile>,
+    hosts: Vec<Host>,
+    /// Which of `hosts` is tried first: the last that was writable.
+    preferred: AtomicUsize,
+    permits: Semaphore,
+    idle: Mutex<Vec<Held>>,
+    max_age: Duration,
+}
+
+struct Held {
+    connection: AnyConnection,
+    opened: Instant,
+}
+
+impl Pool {
+    /// A pool without connections; the first transaction opens one.
+    pub(super) fn new(location: &Location, max_age: Duration) -> Result<Self, Outage> {
+        let (file, hosts) = match location {
+            Location::Sqlite(path) => (Some(DataFile::identify(path)?), Vec::new()),
+            Location::Postgres(url) => (None, hosts(url)?),
+        };
+        // No bound for a file: a new connection to it reaches no other server.
+        let (connections, max_age) = if file.is_some() { (1, Duration::MAX) } else { (CONNECTIONS, max_age) };
+        let (permits, idle) = (Semaphore::new(connections), Mutex::default());
+        Ok(Self { file, hosts, preferred: AtomicUsize::new(0), permits, idle, max_age })
+    }
+
+    /// Returns whether the database is a SQLite file.
+    pub(super) const fn is_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Begins a transaction on a connection that nothing else uses.
+    pub(super) async fn begin(&self, access: Access) -> Result<Transaction<'_>, Outage> {
+        self.require_file()?;
+        let busy = |_| Outage::new(Reason::NoAnswer, format!("all connections are busy for {} s", WAIT.as_secs()));
+        let permit = timeout(WAIT, self.permits.acquire()).await.map_err(busy)?;
+        let permit = permit.map_err(|_| Outage::new(Reason::Other, "the store is closed"))?;
+        let mut transaction = Transaction { pool: self, held: None, _permit: permit };
+        while let Some(held) = self.take_idle() {
+            if transaction.start(held, access).await.is_ok() {
+                return Ok(transaction);
+            }
+        }
+        let held = Held { connection: self.connect().await?, opened: Instant::now() };
+        transaction.start(held, access).await?;
+        Ok(transaction)
+    }
+
+    /// Empties the write-ahead log of a SQLite file, which keeps old pages.
+    pub(super) async fn truncate_log(&self) -> Result<(), Outage> {
+        let _permit = self.permits.acquire().await.map_err(|_| Outage::new(Reason::Other, "the store is closed"))?;
+        let mut held = match self.take_idle() {
+            Some(held) => held,
+            None => Held { connection: self.connect().await?, opened: Instant::now() },
+        };
+        held.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+        self.give_back(held);
+        Ok(())
+    }
+
+    /// SQLite goes on writing to a file that was deleted or replaced, and what it wrote is lost.
+    fn require_file(&self) -> Result<(), Outage> {
+        match &self.file {
+            Some(file) if !file.is_in_place() => Err(Outage::new(Reason::Replaced, file.path().display().to_string())),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Opens a connection, to the first server that may write.
+    pub(super) async fn connect(&self) -> Result<AnyConnection, Outage> {
+        if let Some(file) = &self.file {
+            let connection = in_time(open_file(file)).await?;
+            self.require_file()?;
+            return Ok(connection);
+        }
+        let mut refused: Option<Outage> = None;
+        for _ in &self.hosts {
+            let at = self.preferred.load(Ordering::Relaxed);
+            let Some(host) = self.hosts.get(at) else { break };
+            // Before the attempt: where the caller gives up during it, the next one begins with the
+            // next server.
+            let next = at.saturating_add(1);
+            self.preferred.store(if next < self.hosts.len() { next } else { 0 }, Ordering::Relaxed);
+            match in_time(open_server(host)).await {
+                Ok(connection) => {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(outage) => refused = Some(join(refused, &host.name, outage)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| Outage::new(Reason::Other, "no host is named")))
+    }
+
+    fn take_idle(&self) -> Option<Held> {
+        let mut idle = self.lock_idle();
+        idle.retain(|held| held.opened.elapsed() < self.max_age);
+        idle.pop()
+    }
+
+    fn give_back(&self, held: Held) {
+        self.lock_idle().push(held);
+    }
+
+    fn lock_idle(&self) -> MutexGuard<'_, Vec<Held>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A transaction that has begun. Dropping it closes the connection, and the database undoes the
+/// changes.
+pub(super) struct Transaction<'pool> {
+    pool: &'pool Pool,
+    held: Option<Held>,
+    _permit: SemaphorePermit<'pool>,
+}
+
+impl Transaction<'_> {
+    /// The connection, inside the transaction.
+    pub(super) fn connection(&mut self) -> Result<&mut AnyConnection, StoreError> {
+        let ended = || StoreError::Unavailable("the transaction has ended".into());
+        self.held.as_mut().map(|held| &mut held.connection).ok_or_else(ended)
+    }
+
+    async fn start(&mut self, held: Held, access: Access) -> Result<(), Outage> {
+        let held = self.held.insert(held);
+        let begun = begin(&mut held.connection, self.pool.is_file(), access).await;
+        if begun.is_err() {
+            self.abandon().await;
+        }
+        begun
+    }
+
+    /// Commits after success, else rolls back. Every failure of the database, that of COMMIT or
+    /// ROLLBACK included, closes the connection: its state is unknown.
+    pub(super) async fn end<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        let statement = match &result {
+            Ok(_) => "COMMIT",
+            Err(StoreError::Conflict | StoreError::Full(_)) => "ROLLBACK",
+            Err(StoreError::Unavailable(_)) => {
+                self.abandon().await;
+                return result;
+            }
+        };
+        match self.connection()?.execute(statement).await {
+            Ok(_) => {
+                if let Some(held) = self.held.take() {
+                    self.pool.give_back(held);
+                }
+                result
+            }
+            Err(error) => {
+                self.abandon().await;
+                // The refusal stands: a transaction that was not committed changes nothing.
+                result.and(Err(error.into()))
+            }
+        }
+    }
+
+    /// Closes the connection, and with it the idle ones, which have most likely lost the same
+    /// server.
+    async fn abandon(&mut self) {
+        self.pool.lock_idle().clear();
+        if let Some(held) = self.held.take() {
+            // Closing tells the server; a failure changes nothing.
+            let _closed = timeout(Duration::from_secs(1), held.connection.close()).await;
+        }
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.held.take().is_some() {
+            self.pool.lock_idle().clear();
+        }
+    }
+}
+
+async fn begin(connection: &mut AnyConnection, is_file: bool, access: Access) -> Result<(), Outage> {
+    match (is_file, access) {
+        (true, Access::Read) => connection.execute("BEGIN").await.map(|_| ())?,
+        (true, Access::Write) => connection.execute("BEGIN IMMEDIATE").await.map(|_| ())?,
+        (false, Access::Read) => require_writable(connection, BEGIN_READ).await?,
+        (false, Access::Write) => require_writable(connection, BEGIN_WRITE).await?,
+    }
+    Ok(())
+}
+
+/// Sends statements of which the last tells the role of the server.
+async fn require_writable(connection: &mut AnyConnection, statements: &'static str) -> Result<(), Outage> {
+    let rows = connection.fetch_all(statements).await?;
+    let row = rows.last().ok_or_else(|| Outage::new(Reason::Other, "no answer to the question for the role"))?;
+    if row.try_get::<bool, _>("standby")? {
+        return Err(Outage::new(Reason::ReadOnly, "the server is a standby, in recovery"));
+    }
+    if row.try_get::<String, _>("read_only")? == "on" {
+        return Err(Outage::new(Reason::ReadOnly, "`default_transaction_read_only` is on"));
+    }
+    Ok(())
+}
+
+async fn open_file(file: &DataFile) -> Result<AnyConnection, Outage> {
+    let mut connection = AnyConnection::connect(&file_url(file.path(), false)).await?;
+    connection.execute(SQLITE_SETTINGS).await?;
+    Ok(connection)
+}
+
+async fn open_server(host: &Host) -> Result<AnyConnection, Outage> {
+    let mut connection = AnyConnection::connect(&host.url).await?;
+    require_writable(&mut connection, PROBE).await?;
+    Ok(connection)
+}
+
+async fn in_time(opening: impl Future<Output = Result<AnyConnection, Outage>>) -> Result<AnyConnection, Outage> {
+    let slow = |_| Outage::new(Reason::NoAnswer, format!("no connection within {} s", CONNECT.as_secs()));
+    timeout(CONNECT, opening).await.map_err(slow)?
+}
+
+/// Failures of several servers as one. Any other reason says more than that a server does not
+/// answer.
+fn join(before: Option<Outage>, host: &str, outage: Outage) -> Outage {
+    let detail = format!("{host}: {}", outage.detail);
+    match before {
+        None => Outage::new(outage.reason, detail),
+        Some(before) => {
+            let reason = if before.reason == Reason::NoAnswer { outage.reason } else { before.reason };
+            Outage::new(reason, format!("{}; {detail}", before.detail))
+        }
+    }
+}

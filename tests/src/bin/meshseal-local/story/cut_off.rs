@@ -1,0 +1,51 @@
+//! A proxy loses its link to the issuer: the receipt names it, and until when it may still accept.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use meshseal_tests::clock::unix_now;
+use meshseal_tests::http::Request;
+use serde_json::Value;
+
+use super::Story;
+
+/// Node id of the proxy, played by this program: it takes one bundle and is not heard of again.
+const NODE: &str = "cut-off";
+
+/// Staleness of its rules in seconds.
+const STALENESS_S: u64 = 300;
+
+/// Silence after which the issuer calls a worker unreachable, and a second.
+const SILENCE: Duration = Duration::from_secs(16);
+
+pub(super) async fn tell(story: &mut Story) -> Result<()> {
+    let poll = Request::get("/bundle")
+        .header("x-meshseal-worker", "00000000000c07ff")
+        .header("x-meshseal-node", NODE)
+        .header("x-meshseal-protocol", "2")
+        .header("x-meshseal-staleness", &STALENESS_S.to_string())
+        .header("x-meshseal-pins", "");
+    let bundle = story.stack.issuer.send(poll).await?;
+    ensure!(bundle.status == 200, "the proxy gets a bundle: {bundle:?}");
+    let latest = unix_now() + STALENESS_S + 60;
+    tokio::time::sleep(SILENCE).await;
+    let token = story.stack.issuer.token("orders").await?;
+    let receipt = story.stack.issuer.revoke_within(&format!("token={token}"), 1).await?;
+    let text = |pointer: &str| receipt.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let seen = format!("{}: {} {}", text("/state"), text("/waiting_for/0/node"), text("/waiting_for/0/state"));
+    let expected = format!("incomplete: {NODE} unreachable");
+    story.step("revoked while a proxy is cut off: the receipt", &expected, &seen, seen == expected);
+    let until = receipt.pointer("/waiting_for/0/accepts_until").and_then(Value::as_u64).context("a time")?;
+    let left = until.saturating_sub(unix_now());
+    let right = until <= latest && until + 2 >= latest;
+    story.step(
+        "  how long that proxy may still accept",
+        "staleness 300 s + 60 s of skew",
+        &format!("{left} s more"),
+        right,
+    );
+    story.stack.issuer.forget_proxy(NODE).await?;
+    let receipt = story.stack.issuer.revoke(&format!("token={token}")).await?;
+    story.step_receipt(&receipt);
+    Ok(())
+}
