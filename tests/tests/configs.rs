@@ -90,3 +90,44 @@ fn the_schema_refuses_what_the_filter_refuses() -> Result<()> {
     }
     Ok(())
 }
+
+/// What an editor marks as wrong must be wrong.
+#[test]
+fn schema_accepts_what_the_filter_accepts() -> Result<()> {
+    let schema = schema()?;
+    let keys = json!({ "keys": [{
+        "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    }] });
+    let rule = |changes: Value| {
+        let mut rule = json!({ "issuer": "https://i.example", "audiences": ["a"], "jwks": keys });
+        if let (Some(rule), Value::Object(changes)) = (rule.as_object_mut(), changes) {
+            rule.extend(changes);
+        }
+        json!({ "jwtRules": [rule] })
+    };
+    let when = |key: &str, value: &str| {
+        let mut config = rule(json!({}));
+        config["rules"] = json!([{ "allowMissing": true, "when": [{ "key": key, "notValues": [value] }] }]);
+        config
+    };
+    let accepted = [
+        rule(json!({ "trustBundle": false })),
+        rule(json!({ "tokenTypes": ["at+jwt", "JWT", "ID"], "requiredClaims": ["sub"], "audienceClaim": "client_id" })),
+        rule(json!({ "scopeClaims": ["scp", "[a.b]"], "subjectType": { "claim": "idtyp", "clientValues": ["app"] } })),
+        rule(json!({ "onUnsafe": "REJECT", "outputMaxValueBytes": 61_440, "outputMaxTotalBytes": 1 })),
+        rule(json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "[a.b][c]", "onUnsafe": "OMIT" }] })),
+        when("request.auth.claims[kubernetes.io][namespace]", "shop"),
+        when("request.auth.principal", "*"),
+        when("request.auth.audiences", "a"),
+        when("request.auth.presenter", "a"),
+        when("request.auth.subjectType", "client"),
+        when("request.auth.delegated", "true"),
+        when("request.auth.actor", "https://i.example/edge"),
+        when("request.auth.delegationDepth", "2"),
+    ];
+    for config in accepted {
+        Policy::from_json(&config.to_string()).with_context(|| format!("the filter refuses {config}"))?;
+        ensure!(schema.is_valid(&config), "the schema refuses {config}");
+    }
+    Ok(())
+}

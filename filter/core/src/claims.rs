@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::header::over_limit;
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 
@@ -13,7 +14,7 @@ pub struct Claims {
     places: Places,
 }
 
-/// Where the registered claims are in the document.
+/// Where the claims that decide something are in the document.
 #[derive(Clone, Copy, Debug, Default)]
 struct Places {
     iss: Option<usize>,
@@ -29,39 +30,111 @@ struct Places {
     grant_id: Option<usize>,
     cnf: Option<usize>,
     act: Option<usize>,
+    nonce: Option<usize>,
+    /// `at_hash`, `c_hash` or `s_hash`.
+    hash: Option<usize>,
+    events: Option<usize>,
+    /// Claims of single providers, of any type.
+    scp: Option<usize>,
+    token_use: Option<usize>,
+    typ: Option<usize>,
 }
 
-/// Says whether a registered claim's value has the right form.
-type Form = fn(Value<'_>) -> bool;
-
 impl Places {
-    /// The place for a claim of this name and the form that its value must have.
-    fn slot(&mut self, name: &str) -> Option<(&mut Option<usize>, Form)> {
-        let text: Form = |value| value.as_str().is_some_and(|text| !text.is_empty());
-        let date: Form = |value| value.as_numeric_date().is_some();
-        let object: Form = |value| value.kind() == Kind::Object;
-        Some(match name {
-            "iss" => (&mut self.iss, text),
-            "sub" => (&mut self.sub, text),
-            "aud" => (&mut self.aud, is_audience),
-            "exp" => (&mut self.exp, date),
-            "nbf" => (&mut self.nbf, date),
-            "iat" => (&mut self.iat, date),
-            "jti" => (&mut self.jti, text),
-            "client_id" => (&mut self.client_id, text),
-            // An empty scope is allowed in the wild and grants nothing; a list is what some providers send.
-            "scope" => (&mut self.scope, |value| value.kind() == Kind::String || is_string_list(value)),
-            "sid" => (&mut self.sid, text),
-            "grant_id" => (&mut self.grant_id, text),
-            "cnf" => (&mut self.cnf, object),
-            "act" => (&mut self.act, is_actor),
+    /// The place for a claim of this name.
+    fn slot(&mut self, name: &str) -> Option<&mut Option<usize>> {
+        Some(match (name.len(), name) {
+            (3, "iss") => &mut self.iss,
+            (3, "sub") => &mut self.sub,
+            (3, "aud") => &mut self.aud,
+            (3, "exp") => &mut self.exp,
+            (3, "nbf") => &mut self.nbf,
+            (3, "iat") => &mut self.iat,
+            (3, "jti") => &mut self.jti,
+            (3, "sid") => &mut self.sid,
+            (3, "cnf") => &mut self.cnf,
+            (3, "act") => &mut self.act,
+            (3, "scp") => &mut self.scp,
+            (3, "typ") => &mut self.typ,
+            (5, "scope") => &mut self.scope,
+            (5, "nonce") => &mut self.nonce,
+            (6, "events") => &mut self.events,
+            (6, "c_hash" | "s_hash") | (7, "at_hash") => &mut self.hash,
+            (8, "grant_id") => &mut self.grant_id,
+            (9, "client_id") => &mut self.client_id,
+            (9, "token_use") => &mut self.token_use,
             _ => return None,
         })
     }
 }
 
-fn is_string_list(value: Value<'_>) -> bool {
-    value.kind() == Kind::Array && value.items().all(|item| item.kind() == Kind::String)
+/// Type of a registered claim (V13). Where well-known providers deviate from the standard, their form is accepted, too; a claim
+/// is compared and forwarded as it was signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A string.
+    Text,
+    /// A string or a list of strings. RFC 8693 wants a string for `scope`; Ory and others send a list.
+    Texts,
+    /// A NumericDate.
+    Date,
+    /// A number; AD FS (`auth_time`) and Auth0 (`updated_at`) send an ISO 8601 string.
+    DateOrText,
+    /// A boolean; Cognito and Apple send `"true"` or `"false"`.
+    Flag,
+    /// An object.
+    Object,
+    /// An object; some providers send a string (`address`).
+    ObjectOrText,
+    /// A chain of actors.
+    Actor,
+    /// A string, or a list of strings or objects: SCIM values (RFC 9068 §2.2.3.1), and `amr` of Supabase.
+    Values,
+}
+
+impl Form {
+    /// Form of a registered claim: RFC 7519 §4.1, RFC 7800 §3.1, RFC 8417 §2.2, RFC 8693 §4, RFC 9068 §2.2, Grant Management,
+    /// OpenID Connect Core §2, §5.1, §5.6.2 and §7.4, Front-Channel Logout §3.
+    fn of(name: &str) -> Option<Self> {
+        // The length first: most names differ in it, and most claims of a large token are not registered.
+        Some(match (name.len(), name) {
+            (3, "iss" | "sub" | "jti" | "sid" | "acr" | "azp") => Self::Text,
+            (3, "exp" | "nbf" | "iat") => Self::Date,
+            (3, "aud") | (5, "scope") => Self::Texts,
+            (3, "cnf") | (6, "events") | (7, "may_act" | "sub_jwk") => Self::Object,
+            (3, "act") => Self::Actor,
+            (3, "amr") | (5, "roles") | (6, "groups") | (12, "entitlements") => Self::Values,
+            (4, "name") | (5, "nonce" | "email") | (6, "c_hash" | "s_hash" | "gender" | "locale") => Self::Text,
+            (7, "at_hash" | "profile" | "picture" | "website") => Self::Text,
+            (8, "grant_id" | "nickname" | "zoneinfo") | (9, "client_id" | "birthdate") => Self::Text,
+            (10, "given_name") | (11, "family_name" | "middle_name") | (12, "phone_number") => Self::Text,
+            (18, "preferred_username") => Self::Text,
+            (7, "address") => Self::ObjectOrText,
+            (9, "auth_time") | (10, "updated_at") => Self::DateOrText,
+            (12, "_claim_names") | (14, "_claim_sources") => Self::Object,
+            (14, "email_verified") | (21, "phone_number_verified") => Self::Flag,
+            _ => return None,
+        })
+    }
+
+    fn fits(self, value: Value<'_>) -> bool {
+        let kind = value.kind();
+        match self {
+            Self::Text => kind == Kind::String,
+            Self::Texts => kind == Kind::String || is_list(value, &[Kind::String]),
+            Self::Date => value.as_numeric_date().is_some(),
+            Self::DateOrText => value.as_numeric_date().is_some() || kind == Kind::String,
+            Self::Flag => kind == Kind::Bool || matches!(value.as_str(), Some("true" | "false")),
+            Self::Object => kind == Kind::Object,
+            Self::ObjectOrText => matches!(kind, Kind::Object | Kind::String),
+            Self::Actor => is_actor(value),
+            Self::Values => kind == Kind::String || is_list(value, &[Kind::String, Kind::Object]),
+        }
+    }
+}
+
+fn is_list(value: Value<'_>, of: &[Kind]) -> bool {
+    value.kind() == Kind::Array && value.items().all(|item| of.contains(&item.kind()))
 }
 
 /// Returns whether each level of an actor chain has the form of RFC 8693 §4.1: an object whose identity claims are strings.
@@ -79,26 +152,26 @@ fn is_actor(value: Value<'_>) -> bool {
     true
 }
 
-fn is_audience(value: Value<'_>) -> bool {
-    value.kind() == Kind::String || is_string_list(value)
-}
-
 impl Claims {
     /// Reads a decoded payload.
     ///
     /// # Errors
-    /// [`Rejection::ClaimsMalformed`].
+    /// [`Rejection::ClaimsMalformed`], [`Rejection::TokenTooDeep`].
     pub fn parse(payload: Vec<u8>) -> Result<Self, Rejection> {
-        let document = Document::parse(payload, Budget::TOKEN).map_err(|_| Rejection::ClaimsMalformed)?;
+        let document =
+            Document::parse(payload, Budget::TOKEN).map_err(|error| over_limit(error, Rejection::ClaimsMalformed))?;
         if document.root().kind() != Kind::Object {
             return Err(Rejection::ClaimsMalformed);
         }
         let mut places = Places::default();
         for (name, value) in document.root().members() {
-            if let Some((slot, well_formed)) = places.slot(name) {
-                if !well_formed(value) {
-                    return Err(Rejection::ClaimsMalformed);
-                }
+            if Form::of(name).is_some_and(|form| !form.fits(value)) {
+                return Err(Rejection::ClaimsMalformed);
+            }
+            // Cloudflare Access and Hydra send empty strings for what a token does not have.
+            if value.as_str() != Some("")
+                && let Some(slot) = places.slot(name)
+            {
                 *slot = Some(value.index());
             }
         }
@@ -179,6 +252,31 @@ impl Claims {
         self.subject().is_some_and(|subject| self.client_id() == Some(subject))
     }
 
+    /// Returns whether this is an ID token (OpenID Connect Core §2), by what only ID tokens contain (V11).
+    ///
+    /// Keycloak and Cognito say so themselves. A hash of another token is enough, a `nonce` is if nothing speaks for an access
+    /// token: Keycloak up to version 24 copies it into access tokens, which have a scope.
+    #[must_use]
+    pub(crate) fn is_id_token(&self) -> bool {
+        let access = self.says("Bearer", "access") || self.says("DPoP", "access");
+        let scoped = self.places.scope.is_some() || self.places.scp.is_some();
+        let bound_to_login = self.places.hash.is_some() || (self.places.nonce.is_some() && !scoped);
+        self.says("ID", "id") || (bound_to_login && !access)
+    }
+
+    /// Returns whether this is neither an access token nor an ID token: a logout token or another security event (RFC 8417),
+    /// or a token of Keycloak for its own endpoints (V11).
+    #[must_use]
+    pub(crate) fn is_for_another_use(&self) -> bool {
+        let own = ["Refresh", "Offline", "Logout"].into_iter().any(|kind| self.text(self.places.typ) == Some(kind));
+        own || self.places.events.is_some()
+    }
+
+    /// Returns whether the issuer states the use of the token: Keycloak in a claim `typ`, Cognito in `token_use`.
+    fn says(&self, keycloak: &str, cognito: &str) -> bool {
+        self.text(self.places.typ) == Some(keycloak) || self.text(self.places.token_use) == Some(cognito)
+    }
+
     /// Returns whether an actor uses the token on behalf of the subject: `act` is present, whatever it contains (RFC 8693 §4.1).
     #[must_use]
     pub fn is_delegated(&self) -> bool {
@@ -217,8 +315,19 @@ impl Claims {
     /// Whether `scope` grants this scope (RFC 6749 §3.3: separated by spaces, compared exactly).
     #[must_use]
     pub fn has_scope(&self, scope: &str) -> bool {
-        let granted = self.places.scope.into_iter().flat_map(|at| texts(self.document.value(at)));
-        granted.flat_map(|list| list.split(' ')).any(|one| one == scope)
+        self.places.scope.is_some_and(|at| grants(self.document.value(at), scope))
+    }
+
+    /// Whether the claim at this path grants this scope.
+    #[must_use]
+    pub(crate) fn has_scope_at(&self, path: &[Box<str>], scope: &str) -> bool {
+        self.get(path).is_some_and(|value| grants(value, scope))
+    }
+
+    /// Whether the claim at this path is present: neither null nor an empty string.
+    #[must_use]
+    pub(crate) fn has(&self, path: &[Box<str>]) -> bool {
+        self.get(path).is_some_and(|value| value.kind() != Kind::Null && value.as_str() != Some(""))
     }
 
     /// The claim at a path of member names.
@@ -236,6 +345,10 @@ impl Claims {
     pub fn payload(&self) -> &str {
         self.document.text()
     }
+}
+
+fn grants(claim: Value<'_>, scope: &str) -> bool {
+    texts(claim).flat_map(|list| list.split(' ')).any(|one| one == scope)
 }
 
 /// A string, or the strings of a list.
@@ -257,7 +370,6 @@ mod tests {
     fn registered_claims_of_a_wrong_type_refuse_the_token() {
         for json in [
             r#"{"iss":1}"#,
-            r#"{"iss":""}"#,
             r#"{"sub":{}}"#,
             r#"{"sub":null}"#,
             r#"{"aud":7}"#,
@@ -288,6 +400,64 @@ mod tests {
         ] {
             assert_eq!(parse(json).unwrap_err(), Rejection::ClaimsMalformed, "{json}");
         }
+    }
+
+    #[test]
+    fn every_registered_claim_has_its_type() {
+        let wrong = |name: &str, good: &[&str]| {
+            for value in
+                [r#""text""#, r#""""#, "1", "-1", "true", "null", "{}", "[]", r#"["a"]"#, "[1]", "[{}]", "[null]"]
+            {
+                let parsed = parse(&alloc::format!("{{\"{name}\":{value}}}"));
+                assert_eq!(parsed.is_ok(), good.contains(&value), "{name}: {value}");
+            }
+        };
+        let text = ["iss", "sub", "jti", "client_id", "sid", "grant_id", "acr", "azp", "nonce", "at_hash", "c_hash"];
+        let profile = [
+            "name",
+            "given_name",
+            "family_name",
+            "middle_name",
+            "nickname",
+            "preferred_username",
+            "profile",
+            "picture",
+            "website",
+            "email",
+            "gender",
+            "birthdate",
+            "zoneinfo",
+            "locale",
+            "phone_number",
+            "s_hash",
+        ];
+        text.iter().chain(&profile).for_each(|name| wrong(name, &[r#""text""#, r#""""#]));
+        for name in ["aud", "scope"] {
+            wrong(name, &[r#""text""#, r#""""#, "[]", r#"["a"]"#]);
+        }
+        for name in ["roles", "groups", "entitlements", "amr"] {
+            wrong(name, &[r#""text""#, r#""""#, "[]", r#"["a"]"#, "[{}]"]);
+        }
+        ["exp", "nbf", "iat"].into_iter().for_each(|name| wrong(name, &["1"]));
+        ["auth_time", "updated_at"].into_iter().for_each(|name| wrong(name, &["1", r#""text""#, r#""""#]));
+        for name in ["cnf", "act", "may_act", "events", "sub_jwk", "_claim_names", "_claim_sources"] {
+            wrong(name, &["{}"]);
+        }
+        wrong("address", &["{}", r#""text""#, r#""""#]);
+        for name in ["email_verified", "phone_number_verified"] {
+            wrong(name, &["true"]);
+            assert!(parse(&alloc::format!("{{\"{name}\":\"false\"}}")).is_ok());
+        }
+    }
+
+    #[test]
+    fn empty_text_claims_are_absent() {
+        let claims =
+            parse(r#"{"iss":"","sub":"","jti":"","client_id":"","sid":"","grant_id":"","aud":"","nonce":""}"#).unwrap();
+        let texts =
+            [claims.issuer(), claims.subject(), claims.jti(), claims.client_id(), claims.session(), claims.grant()];
+        assert_eq!(texts, [None; 6]);
+        assert!(!claims.has_audience_claim() && !claims.subject_is_client() && !claims.is_id_token());
     }
 
     #[test]

@@ -96,6 +96,16 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
         (json!({ "clockSkew": 5 }), "jwtRules[0].clockSkew: must be a"),
         (json!({ "maxLifetime": "0s" }), "jwtRules[0].maxLifetime"),
         (json!({ "tokenTypes": ["dpop+jwt"] }), "jwtRules[0].tokenTypes[0]"),
+        (json!({ "requiredClaims": [] }), "jwtRules[0].requiredClaims: must be a list"),
+        (json!({ "requiredClaims": ["a..b"] }), "jwtRules[0].requiredClaims[0]: must be a claim name"),
+        (json!({ "scopeClaims": ["[a][]"] }), "jwtRules[0].scopeClaims[0]: must be a claim name"),
+        (json!({ "audienceClaim": "[a" }), "jwtRules[0].audienceClaim: must be a claim name"),
+        (json!({ "audienceClaim": "https://a.b/c" }), "write [https://a.b/c]"),
+        (json!({ "subjectType": { "clientValues": ["app"] } }), "jwtRules[0].subjectType.claim: missing"),
+        (json!({ "subjectType": { "claim": "idtyp", "clientValues": ["a*b"] } }), "subjectType.clientValues[0]: one *"),
+        (json!({ "onUnsafe": "DROP" }), "jwtRules[0].onUnsafe: must be one of OMIT, REJECT"),
+        (json!({ "outputMaxValueBytes": "4096" }), "jwtRules[0].outputMaxValueBytes: must be a whole number"),
+        (json!({ "outputMaxTotalBytes": 0 }), "jwtRules[0].outputMaxTotalBytes: must be a whole number from 1"),
         (json!({ "algorithms": ["ES256"] }), "jwtRules[0].jwks.keys: no key"),
         (json!({ "algorithms": ["EdDSA", "ES256"] }), "jwtRules[0].algorithms[1]: no key of jwks can serve ES256"),
         (json!({ "algorithms": ["EdDSA", "Ed25519"] }), "jwtRules[0].algorithms[1]: given twice"),
@@ -232,6 +242,10 @@ fn rules_that_can_never_decide_are_refused() {
             "rules[0].when[0].values: can never match",
         ),
         (json!([{ "allowMissing": true, "scopes": ["a"] }]), "rules[0].allowMissing: a request without a token"),
+        (
+            json!([{ "allowMissing": true, "when": [{ "key": "request.auth.claims[a]", "values": ["x"] }] }]),
+            "rules[0].allowMissing: a request without a token",
+        ),
     ] {
         let told = rules_mistake(rules.clone());
         assert!(told.contains(expected), "{rules}: {told}");
@@ -242,6 +256,8 @@ fn rules_that_can_never_decide_are_refused() {
         json!([{ "to": orders, "staleness": { "maxAge": "1m" } }, { "to": one }]),
         json!([{ "action": "DENY", "to": one }, { "to": orders }]),
         json!([{ "to": orders }, { "to": one, "allowMissing": true }]),
+        json!([{ "allowMissing": true, "when": [{ "key": "request.auth.delegated", "notValues": ["true"] }] }]),
+        json!([{ "allowMissing": true, "from": [{ "source": { "notRequestPrincipals": ["*/banned"] } }] }]),
         json!([{ "to": to(json!({ "paths": ["/a", "/b"], "notPaths": ["/b"] })) }]),
     ] {
         assert_eq!(rules_mistake(legitimate.clone()), "", "{legitimate}");
@@ -276,6 +292,112 @@ fn a_route_rule_with_a_mistake_says_where() {
         let told = rules_mistake(json!([rule]));
         assert!(told.contains(expected), "{rule}: {told}");
     }
+}
+
+/// Fields of each object: as the reader names them beside an unknown one.
+fn reader_fields(path: &str) -> Vec<String> {
+    let mut config = json!({
+        "jwtRules": [
+            { "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true, "subjectType": { "claim": "a" },
+              "fromHeaders": [{ "name": "x-token" }], "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }] },
+        ],
+        "trustBundle": { "cluster": "issuer", "keys": [key()], "staleness": { "maxAge": "5m" } },
+        "rules": [{
+            "from": [{ "source": { "requestPrincipals": ["*"] } }], "to": [{ "operation": { "methods": ["GET"] } }],
+            "when": [{ "key": "request.auth.principal", "values": ["*"] }], "staleness": { "action": "SERVE" },
+        }],
+    });
+    assert_eq!(mistakes(&config), Vec::<String>::new());
+    config.pointer_mut(path).unwrap()["unknown"] = json!(1);
+    let told = mistakes(&config);
+    let [mistake] = told.as_slice() else { panic!("one mistake, not {told:#?}") };
+    let (_, known) = mistake.split_once("unknown: unknown field; known here: ").unwrap();
+    sorted(known.split(", ").map(Into::into).collect())
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort_unstable();
+    names
+}
+
+/// Where the objects are in a configuration, in the JSON Schema, and under which heading of the document their table is.
+const OBJECTS: [(&str, &str, Option<&str>); 11] = [
+    ("", "", Some("Top level")),
+    ("/trustBundle", "/$defs/trustBundle", Some("`trustBundle`")),
+    ("/jwtRules/0", "/$defs/jwtRule", Some("`jwtRules[]`")),
+    ("/rules/0", "/$defs/rule", Some("`rules[]`")),
+    ("/trustBundle/staleness", "/$defs/staleness", None),
+    ("/jwtRules/0/subjectType", "/$defs/jwtRule/properties/subjectType", None),
+    ("/jwtRules/0/fromHeaders/0", "/$defs/jwtRule/properties/fromHeaders/items", None),
+    ("/jwtRules/0/outputClaimToHeaders/0", "/$defs/jwtRule/properties/outputClaimToHeaders/items", None),
+    ("/rules/0/from/0/source", "/$defs/rule/properties/from/items/properties/source", None),
+    ("/rules/0/to/0/operation", "/$defs/rule/properties/to/items/properties/operation", None),
+    ("/rules/0/when/0", "/$defs/rule/properties/when/items", None),
+];
+
+#[test]
+fn schema_has_the_fields_of_the_reader() {
+    let schema: Value = serde_json::from_str(include_str!("../../../envoy-config/plugin-config.schema.json")).unwrap();
+    for (path, place, _) in OBJECTS {
+        let object = schema.pointer(place).unwrap();
+        assert_eq!(object["additionalProperties"], false, "{place}");
+        let properties = object["properties"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(sorted(properties), reader_fields(path), "{place}");
+    }
+}
+
+#[test]
+fn document_has_the_fields_of_the_reader() {
+    let document = include_str!("../../../docs/configuration.md");
+    let section = |heading: &str| {
+        let (_, rest) = document.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("{heading}"));
+        rest.split("\n## ").next().unwrap().split("\n### ").next().unwrap()
+    };
+    for (path, _, heading) in OBJECTS {
+        let fields = reader_fields(path);
+        let Some(heading) = heading else {
+            for field in fields {
+                assert!(document.contains(&format!("`{field}`")), "{path}: `{field}` is not in the document");
+            }
+            continue;
+        };
+        let rows = section(heading).lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        let names = rows.flat_map(|cell| cell.split("`, `").map(|name| name.trim_end_matches('`')));
+        let bare = |name: &str| name.split([':', '[', '.']).next().unwrap_or_default().into();
+        let mut documented: Vec<String> =
+            names.map(bare).filter(|name: &String| !name.starts_with("request")).collect();
+        documented.sort_unstable();
+        documented.dedup();
+        assert_eq!(documented, fields, "{heading}");
+    }
+}
+
+#[test]
+fn schema_knows_every_condition_key() {
+    let schema: Value = serde_json::from_str(include_str!("../../../envoy-config/plugin-config.schema.json")).unwrap();
+    let pattern = schema.pointer("/$defs/rule/properties/when/items/properties/key/pattern").unwrap().as_str().unwrap();
+    let told = rules_mistake(json!([{ "when": [{ "key": "x", "values": ["a"] }] }]));
+    let (_, known) = told.split_once("request.auth.principal").unwrap();
+    let names = known.split(['.', ',', ' ']).filter(|name| name.len() > 2).chain(["principal"]);
+    for name in names {
+        assert!(pattern.contains(&format!("|{name}")), "{name} is not in {pattern}");
+    }
+}
+
+#[test]
+fn one_mistake_is_told_once() {
+    let to = |operation: Value| json!([{ "to": [{ "operation": operation }] }]);
+    for rules in [
+        to(json!({ "ports": ["80"] })),
+        to(json!(7)),
+        json!([{ "from": [{ "source": { "principals": ["a"] } }] }]),
+        json!([{ "to": [{ "operation": { "ports": ["80"] } }] }, { "to": [{ "operation": { "paths": ["/a"] } }] }]),
+        json!([{ "scope": ["a"] }, { "scopes": ["b"] }]),
+    ] {
+        assert_eq!(rules_mistake(rules.clone()).lines().count(), 1, "{rules}: {}", rules_mistake(rules.clone()));
+    }
+    let uri = rule_mistake(json!({ "jwks": null, "jwksUri": 7, "jwksCluster": "idp" }));
+    assert_eq!(uri.lines().count(), 1, "{uri}");
 }
 
 #[test]

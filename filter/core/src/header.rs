@@ -4,7 +4,7 @@
 use crate::alg::Alg;
 use crate::base64url::Decoded;
 use crate::inline::Inline;
-use crate::json::{Budget, Document, Kind, Value};
+use crate::json::{Budget, Document, JsonError, Kind, Value};
 use crate::limits;
 use crate::rejection::Rejection;
 
@@ -29,16 +29,18 @@ impl Header {
     /// Reads the encoded header.
     ///
     /// # Errors
-    /// [`Rejection::TokenMalformed`], [`Rejection::HeaderMalformed`], [`Rejection::CriticalHeader`],
+    /// [`Rejection::HeaderTooLarge`], [`Rejection::TokenMalformed`], [`Rejection::HeaderMalformed`],
+    /// [`Rejection::TokenTooDeep`], [`Rejection::KidTooLong`], [`Rejection::CriticalHeader`],
     /// [`Rejection::AlgorithmNotAllowed`] for an algorithm that is unknown or `none`, [`Rejection::TypeNotAllowed`] for a media type
     /// that is longer than any.
     pub fn parse(encoded: &str) -> Result<Self, Rejection> {
         if encoded.len() > limits::MAX_HEADER_SEGMENT_BYTES {
-            return Err(Rejection::TokenTooLarge);
+            return Err(Rejection::HeaderTooLarge);
         }
         let bytes = Decoded::<SHORT_HEADER_BYTES>::of(encoded).ok_or(Rejection::TokenMalformed)?;
         let text = core::str::from_utf8(bytes.as_bytes()).map_err(|_| Rejection::HeaderMalformed)?;
-        let document = Document::lent(text, Budget::TOKEN).map_err(|_| Rejection::HeaderMalformed)?;
+        let document =
+            Document::lent(text, Budget::TOKEN).map_err(|error| over_limit(error, Rejection::HeaderMalformed))?;
         let root = document.root();
         if root.kind() != Kind::Object {
             return Err(Rejection::HeaderMalformed);
@@ -46,11 +48,12 @@ impl Header {
         refuse_extensions(root)?;
         let alg = string(root, "alg")?.ok_or(Rejection::HeaderMalformed)?;
         let alg = Alg::parse(alg).ok_or(Rejection::AlgorithmNotAllowed)?;
-        let kid = string(root, "kid")?.map(|kid| Kid::new(kid).filter(|_| !kid.is_empty()));
+        // As in a claim, an empty text is none.
+        let kid = string(root, "kid")?.filter(|kid| !kid.is_empty()).map(Kid::new);
         let typ = string(root, "typ")?.map(Inline::new);
         Ok(Self {
             alg,
-            kid: kid.map(|kid| kid.ok_or(Rejection::HeaderMalformed)).transpose()?,
+            kid: kid.map(|kid| kid.ok_or(Rejection::KidTooLong)).transpose()?,
             typ: typ.map(|typ| typ.ok_or(Rejection::TypeNotAllowed)).transpose()?,
         })
     }
@@ -76,6 +79,15 @@ impl Header {
     #[must_use]
     pub fn typ(&self) -> Option<&str> {
         self.typ.as_ref().map(Inline::as_str)
+    }
+}
+
+/// Rejection for a part of a token that is no document.
+pub(crate) fn over_limit(error: JsonError, malformed: Rejection) -> Rejection {
+    match error {
+        JsonError::TooDeep => Rejection::TokenTooDeep,
+        JsonError::TooBig => Rejection::TokenTooLarge,
+        JsonError::Encoding | JsonError::Syntax { .. } | JsonError::DuplicateName => malformed,
     }
 }
 
@@ -124,7 +136,6 @@ mod tests {
             (r#"{"alg":1}"#, HeaderMalformed),
             (r#"{"alg":"EdDSA","alg":"EdDSA"}"#, HeaderMalformed),
             (r#"{"alg":"EdDSA","kid":7}"#, HeaderMalformed),
-            (r#"{"alg":"EdDSA","kid":""}"#, HeaderMalformed),
             (r#"{"alg":"EdDSA","typ":null}"#, HeaderMalformed),
             (r#"{"alg":"none"}"#, AlgorithmNotAllowed),
             (r#"{"alg":"nOnE"}"#, AlgorithmNotAllowed),
@@ -139,8 +150,15 @@ mod tests {
         let long = format!(r#"{{"alg":"EdDSA","typ":"{}"}}"#, "t".repeat(MAX_TYP_BYTES + 1));
         assert_eq!(parse(&long).unwrap_err(), Rejection::TypeNotAllowed);
         let long = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, "k".repeat(limits::MAX_KID_BYTES + 1));
-        assert_eq!(parse(&long).unwrap_err(), HeaderMalformed);
+        assert_eq!(parse(&long).unwrap_err(), Rejection::KidTooLong);
+        let deep = format!(r#"{{"alg":"EdDSA","x":{}{}}}"#, "[".repeat(40), "]".repeat(40));
+        assert_eq!(parse(&deep).unwrap_err(), Rejection::TokenTooDeep);
         let huge = format!(r#"{{"alg":"EdDSA","x":"{}"}}"#, "k".repeat(limits::MAX_HEADER_SEGMENT_BYTES));
-        assert_eq!(parse(&huge).unwrap_err(), Rejection::TokenTooLarge);
+        assert_eq!(parse(&huge).unwrap_err(), Rejection::HeaderTooLarge);
+    }
+
+    #[test]
+    fn empty_kid_is_absent() {
+        assert_eq!(parse(r#"{"alg":"EdDSA","kid":""}"#).unwrap().kid(), None);
     }
 }

@@ -7,14 +7,12 @@ pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// Longest base64url header segment in bytes. A header needs `alg`, `kid` and `typ`; 2 KiB leaves room for an ignored `x5c` stub.
 pub const MAX_HEADER_SEGMENT_BYTES: usize = 2 * 1024;
 
-/// Deepest nesting of a token's JSON. Keycloak's `resource_access` is three deep; `act` chains are one level a hop.
-pub const MAX_JSON_DEPTH: u8 = 16;
+/// Deepest nesting of JSON: reading is recursive. Keycloak's `resource_access` is three deep; `act` chains are one level a hop.
+pub const MAX_JSON_DEPTH: u8 = 32;
 
-/// Most JSON values and member names in one token part. Bounds memory (one node each) for 16 KiB of `[0,0,…`.
-pub const MAX_TOKEN_NODES: usize = 1024;
-
-/// Most members of one JSON object of a token: the check for repeated names compares each with those before it.
-pub const MAX_TOKEN_MEMBERS: usize = 128;
+/// Most JSON values and member names in one token part (24 bytes each while the token is read). A token of [`MAX_TOKEN_BYTES`]
+/// cannot reach it, so the size of a token is all that bounds its shape.
+pub const MAX_TOKEN_NODES: usize = MAX_TOKEN_BYTES / 2;
 
 /// Longest `kid` in bytes (V7). A thumbprint is 43 bytes, a URL-shaped kid of an identity provider around 100.
 pub const MAX_KID_BYTES: usize = 256;
@@ -55,6 +53,15 @@ pub const MAX_CONFIG_BYTES: usize = 1_500_000;
 
 /// Most JSON nodes of a plugin configuration.
 pub const MAX_CONFIG_NODES: usize = 200_000;
+
+/// Default for the longest value of a claim's header in bytes: half of what nginx and Tomcat accept as all headers of a request.
+pub const OUTPUT_VALUE_BYTES: usize = 4 * 1024;
+
+/// Default for all output headers of a request in bytes, names included: what Node.js accepts as all headers.
+pub const OUTPUT_TOTAL_BYTES: usize = 16 * 1024;
+
+/// Largest value of either setting: Envoy's default for all request headers together.
+pub const MAX_OUTPUT_BYTES: u64 = 60 * 1024;
 
 /// Largest leeway for `exp`, `nbf` and `iat` in seconds (V12).
 pub const MAX_CLOCK_SKEW_S: u64 = 60;

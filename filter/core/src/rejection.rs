@@ -2,6 +2,8 @@
 //!
 //! The filter maps [`Class`] to HTTP in one file; operators find the codes in counters, response code details and bodies.
 
+use crate::limits;
+
 /// How the refusal is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -60,6 +62,14 @@ rejections! {
     TokenTooLarge = "token-too-large", InvalidToken;
     /// Not three base64url parts in their one spelling (V1, V2).
     TokenMalformed = "token-malformed", InvalidToken;
+    /// The header segment is longer than [`crate::limits::MAX_HEADER_SEGMENT_BYTES`] (V3).
+    HeaderTooLarge = "header-too-large", InvalidToken;
+    /// `kid` is longer than [`crate::limits::MAX_KID_BYTES`] (V7).
+    KidTooLong = "kid-too-long", InvalidToken;
+    /// The signature is longer than [`crate::limits::MAX_SIGNATURE_BYTES`] (V3).
+    SignatureTooLong = "signature-too-long", InvalidToken;
+    /// Header or claims are nested deeper than [`crate::limits::MAX_JSON_DEPTH`] (V3).
+    TokenTooDeep = "token-too-deep", InvalidToken;
     /// The JOSE header is not a strict JSON object, or a parameter has the wrong type (V3).
     HeaderMalformed = "header-malformed", InvalidToken;
     /// `crit` names an extension, or `b64` is false (V8).
@@ -70,7 +80,7 @@ rejections! {
     ClaimsMalformed = "claims-malformed", InvalidToken;
     /// No rule accepts this `iss` (V9).
     IssuerUnknown = "issuer-unknown", InvalidToken;
-    /// `typ` is not one that the rule accepts (V11).
+    /// The token is not of a type that the rule accepts, by its `typ` or by its claims (V11).
     TypeNotAllowed = "type-not-allowed", InvalidToken;
     /// No keys were ever received for the issuer, so nothing can be said about the token (V16).
     KeysUnavailable = "keys-unavailable", Unavailable;
@@ -114,12 +124,33 @@ rejections! {
     GrantRevoked = "grant-revoked", InvalidToken;
     /// Keys and revocations are older than the route accepts (V16).
     BundleStale = "bundle-stale", Unavailable;
+    /// A claim cannot be forwarded as a header unchanged, or is too long, and its output has `onUnsafe: REJECT`.
+    OutputUnsafe = "output-unsafe", Forbidden;
     /// A DENY rule matches.
     RuleDenied = "rule-denied", Forbidden;
     /// The route is known, the token lacks a required scope (V22).
     ScopeMissing = "scope-missing", InsufficientScope;
     /// No ALLOW rule matches: default deny.
     RuleUnmatched = "rule-unmatched", Forbidden;
+}
+
+/// Rejections that stand for a size, and the size.
+const LIMITS: [(Rejection, usize); 4] = [
+    (Rejection::TokenTooLarge, limits::MAX_TOKEN_BYTES),
+    (Rejection::HeaderTooLarge, limits::MAX_HEADER_SEGMENT_BYTES),
+    (Rejection::KidTooLong, limits::MAX_KID_BYTES),
+    (Rejection::SignatureTooLong, limits::MAX_SIGNATURE_BYTES),
+];
+
+impl Rejection {
+    /// Limit that the token exceeds, for a rejection that stands for one.
+    #[must_use]
+    pub fn limit(self) -> Option<usize> {
+        if self == Self::TokenTooDeep {
+            return Some(limits::MAX_JSON_DEPTH.into());
+        }
+        LIMITS.iter().find(|(rejection, _)| *rejection == self).map(|(_, limit)| *limit)
+    }
 }
 
 impl core::fmt::Display for Rejection {

@@ -1,9 +1,9 @@
 //! The one place that states the order of the checks (V14).
 //!
 //! ```text
-//! 1 form        one spelling, bounded             token-too-large, token-malformed
-//! 2 header      strict JSON, no crit, known alg   header-malformed, critical-header, algorithm-not-allowed
-//! 3 claims      strict JSON, registered types     claims-malformed
+//! 1 form        one spelling, bounded             token-too-large, token-malformed, signature-too-long
+//! 2 header      strict JSON, no crit, known alg   header-too-large, header-malformed, token-too-deep, kid-too-long, …
+//! 3 claims      strict JSON, registered types     claims-malformed, token-too-deep
 //! 4 issuer      a rule for exactly this iss       issuer-unknown
 //! 5 type, alg   what the rule allows              type-not-allowed, algorithm-not-allowed
 //! 6 key         the issuer's own, one algorithm   keys-unavailable, keys-stale, key-revoked, key-unknown, key-ambiguous, algorithm-mismatch
@@ -23,7 +23,7 @@ use alloc::vec::Vec;
 use core::cell::LazyCell;
 
 use crate::alg::Alg;
-use crate::claims::Claims;
+use crate::claims::{Claims, texts};
 use crate::config::{JwtRule, TokenType};
 use crate::crypto::{Portable, SignatureVerifier};
 use crate::header::{Header, Kid};
@@ -219,7 +219,7 @@ impl<'t> Untrusted<'t> {
 
     /// Step 5.
     fn admit(&self, rule: &JwtRule) -> Result<TokenType, Rejection> {
-        let token_type = rule.admit_type(self.header.typ())?;
+        let token_type = rule.admit_type(self.header.typ(), &self.claims)?;
         if rule.algorithms.contains(&self.header.alg()) { Ok(token_type) } else { Err(Rejection::AlgorithmNotAllowed) }
     }
 
@@ -263,21 +263,33 @@ impl Checked<'_> {
 /// Steps 7 and 8: times (V12), audience (V10), required claims (V13), binding (V19). Returns the first second in which the token is not good.
 fn check_claims(claims: &Claims, rule: &JwtRule, token_type: TokenType, now: u64) -> Result<u64, Rejection> {
     let exp = claims.expires_at().ok_or(Rejection::ClaimMissing)?;
-    if token_type == TokenType::AccessToken {
+    let complete = match (&rule.required_claims, token_type) {
+        (Some(required), _) => required.iter().all(|path| claims.has(path)),
         // RFC 9068 §2.2.
-        let required = [claims.subject(), claims.client_id(), claims.jti()];
-        if required.contains(&None) || claims.issued_at().is_none() {
-            return Err(Rejection::ClaimMissing);
+        (None, TokenType::AccessToken) => {
+            let required = [claims.subject(), claims.client_id(), claims.jti()];
+            !required.contains(&None) && claims.issued_at().is_some()
         }
-    }
-    if !claims.has_audience_claim() {
+        (None, TokenType::Jwt | TokenType::IdToken | TokenType::ClientAuthentication) => true,
+    };
+    if !complete {
         return Err(Rejection::ClaimMissing);
     }
-    if !claims.audiences().any(|audience| rule.audiences.iter().any(|ours| **ours == *audience)) {
-        return Err(Rejection::AudienceMismatch);
-    }
+    check_audience(claims, rule)?;
     let expires_at = check_times(claims, rule, exp, now)?;
     if claims.is_bound() { Err(Rejection::BindingUnsupported) } else { Ok(expires_at) }
+}
+
+/// V10. A token that has `aud` is for whom `aud` names, whatever another claim says.
+fn check_audience(claims: &Claims, rule: &JwtRule) -> Result<(), Rejection> {
+    let is_ours = |audience: &str| rule.audiences.iter().any(|ours| **ours == *audience);
+    let matches = if claims.has_audience_claim() {
+        claims.audiences().any(is_ours)
+    } else {
+        let named = rule.audience_claim.as_ref().filter(|path| claims.has(path)).ok_or(Rejection::ClaimMissing)?;
+        claims.get(named).is_some_and(|value| texts(value).any(is_ours))
+    };
+    if matches { Ok(()) } else { Err(Rejection::AudienceMismatch) }
 }
 
 fn check_times(claims: &Claims, rule: &JwtRule, exp: u64, now: u64) -> Result<u64, Rejection> {

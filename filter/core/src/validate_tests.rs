@@ -185,11 +185,35 @@ fn v9_a_key_of_one_issuer_does_not_speak_for_another() {
 #[test]
 fn v10_the_audience_must_be_ours() {
     assert_eq!(with_claims(json!({ "aud": ["billing", "orders"] })), None);
-    for audience in [json!("billing"), json!([]), json!("orders/"), json!("ORDERS"), json!("https://orders"), json!("")]
-    {
+    for audience in [json!("billing"), json!([]), json!("orders/"), json!("ORDERS"), json!("https://orders")] {
         assert_eq!(with_claims(json!({ "aud": audience })), Some(Rejection::AudienceMismatch), "{audience}");
     }
     assert_eq!(with_claims(json!({ "aud": null })), Some(Rejection::ClaimMissing));
+    assert_eq!(with_claims(json!({ "aud": "" })), Some(Rejection::ClaimMissing));
+}
+
+fn plain() -> Policy {
+    inline_policy(&[&key()], json!({}), Value::Null)
+}
+
+/// The verdict on a token with these claims under a rule with these settings.
+fn under(rule: Value, typ: &str, changes: Value) -> Option<Rejection> {
+    let mut header = key().header();
+    merge(&mut header, json!({ "typ": typ }));
+    let token = key().sign(&header, &claims(changes).to_string());
+    verdict(&token, &inline_policy(&[&key()], rule, Value::Null)).err()
+}
+
+#[test]
+fn v10_another_claim_names_the_audience_only_without_aud() {
+    let rule = json!({ "audienceClaim": "client_id", "tokenTypes": ["JWT"] });
+    let verdict = |changes: Value| under(rule.clone(), "JWT", changes);
+    assert_eq!(verdict(json!({ "aud": null, "client_id": "orders" })), None);
+    assert_eq!(verdict(json!({ "aud": "", "client_id": ["x", "orders"] })), Some(Rejection::ClaimsMalformed));
+    assert_eq!(verdict(json!({ "aud": null, "client_id": "other" })), Some(Rejection::AudienceMismatch));
+    assert_eq!(verdict(json!({ "aud": null, "client_id": null })), Some(Rejection::ClaimMissing));
+    assert_eq!(verdict(json!({ "aud": "other", "client_id": "orders" })), Some(Rejection::AudienceMismatch));
+    assert_eq!(verdict(json!({ "aud": "orders", "client_id": "other" })), None);
 }
 
 #[test]
@@ -234,6 +258,57 @@ fn v11_a_rule_for_other_providers_takes_plain_jwts_and_nothing_else() {
 }
 
 #[test]
+fn v11_id_tokens_are_no_access_tokens() {
+    let verdict = |types: Value, changes: Value| {
+        let mut all = json!({ "scope": null });
+        merge(&mut all, json!({}));
+        let Value::Object(changes) = changes else { panic!() };
+        changes.into_iter().for_each(|(name, value)| all[name] = value);
+        under(json!({ "tokenTypes": types }), "JWT", all)
+    };
+    let refused = Some(Rejection::TypeNotAllowed);
+    let id_tokens = [
+        json!({ "nonce": "n-0S6" }),
+        json!({ "at_hash": "MTIzNDU2Nzg5MDEyMzQ1Ng" }),
+        json!({ "c_hash": "LDktKdoQak3Pk0cnXxCltA", "scope": "openid" }),
+        json!({ "s_hash": "LDktKdoQak3Pk0cnXxCltA" }),
+        json!({ "typ": "ID", "scope": "openid" }),
+        json!({ "token_use": "id", "cognito:groups": ["staff"] }),
+    ];
+    for token in id_tokens {
+        assert_eq!(verdict(json!(["JWT"]), token.clone()), refused, "{token}");
+        assert_eq!(verdict(json!(["at+jwt", "JWT"]), token.clone()), refused, "{token}");
+        assert_eq!(verdict(json!(["ID"]), token.clone()), None, "{token}");
+    }
+    for token in [json!({ "typ": "Refresh" }), json!({ "typ": "Offline" }), json!({ "typ": "Logout" })] {
+        assert_eq!(verdict(json!(["JWT", "ID"]), token.clone()), refused, "{token}");
+    }
+    let access_tokens = [
+        json!({}),
+        json!({ "nonce": "n-0S6", "scope": "openid profile", "typ": "Bearer" }),
+        json!({ "nonce": "n-0S6", "typ": "Bearer" }),
+        json!({ "nonce": "n-0S6", "scp": "Orders.Read" }),
+        json!({ "token_use": "access", "auth_time": 1_700_000_000 }),
+        json!({ "auth_time": 1_700_000_000, "acr": "1", "amr": ["pwd"], "sid": "s", "azp": "app" }),
+        json!({ "nonce": "" }),
+    ];
+    for token in access_tokens {
+        assert_eq!(verdict(json!(["JWT"]), token.clone()), None, "{token}");
+        assert_eq!(verdict(json!(["ID"]), token.clone()), refused, "{token}");
+    }
+}
+
+#[test]
+fn v11_security_events_are_refused_in_every_slot() {
+    let logout = json!({ "events": { "http://schemas.openid.net/event/backchannel-logout": {} } });
+    for (types, typ) in [(json!(["JWT"]), "JWT"), (json!(["at+jwt"]), "at+jwt"), (json!(["ID"]), "JWT")] {
+        for events in [logout.clone(), json!({ "events": {} })] {
+            assert_eq!(under(json!({ "tokenTypes": types }), typ, events), Some(Rejection::TypeNotAllowed), "{types}");
+        }
+    }
+}
+
+#[test]
 fn v12_times_are_kept_to_the_second_of_the_leeway() {
     use Rejection::{TokenExpired, TokenIssuedInFuture, TokenLifetimeTooLong, TokenNotYetValid};
     for (changes, expected) in [
@@ -267,6 +342,60 @@ fn v12_leeway_and_lifetime_are_the_rules_own() {
 fn v13_access_tokens_have_all_their_claims() {
     for claim in ["sub", "client_id", "iat", "jti"] {
         assert_eq!(with_claims(json!({ claim: null })), Some(Rejection::ClaimMissing), "{claim}");
+    }
+}
+
+#[test]
+fn required_claims_replace_those_of_the_type() {
+    let rule = |claims: Value| json!({ "requiredClaims": claims });
+    assert_eq!(under(rule(json!(["client_id", "jti"])), "at+jwt", json!({ "sub": null, "iat": null })), None);
+    let missing = Some(Rejection::ClaimMissing);
+    assert_eq!(under(rule(json!(["client_id", "jti"])), "at+jwt", json!({ "jti": null })), missing);
+    assert_eq!(under(rule(json!(["sub"])), "at+jwt", json!({ "sub": "" })), missing);
+    assert_eq!(under(rule(json!(["realm.name"])), "at+jwt", json!({ "realm": { "name": "a" } })), None);
+    assert_eq!(under(rule(json!(["[realm.name]"])), "at+jwt", json!({ "realm": { "name": "a" } })), missing);
+    // `exp` and `aud` are not up to the setting.
+    assert_eq!(under(rule(json!(["sub"])), "at+jwt", json!({ "exp": null })), missing);
+    assert_eq!(under(rule(json!(["sub"])), "at+jwt", json!({ "aud": null })), missing);
+    let jwt = json!({ "tokenTypes": ["JWT"], "requiredClaims": ["sub"] });
+    assert_eq!(under(jwt, "JWT", json!({ "sub": null })), missing);
+}
+
+#[test]
+fn v3_each_limit_has_its_own_code() {
+    let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    let payload = |members: &str| {
+        let claims = claims(json!({})).to_string();
+        key().sign(&key().header(), &format!("{},{members}}}", &claims[..claims.len() - 1]))
+    };
+    let deepest = usize::from(limits::MAX_JSON_DEPTH);
+    assert_eq!(verdict(&payload(&format!("\"x\":{}", nested(deepest))), &plain()).err(), Some(Rejection::TokenTooDeep));
+    assert!(verdict(&payload(&format!("\"x\":{}", nested(deepest - 1))), &plain()).is_ok());
+    assert_eq!(with_header(json!({ "kid": "k".repeat(limits::MAX_KID_BYTES + 1) })), Rejection::KidTooLong);
+    assert_eq!(with_header(json!({ "x": "k".repeat(limits::MAX_HEADER_SEGMENT_BYTES) })), Rejection::HeaderTooLarge);
+    let long = base64url::encode(&[7; limits::MAX_SIGNATURE_BYTES + 1]);
+    let token = key().token(&claims(json!({})));
+    let (head, _) = token.rsplit_once('.').unwrap();
+    assert_eq!(rejection(&format!("{head}.{long}")), Rejection::SignatureTooLong);
+    for rejection in
+        [Rejection::TokenTooLarge, Rejection::HeaderTooLarge, Rejection::KidTooLong, Rejection::TokenTooDeep]
+    {
+        assert!(rejection.limit().is_some(), "{rejection}");
+    }
+}
+
+/// Keycloak's `resource_access`, Entra's `groups` and Okta's `scp`, as large as a token can be.
+#[test]
+fn v3_no_token_within_the_size_is_refused_for_its_shape() {
+    let clients = |count: usize| {
+        let each = (0..count).map(|at| (format!("client-{at}"), json!({ "roles": ["r"] })));
+        json!({ "resource_access": Value::Object(each.collect()) })
+    };
+    let groups = |count: usize| json!({ "groups": (0..count).map(|at| format!("g{at:04}")).collect::<Value>() });
+    for changes in [clients(129), clients(330), groups(1_000), groups(1_400), json!({ "x": alloc::vec![0; 5_500] })] {
+        let token = key().token(&claims(changes));
+        assert!(token.len() <= limits::MAX_TOKEN_BYTES, "{}", token.len());
+        assert!(verdict(&token, &plain()).is_ok(), "{}", token.len());
     }
 }
 

@@ -6,7 +6,12 @@ use meshseal_core::json::{Budget, Document};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(document) = Document::parse(bytes.to_vec(), Budget::TOKEN) else { return };
-    let theirs: serde_json::Value = serde_json::from_slice(bytes).expect("accepted here, refused there");
+    let theirs: serde_json::Value = match serde_json::from_slice(bytes) {
+        Ok(theirs) => theirs,
+        // JSON bounds no number; serde_json bounds those that it keeps as `f64`.
+        Err(error) if error.to_string().starts_with("number out of range") => return,
+        Err(error) => panic!("accepted here, refused there: {error}"),
+    };
     // serde_json may read a long number one ulp away from where it writes it: both take the same way.
     let theirs: serde_json::Value = serde_json::from_str(&theirs.to_string()).expect("its own JSON");
     let ours: serde_json::Value = serde_json::from_str(&document.root().to_string()).expect("our own JSON");

@@ -12,6 +12,7 @@ use meshseal_core::trust::Trust;
 use crate::decide::Admitted;
 use crate::host::{Host, Level};
 use crate::locate::Places;
+use crate::log::Throttle;
 use crate::metrics::{Count, Metrics};
 use crate::registry;
 use crate::response::Replies;
@@ -36,6 +37,8 @@ pub(crate) struct Active {
     /// The generation of `trust` whose keys have their tables, or will.
     pub(crate) tables_of: Option<u64>,
     pub(crate) metrics: Metrics,
+    /// Limits the log lines about outputs that were left out.
+    pub(crate) omissions: Throttle,
     pub(crate) replies: Replies,
     pub(crate) me: Identity,
     pub(crate) bundle: BundleSync,
@@ -81,6 +84,7 @@ impl Active {
             tables_of: None,
             verdicts: RefCell::new(Verdicts::new(RandomState::new())),
             metrics,
+            omissions: Throttle::default(),
             replies: Replies::new(policy.challenge()),
             me: Identity::new(host, &policy),
             bundle: BundleSync::new(),

@@ -15,9 +15,10 @@ use meshseal_core::validate::{self, Verified};
 
 use crate::config::Active;
 use crate::headers::RequestHeaders;
-use crate::host::Host;
+use crate::host::{Host, Level};
 use crate::locate::Located;
-use crate::outputs;
+use crate::log;
+use crate::outputs::Outputs;
 use crate::response::Refusal;
 use crate::verify::Verifier;
 use crate::waiters::Source;
@@ -49,13 +50,18 @@ pub(crate) struct Accepted<'a> {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     standing: Standing,
-    claim_values: Box<str>,
+    outputs: Outputs,
 }
 
 impl<'a> Accepted<'a> {
     /// Headers to add.
     pub(crate) fn outputs(&self) -> impl Iterator<Item = (&str, &str)> {
-        outputs::headers(self.rule, &self.admitted.claim_values, self.located.bytes())
+        self.admitted.outputs.headers(self.rule, self.located.bytes())
+    }
+
+    /// Number of headers that the configuration asks for and the request does not get.
+    pub(crate) fn omitted(&self) -> usize {
+        self.admitted.outputs.omitted()
     }
 
     /// The token to take out, unless it is forwarded.
@@ -131,7 +137,7 @@ fn validate(
     active.metrics.validation_us(host, u64::try_from(took).unwrap_or(u64::MAX));
     match verdict {
         Ok(verified) => {
-            let admitted = Rc::new(Admitted::new(policy, &verified)?);
+            let admitted = Rc::new(Admitted::new(active, host, token, &verified)?);
             if let Some(verdicts) = verdicts.as_mut() {
                 verdicts.accept(token, verified.proof(), Rc::clone(&admitted), admitted.heap_bytes(), trust);
             }
@@ -147,13 +153,19 @@ fn validate(
 }
 
 impl Admitted {
-    fn new(policy: &Policy, verified: &Verified) -> Result<Self, Rejection> {
+    fn new(active: &Active, host: &impl Host, token: &str, verified: &Verified) -> Result<Self, Rejection> {
+        let policy = &active.policy;
         let rule = policy.jwt_rules().get(verified.jwt_rule()).ok_or(Rejection::IssuerUnknown)?;
-        Ok(Self { standing: policy.standing(verified), claim_values: outputs::claim_values(rule, verified) })
+        let outputs = Outputs::of(rule, verified, token, |omission| {
+            if let Some(unlogged) = active.omissions.admit(host.now()) {
+                host.log(Level::Warn, &log::omitted(&omission, verified, unlogged));
+            }
+        });
+        Ok(Self { standing: policy.standing(verified), outputs })
     }
 
     fn heap_bytes(&self) -> usize {
-        self.standing.heap_bytes() + self.claim_values.len()
+        self.standing.heap_bytes() + self.outputs.heap_bytes()
     }
 }
 
@@ -170,6 +182,9 @@ fn authorize<'a>(
     policy
         .authorize(request, &admitted.standing, freshness)
         .map_err(|denied| Refusal { rejection: denied.rejection, scopes: denied.scopes.to_vec() })?;
+    if admitted.outputs.rejects() {
+        return Err(Rejection::OutputUnsafe.into());
+    }
     Ok(Verdict::Accepted(Accepted { rule, located, admitted }))
 }
 

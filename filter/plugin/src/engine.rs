@@ -281,6 +281,10 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
                 return refuse(active, host, headers, &Rejection::KeysUnavailable.into(), level);
             }
             active.metrics.count(Count::Accepted);
+            let omitted = accepted.omitted();
+            if omitted > 0 {
+                active.metrics.add(Count::OutputOmitted, omitted);
+            }
         }
         Verdict::KeyMayBeNewer(rejection, _) => return refuse(active, host, headers, &rejection.into(), level),
         Verdict::Refused(refusal) => return refuse(active, host, headers, &refusal, level),

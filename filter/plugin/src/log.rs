@@ -1,9 +1,13 @@
 //! Log lines about single requests: which key, issuer and token (V25), never the token itself.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use meshseal_core::rejection::Rejection;
-use meshseal_core::validate;
+use meshseal_core::validate::{self, Verified};
+
+use crate::outputs::Omission;
 
 /// Longest text from outside in a log line.
 const MAX_FIELD_CHARS: usize = 64;
@@ -14,6 +18,12 @@ pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -
     let said =
         |read: fn(&validate::Hints) -> &Option<Box<str>>| hints.as_ref().and_then(|hints| read(hints).as_deref());
     let mut line = format!("{} code={rejection}", if shadow { "would refuse" } else { "refused" });
+    if let Some(limit) = rejection.limit() {
+        let _ = write!(line, " limit={limit}");
+    }
+    if let Some(setting) = setting(rejection) {
+        let _ = write!(line, " setting={setting}");
+    }
     for (name, value) in
         [("iss", said(|hints| &hints.issuer)), ("kid", said(|hints| &hints.kid)), ("jti", said(|hints| &hints.jti))]
     {
@@ -22,6 +32,59 @@ pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -
         }
     }
     line
+}
+
+/// Setting of `jwtRules[]` that decides about a check, for checks that a provider's tokens often fail.
+fn setting(rejection: Rejection) -> Option<&'static str> {
+    let settings = [
+        (Rejection::TypeNotAllowed, "tokenTypes"),
+        (Rejection::AlgorithmNotAllowed, "algorithms"),
+        (Rejection::ClaimMissing, "requiredClaims,audienceClaim"),
+        (Rejection::AudienceMismatch, "audiences"),
+        (Rejection::TokenLifetimeTooLong, "maxLifetime"),
+        (Rejection::ScopeMissing, "scopeClaims"),
+        (Rejection::OutputUnsafe, "onUnsafe"),
+    ];
+    settings.into_iter().find(|(of, _)| *of == rejection).map(|(_, setting)| setting)
+}
+
+/// The line for a token one of whose outputs is left out. It names the header and never the value.
+pub(crate) fn omitted(omission: &Omission<'_>, verified: &Verified, unlogged: u32) -> String {
+    let Omission { header, reason, bytes } = omission;
+    let mut line = format!("output omitted header={header} bytes={bytes} reason=\"{}\"", reason.text());
+    let claims = verified.claims();
+    for (name, value) in [("iss", claims.issuer()), ("kid", verified.kid()), ("jti", claims.jti())] {
+        if let Some(value) = value {
+            let _ = write!(line, " {name}={}", field(value));
+        }
+    }
+    if unlogged > 0 {
+        let _ = write!(line, " unlogged={unlogged}");
+    }
+    line
+}
+
+/// Least time between two lines of one kind.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Limits one kind of line, so that requests cannot flood the log.
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    last: Cell<Option<Duration>>,
+    unlogged: Cell<u32>,
+}
+
+impl Throttle {
+    /// Number of lines left out since the last one, if a line may be written now. A clock that went back counts as passed time.
+    pub(crate) fn admit(&self, now: Duration) -> Option<u32> {
+        let passed = |last: Duration| now.checked_sub(last).is_none_or(|passed| passed >= LINE_EVERY);
+        if self.last.get().is_none_or(passed) {
+            self.last.set(Some(now));
+            return Some(self.unlogged.take());
+        }
+        self.unlogged.set(self.unlogged.get().saturating_add(1));
+        None
+    }
 }
 
 /// Text from outside, cut and in quotes, with everything escaped that could end the quotes or the line.
@@ -53,6 +116,20 @@ mod tests {
     fn what_cannot_be_read_is_left_out() {
         assert_eq!(refused(Rejection::TokenMalformed, true, Some("x")), "would refuse code=token-malformed");
         assert_eq!(refused(Rejection::TokenMissing, false, None), "refused code=token-missing");
+    }
+
+    #[test]
+    fn names_limit_and_setting_of_a_check() {
+        assert_eq!(refused(Rejection::TokenTooDeep, false, None), "refused code=token-too-deep limit=32");
+        let line = refused(Rejection::TokenLifetimeTooLong, false, None);
+        assert_eq!(line, "refused code=token-lifetime-too-long setting=maxLifetime");
+    }
+
+    #[test]
+    fn throttle_counts_what_it_holds_back() {
+        let throttle = Throttle::default();
+        let at = |seconds: u64| throttle.admit(Duration::from_secs(seconds));
+        assert_eq!([at(100), at(101), at(109), at(110), at(119), at(5)], [Some(0), None, None, Some(2), None, Some(1)]);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) enum Count {
     Preflight,
     /// Requests that waited for newer keys.
     Waited,
+    /// Output headers that accepted requests do not carry, because the value is unsafe or too long.
+    OutputOmitted,
     /// Bundles taken over: new versions, not heartbeats.
     BundleAccepted,
     /// Bundles received and not believed.
@@ -35,11 +37,12 @@ pub(crate) enum Count {
 }
 
 impl Count {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::Accepted, "accepted"),
         (Self::Anonymous, "anonymous"),
         (Self::Preflight, "preflight"),
         (Self::Waited, "waited"),
+        (Self::OutputOmitted, "output.omitted"),
         (Self::BundleAccepted, "bundle.accepted"),
         (Self::BundleRefused, "bundle.refused"),
         (Self::BundlePollFailed, "bundle.poll_failed"),

@@ -1,9 +1,9 @@
 //! Claims that do not hold (V9, V10, V12, V13, V19). All these tokens are properly signed.
 
 use meshseal_tests::http::Request;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::world::{LOCATIONS, MAIN, cases, now, refused, token};
+use crate::world::{LOCATIONS, MAIN, cases, now, passes, refused, token};
 
 fn order() -> Request {
     Request::get("/orders/1")
@@ -43,4 +43,18 @@ cases! { world;
     /// A bound token is never accepted as a plain bearer token.
     bound_to_a_key: MAIN, order().bearer(&world.sign(token().claim("cnf", json!({"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"})))?)
         => refused(401, "binding-unsupported");
+
+    /// Keycloak with many clients: only the size of a token bounds its shape.
+    many_clients: MAIN, order().bearer(&world.sign(token().claim("resource_access", clients(200)))?) => passes();
+    security_event: MAIN, order().bearer(&world.sign(token().claim("events", json!({})))?) => refused(401, "type-not-allowed");
+    id_token: LOCATIONS, order().bearer(&world.sign(token().header("typ", "JWT").without("scope").claim("nonce", "n-0S6"))?)
+        => refused(401, "type-not-allowed");
+    email_verified_is_a_number: MAIN, order().bearer(&world.sign(token().claim("email_verified", 1))?)
+        => refused(401, "claims-malformed");
+}
+
+/// Keycloak's `resource_access` with this many clients.
+fn clients(count: usize) -> Value {
+    let each = (0..count).map(|at| (format!("client-{at}"), json!({ "roles": ["r"] })));
+    Value::Object(each.collect())
 }

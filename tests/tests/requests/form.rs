@@ -61,6 +61,10 @@ cases! { world;
         => refused(401, "header-malformed");
     kid_is_a_number: MAIN, order().bearer(&with_header(world, r#"{"alg":"EdDSA","typ":"at+jwt","kid":7}"#)?)
         => refused(401, "header-malformed");
+    kid_longer_than_the_budget: MAIN, order().bearer(&world.sign(token().header("kid", "k".repeat(257)))?)
+        => refused(401, "kid-too-long");
+    header_longer_than_the_budget: MAIN, order().bearer(&world.sign(token().header("x", "x".repeat(2_048)))?)
+        => refused(401, "header-too-large");
     unknown_crit: MAIN, order().bearer(&world.sign(token().header("crit", json!(["exp"])).header("exp", 1))?)
         => refused(401, "critical-header");
     unencoded_payload: MAIN, order().bearer(&world.sign(token().header("b64", false).header("crit", json!(["b64"])))?)
@@ -99,7 +103,7 @@ cases! { world;
         b64(r#"{"iss":"https://issuer.example","sub":"alice","sub":"root"}"#)
     })?) => refused(401, "claims-malformed");
     claims_nested_too_deep: MAIN, order().bearer(&with_part(world, 1, |_| b64(format!("{{\"a\":{}{}}}", "[".repeat(40), "]".repeat(40))))?)
-        => refused(401, "claims-malformed");
+        => refused(401, "token-too-deep");
     claims_are_not_utf8: MAIN, order().bearer(&with_part(world, 1, |_| b64([b'{', b'"', 0xff, b'"', b':', b'1', b'}']))?)
         => refused(401, "claims-malformed");
 }

@@ -22,6 +22,8 @@ cases! { world;
     claims_become_headers: MAIN,
         order().bearer(&world.sign(token().claim("realm", json!({"role": "admin"})).claim("level", 3))?)
         => passes().sees("x-sub", "alice").sees("x-role", "admin").sees("x-level", "3");
+    claim_name_with_a_dot: MAIN, order().bearer(&world.sign(token().claim("kubernetes.io", json!({"namespace": "shop"})))?)
+        => passes().sees("x-ns", "shop");
     absent_claim_sets_no_header: MAIN, order().bearer(&world.good()?) => passes().lacks("x-role").lacks("x-level");
     spoofed_headers_are_replaced: MAIN, order().header("x-sub", "root").header("X-Sub", "admin").bearer(&world.good()?)
         => passes().sees("x-sub", "alice");

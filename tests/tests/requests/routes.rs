@@ -46,6 +46,11 @@ cases! { world;
     nested_claim: MAIN, Request::get("/nested").bearer(&world.sign(token().claim("realm", json!({"role": "admin"})))?) => passes();
     nested_claim_differs: MAIN, Request::get("/nested").bearer(&world.sign(token().claim("realm", json!({"role": "user"})))?)
         => refused(403, "rule-unmatched");
+    not_delegated: MAIN, Request::get("/direct").bearer(&world.good()?) => passes();
+    delegated_by_client_id: MAIN, Request::get("/direct").bearer(&world.sign(token().claim("act", json!({"client_id": "edge"})))?)
+        => refused(403, "rule-denied");
+    delegated_without_a_name: MAIN, Request::get("/direct").bearer(&world.sign(token().claim("act", json!({})))?)
+        => refused(403, "rule-denied");
     principal_is_issuer_and_subject: MAIN, Request::get("/principal").bearer(&world.good()?) => passes();
     another_principal: MAIN, Request::get("/principal").bearer(&world.sign(token().claim("sub", "mallory"))?)
         => refused(403, "rule-unmatched");

@@ -131,6 +131,7 @@ fn main_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
                 {"header": "x-sub", "claim": "sub"},
                 {"header": "x-role", "claim": "realm.role"},
                 {"header": "x-level", "claim": "level"},
+                {"header": "x-ns", "claim": "[kubernetes.io][namespace]"},
             ],
         }],
         "rules": [
@@ -143,6 +144,9 @@ fn main_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
             {"name": "team", "to": [{"operation": {"paths": ["/team/*"], "notPaths": ["/team/closed"]}}],
              "when": [{"key": "request.auth.claims[groups]", "values": ["staff", "team-*"], "notValues": ["team-away"]}]},
             {"name": "inner-host", "to": [{"operation": {"hosts": ["inner.example"], "notMethods": ["DELETE"], "paths": ["/host"]}}]},
+            {"name": "direct", "to": [{"operation": {"paths": ["/direct"]}}]},
+            {"name": "not-by-others", "action": "DENY", "to": [{"operation": {"paths": ["/direct"]}}],
+             "when": [{"key": "request.auth.delegated", "values": ["true"]}]},
             {"name": "nested", "to": [{"operation": {"paths": ["/nested"]}}],
              "when": [{"key": "request.auth.claims[realm][role]", "values": ["admin"]}]},
             {"name": "principal", "to": [{"operation": {"paths": ["/principal"]}}],

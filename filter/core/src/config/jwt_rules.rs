@@ -6,14 +6,16 @@ use alloc::vec::Vec;
 
 use super::reader::Object;
 use super::{
-    ClaimToHeader, FromHeader, JwtRule, KeySource, RemoteJwks, Staleness, TokenType, problems_at, read_staleness,
+    ClaimToHeader, FromHeader, JwtRule, KeySource, OnUnsafe, RemoteJwks, Staleness, SubjectType, TokenType,
+    problems_at, read_staleness,
 };
 use crate::alg::Alg;
 use crate::json::{Kind, Value};
 use crate::keys::KeySet;
 use crate::limits;
+use crate::policy::matching::Word;
 
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 26] = [
     "issuer",
     "audiences",
     "trustBundle",
@@ -27,17 +29,23 @@ const FIELDS: [&str; 18] = [
     "tokenTypes",
     "clockSkew",
     "maxLifetime",
+    "requiredClaims",
+    "audienceClaim",
+    "scopeClaims",
+    "subjectType",
     "fromHeaders",
     "fromCookies",
     "fromParams",
     "forwardOriginalToken",
     "outputPayloadToHeader",
+    "outputClaimToHeaders",
+    "onUnsafe",
+    "outputMaxValueBytes",
+    "outputMaxTotalBytes",
 ];
 
 pub(super) fn read(rule: &Object<'_, '_>) -> JwtRule {
-    let mut known = FIELDS.to_vec();
-    known.push("outputClaimToHeaders");
-    rule.only(&known);
+    rule.only(&FIELDS);
     let issuer = rule.required_text("issuer", "the `iss` of the tokens, exactly").unwrap_or_default();
     if !rule.has("audiences") {
         rule.mistake(
@@ -51,9 +59,53 @@ pub(super) fn read(rule: &Object<'_, '_>) -> JwtRule {
     read_token_types(rule, &mut read);
     read.clock_skew = rule.seconds("clockSkew", read.clock_skew, 0, limits::MAX_CLOCK_SKEW_S);
     read.max_lifetime = rule.seconds("maxLifetime", read.max_lifetime, 1, 366 * 24 * 3600);
+    read_claims(rule, &mut read);
     read_locations(rule, &mut read);
     read_outputs(rule, &mut read);
     read
+}
+
+/// Where a provider puts what the standards put elsewhere.
+fn read_claims(rule: &Object<'_, '_>, read: &mut JwtRule) {
+    let paths = |field: &str| {
+        let texts = rule.texts(field);
+        let path = |(at, text): (usize, &str)| claim_path(rule, &format!("{field}[{at}]"), text);
+        texts.iter().map(AsRef::as_ref).enumerate().filter_map(path).collect::<Vec<_>>()
+    };
+    if rule.has("requiredClaims") {
+        read.required_claims = Some(paths("requiredClaims"));
+    }
+    read.scope_claims = paths("scopeClaims");
+    read.audience_claim = rule.text("audienceClaim").and_then(|text| claim_path(rule, "audienceClaim", text));
+    read.subject_type = rule.object("subjectType").and_then(|object| read_subject_type(&object));
+}
+
+fn read_subject_type(object: &Object<'_, '_>) -> Option<SubjectType> {
+    object.only(&["claim", "clientValues"]);
+    let parse = |(at, text): (usize, &str)| {
+        Word::parse(text).map_err(|message| object.mistake(&format!("clientValues[{at}]"), message)).ok()
+    };
+    let client_values = object.texts("clientValues").iter().map(AsRef::as_ref).enumerate().filter_map(parse).collect();
+    let claim = object.required_text("claim", "the claim that tells services from users")?;
+    Some(SubjectType { claim: claim_path(object, "claim", claim)?, client_values })
+}
+
+/// Reads the path of a claim: `a.b`, or `[a][b]` for names that contain dots.
+fn claim_path(object: &Object<'_, '_>, field: &str, text: &str) -> Option<Vec<Box<str>>> {
+    let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let path: Vec<Box<str>> = match bracketed {
+        Some(inner) => inner.split("][").map(Into::into).collect(),
+        None => text.split('.').map(Into::into).collect(),
+    };
+    if path.iter().any(|name| name.is_empty() || name.contains(['[', ']'])) {
+        object.mistake(field, "must be a claim name; b inside a is a.b or [a][b]");
+        return None;
+    }
+    if bracketed.is_none() && text.contains("://") {
+        object.mistake(field, format!("a dot separates names here; write [{text}] for the claim of this name"));
+        return None;
+    }
+    Some(path)
 }
 
 fn read_algorithms(rule: &Object<'_, '_>, read: &mut JwtRule) {
@@ -130,7 +182,8 @@ fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
     let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")).unwrap_or_default();
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if authority.is_empty() || authority.contains(['@', '?']) || !clean(authority) || !clean(path) {
+    let given = !uri.is_empty();
+    if given && (authority.is_empty() || authority.contains(['@', '?']) || !clean(authority) || !clean(path)) {
         rule.mistake("jwksUri", "must be http(s)://host/path, without user, spaces or fragment");
     }
     let refresh_s = rule.seconds("refreshInterval", 300, 10, 24 * 3600);
@@ -174,9 +227,10 @@ fn read_token_types(rule: &Object<'_, '_>, read: &mut JwtRule) {
         match name.as_ref() {
             "at+jwt" => read.token_types.push(TokenType::AccessToken),
             "JWT" => read.token_types.push(TokenType::Jwt),
+            "ID" => read.token_types.push(TokenType::IdToken),
             _ => rule.mistake(
                 &format!("tokenTypes[{at}]"),
-                "must be at+jwt (RFC 9068 access tokens) or JWT (also JOSE and no typ); other types are not tokens for a request",
+                "must be at+jwt (RFC 9068 access tokens), JWT (also JOSE and no typ) or ID (ID tokens); other types are not tokens for a request",
             ),
         }
     }
@@ -240,21 +294,30 @@ fn output_header(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
 
 fn read_outputs(rule: &Object<'_, '_>, read: &mut JwtRule) {
     read.forward_original_token = rule.flag("forwardOriginalToken");
+    read.on_unsafe = read_on_unsafe(rule, read.on_unsafe);
+    let most = limits::MAX_OUTPUT_BYTES;
+    read.output_max_value_bytes = rule.count("outputMaxValueBytes", read.output_max_value_bytes, 1, most);
+    read.output_max_total_bytes = rule.count("outputMaxTotalBytes", read.output_max_total_bytes, 1, most);
     if rule.has("outputPayloadToHeader") {
         read.output_payload_to_header = output_header(rule, "outputPayloadToHeader");
     }
     for object in rule.objects("outputClaimToHeaders") {
-        object.only(&["header", "claim"]);
-        let claim = object.required_text("claim", "the claim's name; a.b for b inside a").unwrap_or_default();
-        if let Some(header) = output_header(&object, "header") {
-            let claim = claim.split('.').map(Into::into).collect::<Vec<Box<str>>>();
-            read.output_claim_to_headers.push(ClaimToHeader { header, claim });
+        object.only(&["header", "claim", "onUnsafe"]);
+        let claim = object.required_text("claim", "the claim's name; b inside a is a.b or [a][b]");
+        let claim = claim.and_then(|claim| claim_path(&object, "claim", claim));
+        let on_unsafe = read_on_unsafe(&object, read.on_unsafe);
+        if let (Some(header), Some(claim)) = (output_header(&object, "header"), claim) {
+            read.output_claim_to_headers.push(ClaimToHeader { header, claim, on_unsafe });
         }
     }
     let outputs: Vec<&str> = outputs_of(read).collect();
     if outputs.iter().enumerate().any(|(at, name)| outputs.iter().take(at).any(|other| other == name)) {
         rule.mistake("outputClaimToHeaders", "one header is given twice");
     }
+}
+
+fn read_on_unsafe(object: &Object<'_, '_>, default: OnUnsafe) -> OnUnsafe {
+    object.word("onUnsafe", default, &[("OMIT", OnUnsafe::Omit), ("REJECT", OnUnsafe::Reject)])
 }
 
 fn outputs_of(rule: &JwtRule) -> impl Iterator<Item = &str> {

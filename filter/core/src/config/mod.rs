@@ -13,10 +13,13 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use crate::alg::Alg;
+use crate::claims::Claims;
 use crate::json::{Budget, Document, Value};
 use crate::keys::KeySet;
+use crate::policy::matching::Word;
 use crate::policy::rules::Rule;
 use crate::policy::{EscapedSlashes, Policy, RouteRules};
+use crate::rejection::Rejection;
 use crate::{keys, limits};
 
 pub use challenge::Challenge;
@@ -100,6 +103,26 @@ pub struct ClaimToHeader {
     pub header: Box<str>,
     /// The claim's path of member names.
     pub claim: Vec<Box<str>>,
+    /// What happens if the value cannot be forwarded.
+    pub on_unsafe: OnUnsafe,
+}
+
+/// Treatment of an output that cannot be forwarded unchanged, or that is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnsafe {
+    /// The request goes on without the header.
+    Omit,
+    /// The request is rejected.
+    Reject,
+}
+
+/// Setting that tells services from users (V23).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectType {
+    /// Path of the claim that decides.
+    pub claim: Vec<Box<str>>,
+    /// Values of the claim in tokens of a service; empty: the claim repeats the subject.
+    pub client_values: Vec<Word>,
 }
 
 /// What a `typ` header stands for (V11). Types of other slots (`dpop+jwt`, `secevent+jwt`, …) are never accepted as a token.
@@ -109,6 +132,8 @@ pub enum TokenType {
     AccessToken,
     /// `JWT`, `JOSE` or none: other providers' tokens.
     Jwt,
+    /// The same by `typ`, and an ID token by its claims (OpenID Connect Core §2).
+    IdToken,
     /// `client-authentication+jwt`: client assertions, in the issuer only.
     ClientAuthentication,
 }
@@ -130,6 +155,14 @@ pub struct JwtRule {
     pub clock_skew: u64,
     /// Longest time from `iat` to `exp`, in seconds.
     pub max_lifetime: u64,
+    /// Paths of the claims that must be present; `None`: those of the token type.
+    pub required_claims: Option<Vec<Vec<Box<str>>>>,
+    /// Path of the claim that names the audience in a token without `aud`.
+    pub audience_claim: Option<Vec<Box<str>>>,
+    /// Paths of the claims that hold scopes; empty: `scope`.
+    pub scope_claims: Vec<Vec<Box<str>>>,
+    /// How services are told from users; `None`: `sub` equals `client_id`.
+    pub subject_type: Option<SubjectType>,
     /// Headers that may carry the token.
     pub from_headers: Vec<FromHeader>,
     /// Cookies that may carry the token.
@@ -142,6 +175,12 @@ pub struct JwtRule {
     pub output_payload_to_header: Option<Box<str>>,
     /// The headers for single claims.
     pub output_claim_to_headers: Vec<ClaimToHeader>,
+    /// What happens if the payload cannot be forwarded.
+    pub on_unsafe: OnUnsafe,
+    /// Longest value of one claim's header in bytes.
+    pub output_max_value_bytes: usize,
+    /// Most bytes of all output headers together, names included.
+    pub output_max_total_bytes: usize,
 }
 
 impl JwtRule {
@@ -156,12 +195,19 @@ impl JwtRule {
             token_types: alloc::vec![TokenType::AccessToken],
             clock_skew: 30,
             max_lifetime: 24 * 3600,
+            required_claims: None,
+            audience_claim: None,
+            scope_claims: Vec::new(),
+            subject_type: None,
             from_headers: alloc::vec![FromHeader { name: "authorization".into(), prefix: "Bearer ".into() }],
             from_cookies: Vec::new(),
             from_params: Vec::new(),
             forward_original_token: false,
             output_payload_to_header: None,
             output_claim_to_headers: Vec::new(),
+            on_unsafe: OnUnsafe::Omit,
+            output_max_value_bytes: limits::OUTPUT_VALUE_BYTES,
+            output_max_total_bytes: limits::OUTPUT_TOTAL_BYTES,
         }
     }
 
@@ -185,9 +231,9 @@ impl JwtRule {
         self.issuer == other.issuer && ours.is_same_place(theirs) && self.algorithms == other.algorithms
     }
 
-    /// V11: which accepted type a `typ` header stands for. Media types are compared without case, `application/` may be
-    /// left out (RFC 7515 §4.1.9).
-    pub(crate) fn admit_type(&self, typ: Option<&str>) -> Result<TokenType, crate::rejection::Rejection> {
+    /// V11: which accepted type a token is of, by its `typ` header and by its claims. Media types are compared without case,
+    /// `application/` may be left out (RFC 7515 §4.1.9).
+    pub(crate) fn admit_type(&self, typ: Option<&str>, claims: &Claims) -> Result<TokenType, Rejection> {
         let short = typ.map(|typ| match typ.split_at_checked(12) {
             Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
             _ => typ,
@@ -197,12 +243,15 @@ impl JwtRule {
             TokenType::AccessToken
         } else if is("client-authentication+jwt") {
             TokenType::ClientAuthentication
-        } else if short.is_none() || is("JWT") || is("JOSE") {
-            TokenType::Jwt
+        } else if !(short.is_none() || is("JWT") || is("JOSE")) {
+            return Err(Rejection::TypeNotAllowed);
+        } else if claims.is_id_token() {
+            TokenType::IdToken
         } else {
-            return Err(crate::rejection::Rejection::TypeNotAllowed);
+            TokenType::Jwt
         };
-        if self.token_types.contains(&means) { Ok(means) } else { Err(crate::rejection::Rejection::TypeNotAllowed) }
+        let admitted = self.token_types.contains(&means) && !claims.is_for_another_use();
+        if admitted { Ok(means) } else { Err(Rejection::TypeNotAllowed) }
     }
 }
 
@@ -291,9 +340,13 @@ fn read(root: &Object<'_, '_>) -> Policy {
         EscapedSlashes::Reject,
         &[("REJECT_REQUEST", EscapedSlashes::Reject), ("KEEP_UNCHANGED", EscapedSlashes::Keep)],
     );
+    let before = root.mistakes();
     let rules: Vec<Rule> =
         root.objects("rules").iter().map(|rule| route_rules::read(rule, staleness, slashes)).collect();
-    route_rules::check_together(root, &rules);
+    // A rule with a mistake is read as broader than it is meant, so what it seems to cover says nothing.
+    if root.mistakes() == before {
+        route_rules::check_together(root, &rules);
+    }
     let stat_prefix = root.text("statPrefix").unwrap_or_default();
     if !stat_prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
         root.mistake("statPrefix", "must be letters, digits and _");

@@ -93,6 +93,16 @@ impl<'d, 'm> Object<'d, 'm> {
         self.value.get(field).is_some()
     }
 
+    /// Whether it is an object without members.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.value.kind() == Kind::Object && self.value.members().next().is_none()
+    }
+
+    /// Number of mistakes found so far, anywhere.
+    pub(crate) fn mistakes(&self) -> usize {
+        self.mistakes.borrow().len()
+    }
+
     pub(crate) fn value(&self, field: &str) -> Option<Value<'d>> {
         self.value.get(field)
     }
@@ -120,6 +130,16 @@ impl<'d, 'm> Object<'d, 'm> {
             self.mistake(field, "must be true or false");
             false
         })
+    }
+
+    /// A whole number between `least` and `most`.
+    pub(crate) fn count(&self, field: &str, default: usize, least: u64, most: u64) -> usize {
+        let Some(value) = self.value.get(field) else { return default };
+        let count = value.as_u64().filter(|count| (least..=most).contains(count));
+        if count.is_none() {
+            self.mistake(field, format!("must be a whole number from {least} to {most}"));
+        }
+        count.and_then(|count| usize::try_from(count).ok()).unwrap_or(default)
     }
 
     /// A duration as Envoy and Istio write it: `250ms`, `30s`, `5m`, `1h`; in milliseconds.

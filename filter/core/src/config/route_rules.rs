@@ -23,7 +23,7 @@ pub(super) fn read(object: &Object<'_, '_>, default: Staleness, slashes: Escaped
         allow_missing: object.flag("allowMissing"),
         staleness: read_staleness(object).unwrap_or(default),
     };
-    if rule.allow_missing && (rule.action == Action::Deny || rule.needs_token()) {
+    if rule.allow_missing && (rule.action == Action::Deny || !rule.matches_anonymous()) {
         object.mistake("allowMissing", "a request without a token has no claims or scopes, so this rule can never match one; use a rule of its own");
     }
     if rule.action == Action::Deny && object.has("staleness") {
@@ -53,7 +53,7 @@ fn read_source(entry: &Object<'_, '_>) -> Option<Source> {
         return None;
     };
     source.only(&["requestPrincipals", "notRequestPrincipals"]);
-    names_something(&source, &["requestPrincipals", "notRequestPrincipals"]);
+    names_something(&source);
     Some(Source { principals: read_match(&source, "requestPrincipals", "notRequestPrincipals", Word::parse) })
 }
 
@@ -63,9 +63,8 @@ fn read_operation(entry: &Object<'_, '_>, slashes: EscapedSlashes) -> Option<Ope
         entry.mistake("operation", "missing");
         return None;
     };
-    let fields = ["methods", "notMethods", "hosts", "notHosts", "paths", "notPaths"];
-    operation.only(&fields);
-    names_something(&operation, &fields);
+    operation.only(&["methods", "notMethods", "hosts", "notHosts", "paths", "notPaths"]);
+    names_something(&operation);
     Some(Operation {
         methods: read_match(&operation, "methods", "notMethods", Method::parse),
         hosts: read_match(&operation, "hosts", "notHosts", Host::parse),
@@ -74,8 +73,8 @@ fn read_operation(entry: &Object<'_, '_>, slashes: EscapedSlashes) -> Option<Ope
 }
 
 /// An empty object looks like a restriction and is none.
-fn names_something(object: &Object<'_, '_>, fields: &[&str]) {
-    if !fields.iter().any(|field| object.has(field)) {
+fn names_something(object: &Object<'_, '_>) {
+    if object.is_empty() {
         object.mistake("", "is empty and would match everything; leave it out, or name something");
     }
 }

@@ -1,6 +1,5 @@
 //! Strict JSON for everything that comes from outside: UTF-8, unique member names at every depth (RFC 7515 §4, RFC 7519 §4),
-//! bounded depth and size (V3). Only of objects with more members than a token's may have, which only a signed bundle has, the
-//! reader checks the names beyond those itself.
+//! bounded depth and size (V3). In a signed bundle, whose reader compares all names anyway, only those of small objects are compared.
 //!
 //! serde_json does the grammar; a [`Document`] is the flat list of what it read, in one allocation beside the text itself.
 //! Strings stay where they are in the text unless they carry escapes.
@@ -23,21 +22,23 @@ pub struct Budget {
     pub nodes: usize,
     /// Most members of one object.
     pub members: usize,
+    /// Whether the names of large objects are compared here; else the reader of the document compares them.
+    pub unique: bool,
 }
 
 impl Budget {
     /// For the parts of a token.
-    pub const TOKEN: Self =
-        Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_TOKEN_NODES, members: limits::MAX_TOKEN_MEMBERS };
+    pub const TOKEN: Self = Self::of(limits::MAX_TOKEN_NODES);
     /// For a key set.
-    pub const JWKS: Self =
-        Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_JWKS_NODES, members: limits::MAX_TOKEN_MEMBERS };
+    pub const JWKS: Self = Self::of(limits::MAX_JWKS_NODES);
     /// For the content of a trust bundle: all epochs of all kinds, and keys.
-    pub const BUNDLE: Self =
-        Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_BUNDLE_NODES, members: limits::MAX_EPOCHS };
+    pub const BUNDLE: Self = Self { members: limits::MAX_EPOCHS, unique: false, ..Self::of(limits::MAX_BUNDLE_NODES) };
     /// For a plugin configuration.
-    pub const CONFIG: Self =
-        Self { depth: limits::MAX_JSON_DEPTH, nodes: limits::MAX_CONFIG_NODES, members: limits::MAX_TOKEN_MEMBERS };
+    pub const CONFIG: Self = Self::of(limits::MAX_CONFIG_NODES);
+
+    const fn of(nodes: usize) -> Self {
+        Self { depth: limits::MAX_JSON_DEPTH, nodes, members: nodes, unique: true }
+    }
 }
 
 /// Why a text is not a document.
@@ -54,7 +55,9 @@ pub enum JsonError {
     },
     /// An object has two members of the same name.
     DuplicateName,
-    /// Over the [`Budget`].
+    /// Nested deeper than the [`Budget`] allows.
+    TooDeep,
+    /// More values or members than the [`Budget`] allows.
     TooBig,
 }
 
@@ -64,7 +67,8 @@ impl fmt::Display for JsonError {
             Self::Encoding => out.write_str("not UTF-8"),
             Self::Syntax { line, column } => write!(out, "not JSON at line {line}, column {column}"),
             Self::DuplicateName => out.write_str("an object has two members of the same name"),
-            Self::TooBig => out.write_str("too deep or too large"),
+            Self::TooDeep => out.write_str("nested too deeply"),
+            Self::TooBig => out.write_str("too large"),
         }
     }
 }
@@ -92,7 +96,8 @@ enum NodeKind {
     Bool(bool),
     Unsigned(u64),
     Signed(i64),
-    Float(f64),
+    /// A number that is no 64-bit integer in its shortest spelling: in the text, as it was written.
+    Decimal(Span),
     /// In the text.
     Plain(Span),
     /// Had escapes: in `unescaped`.
@@ -102,7 +107,7 @@ enum NodeKind {
     Object,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Span {
     start: usize,
     end: usize,
@@ -144,6 +149,11 @@ impl<'t> Document<'t> {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The nearest floating-point number.
+    fn decimal(&self, span: Span) -> Option<f64> {
+        serde_json::from_str(self.text.get(span.start..span.end)?).ok()
     }
 }
 
@@ -189,7 +199,7 @@ impl<'d> Value<'d> {
         match self.node().kind {
             NodeKind::Null => Kind::Null,
             NodeKind::Bool(_) => Kind::Bool,
-            NodeKind::Unsigned(_) | NodeKind::Signed(_) | NodeKind::Float(_) => Kind::Number,
+            NodeKind::Unsigned(_) | NodeKind::Signed(_) | NodeKind::Decimal(_) => Kind::Number,
             NodeKind::Plain(_) | NodeKind::Escaped(_) => Kind::String,
             NodeKind::Array => Kind::Array,
             NodeKind::Object => Kind::Object,
@@ -226,7 +236,7 @@ impl<'d> Value<'d> {
         match self.node().kind {
             NodeKind::Unsigned(value) => Some(value.into()),
             NodeKind::Signed(value) => Some(value.into()),
-            NodeKind::Float(value) => serde_json::Number::from_f64(value),
+            NodeKind::Decimal(span) => serde_json::Number::from_f64(self.document.decimal(span)?),
             _ => None,
         }
     }
@@ -244,7 +254,7 @@ impl<'d> Value<'d> {
                 clippy::cast_sign_loss,
                 reason = "saturating by definition; the range is checked below"
             )]
-            NodeKind::Float(value) if value >= 0.0 => value as u64,
+            NodeKind::Decimal(span) => self.document.decimal(span).filter(|value| *value >= 0.0)? as u64,
             _ => return None,
         };
         (seconds <= LATEST).then_some(seconds)
@@ -281,7 +291,7 @@ impl<'d> Value<'d> {
     }
 }
 
-/// Compact JSON, in the order of the text.
+/// Compact JSON, in the order of the text, with the digits of the text.
 impl fmt::Display for Value<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.node().kind {
@@ -289,7 +299,7 @@ impl fmt::Display for Value<'_> {
             NodeKind::Bool(value) => write!(out, "{value}"),
             NodeKind::Unsigned(value) => write!(out, "{value}"),
             NodeKind::Signed(value) => write!(out, "{value}"),
-            NodeKind::Float(_) => self.as_number().map_or(Ok(()), |number| write!(out, "{number}")),
+            NodeKind::Decimal(span) => out.write_str(self.document.text.get(span.start..span.end).unwrap_or_default()),
             NodeKind::Plain(_) | NodeKind::Escaped(_) => write_string(self.as_str().unwrap_or_default(), out),
             NodeKind::Array => {
                 out.write_char('[')?;

@@ -14,17 +14,119 @@ const LEAST_BYTES_A_NODE: usize = 6;
 
 /// The nodes of a text, and the strings that had escapes.
 pub(super) fn nodes(text: &str, budget: Budget) -> Result<(Vec<Node>, String), JsonError> {
+    let read = read(text, budget).or_else(|error| match error {
+        JsonError::Syntax { .. } => self::read(&within_range(text).ok_or(error)?, budget),
+        JsonError::Encoding | JsonError::DuplicateName | JsonError::TooDeep | JsonError::TooBig => Err(error),
+    });
+    let Read { mut nodes, unescaped, decimals } = read?;
+    if decimals {
+        place_decimals(&mut nodes, text);
+    }
+    Ok((nodes, unescaped))
+}
+
+/// What was read of a text.
+struct Read {
+    nodes: Vec<Node>,
+    unescaped: String,
+    /// Whether a number has to be found again in the text.
+    decimals: bool,
+}
+
+fn read(text: &str, budget: Budget) -> Result<Read, JsonError> {
     let likely = text.len().div_ceil(LEAST_BYTES_A_NODE).min(limits::MAX_TOKEN_NODES);
     let nodes = Vec::with_capacity(likely);
-    let mut builder = Builder { text, budget, nodes, unescaped: String::new(), fault: None };
+    let mut builder =
+        Builder { text, budget, nodes, unescaped: String::new(), decimals: false, order: Vec::new(), fault: None };
     let mut source = serde_json::Deserializer::from_str(text);
     let read = AnyValue { builder: &mut builder, depth: 0 }.deserialize(&mut source).and_then(|()| source.end());
     match read {
-        Ok(()) => Ok((builder.nodes, builder.unescaped)),
+        Ok(()) => Ok(Read { nodes: builder.nodes, unescaped: builder.unescaped, decimals: builder.decimals }),
         Err(error) => {
             let syntax = JsonError::Syntax { line: error.line(), column: error.column() };
             Err(builder.fault.unwrap_or(syntax))
         }
+    }
+}
+
+/// The text with zeros for its numbers beyond the range of `f64`, if it has any: serde_json refuses them, JSON does not.
+///
+/// INVARIANT: only a number of JSON's grammar is replaced, by one of the same length. So the text is JSON if and only if the
+/// original is, and everything else stays where it was.
+fn within_range(text: &str) -> Option<String> {
+    let mut tamed = text.as_bytes().to_vec();
+    let mut changed = false;
+    for Span { start, end } in (Numbers { text: text.as_bytes(), at: 0 }) {
+        let number = text.get(start..end)?;
+        if is_number(number) && serde_json::from_str::<f64>(number).is_err() {
+            tamed.get_mut(start..end)?.fill(b'0');
+            // The shortest such number is 1e309.
+            *tamed.get_mut(start.saturating_add(1))? = b'.';
+            changed = true;
+        }
+    }
+    if changed { String::from_utf8(tamed).ok() } else { None }
+}
+
+/// Returns whether this is a number of JSON (RFC 8259 §6).
+fn is_number(text: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let text = text.strip_prefix('-').unwrap_or(text);
+    let (mantissa, exponent) = text.split_once(['e', 'E']).map_or((text, None), |(head, tail)| (head, Some(tail)));
+    let (whole, fraction) = mantissa.split_once('.').map_or((mantissa, None), |(head, tail)| (head, Some(tail)));
+    let shortest = digits(whole) && (whole.len() == 1 || !whole.starts_with('0'));
+    let exponent = exponent.map(|exponent| exponent.strip_prefix(['+', '-']).unwrap_or(exponent));
+    shortest && fraction.is_none_or(digits) && exponent.is_none_or(digits)
+}
+
+/// Gives each decimal its place in the text. serde_json does not tell it, so the numbers are looked for again.
+///
+/// INVARIANT: each number of the text is one node, in the same order.
+fn place_decimals(nodes: &mut [Node], text: &str) {
+    let mut found = Numbers { text: text.as_bytes(), at: 0 };
+    for node in nodes {
+        match &mut node.kind {
+            NodeKind::Unsigned(_) | NodeKind::Signed(_) => drop(found.next()),
+            NodeKind::Decimal(span) => *span = found.next().unwrap_or_default(),
+            NodeKind::Null
+            | NodeKind::Bool(_)
+            | NodeKind::Plain(_)
+            | NodeKind::Escaped(_)
+            | NodeKind::Array
+            | NodeKind::Object => {}
+        }
+    }
+}
+
+/// The numbers of a text that is known to be JSON.
+struct Numbers<'t> {
+    text: &'t [u8],
+    at: usize,
+}
+
+impl Iterator for Numbers<'_> {
+    type Item = Span;
+
+    fn next(&mut self) -> Option<Span> {
+        let mut in_string = false;
+        loop {
+            let step = match (*self.text.get(self.at)?, in_string) {
+                (b'"', _) => {
+                    in_string = !in_string;
+                    1
+                }
+                (b'\\', true) => 2,
+                (b'-' | b'0'..=b'9', false) => break,
+                _ => 1,
+            };
+            self.at = self.at.saturating_add(step);
+        }
+        let start = self.at;
+        let belongs = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+        while self.text.get(self.at).is_some_and(belongs) {
+            self.at = self.at.saturating_add(1);
+        }
+        Some(Span { start, end: self.at })
     }
 }
 
@@ -33,6 +135,10 @@ struct Builder<'t> {
     budget: Budget,
     nodes: Vec<Node>,
     unescaped: String,
+    /// Whether a number has to be found again in the text.
+    decimals: bool,
+    /// Kept for [`Builder::refuse_repeats`], so that all large objects share one allocation.
+    order: Vec<usize>,
     fault: Option<JsonError>,
 }
 
@@ -72,10 +178,25 @@ impl Builder<'_> {
             | NodeKind::Bool(_)
             | NodeKind::Unsigned(_)
             | NodeKind::Signed(_)
-            | NodeKind::Float(_)
+            | NodeKind::Decimal(_)
             | NodeKind::Array
             | NodeKind::Object => None,
         }
+    }
+
+    /// Refuses a large object two of whose members have the same name.
+    fn refuse_repeats<E: de::Error>(&mut self, object: usize) -> Result<(), E> {
+        let mut order = core::mem::take(&mut self.order);
+        order.clear();
+        let end = self.nodes.get(object).map_or(0, |node| node.end);
+        let mut at = object.saturating_add(1);
+        while at < end {
+            order.push(at);
+            at = self.nodes.get(at.saturating_add(1)).map_or(end, |value| value.end);
+        }
+        let repeats = has_repeats(&mut order, |at| self.string(at).unwrap_or_default());
+        self.order = order;
+        if repeats { self.refuse(JsonError::DuplicateName) } else { Ok(()) }
     }
 
     /// Whether the unfinished object at `object` has a member of this name.
@@ -99,6 +220,13 @@ impl Builder<'_> {
     }
 }
 
+/// Returns whether two items have the same name. Sorting compares in proportion to n log n, whatever the names are: no choice
+/// of names makes it slow, as it could a hash table.
+pub(super) fn has_repeats<'n>(items: &mut [usize], name: impl Fn(usize) -> &'n str) -> bool {
+    items.sort_unstable_by(|a, b| name(*a).cmp(name(*b)));
+    items.windows(2).any(|pair| matches!(pair, [a, b] if name(*a) == name(*b)))
+}
+
 /// Reads any value and adds its nodes.
 struct AnyValue<'b, 't> {
     builder: &'b mut Builder<'t>,
@@ -116,7 +244,7 @@ impl<'de> DeserializeSeed<'de> for AnyValue<'_, '_> {
 impl AnyValue<'_, '_> {
     fn deeper<E: de::Error>(&mut self) -> Result<u8, E> {
         if self.depth >= self.builder.budget.depth {
-            return self.builder.refuse(JsonError::TooBig);
+            return self.builder.refuse(JsonError::TooDeep);
         }
         Ok(self.depth.saturating_add(1))
     }
@@ -145,8 +273,9 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
         self.builder.push(NodeKind::Signed(value)).map(drop)
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
-        self.builder.push(NodeKind::Float(value)).map(drop)
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        self.builder.decimals = true;
+        self.builder.push(NodeKind::Decimal(Span::default())).map(drop)
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<(), E> {
@@ -181,9 +310,15 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
             members.next_value_seed(AnyValue { builder: &mut *self.builder, depth })?;
             self.builder.close(at);
         }
+        if count > SMALL_OBJECT && self.builder.budget.unique {
+            self.builder.refuse_repeats(at)?;
+        }
         Ok(())
     }
 }
+
+/// Most members of an object whose names are compared as they come, without an allocation. Most objects are smaller.
+pub(super) const SMALL_OBJECT: usize = 32;
 
 /// Reads a member's name and refuses one that the object has already.
 struct Name<'b, 't> {
@@ -195,7 +330,7 @@ struct Name<'b, 't> {
 }
 
 /// Which of 256 classes of names an object has so far: a name of a new class is a new name, and need not be compared with each
-/// before it. Names that are chosen to be of one class cost what [`Budget::members`] allows.
+/// before it. Names that are chosen to be of one class cost what [`SMALL_OBJECT`] allows.
 #[derive(Default)]
 struct Seen([u64; 4]);
 
@@ -242,10 +377,7 @@ impl<'de> Visitor<'de> for Name<'_, '_> {
 
 impl Name<'_, '_> {
     fn add<E: de::Error>(self, kind: NodeKind, text: &str) -> Result<(), E> {
-        if self.count < limits::MAX_TOKEN_MEMBERS
-            && self.seen.insert(text)
-            && self.builder.has_member(self.object, text)
-        {
+        if self.count < SMALL_OBJECT && self.seen.insert(text) && self.builder.has_member(self.object, text) {
             return self.builder.refuse(JsonError::DuplicateName);
         }
         self.builder.push(kind).map(drop)

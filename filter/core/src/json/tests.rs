@@ -19,7 +19,7 @@ fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
 
 #[test]
 fn each_of_many_names_may_be_there_once() {
-    let names: Vec<String> = (0..limits::MAX_TOKEN_MEMBERS - 1).map(|at| format!("claim_{at}")).collect();
+    let names: Vec<String> = (0..2 * read::SMALL_OBJECT).map(|at| format!("claim_{at}")).collect();
     let object = |names: &[String]| {
         let members: Vec<String> = names.iter().map(|name| format!("\"{name}\":1")).collect();
         format!("{{{}}}", members.join(","))
@@ -47,7 +47,13 @@ fn what_is_not_strict_json_is_refused_with_its_place() {
         "01",
         "+1",
         "NaN",
-        "[1e999]",
+        "[1e999,01]",
+        "[1e999e9]",
+        "[01e999]",
+        "[1.e999]",
+        "[1e+]",
+        "[--1e999]",
+        "[1e999",
     ] {
         assert!(matches!(parse(text).unwrap_err(), JsonError::Syntax { .. }), "{text:?}");
     }
@@ -55,20 +61,82 @@ fn what_is_not_strict_json_is_refused_with_its_place() {
 }
 
 #[test]
-fn depth_nodes_and_members_are_bounded() {
+fn depth_and_values_are_bounded() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    assert!(parse(&nested(16)).is_ok());
-    assert_eq!(parse(&nested(17)).unwrap_err(), JsonError::TooBig);
-    assert_eq!(parse(&nested(100_000)).unwrap_err(), JsonError::TooBig);
+    let deepest = usize::from(limits::MAX_JSON_DEPTH);
+    assert!(parse(&nested(deepest)).is_ok());
+    assert_eq!(parse(&nested(deepest + 1)).unwrap_err(), JsonError::TooDeep);
+    assert_eq!(parse(&nested(100_000)).unwrap_err(), JsonError::TooDeep);
     let array = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
     assert!(parse(&array(limits::MAX_TOKEN_NODES - 1)).is_ok());
     assert_eq!(parse(&array(limits::MAX_TOKEN_NODES)).unwrap_err(), JsonError::TooBig);
-    let object = |count: usize| {
-        let members = (0..count).map(|at| format!("\"{at}\":0")).collect::<Vec<_>>();
-        format!("{{{}}}", members.join(","))
-    };
-    assert!(parse(&object(limits::MAX_TOKEN_MEMBERS)).is_ok());
-    assert_eq!(parse(&object(limits::MAX_TOKEN_MEMBERS + 1)).unwrap_err(), JsonError::TooBig);
+}
+
+#[test]
+fn only_size_bounds_the_shape_of_a_token() {
+    let payload = limits::MAX_TOKEN_BYTES / 4 * 3;
+    let members = |count: usize| (0..count).map(|at| format!("\"{at:x}\":0")).collect::<Vec<_>>().join(",");
+    for text in [
+        format!("[{}0]", "0,".repeat(payload / 2 - 2)),
+        format!("{{\"a\":{{{}}}}}", members(payload / 8)),
+        format!("[{}{{}}]", "{},".repeat(payload / 3 - 2)),
+        format!("[{}\"\"]", "\"\",".repeat(payload / 3 - 2)),
+    ] {
+        assert!(text.len() <= payload && text.len() > payload / 4 * 3, "{}", text.len());
+        assert!(parse(&text).is_ok(), "{:?} {}", parse(&text).err(), &text[..40]);
+    }
+}
+
+/// Counts how often names are looked at, since time would depend on the machine.
+#[test]
+fn finding_repeats_costs_n_log_n() {
+    let count = 2_048_usize;
+    let prefix = "p".repeat(40);
+    type Order = fn(usize, usize) -> usize;
+    let orders: [Order; 5] = [
+        |at, _| at,
+        |at, count| count - at,
+        |at, count| if at < count / 2 { at } else { count - at + count },
+        |at, count| at.wrapping_mul(2_654_435_761) % (count * 4),
+        |at, count| (at % 2) * count + at,
+    ];
+    for (which, order) in orders.iter().enumerate() {
+        let names: Vec<String> = (0..count).map(|at| format!("{prefix}{:06}", order(at, count))).collect();
+        let looked_at = core::cell::Cell::new(0_usize);
+        let name = |at: usize| {
+            looked_at.set(looked_at.get() + 1);
+            names[at].as_str()
+        };
+        let mut items: Vec<usize> = (0..count).collect();
+        let repeats = read::has_repeats(&mut items, name);
+        let unique: alloc::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(repeats, unique.len() < count, "{which}");
+        assert!(looked_at.get() < 64 * count, "{which}: {}", looked_at.get());
+    }
+}
+
+#[test]
+fn numbers_keep_the_digits_that_were_signed() {
+    for number in [
+        "36893488147419103233",
+        "-9223372036854775809",
+        "1e3",
+        "1E+3",
+        "1.0",
+        "-0",
+        "-0.0",
+        "0.10",
+        "1e-7",
+        "123456789012345678901234567890.5",
+        "1e999",
+        "-1.50E+400",
+        &"9".repeat(400),
+    ] {
+        let text = format!("{{\"7\\\"8\":[-1,{number},\"9\",2],\"x\":{number}}}");
+        let document = parse(&text).unwrap();
+        assert_eq!(document.root().to_string(), text);
+        assert_eq!(document.root().get("x").unwrap().to_string(), number);
+    }
 }
 
 #[test]
@@ -77,7 +145,7 @@ fn numeric_dates_are_whole_seconds_from_1970() {
     assert_eq!(date("1700000000"), Some(1_700_000_000));
     assert_eq!(date("1.7e9"), Some(1_700_000_000));
     assert_eq!(date("1700000000.9"), Some(1_700_000_000));
-    for text in ["-1", "-0.5", "1e300", "18446744073709551615", "\"1700000000\"", "true", "null", "[1]"] {
+    for text in ["-1", "-0.5", "1e300", "1e999", "18446744073709551615", "\"1700000000\"", "true", "null", "[1]"] {
         assert_eq!(date(text), None, "{text}");
     }
 }
@@ -90,6 +158,24 @@ fn members_are_found_behind_nested_values_and_escapes() {
     assert_eq!(root.get("e").and_then(|e| e.get("g")).map(Value::kind), Some(Kind::Null));
     assert_eq!(root.get("x").map(Value::kind), None);
     assert_eq!(root.get("a").unwrap().items().count(), 2);
+}
+
+/// Compact JSON texts whose numbers are spelled in every way.
+fn any_spelling() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,4})?([eE][+-]?[0-9]{1,2})?",
+        "\"([a-z0-9.,:{}e-]|\\\\[\"\\\\n]){0,6}\"",
+        "true|false|null",
+    ];
+    leaf.prop_recursive(3, 30, 5, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..5).prop_map(|items| format!("[{}]", items.join(","))),
+            proptest::collection::btree_map("[a-z0-9]{1,4}", inner, 0..5).prop_map(|members| {
+                let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+                format!("{{{}}}", members.join(","))
+            }),
+        ]
+    })
 }
 
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
@@ -115,6 +201,11 @@ proptest! {
     fn reads_what_serde_json_reads(value in any_json()) {
         let document = parse(&value.to_string()).unwrap();
         prop_assert_eq!(document.root().to_string(), value.to_string());
+    }
+
+    #[test]
+    fn writes_the_digits_that_it_read(text in any_spelling()) {
+        prop_assert_eq!(parse(&text).unwrap().root().to_string(), text);
     }
 
     #[test]

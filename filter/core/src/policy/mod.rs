@@ -312,7 +312,12 @@ impl Policy {
     /// What the rules make of a token, whatever the request.
     #[must_use]
     pub fn standing(&self, token: &Verified) -> Standing {
-        Standing::of(&self.route_rules.rules, Some(token.claims()), Some(token.jwt_rule()))
+        let accepted_by = self.jwt_rules.get(token.jwt_rule());
+        Standing::of(
+            &self.route_rules.rules,
+            accepted_by.map(|rule| (token.claims(), rule)),
+            accepted_by.map(|_| token.jwt_rule()),
+        )
     }
 
     /// Whether the bearer of a verified token may make this request (V16, V22): no DENY rule matches, and some ALLOW rule

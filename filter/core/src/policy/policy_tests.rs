@@ -1,5 +1,5 @@
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 
 use serde_json::{Value, json};
 
@@ -11,8 +11,12 @@ use crate::validate::validate;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 fn decide(rules: Value, method: &str, path: &str, changes: Value) -> Option<Rejection> {
+    decide_under(json!({}), rules, method, path, changes)
+}
+
+fn decide_under(rule: Value, rules: Value, method: &str, path: &str, changes: Value) -> Option<Rejection> {
     let key = TestKey::new("k1", 1);
-    let policy = inline_policy(&[&key], json!({}), rules);
+    let policy = inline_policy(&[&key], rule, rules);
     let token = validate(&key.token(&claims(changes)), &policy, &Trust::new(), NOW).unwrap();
     let request = Request { method, host: "orders.example", path };
     let request = policy.canonical(&request).unwrap();
@@ -70,11 +74,12 @@ fn any_allowing_rule_allows_and_any_denying_rule_denies() {
 fn conditions_look_at_any_value_of_a_claim() {
     let when = |condition: Value| json!([{ "when": [condition] }]);
     let groups = |values: Value| json!({ "key": "request.auth.claims[groups]", "values": values });
+    let teams = |values: Value| json!({ "key": "request.auth.claims[teams]", "values": values });
     for (rules, changes, passes) in [
         (when(groups(json!(["ops", "dev-*"]))), json!({ "groups": ["x", "dev-1"] }), true),
         (when(groups(json!(["ops"]))), json!({ "groups": "ops" }), true),
         (when(groups(json!(["ops"]))), json!({ "groups": ["x"] }), false),
-        (when(groups(json!(["ops"]))), json!({ "groups": { "ops": 1 } }), false),
+        (when(teams(json!(["ops"]))), json!({ "teams": { "ops": 1 } }), false),
         (when(groups(json!(["ops"]))), json!({}), false),
         (when(groups(json!(["*"]))), json!({ "groups": [] }), false),
         (
@@ -114,10 +119,20 @@ fn conditions_look_at_any_value_of_a_claim() {
         (when(json!({ "key": "request.auth.presenter", "values": ["app"] })), json!({ "azp": "app" }), true),
         (when(json!({ "key": "request.auth.subjectType", "values": ["user"] })), json!({ "sub": "alice" }), true),
         (when(json!({ "key": "request.auth.subjectType", "values": ["user"] })), json!({}), false),
-        (when(groups(json!(["*"]))), json!({ "groups": { "ops": 1 } }), true),
-        (when(groups(json!(["*"]))), json!({ "groups": [{ "name": "ops" }] }), true),
-        (when(groups(json!(["o*", "*s"]))), json!({ "groups": {} }), false),
-        (when(json!({ "key": "request.auth.claims[groups]", "notValues": ["*"] })), json!({ "groups": {} }), false),
+        (when(teams(json!(["*"]))), json!({ "teams": { "ops": 1 } }), true),
+        (when(teams(json!(["*"]))), json!({ "teams": [{ "name": "ops" }] }), true),
+        (when(teams(json!(["o*", "*s"]))), json!({ "teams": {} }), false),
+        (when(json!({ "key": "request.auth.claims[teams]", "notValues": ["*"] })), json!({ "teams": {} }), false),
+        (
+            when(json!({ "key": "request.auth.claims[kubernetes.io][namespace]", "values": ["shop"] })),
+            json!({ "kubernetes.io": { "namespace": "shop" } }),
+            true,
+        ),
+        (
+            when(json!({ "key": "request.auth.claims[https://shop.example/tenant]", "values": ["t1"] })),
+            json!({ "https://shop.example/tenant": "t1" }),
+            true,
+        ),
         (when(json!({ "key": "request.auth.claims[scope]", "values": ["*"] })), json!({ "scope": " " }), false),
         (
             when(json!({ "key": "request.auth.claims[act][sub]", "values": ["inner"] })),
@@ -193,6 +208,95 @@ fn delegation_depth_counts_every_actor() {
         }
         act = if act.is_null() { json!({ "sub": "a" }) } else { json!({ "act": act }) };
     }
+}
+
+/// Decides a token with one claim written out: serde_json would change its digits.
+fn admits_spelling(pattern: &str, value: &str) -> bool {
+    let key = TestKey::new("k1", 1);
+    let rules = json!([{ "when": [{ "key": "request.auth.claims[id]", "values": [pattern] }] }]);
+    let policy = inline_policy(&[&key], json!({}), rules);
+    let claims = claims(json!({})).to_string();
+    let token = key.sign(&key.header(), &format!("{},\"id\":{value}}}", &claims[..claims.len() - 1]));
+    let token = validate(&token, &policy, &Trust::new(), NOW).unwrap();
+    let request = Request { method: "GET", host: "orders.example", path: "/" };
+    let request = policy.canonical(&request).unwrap();
+    policy.authorize(&request, &policy.standing(&token), Freshness::default()).is_ok()
+}
+
+#[test]
+fn numbers_are_compared_as_they_were_signed() {
+    for number in ["36893488147419103233", "1e3", "1.0", "-0", "1E3", "281674916028284930", "-7"] {
+        assert!(admits_spelling(number, number), "{number}");
+        assert!(admits_spelling(number, &format!("[0,{number}]")), "{number}");
+    }
+    for (pattern, number) in
+        [("1000", "1e3"), ("1", "1.0"), ("0", "-0"), ("36893488147419103232", "36893488147419103233")]
+    {
+        assert!(!admits_spelling(pattern, number), "{pattern} {number}");
+    }
+}
+
+#[test]
+fn v23_a_setting_tells_services_from_users() {
+    let is = |rule: &Value, kind: &str, changes: &Value| {
+        let rules = json!([{ "when": [{ "key": "request.auth.subjectType", "values": [kind] }] }]);
+        decide_under(rule.clone(), rules, "GET", "/", changes.clone()).is_none()
+    };
+    let entra = json!({ "subjectType": { "claim": "idtyp", "clientValues": ["app"] } });
+    let keycloak = json!({ "subjectType": { "claim": "preferred_username", "clientValues": ["service-account-*"] } });
+    let okta = json!({ "subjectType": { "claim": "cid" } });
+    for (rule, changes, client) in [
+        (&entra, json!({ "idtyp": "app", "sub": "alice" }), true),
+        (&entra, json!({ "idtyp": "user" }), false),
+        (&entra, json!({}), false),
+        (&keycloak, json!({ "preferred_username": "service-account-checkout", "sub": "a" }), true),
+        (&keycloak, json!({ "preferred_username": "alice" }), false),
+        (&okta, json!({ "cid": "0oa1", "sub": "0oa1" }), true),
+        (&okta, json!({ "cid": "0oa1", "sub": "alice" }), false),
+        (&okta, json!({ "cid": "", "sub": ""  }), false),
+    ] {
+        let mut rule = rule.clone();
+        rule["requiredClaims"] = json!(["jti"]);
+        assert_eq!((is(&rule, "client", &changes), is(&rule, "user", &changes)), (client, !client), "{rule} {changes}");
+    }
+}
+
+#[test]
+fn scope_claims_name_where_scopes_are() {
+    let rules = json!([{ "scopes": ["Orders.Read"] }]);
+    let decide = |claims: Value, changes: Value| {
+        let rule = claims.as_array().map_or(json!({}), |_| json!({ "scopeClaims": claims }));
+        decide_under(rule, rules.clone(), "GET", "/", changes).is_none()
+    };
+    assert!(decide(json!(["scp"]), json!({ "scp": "openid Orders.Read" })));
+    assert!(decide(json!(["scope", "scp"]), json!({ "scp": ["Orders.Read"] })));
+    assert!(decide(json!(["ext.scp"]), json!({ "ext": { "scp": ["Orders.Read"] } })));
+    assert!(!decide(Value::Null, json!({ "scp": "Orders.Read" })));
+    assert!(!decide(json!(["scp"]), json!({ "scope": "Orders.Read" })), "the list replaces the default");
+    assert!(!decide(json!(["scp"]), json!({ "scp": "Orders.ReadAll" })));
+}
+
+#[test]
+fn empty_subject_has_no_principal() {
+    let rule = json!({ "requiredClaims": ["jti"] });
+    let from = |source: Value| json!([{ "from": [{ "source": source }] }]);
+    let decide = |rules| decide_under(rule.clone(), rules, "GET", "/", json!({ "sub": "" }));
+    assert_eq!(decide(Value::Null), None);
+    for pattern in ["*", "https://issuer.example/*", "*/"] {
+        assert!(decide(from(json!({ "requestPrincipals": [pattern] }))).is_some(), "{pattern}");
+    }
+}
+
+#[test]
+fn public_rule_may_exclude_tokens() {
+    let key = TestKey::new("k1", 1);
+    let rules =
+        json!([{ "allowMissing": true, "when": [{ "key": "request.auth.claims[suspended]", "notValues": ["true"] }] }]);
+    let policy = inline_policy(&[&key], json!({}), rules.clone());
+    let request = policy.canonical(&Request { method: "GET", host: "h", path: "/" }).unwrap();
+    assert!(policy.admits_anonymous(&request));
+    assert_eq!(decide(rules.clone(), "GET", "/", json!({})), None);
+    assert_eq!(decide(rules, "GET", "/", json!({ "suspended": true })), Some(Rejection::RuleUnmatched));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::CanonicalRequest;
 use super::host::Host;
 use super::matching::{Match, Method, Path, Pattern as _, Word};
 use crate::claims::{Claims, texts};
-use crate::config::Staleness;
+use crate::config::{JwtRule, Staleness};
 use crate::json::{Kind, Value};
 use crate::limits;
 
@@ -131,13 +131,45 @@ impl Key {
 /// A request's token as rules see it, or that it has none.
 pub(super) struct Caller<'c> {
     claims: Option<&'c Claims>,
+    /// The rule that accepted the token.
+    accepted_by: Option<&'c JwtRule>,
     /// Made once, by the first rule that asks.
     principal: OnceCell<Option<String>>,
 }
 
 impl<'c> Caller<'c> {
-    pub(super) fn new(claims: Option<&'c Claims>) -> Self {
-        Self { claims, principal: OnceCell::new() }
+    pub(super) fn new(token: Option<(&'c Claims, &'c JwtRule)>) -> Self {
+        Self {
+            claims: token.map(|(claims, _)| claims),
+            accepted_by: token.map(|(_, rule)| rule),
+            principal: OnceCell::new(),
+        }
+    }
+
+    /// Whether a scope is granted by one of the claims that hold scopes.
+    fn has_scope(&self, scope: &str) -> bool {
+        let Some(claims) = self.claims else { return false };
+        let paths = self.accepted_by.map_or(&[][..], |rule| rule.scope_claims.as_slice());
+        if paths.is_empty() {
+            claims.has_scope(scope)
+        } else {
+            paths.iter().any(|path| claims.has_scope_at(path, scope))
+        }
+    }
+
+    /// V23: whether the subject is a service, not a user.
+    fn is_client(&self, claims: &Claims) -> bool {
+        let Some(setting) = self.accepted_by.and_then(|rule| rule.subject_type.as_ref()) else {
+            return claims.subject_is_client();
+        };
+        let value = claims.get(&setting.claim);
+        if setting.client_values.is_empty() {
+            return claims.subject().is_some_and(|subject| value.and_then(Value::as_str) == Some(subject));
+        }
+        let mut is_client = false;
+        let mut see = |seen: Seen<'_>| is_client |= setting.client_values.iter().any(|pattern| seen.matches(pattern));
+        value.into_iter().for_each(|value| each_value(&setting.claim, value, &mut see));
+        is_client
     }
 
     /// `iss/sub`, as Istio has it.
@@ -151,10 +183,11 @@ impl<'c> Caller<'c> {
 }
 
 impl Rule {
-    /// Whether it looks at the token at all.
+    /// Whether it can match a request without a token: it has no scopes, and only `not…` conditions.
     #[must_use]
-    pub fn needs_token(&self) -> bool {
-        !(self.from.is_empty() && self.when.is_empty() && self.scopes.is_empty())
+    pub fn matches_anonymous(&self) -> bool {
+        let anonymous = Caller::new(None);
+        self.matches_token(&anonymous) && self.has_scopes(&anonymous)
     }
 
     /// Returns whether one of `to` matches.
@@ -173,7 +206,7 @@ impl Rule {
     /// Whether the token has every required scope.
     #[must_use]
     pub(super) fn has_scopes(&self, caller: &Caller<'_>) -> bool {
-        self.scopes.iter().all(|scope| caller.claims.is_some_and(|claims| claims.has_scope(scope)))
+        self.scopes.iter().all(|scope| caller.has_scope(scope))
     }
 
     /// Whether this rule is sure to match whenever `other` does.
@@ -224,7 +257,7 @@ impl Condition {
         let Some(claims) = caller.claims else { return admitted };
         match &self.key {
             Key::Principal => caller.principal().map(Seen::Text).into_iter().for_each(see),
-            Key::SubjectType => see(Seen::Text(if claims.subject_is_client() { "client" } else { "user" })),
+            Key::SubjectType => see(Seen::Text(if caller.is_client(claims) { "client" } else { "user" })),
             Key::Delegated => see(Seen::Text(if claims.is_delegated() { "true" } else { "false" })),
             Key::Actor => {
                 if let Some((issuer, name)) = claims.actor() {

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::rules::{Caller, Rule};
 use crate::claims::Claims;
+use crate::config::JwtRule;
 
 /// Rules whose bits fit beside the token without a place of their own on the heap.
 const INLINE_RULES: usize = 32;
@@ -20,8 +21,8 @@ pub struct Standing {
 
 impl Standing {
     /// Of a token accepted by `jwtRules[jwt_rule]`; or, without claims, of no token at all.
-    pub(super) fn of(rules: &[Rule], claims: Option<&Claims>, jwt_rule: Option<usize>) -> Self {
-        let caller = Caller::new(claims);
+    pub(super) fn of(rules: &[Rule], token: Option<(&Claims, &JwtRule)>, jwt_rule: Option<usize>) -> Self {
+        let caller = Caller::new(token);
         let word = |rules: &[Rule]| {
             let bits = rules.iter().flat_map(|rule| [rule.matches_token(&caller), rule.has_scopes(&caller)]);
             bits.rev().fold(0, |word: u64, bit| word << 1 | u64::from(bit))

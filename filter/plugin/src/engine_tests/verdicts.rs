@@ -181,3 +181,35 @@ fn the_host_is_asked_what_it_can_once_and_only_if_the_configuration_lets_it() {
         assert_eq!(mesh.host.judged(), asked, "{allowed}");
     }
 }
+
+#[test]
+fn omitted_output_is_counted_and_logged_once() {
+    let rule = json!({ "outputClaimToHeaders": [{ "header": "x-groups", "claim": "groups" }] });
+    let mut mesh = Mesh::new(&inline_config(&[&key()], rule, json!({})));
+    let groups: Vec<String> = (0..79).map(|at| format!("80000000-0000-0000-0000-0000000000{at:02}")).collect();
+    let token = token(&key(), json!({ "groups": groups }));
+    for _ in 0..2 {
+        let (status, stream) = mesh.ask_with(&token);
+        assert_eq!((status, value(&stream, "x-groups")), (200, None));
+    }
+    assert_eq!((mesh.count("output.omitted"), mesh.count("accepted")), (2, 2));
+    let lines = mesh.host.lines(Level::Warn);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].starts_with("output omitted header=x-groups bytes=4112 reason=\"longer than outputMaxValueBytes\"")
+    );
+    assert!(!lines[0].contains("80000000"));
+}
+
+#[test]
+fn unsafe_output_rejects_if_the_rule_says_so() {
+    let rule = json!({ "onUnsafe": "REJECT", "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }] });
+    let mut mesh = Mesh::new(&inline_config(&[&key()], rule, json!({})));
+    let bad = token(&key(), json!({ "a": "a\nb" }));
+    for _ in 0..2 {
+        let (status, stream) = mesh.ask_with(&bad);
+        assert_eq!((status, code(&stream).as_str(), value(&stream, "x-a")), (403, "output-unsafe", None));
+    }
+    assert_eq!(mesh.ask_with(&token(&key(), json!({ "a": "b" }))).0, 200);
+    assert_eq!((mesh.count("rejected.output-unsafe"), mesh.count("accepted"), mesh.count("output.omitted")), (2, 1, 0));
+}
