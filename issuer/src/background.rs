@@ -86,7 +86,12 @@ async fn follow(issuer: Arc<Issuer>) {
     let mut clock = Health("the clock", true);
     let mut consulted_s = None;
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
-        health.turned(&issuer.publisher.refresh().await.map(|_| ()));
+        let head = issuer.publisher.refresh().await;
+        match &head {
+            Ok(head) => issuer.indices.saw(head.next_index),
+            Err(_) => issuer.indices.distrust(),
+        }
+        health.turned(&head.map(|_| ()));
         let time = issuer.clock.read();
         // Once a second: an offset, unlike the state, changes slowly.
         if consulted_s != Some(time.steady_ms / 1_000) {
@@ -124,7 +129,7 @@ async fn write_down(issuer: Arc<Issuer>) {
 /// [`StoreError::Unavailable`]; what was not written is tried again next time.
 pub async fn write_down_once(issuer: &Issuer) -> Result<(), StoreError> {
     issuer.proxies.save(&*issuer.store).await?;
-    issuer.indices.top_up(&*issuer.store).await
+    issuer.indices.top_up(&*issuer.store, issuer.clock.now_ms()).await
 }
 
 #[cfg(test)]

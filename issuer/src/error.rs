@@ -139,6 +139,10 @@ impl From<StoreError> for OAuthError {
                 let what = outage.reason.summary();
                 OAuthErrorKind::Unavailable.because(format!("the issuer's database {what}; try again"))
             }
+            StoreError::Tampered(_) => {
+                tracing::error!(%error, "answered 503");
+                OAuthErrorKind::Unavailable.because("the issuer's database was tampered with; see its log")
+            }
         }
     }
 }
@@ -247,6 +251,7 @@ impl From<StoreError> for Problem {
             StoreError::Conflict | StoreError::Full(_) => {
                 Self::unavailable("the issuer's database does not answer; try again")
             }
+            StoreError::Tampered(_) => Self::unavailable("the issuer's database was tampered with; see its log"),
         }
     }
 }

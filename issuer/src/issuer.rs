@@ -92,6 +92,17 @@ impl Issuer {
         Self::start(config, clock, store, Arc::new(master)).await
     }
 
+    /// Removes the rows that do not carry their MAC, and declares an incident; returns their names.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn repair(config: &Config, clock: &dyn Clock) -> Result<Vec<String>, StartError> {
+        let store = store::open(&config.database).await?;
+        let master = MasterKey::obtain(&config.master_key, &config.database, &*store).await?;
+        store.unlock(&master).await?;
+        Ok(store.repair(clock.now_ms()).await?)
+    }
+
     /// Starts on a database: makes keys if there are none, and publishes.
     ///
     /// # Errors
@@ -108,6 +119,7 @@ impl Issuer {
             tracing::error!("{fault}; no tokens are issued until then");
         }
         let policies = policies(&config, FRESH_MS.div_ceil(1_000));
+        store.unlock(&master).await?;
         bootstrap(&*store, &master, &*clock, &policies).await?;
         let secrets = SecretHasher::new(&master);
         let publisher =
@@ -162,6 +174,14 @@ impl Issuer {
             return Ok(());
         }
         Err(OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again"))
+    }
+
+    /// Refuses while database rows are tampered with: a row of keys or revocations may be missing.
+    pub(crate) fn require_authentic(&self) -> Result<(), OAuthError> {
+        if self.publisher.tampered().is_none() {
+            return Ok(());
+        }
+        Err(OAuthErrorKind::Unavailable.because("the issuer's database was tampered with; see its log"))
     }
 
     /// Rejects while the machine's clock has stepped in either direction (I38): a token would be dated wrongly.

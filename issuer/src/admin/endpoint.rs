@@ -8,13 +8,17 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::{KeysView, ProxiesView};
+use super::{IncidentReport, IncidentView, KeysView, ProxiesView};
 use crate::bundle::{Counted, Live};
 use crate::clients::Client;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{Caller, Form, OAuthRequest, authenticate};
 use crate::issuer::Issuer;
 use crate::keys::{self, Purpose};
+use crate::store::{Change, StoreError};
+
+/// Longest reason of a declared incident, in bytes.
+const MAX_REASON_BYTES: usize = 1_000;
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new()
@@ -23,6 +27,9 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
         .route("/admin/keys/revoke", post(revoke))
         .route("/admin/proxies", get(list_proxies).post(list_proxies))
         .route("/admin/proxies/forget", post(forget_proxies))
+        .route("/admin/incident", get(show_incident).post(show_incident))
+        .route("/admin/incident/declare", post(declare_incident))
+        .route("/admin/incident/end", post(end_incident))
 }
 
 async fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> Result<&'i Client, OAuthError> {
@@ -126,5 +133,38 @@ async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Res
     let kid = request.form.get("kid").ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`kid` is missing"))?;
     let version = keys::revoke(&issuer, kid, is_forced(&request.form)).await?;
     tracing::warn!(client = admin.id, kid, version, "signing key revoked");
+    Ok(Json(json!({ "version": version })))
+}
+
+async fn show_incident(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<IncidentView>, OAuthError> {
+    require_admin_reader(&issuer, request).await?;
+    let incident = match issuer.publisher.refresh().await {
+        Ok(head) => head.incident,
+        Err(StoreError::Tampered(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let tampered = issuer.publisher.tampered().map(|rows| String::clone(&rows));
+    let incident = incident.map(|incident| IncidentReport { since: incident.since, reason: incident.reason });
+    Ok(Json(IncidentView { incident, tampered }))
+}
+
+async fn declare_incident(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+    let admin = require_admin(&issuer, &request.caller, &request.form).await?;
+    let reason = request.form.get("reason").filter(|reason| !reason.is_empty() && reason.len() <= MAX_REASON_BYTES);
+    let reason = reason.ok_or_else(|| {
+        OAuthErrorKind::InvalidRequest.because(format!("`reason` must have 1 to {MAX_REASON_BYTES} bytes"))
+    })?;
+    issuer.indices.forget();
+    let version = issuer.publisher.declare_incident(format!("declared by {}: {reason}", admin.id), &[]).await?;
+    Ok(Json(json!({ "version": version })))
+}
+
+async fn end_incident(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+    let admin = require_admin(&issuer, &request.caller, &request.form).await?;
+    let Some(incident) = issuer.publisher.refresh().await?.incident else {
+        return Err(OAuthErrorKind::InvalidRequest.because("no incident to end"));
+    };
+    let version = issuer.publisher.commit(&Change { incident: Some(None), ..Change::default() }).await?;
+    tracing::warn!(client = admin.id, reason = incident.reason, version, "incident ended");
     Ok(Json(json!({ "version": version })))
 }

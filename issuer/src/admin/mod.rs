@@ -4,4 +4,4 @@ mod endpoint;
 mod view;
 
 pub(crate) use endpoint::routes;
-pub use view::{KeyView, KeysView, ProxiesView, ProxyView};
+pub use view::{IncidentReport, IncidentView, KeyView, KeysView, ProxiesView, ProxyView};

@@ -45,6 +45,24 @@ pub struct KeyView {
     pub ready_at: u64,
 }
 
+/// The present incident.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IncidentView {
+    /// Lost state that no operator has ended; `null` without one.
+    pub incident: Option<IncidentReport>,
+    /// Rows that a program without the master key changed; `null` without one.
+    pub tampered: Option<String>,
+}
+
+/// What was found, and when.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IncidentReport {
+    /// Time at which it was found (Unix seconds).
+    pub since: u64,
+    /// Findings and their effect.
+    pub reason: String,
+}
+
 /// Every proxy that counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxiesView {

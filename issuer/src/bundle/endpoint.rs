@@ -14,11 +14,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::poll::{Parameters, Poll};
 use super::proxies::{Contact, Presence};
-use super::{Answer, Base, SyncError, Validity};
+use super::{Answer, Base, Publisher, SyncError, Validity};
 use crate::clients::Failure;
 use crate::error::Problem;
 use crate::http::{Peer, Waits};
 use crate::issuer::Issuer;
+use crate::store::StoreError;
 
 /// Time for this replica to learn of a version that another one has published, at the word of a proxy that proves nothing.
 const AHEAD_PATIENCE: Duration = Duration::from_millis(300);
@@ -42,12 +43,12 @@ async fn bundle(
         issuer.failures.note(failure, &issuer.registry, &issuer.metrics, issuer.clock.steady_ms());
     }
     let poll = admit(&issuer, &headers, query)?;
-    if let Some(have) = poll.have.filter(|have| *have > issuer.publisher.current().version()) {
+    if let Some(have) = poll.have.filter(|have| is_unknown(&issuer.publisher, *have, poll.proven)) {
         catch_up(&issuer, have, poll.proven).await?;
     }
     // Other replicas could not count a proxy that begins here, so that their receipts would be wrong.
     let begins = poll.held(issuer.publisher.current().version()).is_none();
-    if begins && !issuer.publisher.is_fresh() {
+    if begins && !issuer.publisher.can_answer() {
         issuer.metrics.bundles.increment("unavailable");
         return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
     }
@@ -122,16 +123,30 @@ async fn record(issuer: &Issuer, present: Option<&Presence>, validity: Validity)
     let Some(present) = present else { return Ok(false) };
     let is_new = issuer.proxies.record(present.worker(), validity, &*issuer.store).await?;
     if is_new {
-        issuer.publisher.refresh().await?;
+        match issuer.publisher.refresh().await {
+            // What was in force before is given out, dated as it was last proven.
+            Ok(_) | Err(StoreError::Tampered(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(is_new)
 }
 
-/// A proxy says that it is ahead. Its proof shows that an issuer with our master key published that version, so the database
-/// is asked. Without proof nothing happens on its behalf.
+/// Returns whether a version must be accounted for. A lost version may be less than what was published since, and only a proof
+/// tells it from one that never was.
+fn is_unknown(publisher: &Publisher, have: u64, proven: bool) -> bool {
+    if proven { !publisher.accounts_for(have) } else { have > publisher.current().version() }
+}
+
+/// A proxy holds a version that this replica does not know. Its proof shows that an issuer with our master key published that
+/// version, so the database is asked, and has lost state if it does not know it. Without proof nothing happens on its behalf.
 async fn catch_up(issuer: &Issuer, have: u64, proven: bool) -> Result<(), Problem> {
     let caught_up = if proven {
-        issuer.publisher.catch_up(have).await
+        let declared = issuer.publisher.catch_up(have).await;
+        if declared == Ok(true) {
+            issuer.indices.forget();
+        }
+        declared.map(|_| ())
     } else {
         let mut versions = issuer.publisher.versions();
         let follows = versions.wait_for(|version| *version >= have);

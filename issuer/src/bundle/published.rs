@@ -39,6 +39,8 @@ pub struct KeySetDocument {
 pub struct Published {
     /// As proxies get it.
     pub snapshot: Arc<Snapshot>,
+    /// Rows that it was built from: what this replica can prove should the database lose them (ADR 0019).
+    pub(crate) memory: Arc<Persisted>,
     /// Every key, retired ones too.
     pub keys: Vec<KeyRecord>,
     /// The earliest time at which a revocation can be forgotten.
@@ -58,7 +60,8 @@ pub struct Published {
 impl Published {
     /// Builds it from what is kept. A key that cannot be opened is logged and does not sign.
     pub(super) fn build(issuer: &str, persisted: Persisted, master: &MasterKey, opened: &mut Opened) -> Self {
-        let Persisted { version, keys, revoked, epochs } = persisted;
+        let memory = Arc::new(persisted);
+        let Persisted { version, keys, revoked, epochs, .. } = Persisted::clone(&memory);
         opened.open(&keys, master);
         let signer = |purpose: Purpose| {
             let signs = |key: &&KeyRecord| key.purpose == purpose && key.state == KeyState::Active;
@@ -75,7 +78,7 @@ impl Published {
         let revoked = revoked.iter().map(|token| token.index).collect();
         let trust = IssuerTrust { keys: published, revoked, epochs: epochs_of(epochs) };
         let snapshot = Arc::new(Snapshot { version, issuers: BTreeMap::from([(issuer.to_owned(), trust)]) });
-        Self { snapshot, keys, prune_due: due, token_signer, bundle_signer, verifiers, tables, document }
+        Self { snapshot, memory, keys, prune_due: due, token_signer, bundle_signer, verifiers, tables, document }
     }
 
     /// The version.

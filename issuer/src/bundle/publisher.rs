@@ -4,19 +4,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use meshseal_core::bundle::Times;
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::acknowledgement::Acknowledgements;
 use super::answers::Answers;
+use super::loss::{Loss, epoch_of_all, is_harmless, unproven};
 use super::published::{Opened, Published};
 use super::worker::Validity;
 use crate::clock::Clock;
 use crate::keys::{MasterKey, SignerError};
-use crate::store::{Change, Head, Store, StoreError};
+use crate::store::{Change, Head, Incident, Persisted, Store, StoreError};
 
 /// Milliseconds for which what is published counts as current after the database last confirmed it. Past that, this replica
 /// may not know of a revoked key or token, so it neither mints nor vouches for anything.
@@ -25,8 +26,17 @@ pub const FRESH_MS: u64 = 5_000;
 /// Time between two publications of revocations: what comes meanwhile is published together. A key is published at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
-/// Milliseconds between two corrections of the version for proxies that are ahead of the database.
+/// Milliseconds between two proofs of all rows while the version stands still.
+const PROVE_EVERY_MS: u64 = 60_000;
+
+/// Most changes that restore state before the database counts as away.
+const MAX_RESTORATIONS: usize = 32;
+
+/// Milliseconds between two lost versions that proxies prove.
 const CATCH_UP_EVERY_MS: u64 = 60_000;
+
+/// Time for another replica to restore a version that it remembers, before a proved one counts as lost.
+const EXPLAIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Milliseconds by which another replica's clock may be ahead of ours.
 const CLOCK_SPREAD_MS: u64 = 60_000;
@@ -91,7 +101,16 @@ pub struct Publisher {
     /// Issue time (Unix seconds) of bundles while the database is away: the last one that was given
     /// before.
     vouched: AtomicU64,
+    /// When all rows were last proven.
+    proven_ms: AtomicU64,
+    /// When a proxy may prove the next lost version.
     catch_up_ms: AtomicU64,
+    /// Held while a version counts as lost.
+    catching_up: AsyncMutex<()>,
+    /// Rows that do not carry their MAC.
+    tampered: ArcSwapOption<String>,
+    /// Lost state, until an operator ends the incident.
+    incident: ArcSwapOption<Incident>,
 }
 
 /// What whoever asks the database holds meanwhile.
@@ -135,7 +154,11 @@ impl Publisher {
             asked: AtomicU64::new(0),
             confirmed_ms: AtomicU64::new(asked_ms),
             vouched: AtomicU64::new(asked),
+            proven_ms: AtomicU64::new(asked_ms),
+            tampered: ArcSwapOption::empty(),
+            incident: ArcSwapOption::empty(),
             catch_up_ms: AtomicU64::new(0),
+            catching_up: AsyncMutex::default(),
         })
     }
 
@@ -162,6 +185,24 @@ impl Publisher {
         self.clock.steady_ms() <= self.confirmed_ms.load(Ordering::Relaxed).saturating_add(FRESH_MS)
     }
 
+    /// Returns the rows that a program without the master key changed, while the database holds them.
+    #[must_use]
+    pub fn tampered(&self) -> Option<Arc<String>> {
+        self.tampered.load_full()
+    }
+
+    /// Returns the present incident, as the database last told.
+    #[must_use]
+    pub fn incident(&self) -> Option<Arc<Incident>> {
+        self.incident.load_full()
+    }
+
+    /// Returns whether bundles can be given out: current ones, or, while rows are tampered with, what was in force before.
+    #[must_use]
+    pub fn can_answer(&self) -> bool {
+        self.is_fresh() || self.tampered.load().is_some()
+    }
+
     /// Asks the database, and publishes what is new. Of all who call meanwhile one asks again; the others take what it hears.
     ///
     /// # Errors
@@ -175,15 +216,34 @@ impl Publisher {
         }
         let this = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let said = self.ask(&mut refreshing.opened).await;
+        self.note_tampering(&said);
         refreshing.last = (this, said.clone());
         said
     }
 
     async fn ask(&self, opened: &mut Opened) -> Result<Head, StoreError> {
         let (asked_ms, asked) = (self.clock.steady_ms(), self.clock.now());
-        let head = self.store.head().await?;
-        if head.version != self.current.load().version() {
-            let persisted = self.store.load().await?;
+        let head = match self.store.head().await {
+            // The state row is wrong: a look at all rows names the others, once.
+            Err(StoreError::Tampered(rows)) if self.tampered.load().is_none() => {
+                self.store.load().await?;
+                return Err(StoreError::Tampered(rows));
+            }
+            head => head?,
+        };
+        if self.incident.load().as_deref() != head.incident.as_ref() {
+            self.incident.store(head.incident.clone().map(Arc::new));
+        }
+        let is_new = head.version != self.current.load().version();
+        let is_due = asked_ms >= self.proven_ms.load(Ordering::Relaxed).saturating_add(PROVE_EVERY_MS);
+        if is_new || is_due {
+            let persisted = self.load_whole().await?;
+            self.proven_ms.store(asked_ms, Ordering::Relaxed);
+            if persisted.version == self.current.load().version() {
+                self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
+                self.vouched.store(asked, Ordering::Relaxed);
+                return Ok(head);
+            }
             let published = Arc::new(Published::build(&self.issuer, persisted, &self.master, opened));
             self.lock_answers().remember(published.snapshot.clone());
             let version = published.version();
@@ -194,6 +254,60 @@ impl Publisher {
         self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
         self.vouched.store(asked, Ordering::Relaxed);
         Ok(head)
+    }
+
+    /// Loads what the database holds. Whatever it lost and this replica remembers is restored first.
+    async fn load_whole(&self) -> Result<Persisted, StoreError> {
+        let memory = self.current.load().memory.clone();
+        for _ in 0..MAX_RESTORATIONS {
+            let loaded = self.store.load().await?;
+            let now_ms = self.clock.now_ms();
+            let Some(loss) = Loss::between(&memory, &loaded, now_ms / 1_000) else { return Ok(loaded) };
+            tracing::error!(reason = loss.reason(&memory, &loaded), "incident: the database lost state");
+            let mut change = loss.restoration(&memory, &loaded, now_ms);
+            match self.store.commit(&change, now_ms).await {
+                Ok(_) | Err(StoreError::Conflict) => {}
+                Err(StoreError::Full(full)) => {
+                    tracing::error!(%full, "incident: every token issued so far is revoked, since the lost ones do not fit");
+                    (change.revoke, change.epochs) = (Vec::new(), vec![epoch_of_all(now_ms / 1_000)]);
+                    self.store.commit(&change, now_ms).await?;
+                    return self.store.load().await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Unavailable("keeps losing state".into()))
+    }
+
+    /// Declares an incident: state was lost that no replica remembers. Every token issued so far is revoked, token indices
+    /// jump past all that may have been leased, and the version rises past the lost ones.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn declare_incident(&self, reason: String, lost: &[u64]) -> Result<u64, StoreError> {
+        let now_ms = self.clock.now_ms();
+        tracing::error!(reason, "incident: every token issued so far is revoked");
+        self.commit(&unproven(reason, lost, now_ms)).await
+    }
+
+    fn note_tampering(&self, said: &Result<Head, StoreError>) {
+        match said {
+            Err(StoreError::Tampered(rows)) => {
+                // The first finding names most; later looks end at the state row.
+                if self.tampered.load().is_none() {
+                    tracing::error!(
+                        rows,
+                        "database rows were changed without the master key; publishing and minting stopped"
+                    );
+                    self.tampered.store(Some(Arc::new(rows.clone())));
+                }
+            }
+            Ok(_) if self.tampered.load().is_some() => {
+                tracing::info!("all database rows carry their MACs again");
+                self.tampered.store(None);
+            }
+            Ok(_) | Err(StoreError::Conflict | StoreError::Full(_) | StoreError::Unavailable(_)) => {}
+        }
     }
 
     /// Makes a change and publishes it.
@@ -225,10 +339,10 @@ impl Publisher {
         !self.is_fresh() && self.clock.now() >= self.vouched.load(Ordering::Relaxed).saturating_add(self.not_after_s)
     }
 
-    /// Issue time of a bundle given now. While the database is away it stands still, so that no
-    /// bundle vouches for more than the database confirmed.
+    /// Issue time of a bundle given now. While the database is away or rows are tampered with, it
+    /// stands still, so that no bundle vouches for more than the database confirmed.
     fn issue_time(&self) -> u64 {
-        if !self.is_fresh() {
+        if !self.is_fresh() || self.tampered.load().is_some() {
             return self.vouched.load(Ordering::Relaxed);
         }
         let now = self.clock.now();
@@ -271,29 +385,60 @@ impl Publisher {
         self.acknowledgements.proves(version, proof)
     }
 
-    /// A proxy has proved a newer version than this replica has: another one may have published it, or the database was put back to an
-    /// earlier state. Then the version is raised past every proxy's, at most once a minute.
+    /// Returns whether a version needs no action: what is published includes it, or has replaced it and its loss un-revokes no
+    /// token.
+    #[must_use]
+    pub fn accounts_for(&self, version: u64) -> bool {
+        let published = self.current.load();
+        let is_past = || version < published.version() && is_harmless(&published.memory, version, self.clock.now_ms());
+        published.memory.follows(version) || is_past()
+    }
+
+    /// Accounts for a version that a proxy has proved and that this replica does not know. Another replica may have published
+    /// it, or may remember and restore it. Otherwise the database lost it, and this replica declares an incident, at most once a
+    /// minute. Returns whether it did.
     ///
     /// # Errors
-    /// [`SyncError::Ahead`] for a version that cannot have been published yet, [`SyncError::Store`].
-    pub async fn catch_up(&self, have: u64) -> Result<(), SyncError> {
-        let now_ms = self.clock.now_ms();
-        // Nobody can have published that, so the database need not be asked.
-        if have > now_ms.saturating_add(CLOCK_SPREAD_MS) {
+    /// [`SyncError::Ahead`] for a version that cannot have been published yet, and for lost ones more often than once a minute;
+    /// [`SyncError::Store`].
+    pub async fn catch_up(&self, have: u64) -> Result<bool, SyncError> {
+        // No replica can have published that, so the database need not be asked.
+        if have > self.clock.now_ms().saturating_add(CLOCK_SPREAD_MS) {
             return Err(SyncError::Ahead);
         }
         self.refresh().await?;
-        if have <= self.current.load().version() {
-            return Ok(());
+        if self.accounts_for(have) {
+            return Ok(false);
         }
-        let steady_ms = self.clock.steady_ms();
-        if have >= now_ms || steady_ms < self.catch_up_ms.load(Ordering::Relaxed) {
+        if have >= self.clock.now_ms() || self.clock.steady_ms() < self.catch_up_ms.load(Ordering::Relaxed) {
             return Err(SyncError::Ahead);
         }
+        let mut versions = self.versions();
+        let _explained = timeout(EXPLAIN_PATIENCE, versions.wait_for(|_| self.accounts_for(have))).await.is_ok();
+        let _one = self.catching_up.lock().await;
+        self.refresh().await?;
+        if self.accounts_for(have) {
+            return Ok(false);
+        }
+        let (now_ms, steady_ms) = (self.clock.now_ms(), self.clock.steady_ms());
+        if steady_ms < self.catch_up_ms.load(Ordering::Relaxed) {
+            return Err(SyncError::Ahead);
+        }
+        let published = self.current();
+        let covered = is_harmless(&published.memory, have, now_ms);
+        if covered {
+            tracing::warn!(have, "the database lost a version; no token of that time is accepted");
+            self.commit(&Change { merge: vec![have], ..Change::default() }).await?;
+        } else {
+            let reason = format!(
+                "a proxy proved version {have}, which the database lost (it holds {}); every token issued before is revoked; \
+                 keys that were revoked in the lost state must be revoked again",
+                published.version()
+            );
+            self.declare_incident(reason, &[have]).await?;
+        }
         self.catch_up_ms.store(steady_ms.saturating_add(CATCH_UP_EVERY_MS), Ordering::Relaxed);
-        tracing::warn!(have, "proxies are ahead of the database, as after a restored backup; raising the version");
-        self.commit(&Change::default()).await?;
-        Ok(())
+        Ok(!covered)
     }
 
     fn lock_answers(&self) -> std::sync::MutexGuard<'_, Answers> {

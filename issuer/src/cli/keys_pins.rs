@@ -9,7 +9,7 @@ use super::{Failure, Outcome, print, serve};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::issuer::Issuer;
-use crate::keys::{KeyRecord, KeyState, Purpose};
+use crate::keys::{KeyRecord, KeyState, MasterKey, Purpose};
 use crate::store;
 use crate::telemetry::{LogFormat, init_logging};
 
@@ -61,5 +61,11 @@ async fn existing(config: &Config) -> Result<Vec<KeyRecord>, Failure> {
         return Err(Failure::new(format!("{} does not exist: {remedy}", file.display())));
     }
     let store = store::open(&config.database).await.map_err(Failure::new)?;
+    // A new database holds no keys, and looking for its master key would make one.
+    if store.is_new().await.map_err(Failure::new)? {
+        return Ok(Vec::new());
+    }
+    let master = MasterKey::obtain(&config.master_key, &config.database, &*store).await.map_err(Failure::new)?;
+    store.unlock(&master).await.map_err(Failure::new)?;
     Ok(store.load().await.map_err(Failure::new)?.keys)
 }

@@ -4,6 +4,7 @@ mod assertion;
 mod client_secret;
 mod config_check;
 mod documents;
+mod incident;
 mod key_file;
 mod keys_list;
 mod keys_pins;
@@ -53,6 +54,9 @@ enum Verb {
     /// Clients: make secrets.
     #[command(subcommand)]
     Client(ClientVerb),
+    /// Lost or forged state: show, declare, end, repair.
+    #[command(subcommand)]
+    Incident(incident::IncidentVerb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +143,7 @@ async fn run(verb: Verb) -> Outcome {
         Verb::Proxies(ProxiesVerb::Forget(forget)) => forget.run(),
         Verb::Config(ConfigVerb::Check(check)) => Ok(check.run()),
         Verb::Client(ClientVerb::Secret(secret)) => secret.run(),
+        Verb::Incident(verb) => verb.run().await,
     }
 }
 

@@ -40,7 +40,7 @@ pub fn generate(
                 .map(|(name, value)| (name.into(), value.into())),
         );
     }
-    let sealed = Some(master.seal(&kid, &pkcs8).map_err(|_| GenerateError)?);
+    let sealed = Some(master.seal(&KeyRecord::seal_name(&kid), &pkcs8).map_err(|_| GenerateError)?);
     Ok(KeyRecord {
         kid,
         purpose,

@@ -67,7 +67,7 @@ impl MasterKey {
         store: &dyn Store,
     ) -> Result<Self, MasterKeyError> {
         // Version 0: no key was ever made, so none can become unreadable.
-        let is_new = store.head().await?.version == 0;
+        let is_new = store.is_new().await?;
         let key = Self::from_base64(&find(source, location, is_new)?, "master key")?;
         let kept = store.constant(CHECK, &STANDARD.encode(key.seal(CHECK, CHECK.as_bytes())?)).await?;
         let opened = STANDARD.decode(kept).ok().and_then(|sealed| key.open(CHECK, &sealed));

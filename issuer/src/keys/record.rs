@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::MasterKey;
+
 /// What a key signs. Tokens and bundles never share one (I7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -112,6 +114,32 @@ impl KeyRecord {
     pub const fn is_first(&self) -> bool {
         self.ready_at == 0
     }
+
+    /// Name under which the private half is sealed. In schema 1 it was the bare `kid`, which tells a database of schema 1 from
+    /// one whose MACs were removed.
+    #[must_use]
+    pub fn seal_name(kid: &str) -> String {
+        format!("meshseal key v2 {kid}")
+    }
+
+    /// Returns the record in another state. A key that will not sign again has no private half any more (I26).
+    #[must_use]
+    pub fn entering(self, state: KeyState, since: u64) -> Self {
+        let sealed = self.sealed.filter(|_| state.may_sign());
+        Self { state, since, sealed, ..self }
+    }
+
+    /// Returns whether the private half is sealed in the form of schema 1.
+    pub(crate) fn is_sealed_as_schema_1(&self, master: &MasterKey) -> bool {
+        self.sealed.as_ref().is_some_and(|sealed| master.open(&self.kid, sealed).is_some())
+    }
+
+    /// Returns the record with its private half, if it has one, sealed in the present form instead of that of schema 1.
+    pub(crate) fn resealed(self, master: &MasterKey) -> Option<Self> {
+        let Some(sealed) = &self.sealed else { return Some(self) };
+        let sealed = master.seal(&Self::seal_name(&self.kid), &master.open(&self.kid, sealed)?).ok()?;
+        Some(Self { sealed: Some(sealed), ..self })
+    }
 }
 
 impl fmt::Debug for KeyRecord {
@@ -132,6 +160,8 @@ impl fmt::Debug for KeyRecord {
 pub enum KeyChange {
     /// A new key. Its `published` is set by the store to the version that this change makes.
     Insert(KeyRecord),
+    /// A key as it was before the database lost it; replaces the row of the same `kid`.
+    Restore(KeyRecord),
     /// Enters another state; the private half is destroyed if it will not sign there.
     Enter {
         /// Which.

@@ -52,7 +52,7 @@ impl Signer {
     /// [`SignerError`].
     pub fn open(record: &KeyRecord, master: &MasterKey) -> Result<Self, SignerError> {
         let sealed = record.sealed.as_ref().ok_or(SignerError::Destroyed)?;
-        let pkcs8 = master.open(&record.kid, sealed).ok_or(SignerError::Sealed)?;
+        let pkcs8 = master.open(&KeyRecord::seal_name(&record.kid), sealed).ok_or(SignerError::Sealed)?;
         let private = match record.algorithm {
             Algorithm::EdDsa => Ed25519KeyPair::from_pkcs8(&pkcs8).map(Private::EdDsa),
             Algorithm::Es256 => {

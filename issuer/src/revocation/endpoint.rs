@@ -138,7 +138,7 @@ async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<D
 async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Done, OAuthError> {
     let Some(index) = index_of(&jti) else { return Ok(Done::nothing("token", "jti-without-index")) };
     // An index that was never used would revoke a future token of any client.
-    let unused = issuer.store.lease_indices(1).await?.start;
+    let unused = issuer.store.lease_indices(1, 0).await?.start;
     if index >= unused {
         return Ok(Done::nothing("token", "jti-unknown"));
     }

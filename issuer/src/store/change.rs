@@ -1,177 +1,298 @@
 //! A change of what the trust bundle is made of, as one transaction.
 
+use std::collections::HashMap;
+
 use sqlx::{AnyConnection, AssertSqlSafe, Error, Row as _};
 
-use super::rows::{self, signed, unsigned};
+use super::rows::{self, Revocation, signed, unsigned};
+use super::seal::RowKeys;
 use super::sql::{ROWS_PER_STATEMENT, places};
+use super::state::State;
 use super::statement::query;
 use super::{Change, StoreError};
 use crate::keys::{KeyChange, KeyRecord};
-use crate::revocation::{EpochKind, EpochRecord, Full, RevokedToken, Revoker, Usage};
+use crate::revocation::{EpochRecord, Full, RevokedToken, Revoker, Usage};
 
 /// Makes the change and raises the version, unless all it revokes is revoked already; the version after it. On an error the
 /// transaction must not be committed.
-pub(super) async fn apply(transaction: &mut AnyConnection, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
-    let present = lock(transaction).await?;
-    if change.expected_version.is_some_and(|expected| expected != present) {
+pub(super) async fn apply(
+    transaction: &mut AnyConnection,
+    keys: &RowKeys,
+    change: &Change,
+    now_ms: u64,
+) -> Result<u64, StoreError> {
+    let state = State::lock(transaction, keys).await?;
+    if change.expected_version.is_some_and(|expected| expected != state.version) {
         return Err(StoreError::Conflict);
     }
-    let version = now_ms.max(present.saturating_add(1));
+    let version = now_ms
+        .max(state.version.saturating_add(1))
+        .max(change.merge.iter().max().map_or(0, |lost| lost.saturating_add(1)));
+    let mut ledger = Ledger { transaction, keys, state };
     for step in &change.keys {
-        change_key(transaction, step, version).await?;
+        ledger.change_key(step, version).await?;
     }
-    let revoked = revoke_in_room(transaction, change).await?;
+    let revoked = ledger.revoke_in_room(change).await?;
     if revoked == 0 && only_revokes(change) {
-        return Ok(present);
+        return Ok(ledger.state.version);
     }
     if let Some(before) = change.prune_before {
-        for sql in
-            ["DELETE FROM meshseal_revoked WHERE expires_at < $1", "DELETE FROM meshseal_epochs WHERE expires_at < $1"]
-        {
-            query(sql).bind(signed(before)).execute(&mut *transaction).await?;
-        }
+        ledger.prune_tokens(before).await?;
+        ledger.prune_epochs(before).await?;
     }
-    let sql = "UPDATE meshseal_state SET version = $1,
-               rotation_requested = CASE WHEN $2 = 1 THEN NULL ELSE rotation_requested END WHERE id = 1";
-    query(sql).bind(signed(version)).bind(i64::from(change.rotation_done)).execute(transaction).await?;
+    let Ledger { transaction, mut state, .. } = ledger;
+    if change.rotation_done {
+        state.rotation_requested = None;
+    }
+    if let Some(incident) = &change.incident {
+        state.incident.clone_from(incident);
+    }
+    state.next_index = state.next_index.max(change.next_index);
+    state.advance(version, &change.merge);
+    state.save(transaction, keys).await?;
     Ok(version)
 }
 
 /// Whether there is nothing in it but revocations, so that repeating it is of no use. An empty change raises the version.
 fn only_revokes(change: &Change) -> bool {
-    let Change { expected_version, keys, revoke, revoker: _, epochs, rotation_done, prune_before } = change;
+    let Change {
+        expected_version,
+        keys,
+        revoke,
+        revoker: _,
+        epochs,
+        rotation_done,
+        prune_before,
+        incident,
+        next_index,
+        merge,
+    } = change;
     let else_nothing = expected_version.is_none() && keys.is_empty() && !rotation_done && prune_before.is_none();
-    else_nothing && !(revoke.is_empty() && epochs.is_empty())
+    let no_repair = incident.is_none() && *next_index == 0 && merge.is_empty();
+    else_nothing && no_repair && !(revoke.is_empty() && epochs.is_empty())
 }
 
-/// Takes the lock that orders all changes; the present version.
-async fn lock(transaction: &mut AnyConnection) -> Result<u64, StoreError> {
-    let sql = "UPDATE meshseal_state SET version = version WHERE id = 1 RETURNING version";
-    Ok(unsigned(&query(sql).fetch_one(transaction).await?, "version")?)
+/// Writes rows under the lock of the state row, and keeps their digest and counters.
+struct Ledger<'t> {
+    transaction: &'t mut AnyConnection,
+    keys: &'t RowKeys,
+    state: State,
 }
 
-/// Revokes, and sees that there is room for it; how many rows that changed.
-async fn revoke_in_room(transaction: &mut AnyConnection, change: &Change) -> Result<u64, StoreError> {
-    if change.revoke.is_empty() && change.epochs.is_empty() {
-        return Ok(0);
-    }
-    let before = usage(transaction).await?;
-    let revoked =
-        revoke(transaction, &change.revoke, &change.revoker).await? + raise(transaction, &change.epochs).await?;
-    if revoked == 0 {
-        return Ok(0);
-    }
-    let after = usage(transaction).await?;
-    if after.overflows(&before) {
-        return Err(Full::Proxies.into());
-    }
-    let Revoker { client, most: Some(most) } = &change.revoker else { return Ok(revoked) };
-    if after.tokens > before.tokens && revoked_by(transaction, client).await? > *most {
-        return Err(Full::Client.into());
-    }
-    Ok(revoked)
-}
-
-async fn usage(transaction: &mut AnyConnection) -> Result<Usage, Error> {
-    let sql =
-        "SELECT COUNT(*) AS tokens, COALESCE(MIN(token_index), 0) AS lowest, COALESCE(MAX(token_index), 0) AS highest
-               FROM meshseal_revoked";
-    let row = query(sql).fetch_one(&mut *transaction).await?;
-    let span = unsigned(&row, "highest")?.saturating_sub(unsigned(&row, "lowest")?);
-    let sql = "SELECT kind, COUNT(*) AS names, SUM(LENGTH(name)) AS bytes FROM meshseal_epochs GROUP BY kind";
-    let kinds = query(sql).fetch_all(transaction).await?;
-    let kind = |row| {
-        Ok((rows::word(row, "kind", "kind", EpochKind::parse)?, unsigned(row, "names")?, unsigned(row, "bytes")?))
-    };
-    let names = kinds.iter().map(kind).collect::<Result<_, Error>>()?;
-    Ok(Usage { tokens: unsigned(&row, "tokens")?, span, names })
-}
-
-async fn revoked_by(transaction: &mut AnyConnection, client: &str) -> Result<u64, Error> {
-    let count = query("SELECT COUNT(*) FROM meshseal_revoked WHERE revoked_by = $1").bind(client.to_owned());
-    let count: i64 = count.fetch_one(transaction).await?.try_get(0)?;
-    Ok(u64::try_from(count).unwrap_or(0))
-}
-
-async fn change_key(transaction: &mut AnyConnection, step: &KeyChange, version: u64) -> Result<(), StoreError> {
-    match step {
-        KeyChange::Insert(key) => insert_key(transaction, key, version).await,
-        KeyChange::Enter { kid, state, since } => {
-            // A key that will not sign again has no private half any more (I26).
-            let sql = if state.may_sign() {
-                "UPDATE meshseal_keys SET state = $1, since = $2 WHERE kid = $3"
-            } else {
-                "UPDATE meshseal_keys SET state = $1, since = $2, sealed = NULL WHERE kid = $3"
-            };
-            let update = query(sql).bind(state.name()).bind(signed(*since)).bind(kid.clone());
-            Ok(update.execute(transaction).await.map(|_| ())?)
+impl Ledger<'_> {
+    /// Revokes, and sees that there is room for it; how many rows that changed.
+    async fn revoke_in_room(&mut self, change: &Change) -> Result<u64, StoreError> {
+        if change.revoke.is_empty() && change.epochs.is_empty() {
+            return Ok(0);
         }
-        KeyChange::Extend { kid, drain_s } => {
-            let sql = "UPDATE meshseal_keys SET drain_s = $1 WHERE kid = $2 AND drain_s < $1";
-            let update = query(sql).bind(signed(*drain_s)).bind(kid.clone());
-            Ok(update.execute(transaction).await.map(|_| ())?)
+        let before = self.usage().await?;
+        let revoked = self.revoke(&change.revoke, &change.revoker).await? + self.raise(&change.epochs).await?;
+        if revoked == 0 {
+            return Ok(0);
         }
-        KeyChange::Delete { kid } => {
-            let delete = query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid.clone());
-            Ok(delete.execute(transaction).await.map(|_| ())?)
+        let after = self.usage().await?;
+        if after.overflows(&before) {
+            return Err(Full::Proxies.into());
+        }
+        let Revoker { client, most: Some(most) } = &change.revoker else { return Ok(revoked) };
+        if after.tokens > before.tokens && self.revoked_by(client).await? > *most {
+            return Err(Full::Client.into());
+        }
+        Ok(revoked)
+    }
+
+    /// Reads the counters and both ends of the index, so that no table is scanned.
+    async fn usage(&mut self) -> Result<Usage, Error> {
+        let sql = "SELECT COALESCE((SELECT MIN(token_index) FROM meshseal_revoked), 0) AS lowest,
+                   COALESCE((SELECT MAX(token_index) FROM meshseal_revoked), 0) AS highest";
+        let row = query(sql).fetch_one(&mut *self.transaction).await?;
+        let span = unsigned(&row, "highest")?.saturating_sub(unsigned(&row, "lowest")?);
+        Ok(self.state.used.usage(span))
+    }
+
+    async fn revoked_by(&mut self, client: &str) -> Result<u64, Error> {
+        let count = query("SELECT COUNT(*) FROM meshseal_revoked WHERE revoked_by = $1").bind(client.to_owned());
+        let count: i64 = count.fetch_one(&mut *self.transaction).await?.try_get(0)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    async fn change_key(&mut self, step: &KeyChange, version: u64) -> Result<(), StoreError> {
+        match step {
+            KeyChange::Insert(key) => self.insert_key(&KeyRecord { published: version, ..key.clone() }).await,
+            KeyChange::Restore(key) => {
+                self.take_key(&key.kid).await?;
+                self.insert_key(key).await
+            }
+            KeyChange::Enter { kid, state, since } => match self.take_key(kid).await? {
+                Some(key) => self.insert_key(&key.entering(*state, *since)).await,
+                None => Ok(()),
+            },
+            KeyChange::Extend { kid, drain_s } => match self.take_key(kid).await? {
+                Some(key) => {
+                    let drain_s = key.drain_s.max(*drain_s);
+                    self.insert_key(&KeyRecord { drain_s, ..key }).await
+                }
+                None => Ok(()),
+            },
+            KeyChange::Delete { kid } => self.take_key(kid).await.map(|_| ()),
         }
     }
-}
 
-async fn insert_key(transaction: &mut AnyConnection, key: &KeyRecord, version: u64) -> Result<(), StoreError> {
-    let sql = "INSERT INTO meshseal_keys
-               (kid, purpose, algorithm, state, since, published, public_jwk, sealed, ready_at, drain_s)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
-    let insert = query(sql)
+    /// Removes a key, and returns it.
+    async fn take_key(&mut self, kid: &str) -> Result<Option<KeyRecord>, StoreError> {
+        let select = query("SELECT * FROM meshseal_keys WHERE kid = $1").bind(kid.to_owned());
+        let Some(row) = select.fetch_optional(&mut *self.transaction).await? else { return Ok(None) };
+        let key = rows::key(&row)?;
+        self.keys.check(&key, rows::mac(&row)?.as_deref())?;
+        let delete = query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid.to_owned());
+        delete.execute(&mut *self.transaction).await?;
+        self.state.set.remove(self.keys, &key);
+        self.state.used.keys = self.state.used.keys.saturating_sub(1);
+        Ok(Some(key))
+    }
+
+    async fn insert_key(&mut self, key: &KeyRecord) -> Result<(), StoreError> {
+        let insert = query(
+            "INSERT INTO meshseal_keys (kid, purpose, algorithm, state, since, published, public_jwk, sealed,
+              ready_at, drain_s, mac)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        )
         .bind(key.kid.clone())
         .bind(key.purpose.name())
         .bind(key.algorithm.name())
         .bind(key.state.name())
         .bind(signed(key.since))
-        .bind(signed(version))
+        .bind(signed(key.published))
         .bind(key.public_jwk.clone())
         .bind(key.sealed.clone())
         .bind(signed(key.ready_at))
-        .bind(signed(key.drain_s));
-    Ok(insert.execute(transaction).await.map(|_| ())?)
-}
+        .bind(signed(key.drain_s))
+        .bind(self.keys.mac(key));
+        insert.execute(&mut *self.transaction).await?;
+        self.state.set.add(self.keys, key);
+        self.state.used.keys = self.state.used.keys.saturating_add(1);
+        Ok(())
+    }
 
-/// How many tokens are revoked now that were not, or not for so long.
-async fn revoke(transaction: &mut AnyConnection, tokens: &[RevokedToken], by: &Revoker) -> Result<u64, Error> {
-    let mut changed = 0;
-    for chunk in tokens.chunks(ROWS_PER_STATEMENT) {
-        let places = places(chunk.len(), 3);
+    /// How many tokens are revoked now that were not, or not for so long.
+    async fn revoke(&mut self, tokens: &[RevokedToken], by: &Revoker) -> Result<u64, StoreError> {
+        let mut changed = 0_u64;
+        for chunk in tokens.chunks(ROWS_PER_STATEMENT) {
+            let mut present = self.present(chunk).await?;
+            let mut news = Vec::new();
+            for token in chunk {
+                let old = present.remove(&token.index);
+                if old.as_ref().is_some_and(|old| old.token.expires_at >= token.expires_at) {
+                    continue;
+                }
+                let revoked_by = old.as_ref().map_or(&by.client, |old| &old.revoked_by).clone();
+                let new = Revocation { token: *token, revoked_by };
+                match &old {
+                    Some(old) => self.state.set.remove(self.keys, old),
+                    None => self.state.used.tokens = self.state.used.tokens.saturating_add(1),
+                }
+                self.state.set.add(self.keys, &new);
+                news.push(new);
+            }
+            changed = changed.saturating_add(u64::try_from(news.len()).unwrap_or(u64::MAX));
+            self.write_tokens(&news).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Those of the tokens that are revoked already.
+    async fn present(&mut self, tokens: &[RevokedToken]) -> Result<HashMap<u64, Revocation>, StoreError> {
+        let list = places(1, tokens.len());
+        let sql = format!("SELECT * FROM meshseal_revoked WHERE token_index IN {list}");
+        let select = tokens.iter().fold(query(AssertSqlSafe(sql)), |select, token| select.bind(signed(token.index)));
+        let mut present = HashMap::new();
+        for row in select.fetch_all(&mut *self.transaction).await? {
+            let revocation = rows::revocation(&row)?;
+            self.keys.check(&revocation, rows::mac(&row)?.as_deref())?;
+            present.insert(revocation.token.index, revocation);
+        }
+        Ok(present)
+    }
+
+    async fn write_tokens(&mut self, revocations: &[Revocation]) -> Result<(), Error> {
+        if revocations.is_empty() {
+            return Ok(());
+        }
+        let places = places(revocations.len(), 4);
         let sql = format!(
-            "INSERT INTO meshseal_revoked VALUES {places} ON CONFLICT (token_index) DO UPDATE
-             SET expires_at = excluded.expires_at WHERE excluded.expires_at > meshseal_revoked.expires_at"
+            "INSERT INTO meshseal_revoked (token_index, expires_at, revoked_by, mac) VALUES {places}
+             ON CONFLICT (token_index) DO UPDATE SET expires_at = excluded.expires_at, mac = excluded.mac"
         );
         let mut insert = query(AssertSqlSafe(sql));
-        for token in chunk {
-            insert = insert.bind(signed(token.index)).bind(signed(token.expires_at)).bind(by.client.clone());
+        for revocation in revocations {
+            insert = insert.bind(signed(revocation.token.index)).bind(signed(revocation.token.expires_at));
+            insert = insert.bind(revocation.revoked_by.clone()).bind(self.keys.mac(revocation));
         }
-        changed += insert.execute(&mut *transaction).await?.rows_affected();
+        insert.execute(&mut *self.transaction).await.map(|_| ())
     }
-    Ok(changed)
-}
 
-/// How many epochs are later now, or are kept for longer.
-async fn raise(transaction: &mut AnyConnection, epochs: &[EpochRecord]) -> Result<u64, Error> {
-    let later = |column: &str| {
-        format!(
-            "{column} = CASE WHEN excluded.{column} > meshseal_epochs.{column} THEN excluded.{column} ELSE meshseal_epochs.{column} END"
-        )
-    };
-    let sql = format!(
-        "INSERT INTO meshseal_epochs VALUES ($1, $2, $3, $4) ON CONFLICT (kind, name) DO UPDATE SET {}, {}
-         WHERE excluded.before > meshseal_epochs.before OR excluded.expires_at > meshseal_epochs.expires_at",
-        later("before"),
-        later("expires_at")
-    );
-    let mut changed = 0;
-    for epoch in epochs {
-        let upsert = query(AssertSqlSafe(sql.clone())).bind(epoch.kind.name()).bind(epoch.name.clone());
-        let upsert = upsert.bind(signed(epoch.before)).bind(signed(epoch.expires_at));
-        changed += upsert.execute(&mut *transaction).await?.rows_affected();
+    /// How many epochs are later now, or are kept for longer.
+    async fn raise(&mut self, epochs: &[EpochRecord]) -> Result<u64, StoreError> {
+        let mut changed = 0_u64;
+        for epoch in epochs {
+            let old = self.epoch(epoch).await?;
+            let mut new = epoch.clone();
+            if let Some(old) = &old {
+                new.before = new.before.max(old.before);
+                new.expires_at = new.expires_at.max(old.expires_at);
+            }
+            if old.as_ref() == Some(&new) {
+                continue;
+            }
+            match &old {
+                Some(old) => self.state.set.remove(self.keys, old),
+                None => self.state.used.named(new.kind, new.name.len()),
+            }
+            self.state.set.add(self.keys, &new);
+            let sql = "INSERT INTO meshseal_epochs (kind, name, before, expires_at, mac) VALUES ($1, $2, $3, $4, $5)
+                       ON CONFLICT (kind, name) DO UPDATE
+                       SET before = excluded.before, expires_at = excluded.expires_at, mac = excluded.mac";
+            let upsert = query(sql).bind(new.kind.name()).bind(new.name.clone()).bind(signed(new.before));
+            let upsert = upsert.bind(signed(new.expires_at)).bind(self.keys.mac(&new));
+            upsert.execute(&mut *self.transaction).await?;
+            changed = changed.saturating_add(1);
+        }
+        Ok(changed)
     }
-    Ok(changed)
+
+    /// The epoch of the same group, if there is one.
+    async fn epoch(&mut self, epoch: &EpochRecord) -> Result<Option<EpochRecord>, StoreError> {
+        let select = query("SELECT * FROM meshseal_epochs WHERE kind = $1 AND name = $2");
+        let select = select.bind(epoch.kind.name()).bind(epoch.name.clone());
+        let Some(row) = select.fetch_optional(&mut *self.transaction).await? else { return Ok(None) };
+        let found = rows::epoch(&row)?;
+        self.keys.check(&found, rows::mac(&row)?.as_deref())?;
+        Ok(Some(found))
+    }
+
+    async fn prune_tokens(&mut self, before: u64) -> Result<(), StoreError> {
+        let select = query("SELECT * FROM meshseal_revoked WHERE expires_at < $1").bind(signed(before));
+        let rows = select.fetch_all(&mut *self.transaction).await?;
+        for row in &rows {
+            let revocation = rows::revocation(row)?;
+            self.keys.check(&revocation, rows::mac(row)?.as_deref())?;
+            self.state.set.remove(self.keys, &revocation);
+            self.state.used.tokens = self.state.used.tokens.saturating_sub(1);
+        }
+        let delete = query("DELETE FROM meshseal_revoked WHERE expires_at < $1").bind(signed(before));
+        Ok(delete.execute(&mut *self.transaction).await.map(|_| ())?)
+    }
+
+    async fn prune_epochs(&mut self, before: u64) -> Result<(), StoreError> {
+        let select = query("SELECT * FROM meshseal_epochs WHERE expires_at < $1").bind(signed(before));
+        let rows = select.fetch_all(&mut *self.transaction).await?;
+        for row in &rows {
+            let epoch = rows::epoch(row)?;
+            self.keys.check(&epoch, rows::mac(row)?.as_deref())?;
+            self.state.set.remove(self.keys, &epoch);
+            self.state.used.forgot(epoch.kind, epoch.name.len());
+        }
+        let delete = query("DELETE FROM meshseal_epochs WHERE expires_at < $1").bind(signed(before));
+        Ok(delete.execute(&mut *self.transaction).await.map(|_| ())?)
+    }
 }

@@ -69,7 +69,7 @@ impl HealthRecord {
                     state.write_failed = Some(Instant::now());
                 }
             }
-            Ok(_) | Err(StoreError::Conflict | StoreError::Full(_)) => {
+            Ok(_) | Err(StoreError::Conflict | StoreError::Full(_) | StoreError::Tampered(_)) => {
                 state.health.read = None;
                 let old = state.write_failed.is_none_or(|at| at.elapsed() >= WRITE_PROVES_AFTER);
                 if state.health.write.as_ref().is_some_and(|outage| self.is_over(operation, outage.reason, old)) {

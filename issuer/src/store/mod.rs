@@ -10,8 +10,11 @@ mod outage;
 mod pool;
 mod rows;
 mod schema;
+mod seal;
 mod sql;
+mod state;
 mod statement;
+mod verify;
 
 pub use health::Health;
 pub use location::Location;
@@ -23,7 +26,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 
 use crate::bundle::ProxyRecord;
-use crate::keys::{KeyChange, KeyRecord};
+use crate::keys::{KeyChange, KeyRecord, MasterKey};
 use crate::revocation::{EpochRecord, Full, RevokedToken, Revoker};
 
 /// Why the store did not do it.
@@ -39,6 +42,11 @@ pub enum StoreError {
     /// repeated.
     #[error("the database {0}")]
     Unavailable(Outage),
+    /// A row, or the set of rows, was changed by a program without the master key. Nothing was changed.
+    #[error(
+        "the database was changed without the master key: {0}; undo that change, or run `meshseal incident repair`"
+    )]
+    Tampered(String),
 }
 
 impl From<Outage> for StoreError {
@@ -48,12 +56,25 @@ impl From<Outage> for StoreError {
 }
 
 /// The few words that are looked at all the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Version of keys and revocations.
     pub version: u64,
+    /// First token index that was never leased.
+    pub next_index: u64,
+    /// Incident that no operator has ended.
+    pub incident: Option<Incident>,
     /// When a rotation of the signing key was asked for (Unix seconds), until it is done.
     pub rotation_requested: Option<u64>,
+}
+
+/// Loss of state that was found, until an operator ends it (ADR 0019).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// Time at which it was found (Unix seconds).
+    pub since: u64,
+    /// Findings and their effect, for operators.
+    pub reason: String,
 }
 
 /// All that the trust bundle is made of, as of one version.
@@ -61,6 +82,10 @@ pub struct Head {
 pub struct Persisted {
     /// Version of all the rest.
     pub version: u64,
+    /// First token index that was never leased.
+    pub next_index: u64,
+    /// Latest versions before this one, oldest first.
+    pub recent: Vec<u64>,
     /// Keys in every state, oldest first.
     pub keys: Vec<KeyRecord>,
     /// Tokens revoked one by one.
@@ -86,6 +111,12 @@ pub struct Change {
     pub rotation_done: bool,
     /// Forget revocations that no living token can need after this time (Unix seconds).
     pub prune_before: Option<u64>,
+    /// Begins an incident, or ends the present one.
+    pub incident: Option<Option<Incident>>,
+    /// Indices below this one count as leased.
+    pub next_index: u64,
+    /// Lost versions that count as part of the history from now on; the new version is larger than each.
+    pub merge: Vec<u64>,
 }
 
 impl Change {
@@ -103,6 +134,16 @@ impl Change {
 /// The one door to the database.
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// Returns whether nothing was ever committed. The one question that needs no master key.
+    async fn is_new(&self) -> Result<bool, StoreError>;
+
+    /// Gives the store the key under which rows are authenticated, and puts the rows of a database that has no MACs yet under
+    /// them. Everything below works only after that.
+    async fn unlock(&self, master: &MasterKey) -> Result<(), StoreError>;
+
+    /// Removes every row that does not carry its MAC, and declares an incident; returns the names of those rows.
+    async fn repair(&self, now_ms: u64) -> Result<Vec<String>, StoreError>;
+
     /// Version and requests. Cheap: called several times a second.
     async fn head(&self) -> Result<Head, StoreError>;
 
@@ -116,8 +157,8 @@ pub trait Store: Send + Sync {
     /// Notes that a rotation of the signing key is wanted since `now` (Unix seconds), unless it already is.
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError>;
 
-    /// Takes so many token indices that nobody else ever gets.
-    async fn lease_indices(&self, count: u64) -> Result<Range<u64>, StoreError>;
+    /// Takes so many token indices, none below `at_least`, that nobody else ever gets.
+    async fn lease_indices(&self, count: u64, at_least: u64) -> Result<Range<u64>, StoreError>;
 
     /// Becomes or stays the replica that does scheduled work until the given time; false while another one is.
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError>;

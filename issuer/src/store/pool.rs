@@ -91,8 +91,11 @@ impl Pool {
         let permit = permit.map_err(|_| Outage::new(Reason::Other, "the store is closed"))?;
         let mut transaction = Transaction { pool: self, held: None, _permit: permit };
         while let Some(held) = self.take_idle() {
-            if transaction.start(held, access).await.is_ok() {
-                return Ok(transaction);
+            match transaction.start(held, access).await {
+                Ok(()) => return Ok(transaction),
+                // A new connection to the file would wait for the same lock once more.
+                Err(outage) if outage.reason == Reason::Locked => return Err(outage),
+                Err(_) => {}
             }
         }
         let held = Held { connection: self.connect().await?, opened: Instant::now() };
@@ -190,7 +193,7 @@ impl Transaction<'_> {
     pub(super) async fn end<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let statement = match &result {
             Ok(_) => "COMMIT",
-            Err(StoreError::Conflict | StoreError::Full(_)) => "ROLLBACK",
+            Err(StoreError::Conflict | StoreError::Full(_) | StoreError::Tampered(_)) => "ROLLBACK",
             Err(StoreError::Unavailable(_)) => {
                 self.abandon().await;
                 return result;

@@ -3,7 +3,7 @@
 use sqlx::any::AnyRow;
 use sqlx::{Error, Row as _};
 
-use super::{Head, StoreError};
+use super::StoreError;
 use crate::bundle::ProxyRecord;
 use crate::keys::{Algorithm, KeyRecord, KeyState, Purpose};
 use crate::revocation::{EpochKind, EpochRecord, RevokedToken};
@@ -31,11 +31,6 @@ pub(super) fn word<T>(row: &AnyRow, key: &str, column: &str, parse: impl Fn(&str
     })
 }
 
-pub(super) fn head(row: &AnyRow) -> Result<Head, Error> {
-    let requested: Option<i64> = row.try_get("rotation_requested")?;
-    Ok(Head { version: unsigned(row, "version")?, rotation_requested: requested.and_then(|at| u64::try_from(at).ok()) })
-}
-
 pub(super) fn key(row: &AnyRow) -> Result<KeyRecord, Error> {
     Ok(KeyRecord {
         kid: row.try_get("kid")?,
@@ -51,11 +46,30 @@ pub(super) fn key(row: &AnyRow) -> Result<KeyRecord, Error> {
     })
 }
 
-/// Of index and expiry with a space between.
-pub(super) fn revoked(text: &str) -> Result<RevokedToken, Error> {
-    let numbers = text.split_once(' ').and_then(|(index, expires)| Some((index.parse().ok()?, expires.parse().ok()?)));
-    let (index, expires_at) = numbers.ok_or_else(|| Error::Decode(format!("a revoked token reads `{text}`").into()))?;
-    Ok(RevokedToken { index, expires_at })
+/// A row of `meshseal_revoked`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Revocation {
+    pub(super) token: RevokedToken,
+    /// The client that revoked it first.
+    pub(super) revoked_by: String,
+}
+
+pub(super) fn revocation(row: &AnyRow) -> Result<Revocation, Error> {
+    let token = RevokedToken { index: unsigned(row, "token_index")?, expires_at: unsigned(row, "expires_at")? };
+    Ok(Revocation { token, revoked_by: row.try_get("revoked_by")? })
+}
+
+/// Reads index, expiry and client with spaces between.
+pub(super) fn revocation_text(text: &str) -> Option<Revocation> {
+    let (index, rest) = text.split_once(' ')?;
+    let (expires_at, revoked_by) = rest.split_once(' ')?;
+    let token = RevokedToken { index: index.parse().ok()?, expires_at: expires_at.parse().ok()? };
+    Some(Revocation { token, revoked_by: revoked_by.to_owned() })
+}
+
+/// The MAC of a row; `None` for a row that never had one.
+pub(super) fn mac(row: &AnyRow) -> Result<Option<String>, Error> {
+    row.try_get("mac")
 }
 
 pub(super) fn epoch(row: &AnyRow) -> Result<EpochRecord, Error> {

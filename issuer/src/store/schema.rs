@@ -30,7 +30,9 @@ const FIRST: &[&str] = &[
         worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL)",
 ];
 
-/// Step 2. Replicas of schema 1 may still run and write to `meshseal_proxies`, so a later step drops that table.
+/// Workers in place of proxies (ADR 23), times of keys (ADR 20 and 21), and rows under a MAC (ADR 18). All replicas stop for
+/// this step: the state row moves to another id, so that every statement of a program that knows schema 1 only fails. Such a
+/// program would write rows without a MAC.
 const SECOND: &[&str] = &[
     "CREATE TABLE meshseal_workers (
         worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL,
@@ -38,21 +40,28 @@ const SECOND: &[&str] = &[
     // Workers of the last hour. Schema 1 has no time until which they accept: a day is longer than any usual not-after.
     "INSERT INTO meshseal_workers
         SELECT worker, node, version, seen_at, 1, '', seen_at + 86400, '' FROM meshseal_proxies",
+    "DROP TABLE meshseal_proxies",
     "ALTER TABLE meshseal_keys ADD COLUMN ready_at BIGINT NOT NULL DEFAULT 0",
     // A day and the largest leeway: under schema 1 it was not known what life the tokens of a key had.
     "ALTER TABLE meshseal_keys ADD COLUMN drain_s BIGINT NOT NULL DEFAULT 86465",
+    "ALTER TABLE meshseal_state RENAME TO meshseal_state_1",
+    "CREATE TABLE meshseal_state (
+        id BIGINT PRIMARY KEY CHECK (id = 2), version BIGINT NOT NULL, next_index BIGINT NOT NULL,
+        rotation_requested BIGINT, leader TEXT NOT NULL, leader_until BIGINT NOT NULL,
+        incident_since BIGINT, incident TEXT, recent TEXT NOT NULL, rows_used TEXT NOT NULL, digest TEXT NOT NULL,
+        mac TEXT)",
+    "INSERT INTO meshseal_state
+        SELECT 2, version, next_index, rotation_requested, leader, leader_until, NULL, NULL, '', '', '', NULL
+        FROM meshseal_state_1",
+    "DROP TABLE meshseal_state_1",
+    "ALTER TABLE meshseal_keys ADD COLUMN mac TEXT",
+    "ALTER TABLE meshseal_revoked ADD COLUMN mac TEXT",
+    "ALTER TABLE meshseal_epochs ADD COLUMN mac TEXT",
 ];
 
 /// Every table, for the rights of roles.
-pub(super) const TABLES: [&str; 7] = [
-    "meshseal_meta",
-    "meshseal_state",
-    "meshseal_keys",
-    "meshseal_revoked",
-    "meshseal_epochs",
-    "meshseal_proxies",
-    "meshseal_workers",
-];
+pub(super) const TABLES: [&str; 6] =
+    ["meshseal_epochs", "meshseal_keys", "meshseal_meta", "meshseal_revoked", "meshseal_state", "meshseal_workers"];
 
 #[cfg(test)]
 mod tests {
@@ -60,8 +69,17 @@ mod tests {
 
     #[test]
     fn lists_every_table() {
-        let created = STEPS.iter().copied().flatten().filter_map(|step| step.strip_prefix("CREATE TABLE "));
-        let names: Vec<_> = created.filter_map(|rest| rest.split_whitespace().next()).collect();
-        assert_eq!(TABLES.as_slice(), names);
+        let mut names = std::collections::BTreeSet::new();
+        for step in STEPS.iter().copied().flatten() {
+            match step.split_whitespace().collect::<Vec<_>>().as_slice() {
+                ["CREATE", "TABLE", name, ..] => assert!(names.insert(*name), "{step}"),
+                ["DROP", "TABLE", name] => assert!(names.remove(name), "{step}"),
+                ["ALTER", "TABLE", old, "RENAME", "TO", new] => {
+                    assert!(names.remove(old) && names.insert(new), "{step}");
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(TABLES.as_slice(), names.into_iter().collect::<Vec<_>>());
     }
 }

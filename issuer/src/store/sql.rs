@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Error};
 
@@ -13,10 +14,12 @@ use super::health::{Health, HealthRecord, Operation};
 use super::outage::{Outage, Reason};
 use super::pool::{Access, Pool};
 use super::rows::{self, signed, unsigned};
+use super::seal::RowKeys;
+use super::state::State;
 use super::statement::query;
-use super::{Change, Head, Persisted, Store, StoreError, change, schema};
-use crate::bundle::ProxyRecord;
-use crate::revocation::RevokedToken;
+use super::{Change, Head, Persisted, Store, StoreError, change, schema, verify};
+use crate::bundle::{ProxyRecord, unproven};
+use crate::keys::MasterKey;
 
 /// Longest that anything may take: a server that vanished without closing its connections would hold us for minutes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,12 +33,13 @@ pub(super) const ROWS_PER_STATEMENT: usize = 500;
 pub(super) struct SqlStore {
     pool: Pool,
     health: HealthRecord,
+    row_keys: OnceLock<RowKeys>,
 }
 
 impl SqlStore {
     pub(super) fn new(pool: Pool) -> Self {
         let health = HealthRecord::new(!pool.is_file());
-        Self { pool, health }
+        Self { pool, health, row_keys: OnceLock::new() }
     }
 
     /// Lets a role read and write all tables of the issuer.
@@ -64,23 +68,48 @@ impl SqlStore {
         result
     }
 
+    /// The keys of MACs, once the master key is known.
+    fn row_keys(&self) -> Result<&RowKeys, StoreError> {
+        self.row_keys.get().ok_or_else(|| StoreError::Unavailable("the store is not unlocked".into()))
+    }
+
+    /// Puts the rows under MACs if they are not yet.
+    async fn seal(&self, keys: &RowKeys, master: &MasterKey) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin(Access::Write).await?;
+        let sealed = verify::seal(transaction.connection()?, keys, master).await;
+        transaction.end(sealed).await
+    }
+
     async fn read_head(&self) -> Result<Head, StoreError> {
+        let keys = self.row_keys()?;
         let mut transaction = self.pool.begin(Access::Read).await?;
-        let row = query("SELECT version, rotation_requested FROM meshseal_state WHERE id = 1");
-        let head = row.fetch_one(transaction.connection()?).await.and_then(|row| rows::head(&row));
-        transaction.end(head.map_err(Into::into)).await
+        let state = State::read(transaction.connection()?, keys).await;
+        transaction.end(state.map(|state| state.head())).await
     }
 
     /// Reads everything as of one moment.
     async fn read_all(&self) -> Result<Persisted, StoreError> {
+        let keys = self.row_keys()?;
         let mut transaction = self.pool.begin(Access::Read).await?;
-        let persisted = everything(transaction.connection()?).await;
-        transaction.end(persisted.map_err(Into::into)).await
+        let persisted = verify::load(transaction.connection()?, keys).await;
+        transaction.end(persisted).await
+    }
+
+    /// Changes the state row alone.
+    async fn amend<T: Send>(&self, amend: impl FnOnce(&mut State) -> T + Send) -> Result<T, StoreError> {
+        self.bounded(Operation::Note, async {
+            let keys = self.row_keys()?;
+            let mut transaction = self.pool.begin(Access::Write).await?;
+            let amended = amend_state(transaction.connection()?, keys, amend).await;
+            transaction.end(amended).await
+        })
+        .await
     }
 
     async fn write(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
+        let keys = self.row_keys()?;
         let mut transaction = self.pool.begin(Access::Write).await?;
-        let applied = change::apply(transaction.connection()?, change, now_ms).await;
+        let applied = change::apply(transaction.connection()?, keys, change, now_ms).await;
         let version = transaction.end(applied).await?;
         // The log still has the page with the private half.
         if self.pool.is_file()
@@ -103,29 +132,22 @@ impl SqlStore {
     }
 }
 
-async fn everything(connection: &mut AnyConnection) -> Result<Persisted, Error> {
-    let row = query("SELECT version FROM meshseal_state WHERE id = 1").fetch_one(&mut *connection).await?;
-    Ok(Persisted {
-        version: unsigned(&row, "version")?,
-        keys: all(connection, "SELECT * FROM meshseal_keys ORDER BY published, kid", rows::key).await?,
-        revoked: revoked(connection).await?,
-        epochs: all(connection, "SELECT * FROM meshseal_epochs", rows::epoch).await?,
-    })
+async fn amend_state<T>(
+    transaction: &mut AnyConnection,
+    keys: &RowKeys,
+    amend: impl FnOnce(&mut State) -> T,
+) -> Result<T, StoreError> {
+    let mut state = State::lock(transaction, keys).await?;
+    let amended = amend(&mut state);
+    state.save(transaction, keys).await?;
+    Ok(amended)
 }
 
-async fn all<T>(
-    connection: &mut AnyConnection,
-    sql: &'static str,
-    read: fn(&AnyRow) -> Result<T, Error>,
-) -> Result<Vec<T>, Error> {
-    query(sql).fetch_all(connection).await?.iter().map(read).collect()
-}
-
-/// In one text: there may be a quarter of a million, and the driver takes 2 µs for a row.
-async fn revoked(connection: &mut AnyConnection) -> Result<Vec<RevokedToken>, Error> {
-    let sql = "SELECT string_agg(CAST(token_index AS TEXT) || ' ' || CAST(expires_at AS TEXT), ',') AS tokens FROM meshseal_revoked";
-    let tokens: Option<String> = sqlx::Row::try_get(&query(sql).fetch_one(connection).await?, "tokens")?;
-    tokens.iter().flat_map(|tokens| tokens.split(',')).map(rows::revoked).collect()
+async fn repair(transaction: &mut AnyConnection, keys: &RowKeys, now_ms: u64) -> Result<Vec<String>, StoreError> {
+    let removed = verify::repair(transaction, keys, now_ms).await?;
+    let reason = format!("an operator removed {} rows that did not carry their MAC", removed.len());
+    change::apply(transaction, keys, &unproven(reason, &[], now_ms), now_ms).await?;
+    Ok(removed)
 }
 
 /// `($1, $2), ($3, $4), …`: the driver's own builder writes question marks, which PostgreSQL does not take.
@@ -139,6 +161,35 @@ pub(super) fn places(rows: usize, columns: usize) -> String {
 
 #[async_trait]
 impl Store for SqlStore {
+    async fn is_new(&self) -> Result<bool, StoreError> {
+        let select = query("SELECT version FROM meshseal_state WHERE id = 2");
+        self.bounded(Operation::Read, async {
+            let mut transaction = self.pool.begin(Access::Read).await?;
+            let row = select.fetch_one(transaction.connection()?).await;
+            let version = row.and_then(|row| unsigned(&row, "version"));
+            transaction.end(version.map(|version| version == 0).map_err(Into::into)).await
+        })
+        .await
+    }
+
+    async fn unlock(&self, master: &MasterKey) -> Result<(), StoreError> {
+        let keys = RowKeys::new(master);
+        self.bounded(Operation::Note, self.seal(&keys, master)).await?;
+        // A second master key would fail at the first row.
+        let _first = self.row_keys.set(keys);
+        Ok(())
+    }
+
+    async fn repair(&self, now_ms: u64) -> Result<Vec<String>, StoreError> {
+        self.bounded(Operation::Commit, async {
+            let keys = self.row_keys()?;
+            let mut transaction = self.pool.begin(Access::Write).await?;
+            let removed = repair(transaction.connection()?, keys, now_ms).await;
+            transaction.end(removed).await
+        })
+        .await
+    }
+
     async fn head(&self) -> Result<Head, StoreError> {
         self.bounded(Operation::Read, self.read_head()).await
     }
@@ -152,25 +203,24 @@ impl Store for SqlStore {
     }
 
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError> {
-        let sql = "UPDATE meshseal_state SET rotation_requested = $1 WHERE id = 1 AND rotation_requested IS NULL";
-        self.execute(query(sql).bind(signed(now))).await.map(|_| ())
+        self.amend(|state| {
+            state.rotation_requested.get_or_insert(now);
+        })
+        .await
     }
 
-    async fn lease_indices(&self, count: u64) -> Result<Range<u64>, StoreError> {
-        let sql = "UPDATE meshseal_state SET next_index = next_index + $1 WHERE id = 1 RETURNING next_index";
-        self.bounded(Operation::Note, async {
-            let mut transaction = self.pool.begin(Access::Write).await?;
-            let row = query(sql).bind(signed(count)).fetch_one(transaction.connection()?).await;
-            let end = row.and_then(|row| unsigned(&row, "next_index"));
-            let end = transaction.end(end.map_err(Into::into)).await?;
-            Ok(end.saturating_sub(count)..end)
+    async fn lease_indices(&self, count: u64, at_least: u64) -> Result<Range<u64>, StoreError> {
+        self.amend(|state| {
+            let begin = state.next_index.max(at_least);
+            state.next_index = begin.saturating_add(count);
+            begin..state.next_index
         })
         .await
     }
 
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {
         let sql = "UPDATE meshseal_state SET leader = $1, leader_until = $2
-                   WHERE id = 1 AND (leader = $1 OR leader_until < $3 OR leader_until > $4)";
+                   WHERE id = 2 AND (leader = $1 OR leader_until < $3 OR leader_until > $4)";
         // No clock that is right takes the lead for so long.
         let latest = now.saturating_add(LONGEST_LEAD_S);
         let update = query(sql).bind(replica.to_owned()).bind(signed(until)).bind(signed(now));

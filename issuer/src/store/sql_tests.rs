@@ -6,12 +6,15 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _, Row as 
 use super::super::outage::Reason;
 use super::super::{Location, open};
 use super::*;
-use crate::revocation::{EpochKind, EpochRecord, Full, Revoker};
+use crate::revocation::{EpochKind, EpochRecord, Full, RevokedToken, Revoker};
 
 const NOW: u64 = 1_900_000_000;
 
 async fn store(path: &Path) -> SqlStore {
-    open::open_sql(&Location::Sqlite(path.to_owned()), Duration::MAX).await.unwrap()
+    let store = open::open_sql(&Location::Sqlite(path.to_owned()), Duration::MAX).await.unwrap();
+    let master = MasterKey::from_base64("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "test").unwrap();
+    store.unlock(&master).await.unwrap();
+    store
 }
 
 async fn run(store: &SqlStore, sql: String) -> i64 {
@@ -66,7 +69,7 @@ async fn keeps_revocations_after_failed_write() {
     assert_eq!(kept(&path).await, acknowledged);
     assert_eq!(store.health().write, None);
     drop(store);
-    let again = open::open_sql(&Location::Sqlite(path.clone()), Duration::MAX).await.unwrap();
+    let again = self::store(&path).await;
     assert_eq!(i64::try_from(again.load().await.unwrap().epochs.len()).unwrap(), acknowledged);
 }
 

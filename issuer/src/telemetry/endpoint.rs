@@ -46,12 +46,15 @@ async fn readyz_of(State(issuer): State<Arc<Issuer>>, Path(name): Path<String>) 
 
 fn answer(readiness: &Readiness) -> Response {
     let (detail, no_store) = (&readiness.detail, (header::CACHE_CONTROL, "no-store"));
+    let incident = &readiness.incident;
     let Some(problem) = &readiness.problem else {
-        return ([no_store], Json(json!({ "status": "ready", "capabilities": detail }))).into_response();
+        let body = json!({ "status": "ready", "capabilities": detail, "incident": incident });
+        return ([no_store], Json(body)).into_response();
     };
     let status = StatusCode::SERVICE_UNAVAILABLE;
     let body = json!({
-        "type": "about:blank", "title": "Unavailable", "status": status.as_u16(), "detail": problem, "capabilities": detail
+        "type": "about:blank", "title": "Unavailable", "status": status.as_u16(), "detail": problem, "capabilities": detail,
+        "incident": incident
     });
     let headers = [no_store, (header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
     (status, headers, body.to_string()).into_response()
@@ -71,6 +74,8 @@ async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
         polls_waiting: issuer.proxies.waiting(),
         proxies_all_counted: live.all_known && !issuer.proxies.too_many(),
         fresh: issuer.publisher.is_fresh(),
+        incident: issuer.publisher.incident().is_some(),
+        tampered: issuer.publisher.tampered().is_some(),
         clock_behind_s: time.behind_ms.div_ceil(1_000),
         clock_ahead_s: time.ahead_ms.div_ceil(1_000),
         clock_disagreement_s: time.disagreement_ms().div_ceil(1_000),

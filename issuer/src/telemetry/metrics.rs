@@ -80,6 +80,8 @@ pub(super) struct Gauges {
     pub(super) polls_waiting: u64,
     pub(super) proxies_all_counted: bool,
     pub(super) fresh: bool,
+    pub(super) tampered: bool,
+    pub(super) incident: bool,
     pub(super) clock_behind_s: u64,
     pub(super) clock_ahead_s: u64,
     pub(super) clock_disagreement_s: u64,
@@ -140,7 +142,7 @@ impl Metrics {
 /// Appends what is measured at the time of the scrape.
 fn measure(text: &mut String, gauges: &Gauges) {
     let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-    let measured: [(&str, &str, u64); 13] = [
+    let measured: [(&str, &str, u64); 15] = [
         ("bundle_version", "Version of keys and revocations.", gauges.version),
         ("keys", "Published signing keys.", count(gauges.keys)),
         ("revoked_tokens", "Revoked tokens in the bundle.", count(gauges.revoked)),
@@ -177,6 +179,12 @@ fn measure(text: &mut String, gauges: &Gauges) {
             "database_writable",
             "1 while the database takes changes.",
             u64::from(gauges.fresh && gauges.database.write.is_none()),
+        ),
+        ("incident", "1 from a loss of state until an operator ends the incident.", u64::from(gauges.incident)),
+        (
+            "database_tampered",
+            "1 while database rows do not carry their MACs; nothing is minted.",
+            u64::from(gauges.tampered),
         ),
     ];
     for (name, help, value) in measured {

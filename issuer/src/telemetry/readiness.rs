@@ -44,17 +44,25 @@ impl Capability {
         }
         let unusable = |purpose| Some(format!("the {purpose} key cannot be used; see the log"));
         let (published, health) = (issuer.publisher.current(), issuer.store.health());
-        let stale = || (!issuer.publisher.is_fresh()).then(|| database(health.read.as_ref()));
+        let tampered = || {
+            let rows = issuer.publisher.tampered();
+            rows.map(|rows| format!("the database was changed without the master key: {rows}"))
+        };
+        let stale =
+            || (!issuer.publisher.is_fresh()).then(|| tampered().unwrap_or_else(|| database(health.read.as_ref())));
         match self {
             Self::Keys => None,
             Self::Bundle if published.bundle_signer.is_none() => unusable("bundle"),
             Self::Bundle => issuer.publisher.is_expired().then(|| database(health.read.as_ref())),
             Self::Mint if published.token_signer.is_none() => unusable("signing"),
-            Self::Mint => stale()
+            Self::Mint => tampered()
+                .or_else(stale)
                 .or_else(|| issuer.clock.read().fault())
                 .or_else(|| health.write.as_ref().filter(|_| issuer.indices.is_empty()).map(|it| database(Some(it)))),
             Self::Introspect => stale(),
-            Self::Revoke => stale().or_else(|| health.write.as_ref().map(|outage| database(Some(outage)))),
+            Self::Revoke => {
+                tampered().or_else(stale).or_else(|| health.write.as_ref().map(|outage| database(Some(outage))))
+            }
         }
     }
 }
@@ -71,6 +79,8 @@ pub(super) struct Readiness {
     pub(super) problem: Option<String>,
     /// Each capability, as JSON.
     pub(super) detail: Value,
+    /// Lost state that no operator has ended. It takes no capability away.
+    pub(super) incident: Option<String>,
 }
 
 impl Readiness {
@@ -87,6 +97,7 @@ impl Readiness {
             };
             detail.insert(capability.name().to_owned(), state);
         }
-        Self { problem: first, detail: Value::Object(detail) }
+        let incident = issuer.publisher.incident().map(|incident| incident.reason.clone());
+        Self { problem: first, detail: Value::Object(detail), incident }
     }
 }

@@ -54,7 +54,7 @@ async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResp
     let asked = GrantRequest::read(&request.form)?;
     let client = authenticate(issuer, &request.caller, &request.form).await?;
     let grant = grant(&issuer.config, client, &asked)?;
-    let index = issuer.indices.next(&*issuer.store).await?;
+    let index = issuer.indices.next(&*issuer.store, issuer.clock.now_ms()).await?;
     let begun = Instant::now();
     loop {
         match try_mint(issuer, &grant, index)? {
@@ -70,6 +70,7 @@ async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResp
 /// Mints with the key, and under the revocations, of this moment. Returns how much too early it is, if it is.
 fn try_mint(issuer: &Issuer, grant: &Grant<'_>, index: u64) -> Result<Result<String, Duration>, OAuthError> {
     issuer.require_fresh()?;
+    issuer.require_authentic()?;
     issuer.require_clock()?;
     let published = issuer.publisher.current();
     let signer = published.token_signer.as_ref().ok_or(SignerError::Destroyed)?;

@@ -151,6 +151,7 @@ async fn proved_version_of_restored_database_is_overtaken() {
     assert_eq!(answer.status, 200);
     assert!(payload(&answer)["ver"].as_u64().is_some_and(|version| version > have));
     let newer = harness.version() + 1;
+    harness.clock.advance(1);
     let again = harness.poll_proving(1, Some(newer), &harness.issuer.publisher.proof(newer)).await;
     assert_eq!(again.status, 409, "not every time");
 }

@@ -9,7 +9,7 @@ use meshseal_issuer::revocation::{EpochKind, EpochRecord};
 use meshseal_issuer::store::{Change, Location, Store, open};
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 
-use crate::support::database::Database;
+use crate::support::database::{Database, unlocked};
 use crate::support::{Harness, NOW, config};
 
 /// A file system of its own that ends with the test.
@@ -83,7 +83,7 @@ async fn kept(path: &Path) -> Vec<String> {
 async fn keeps_revocations_after_a_full_disk() {
     let Some(disk) = SmallDisk::mount(16_384) else { return };
     let path = disk.path().join("meshseal.db");
-    let store = open(&Location::Sqlite(path.clone())).await.unwrap();
+    let store = unlocked(open(&Location::Sqlite(path.clone())).await.unwrap()).await;
     let mut acknowledged = Vec::new();
     let mut number = 0;
     for round in 0..3 {

@@ -14,7 +14,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::support::database::{Database, PostgresServer};
+use crate::support::database::{Database, PostgresServer, unlocked};
 use crate::support::{Harness, NOW, config, decode};
 
 async fn sql(url: &str, statement: &str) {
@@ -150,7 +150,7 @@ async fn finds_promoted_standby_among_hosts() {
     let Some((mut primary, standby, name)) = pair().await else { return };
     let hosts = format!("{},{}", standby.folder().display(), primary.folder().display());
     let listed = format!("postgres://meshseal@localhost/{name}?host={hosts}&target_session_attrs=read-write");
-    let store = open(&Location::parse(&listed).unwrap()).await.unwrap();
+    let store = unlocked(open(&Location::parse(&listed).unwrap()).await.unwrap()).await;
     let version = store.commit(&Change::default(), NOW * 1_000).await.unwrap();
     let standby_url = url(standby.folder(), &name);
     replayed(&standby_url, version).await;
@@ -221,7 +221,7 @@ async fn closes_connection_whose_write_is_refused() {
 async fn replaces_connections_after_their_lifetime() {
     let Some((database, url)) = postgres().await else { return };
     for (life, stays) in [(Duration::from_secs(600), true), (Duration::from_millis(1), false)] {
-        let store = open_for(&database.location, life).await.unwrap();
+        let store = unlocked(open_for(&database.location, life).await.unwrap()).await;
         store.head().await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let before = texts(&url, BACKENDS).await;
@@ -308,7 +308,7 @@ impl PgBouncer {
         let location = Location::Postgres(url(self.folder.path(), database));
         for _ in 0..100 {
             match open(&location).await {
-                Ok(store) => return Ok(store),
+                Ok(store) => return Ok(unlocked(store).await),
                 Err(error) if socket(self.folder.path()).exists() => return Err(error.to_string()),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
@@ -340,7 +340,7 @@ async fn works_behind_pgbouncer_in_transaction_mode() {
         let store = if task % 2 == 0 { one.clone() } else { other.clone() };
         tasks.spawn(async move {
             for _ in 0..10 {
-                let lease = store.lease_indices(2).await.unwrap();
+                let lease = store.lease_indices(2, 0).await.unwrap();
                 assert_eq!(lease.end - lease.start, 2);
                 store.lead("replica", NOW, NOW + task).await.unwrap();
                 store.commit(&Change::default(), NOW * 1_000).await.unwrap();
@@ -351,7 +351,7 @@ async fn works_behind_pgbouncer_in_transaction_mode() {
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    assert_eq!(one.lease_indices(1).await.unwrap(), 240..241);
+    assert_eq!(one.lease_indices(1, 0).await.unwrap(), 240..241);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

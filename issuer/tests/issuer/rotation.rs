@@ -1,30 +1,10 @@
 //! The life of signing keys: acknowledged rotation, timeout, schedule, restart, revocation (rule I26). The pure decisions are
 //! tested in `keys::lifecycle`; here they meet database, bundle and proxies.
 
-use meshseal_core::policy::Policy;
-use meshseal_core::trust::Trust;
-use meshseal_core::validate::validate;
 use meshseal_issuer::keys::{KeyState, MAX_DRAINING, Purpose};
 use serde_json::json;
 
-use crate::support::{Harness, ISSUER, NOW, Proxy, config, deaf_worker, decode};
-
-fn policy(harness: &Harness) -> Policy {
-    let published = harness.issuer.publisher.current();
-    let pin =
-        published.keys.iter().find(|key| key.purpose == Purpose::Bundle && key.state == KeyState::Active).unwrap();
-    let pin: serde_json::Value = serde_json::from_str(&pin.public_jwk).unwrap();
-    let configuration = json!({
-        "trustBundle": { "cluster": "issuer", "keys": [pin] },
-        "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
-    });
-    Policy::from_json(&configuration.to_string()).unwrap()
-}
-
-fn accepts(harness: &Harness, trust: &Trust, token: &str) -> bool {
-    let now = meshseal_issuer::clock::Clock::now(&*harness.clock);
-    validate(token, &policy(harness), trust, now).is_ok()
-}
+use crate::support::{Harness, NOW, Proxy, accepts, config, deaf_worker, decode};
 
 fn kid(token: &str) -> String {
     decode(token).0["kid"].as_str().unwrap().to_owned()

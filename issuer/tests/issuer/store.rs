@@ -121,7 +121,7 @@ async fn nobody_gets_an_index_twice(database: Arc<Database>) {
         tokio::spawn(async move {
             let mut leased = Vec::new();
             for _ in 0..20 {
-                leased.extend(store.lease_indices(10).await.unwrap());
+                leased.extend(store.lease_indices(10, 0).await.unwrap());
             }
             leased
         })

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use meshseal_issuer::store::{Location, Store, open};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 /// A database of one test.
@@ -37,12 +37,42 @@ impl Database {
     }
 
     pub(crate) async fn open(&self) -> Arc<dyn Store> {
-        open(&self.location).await.unwrap()
+        unlocked(open(&self.location).await.unwrap()).await
+    }
+
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.location.file().is_some()
+    }
+
+    /// Runs statements as a program does that has no master key.
+    pub(crate) async fn execute(&self, statements: &str) {
+        let statements = || AssertSqlSafe(statements.to_owned());
+        match &self.location {
+            Location::Postgres(url) => {
+                PgConnection::connect(url).await.unwrap().execute(statements()).await.unwrap();
+            }
+            Location::Sqlite(path) => {
+                let url = format!("sqlite://{}?mode=rwc", path.display());
+                let mut connection = SqliteConnection::connect(&url).await.unwrap();
+                // A store that was dropped lets go of the file a moment later.
+                while let Err(error) = connection.execute(statements()).await {
+                    assert!(error.to_string().contains("locked"), "{error}");
+                    tokio::task::yield_now().await;
+                }
+                connection.close().await.unwrap();
+            }
+        }
     }
 
     pub(crate) fn file(&self) -> &Path {
         self.location.file().unwrap()
     }
+}
+
+/// A store whose rows are under the MACs of the tests' master key.
+pub(crate) async fn unlocked(store: Arc<dyn Store>) -> Arc<dyn Store> {
+    store.unlock(&super::master()).await.unwrap();
+    store
 }
 
 /// A server in a folder of its own, reached by a socket in it. It ends when this process does, however that ends: the shell

@@ -11,8 +11,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use meshseal_core::keys::KeySet;
-use meshseal_core::policy::StalenessBound;
+use meshseal_core::policy::{Policy, StalenessBound};
 use meshseal_core::trust::{Accepted, Trust};
+use meshseal_core::validate::validate;
 use meshseal_issuer::background::write_down_once;
 use meshseal_issuer::bundle::Contact;
 use meshseal_issuer::clients::SecretHash;
@@ -299,6 +300,18 @@ impl Proxy {
         self.poll(harness).await;
         assert_eq!(self.trust.bundle_version(), Some(harness.version()));
     }
+}
+
+/// Returns whether a proxy with this trust accepts a token at `orders`.
+pub(crate) fn accepts(harness: &Harness, trust: &Trust, token: &str) -> bool {
+    let pin = harness.key(Purpose::Bundle, KeyState::Active).unwrap().public_jwk;
+    let pin: Value = serde_json::from_str(&pin).unwrap();
+    let configuration = serde_json::json!({
+        "trustBundle": { "cluster": "issuer", "keys": [pin] },
+        "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
+    });
+    let policy = Policy::from_json(&configuration.to_string()).unwrap();
+    validate(token, &policy, trust, meshseal_issuer::clock::Clock::now(&*harness.clock)).is_ok()
 }
 
 /// A worker that polls and holds nothing.

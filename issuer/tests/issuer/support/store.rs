@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use async_trait::async_trait;
 use meshseal_issuer::bundle::ProxyRecord;
+use meshseal_issuer::keys::MasterKey;
 use meshseal_issuer::store::{Change, Head, Health, Persisted, Store, StoreError};
 use tokio::sync::Semaphore;
 
@@ -50,6 +51,18 @@ impl Fickle {
 
 #[async_trait]
 impl Store for Fickle {
+    async fn is_new(&self) -> Result<bool, StoreError> {
+        self.inner.is_new().await
+    }
+
+    async fn unlock(&self, master: &MasterKey) -> Result<(), StoreError> {
+        self.inner.unlock(master).await
+    }
+
+    async fn repair(&self, now_ms: u64) -> Result<Vec<String>, StoreError> {
+        self.inner.repair(now_ms).await
+    }
+
     async fn head(&self) -> Result<Head, StoreError> {
         self.heads_asked.fetch_add(1, SeqCst);
         self.heads.acquire().await.unwrap().forget();
@@ -71,9 +84,9 @@ impl Store for Fickle {
         self.inner.request_rotation(now).await
     }
 
-    async fn lease_indices(&self, count: u64) -> Result<Range<u64>, StoreError> {
+    async fn lease_indices(&self, count: u64, at_least: u64) -> Result<Range<u64>, StoreError> {
         self.leases.acquire().await.unwrap().forget();
-        self.inner.lease_indices(count).await
+        self.inner.lease_indices(count, at_least).await
     }
 
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {

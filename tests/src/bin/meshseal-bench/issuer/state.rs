@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use meshseal_issuer::keys::MasterKey;
 use meshseal_issuer::revocation::RevokedToken;
 use meshseal_issuer::store::{Change, Location, open};
 use meshseal_tests::clock::{Stopwatch, unix_now};
@@ -91,7 +92,9 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
 /// Leases indices for so many tokens and revokes some of them.
 async fn fill(database: &Path, issued: u64, revoked: u64) -> Result<()> {
     let store = open(&Location::Sqlite(database.to_path_buf())).await?;
-    let indices = store.lease_indices(issued).await?;
+    let master = fs::read_to_string(database.with_extension("master.key"))?;
+    store.unlock(&MasterKey::from_base64(&master, "master key")?).await?;
+    let indices = store.lease_indices(issued, 0).await?;
     let expires_at = unix_now() + 3_600;
     let revoked = scatter::indices(revoked, issued)?;
     let revoke = revoked.into_iter().map(|at| RevokedToken { index: indices.start + at, expires_at }).collect();

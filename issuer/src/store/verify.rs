@@ -1,0 +1,269 @@
+//! Reads all rows and proves them: each by its MAC, all together by the digest of the state row.
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Error, Row as _};
+
+use super::rows::{self, Revocation};
+use super::seal::{Row, RowKeys, SetDigest};
+use super::state::{self, State, Used};
+use super::statement::query;
+use super::{Persisted, StoreError};
+use crate::keys::{KeyRecord, MasterKey};
+use crate::revocation::EpochRecord;
+
+/// Most rows that one message names.
+const NAMED: usize = 3;
+
+const KEYS: &str = "SELECT * FROM meshseal_keys ORDER BY published, kid";
+const EPOCHS: &str = "SELECT * FROM meshseal_epochs";
+const REVOKED: &str = "SELECT * FROM meshseal_revoked";
+
+/// Reads and proves everything as of one moment: the caller holds a snapshot.
+pub(super) async fn load(snapshot: &mut AnyConnection, keys: &RowKeys) -> Result<Persisted, StoreError> {
+    let state = match State::read(snapshot, keys).await {
+        Err(StoreError::Tampered(state)) => return Err(all_wrong(snapshot, keys, state).await?),
+        state => state?,
+    };
+    let records = checked(snapshot, keys, KEYS, rows::key).await?;
+    let epochs = checked(snapshot, keys, EPOCHS, rows::epoch).await?;
+    let revoked = revocations(snapshot).await?;
+    let fits = |revoked: &Vec<Revocation>| digest(keys, &records, revoked, &epochs) == state.set;
+    let Some(revoked) = revoked.filter(fits) else {
+        return Err(diagnose(snapshot, keys, &state, &records, &epochs).await?);
+    };
+    Ok(Persisted {
+        version: state.version,
+        next_index: state.next_index,
+        recent: state.recent,
+        keys: records,
+        revoked: revoked.into_iter().map(|revocation| revocation.token).collect(),
+        epochs,
+    })
+}
+
+/// Names the rows without their MACs beside the state row.
+async fn all_wrong(connection: &mut AnyConnection, keys: &RowKeys, state: String) -> Result<StoreError, StoreError> {
+    let mut named = vec![state];
+    let others = [
+        checked(connection, keys, KEYS, rows::key).await.map(|_| ()),
+        checked(connection, keys, EPOCHS, rows::epoch).await.map(|_| ()),
+        checked(connection, keys, REVOKED, rows::revocation).await.map(|_| ()),
+    ];
+    for other in others {
+        match other {
+            Err(StoreError::Tampered(rows)) => named.push(rows),
+            other => other?,
+        }
+    }
+    Ok(StoreError::Tampered(named.join(", ")))
+}
+
+async fn all<T>(
+    connection: &mut AnyConnection,
+    sql: &'static str,
+    read: fn(&AnyRow) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    query(sql).fetch_all(connection).await?.iter().map(read).collect()
+}
+
+async fn checked<R: Row>(
+    connection: &mut AnyConnection,
+    keys: &RowKeys,
+    sql: &'static str,
+    read: fn(&AnyRow) -> Result<R, Error>,
+) -> Result<Vec<R>, StoreError> {
+    let rows = query(sql).fetch_all(connection).await?;
+    let (mut genuine, mut named) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in &rows {
+        let read = read(row)?;
+        match keys.check(&read, rows::mac(row)?.as_deref()) {
+            Ok(()) => genuine.push(read),
+            Err(StoreError::Tampered(name)) => named.push(name),
+            Err(other) => return Err(other),
+        }
+    }
+    if named.is_empty() {
+        return Ok(genuine);
+    }
+    let more = named.len().saturating_sub(NAMED);
+    named.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Err(StoreError::Tampered(named.join(", ") + &more))
+}
+
+/// Reads revoked tokens as one text: there may be a quarter of a million, and the driver takes 2 µs for a row. Their
+/// MACs are not read, since the digest proves them; `None` for a text that no revocation has.
+async fn revocations(connection: &mut AnyConnection) -> Result<Option<Vec<Revocation>>, Error> {
+    let sql =
+        "SELECT string_agg(CAST(token_index AS TEXT) || ' ' || CAST(expires_at AS TEXT) || ' ' || revoked_by, '\n')
+               AS tokens FROM meshseal_revoked";
+    let tokens: Option<String> = query(sql).fetch_one(connection).await?.try_get("tokens")?;
+    Ok(tokens.iter().flat_map(|tokens| tokens.split('\n')).map(rows::revocation_text).collect())
+}
+
+/// Names what does not fit the digest.
+async fn diagnose(
+    connection: &mut AnyConnection,
+    keys: &RowKeys,
+    state: &State,
+    records: &[KeyRecord],
+    epochs: &[EpochRecord],
+) -> Result<StoreError, StoreError> {
+    let revoked = match checked(connection, keys, REVOKED, rows::revocation).await {
+        Ok(revoked) => revoked,
+        Err(tampered) => return Ok(tampered),
+    };
+    let found = count(records, &revoked, epochs);
+    let mut named: Vec<String> = Vec::new();
+    let mut compare = |table: &str, expected: u64, found: u64| {
+        if expected != found {
+            named.push(format!("{table} has {found} rows instead of {expected}"));
+        }
+    };
+    let names = |used: &Used| used.names.iter().map(|(_, count, _)| count).sum();
+    compare("meshseal_keys", state.used.keys, found.keys);
+    compare("meshseal_revoked", state.used.tokens, found.tokens);
+    compare("meshseal_epochs", names(&state.used), names(&found));
+    if named.is_empty() {
+        named.push("a row was replaced by an earlier state of it".to_owned());
+    }
+    Ok(StoreError::Tampered(named.join(", ")))
+}
+
+fn count(records: &[KeyRecord], revoked: &[Revocation], epochs: &[EpochRecord]) -> Used {
+    let length = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    let mut used = Used { keys: length(records.len()), tokens: length(revoked.len()), names: Vec::new() };
+    epochs.iter().for_each(|epoch| used.named(epoch.kind, epoch.name.len()));
+    used
+}
+
+/// Removes every row that does not carry its MAC, and makes the state row fit the others; the names of removed rows.
+pub(super) async fn repair(
+    transaction: &mut AnyConnection,
+    keys: &RowKeys,
+    now_ms: u64,
+) -> Result<Vec<String>, StoreError> {
+    let row = state::lock(transaction).await?;
+    let genuine = State::of(&row, keys);
+    let mut removed: Vec<String> = genuine.as_ref().err().map(ToString::to_string).into_iter().collect();
+    let (mut records, mut revoked, mut epochs) = (Vec::new(), Vec::new(), Vec::new());
+    for row in query(KEYS).fetch_all(&mut *transaction).await? {
+        match proven(&row, keys, rows::key(&row)) {
+            Some(key) => records.push(key),
+            None => {
+                let kid: String = row.try_get("kid")?;
+                removed.push(format!("meshseal_keys {kid}"));
+                query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid).execute(&mut *transaction).await?;
+            }
+        }
+    }
+    for row in query(REVOKED).fetch_all(&mut *transaction).await? {
+        match proven(&row, keys, rows::revocation(&row)) {
+            Some(revocation) => revoked.push(revocation),
+            None => {
+                let index: i64 = row.try_get("token_index")?;
+                removed.push(format!("meshseal_revoked {index}"));
+                let delete = query("DELETE FROM meshseal_revoked WHERE token_index = $1").bind(index);
+                delete.execute(&mut *transaction).await?;
+            }
+        }
+    }
+    for row in query(EPOCHS).fetch_all(&mut *transaction).await? {
+        match proven(&row, keys, rows::epoch(&row)) {
+            Some(epoch) => epochs.push(epoch),
+            None => {
+                let (kind, name): (String, String) = (row.try_get("kind")?, row.try_get("name")?);
+                removed.push(format!("meshseal_epochs {kind} {name}"));
+                let delete = query("DELETE FROM meshseal_epochs WHERE kind = $1 AND name = $2").bind(kind).bind(name);
+                delete.execute(&mut *transaction).await?;
+            }
+        }
+    }
+    // A version that is not proven is not believed: one near the end of the numbers would leave no room.
+    let unproven = || {
+        let newest = records.iter().map(|key| key.published).max().unwrap_or(0);
+        State { version: newest.max(now_ms), ..State::default() }
+    };
+    let mut state = genuine.unwrap_or_else(|_| unproven());
+    state.used = count(&records, &revoked, &epochs);
+    state.set = digest(keys, &records, &revoked, &epochs);
+    state.save(transaction, keys).await?;
+    Ok(removed)
+}
+
+fn proven<R: Row>(row: &AnyRow, keys: &RowKeys, read: Result<R, Error>) -> Option<R> {
+    let mac = rows::mac(row).ok()?;
+    read.ok().filter(|read| keys.check(read, mac.as_deref()).is_ok())
+}
+
+fn digest(keys: &RowKeys, records: &[KeyRecord], revoked: &[Revocation], epochs: &[EpochRecord]) -> SetDigest {
+    let mut set = SetDigest::default();
+    records.iter().for_each(|key| set.add(keys, key));
+    epochs.iter().for_each(|epoch| set.add(keys, epoch));
+    revoked.iter().for_each(|revocation| set.add(keys, revocation));
+    set
+}
+
+/// Puts the rows of a database that has none under MACs: a new one, or one of schema 1.
+///
+/// # Errors
+/// [`StoreError::Tampered`] for a database that was under MACs before.
+pub(super) async fn seal(
+    transaction: &mut AnyConnection,
+    keys: &RowKeys,
+    master: &MasterKey,
+) -> Result<(), StoreError> {
+    let row = state::lock(transaction).await?;
+    if rows::mac(&row)?.is_some() {
+        return Ok(());
+    }
+    let mut state = State {
+        version: rows::unsigned(&row, "version")?,
+        next_index: rows::unsigned(&row, "next_index")?,
+        ..State::default()
+    };
+    let records = all(transaction, KEYS, rows::key).await?;
+    let epochs = all(transaction, EPOCHS, rows::epoch).await?;
+    let revoked = all(transaction, REVOKED, rows::revocation).await?;
+    if state.version > 0 || !(records.is_empty() && epochs.is_empty() && revoked.is_empty()) {
+        require_schema_1(&records, master)?;
+        tracing::warn!(
+            keys = ?records.iter().map(|key| &*key.kid).collect::<Vec<_>>(),
+            revoked = revoked.len(),
+            epochs = epochs.len(),
+            "put the rows of a schema 1 database under MACs; compare the keys with `meshseal keys list`"
+        );
+    }
+    state.used = count(&records, &revoked, &epochs);
+    let resealed = records.into_iter().map(|key| key.resealed(master).ok_or_else(not_schema_1));
+    let records: Vec<KeyRecord> = resealed.collect::<Result<_, _>>()?;
+    state.set = digest(keys, &records, &revoked, &epochs);
+    for key in records {
+        let update = query("UPDATE meshseal_keys SET sealed = $1, mac = $2 WHERE kid = $3");
+        let update = update.bind(key.sealed.clone()).bind(keys.mac(&key)).bind(key.kid);
+        update.execute(&mut *transaction).await?;
+    }
+    for epoch in epochs {
+        let update = query("UPDATE meshseal_epochs SET mac = $1 WHERE kind = $2 AND name = $3");
+        let update = update.bind(keys.mac(&epoch)).bind(epoch.kind.name()).bind(epoch.name);
+        update.execute(&mut *transaction).await?;
+    }
+    for revocation in revoked {
+        let update = query("UPDATE meshseal_revoked SET mac = $1 WHERE token_index = $2");
+        let update = update.bind(keys.mac(&revocation)).bind(rows::signed(revocation.token.index));
+        update.execute(&mut *transaction).await?;
+    }
+    state.save(transaction, keys).await
+}
+
+/// Tells a database of schema 1 from one whose MACs were taken away: its private keys are sealed in the form of schema 1, which
+/// only the holder of the master key can make.
+fn require_schema_1(records: &[KeyRecord], master: &MasterKey) -> Result<(), StoreError> {
+    let signing: Vec<&KeyRecord> = records.iter().filter(|key| key.sealed.is_some()).collect();
+    let genuine = !signing.is_empty() && signing.iter().all(|key| key.is_sealed_as_schema_1(master));
+    if genuine { Ok(()) } else { Err(not_schema_1()) }
+}
+
+fn not_schema_1() -> StoreError {
+    StoreError::Tampered("row `state` of meshseal_state has no MAC, and the keys are not those of schema 1".to_owned())
+}
