@@ -12,6 +12,7 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
+use super::steps::field;
 use super::truth::says_revoked;
 use super::worker::Worker;
 use super::world::World;
@@ -119,7 +120,7 @@ impl World {
     /// Invariant 1 for a receipt: what it says about workers is true now.
     pub(super) fn check_receipt(&mut self, position: usize, receipt: &Value) -> Result<()> {
         let now = self.now;
-        let complete = receipt["complete"] == Value::Bool(true);
+        let complete = *field(receipt, "complete") == Value::Bool(true);
         if complete {
             self.complete += 1;
         }
@@ -128,9 +129,9 @@ impl World {
         let token = &*token;
         let listed = |worker: &Worker| {
             let id = format!("{:016x}", worker.id);
-            receipt["waiting_for"].as_array().into_iter().flatten().any(|entry| entry["worker"] == id.as_str())
+            field(receipt, "waiting_for").as_array().into_iter().flatten().any(|entry| *field(entry, "worker") == *id)
         };
-        let knows = receipt["state"] != "unknown";
+        let knows = *field(receipt, "state") != *"unknown";
         for (at, worker) in self.workers.iter().enumerate() {
             let accepts = token.is_alive(now) && worker.may_accept(now) && worker.decide(&token.text, now).is_ok();
             if accepts && complete {

@@ -51,6 +51,12 @@ impl Database {
         !self.away && !self.full
     }
 
+    /// Returns whether it is unreachable.
+    #[must_use]
+    pub(super) const fn is_away(&self) -> bool {
+        self.away
+    }
+
     /// Makes it unreachable, or reachable again.
     ///
     /// # Errors

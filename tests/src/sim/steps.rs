@@ -65,7 +65,7 @@ pub(super) enum Step {
     /// A replica's clock drifts by less than what replicas may differ.
     Drift,
     /// A replica's clock steps far away, for a while.
-    ClockStep,
+    JumpClock,
     /// A replica restarts with a shorter `tokens.maxLifetime`.
     LowerLifetime,
 }
@@ -96,7 +96,7 @@ const FAULTS: [(Step, u32); 13] = [
     (Step::BackUp, 3),
     (Step::Restore, 1),
     (Step::Drift, 2),
-    (Step::ClockStep, 2),
+    (Step::JumpClock, 2),
     (Step::LowerLifetime, 1),
 ];
 
@@ -135,7 +135,7 @@ impl World {
             Step::Full => self.toggle_full(),
             Step::BackUp => self.back_up().await,
             Step::Restore => self.restore().await,
-            Step::Drift | Step::ClockStep => self.move_clock(step),
+            Step::Drift | Step::JumpClock => self.move_clock(step),
             Step::LowerLifetime => self.lower_lifetime().await,
         }
     }
@@ -300,11 +300,11 @@ impl World {
         if answer.status != 200 {
             return Ok(format!("replica {at} answers {}", answer.status));
         }
-        let text = answer.json()["access_token"].as_str().ok_or_else(|| anyhow!("no access_token"))?.to_owned();
+        let text = field(&answer.json(), "access_token").as_str().ok_or_else(|| anyhow!("no access_token"))?.to_owned();
         let (header, claims) = (part(&text, 0)?, part(&text, 1)?);
         let word = |value: &Value| value.as_str().map(ToOwned::to_owned).ok_or_else(|| anyhow!("a claim is missing"));
-        let (kid, jti) = (word(&header["kid"])?, word(&claims["jti"])?);
-        let expires_at = claims["exp"].as_u64().ok_or_else(|| anyhow!("no exp"))?;
+        let (kid, jti) = (word(field(&header, "kid"))?, word(field(&claims, "jti"))?);
+        let expires_at = field(&claims, "exp").as_u64().ok_or_else(|| anyhow!("no exp"))?;
         let index = index_of(&jti).ok_or_else(|| anyhow!("jti without an index"))?;
         let told =
             format!("replica {at} issues token {} for {client}, index {index}, key {kid}", self.truth.tokens.len());
@@ -342,7 +342,7 @@ impl World {
             return Ok(nothing());
         };
         let receipt = answer.json();
-        if answer.status != 200 || receipt["version"].is_null() {
+        if answer.status != 200 || field(&receipt, "version").is_null() {
             return Ok(format!("replica {at} answers {} {}", answer.status, answer.text));
         }
         self.truth.acknowledge(now, |position, _| position == token);
@@ -407,8 +407,8 @@ impl World {
             return Ok(format!("replica {at} answers {}", answer.status));
         }
         let keys = answer.json();
-        let kids = keys["keys"].as_array().into_iter().flatten();
-        let kids = kids.filter_map(|key| key["kid"].as_str().map(ToOwned::to_owned)).collect();
+        let kids = field(&keys, "keys").as_array().into_iter().flatten();
+        let kids = kids.filter_map(|key| field(key, "kid").as_str().map(ToOwned::to_owned)).collect();
         let until = self.now.saturating_add(answer.max_age_s.unwrap_or(0));
         self.truth.readers.push(Reader { kids, until });
         Ok(format!("replica {at}, kept for {:?} s", answer.max_age_s))
@@ -426,6 +426,10 @@ impl World {
     }
 
     async fn start_replica(&mut self, at: usize) -> String {
+        // A missing file would be made anew, which no server that is away does.
+        if self.database.is_away() {
+            return format!("replica {at} does not start: the database is away");
+        }
         let Some(replica) = self.replicas.get_mut(at) else { return nothing() };
         match replica.start(&self.setting, &self.database).await {
             Ok(()) => format!("replica {at} starts"),
@@ -493,12 +497,11 @@ impl World {
 
     fn move_clock(&mut self, step: Step) -> Result<String> {
         let at = self.any_replica();
-        let seconds = match step {
-            Step::Drift => i64::try_from(self.dice.between(0, 4))?.saturating_sub(2),
-            _ => {
-                let size = i64::try_from(self.dice.between(60, 200_000))?;
-                if self.dice.chance(50) { size } else { size.saturating_neg() }
-            }
+        let seconds = if matches!(step, Step::Drift) {
+            i64::try_from(self.dice.between(0, 4))?.saturating_sub(2)
+        } else {
+            let size = i64::try_from(self.dice.between(60, 200_000))?;
+            if self.dice.chance(50) { size } else { size.saturating_neg() }
         };
         let replica = self.replicas.get(at).context("a replica")?;
         replica.clock.put_back(seconds);
@@ -513,6 +516,11 @@ impl World {
         }
         Ok(self.start_replica(at).await)
     }
+}
+
+/// Returns a member of an object; null if it has none of this name.
+pub(super) fn field<'v>(value: &'v Value, name: &str) -> &'v Value {
+    value.get(name).unwrap_or(&Value::Null)
 }
 
 fn nothing() -> String {

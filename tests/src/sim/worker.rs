@@ -15,7 +15,10 @@ use meshseal_core::{Portable, SignatureVerifier};
 
 /// Remembers what [`Portable`] said about each signature: a history asks the same question hundreds of times.
 #[derive(Default)]
-pub(super) struct Memo(RefCell<HashMap<(Vec<u8>, Vec<u8>), bool>>);
+pub(super) struct Memo(RefCell<HashMap<Question, bool>>);
+
+/// A message and its signature.
+type Question = (Vec<u8>, Vec<u8>);
 
 impl SignatureVerifier for Memo {
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
