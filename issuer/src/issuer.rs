@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use crate::bundle::{Elsewhere, FRESH_MS, Live, Proxies, Publisher};
 use crate::clients::{Failures, Registry, Replays, SecretHasher};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, MAX_CLOCK_SKEW_S};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark};
 use crate::revocation::MAX_WAITING;
-use crate::store::{self, OpenError, Store, StoreError};
+use crate::store::{self, Incident, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::tokens::Indices;
 
@@ -164,8 +164,16 @@ impl Issuer {
 
     /// The proxies that count now, those of other replicas too.
     pub async fn live_proxies(&self) -> Live {
-        let all_known = self.elsewhere.look(&self.proxies).await;
+        let all_known = self.elsewhere.look(&self.proxies).await && !self.may_lack_workers();
         self.proxies.live(all_known)
+    }
+
+    /// Returns whether the records of workers may be among what the database lost. Such a worker acts on its bundle until the
+    /// not-after, or polls and is recorded again.
+    pub(crate) fn may_lack_workers(&self) -> bool {
+        let longest_s = self.config.bundle.not_after_s.saturating_add(MAX_CLOCK_SKEW_S);
+        let ends = |incident: Arc<Incident>| incident.since.saturating_add(longest_s);
+        self.publisher.incident().is_some_and(|incident| self.clock.now() < ends(incident))
     }
 
     /// Refuses while this replica cannot know what is revoked.

@@ -43,6 +43,7 @@ async fn rejected_updates(proxy: &Proxy) -> Result<u64> {
 fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
     run(async {
         let key = Key::generate(Kind::Ed25519, "k")?;
+        let namesake = Key::generate(Kind::Ed25519, "k")?;
         let rule = json!({"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}});
         let good = json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": ["/a"]}}]}]});
         let file = folder("reload-nack").join("listeners.json");
@@ -56,7 +57,7 @@ fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
         let mistakes = [
             json!({"jwtRules": [rule], "unknown": 1}),
             json!({"jwtRules": [{"issuer": ISSUER, "audiences": [], "jwks": {"keys": [key.jwk()?]}}]}),
-            json!({"jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?, key.jwk()?]}}]}),
+            json!({"jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?, namesake.jwk()?]}}]}),
             json!({"jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}, "algorithms": ["RS256"]}]}),
         ];
         for mistake in mistakes {

@@ -93,7 +93,7 @@ impl Receipt {
             floor.mark_unchanged();
             let holds = issuer.proxies.floor() >= version;
             let over = Instant::now() >= deadline || issuer.ending.is_cancelled();
-            if (all_known && holds) || over {
+            if (all_known && holds && !issuer.may_lack_workers()) || over {
                 break;
             }
             let next = deadline.min(Instant::now() + LOOK_EVERY);
@@ -114,7 +114,8 @@ impl Receipt {
         let behind: Vec<Laggard> = issuer.proxies.below(version).into_iter().map(Laggard::of).collect();
         let unreachable = behind.iter().filter(|laggard| laggard.state == "unreachable").count();
         let (pending, proxies) = (behind.len().saturating_sub(unreachable), issuer.proxies.count());
-        let state = match (all_known && !issuer.proxies.too_many(), behind.is_empty()) {
+        let all_known = all_known && !issuer.may_lack_workers() && !issuer.proxies.too_many();
+        let state = match (all_known, behind.is_empty()) {
             (false, _) => ReceiptState::Unknown,
             (true, true) => ReceiptState::Complete,
             (true, false) => ReceiptState::Incomplete,

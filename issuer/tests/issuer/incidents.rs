@@ -18,9 +18,10 @@ on_both! {
     proof_reveals_loss_behind_newer_version
     waits_for_replica_that_remembers_proved_version
     repair_removes_forged_rows_and_revokes_all
+    receipt_is_unknown_while_workers_may_be_lost
 }
 
-const TABLES: [&str; 4] = ["state", "keys", "revoked", "epochs"];
+const TABLES: [&str; 5] = ["state", "keys", "revoked", "epochs", "workers"];
 
 async fn back_up(database: &Database) {
     for table in TABLES {
@@ -79,6 +80,28 @@ async fn restores_revocations_that_the_database_lost(database: Arc<Database>) {
     harness.tick().await;
     assert!(harness.get("/readyz").await.json()["incident"].is_null());
     assert!(!harness.is_active(&token).await, "the end un-revokes nothing");
+}
+
+/// The record of a worker may be among what the database lost: then it still acts on its bundle, and no list has it.
+async fn receipt_is_unknown_while_workers_may_be_lost(database: Arc<Database>) {
+    let harness = Harness::on(database.clone(), config()).await;
+    back_up(&database).await;
+    let mut proxy = Proxy::of(&harness, 1);
+    proxy.confirm(&harness).await;
+    revoke(&harness, &harness.token().await).await;
+    restore(&database).await;
+    harness.clock.advance(1);
+    harness.tick().await;
+
+    let restarted = harness.restarted().await;
+    restarted.tick().await;
+    let receipt = async |subject: &str| {
+        restarted.post_as("operator", "/revoke", &format!("subject={subject}&wait=0")).await.json()["state"].clone()
+    };
+    assert_eq!(receipt("alice").await, "unknown");
+    restarted.advance(3_600 + 60).await;
+    restarted.tick().await;
+    assert_ne!(receipt("bob").await, "unknown", "no worker acts on a bundle of that time any more");
 }
 
 async fn restores_what_only_another_replica_remembers(database: Arc<Database>) {

@@ -1,5 +1,7 @@
 //! What can happen in one step of a history.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, anyhow};
 use axum::body::Body;
 use axum::http::Request;
@@ -7,6 +9,7 @@ use meshseal_core::base64url;
 use meshseal_core::revocation::index_of;
 use meshseal_issuer::keys::{KeyState, Purpose};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::dice::Dice;
 use super::replica::Answer;
@@ -15,6 +18,9 @@ use super::world::{CLIENTS, Kind, Message, OPERATOR, World, config, secret};
 
 /// Most tokens that one history issues: more only cost time.
 const MAX_TOKENS: usize = 24;
+
+/// Real time after which a client gives up: a token that waits for its date would wait for a clock that stands still.
+const TOKEN_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Seconds of true time between two rounds of background work while time passes.
 const ROUND_S: u64 = 20;
@@ -296,7 +302,12 @@ impl World {
         }
         let Some(replica) = self.replicas.get(at) else { return Ok(nothing()) };
         let form = "grant_type=client_credentials&resource=orders".to_owned();
-        let Some(answer) = replica.post(client, &secret(client), "/token", form).await? else { return Ok(nothing()) };
+        let secret = secret(client);
+        let asked = replica.post(client, &secret, "/token", form);
+        let Ok(answer) = timeout(TOKEN_PATIENCE, asked).await else {
+            return Ok(format!("replica {at} waits too long"));
+        };
+        let Some(answer) = answer? else { return Ok(nothing()) };
         if answer.status != 200 {
             return Ok(format!("replica {at} answers {}", answer.status));
         }
