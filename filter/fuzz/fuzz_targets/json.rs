@@ -12,8 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(error) if error.to_string().starts_with("number out of range") => return,
         Err(error) => panic!("accepted here, refused there: {error}"),
     };
-    // serde_json may read a long number one ulp away from where it writes it: both take the same way.
-    let theirs: serde_json::Value = serde_json::from_str(&theirs.to_string()).expect("its own JSON");
+    // Numbers are written with the digits that were read, so that both texts read as the same value.
     let ours: serde_json::Value = serde_json::from_str(&document.root().to_string()).expect("our own JSON");
     assert_eq!(ours, theirs);
 });
