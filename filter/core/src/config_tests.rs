@@ -112,6 +112,9 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
         (json!({ "forwardOriginalToken": "yes" }), "jwtRules[0].forwardOriginalToken"),
         (json!({ "jwksCluster": "idp" }), "jwtRules[0].jwksCluster: only goes with"),
         (json!({ "jwks": null, "jwksUri": "ftp://idp/x", "jwksCluster": "idp" }), "jwtRules[0].jwksUri"),
+        (json!({ "jwks": null, "jwksUri": "https://[::", "jwksCluster": "idp" }), "jwtRules[0].jwksUri"),
+        (json!({ "jwks": null, "jwksUri": "https://idp:99999/x", "jwksCluster": "idp" }), "jwtRules[0].jwksUri"),
+        (json!({ "jwks": null, "jwksUri": "https://user@idp/x", "jwksCluster": "idp" }), "jwtRules[0].jwksUri"),
         (json!({ "jwks": null, "jwksUri": "https://idp/x" }), "jwtRules[0].jwksCluster: missing"),
         (
             json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i", "algorithms": ["HS256"] }),

@@ -13,6 +13,7 @@ use crate::alg::Alg;
 use crate::json::{Kind, Value};
 use crate::keys::KeySet;
 use crate::limits;
+use crate::policy::host::Authority;
 use crate::policy::matching::Word;
 
 const FIELDS: [&str; 26] = [
@@ -181,10 +182,13 @@ fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
     let https = uri.starts_with("https://");
     let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")).unwrap_or_default();
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    let clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    let given = !uri.is_empty();
-    if given && (authority.is_empty() || authority.contains(['@', '?']) || !clean(authority) || !clean(path)) {
-        rule.mistake("jwksUri", "must be http(s)://host/path, without user, spaces or fragment");
+    let is_clean = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    let is_url = is_clean && Authority::parse(authority).is_some();
+    if !uri.is_empty() && !is_url {
+        rule.mistake(
+            "jwksUri",
+            "must be http(s)://host/path, with a port up to 65535 if any, without user, spaces or fragment",
+        );
     }
     let refresh_s = rule.seconds("refreshInterval", 300, 10, 24 * 3600);
     RemoteJwks {

@@ -16,6 +16,7 @@ use crate::alg::Alg;
 use crate::claims::Claims;
 use crate::json::{Budget, Document, Value};
 use crate::keys::KeySet;
+use crate::policy::host::Authority;
 use crate::policy::matching::Word;
 use crate::policy::rules::Rule;
 use crate::policy::{EscapedSlashes, Policy, RouteRules};
@@ -369,6 +370,9 @@ fn read_trust_bundle(bundle: &Object<'_, '_>) -> TrustBundleConfig {
     let path = bundle.text("path").unwrap_or("/bundle");
     if !path.starts_with('/') || path.contains(['?', '#', ' ']) {
         bundle.mistake("path", "must be a path that starts with / and has no query");
+    }
+    if bundle.text("authority").is_some_and(|authority| Authority::parse(authority).is_none()) {
+        bundle.mistake("authority", "must be a host, and a port up to 65535 if any");
     }
     TrustBundleConfig {
         cluster: cluster.into(),
