@@ -6,7 +6,9 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::Serialize;
+use sha2::Sha256;
 
 use crate::claims::Claims;
 use crate::rejection::Rejection;
@@ -154,6 +156,10 @@ pub struct Epochs {
     /// All tokens of the issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all: Option<u64>,
+    /// Key of the digests that stand for names in `sub`, `client`, `sid` and `grant` ([`name_digest`], poll protocol 2). Without
+    /// it the names themselves stand there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest_key: Option<String>,
     /// By signing key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kid: BTreeMap<String, u64>,
@@ -182,26 +188,56 @@ impl Epochs {
     #[must_use]
     pub fn revokes(&self, claims: &Claims) -> Option<Rejection> {
         let issued_at = claims.issued_at().unwrap_or(0);
-        let before = |epochs: &BTreeMap<String, u64>, name: Option<&str>| {
-            name.and_then(|name| epochs.get(name)).is_some_and(|epoch| issued_at < *epoch)
-        };
         if self.all.is_some_and(|epoch| issued_at < epoch) {
             return Some(Rejection::IssuedBeforeEpoch);
         }
         [
-            (&self.sub, claims.subject(), Rejection::SubjectRevoked),
-            (&self.client, claims.client_id(), Rejection::ClientRevoked),
-            (&self.sid, claims.session(), Rejection::SessionRevoked),
-            (&self.grant, claims.grant(), Rejection::GrantRevoked),
+            ("sub", &self.sub, claims.subject(), Rejection::SubjectRevoked),
+            ("client", &self.client, claims.client_id(), Rejection::ClientRevoked),
+            ("sid", &self.sid, claims.session(), Rejection::SessionRevoked),
+            ("grant", &self.grant, claims.grant(), Rejection::GrantRevoked),
         ]
         .into_iter()
-        .find(|(epochs, name, _)| before(epochs, *name))
+        .find(|(kind, epochs, name, _)| {
+            name.and_then(|name| self.epoch(kind, epochs, name)).is_some_and(|at| issued_at < at)
+        })
         .map(|(.., rejection)| rejection)
+    }
+
+    fn epoch(&self, kind: &str, epochs: &BTreeMap<String, u64>, name: &str) -> Option<u64> {
+        if epochs.is_empty() {
+            return None;
+        }
+        match &self.digest_key {
+            Some(key) => epochs.get(name_digest(key, kind, name).as_str()).copied(),
+            None => epochs.get(name).copied(),
+        }
+    }
+
+    /// These epochs with digests in place of names.
+    #[must_use]
+    pub fn with_digests(mut self, key: &str) -> Self {
+        let kinds =
+            [("sub", &mut self.sub), ("client", &mut self.client), ("sid", &mut self.sid), ("grant", &mut self.grant)];
+        for (kind, epochs) in kinds {
+            *epochs = epochs.iter().map(|(name, epoch)| (name_digest(key, kind, name), *epoch)).collect();
+        }
+        self.digest_key = Some(String::from(key));
+        self
     }
 
     pub(crate) fn kinds(&self) -> [&BTreeMap<String, u64>; 5] {
         [&self.kid, &self.sub, &self.client, &self.sid, &self.grant]
     }
+}
+
+/// What stands for a name in a bundle: the first 16 bytes of HMAC-SHA256 (RFC 2104) over the kind of group, a zero byte and the
+/// name, in base64url. A reader of the bundle learns no name from it that it cannot guess.
+#[must_use]
+pub fn name_digest(key: &str, kind: &str, name: &str) -> String {
+    let Ok(mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else { return String::new() };
+    let digest = mac.chain_update(kind).chain_update([0]).chain_update(name).finalize().into_bytes();
+    base64url::encode(digest.get(..16).unwrap_or_default())
 }
 
 /// A `jti` that carries the token's index: 22 characters for 8 bytes of index and 8 random bytes (I5).
@@ -282,6 +318,13 @@ mod tests {
             assert_eq!(epochs.revokes(&claims(100)), None);
         }
         assert_eq!(Epochs { sub: one("bob"), ..Epochs::default() }.revokes(&claims(1)), None);
+        let named = Epochs { sub: one("alice"), grant: one("alice"), ..Epochs::default() };
+        let hidden = named.with_digests("a key that only this issuer has");
+        assert_eq!(hidden.revokes(&claims(99)), Some(Rejection::SubjectRevoked));
+        assert_eq!(hidden.revokes(&claims(100)), None);
+        let names: Vec<&String> = hidden.sub.keys().chain(hidden.grant.keys()).collect();
+        // Computed with Python: hmac.new(key, b"sub\0alice", "sha256").digest()[:16] in base64url, and with "grant".
+        assert_eq!(names, ["55GTuQUUGXGS09n6S-mg6g", "86hyYQ8-UT2Tmks5QhqFvw"]);
         let undated = Claims::parse(br#"{"sub":"alice"}"#.to_vec()).unwrap();
         assert_eq!(
             Epochs { sub: one("alice"), ..Epochs::default() }.revokes(&undated),

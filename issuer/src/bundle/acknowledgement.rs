@@ -1,4 +1,5 @@
-//! Acknowledgement values: a bundle carries the value of its version, and a poll returns it (ADR 22).
+//! What bundles carry besides the state: the acknowledgement value of their version, which a poll returns (ADR 22), and the key of
+//! the digests that stand for names.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
@@ -7,27 +8,39 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::keys::MasterKey;
 
-/// Bytes of the MAC that a value keeps.
+/// Bytes of a MAC that are kept.
 const BYTES: usize = 16;
 
 /// Computes and checks acknowledgement values. The key comes from the master key, so every replica checks every value, also
 /// after a restart, without state.
-pub(super) struct Acknowledgements(hmac::Key);
+pub(super) struct Acknowledgements {
+    key: hmac::Key,
+    digest_key: String,
+}
 
 impl Acknowledgements {
-    /// Derives the key.
+    /// Derives the keys.
     pub(super) fn new(master: &MasterKey) -> Self {
-        Self(master.derive("bundle acknowledgement"))
+        let names = hmac::sign(&master.derive("bundle names"), b"");
+        Self { key: master.derive("bundle acknowledgement"), digest_key: encode(&names) }
     }
 
     /// Returns the value of a version.
     pub(super) fn value(&self, version: u64) -> String {
-        let tag = hmac::sign(&self.0, &version.to_be_bytes());
-        URL_SAFE_NO_PAD.encode(tag.as_ref().get(..BYTES).unwrap_or_default())
+        encode(&hmac::sign(&self.key, &version.to_be_bytes()))
+    }
+
+    /// Returns the key of the digests of names; every replica has the same.
+    pub(super) fn digest_key(&self) -> &str {
+        &self.digest_key
     }
 
     /// Returns whether `proof` is the value of a version.
     pub(super) fn proves(&self, version: u64, proof: &str) -> bool {
         verify_slices_are_equal(self.value(version).as_bytes(), proof.as_bytes()).is_ok()
     }
+}
+
+fn encode(tag: &hmac::Tag) -> String {
+    URL_SAFE_NO_PAD.encode(tag.as_ref().get(..BYTES).unwrap_or_default())
 }

@@ -59,7 +59,10 @@ impl Answers {
             None => published.snapshot.full(times),
         };
         payload.ack = Some(acknowledgements.value(payload.ver));
-        let made = Bytes::from(sign(published, &payload.for_protocol(base.protocol))?);
+        let made = Bytes::from(sign(
+            published,
+            &payload.for_protocol(base.protocol, |epochs| published.digested(epochs, acknowledgements.digest_key())),
+        )?);
         if self.made.len() < MAX_ANSWERS {
             self.made.insert(base, made.clone());
         }

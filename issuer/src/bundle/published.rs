@@ -1,7 +1,7 @@
 //! What is trusted at one version, ready for use: everything that endpoints read, built once and never changed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -55,6 +55,7 @@ pub struct Published {
     pub tables: Arc<KeyTables>,
     /// For `/jwks`.
     pub document: KeySetDocument,
+    digested: OnceLock<Epochs>,
 }
 
 impl Published {
@@ -78,13 +79,30 @@ impl Published {
         let revoked = revoked.iter().map(|token| token.index).collect();
         let trust = IssuerTrust { keys: published, revoked, epochs: epochs_of(epochs) };
         let snapshot = Arc::new(Snapshot { version, issuers: BTreeMap::from([(issuer.to_owned(), trust)]) });
-        Self { snapshot, memory, keys, prune_due: due, token_signer, bundle_signer, verifiers, tables, document }
+        let digested = OnceLock::new();
+        Self {
+            snapshot,
+            memory,
+            keys,
+            prune_due: due,
+            token_signer,
+            bundle_signer,
+            verifiers,
+            tables,
+            document,
+            digested,
+        }
     }
 
     /// The version.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.snapshot.version
+    }
+
+    /// Returns our epochs with digests in place of names, made once for each version: there may be thousands of names.
+    pub(super) fn digested(&self, epochs: Epochs, key: &str) -> Epochs {
+        self.digested.get_or_init(|| epochs.with_digests(key)).clone()
     }
 
     /// Our own part of the snapshot.

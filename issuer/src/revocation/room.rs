@@ -10,6 +10,9 @@ const BUDGET_BYTES: u64 = limits::MAX_BUNDLE_BYTES as u64 - 128 * 1024;
 /// Longest LEB128 of a token's index, in bytes.
 const INDEX_BYTES: u64 = 10;
 
+/// Bytes of a digest that stands for a name, in base64url.
+const DIGEST_BYTES: u64 = 22;
+
 /// Which limit a change would break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
@@ -62,8 +65,9 @@ impl Usage {
 
     /// Bytes of a bundle with all of this, at most.
     fn bytes(&self) -> u64 {
-        // A name, its time and the punctuation of JSON. Base64 makes four bytes of three.
-        let names: u64 = self.names.iter().map(|(_, count, bytes)| (bytes + 16 * count) * 4 / 3).sum();
+        // A name, or the digest of one, its time and the punctuation of JSON. Base64 makes four bytes of three.
+        let of = |count: u64, bytes: u64| (bytes.max(DIGEST_BYTES * count) + 16 * count) * 4 / 3;
+        let names: u64 = self.names.iter().map(|(_, count, bytes)| of(*count, *bytes)).sum();
         // Gaps between indices are LEB128: a byte for each seven bits. As logarithms are concave, equal gaps take the most.
         let bits = self.span.checked_div(self.tokens).and_then(u64::checked_ilog2).map_or(0, |log| u64::from(log) + 1);
         let indices = INDEX_BYTES + self.tokens + self.tokens * bits / 7;

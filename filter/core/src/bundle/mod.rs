@@ -26,7 +26,7 @@ pub const BUNDLE_TYPE: &str = "meshseal-bundle+jwt";
 /// Poll protocol of this filter, stated in [`PROTOCOL_HEADER`] (ADR 22). A poll that states none speaks protocol 1.
 ///
 /// Readers are strict, so the issuer sends a member only to readers whose protocol has it ([`Payload::for_protocol`]).
-/// Protocol 2 has [`Payload::ack`].
+/// Protocol 2 has [`Payload::ack`] and [`Epochs::digest_key`].
 pub const PROTOCOL: u32 = 2;
 
 /// Request header with the poll protocol, a decimal number.
@@ -281,12 +281,16 @@ struct BundleHeader<'a> {
 }
 
 impl Payload {
-    /// Removes the members that a reader of this protocol does not know. Every member that is newer than protocol 1 is named
-    /// here.
+    /// The form for readers of this protocol: without the members that they do not know, and with digests in place of names
+    /// ([`Epochs::with_digests`]) where they know those. Every member that is newer than protocol 1 is named here.
     #[must_use]
-    pub fn for_protocol(mut self, protocol: u32) -> Self {
+    pub fn for_protocol(mut self, protocol: u32, digested: impl Fn(Epochs) -> Epochs) -> Self {
         if protocol < 2 {
             self.ack = None;
+            return self;
+        }
+        for change in self.issuers.values_mut() {
+            change.epochs = change.epochs.take().map(&digested);
         }
         self
     }

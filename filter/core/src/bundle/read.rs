@@ -11,6 +11,9 @@ use super::{Change, KeyState, MAX_ACK_BYTES, Payload, PublishedKey};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::revocation::Epochs;
 
+/// Lengths of a digest key: from 128 bits in base64url.
+const DIGEST_KEY_BYTES: core::ops::RangeInclusive<usize> = 22..=64;
+
 pub(super) fn payload(content: Vec<u8>) -> Option<Payload> {
     let document = Document::parse(content, Budget::BUNDLE).ok()?;
     let root = object(document.root(), &["iss", "ver", "iat", "exp", "base", "issuers", "gone", "ack"])?;
@@ -56,10 +59,15 @@ fn key(value: Value<'_>) -> Option<PublishedKey> {
 
 /// Kinds that a newer issuer may know are not passed over: what they revoke would not be revoked here.
 fn epochs(value: Value<'_>) -> Option<Epochs> {
-    let epochs = object(value, &["all", "kid", "sub", "client", "sid", "grant"])?;
+    let epochs = object(value, &["all", "digest_key", "kid", "sub", "client", "sid", "grant"])?;
+    let digest_key = optional(epochs, "digest_key", text)?;
+    if digest_key.as_ref().is_some_and(|key| !DIGEST_KEY_BYTES.contains(&key.len())) {
+        return None;
+    }
     let kind = |name| Some(optional(epochs, name, |names| map(names, Value::as_u64))?.unwrap_or_default());
     Some(Epochs {
         all: optional(epochs, "all", Value::as_u64)?,
+        digest_key,
         kid: kind("kid")?,
         sub: kind("sub")?,
         client: kind("client")?,

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::claims::Claims;
 use crate::policy::Policy;
 use crate::rejection::Rejection;
 use crate::testing::{ISSUER, NOW, TestKey, bundle_policy, claims};
@@ -158,6 +159,7 @@ fn content_that_is_no_bundle_is_refused_even_when_signed() {
 fn every_member_of_the_content_is_known_and_of_its_type() {
     let epochs = Epochs {
         all: Some(1),
+        digest_key: Some("0123456789012345678901".into()),
         kid: BTreeMap::from([("k".into(), 2)]),
         sub: BTreeMap::from([("s".into(), 3)]),
         client: BTreeMap::from([("c".into(), 4)]),
@@ -173,8 +175,18 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
     let read = |content: &Value| Payload::from_json(content.to_string().into_bytes());
     assert_eq!(read(&good), Ok(payload));
     let issuer = format!("/issuers/{}", ISSUER.replace('/', "~1"));
-    let inside =
-        ["", "/keys/0", "/keys/0/state", "/keys/0/jwk", "/keys", "/revoked", "/epochs", "/epochs/all", "/epochs/sub/s"];
+    let inside = [
+        "",
+        "/keys/0",
+        "/keys/0/state",
+        "/keys/0/jwk",
+        "/keys",
+        "/revoked",
+        "/epochs",
+        "/epochs/all",
+        "/epochs/digest_key",
+        "/epochs/sub/s",
+    ];
     let members = ["/iss", "/ver", "/iat", "/exp", "/base", "/issuers", "/gone", "/gone/0", "/ack"].map(String::from);
     for place in members.into_iter().chain(inside.map(|place| format!("{issuer}{place}"))) {
         for wrong in [Value::Null, json!(-1), json!(1.5), json!(true)] {
@@ -187,6 +199,24 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
         let mut bad = good.clone();
         bad.pointer_mut(place).unwrap()["surplus"] = json!(1);
         assert_eq!(read(&bad), Err(BundleError::BadContent), "{bad}");
+    }
+}
+
+#[test]
+fn names_are_digests_for_readers_that_know_them() {
+    let mut whole = snapshot(3, &[]);
+    whole.issuers.get_mut(ISSUER).unwrap().epochs.sub.insert("alice@shop.example".into(), NOW);
+    let digested = |epochs: Epochs| epochs.with_digests("0123456789012345678901");
+    let sent = |protocol| json(&whole.full(times(NOW)).for_protocol(protocol, digested));
+    assert!(sent(1).contains("alice@shop.example") && !sent(1).contains("digest_key"));
+    assert!(!sent(2).contains("alice") && sent(2).contains("digest_key"));
+    let read = Payload::from_json(sent(2).into_bytes()).unwrap();
+    let trust = Snapshot::default().apply(&read).unwrap();
+    let claims = Claims::parse(br#"{"iat":1,"sub":"alice@shop.example"}"#.to_vec()).unwrap();
+    assert_eq!(trust.issuers[ISSUER].epochs.revokes(&claims), Some(Rejection::SubjectRevoked));
+    for key in ["", "short", &"k".repeat(65)] {
+        let bad = sent(2).replace("0123456789012345678901", key);
+        assert_eq!(Payload::from_json(bad.into_bytes()), Err(BundleError::BadContent));
     }
 }
 
