@@ -86,12 +86,8 @@ async fn follow(issuer: Arc<Issuer>) {
     let mut clock = Health("the clock", true);
     let mut consulted_s = None;
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
-        let head = issuer.publisher.refresh().await;
-        match &head {
-            Ok(head) => issuer.indices.saw(head.next_index),
-            Err(_) => issuer.indices.distrust(),
-        }
-        health.turned(&head.map(|_| ()));
+        issuer.publisher.pace().await;
+        health.turned(&follow_once(&issuer).await);
         let time = issuer.clock.read();
         // Once a second: an offset, unlike the state, changes slowly.
         if consulted_s != Some(time.steady_ms / 1_000) {
@@ -102,6 +98,19 @@ async fn follow(issuer: Arc<Issuer>) {
     }
 }
 
+/// Publishes what is new in the database.
+///
+/// # Errors
+/// [`StoreError`]; it is tried again next time.
+pub async fn follow_once(issuer: &Issuer) -> Result<(), StoreError> {
+    let head = issuer.publisher.refresh().await;
+    match &head {
+        Ok(head) => issuer.indices.saw(head.next_index),
+        Err(_) => issuer.indices.distrust(),
+    }
+    head.map(|_| ())
+}
+
 async fn keep(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(KEEP_EVERY), Health("keeping keys", true));
     loop {
@@ -110,6 +119,8 @@ async fn keep(issuer: Arc<Issuer>) {
             () = issuer.keeper_wanted.notified() => {}
             _ = ticks.tick() => {}
         }
+        // It publishes what it finds.
+        issuer.publisher.pace().await;
         health.turned(&issuer.keeper.round(&issuer).await);
     }
     let _gone_anyway = timeout(END_PATIENCE, issuer.keeper.resign(&issuer)).await;

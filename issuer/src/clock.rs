@@ -14,7 +14,8 @@ use crate::config::MAX_TOKEN_LIFE_S;
 /// Largest step of the wall clock, in milliseconds, that is accepted at once. Also the allowed spread between replicas.
 pub const MAX_STEP_MS: u64 = 5_000;
 
-/// Longest time, in milliseconds, that a step forward must last before it is accepted without confirmation.
+/// Longest time, in milliseconds, that a step forward must last before it is accepted without confirmation. One that the
+/// database server's clock contradicts is not accepted.
 pub const CONFIRM_MS: u64 = 600_000;
 
 /// A small step forward must last for this many times its own length.
@@ -37,8 +38,14 @@ pub trait Clock: Send + Sync {
     /// Records the database server's clock, read between two moments of monotonic time (milliseconds).
     fn heard(&self, _database_ms: Option<u64>, _asked_ms: u64, _answered_ms: u64) {}
 
-    /// Continues after a restart: no earlier time than `floor_ms` is returned, unless the database server's clock confirms it.
-    fn resume(&self, _floor_ms: u64) {}
+    /// Continues after a restart: no earlier time than that of the mark is returned, unless the database server's clock confirms
+    /// it. A mark of this boot tells what the time must be by now.
+    fn resume(&self, _mark: &ClockMark) {}
+
+    /// Names the boot of the machine since which monotonic time counts; 0 when it is unknown.
+    fn boot(&self) -> u64 {
+        0
+    }
 
     /// Milliseconds since the Unix epoch; never less than before.
     fn now_ms(&self) -> u64 {
@@ -126,7 +133,16 @@ impl Time {
             return Some(format!("the machine's clock is {} s behind; {remedy}", seconds(self.behind_ms)));
         }
         (self.ahead_ms > MAX_STEP_MS).then(|| {
-            let (ahead, wait) = (seconds(self.ahead_ms), confirm_ms(self.ahead_ms) / 1_000);
+            let ahead = seconds(self.ahead_ms);
+            let is_contradicted = self.database.is_some_and(|database| {
+                !is_nearer(database.earliest_ms, self.now_ms.saturating_add(self.ahead_ms), self.now_ms)
+            });
+            if is_contradicted {
+                return format!(
+                    "the machine's clock stepped {ahead} s forward, and the database server's did not; {remedy}"
+                );
+            }
+            let wait = confirm_ms(self.ahead_ms) / 1_000;
             format!("the machine's clock stepped {ahead} s forward; it is accepted after {wait} s; {remedy}")
         })
     }
@@ -135,6 +151,11 @@ impl Time {
 const fn confirm_ms(step_ms: u64) -> u64 {
     let wanted = step_ms.saturating_mul(CONFIRM_FACTOR);
     if wanted < CONFIRM_MS { wanted } else { CONFIRM_MS }
+}
+
+/// Returns whether the database server's clock is nearer to the wall clock than to the time that was expected.
+const fn is_nearer(database_ms: u64, wall_ms: u64, expected_ms: u64) -> bool {
+    database_ms.abs_diff(wall_ms) < database_ms.abs_diff(expected_ms)
 }
 
 /// Turns a wall clock and a monotonic clock into one time that never goes back.
@@ -173,10 +194,13 @@ impl Guard {
         let behind = wall_ms.saturating_add(MAX_STEP_MS) < expected_ms;
         let ahead = !is_first && wall_ms > expected_ms.saturating_add(MAX_STEP_MS);
         line.suspect = if ahead { Some(line.suspect_at(wall_ms, steady_ms)) } else { None };
-        let confirmed = line.suspect.is_some_and(|suspect| {
+        let lasts = line.suspect.is_some_and(|suspect| {
             let lasted_ms = steady_ms.saturating_sub(suspect.since_ms);
             lasted_ms >= confirm_ms(wall_ms.saturating_sub(expected_ms))
         });
+        let database_ms = line.database.map(|(earliest_ms, _)| earliest_ms.saturating_add(steady_ms));
+        let contradicted = database_ms.is_some_and(|database_ms| !is_nearer(database_ms, wall_ms, expected_ms));
+        let confirmed = lasts && !contradicted;
         if confirmed || !(behind || ahead) {
             line.accept(wall_ms, steady_ms);
         } else {
@@ -198,19 +222,20 @@ impl Guard {
         let latest = line.database.map_or(latest, |(_, known)| known.max(latest));
         line.database = Some((earliest, latest));
         let expected_ms = answered_ms.saturating_add(line.offset_ms);
-        if line.suspect.is_some() && database_ms.abs_diff(wall_ms) < database_ms.abs_diff(expected_ms) {
+        if line.suspect.is_some() && is_nearer(database_ms, wall_ms, expected_ms) {
             line.accept(wall_ms, answered_ms);
         }
     }
 
     /// Sets the line of a process that has just started.
-    fn resume(&self, wall_ms: u64, steady_ms: u64, floor_ms: u64) {
+    fn resume(&self, wall_ms: u64, steady_ms: u64, boot: u64, mark: &ClockMark) {
+        let expected_ms = mark.expected_ms(boot, steady_ms).filter(|expected| expected.abs_diff(wall_ms) > MAX_STEP_MS);
         let mut line = self.lock();
         let database_ms = line.database.map(|(earliest, _)| earliest.saturating_add(steady_ms));
         let start_ms = match database_ms {
             Some(database_ms) if database_ms.abs_diff(wall_ms) > MAX_DISAGREEMENT_MS => database_ms,
             Some(_) => wall_ms,
-            None => wall_ms.max(floor_ms),
+            None => expected_ms.unwrap_or_else(|| wall_ms.max(mark.seen_ms)),
         };
         line.told_ms = 0;
         line.accept(start_ms, steady_ms);
@@ -244,11 +269,16 @@ pub struct ClockMark {
     pub lag_ms: u64,
     /// Milliseconds of monotonic time since the lag last grew.
     pub settled_ms: u64,
+    /// Boot of the machine on which the mark was made; 0 when it is unknown.
+    pub boot: u64,
+    /// Monotonic milliseconds of that boot at the mark.
+    pub steady_ms: u64,
 }
 
 impl fmt::Display for ClockMark {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {} {}", self.seen_ms, self.lag_ms, self.settled_ms)
+        let Self { seen_ms, lag_ms, settled_ms, boot, steady_ms } = self;
+        write!(out, "{seen_ms} {lag_ms} {settled_ms} {boot} {steady_ms}")
     }
 }
 
@@ -257,7 +287,13 @@ impl ClockMark {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(' ').map(|number| number.parse().ok());
-        let mark = Self { seen_ms: numbers.next()??, lag_ms: numbers.next()??, settled_ms: numbers.next()?? };
+        let mark = Self {
+            seen_ms: numbers.next()??,
+            lag_ms: numbers.next()??,
+            settled_ms: numbers.next()??,
+            boot: numbers.next()??,
+            steady_ms: numbers.next()??,
+        };
         numbers.next().is_none().then_some(mark)
     }
 
@@ -265,6 +301,19 @@ impl ClockMark {
     #[must_use]
     pub const fn certain_ms(&self) -> u64 {
         self.seen_ms.saturating_sub(self.lag_ms)
+    }
+
+    /// Returns the time (Unix milliseconds) at this monotonic time of a boot; `None` for a mark of another boot.
+    #[must_use]
+    pub fn expected_ms(&self, boot: u64, steady_ms: u64) -> Option<u64> {
+        let elapsed_ms = steady_ms.checked_sub(self.begun_ms(boot)?)?;
+        Some(self.seen_ms.saturating_add(elapsed_ms))
+    }
+
+    /// Returns the monotonic time of the mark on this boot; `None` for a mark of another one.
+    #[must_use]
+    pub const fn begun_ms(&self, boot: u64) -> Option<u64> {
+        if boot != 0 && self.boot == boot && self.seen_ms > 0 { Some(self.steady_ms) } else { None }
     }
 
     /// Returns whether time passed between the mark and `now_ms` in which no issuer ran.
@@ -296,12 +345,12 @@ impl ClockMark {
         if lag_ms == 0 || settled_ms >= SETTLE_MS {
             return Self { seen_ms, ..Self::default() };
         }
-        Self { seen_ms, lag_ms, settled_ms }
+        Self { seen_ms, lag_ms, settled_ms, ..Self::default() }
     }
 
     /// Returns to an earlier time that the database server or an operator has confirmed. What is certain stays.
     fn put_back(self, now_ms: u64) -> Self {
-        Self { seen_ms: now_ms, lag_ms: now_ms.saturating_sub(self.certain_ms()), settled_ms: 0 }
+        Self { seen_ms: now_ms, lag_ms: now_ms.saturating_sub(self.certain_ms()), ..Self::default() }
     }
 }
 
@@ -310,19 +359,20 @@ impl ClockMark {
 pub struct SystemClock {
     guard: Guard,
     is_accepted: bool,
+    boot: u64,
 }
 
 impl SystemClock {
     /// Begins to watch it.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self { boot: boot_id(), ..Self::default() }
     }
 
     /// Begins to watch it; at start it counts as right, whatever the database says.
     #[must_use]
     pub fn accepted() -> Self {
-        Self { is_accepted: true, ..Self::default() }
+        Self { is_accepted: true, ..Self::new() }
     }
 }
 
@@ -343,6 +393,20 @@ fn steady_ms() -> u64 {
     seconds.saturating_mul(1_000).saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0) / 1_000_000)
 }
 
+/// Returns a number of the boot: half of the kernel's random id of it.
+#[cfg(target_os = "linux")]
+fn boot_id() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+/// The monotonic clock of other systems counts from the start of the process.
+#[cfg(not(target_os = "linux"))]
+fn boot_id() -> u64 {
+    0
+}
+
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 fn steady_ms() -> u64 {
@@ -361,10 +425,14 @@ impl Clock for SystemClock {
         }
     }
 
-    fn resume(&self, floor_ms: u64) {
+    fn resume(&self, mark: &ClockMark) {
         if !self.is_accepted {
-            self.guard.resume(wall_ms(), steady_ms(), floor_ms);
+            self.guard.resume(wall_ms(), steady_ms(), self.boot, mark);
         }
+    }
+
+    fn boot(&self) -> u64 {
+        self.boot
     }
 }
 
@@ -375,6 +443,7 @@ pub struct FixedClock {
     steady_ms: AtomicU64,
     /// The database server's time minus monotonic time; 0 without such a clock.
     database_ms: AtomicU64,
+    boot: AtomicU64,
     guard: Guard,
 }
 
@@ -384,19 +453,29 @@ impl FixedClock {
     pub fn at(seconds: u64) -> Self {
         let zero = || AtomicU64::new(0);
         let wall_ms = AtomicU64::new(seconds.saturating_mul(1000));
-        Self { wall_ms, steady_ms: zero(), database_ms: zero(), guard: Guard::default() }
+        Self { wall_ms, steady_ms: zero(), database_ms: zero(), boot: zero(), guard: Guard::default() }
     }
 
     /// So many seconds pass.
     pub fn advance(&self, seconds: u64) {
-        self.wall_ms.fetch_add(seconds.saturating_mul(1000), Ordering::Relaxed);
-        self.steady_ms.fetch_add(seconds.saturating_mul(1000), Ordering::Relaxed);
+        self.advance_ms(seconds.saturating_mul(1000));
+    }
+
+    /// So many milliseconds pass.
+    pub fn advance_ms(&self, milliseconds: u64) {
+        self.wall_ms.fetch_add(milliseconds, Ordering::Relaxed);
+        self.steady_ms.fetch_add(milliseconds, Ordering::Relaxed);
     }
 
     /// The time of day is put back by so many seconds, or forward by a negative number, while no time passes.
     pub fn put_back(&self, seconds: i64) {
         let put = |wall_ms: u64| Some(wall_ms.saturating_add_signed(seconds.saturating_mul(-1000)));
         let _always = self.wall_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
+    }
+
+    /// Names the boot since which its monotonic time counts.
+    pub fn set_boot(&self, boot: u64) {
+        self.boot.store(boot, Ordering::Relaxed);
     }
 
     /// Gives the database server a clock, which reads this many seconds now and runs on.
@@ -420,9 +499,13 @@ impl Clock for FixedClock {
         }
     }
 
-    fn resume(&self, floor_ms: u64) {
+    fn resume(&self, mark: &ClockMark) {
         let (wall_ms, steady_ms) = (self.wall_ms.load(Ordering::Relaxed), self.steady_ms.load(Ordering::Relaxed));
-        self.guard.resume(wall_ms, steady_ms, floor_ms);
+        self.guard.resume(wall_ms, steady_ms, self.boot(), mark);
+    }
+
+    fn boot(&self) -> u64 {
+        self.boot.load(Ordering::Relaxed)
     }
 }
 
@@ -509,6 +592,36 @@ mod tests {
     }
 
     #[test]
+    fn step_that_database_contradicts_never_counts() {
+        let clock = FixedClock::at(1_000);
+        clock.set_database(1_001);
+        clock.heard(None, 0, 0);
+        clock.read();
+        clock.put_back(-90_000);
+        clock.read();
+        clock.advance(10_000);
+        assert_eq!((clock.now(), clock.read().is_sound()), (11_000, false));
+        let fault = clock.read().fault().unwrap_or_default();
+        assert!(fault.contains("the database server's did not"), "{fault}");
+    }
+
+    #[test]
+    fn step_over_restart_is_noticed_on_same_boot() {
+        let resumed = |wall: u64, boot: u64| {
+            let clock = FixedClock::at(wall);
+            clock.set_boot(boot);
+            clock.resume(&ClockMark { seen_ms: 1_000_000, boot: 7, ..ClockMark::default() });
+            (clock.now(), clock.read().is_sound())
+        };
+        for wall in [10, 100_000] {
+            assert_eq!(resumed(wall, 7), (1_000, false), "no time has passed");
+            assert_eq!(resumed(wall, 8), (wall.max(1_000), wall > 1_000), "another boot may have begun at any time");
+            assert_eq!(resumed(wall, 0), (wall.max(1_000), wall > 1_000), "an unknown one, too");
+        }
+        assert_eq!(resumed(1_003, 7), (1_003, true), "a small step is accepted");
+    }
+
+    #[test]
     fn restart_keeps_stored_floor() {
         let resumed = |wall: u64, floor: u64, database: Option<u64>| {
             let clock = FixedClock::at(wall);
@@ -516,7 +629,7 @@ mod tests {
                 clock.set_database(database);
                 clock.heard(None, 0, 0);
             }
-            clock.resume(floor * 1_000);
+            clock.resume(&ClockMark { seen_ms: floor * 1_000, ..ClockMark::default() });
             (clock.now(), clock.read().is_sound())
         };
         assert_eq!(resumed(9_000, 1_000, None), (9_000, true), "the machine was off");

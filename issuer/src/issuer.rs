@@ -11,9 +11,9 @@ use crate::clients::{Failures, Registry, Replays, SecretHasher};
 use crate::clock::Clock;
 use crate::config::{Config, MAX_CLOCK_SKEW_S};
 use crate::error::{OAuthError, OAuthErrorKind};
-use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark};
+use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, make_first_mark, policies, stored_mark};
 use crate::revocation::MAX_WAITING;
-use crate::store::{self, Incident, OpenError, Store, StoreError};
+use crate::store::{self, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::tokens::Indices;
 
@@ -114,7 +114,8 @@ impl Issuer {
         master: Arc<MasterKey>,
     ) -> Result<Self, StartError> {
         consult(&*store, &*clock).await?;
-        clock.resume(stored_mark(&*store).await?.seen_ms);
+        clock.resume(&stored_mark(&*store).await?);
+        make_first_mark(&*store, &*clock).await?;
         if let Some(fault) = clock.read().fault() {
             tracing::error!("{fault}; no tokens are issued until then");
         }
@@ -137,7 +138,7 @@ impl Issuer {
             proxies,
             receipts: Semaphore::new(MAX_WAITING),
             elsewhere: Elsewhere::new(store.clone(), clock.clone()),
-            replays: Replays::default(),
+            replays: Replays::new(config.clients.len()),
             indices: Indices::default(),
             dated_later: Semaphore::new(MAX_DATED_LATER),
             keeper_wanted: Notify::new(),
@@ -169,11 +170,12 @@ impl Issuer {
     }
 
     /// Returns whether the records of workers may be among what the database lost. Such a worker acts on its bundle until the
-    /// not-after, or polls and is recorded again.
+    /// not-after, or polls and is recorded again. Where rules say `action: SERVE` it may act for longer: until the operator ends
+    /// the incident.
     pub(crate) fn may_lack_workers(&self) -> bool {
+        let Some(incident) = self.publisher.incident() else { return false };
         let longest_s = self.config.bundle.not_after_s.saturating_add(MAX_CLOCK_SKEW_S);
-        let ends = |incident: Arc<Incident>| incident.since.saturating_add(longest_s);
-        self.publisher.incident().is_some_and(|incident| self.clock.now() < ends(incident))
+        self.clock.now() < incident.since.saturating_add(longest_s) || self.proxies.has_unbounded()
     }
 
     /// Refuses while this replica cannot know what is revoked.

@@ -10,7 +10,8 @@ seed=${SIM_SEED:-1}
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 target=${CARGO_TARGET_DIR:-$top/target}
 
-cargo build --quiet -p meshseal-tests --bin meshseal-sim
+# With the features of the tests, so that nothing is built a second time.
+cargo test --quiet --workspace --no-run
 limit=${SIM_SECONDS:+--seconds $SIM_SECONDS}
 # With a time limit, the time decides.
 [ -z "$limit" ] || histories=1000000000

@@ -19,7 +19,6 @@ pub mod paths;
 pub mod ports;
 pub mod proxy;
 pub mod serve;
-pub mod sim;
 pub mod stack;
 pub mod wait;
 pub mod workers;

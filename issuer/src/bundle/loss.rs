@@ -9,8 +9,9 @@ use crate::revocation::{EpochKind, EpochRecord, RevokedToken};
 use crate::store::{Change, Incident, Persisted};
 use crate::tokens::index_floor;
 
-/// Seconds before its expiry from which the absence of a revocation is no loss: another replica may have pruned it.
-const PRUNE_SPREAD_S: u64 = 60;
+/// Seconds for which a revocation is kept after its expiry: another replica, whose clock is behind, would take its absence for a
+/// loss.
+pub(crate) const PRUNE_SPREAD_S: u64 = 60;
 
 /// Most tokens that one change restores: a second of database work.
 const TOKENS_PER_CHANGE: usize = 50_000;
@@ -30,7 +31,6 @@ pub(super) struct Loss {
 impl Loss {
     /// Compares; `None` when the database holds all that is remembered and still needed.
     pub(super) fn between(memory: &Persisted, loaded: &Persisted, now: u64) -> Option<Self> {
-        let needed = now.saturating_add(PRUNE_SPREAD_S);
         let tokens: HashMap<u64, u64> = loaded.revoked.iter().map(|token| (token.index, token.expires_at)).collect();
         let epochs: HashMap<_, _> =
             loaded.epochs.iter().map(|epoch| ((epoch.kind.name(), &*epoch.name), epoch)).collect();
@@ -39,8 +39,8 @@ impl Loss {
             let kept = epochs.get(&(epoch.kind.name(), &*epoch.name));
             kept.is_some_and(|kept| kept.before >= epoch.before && kept.expires_at >= epoch.expires_at)
         };
-        let lost_tokens = memory.revoked.iter().filter(|token| token.expires_at > needed && !kept_token(token));
-        let lost_epochs = memory.epochs.iter().filter(|epoch| epoch.expires_at > needed && !kept_epoch(epoch));
+        let lost_tokens = memory.revoked.iter().filter(|token| token.expires_at > now && !kept_token(token));
+        let lost_epochs = memory.epochs.iter().filter(|epoch| epoch.expires_at > now && !kept_epoch(epoch));
         let loss = Self {
             went_back: !loaded.follows(memory.version),
             tokens: lost_tokens.copied().collect(),
@@ -116,6 +116,18 @@ pub(crate) fn unproven(reason: String, lost: &[u64], now_ms: u64) -> Change {
         merge: lost.to_vec(),
         ..Change::default()
     }
+}
+
+/// Returns the change of an incident in which records of workers were lost. What the present one says stays.
+pub(super) fn lost_records(present: Option<&Incident>, now_ms: u64) -> Change {
+    let lost = "the database lost records of workers";
+    let reason = match present {
+        Some(present) if present.reason.contains(lost) => present.reason.clone(),
+        Some(present) => format!("{}; {lost}", present.reason),
+        None => lost.to_owned(),
+    };
+    let incident = Some(Some(Incident { since: now_ms / 1_000, reason }));
+    Change { incident, next_index: index_floor(now_ms), ..Change::default() }
 }
 
 fn age(state: KeyState) -> u8 {

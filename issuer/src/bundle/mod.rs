@@ -4,6 +4,7 @@ mod acknowledgement;
 mod answers;
 mod elsewhere;
 mod endpoint;
+mod group;
 mod loss;
 mod poll;
 mod proxies;
@@ -13,7 +14,7 @@ mod worker;
 
 pub(crate) use elsewhere::Elsewhere;
 pub(crate) use endpoint::{PATH, routes, waits};
-pub(crate) use loss::unproven;
+pub(crate) use loss::{PRUNE_SPREAD_S, unproven};
 pub use proxies::{Contact, Counted, LIVE_S, Live, Presence, Proxies, SETTLE_S};
 pub use published::{KeySetDocument, Published};
 pub use publisher::{Answer, Base, FRESH_MS, Publisher, SyncError};

@@ -236,7 +236,7 @@ impl Proxies {
         let now = self.clock.read();
         let mut book = self.lock();
         for record in records {
-            let Ok(id) = u64::from_str_radix(&record.worker, 16) else { continue };
+            let Some(id) = record.id() else { continue };
             if record.accepts_until > 0 {
                 book.change(id, |worker| worker.learn(record, now));
             } else if book.workers.get(&id).is_some_and(|worker| worker.last_seen(now) <= record.seen_at) {
@@ -280,23 +280,44 @@ impl Proxies {
     }
 
     async fn save_in_turn(&self, store: &dyn Store) -> Result<(), StoreError> {
+        self.relearn_unsure(store).await?;
         let unsaved = self.take_unsaved();
         if unsaved.is_empty() {
             return Ok(());
         }
         let written = store.save_proxies(&self.replica, &unsaved).await;
+        let (others, now) = (written?, self.clock.read());
         let mut book = self.lock();
         for record in &unsaved {
-            if let Some(worker) = u64::from_str_radix(&record.worker, 16).ok().and_then(|id| book.workers.get_mut(&id))
-            {
-                match written {
-                    Ok(()) => worker.saved(record),
-                    Err(_) => worker.changed = true,
-                }
+            if let Some(worker) = record.id().and_then(|id| book.workers.get_mut(&id)) {
+                worker.saved(record);
             }
         }
-        drop(book);
-        written
+        for record in &others {
+            if let Some(id) = record.id().filter(|id| book.workers.contains_key(id)) {
+                book.change(id, |worker| worker.learn(record, now));
+            }
+        }
+        self.tell_floor(&book);
+        Ok(())
+    }
+
+    /// Reads records of workers that were sent and not answered. The database may hold them as ours, with what another replica gave
+    /// the worker.
+    async fn relearn_unsure(&self, store: &dyn Store) -> Result<(), StoreError> {
+        if !self.lock().workers.values().any(|worker| worker.is_record_unsure) {
+            return Ok(());
+        }
+        let records = store.proxies("").await?;
+        let now = self.clock.read();
+        let mut book = self.lock();
+        for record in &records {
+            let is_unsure = |id: &u64| book.workers.get(id).is_some_and(|worker| worker.is_record_unsure);
+            if let Some(id) = record.id().filter(is_unsure) {
+                book.change(id, |worker| worker.learn(record, now));
+            }
+        }
+        Ok(())
     }
 
     /// Takes what the database does not know yet, and drops those that count no more. Of rows with nothing but a newer version,
@@ -321,7 +342,7 @@ impl Proxies {
         let mut unsaved = Vec::new();
         for id in urgent.into_iter().chain(confirmations.into_iter().map(|(_, id)| id)) {
             if let Some(worker) = book.workers.get_mut(&id) {
-                worker.changed = false;
+                worker.being_saved();
                 worker.saved_at = Some(now.steady_ms / 1000);
                 unsaved.push(worker.to_save(id, now, self.not_after_s));
             }
@@ -374,6 +395,12 @@ impl Proxies {
     pub fn too_many(&self) -> bool {
         let now = self.clock.read();
         self.lock().workers.get(&self.uncounted).is_some_and(|worker| worker.counts(now))
+    }
+
+    /// Returns whether some worker goes on by an old bundle without limit.
+    #[must_use]
+    pub fn has_unbounded(&self) -> bool {
+        self.lock().workers.values().any(Worker::is_unbounded)
     }
 
     /// How many polls are being held.

@@ -116,6 +116,13 @@ fn each_change_is_written_once_and_long_waits_sometimes() {
     assert_eq!(proxies.take_unsaved().first().map(|record| record.version), Some(8));
 }
 
+/// The database has answered.
+fn saved(proxies: &Proxies, records: &[ProxyRecord]) {
+    for record in records {
+        proxies.lock().workers.get_mut(&record.id().unwrap()).unwrap().saved(record);
+    }
+}
+
 #[test]
 fn many_confirmations_are_written_in_turns() {
     let (_clock, proxies) = proxies_of(10_000);
@@ -123,13 +130,24 @@ fn many_confirmations_are_written_in_turns() {
     let _polls: Vec<_> = (0..most + 1).map(|worker| proxies.enter(&holds(worker, 1))).collect();
     let first = proxies.take_unsaved();
     assert_eq!(first.len(), MAX_CONFIRMATIONS_SAVED + 1, "a new worker is recorded at once");
-    for record in &first {
-        let id = u64::from_str_radix(&record.worker, 16).unwrap();
-        proxies.lock().workers.get_mut(&id).unwrap().saved(record);
-    }
+    saved(&proxies, &first);
     let _polls: Vec<_> = (0..most + 1).map(|worker| proxies.enter(&holds(worker, 2))).collect();
-    assert_eq!(proxies.take_unsaved().len(), MAX_CONFIRMATIONS_SAVED);
+    let second = proxies.take_unsaved();
+    assert_eq!(second.len(), MAX_CONFIRMATIONS_SAVED);
+    saved(&proxies, &second);
     assert_eq!(proxies.take_unsaved().len(), 1);
+}
+
+#[test]
+fn worker_counts_until_its_record_is_answered() {
+    let (clock, proxies) = proxies();
+    polls(&proxies, &holds(1, 7));
+    proxies.lock().workers.get_mut(&1).unwrap().being_saved();
+    clock.advance(900);
+    assert_eq!(proxies.below(8).len(), 1, "the database may have it as ours");
+    proxies.lock().workers.get_mut(&1).unwrap().saved(&record(1, 7, 1_000, 1_100));
+    proxies.lock().swept_at = None;
+    assert_eq!(proxies.below(8), []);
 }
 
 #[test]
@@ -178,7 +196,9 @@ fn uncounted_workers_confirm_nothing() {
     }
     assert_eq!((proxies.floor(), proxies.too_many()), (0, true));
     let (_, other) = proxies_of(2);
-    other.learn(&proxies.take_unsaved());
+    let unsaved = proxies.take_unsaved();
+    saved(&proxies, &unsaved);
+    other.learn(&unsaved);
     assert_eq!(other.floor(), 0, "other replicas are told");
     let _again = proxies.enter(&holds(2, 8));
     assert_eq!(proxies.live(true).holding(8), 1, "who is counted stays counted");

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::acknowledgement::Acknowledgements;
 use super::answers::Answers;
-use super::loss::{Loss, epoch_of_all, is_harmless, unproven};
+use super::group::Group;
+use super::loss::{Loss, epoch_of_all, is_harmless, lost_records, unproven};
 use super::published::{Opened, Published};
 use super::worker::Validity;
 use crate::clock::Clock;
@@ -25,6 +26,10 @@ pub const FRESH_MS: u64 = 5_000;
 
 /// Time between two publications of revocations: what comes meanwhile is published together. A key is published at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
+
+/// The same for each poll that waits, if that is longer: it is answered, and asks again. So publications take no more than half a
+/// core, however many workers there are.
+const POLL_COST: Duration = Duration::from_micros(60);
 
 /// Milliseconds between two proofs of all rows while the version stands still.
 const PROVE_EVERY_MS: u64 = 60_000;
@@ -90,6 +95,7 @@ pub struct Publisher {
     versions: watch::Sender<u64>,
     answers: Mutex<Answers>,
     refreshing: AsyncMutex<Refreshing>,
+    group: Group,
     /// Held by who publishes revocations.
     publishing: AsyncMutex<()>,
     /// The last publication.
@@ -134,6 +140,7 @@ impl Publisher {
     ) -> Result<Self, StoreError> {
         let mut opened = Opened::default();
         let (asked_ms, asked) = (clock.steady_ms(), clock.now());
+        let incident = store.head().await?.incident;
         let published = Published::build(issuer, store.load().await?, &master, &mut opened);
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
@@ -149,6 +156,7 @@ impl Publisher {
             current: ArcSwap::from_pointee(published),
             answers: Mutex::new(answers),
             refreshing: AsyncMutex::new(Refreshing { opened, last: (0, nothing) }),
+            group: Group::default(),
             publishing: AsyncMutex::default(),
             published_at: Mutex::default(),
             asked: AtomicU64::new(0),
@@ -156,7 +164,7 @@ impl Publisher {
             vouched: AtomicU64::new(asked),
             proven_ms: AtomicU64::new(asked_ms),
             tampered: ArcSwapOption::empty(),
-            incident: ArcSwapOption::empty(),
+            incident: ArcSwapOption::new(incident.map(Arc::new)),
             catch_up_ms: AtomicU64::new(0),
             catching_up: AsyncMutex::default(),
         })
@@ -183,6 +191,12 @@ impl Publisher {
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.clock.steady_ms() <= self.confirmed_ms.load(Ordering::Relaxed).saturating_add(FRESH_MS)
+    }
+
+    /// Returns for how long the database has not confirmed that this is current, in seconds.
+    #[must_use]
+    pub fn unconfirmed_s(&self) -> u64 {
+        self.clock.steady_ms().saturating_sub(self.confirmed_ms.load(Ordering::Relaxed)) / 1_000
     }
 
     /// Returns the rows that a program without the master key changed, while the database holds them.
@@ -215,10 +229,33 @@ impl Publisher {
             return refreshing.last.1.clone();
         }
         let this = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let said = self.ask(&mut refreshing.opened).await;
+        let said = self.ask_twice(&mut refreshing.opened).await;
         self.note_tampering(&said);
         refreshing.last = (this, said.clone());
         said
+    }
+
+    /// Asks the database. Once it has lost records of workers, an incident tells every replica that receipts may lack some.
+    async fn ask_twice(&self, opened: &mut Opened) -> Result<Head, StoreError> {
+        let head = self.ask(opened).await?;
+        // What was asked first may have been restored meanwhile, and an incident with it.
+        if !head.lost_records {
+            return Ok(head);
+        }
+        let present = self.store.head().await?;
+        if !present.lost_records {
+            return Ok(head);
+        }
+        let now_ms = self.clock.now_ms();
+        tracing::error!("incident: the database lost records of workers; receipts are unknown for a while");
+        self.store.commit(&lost_records(present.incident.as_ref(), now_ms), self.unused_version(now_ms)).await?;
+        self.ask(opened).await
+    }
+
+    /// Returns the version of a change made at this time. After a restored backup none comes back that this replica has published
+    /// with other content.
+    fn unused_version(&self, now_ms: u64) -> u64 {
+        now_ms.max(self.current.load().version().saturating_add(1))
     }
 
     async fn ask(&self, opened: &mut Opened) -> Result<Head, StoreError> {
@@ -315,7 +352,12 @@ impl Publisher {
     /// # Errors
     /// [`StoreError`]; when it is [`StoreError::Unavailable`] the change may or may not have been made.
     pub async fn commit(&self, change: &Change) -> Result<u64, StoreError> {
-        let version = self.store.commit(change, self.clock.now_ms()).await?;
+        let now_ms = || self.unused_version(self.clock.now_ms());
+        let version = if change.only_revokes() {
+            self.group.commit(&*self.store, change, now_ms).await?
+        } else {
+            self.store.commit(change, now_ms()).await?
+        };
         if !change.keys.is_empty() {
             self.refresh().await?;
             return Ok(version);
@@ -323,14 +365,19 @@ impl Publisher {
         let turn = self.publishing.lock().await;
         // What was published meanwhile may hold this change.
         if self.current.load().version() < version {
-            let last = *self.published_at.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(last) = last {
-                sleep_until(last + PUBLISH_EVERY).await;
-            }
+            self.pace().await;
             self.refresh().await?;
         }
         drop(turn);
         Ok(version)
+    }
+
+    /// Waits until the next publication is due: the more polls are answered by it, the later.
+    pub(crate) async fn pace(&self) {
+        let last = *self.published_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = last else { return };
+        let waiting = u32::try_from(self.versions.receiver_count()).unwrap_or(u32::MAX);
+        sleep_until(last + PUBLISH_EVERY.max(POLL_COST.saturating_mul(waiting))).await;
     }
 
     /// Returns whether the state is too old for any proxy to use.

@@ -32,6 +32,13 @@ pub struct ProxyRecord {
     pub accepts_until: u64,
 }
 
+impl ProxyRecord {
+    /// The worker as a number; `None` for a row that no issuer wrote.
+    pub(super) fn id(&self) -> Option<u64> {
+        u64::from_str_radix(&self.worker, 16).ok()
+    }
+}
+
 /// Times of a bundle that was given out, Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
@@ -72,8 +79,11 @@ pub(super) struct Worker {
     /// so: a clock that is put forward releases no worker.
     accepts_until: u64,
     passes_at_steady: u64,
-    /// `accepts_until` as the database has it.
+    /// `accepts_until` as this replica wrote it. What another one wrote does not count: that one would not know what is given here.
     recorded_until: u64,
+    /// Whether a record was sent and not answered. The database may hold it as one of this replica, with what another one has
+    /// given the worker.
+    pub(super) is_record_unsure: bool,
     pub(super) saved_at: Option<u64>,
     pub(super) changed: bool,
 }
@@ -92,6 +102,7 @@ impl Default for Worker {
             accepts_until: 0,
             passes_at_steady: 0,
             recorded_until: 0,
+            is_record_unsure: false,
             saved_at: None,
             changed: false,
         }
@@ -151,7 +162,6 @@ impl Worker {
     /// Merges what the database has of this worker.
     pub(super) fn learn(&mut self, record: &ProxyRecord, now: Time) {
         self.version = self.version.max(record.version);
-        self.recorded_until = self.recorded_until.max(record.accepts_until);
         self.extend(record.accepts_until, now);
         let first = self.seen_at.is_none() && self.seen_elsewhere == 0;
         if first || (self.seen_at.is_none() && record.seen_at > self.seen_elsewhere) {
@@ -179,10 +189,15 @@ impl Worker {
         here || (self.seen_elsewhere > 0 && wall(now) <= self.seen_elsewhere.saturating_add(LIVE_ELSEWHERE_S))
     }
 
-    /// Returns whether it counts: it polls, or may still act on what it was given.
+    /// Returns whether it counts: it polls, or may still act on what it was given by any replica.
     pub(super) fn counts(&self, now: Time) -> bool {
         let accepts = wall(now) <= self.accepts_until || steady(now) < self.passes_at_steady;
-        accepts || self.is_reachable(now)
+        accepts || self.is_reachable(now) || self.is_record_unsure
+    }
+
+    /// Returns whether it may act on a bundle without limit.
+    pub(super) const fn is_unbounded(&self) -> bool {
+        self.accepts_until >= UNBOUNDED
     }
 
     /// Returns whether a record is due before the worker is given a bundle.
@@ -192,6 +207,9 @@ impl Worker {
 
     /// Returns whether a contact is written down: a change, now and then a long wait, and a record about to lapse.
     pub(super) fn must_be_saved(&self, now: Time, not_after_s: u64, every_s: u64) -> bool {
+        if self.is_record_unsure {
+            return true;
+        }
         let Some(contact) = self.last_contact(now) else { return false };
         let due = self.saved_at.is_none_or(|saved_at| contact >= saved_at.saturating_add(every_s));
         due || self.lapses(now, not_after_s)
@@ -211,7 +229,14 @@ impl Worker {
 
     /// Notes that a record was written.
     pub(super) fn saved(&mut self, record: &ProxyRecord) {
+        self.is_record_unsure = false;
         self.recorded_until = self.recorded_until.max(record.accepts_until);
+    }
+
+    /// Notes that the record is sent. Until that is answered it is written again: whoever waits for the answer may end first.
+    pub(super) const fn being_saved(&mut self) {
+        self.changed = false;
+        self.is_record_unsure = true;
     }
 
     /// Returns its state as of now.

@@ -10,7 +10,7 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::issuer::Issuer;
 use crate::keys::{KeyRecord, KeyState, MasterKey, Purpose};
-use crate::store;
+use crate::store::Peek;
 use crate::telemetry::{LogFormat, init_logging};
 
 /// Print the keys that proxies pin: those that sign trust bundles.
@@ -45,7 +45,8 @@ impl Pins {
             let these = known.iter().filter(move |key| key.purpose == Purpose::Bundle && key.state == state);
             these.filter_map(|key| serde_json::from_str::<Value>(&key.public_jwk).ok())
         };
-        let keys: Vec<Value> = bundle_keys(KeyState::Active).chain(bundle_keys(KeyState::Next)).collect();
+        // After a restored backup there may be two standbys; the older one takes the place.
+        let keys: Vec<Value> = bundle_keys(KeyState::Active).chain(bundle_keys(KeyState::Next).take(1)).collect();
         if keys.is_empty() {
             return Err(Failure::new("the database holds no keys yet: start the issuer, or make them with --init"));
         }
@@ -60,12 +61,12 @@ async fn existing(config: &Config) -> Result<Vec<KeyRecord>, Failure> {
         let remedy = "start the issuer, or make the database and the keys with --init";
         return Err(Failure::new(format!("{} does not exist: {remedy}", file.display())));
     }
-    let store = store::open(&config.database).await.map_err(Failure::new)?;
-    // A new database holds no keys, and looking for its master key would make one.
-    if store.is_new().await.map_err(Failure::new)? {
+    let mut peek = Peek::open(&config.database).await.map_err(Failure::new)?;
+    if peek.is_new().await.map_err(Failure::new)? {
         return Ok(Vec::new());
     }
-    let master = MasterKey::obtain(&config.master_key, &config.database, &*store).await.map_err(Failure::new)?;
-    store.unlock(&master).await.map_err(Failure::new)?;
-    Ok(store.load().await.map_err(Failure::new)?.keys)
+    let master = MasterKey::existing(&config.master_key, &config.database).map_err(Failure::new)?;
+    let kept = peek.constant(MasterKey::CHECK).await.map_err(Failure::new)?;
+    master.prove(&kept.unwrap_or_default()).map_err(Failure::new)?;
+    Ok(peek.load(&master).await.map_err(Failure::new)?.keys)
 }

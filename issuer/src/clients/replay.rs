@@ -1,6 +1,7 @@
 //! Assertions are used once. Kept in memory, by minute of expiry, so that forgetting is dropping a whole minute.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -20,40 +21,88 @@ pub enum Replay {
 }
 
 /// The assertions used lately.
+///
+/// One client cannot use up the memory of the others: it may fill half of it, and of the other half each client has a share.
 #[derive(Debug)]
 pub struct Replays {
-    minutes: Mutex<BTreeMap<u64, HashSet<u128>>>,
+    used: Mutex<Used>,
     capacity: usize,
+    share: usize,
 }
 
-impl Default for Replays {
-    fn default() -> Self {
-        Self::with_capacity(CAPACITY)
-    }
+#[derive(Debug, Default)]
+struct Used {
+    minutes: BTreeMap<u64, Minute>,
+    total: usize,
+    by_client: HashMap<String, usize>,
+}
+
+/// What expires within one minute.
+#[derive(Debug, Default)]
+struct Minute {
+    ids: HashSet<u128>,
+    by_client: HashMap<String, usize>,
 }
 
 impl Replays {
-    /// Remembers at most so many.
+    /// For so many clients.
     #[must_use]
-    pub fn with_capacity(capacity: usize) -> Self {
-        Self { minutes: Mutex::default(), capacity }
+    pub fn new(clients: usize) -> Self {
+        Self::with_capacity(CAPACITY, clients)
+    }
+
+    fn with_capacity(capacity: usize, clients: usize) -> Self {
+        let share = (capacity / 2).checked_div(clients).unwrap_or(capacity);
+        Self { used: Mutex::default(), capacity, share }
     }
 
     /// Uses an assertion that is good until `expires_at` (Unix seconds).
     pub fn use_once(&self, client: &str, jti: &str, expires_at: u64, now: u64) -> Replay {
         let id = digest(client, jti);
-        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
-        while minutes.first_key_value().is_some_and(|(minute, _)| minute.saturating_add(1).saturating_mul(60) <= now) {
-            minutes.pop_first();
-        }
-        if minutes.values().any(|used| used.contains(&id)) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.forget(now);
+        if used.minutes.values().any(|minute| minute.ids.contains(&id)) {
             return Replay::Seen;
         }
-        if minutes.values().map(HashSet::len).sum::<usize>() >= self.capacity {
+        let own = used.by_client.get(client).copied().unwrap_or(0);
+        if used.total >= self.capacity || (used.total >= self.capacity / 2 && own >= self.share) {
             return Replay::Full;
         }
-        minutes.entry(expires_at / 60).or_default().insert(id);
+        used.add(client, id, expires_at);
         Replay::Fresh
+    }
+}
+
+impl Used {
+    fn forget(&mut self, now: u64) {
+        while let Some(first) = self.minutes.first_entry() {
+            if first.key().saturating_add(1).saturating_mul(60) > now {
+                return;
+            }
+            for (client, count) in first.remove().by_client {
+                self.total = self.total.saturating_sub(count);
+                if let Entry::Occupied(mut all) = self.by_client.entry(client) {
+                    *all.get_mut() = all.get().saturating_sub(count);
+                    if *all.get() == 0 {
+                        all.remove();
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, client: &str, id: u128, expires_at: u64) {
+        let minute = self.minutes.entry(expires_at / 60).or_default();
+        minute.ids.insert(id);
+        self.total = self.total.saturating_add(1);
+        for counts in [&mut minute.by_client, &mut self.by_client] {
+            match counts.get_mut(client) {
+                Some(count) => *count = count.saturating_add(1),
+                None => {
+                    counts.insert(client.to_owned(), 1);
+                }
+            }
+        }
     }
 }
 
@@ -72,7 +121,7 @@ mod tests {
 
     #[test]
     fn an_assertion_is_good_once_until_it_expires() {
-        let replays = Replays::default();
+        let replays = Replays::new(2);
         assert_eq!(replays.use_once("a", "1", 1_090, 1_000), Replay::Fresh);
         assert_eq!(replays.use_once("a", "1", 1_090, 1_089), Replay::Seen);
         assert_eq!(replays.use_once("a", "1", 1_300, 1_089), Replay::Seen, "whatever expiry it says now");
@@ -81,10 +130,28 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_comes_back() {
-        let replays = Replays::with_capacity(2);
+        let replays = Replays::with_capacity(2, 1);
         assert_eq!(replays.use_once("a", "1", 1_060, 1_000), Replay::Fresh);
-        assert_eq!(replays.use_once("a", "2", 1_060, 1_000), Replay::Fresh);
-        assert_eq!(replays.use_once("a", "3", 1_060, 1_000), Replay::Full);
-        assert_eq!(replays.use_once("a", "3", 1_300, 1_080), Replay::Fresh);
+        assert_eq!(replays.use_once("a", "2", 1_060, 1_000), Replay::Full);
+        assert_eq!(replays.use_once("b", "2", 1_060, 1_000), Replay::Fresh);
+        assert_eq!(replays.use_once("c", "3", 1_060, 1_000), Replay::Full);
+        assert_eq!(replays.use_once("c", "3", 1_300, 1_080), Replay::Fresh);
+        assert_eq!(replays.use_once("a", "2", 1_300, 1_080), Replay::Fresh);
+    }
+
+    #[test]
+    fn greedy_client_leaves_every_other_its_share() {
+        let replays = Replays::with_capacity(100, 5);
+        let fill = |client: &str| {
+            let fresh = |at: &u32| replays.use_once(client, &at.to_string(), 1_060, 1_000) == Replay::Fresh;
+            (0..200).filter(fresh).count()
+        };
+        assert_eq!(fill("greedy"), 50, "half");
+        for client in ["b", "c", "d", "e"] {
+            assert_eq!(fill(client), 10, "{client}");
+        }
+        assert_eq!(fill("greedy"), 0);
+        let used = replays.used.lock().unwrap();
+        assert_eq!((used.total, used.by_client.values().sum::<usize>()), (90, 90));
     }
 }

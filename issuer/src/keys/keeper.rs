@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lifecycle::is_wanted;
 use super::pins::{BundleRequest, is_pinned, standby};
-use super::timekeeper::Timekeeper;
+use super::timekeeper::{Timekeeper, stored_mark};
 use super::{
     Facts, GenerateError, KeyChange, KeyPolicy, KeyRecord, KeyState, MasterKey, Purpose, Step, generate, next_step,
 };
-use crate::bundle::SETTLE_S;
+use crate::bundle::{PRUNE_SPREAD_S, SETTLE_S};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::issuer::Issuer;
@@ -69,6 +69,7 @@ pub async fn bootstrap(
     clock: &dyn Clock,
     policies: &[KeyPolicy],
 ) -> Result<(), KeeperError> {
+    let observed_s = stored_mark(store).await?.certain_ms() / 1_000;
     loop {
         let persisted = store.load().await?;
         let now = clock.now();
@@ -85,7 +86,8 @@ pub async fn bootstrap(
         let due = policies.iter().find_map(|policy| next_step(policy, &facts).map(|step| (policy, step)));
         let Some((policy, step)) = due else { return Ok(()) };
         let is_first_start = persisted.keys.iter().all(|key| key.is_first() && now <= key.since.saturating_add(60));
-        let mut change = perform(policy, step, persisted.version, now, master).await?;
+        let mut change =
+            perform(policy, step, persisted.version, &Facts { certain: observed_s.min(now), ..facts }, master).await?;
         if is_first_start {
             change.keys.iter_mut().for_each(mark_first);
         }
@@ -108,12 +110,18 @@ async fn perform(
     policy: &KeyPolicy,
     step: Step,
     version: u64,
-    now: u64,
+    facts: &Facts<'_>,
     master: &Arc<MasterKey>,
 ) -> Result<Change, GenerateError> {
-    let enter = |kid: String, state: KeyState| KeyChange::Enter { kid, state, since: now };
+    let enter = |kid: String, state: KeyState| KeyChange::Enter { kid, state, since: facts.now };
     let (keys, rotation_done) = match step {
-        Step::Generate(state) => (vec![KeyChange::Insert(make(policy, state, now, master).await?)], false),
+        Step::Generate(state) => (
+            vec![KeyChange::Insert(
+                make(policy, state, facts.now, if facts.certain == 0 { facts.now } else { facts.certain }, master)
+                    .await?,
+            )],
+            false,
+        ),
         Step::Promote { kid, from, .. } => {
             let old = from.map(|from| enter(from, KeyState::Draining));
             (old.into_iter().chain([enter(kid, KeyState::Active)]).collect(), policy.purpose == Purpose::Token)
@@ -126,17 +134,19 @@ async fn perform(
     Ok(Change { expected_version: Some(version), keys, rotation_done, ..Change::default() })
 }
 
-/// Makes a key on a thread of its own: RSA takes up to a second.
+/// Makes a key on a thread of its own: RSA takes up to a second. Readers of `/jwks` have it once the longest `max-age` has passed
+/// for certain: a clock that steps over a restart makes no key sign early.
 pub(super) async fn make(
     policy: &KeyPolicy,
     state: KeyState,
     now: u64,
+    certain: u64,
     master: &Arc<MasterKey>,
 ) -> Result<KeyRecord, GenerateError> {
     let (purpose, algorithm, master) = (policy.purpose, policy.algorithm, Arc::clone(master));
     let made = tokio::task::spawn_blocking(move || generate(purpose, algorithm, state, now, &master)).await;
     let key = made.map_err(|_| GenerateError)??;
-    Ok(KeyRecord { ready_at: now.saturating_add(policy.cached_s).max(1), drain_s: policy.drain_s, ..key })
+    Ok(KeyRecord { ready_at: certain.saturating_add(policy.cached_s).max(1), drain_s: policy.drain_s, ..key })
 }
 
 /// The scheduled work of one replica.
@@ -254,7 +264,7 @@ impl Keeper {
                 self.warn_full(issuer.clock.steady());
                 continue;
             }
-            let change = perform(policy, step.clone(), published.version(), now, issuer.master()).await?;
+            let change = perform(policy, step.clone(), published.version(), &facts, issuer.master()).await?;
             return match issuer.publisher.commit(&change).await {
                 Ok(version) => {
                     if policy.purpose == Purpose::Bundle && matches!(step, Step::Promote { .. }) {
@@ -278,8 +288,8 @@ impl Keeper {
             key.purpose == policy.purpose && key.state == KeyState::Active && key.drain_s < policy.drain_s
         };
         let Some(key) = published.keys.iter().find(is_shorter) else { return Ok(()) };
-        let step = Step::Extend(key.kid.clone());
-        let change = perform(policy, step, published.version(), issuer.clock.now(), issuer.master()).await?;
+        let keys = vec![KeyChange::Extend { kid: key.kid.clone(), drain_s: policy.drain_s }];
+        let change = Change { expected_version: Some(published.version()), keys, ..Change::default() };
         match issuer.publisher.commit(&change).await {
             Ok(_) | Err(StoreError::Conflict) => Ok(()),
             Err(error) => Err(error.into()),
@@ -317,8 +327,9 @@ impl Keeper {
         self.prune_at.store(steady.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
         let certain = self.certain(issuer);
         issuer.store.forget_proxies(certain.saturating_sub(60 * PRUNE_EVERY_S)).await?;
-        if issuer.publisher.current().prune_due.is_some_and(|due| due < certain) {
-            issuer.publisher.commit(&Change { prune_before: Some(certain), ..Change::default() }).await?;
+        let expired = certain.saturating_sub(PRUNE_SPREAD_S);
+        if issuer.publisher.current().prune_due.is_some_and(|due| due < expired) {
+            issuer.publisher.commit(&Change { prune_before: Some(expired), ..Change::default() }).await?;
         }
         Ok(())
     }
@@ -327,6 +338,10 @@ impl Keeper {
 fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
     let purpose = policy.purpose.name();
     match step {
+        Step::Generate(KeyState::Active) => {
+            issuer.metrics.forced_rotations.increment();
+            tracing::error!(purpose, version, "no key signs any more: made one, which no verifier has confirmed");
+        }
         Step::Generate(state) => tracing::info!(purpose, state = state.name(), version, "made a key"),
         Step::Promote { kid, forced, .. } => {
             issuer.metrics.rotations.increment();

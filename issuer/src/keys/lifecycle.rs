@@ -89,7 +89,9 @@ pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
     }
     let standby = in_state(KeyState::Next).next();
     let Some(active) = in_state(KeyState::Active).next() else {
-        return Some(standby.map_or(Step::Generate(KeyState::Active), |standby| promote(standby, None, false)));
+        return Some(
+            standby.map_or(Step::Generate(KeyState::Active), |standby| promote(standby, None, !standby.is_first())),
+        );
     };
     let Some(standby) = standby else { return Some(Step::Generate(KeyState::Next)) };
     if policy.purpose == Purpose::Token && active.drain_s < policy.drain_s {
@@ -100,7 +102,10 @@ pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
     let begun = wanted_since.max(standby.since).max(standby.ready_at);
     // A bundle that proxies cannot verify stops them all: no time-out makes an unpinned key sign.
     let patience_over = policy.purpose == Purpose::Token && facts.now >= begun.saturating_add(policy.ack_timeout_s);
-    let is_cached = policy.purpose == Purpose::Token && facts.now < standby.ready_at;
+    // By the wall clock, too: what counts as certain jumps when a lag ends.
+    let kept_until = standby.since.saturating_add(policy.cached_s);
+    let is_ready = standby.is_first() || (facts.certain >= standby.ready_at && facts.now >= kept_until);
+    let is_cached = policy.purpose == Purpose::Token && !is_ready;
     if !facts.settled || is_cached || !(confirmed || patience_over) {
         return None;
     }
@@ -112,8 +117,9 @@ pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
 
 /// Returns whether a replica whose clock was ahead made the key: it would never be ready. A bundle key may be pinned already.
 fn is_misdated(policy: &KeyPolicy, now: u64, key: &KeyRecord) -> bool {
-    let latest = now.saturating_add(policy.cached_s).saturating_add(CLOCK_SPREAD_S);
-    policy.purpose == Purpose::Token && key.ready_at > latest
+    let latest = now.saturating_add(CLOCK_SPREAD_S);
+    let ahead = key.since > latest || key.ready_at > latest.saturating_add(policy.cached_s);
+    policy.purpose == Purpose::Token && ahead
 }
 
 /// Returns whether every verifier that counts holds the key.
@@ -305,7 +311,7 @@ mod tests {
     fn standby_waits_for_readers_of_the_key_set() {
         let mut keys = pair();
         keys[1].ready_at = 500;
-        let at = |now, confirmed| Facts { now, confirmed, rotation_requested: Some(190), ..facts(&[]) };
+        let at = |now, confirmed| Facts { now, certain: now, confirmed, rotation_requested: Some(190), ..facts(&[]) };
         let step = |facts: Facts<'_>| next_step(&POLICY, &Facts { keys: &keys, ..facts });
         assert_eq!(step(at(79, u64::MAX)), Some(Step::Delete("n".into())), "dated by a clock that was ahead");
         assert_eq!(step(at(499, u64::MAX)), None, "confirmed by proxies, but not ready");

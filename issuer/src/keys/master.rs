@@ -17,7 +17,6 @@ use crate::store::{Location, Store, StoreError};
 pub const MASTER_KEY_VARIABLE: &str = "MESHSEAL_MASTER_KEY";
 
 const LENGTH: usize = 32;
-const CHECK: &str = "master-key-check";
 
 /// Why there is no master key.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +56,9 @@ pub struct MasterKey {
 }
 
 impl MasterKey {
+    /// Name of the value in the database that only the right key opens.
+    pub const CHECK: &str = "master-key-check";
+
     /// Finds the key, or makes a file for it if state is new and kept in a SQLite file, and proves that it fits the database.
     ///
     /// # Errors
@@ -69,9 +71,18 @@ impl MasterKey {
         // Version 0: no key was ever made, so none can become unreadable.
         let is_new = store.is_new().await?;
         let key = Self::from_base64(&find(source, location, is_new)?, "master key")?;
-        let kept = store.constant(CHECK, &STANDARD.encode(key.seal(CHECK, CHECK.as_bytes())?)).await?;
-        let opened = STANDARD.decode(kept).ok().and_then(|sealed| key.open(CHECK, &sealed));
-        if opened.is_some() { Ok(key) } else { Err(MasterKeyError::Wrong) }
+        let proof = key.seal(Self::CHECK, Self::CHECK.as_bytes())?;
+        key.prove(&store.constant(Self::CHECK, &STANDARD.encode(proof)).await?)?;
+        Ok(key)
+    }
+
+    /// Proves that it is the key of a database which keeps this value under [`Self::CHECK`].
+    ///
+    /// # Errors
+    /// [`MasterKeyError::Wrong`].
+    pub fn prove(&self, kept: &str) -> Result<(), MasterKeyError> {
+        let opened = STANDARD.decode(kept).ok().and_then(|sealed| self.open(Self::CHECK, &sealed));
+        if opened.is_some() { Ok(()) } else { Err(MasterKeyError::Wrong) }
     }
 
     /// Reads 32 bytes of base64; `origin` is named in the error.

@@ -96,7 +96,8 @@ pub struct KeyRecord {
     pub since: u64,
     /// The first bundle version that carried it.
     pub published: u64,
-    /// When it may sign unforced (Unix seconds): no reader of `/jwks` keeps an older document by then. 0 for the keys of the first
+    /// When it may sign unforced (Unix seconds of time that has passed for certain): no reader of `/jwks` keeps an older document
+    /// by then. 0 for the keys of the first
     /// start, which every document and every set of pins carries.
     pub ready_at: u64,
     /// Seconds after its last signature until nothing that it signed can be alive: the longest under any configuration that was

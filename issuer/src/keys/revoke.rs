@@ -53,7 +53,9 @@ pub async fn revoke(issuer: &Issuer, kid: &str, forced: bool) -> Result<u64, Rev
             let policy = policies(&issuer.config, 0).into_iter().find(|policy| policy.purpose == key.purpose);
             keys.push(match (next, policy) {
                 (Some(next), _) => enter(&next.kid, KeyState::Active, now),
-                (None, Some(policy)) => KeyChange::Insert(make(&policy, KeyState::Active, now, issuer.master()).await?),
+                (None, Some(policy)) => {
+                    KeyChange::Insert(make(&policy, KeyState::Active, now, now, issuer.master()).await?)
+                }
                 (None, None) => return Err(RevokeError::Unknown),
             });
         }

@@ -11,16 +11,29 @@ const NAME: &str = "clock";
 /// Milliseconds between two marks.
 const MARK_EVERY_MS: u64 = 2_000;
 
-/// Reads the stored mark. An unreadable one counts as none.
+/// Reads the stored mark. An unreadable one counts as none, and is replaced.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
 pub async fn stored_mark(store: &dyn Store) -> Result<ClockMark, StoreError> {
     let text = store.constant(NAME, &ClockMark::default().to_string()).await?;
-    Ok(ClockMark::parse(&text).unwrap_or_else(|| {
-        tracing::error!(text, "clock mark is not readable; entries are kept for longer");
-        ClockMark::default()
-    }))
+    if let Some(mark) = ClockMark::parse(&text) {
+        return Ok(mark);
+    }
+    tracing::error!(text, "clock mark is not readable; a new one is begun, and entries are kept for longer");
+    store.replace(NAME, &text, &ClockMark::default().to_string()).await?;
+    Ok(ClockMark::default())
+}
+
+/// Makes the first mark of a database, so that a step of the clock over the first restart is noticed.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn make_first_mark(store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+    let (time, none) = (clock.read(), ClockMark::default());
+    let first = ClockMark { seen_ms: time.now_ms, boot: clock.boot(), steady_ms: time.steady_ms, ..none };
+    // Another replica may have made it.
+    store.replace(NAME, &none.to_string(), &first.to_string()).await.map(|_| ())
 }
 
 /// Keeps the mark of the leading replica.
@@ -60,8 +73,11 @@ impl Timekeeper {
         if !(now || is_due) || !time.is_sound() || self.is_on_probation(&held, &time) {
             return Ok(());
         }
-        let elapsed_ms = held.steady_ms.map(|at_ms| time.steady_ms.saturating_sub(at_ms));
-        let mark = held.mark.advanced(time.now_ms, elapsed_ms);
+        // The monotonic clock also runs between two processes on one boot.
+        let begun_ms = held.steady_ms.or_else(|| held.mark.begun_ms(clock.boot()));
+        let elapsed_ms = begun_ms.map(|at_ms| time.steady_ms.saturating_sub(at_ms));
+        let advanced = held.mark.advanced(time.now_ms, elapsed_ms);
+        let mark = ClockMark { boot: clock.boot(), steady_ms: time.steady_ms, ..advanced };
         if mark.lag_ms > held.mark.lag_ms.saturating_add(CONFIRM_MS) {
             let seconds = mark.lag_ms / 1_000;
             tracing::warn!(seconds, "time passed that no issuer observed; entries are kept for longer by as much");

@@ -21,19 +21,33 @@ pub(super) async fn apply(
     change: &Change,
     now_ms: u64,
 ) -> Result<u64, StoreError> {
+    apply_at(transaction, keys, change, now_ms, None).await
+}
+
+/// The same. Where this version was made earlier in this transaction, the change belongs to it.
+pub(super) async fn apply_at(
+    transaction: &mut AnyConnection,
+    keys: &RowKeys,
+    change: &Change,
+    now_ms: u64,
+    shared: Option<u64>,
+) -> Result<u64, StoreError> {
     let state = State::lock(transaction, keys).await?;
     if change.expected_version.is_some_and(|expected| expected != state.version) {
         return Err(StoreError::Conflict);
     }
-    let version = now_ms
+    let is_shared = shared == Some(state.version) && change.only_revokes();
+    let next = now_ms
         .max(state.version.saturating_add(1))
         .max(change.merge.iter().max().map_or(0, |lost| lost.saturating_add(1)));
+    let version = if is_shared { state.version } else { next };
     let mut ledger = Ledger { transaction, keys, state };
     for step in &change.keys {
         ledger.change_key(step, version).await?;
     }
     let revoked = ledger.revoke_in_room(change).await?;
-    if revoked == 0 && only_revokes(change) {
+    // Repeating it is of no use. An empty change raises the version.
+    if revoked == 0 && change.only_revokes() {
         return Ok(ledger.state.version);
     }
     if let Some(before) = change.prune_before {
@@ -48,28 +62,11 @@ pub(super) async fn apply(
         state.incident.clone_from(incident);
     }
     state.next_index = state.next_index.max(change.next_index);
-    state.advance(version, &change.merge);
+    if !is_shared {
+        state.advance(version, &change.merge);
+    }
     state.save(transaction, keys).await?;
     Ok(version)
-}
-
-/// Whether there is nothing in it but revocations, so that repeating it is of no use. An empty change raises the version.
-fn only_revokes(change: &Change) -> bool {
-    let Change {
-        expected_version,
-        keys,
-        revoke,
-        revoker: _,
-        epochs,
-        rotation_done,
-        prune_before,
-        incident,
-        next_index,
-        merge,
-    } = change;
-    let else_nothing = expected_version.is_none() && keys.is_empty() && !rotation_done && prune_before.is_none();
-    let no_repair = incident.is_none() && *next_index == 0 && merge.is_empty();
-    else_nothing && no_repair && !(revoke.is_empty() && epochs.is_empty())
 }
 
 /// Writes rows under the lock of the state row, and keeps their digest and counters.

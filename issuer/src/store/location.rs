@@ -47,11 +47,26 @@ impl Location {
     }
 }
 
-/// The URL of a SQLite file that the driver understands. Only with `create` a missing file is
-/// created.
-pub(super) fn file_url(path: &Path, create: bool) -> String {
+/// What a connection to a SQLite file may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileUse {
+    /// Read.
+    Read,
+    /// Read and write.
+    Write,
+    /// Read and write, and make the file if it is missing.
+    Create,
+}
+
+/// The URL of a SQLite file that the driver understands.
+pub(super) fn file_url(path: &Path, file_use: FileUse) -> String {
     let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-    format!("sqlite://{path}?mode={}", if create { "rwc" } else { "rw" })
+    let mode = match file_use {
+        FileUse::Read => "ro",
+        FileUse::Write => "rw",
+        FileUse::Create => "rwc",
+    };
+    format!("sqlite://{path}?mode={mode}")
 }
 
 /// A SQLite file as it was opened first: path, device and inode.

@@ -7,7 +7,9 @@ mod hosts;
 mod location;
 mod open;
 mod outage;
+mod peek;
 mod pool;
+mod records;
 mod rows;
 mod schema;
 mod seal;
@@ -20,6 +22,7 @@ pub use health::Health;
 pub use location::Location;
 pub use open::{OpenError, migrate, open, open_for};
 pub use outage::{Outage, Reason};
+pub use peek::Peek;
 
 use std::ops::Range;
 
@@ -66,6 +69,9 @@ pub struct Head {
     pub incident: Option<Incident>,
     /// When a rotation of the signing key was asked for (Unix seconds), until it is done.
     pub rotation_requested: Option<u64>,
+    /// Whether the database lost records of workers that this program has seen there, and no change with an incident was made
+    /// since.
+    pub lost_records: bool,
 }
 
 /// Loss of state that was found, until an operator ends it (ADR 0019).
@@ -120,6 +126,26 @@ pub struct Change {
 }
 
 impl Change {
+    /// Returns whether it only revokes, so that it may be made together with others, and repeated.
+    #[must_use]
+    pub fn only_revokes(&self) -> bool {
+        let Self {
+            expected_version,
+            keys,
+            revoke,
+            revoker: _,
+            epochs,
+            rotation_done,
+            prune_before,
+            incident,
+            next_index,
+            merge,
+        } = self;
+        let else_nothing = expected_version.is_none() && keys.is_empty() && !rotation_done && prune_before.is_none();
+        let no_repair = incident.is_none() && *next_index == 0 && merge.is_empty();
+        else_nothing && no_repair && !(revoke.is_empty() && epochs.is_empty())
+    }
+
     /// Returns whether it destroys the private half of a key.
     #[must_use]
     pub fn destroys_keys(&self) -> bool {
@@ -154,6 +180,17 @@ pub trait Store: Send + Sync {
     /// changes nothing: the answer is the present version.
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError>;
 
+    /// Applies changes one by one in one transaction, so that they wait for the disk once; at least the first, and no more once that
+    /// takes long: the answers are those of the first changes. Each is applied whole or not at all; the outer error is that of the
+    /// transaction.
+    async fn commit_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        let mut versions = Vec::with_capacity(changes.len());
+        for change in changes {
+            versions.push(self.commit(change, now_ms).await);
+        }
+        Ok(versions)
+    }
+
     /// Notes that a rotation of the signing key is wanted since `now` (Unix seconds), unless it already is.
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError>;
 
@@ -164,8 +201,9 @@ pub trait Store: Send + Sync {
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError>;
 
     /// Writes what this replica knows of workers. Of two records of a worker the higher version, the later sighting and the
-    /// later time until which it accepts are kept.
-    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<(), StoreError>;
+    /// later time until which it accepts are kept. Returns the records as they were before where another replica wrote them
+    /// last: from now on [`Store::proxies`] leaves them out for this one.
+    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<Vec<ProxyRecord>, StoreError>;
 
     /// Returns the workers that another replica than this one saw last.
     async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError>;

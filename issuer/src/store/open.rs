@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _, Row as _};
 use tokio::time::timeout;
 
-use super::location::file_url;
+use super::location::{FileUse, file_url};
 use super::outage::{Outage, Reason};
 use super::pool::Pool;
 use super::sql::SqlStore;
@@ -17,7 +17,7 @@ use super::statement::query;
 use super::{Location, Store, schema};
 
 /// Longest wait for the first connection.
-const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
 
 /// Longest use of one connection to a server.
 const MAX_AGE: Duration = Duration::from_secs(300);
@@ -80,13 +80,13 @@ pub(super) async fn open_sql(location: &Location, max_age: Duration) -> Result<S
     Ok(SqlStore::new(pool.map_err(|problem| problem.at(location))?))
 }
 
-enum Problem {
+pub(super) enum Problem {
     Unreachable(String),
     Refused(String),
 }
 
 impl Problem {
-    fn at(self, location: &Location) -> OpenError {
+    pub(super) fn at(self, location: &Location) -> OpenError {
         let location = location.clone();
         match self {
             Self::Unreachable(error) => OpenError::Unreachable { location, error },
@@ -109,11 +109,16 @@ impl From<sqlx::Error> for Problem {
 
 /// Looks at a SQLite file's header (<https://sqlite.org/fileformat.html> §1.3) without opening it as a database, which might
 /// already write to it. Tables are made before the write-ahead log is switched on, so that the header always tells.
-fn check_file(path: &Path) -> Result<(), Problem> {
+pub(super) fn check_file(path: &Path, file_use: FileUse) -> Result<(), Problem> {
     let mut header = Vec::new();
     let mut options = OpenOptions::new();
-    // For writing too: SQLite opens a file that it may not write, and fails later.
-    match options.read(true).write(true).open(path).and_then(|file| file.take(100).read_to_end(&mut header)) {
+    // For writing too, where it will be written: SQLite opens a file that it may not write, and fails later.
+    match options
+        .read(true)
+        .write(file_use != FileUse::Read)
+        .open(path)
+        .and_then(|file| file.take(100).read_to_end(&mut header))
+    {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Problem::Unreachable(Outage::from(error).to_string())),
         Ok(0) => return Ok(()),
@@ -125,23 +130,21 @@ fn check_file(path: &Path) -> Result<(), Problem> {
     }
     let number =
         |at: usize| header.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes));
-    let (version, application) = (number(60), number(68));
+    let (mark, application) = (schema::Mark::from_number(number(60)), number(68));
     if application != schema::APPLICATION_ID {
         return refused("this SQLite file belongs to another program; name another file in `database`".to_owned());
     }
-    if version > schema::NEWEST {
-        return refused(format!(
-            "made by a newer meshseal (schema {version}, known here {}); upgrade this one",
-            schema::NEWEST
-        ));
+    if !mark.is_usable() {
+        return refused(mark.refusal());
     }
     Ok(())
 }
 
 async fn open_file(path: &Path, location: &Location, max_age: Duration) -> Result<Pool, Problem> {
-    check_file(path)?;
+    check_file(path, FileUse::Create)?;
     let slow = |_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
-    let mut connection = timeout(CONNECT, AnyConnection::connect(&file_url(path, true))).await.map_err(slow)??;
+    let mut connection =
+        timeout(CONNECT, AnyConnection::connect(&file_url(path, FileUse::Create))).await.map_err(slow)??;
     check_pages(&mut connection).await?;
     migrate_sqlite(&mut connection).await?;
     connection.close().await?;
@@ -173,14 +176,27 @@ async fn check_pages(connection: &mut AnyConnection) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Reads the mark of a SQLite file.
+pub(super) async fn file_mark(connection: &mut AnyConnection) -> Result<schema::Mark, sqlx::Error> {
+    let have: i64 = query("PRAGMA user_version").fetch_one(connection).await?.try_get(0)?;
+    Ok(schema::Mark::from_number(u32::try_from(have).unwrap_or(u32::MAX)))
+}
+
 async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), Problem> {
-    let have: i64 = query("PRAGMA user_version").fetch_one(&mut *connection).await?.try_get(0)?;
-    let have = u32::try_from(have).unwrap_or(u32::MAX);
-    let mut change = connection.begin().await?;
-    apply_steps(&mut change, have, "BLOB").await?;
-    let marks = format!("PRAGMA application_id = {}; PRAGMA user_version = {}", schema::APPLICATION_ID, schema::NEWEST);
-    change.execute(AssertSqlSafe(marks)).await?;
-    change.commit().await?;
+    // Also when nothing is to be done: a file that is locked or cannot be written to is found now.
+    connection.execute("BEGIN IMMEDIATE").await?;
+    // The newest mark may be in the write-ahead log, where a look at the file's header does not see it.
+    let mark = file_mark(connection).await?;
+    if !mark.is_usable() {
+        return Err(Problem::Refused(mark.refusal()));
+    }
+    if mark.schema < schema::NEWEST {
+        apply_steps(connection, mark.schema, "BLOB").await?;
+        let newest = schema::Mark::newest().number();
+        let marks = format!("PRAGMA application_id = {}; PRAGMA user_version = {newest}", schema::APPLICATION_ID);
+        connection.execute(AssertSqlSafe(marks)).await?;
+    }
+    connection.execute("COMMIT").await?;
     Ok(())
 }
 
@@ -188,19 +204,15 @@ async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem>
     let mut change = connection.begin().await?;
     // Replicas that start together take turns.
     change.execute(AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({})", schema::APPLICATION_ID))).await?;
-    let exists: bool =
-        query("SELECT to_regclass('meshseal_meta') IS NOT NULL").fetch_one(&mut *change).await?.try_get(0)?;
-    let have = if exists { postgres_schema(&mut change).await? } else { 0 };
-    if have > schema::NEWEST {
-        let reason =
-            format!("made by a newer meshseal (schema {have}, known here {}); upgrade this one", schema::NEWEST);
-        return Err(Problem::Refused(reason));
+    let have = postgres_mark(&mut change).await?;
+    if !have.is_usable() {
+        return Err(Problem::Refused(have.refusal()));
     }
     // Nothing is written at the newest version: a role without DDL rights needs none.
-    if have == schema::NEWEST {
+    if have.schema >= schema::NEWEST {
         return Ok(change.commit().await?);
     }
-    apply_steps(&mut change, have, "BYTEA").await.map_err(|error| match Outage::from(error) {
+    apply_steps(&mut change, have.schema, "BYTEA").await.map_err(|error| match Outage::from(error) {
         Outage { reason: Reason::Denied, detail } => Problem::Unreachable(format!(
             "the tables cannot be brought to schema {} ({detail}); {}",
             schema::NEWEST,
@@ -210,12 +222,18 @@ async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem>
     })?;
     let mark =
         "INSERT INTO meshseal_meta VALUES ('schema', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    query(mark).bind(schema::NEWEST.to_string()).execute(&mut *change).await?;
+    query(mark).bind(schema::Mark::newest().to_string()).execute(&mut *change).await?;
     change.commit().await?;
     Ok(())
 }
 
-async fn postgres_schema(change: &mut sqlx::AnyConnection) -> Result<u32, Problem> {
+/// Reads the mark of a PostgreSQL database.
+pub(super) async fn postgres_mark(change: &mut AnyConnection) -> Result<schema::Mark, Problem> {
+    let exists: bool =
+        query("SELECT to_regclass('meshseal_meta') IS NOT NULL").fetch_one(&mut *change).await?.try_get(0)?;
+    if !exists {
+        return Ok(schema::Mark { schema: 0, usable_since: 0 });
+    }
     let foreign = || {
         Problem::Refused("a table `meshseal_meta` of another program is in the way; use another database".to_owned())
     };
@@ -228,12 +246,12 @@ async fn postgres_schema(change: &mut sqlx::AnyConnection) -> Result<u32, Proble
     };
     let row = statement.fetch_optional(change).await.map_err(denied)?.ok_or_else(foreign)?;
     let value: String = row.try_get(0).map_err(|_| foreign())?;
-    value.parse().map_err(|_| foreign())
+    schema::Mark::parse(&value).ok_or_else(foreign)
 }
 
 async fn apply_steps(change: &mut sqlx::AnyConnection, have: u32, blob: &str) -> Result<(), sqlx::Error> {
     let have = usize::try_from(have).unwrap_or(usize::MAX);
-    for statement in schema::STEPS.iter().skip(have).copied().flatten() {
+    for statement in schema::STEPS.iter().skip(have).flat_map(|step| step.statements) {
         change.execute(AssertSqlSafe(statement.replace("{blob}", blob))).await?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use super::hosts::{Host, hosts};
-use super::location::{DataFile, file_url};
+use super::location::{DataFile, FileUse, file_url};
 use super::outage::{Outage, Reason};
 use super::{Location, StoreError};
 
@@ -257,7 +257,7 @@ async fn require_writable(connection: &mut AnyConnection, statements: &'static s
 }
 
 async fn open_file(file: &DataFile) -> Result<AnyConnection, Outage> {
-    let mut connection = AnyConnection::connect(&file_url(file.path(), false)).await?;
+    let mut connection = AnyConnection::connect(&file_url(file.path(), FileUse::Write)).await?;
     connection.execute(SQLITE_SETTINGS).await?;
     Ok(connection)
 }

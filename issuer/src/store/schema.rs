@@ -1,13 +1,74 @@
 //! The tables, step by step. A step that was released is never edited; the next one is added below it.
 
+use std::fmt;
+
 /// Marks a SQLite file as ours (`PRAGMA application_id`): the letters MESH.
 pub(super) const APPLICATION_ID: u32 = 0x4d45_5348;
 
 /// The newest schema that this program knows.
 pub(super) const NEWEST: u32 = 2;
 
-/// The statements that lead to each schema version, from 1. `{blob}` is the dialect's type for bytes.
-pub(super) const STEPS: [&[&str]; NEWEST as usize] = [FIRST, SECOND];
+/// One step, by a program that knows the schema after it.
+pub(super) struct Step {
+    /// `{blob}` is the dialect's type for bytes.
+    pub(super) statements: &'static [&'static str],
+    /// Programs that know this schema, or a newer one, go on using the tables after the step: it only adds what they need not know,
+    /// with defaults, and nothing under a MAC.
+    usable_since: u32,
+}
+
+/// The steps that lead to each schema, from 1.
+pub(super) const STEPS: [Step; NEWEST as usize] =
+    [Step { statements: FIRST, usable_since: 1 }, Step { statements: SECOND, usable_since: 2 }];
+
+/// What a database says about its tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Schema of the tables; 0 without tables.
+    pub(super) schema: u32,
+    /// Oldest schema whose programs may use them.
+    pub(super) usable_since: u32,
+}
+
+impl Mark {
+    /// The tables after the last step.
+    pub(super) fn newest() -> Self {
+        Self { schema: NEWEST, usable_since: STEPS.last().map_or(NEWEST, |step| step.usable_since) }
+    }
+
+    /// Returns whether this program may use the tables, once they are up to date.
+    pub(super) const fn is_usable(self) -> bool {
+        self.schema <= NEWEST || self.usable_since <= NEWEST
+    }
+
+    /// Returns why this program may not use them, and the remedy.
+    pub(super) fn refusal(self) -> String {
+        format!("made by a newer meshseal (schema {}, known here {NEWEST}); upgrade this one", self.schema)
+    }
+
+    /// Reads SQLite's `user_version`: the schema, and above 16 bits the oldest usable one if that is another.
+    pub(super) const fn from_number(number: u32) -> Self {
+        let (schema, usable_since) = (number & 0xffff, number >> 16);
+        Self { schema, usable_since: if usable_since == 0 { schema } else { usable_since } }
+    }
+
+    pub(super) const fn number(self) -> u32 {
+        if self.usable_since == self.schema { self.schema } else { (self.usable_since << 16) | self.schema }
+    }
+
+    /// Reads the text form: the schema, and after a blank the oldest usable one if that is another.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (schema, usable_since) = text.split_once(' ').unwrap_or((text, text));
+        Some(Self { schema: schema.parse().ok()?, usable_since: usable_since.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { schema, usable_since } = self;
+        if schema == usable_since { write!(out, "{schema}") } else { write!(out, "{schema} {usable_since}") }
+    }
+}
 
 const FIRST: &[&str] = &[
     "CREATE TABLE meshseal_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -49,9 +110,9 @@ const SECOND: &[&str] = &[
         id BIGINT PRIMARY KEY CHECK (id = 2), version BIGINT NOT NULL, next_index BIGINT NOT NULL,
         rotation_requested BIGINT, leader TEXT NOT NULL, leader_until BIGINT NOT NULL,
         incident_since BIGINT, incident TEXT, recent TEXT NOT NULL, rows_used TEXT NOT NULL, digest TEXT NOT NULL,
-        mac TEXT)",
+        mac TEXT, records TEXT NOT NULL)",
     "INSERT INTO meshseal_state
-        SELECT 2, version, next_index, rotation_requested, leader, leader_until, NULL, NULL, '', '', '', NULL
+        SELECT 2, version, next_index, rotation_requested, leader, leader_until, NULL, NULL, '', '', '', NULL, ''
         FROM meshseal_state_1",
     "DROP TABLE meshseal_state_1",
     "ALTER TABLE meshseal_keys ADD COLUMN mac TEXT",
@@ -70,16 +131,34 @@ mod tests {
     #[test]
     fn lists_every_table() {
         let mut names = std::collections::BTreeSet::new();
-        for step in STEPS.iter().copied().flatten() {
-            match step.split_whitespace().collect::<Vec<_>>().as_slice() {
-                ["CREATE", "TABLE", name, ..] => assert!(names.insert(*name), "{step}"),
-                ["DROP", "TABLE", name] => assert!(names.remove(name), "{step}"),
+        for statement in STEPS.iter().flat_map(|step| step.statements) {
+            match statement.split_whitespace().collect::<Vec<_>>().as_slice() {
+                ["CREATE", "TABLE", name, ..] => assert!(names.insert(*name), "{statement}"),
+                ["DROP", "TABLE", name] => assert!(names.remove(name), "{statement}"),
                 ["ALTER", "TABLE", old, "RENAME", "TO", new] => {
-                    assert!(names.remove(old) && names.insert(new), "{step}");
+                    assert!(names.remove(old) && names.insert(new), "{statement}");
                 }
                 _ => {}
             }
         }
         assert_eq!(TABLES.as_slice(), names.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn mark_tells_programs_that_may_go_on() {
+        let mark = |schema, usable_since| Mark { schema, usable_since };
+        for (mark, number, text, usable) in [
+            (mark(0, 0), 0, "0", true),
+            (mark(2, 2), 2, "2", true),
+            (mark(3, 3), 3, "3", false),
+            (mark(3, 2), 0x2_0003, "3 2", true),
+            (mark(9, 3), 0x3_0009, "9 3", false),
+        ] {
+            assert_eq!((mark.number(), mark.to_string().as_str(), mark.is_usable()), (number, text, usable));
+            assert_eq!((Mark::from_number(number), Mark::parse(text)), (mark, Some(mark)));
+        }
+        for text in ["", " ", "2 ", "x", "2 2 2", "-1"] {
+            assert_eq!(Mark::parse(text), None, "{text:?}");
+        }
     }
 }

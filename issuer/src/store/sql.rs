@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
-use sqlx::{Any, AnyConnection, AssertSqlSafe, Error};
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Error, Executor as _};
+use tokio::time::Instant;
 
 use super::health::{Health, HealthRecord, Operation};
 use super::outage::{Outage, Reason};
@@ -17,12 +19,15 @@ use super::rows::{self, signed, unsigned};
 use super::seal::RowKeys;
 use super::state::State;
 use super::statement::query;
-use super::{Change, Head, Persisted, Store, StoreError, change, schema, verify};
+use super::{Change, Head, Persisted, Store, StoreError, change, records, schema, state, verify};
 use crate::bundle::{ProxyRecord, unproven};
 use crate::keys::MasterKey;
 
 /// Longest that anything may take: a server that vanished without closing its connections would hold us for minutes.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time after which a transaction of several changes takes no more: other writers wait for its lock.
+const LONGEST_GROUP: Duration = Duration::from_millis(300);
 
 /// Seconds after which a lease of the lead ends, whatever it says: a replica whose clock is ahead would lead for too long.
 const LONGEST_LEAD_S: u64 = 90;
@@ -34,12 +39,14 @@ pub(super) struct SqlStore {
     pool: Pool,
     health: HealthRecord,
     row_keys: OnceLock<RowKeys>,
+    /// Latest write of workers' records that is known of.
+    records: AtomicU64,
 }
 
 impl SqlStore {
     pub(super) fn new(pool: Pool) -> Self {
         let health = HealthRecord::new(!pool.is_file());
-        Self { pool, health, row_keys: OnceLock::new() }
+        Self { pool, health, row_keys: OnceLock::new(), records: AtomicU64::new(0) }
     }
 
     /// Lets a role read and write all tables of the issuer.
@@ -82,9 +89,16 @@ impl SqlStore {
 
     async fn read_head(&self) -> Result<Head, StoreError> {
         let keys = self.row_keys()?;
+        // Before the question: an answer under way does not know what is written meanwhile.
+        let seen = self.records.load(Ordering::SeqCst);
         let mut transaction = self.pool.begin(Access::Read).await?;
         let state = State::read(transaction.connection()?, keys).await;
-        transaction.end(state.map(|state| state.head())).await
+        let state = transaction.end(state).await?;
+        let head = state.head(seen);
+        if !head.lost_records {
+            self.records.fetch_max(state.records.latest(), Ordering::SeqCst);
+        }
+        Ok(head)
     }
 
     /// Reads everything as of one moment.
@@ -109,7 +123,13 @@ impl SqlStore {
     async fn write(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
         let keys = self.row_keys()?;
         let mut transaction = self.pool.begin(Access::Write).await?;
-        let applied = change::apply(transaction.connection()?, keys, change, now_ms).await;
+        let mut applied = change::apply(transaction.connection()?, keys, change, now_ms).await;
+        if applied.is_ok() && matches!(change.incident, Some(Some(_))) {
+            // Whatever records of workers were lost is part of the incident.
+            let seen = self.records.load(Ordering::SeqCst);
+            let merged = records::merge(transaction.connection()?, seen).await;
+            applied = merged.map_err(Into::into).and(applied);
+        }
         let version = transaction.end(applied).await?;
         // The log still has the page with the private half.
         if self.pool.is_file()
@@ -121,6 +141,57 @@ impl SqlStore {
         Ok(version)
     }
 
+    /// Applies changes in one transaction, each behind a savepoint.
+    async fn write_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        let keys = self.row_keys()?;
+        let mut transaction = self.pool.begin(Access::Write).await?;
+        let applied = apply_all(transaction.connection()?, keys, changes, now_ms).await;
+        transaction.end(applied).await
+    }
+
+    /// Selects records of workers, writes some and numbers the write. Returns those that were selected.
+    async fn save_records(
+        &self,
+        select: Query<'_, Any, AnyArguments>,
+        upsert: Query<'_, Any, AnyArguments>,
+    ) -> Result<Vec<ProxyRecord>, StoreError> {
+        let (others, before, number) = self
+            .bounded(Operation::Note, async {
+                let mut transaction = self.pool.begin(Access::Write).await?;
+                let connection = transaction.connection()?;
+                let written = async {
+                    // First, for it locks out other writers.
+                    let (before, number) = records::number_write(&mut *connection).await?;
+                    let others = proxy_records(select, &mut *connection).await?;
+                    upsert.execute(connection).await?;
+                    Ok((others, before, number))
+                };
+                let written = written.await;
+                transaction.end(written.map_err(|error: Error| error.into())).await
+            })
+            .await?;
+        // A loss stays to be noticed by the next look at the head.
+        if before.include(self.records.load(Ordering::SeqCst)) {
+            self.records.fetch_max(number, Ordering::SeqCst);
+        }
+        Ok(others)
+    }
+
+    /// Changes rows of workers. The lock that orders all changes comes first, as where they are written: no two transactions wait
+    /// for each other.
+    async fn change_workers(&self, statement: Query<'_, Any, AnyArguments>) -> Result<(), StoreError> {
+        self.bounded(Operation::Note, async {
+            let mut transaction = self.pool.begin(Access::Write).await?;
+            let connection = transaction.connection()?;
+            let changed = match state::lock(connection).await {
+                Ok(_) => statement.execute(connection).await,
+                Err(error) => Err(error),
+            };
+            transaction.end(changed.map(|_| ()).map_err(Into::into)).await
+        })
+        .await
+    }
+
     /// Executes one statement in a transaction of its own. Returns the number of rows it changed.
     async fn execute(&self, statement: Query<'_, Any, AnyArguments>) -> Result<u64, StoreError> {
         self.bounded(Operation::Note, async {
@@ -130,6 +201,44 @@ impl SqlStore {
         })
         .await
     }
+}
+
+/// Applies changes for [`LONGEST_GROUP`], and at least one; one that is refused leaves nothing behind. They share one version.
+async fn apply_all(
+    transaction: &mut AnyConnection,
+    keys: &RowKeys,
+    changes: &[Change],
+    now_ms: u64,
+) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+    let (begun, mut shared) = (Instant::now(), None);
+    let mut versions = Vec::with_capacity(changes.len());
+    for change in changes {
+        if !versions.is_empty() && begun.elapsed() >= LONGEST_GROUP {
+            break;
+        }
+        transaction.execute("SAVEPOINT one").await?;
+        let applied = change::apply_at(transaction, keys, change, now_ms, shared).await;
+        match &applied {
+            Ok(version) => {
+                shared = Some(*version);
+                transaction.execute("RELEASE SAVEPOINT one").await?
+            }
+            Err(StoreError::Full(_) | StoreError::Conflict) => {
+                transaction.execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one").await?
+            }
+            Err(StoreError::Tampered(_) | StoreError::Unavailable(_)) => return applied.map(|_| Vec::new()),
+        };
+        versions.push(applied);
+    }
+    Ok(versions)
+}
+
+/// Runs a statement that returns rows of `meshseal_workers`.
+async fn proxy_records(
+    statement: Query<'_, Any, AnyArguments>,
+    connection: &mut AnyConnection,
+) -> Result<Vec<ProxyRecord>, Error> {
+    statement.fetch_all(connection).await?.iter().map(rows::proxy).collect()
 }
 
 async fn amend_state<T>(
@@ -202,6 +311,10 @@ impl Store for SqlStore {
         self.bounded(Operation::Commit, self.write(change, now_ms)).await
     }
 
+    async fn commit_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        self.bounded(Operation::Commit, self.write_all(changes, now_ms)).await
+    }
+
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError> {
         self.amend(|state| {
             state.rotation_requested.get_or_insert(now);
@@ -227,7 +340,7 @@ impl Store for SqlStore {
         Ok(self.execute(update.bind(signed(latest))).await? == 1)
     }
 
-    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
+    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<Vec<ProxyRecord>, StoreError> {
         let later = |column: &str| {
             format!(
                 "{column} = CASE WHEN excluded.{column} > meshseal_workers.{column} THEN excluded.{column}
@@ -243,8 +356,12 @@ impl Store for SqlStore {
         let updates: Vec<String> = ["version", "seen_at", "accepts_until"]
             .map(later)
             .into_iter()
-            .chain(["node", "protocol", "pins", "replica"].map(newest))
+            .chain(["node", "protocol", "pins"].map(newest))
+            // Who writes last learns all that the row has: the others read it.
+            .chain(["replica = excluded.replica".to_owned()])
             .collect();
+        let mut others = Vec::new();
+        // A transaction for each, so that a revocation waits for one of them only.
         for chunk in proxies.chunks(ROWS_PER_STATEMENT) {
             let places = places(chunk.len(), 8);
             let sql = format!(
@@ -259,18 +376,22 @@ impl Store for SqlStore {
                 upsert = upsert.bind(i64::from(proxy.protocol)).bind(proxy.pins.clone());
                 upsert = upsert.bind(signed(proxy.accepts_until)).bind(replica.to_owned());
             }
-            self.execute(upsert).await?;
+            let places = self::places(1, chunk.len());
+            let sql =
+                format!("SELECT * FROM meshseal_workers WHERE worker IN {places} AND replica <> ${}", chunk.len() + 1);
+            let select =
+                chunk.iter().fold(query(AssertSqlSafe(sql)), |select, proxy| select.bind(proxy.worker.clone()));
+            others.extend(self.save_records(select.bind(replica.to_owned()), upsert).await?);
         }
-        Ok(())
+        Ok(others)
     }
 
     async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError> {
         let select = query("SELECT * FROM meshseal_workers WHERE replica <> $1").bind(replica.to_owned());
         self.bounded(Operation::Read, async {
             let mut transaction = self.pool.begin(Access::Read).await?;
-            let rows = select.fetch_all(transaction.connection()?).await;
-            let proxies = rows.and_then(|rows| rows.iter().map(rows::proxy).collect());
-            transaction.end(proxies.map_err(Into::into)).await
+            let records = proxy_records(select, transaction.connection()?).await;
+            transaction.end(records.map_err(Into::into)).await
         })
         .await
     }
@@ -278,7 +399,7 @@ impl Store for SqlStore {
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError> {
         let delete =
             query("DELETE FROM meshseal_workers WHERE seen_at < $1 AND accepts_until < $1").bind(signed(before));
-        self.execute(delete).await.map(|_| ())
+        self.change_workers(delete).await
     }
 
     async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError> {
@@ -289,7 +410,7 @@ impl Store for SqlStore {
                 places(1, chunk.len())
             );
             let update = chunk.iter().fold(query(AssertSqlSafe(sql)), |update, worker| update.bind(worker.clone()));
-            self.execute(update).await?;
+            self.change_workers(update).await?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Error, Row as _};
 
+use super::records::Records;
 use super::rows::{signed, unsigned};
 use super::seal::{Encoder, Row, RowKeys, SetDigest};
 use super::statement::query;
@@ -12,10 +13,11 @@ use crate::revocation::{EpochKind, Usage};
 /// Versions that the row remembers. A replica or proxy at another, newer version comes from a lost branch.
 const RECENT: usize = 64;
 
-/// Columns under the MAC. The lease of the leader is outside it: it is renewed all the time and guards liveness only.
+/// Columns that are read; `mac` covers those before it. The lease of the leader and `records` are outside it: they change all the
+/// time, and who can set them can as well remove rows of workers, which have no MAC either.
 macro_rules! columns {
     () => {
-        "version, next_index, rotation_requested, incident_since, incident, recent, rows_used, digest, mac"
+        "version, next_index, rotation_requested, incident_since, incident, recent, rows_used, digest, mac, records"
     };
 }
 
@@ -32,6 +34,8 @@ pub(super) struct State {
     pub(super) used: Used,
     /// Digest of keys, revocations and epochs.
     pub(super) set: SetDigest,
+    /// Numbers of the latest writes of workers' records.
+    pub(super) records: Records,
 }
 
 /// Counters of rows.
@@ -151,6 +155,7 @@ impl State {
             recent: recent.map_err(|_| strange())?,
             used: Used::parse(&columns.rows_used).ok_or_else(strange)?,
             set: SetDigest::unmasked(&columns.digest, keys).ok_or_else(strange)?,
+            records: Records::parse(row.try_get("records")?),
         })
     }
 
@@ -195,8 +200,10 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn head(&self) -> Head {
+    /// `seen` is the latest write of workers' records that this program knows of.
+    pub(super) fn head(&self, seen: u64) -> Head {
         Head {
+            lost_records: !self.records.include(seen),
             version: self.version,
             next_index: self.next_index,
             rotation_requested: self.rotation_requested,

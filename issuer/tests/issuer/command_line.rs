@@ -413,8 +413,20 @@ fn pins_can_be_had_before_the_first_start_and_stay() {
     assert_eq!((refused.status.code(), text(&refused.stderr).contains("--init")), (Some(1), true));
     assert!(!folder.path().join("meshseal.db").exists(), "nothing was made");
     let first = lines(&run(folder.path(), &[&arguments[..], &["--init"]].concat(), ""))[0].clone();
+    let content = || std::fs::read(folder.path().join("meshseal.db")).unwrap();
+    let before = content();
     let second = lines(&run(folder.path(), &arguments, ""))[0].clone();
-    assert_eq!(first, second);
+    assert_eq!((&first, content() == before), (&second, true));
+    // The tables of another schema stay as they are.
+    let mut older = before;
+    older[60..64].copy_from_slice(&1_u32.to_be_bytes());
+    std::fs::write(folder.path().join("older.db"), &older).unwrap();
+    std::fs::copy(folder.path().join("meshseal.master.key"), folder.path().join("older.master.key")).unwrap();
+    write(folder.path(), "older.yaml", format!("database: sqlite:older.db\n{}", yaml()));
+    let refused = run(folder.path(), &["keys", "pins", "--config", "older.yaml"], "");
+    let said = text(&refused.stderr);
+    assert_eq!((refused.status.code(), said.contains("schema 1")), (Some(1), true), "{said}");
+    assert!(std::fs::read(folder.path().join("older.db")).unwrap() == older, "nothing was changed");
     let configuration = json!({
         "trustBundle": { "cluster": "issuer", "keys": first["keys"] },
         "jwtRules": [{ "issuer": "https://i.example", "audiences": ["a"], "trustBundle": true }],

@@ -130,3 +130,24 @@ async fn caches_do_not_all_come_back_at_once() {
     }
     assert!(ages.len() > 10 && ages.iter().all(|age| (240..=360).contains(age)), "{ages:?}");
 }
+
+/// Another replica may publish a key meanwhile, and signs with it when the longest `max-age` is over.
+#[tokio::test]
+async fn set_that_database_does_not_confirm_is_kept_for_less_time() {
+    let mut config = crate::support::config();
+    config.keys.jwks_max_age_s = 360;
+    let harness = Harness::with(config).await;
+    let age = async || {
+        let control = harness.get("/jwks").await.header(header::CACHE_CONTROL).to_owned();
+        let age = control.strip_prefix("public, max-age=").and_then(|rest| rest.split(',').next().map(str::to_owned));
+        age.unwrap().parse::<u64>().unwrap()
+    };
+    harness.clock.advance(300);
+    for _ in 0..20 {
+        assert!((40..=60).contains(&age().await));
+    }
+    harness.clock.advance(3_600);
+    assert_eq!(age().await, 0);
+    harness.advance(0).await;
+    assert!(age().await >= 240);
+}

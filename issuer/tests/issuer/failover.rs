@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use meshseal_issuer::clock::FixedClock;
 use meshseal_issuer::store::{Change, Location, Reason, Store, StoreError, migrate, open, open_for};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};
@@ -18,15 +19,21 @@ use crate::support::database::{Database, PostgresServer, unlocked};
 use crate::support::{Harness, NOW, config, decode};
 
 async fn sql(url: &str, statement: &str) {
-    PgConnection::connect(url).await.unwrap().execute(AssertSqlSafe(statement.to_owned())).await.unwrap();
+    let options: PgConnectOptions = url.parse().unwrap();
+    let mut connection = options.application_name(QUESTION).connect().await.unwrap();
+    connection.execute(AssertSqlSafe(statement.to_owned())).await.unwrap();
 }
+
+/// Name of the tests' own connections, each of which ends a moment after its answer.
+const QUESTION: &str = "question";
 
 async fn texts(url: &str, statement: &str) -> Vec<String> {
     ask(url, statement).await.unwrap()
 }
 
 async fn ask(url: &str, statement: &str) -> Result<Vec<String>, sqlx::Error> {
-    let mut connection = PgConnection::connect(url).await?;
+    let options: PgConnectOptions = url.parse()?;
+    let mut connection = options.application_name(QUESTION).connect().await?;
     let rows = connection.fetch_all(AssertSqlSafe(statement.to_owned())).await?;
     rows.iter().map(|row| row.try_get(0)).collect()
 }
@@ -191,8 +198,8 @@ async fn postgres() -> Option<(Arc<Database>, String)> {
 }
 
 /// Server processes of the other connections to a database.
-const BACKENDS: &str =
-    "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+const BACKENDS: &str = "SELECT pid::text FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name <> 'question'";
 
 /// A server can turn read-only inside a transaction that began before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,12 +231,15 @@ async fn replaces_connections_after_their_lifetime() {
         let store = unlocked(open_for(&database.location, life).await.unwrap()).await;
         store.head().await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
+        let count = format!("SELECT count(*)::text FROM ({BACKENDS}) AS rest");
+        until(&url, &count, "1").await;
         let before = texts(&url, BACKENDS).await;
         store.head().await.unwrap();
+        until(&url, &count, "1").await;
         let after = texts(&url, BACKENDS).await;
-        assert_eq!(after.iter().all(|backend| before.contains(backend)), stays, "{before:?} {after:?}");
+        assert_eq!(before == after, stays, "{before:?} {after:?}");
         drop(store);
-        until(&url, &format!("SELECT count(*)::text FROM ({BACKENDS}) AS rest"), "0").await;
+        until(&url, &count, "0").await;
     }
 }
 

@@ -19,6 +19,7 @@ on_both! {
     waits_for_replica_that_remembers_proved_version
     repair_removes_forged_rows_and_revokes_all
     receipt_is_unknown_while_workers_may_be_lost
+    lost_record_of_worker_is_noticed_behind_later_ones
 }
 
 const TABLES: [&str; 5] = ["state", "keys", "revoked", "epochs", "workers"];
@@ -102,6 +103,30 @@ async fn receipt_is_unknown_while_workers_may_be_lost(database: Arc<Database>) {
     restarted.advance(3_600 + 60).await;
     restarted.tick().await;
     assert_ne!(receipt("bob").await, "unknown", "no worker acts on a bundle of that time any more");
+}
+
+/// A backup of the present version loses no revocation, and may lose records of workers.
+async fn lost_record_of_worker_is_noticed_behind_later_ones(database: Arc<Database>) {
+    let one = Harness::on(database.clone(), config()).await;
+    let other = one.restarted().await;
+    let (token, version) = (one.token().await, one.version());
+    back_up(&database).await;
+    Proxy::of(&one, 1).confirm(&one).await;
+    other.tick().await;
+    restore(&database).await;
+    Proxy::of(&other, 2).confirm(&other).await;
+    Proxy::of(&other, 3).confirm(&other).await;
+    other.tick().await;
+
+    let receipt = other.post_as("operator", "/revoke", "subject=alice&wait=0").await.json();
+    assert_eq!(receipt["state"], "unknown", "{receipt}");
+    let reason = other.get_as("operator", "/admin/incident").await.json()["incident"]["reason"].clone();
+    assert!(reason.as_str().is_some_and(|reason| reason.contains("records of workers")), "{reason}");
+    assert!(other.version() > version && other.is_active(&token).await, "no token is revoked");
+    one.tick().await;
+    let declared = one.version();
+    one.tick().await;
+    assert_eq!(one.version(), declared, "noticed once");
 }
 
 async fn restores_what_only_another_replica_remembers(database: Arc<Database>) {

@@ -33,3 +33,4 @@ mod server;
 mod store;
 mod tampering;
 mod tokens;
+mod upgrade;

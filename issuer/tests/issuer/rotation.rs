@@ -86,6 +86,7 @@ async fn the_schedule_rotates_and_old_keys_go_their_way() {
     let harness = Harness::new().await;
     let first = harness.active_kid();
     let token = harness.token().await;
+    harness.tick().await;
     harness.advance(24 * 3_600).await;
     harness.tick().await;
     let state =

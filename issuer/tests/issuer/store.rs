@@ -23,6 +23,7 @@ on_both! {
     revoking_again_changes_nothing
     the_last_room_goes_to_one_of_two_replicas
     a_client_has_its_share_and_administrators_the_rest
+    one_transaction_of_several_changes_leaves_out_those_refused
     what_is_read_is_of_one_moment
     records_of_a_worker_are_merged
     a_constant_keeps_its_first_value
@@ -224,6 +225,26 @@ async fn a_client_has_its_share_and_administrators_the_rest(database: Arc<Databa
     one.commit(&revoke(&[78], 9, by("a", None)), NOW_MS).await.expect("an administrator has no share");
 }
 
+async fn one_transaction_of_several_changes_leaves_out_those_refused(database: Arc<Database>) {
+    let store = database.open().await;
+    let by = |most| Revoker { client: "a".into(), most };
+    let changes = [
+        revoke(&[1], 9, by(Some(2))),
+        revoke(&[2, 3], 9, by(Some(2))),
+        revoke(&[4], 9, by(Some(2))),
+        Change { expected_version: Some(7), ..revoke(&[5], 9, by(None)) },
+        revoke(&[1], 9, by(None)),
+    ];
+    let versions = store.commit_all(&changes, NOW_MS).await.unwrap();
+    let expected = [Ok(NOW_MS), Err(StoreError::Full(Full::Client)), Ok(NOW_MS), Err(StoreError::Conflict), Ok(NOW_MS)];
+    assert_eq!(versions, expected);
+    // What was refused is in neither the rows nor their digest.
+    let loaded = database.open().await.load().await.unwrap();
+    let mut kept: Vec<u64> = loaded.revoked.iter().map(|token| token.index).collect();
+    kept.sort_unstable();
+    assert_eq!((kept, loaded.version), (vec![1, 4], NOW_MS), "one version");
+}
+
 async fn what_is_read_is_of_one_moment(database: Arc<Database>) {
     const LAST: u64 = 150;
     let (writing, reading) = (database.open().await, database.open().await);
@@ -256,12 +277,17 @@ async fn records_of_a_worker_are_merged(database: Arc<Database>) {
         pins: "k".into(),
         accepts_until,
     };
-    for (replica, record) in [("a", seen(5, 100, 900)), ("b", seen(7, 110, 800)), ("a", seen(8, 105, 700))] {
-        store.save_proxies(replica, &[record]).await.unwrap();
+    for (replica, record, others) in [
+        ("a", seen(5, 100, 900), vec![]),
+        ("b", seen(7, 110, 800), vec![seen(5, 100, 900)]),
+        ("a", seen(8, 105, 700), vec![seen(7, 110, 900)]),
+        ("a", seen(8, 105, 700), vec![]),
+    ] {
+        assert_eq!(store.save_proxies(replica, &[record]).await.unwrap(), others, "{replica} learns it");
     }
     let merged = seen(8, 110, 900);
-    assert_eq!(store.proxies("a").await.unwrap(), std::slice::from_ref(&merged), "b saw it last");
-    assert_eq!(store.proxies("b").await.unwrap(), []);
+    assert_eq!(store.proxies("b").await.unwrap(), std::slice::from_ref(&merged), "a wrote it last");
+    assert_eq!(store.proxies("a").await.unwrap(), []);
     store.forget_proxies(900).await.unwrap();
     assert_eq!(store.proxies("").await.unwrap(), [merged], "it may still accept");
     store.proxies_are_gone(&["00ff".into(), "other".into()], 120).await.unwrap();

@@ -27,6 +27,10 @@ pub(crate) struct Fickle {
     pub(crate) heads: Semaphore,
     /// How many more changes come too late.
     pub(crate) conflicts: AtomicU32,
+    /// How many more transactions of revocations may begin.
+    pub(crate) groups: Semaphore,
+    /// How many have.
+    pub(crate) transactions: AtomicU32,
 }
 
 impl Fickle {
@@ -40,6 +44,8 @@ impl Fickle {
             leases: Semaphore::new(Semaphore::MAX_PERMITS),
             heads: Semaphore::new(Semaphore::MAX_PERMITS),
             conflicts: AtomicU32::new(0),
+            groups: Semaphore::new(Semaphore::MAX_PERMITS),
+            transactions: AtomicU32::new(0),
         })
     }
 
@@ -80,6 +86,12 @@ impl Store for Fickle {
         self.inner.commit(change, now_ms).await
     }
 
+    async fn commit_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        self.groups.acquire().await.unwrap().forget();
+        self.transactions.fetch_add(1, SeqCst);
+        self.inner.commit_all(changes, now_ms).await
+    }
+
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError> {
         self.inner.request_rotation(now).await
     }
@@ -93,7 +105,7 @@ impl Store for Fickle {
         self.inner.lead(replica, now, until).await
     }
 
-    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<(), StoreError> {
+    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<Vec<ProxyRecord>, StoreError> {
         if self.records_fail.load(SeqCst) {
             return Err(StoreError::Unavailable("told to".into()));
         }

@@ -5,6 +5,7 @@ mod pollers;
 mod server;
 mod state;
 mod steady;
+mod storm;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -68,6 +69,8 @@ pub(crate) async fn run(effort: &Effort) -> Result<()> {
     tables.push(memory);
     say("issuer: 10 000 long-polls");
     tables.push(pollers::run(&credentials).await?);
+    say("issuer: 1 000 revocations a second");
+    tables.push(storm::run(&credentials).await?);
     say("issuer: revocations seen by the workers of an Envoy");
     tables.push(workers::run(&credentials, effort).await?);
     tables.push(state::run(&credentials, effort).await?);
@@ -163,7 +166,7 @@ async fn steady_table(server: &Server, credentials: &Credentials) -> Result<Tabl
         } else {
             Requests::new(vec![credentials.with_secret("/token", GRANT); count])
         };
-        let answers = steady::run(server.address(), &requests, per_second).await?;
+        let answers = steady::run(server.address(), &requests, per_second, steady::CONNECTIONS).await?;
         let cells = [name.to_owned(), per_second.to_string(), short(percentile(&answers, 50) / 1e3)];
         table.judged(cells, percentile(&answers, 99) / 1e3, Bound::AtMost(10.0));
     }

@@ -9,19 +9,21 @@ use meshseal_tests::clock::Stopwatch;
 
 use crate::drive::{Answers, Client, Requests};
 
-/// Enough that none of them is waited for at these rates.
-const CONNECTIONS: u32 = 32;
+/// Enough that none of them is waited for at usual rates.
+pub(crate) const CONNECTIONS: u32 = 32;
 
-/// Sends all the requests once; the latencies, sorted.
-pub(crate) async fn run(to: SocketAddr, requests: &Requests, per_second: u32) -> Result<Answers> {
+/// Sends all the requests once over so many connections; the latencies, sorted.
+pub(crate) async fn run(to: SocketAddr, requests: &Requests, per_second: u32, connections: u32) -> Result<Answers> {
     let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..connections {
         clients.push(Client::connect(to).await?);
     }
     let watch = Stopwatch::start();
     let tasks: Vec<_> = (0..)
         .zip(clients)
-        .map(|(first, client)| tokio::spawn(send(client, Arc::clone(requests), first, per_second, watch)))
+        .map(|(first, client)| {
+            tokio::spawn(send(client, Arc::clone(requests), (first, connections), per_second, watch))
+        })
         .collect();
     let mut answers = Answers::new();
     for task in tasks {
@@ -34,7 +36,7 @@ pub(crate) async fn run(to: SocketAddr, requests: &Requests, per_second: u32) ->
 async fn send(
     mut client: Client,
     requests: Requests,
-    first: u32,
+    (first, step): (u32, u32),
     per_second: u32,
     watch: Stopwatch,
 ) -> Result<Answers> {
@@ -45,7 +47,7 @@ async fn send(
         tokio::time::sleep(due.saturating_sub(watch.elapsed())).await;
         client.ask(request, 200).await?;
         answers.push(watch.elapsed().checked_sub(due).context("answered before it was due")?);
-        number += CONNECTIONS;
+        number += step;
     }
     Ok(answers)
 }

@@ -31,6 +31,12 @@ impl Database {
         Self { folder, copies: 0, away: false, full: false }
     }
 
+    /// Returns its folder.
+    #[must_use]
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Returns where the issuer finds the file.
     #[must_use]
     pub(super) fn file(&self) -> PathBuf {

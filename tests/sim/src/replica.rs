@@ -8,7 +8,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use meshseal_issuer::background::write_down_once;
+use meshseal_issuer::background::{follow_once, write_down_once};
 use meshseal_issuer::clock::FixedClock;
 use meshseal_issuer::config::Config;
 use meshseal_issuer::issuer::Issuer;
@@ -19,6 +19,8 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::database::Database;
+use super::link::{Link, LinkFaults};
+use super::pace::Pace;
 
 /// Largest answer read, in bytes.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -59,14 +61,31 @@ struct Running {
 pub(super) struct Replica {
     /// Its clock, which outlives restarts.
     pub(super) clock: Arc<FixedClock>,
+    /// Seconds by which its clock is ahead of the true time: a little always, and a step for a while.
+    pub(super) skew_s: i64,
+    /// That step.
+    pub(super) step_s: i64,
+    /// What is wrong with its link to the database.
+    pub(super) link: Arc<LinkFaults>,
+    pace: Pace,
+    /// How many times it was started.
+    pub(super) starts: usize,
     running: Option<Running>,
 }
 
 impl Replica {
     /// Creates a stopped replica whose clock shows `now` (Unix seconds).
     #[must_use]
-    pub(super) fn stopped(now: u64) -> Self {
-        Self { clock: Arc::new(FixedClock::at(now)), running: None }
+    pub(super) fn stopped(now: u64, pace: Pace) -> Self {
+        Self {
+            clock: Arc::new(FixedClock::at(now)),
+            skew_s: 0,
+            step_s: 0,
+            link: Arc::default(),
+            pace,
+            starts: 0,
+            running: None,
+        }
     }
 
     /// Returns whether it runs.
@@ -88,10 +107,14 @@ impl Replica {
     pub(super) async fn start(&mut self, setting: &Setting, database: &Database) -> Result<()> {
         let mut config = setting.config.clone();
         config.database = Location::Sqlite(database.file());
-        let store = store::open(&config.database).await?;
+        let opening = self.pace.call();
+        let store = store::open(&config.database).await;
+        drop(opening);
+        let store = Arc::new(Link::new(store?, self.link.clone(), self.pace.clone()));
         let issuer = Issuer::start(config, self.clock.clone(), store, setting.master.clone()).await?;
         let issuer = Arc::new(issuer);
         let (public, admin) = (app(issuer.clone()).router, admin_app(issuer.clone()).router);
+        self.starts = self.starts.saturating_add(1);
         self.running = Some(Running { issuer, public, admin });
         Ok(())
     }
@@ -104,7 +127,8 @@ impl Replica {
     /// Does what background work does ten times a second: follows the database.
     pub(super) async fn follow(&self) {
         if let Some(issuer) = self.issuer() {
-            let _retried_later = issuer.publisher.refresh().await;
+            let _retried_later = follow_once(issuer).await;
+            let _retried_later = issuer.consult_database_clock().await;
         }
     }
 

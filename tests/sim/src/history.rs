@@ -1,5 +1,3 @@
-//! Deterministic simulation: histories of issuer replicas, one database, links and workers, each decided by one seed.
-//!
 //! A history runs the real issuer (router, publisher, keeper, store) on a real SQLite file with fixed clocks, and workers
 //! that run core's trust and validation. Each step does one thing: a request, a message that arrives or is lost, background
 //! work, time that passes, a fault. After each step the invariants are checked. The same seed makes the same history, so a
@@ -8,42 +6,35 @@
 //! Each history draws the weight of every kind of step (swarm testing, Groce et al. 2012): one has no faults, another hardly
 //! anything else.
 
-mod checks;
-mod database;
-mod dice;
-mod replica;
-mod steps;
-mod truth;
-mod worker;
-mod world;
-
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use world::World;
+
+use super::pace::Pace;
+use super::world::World;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
-pub struct History {
+pub(super) struct History {
     /// Decides everything.
-    pub seed: u64,
+    pub(super) seed: u64,
     /// Steps after the start.
-    pub steps: usize,
+    pub(super) steps: usize,
 }
 
 /// What a history did.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub(super) struct Report {
     /// Steps, for people: one line each.
-    pub trace: Vec<String>,
+    pub(super) trace: Vec<String>,
     /// Tokens issued.
-    pub tokens: usize,
+    pub(super) tokens: usize,
     /// Tokens that were revoked.
-    pub revoked: usize,
+    pub(super) revoked: usize,
     /// Receipts that said complete.
-    pub complete: usize,
+    pub(super) complete: usize,
     /// The step and the violation, if an invariant broke.
-    pub violation: Option<(usize, String)>,
+    pub(super) violation: Option<(usize, String)>,
 }
 
 impl History {
@@ -51,8 +42,13 @@ impl History {
     ///
     /// # Errors
     /// When the harness itself fails. A broken invariant is no error but [`Report::violation`].
-    pub async fn run(self, folder: &Path) -> Result<Report> {
-        let mut world = World::start(self.seed, folder).await.context("start of the history")?;
+    pub(super) async fn run(self, folder: &Path) -> Result<Report> {
+        let pace = Pace::default();
+        pace.drive(self.play(folder, pace.clone())).await
+    }
+
+    async fn play(self, folder: &Path, pace: Pace) -> Result<Report> {
+        let mut world = World::start(self.seed, folder, pace).await.context("start of the history")?;
         let mut violation = None;
         for step in 1..=self.steps {
             if let Err(error) = world.step(step).await {

@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result, anyhow};
 use meshseal_core::policy::Policy;
 use meshseal_issuer::clients::SecretHash;
 use meshseal_issuer::config::{Config, from_yaml};
-use meshseal_issuer::keys::{MasterKey, Purpose};
+use meshseal_issuer::keys::{KeyState, MasterKey, Purpose};
 use serde_json::{Value, json};
 
-use super::Report;
 use super::database::Database;
 use super::dice::Dice;
+use super::history::Report;
+use super::pace::Pace;
 use super::replica::{Replica, Setting};
 use super::steps::{self, Step};
 use super::truth::Truth;
@@ -56,17 +57,23 @@ pub(super) enum Kind {
 
 pub(super) struct World {
     pub(super) dice: Dice,
+    pub(super) pace: Pace,
     /// True time (Unix seconds).
     pub(super) now: u64,
     pub(super) database: Database,
     /// Numbers of the backups that exist.
     pub(super) backups: Vec<usize>,
+    /// Whether the database has a clock, as a server has.
+    pub(super) has_server: bool,
     pub(super) setting: Setting,
     pub(super) replicas: Vec<Replica>,
     /// Version at which each replica's bundle was last checked against the truth, and how many revocations there were.
     pub(super) observed: Vec<(u64, usize)>,
     pub(super) workers: Vec<Worker>,
-    pub(super) policy: Rc<Policy>,
+    /// `staleness` of each kind of worker that the history has.
+    staleness: Vec<Value>,
+    /// Key id of the bundle key that signs, when it was last looked at.
+    pub(super) bundle_kid: Option<String>,
     pub(super) memo: Rc<Memo>,
     pub(super) under_way: Vec<Message>,
     pub(super) truth: Truth,
@@ -80,31 +87,45 @@ pub(super) struct World {
 
 impl World {
     /// Starts replicas and workers as the seed says.
-    pub(super) async fn start(seed: u64, folder: &Path) -> Result<Self> {
+    pub(super) async fn start(seed: u64, folder: &Path, pace: Pace) -> Result<Self> {
         let mut dice = Dice::new(seed);
         let mut database = Database::new(folder.to_owned());
         database.set_full(false)?;
         let setting =
             Setting { config: config("1h")?, master: Arc::new(MasterKey::from_base64(MASTER, "simulation")?) };
-        let mut replicas: Vec<Replica> = (0..dice.between(1, 3)).map(|_| Replica::stopped(START)).collect();
-        for replica in &mut replicas {
+        let mut replicas: Vec<Replica> =
+            (0..dice.between(1, 3)).map(|_| Replica::stopped(START, pace.clone())).collect();
+        // Replicas on several machines share a server, which has a clock; a file has none.
+        let has_server = replicas.len() > 1 || dice.chance(50);
+        for (replica, boot) in replicas.iter_mut().zip(1..) {
+            replica.clock.set_boot(boot);
+            if has_server {
+                replica.clock.set_database(START);
+            }
             replica.start(&setting, &database).await?;
         }
-        let policy = Rc::new(policy(replicas.first().ok_or_else(|| anyhow!("a history has replicas"))?)?);
+        let staleness = match dice.below(4) {
+            0 => vec![json!({ "action": "SERVE" }), Value::Null],
+            1 => vec![json!({ "maxAge": "3m", "action": "DENY" }), Value::Null],
+            _ => vec![Value::Null],
+        };
         let memo = Rc::new(Memo::default());
         let most = if dice.chance(10) { 50 } else { 8 };
         let count = dice.between(2, most);
         let mut world = Self {
             weights: steps::weights(&mut dice),
             dice,
+            pace,
             now: START,
             database,
             backups: Vec::new(),
+            has_server,
             setting,
             observed: vec![(0, 0); replicas.len()],
             replicas,
             workers: Vec::new(),
-            policy,
+            staleness,
+            bundle_kid: None,
             memo,
             under_way: Vec::new(),
             truth: Truth::default(),
@@ -116,14 +137,26 @@ impl World {
         for at in 0..count {
             let ahead_s = i64::try_from(world.dice.between(0, 8))?.saturating_sub(4);
             let (id, node) = (world.new_id(), format!("node-{}", at / 2));
-            world.workers.push(Worker::new(id, node, ahead_s, Rc::clone(&world.policy), Rc::clone(&world.memo)));
+            let policy = world.draw_policy()?.ok_or_else(|| anyhow!("a replica runs"))?;
+            world.workers.push(Worker::new(id, node, ahead_s, policy, Rc::clone(&world.memo)));
         }
         Ok(world)
     }
 
-    /// Creates a worker whose clock is right, as an observer.
-    pub(super) fn new_worker(&self) -> Worker {
-        Worker::new(0, "observer".to_owned(), 0, Rc::clone(&self.policy), Rc::clone(&self.memo))
+    /// Creates a worker whose clock is right and which pins the present keys, as an observer.
+    pub(super) fn new_worker(&self, replica: &Replica) -> Result<Worker> {
+        let policy = Rc::new(policy(replica, &Value::Null)?);
+        Ok(Worker::new(0, "observer".to_owned(), 0, policy, Rc::clone(&self.memo)))
+    }
+
+    /// Builds a policy that pins the present bundle keys; `None` while no replica runs.
+    pub(super) fn draw_policy(&mut self) -> Result<Option<Rc<Policy>>> {
+        let staleness = self.staleness.get(self.dice.below(self.staleness.len())).unwrap_or(&Value::Null);
+        let newest = |replica: &&Replica| replica.issuer().map(|issuer| issuer.publisher.current().version());
+        let Some(replica) = self.replicas.iter().filter(|replica| replica.is_running()).max_by_key(newest) else {
+            return Ok(None);
+        };
+        Ok(Some(Rc::new(policy(replica, staleness)?)))
     }
 
     /// Returns a number that this history has not used.
@@ -148,7 +181,11 @@ impl World {
         self.weights = weights;
         let step = step.ok_or_else(|| anyhow!("a history has steps"))?;
         let elapsed = self.now.saturating_sub(START);
+        for replica in &self.replicas {
+            replica.clock.advance_ms(1);
+        }
         let what = self.take(step).await.with_context(|| format!("{step:?}"))?;
+        let what = what.replace(&*self.database.folder().to_string_lossy(), "FOLDER");
         self.trace.push(format!("{number:>4}  +{elapsed:>6} s  {step:?}: {what}"));
         self.check_replicas().await
     }
@@ -192,14 +229,20 @@ pub(super) fn config(max_lifetime: &str) -> Result<Config> {
     from_yaml(&yaml).map_err(|error| anyhow!("{error:?}"))
 }
 
-/// Builds the workers' policy: it pins the bundle keys that the issuer has at the start.
-fn policy(replica: &Replica) -> Result<Policy> {
+/// Builds a policy that pins the bundle keys that `meshseal keys pins` prints.
+fn policy(replica: &Replica, staleness: &Value) -> Result<Policy> {
     let issuer = replica.issuer().ok_or_else(|| anyhow!("the replica runs"))?;
     let published = issuer.publisher.current();
-    let pins = published.keys.iter().filter(|key| key.purpose == Purpose::Bundle && key.state.may_sign());
+    let of =
+        |state: KeyState| published.keys.iter().filter(move |key| key.purpose == Purpose::Bundle && key.state == state);
+    let pins = of(KeyState::Active).chain(of(KeyState::Next).take(1));
     let pins = pins.map(|key| serde_json::from_str(&key.public_jwk)).collect::<Result<Vec<Value>, _>>()?;
+    let mut bundle = json!({ "cluster": "issuer", "keys": pins });
+    if let (Some(bundle), false) = (bundle.as_object_mut(), staleness.is_null()) {
+        bundle.insert("staleness".to_owned(), staleness.clone());
+    }
     let text = json!({
-        "trustBundle": { "cluster": "issuer", "keys": pins },
+        "trustBundle": bundle,
         "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
     });
     Policy::from_json(&text.to_string()).map_err(|mistakes| anyhow!("{mistakes:?}"))

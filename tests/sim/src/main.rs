@@ -1,4 +1,17 @@
-//! Runs simulated histories and reports the first that breaks an invariant. See `meshseal_tests::sim`.
+//! Deterministic simulation: histories of issuer replicas, one database, links and workers, each decided by one seed. This
+//! program runs them and reports the first that breaks an invariant.
+
+mod checks;
+mod database;
+mod dice;
+mod history;
+mod link;
+mod pace;
+mod replica;
+mod steps;
+mod truth;
+mod worker;
+mod world;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -7,8 +20,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use history::{History, Report};
 use meshseal_tests::clock::Stopwatch;
-use meshseal_tests::sim::{History, Report};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// `SIGXFSZ`: sent when a write exceeds `RLIMIT_FSIZE`; it ends a process that does not handle it.
@@ -66,7 +79,7 @@ fn say(line: &str) {
 }
 
 fn run(arguments: &Arguments) -> Result<u64> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
     runtime.block_on(async {
         let _handled = signal(SignalKind::from_raw(SIGXFSZ)).context("SIGXFSZ")?;
         let (watch, mut totals, mut broken) = (Stopwatch::start(), [0_usize; 4], 0);

@@ -10,12 +10,16 @@
 //! 6. No worker's version falls, and what one replica acknowledged no other contradicts.
 
 use anyhow::{Result, bail};
+use meshseal_issuer::keys::{KeyRecord, KeyState, Purpose};
 use serde_json::Value;
 
 use super::steps::field;
-use super::truth::says_revoked;
+use super::truth::{LEEWAY_S, says_revoked};
 use super::worker::Worker;
 use super::world::World;
+
+/// Longest time for which a worker acts on a bundle: its not-after, and both leeways.
+const LONGEST_BUNDLE_S: u64 = 600 + 2 * LEEWAY_S;
 
 impl World {
     /// Returns the highest version that a running replica publishes.
@@ -34,6 +38,7 @@ impl World {
         }
         let published =
             self.replicas.get(at).and_then(|replica| replica.issuer()).map(|issuer| issuer.publisher.current());
+        let is_new = !self.truth.keys.contains_key(kid);
         let record = published.as_ref().and_then(|published| published.keys.iter().find(|key| key.kid == kid));
         if let Some(record) = record
             && let Some(known) = self.truth.keys.insert(kid.to_owned(), record.public_jwk.clone())
@@ -41,7 +46,10 @@ impl World {
         {
             bail!("invariant 4: key id {kid} names two keys");
         }
-        if self.truth.forced.contains(kid) {
+        if is_new && std::mem::take(&mut self.truth.unknown_rotation) {
+            self.truth.forced.insert(kid.to_owned());
+        }
+        if self.truth.was_blind || self.truth.forced.contains(kid) {
             return Ok(());
         }
         let now = self.now;
@@ -73,7 +81,7 @@ impl World {
         }
         let heard = (worker.id, position);
         match worker.decide(&token.text, now) {
-            Ok(()) if token.complete => {
+            Ok(()) if token.complete && !self.truth.is_unsure() && !self.may_be_unlisted(worker) => {
                 bail!("invariant 1: worker {at} accepts token {position} after a complete receipt")
             }
             Ok(()) if self.truth.heard.contains(&heard) => {
@@ -124,17 +132,19 @@ impl World {
         if complete {
             self.complete += 1;
         }
+        let can_know = !self.truth.is_unsure() && now >= self.truth.unlisted_until;
         let Some(token) = self.truth.tokens.get_mut(position) else { return Ok(()) };
-        token.complete |= complete;
-        let token = &*token;
+        token.complete |= complete && can_know;
+        let Some(token) = self.truth.tokens.get(position) else { return Ok(()) };
         let listed = |worker: &Worker| {
             let id = format!("{:016x}", worker.id);
             field(receipt, "waiting_for").as_array().into_iter().flatten().any(|entry| *field(entry, "worker") == *id)
         };
-        let knows = *field(receipt, "state") != *"unknown";
+        let knows = *field(receipt, "state") != *"unknown" && can_know;
         for (at, worker) in self.workers.iter().enumerate() {
-            let accepts = token.is_alive(now) && worker.may_accept(now) && worker.decide(&token.text, now).is_ok();
-            if accepts && complete {
+            let counts = token.is_alive(now) && worker.may_accept(now) && !self.may_be_unlisted(worker);
+            let accepts = counts && worker.decide(&token.text, now).is_ok();
+            if accepts && complete && can_know {
                 bail!("invariant 1: the receipt is complete, and worker {at} accepts token {position}");
             }
             if accepts && knows && !listed(worker) {
@@ -144,13 +154,75 @@ impl World {
         Ok(())
     }
 
+    /// Invariant 1 for what replica `at` knows of workers: each that goes on by a bundle is listed, with no more than it has.
+    pub(super) async fn check_listing(&self, at: usize) -> Result<()> {
+        let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else { return Ok(()) };
+        if self.truth.is_unsure() || self.now < self.truth.unlisted_until {
+            return Ok(());
+        }
+        let live = issuer.live_proxies().await;
+        if !live.all_known {
+            return Ok(());
+        }
+        for (position, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.may_accept(self.now)) {
+            if self.may_be_unlisted(worker) {
+                continue;
+            }
+            let id = format!("{:016x}", worker.id);
+            let Some(listed) = live.proxies.iter().find(|counted| counted.record.worker == id) else {
+                bail!("invariant 1: worker {position} goes on by a bundle, and replica {at} does not list it");
+            };
+            if Some(listed.record.version) > worker.trust().bundle_version() {
+                bail!(
+                    "invariant 1: replica {at} lists worker {position} with version {}, which it does not have",
+                    listed.record.version
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Invariant 5 for bundle keys: one that begins to sign is pinned by each worker that goes on by a bundle.
+    fn check_bundle_key(&mut self) -> Result<()> {
+        if self.truth.is_unsure() || self.truth.was_blind {
+            return Ok(());
+        }
+        let signer = |key: &KeyRecord| key.purpose == Purpose::Bundle && key.state == KeyState::Active;
+        let newest =
+            self.replicas.iter().filter_map(|replica| replica.issuer()).map(|issuer| issuer.publisher.current());
+        let newest = newest.max_by_key(|published| published.version());
+        let Some(kid) = newest.and_then(|newest| newest.keys.iter().find(|key| signer(key)).map(|key| key.kid.clone()))
+        else {
+            return Ok(());
+        };
+        let before = self.bundle_kid.replace(kid.clone());
+        if before.is_none_or(|before| before == kid) {
+            return Ok(());
+        }
+        let now = self.now;
+        let lacks = |worker: &Worker| worker.may_accept(now) && !worker.pins(&kid);
+        match self.workers.iter().position(lacks) {
+            Some(position) => bail!("invariant 5: bundle key {kid} signs, and worker {position} does not pin it"),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the record of a worker that serves stale may be lost for good.
+    fn may_be_unlisted(&self, worker: &Worker) -> bool {
+        worker.serves_stale() && worker.given_at <= self.truth.restored_at
+    }
+
     /// Invariants 2 and 6 for what replicas publish: a worker that starts now and gets a full bundle rejects each token
     /// whose revocation was acknowledged.
     pub(super) async fn check_replicas(&mut self) -> Result<()> {
+        self.truth.newest = self.truth.newest.max(self.newest_version().unwrap_or(0));
+        self.look_at_loss();
+        self.check_bundle_key()?;
         for at in 0..self.replicas.len() {
             let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else { continue };
             let seen = (issuer.publisher.current().version(), self.acknowledged);
-            if self.truth.blind || self.observed.get(at) == Some(&seen) || !self.database.is_well() {
+            let remembers = self.truth.lost.iter().all(|lost| lost.provers.iter().any(|(prover, _)| *prover == at));
+            if self.truth.blind || !remembers || self.observed.get(at) == Some(&seen) || !self.database.is_well() {
                 continue;
             }
             if issuer.publisher.refresh().await.is_err() {
@@ -165,6 +237,26 @@ impl World {
         Ok(())
     }
 
+    /// Whether replicas that remember what restored backups lack have looked, or have all ended before.
+    fn look_at_loss(&mut self) {
+        let version = |(at, start): &(usize, usize)| {
+            let replica = self.replicas.get(*at).filter(|replica| replica.starts == *start);
+            replica.and_then(|replica| replica.issuer()).map(|issuer| issuer.publisher.current().version())
+        };
+        let mut unproven = false;
+        for lost in &mut self.truth.lost {
+            lost.provers.retain(|prover| version(prover).is_some());
+            lost.is_proven = lost.provers.iter().any(|prover| version(prover) > Some(lost.version));
+            unproven |= lost.provers.is_empty();
+        }
+        self.truth.lost.retain(|lost| !lost.is_proven && !lost.provers.is_empty());
+        if unproven {
+            self.truth.blind = true;
+            self.truth.was_blind = true;
+            self.truth.unlisted_until = self.now.saturating_add(LONGEST_BUNDLE_S);
+        }
+    }
+
     async fn full_bundle(&self, at: usize) -> Result<Option<String>> {
         let Some(replica) = self.replicas.get(at) else { return Ok(None) };
         let answer = replica.get("/bundle").await?;
@@ -172,7 +264,8 @@ impl World {
     }
 
     fn check_bundle(&self, at: usize, text: &str) -> Result<()> {
-        let mut observer = self.new_worker();
+        let Some(replica) = self.replicas.get(at) else { return Ok(()) };
+        let mut observer = self.new_worker(replica)?;
         if observer.accept_bundle(text, self.now).is_err() {
             return Ok(());
         }

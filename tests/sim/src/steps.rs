@@ -1,6 +1,6 @@
 //! What can happen in one step of a history.
 
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, anyhow};
 use axum::body::Body;
@@ -9,18 +9,18 @@ use meshseal_core::base64url;
 use meshseal_core::revocation::index_of;
 use meshseal_issuer::keys::{KeyState, Purpose};
 use serde_json::Value;
-use tokio::time::timeout;
 
 use super::dice::Dice;
 use super::replica::Answer;
-use super::truth::{Reader, Token};
+use super::truth::{Lost, Reader, Token};
 use super::world::{CLIENTS, Kind, Message, OPERATOR, World, config, secret};
 
 /// Most tokens that one history issues: more only cost time.
 const MAX_TOKENS: usize = 24;
 
-/// Real time after which a client gives up: a token that waits for its date would wait for a clock that stands still.
-const TOKEN_PATIENCE: Duration = Duration::from_millis(100);
+/// Seconds after the revocation of a group in which a replica may issue tokens that it covers: those of clocks that are ahead, and
+/// of replicas that have not followed.
+const GROUP_REACH_S: u64 = 12;
 
 /// Seconds of true time between two rounds of background work while time passes.
 const ROUND_S: u64 = 20;
@@ -50,12 +50,18 @@ pub(super) enum Step {
     RevokeKey,
     /// An operator asks for a rotation.
     Rotate,
+    /// An operator asks for a rotation of the bundle key.
+    RotateBundle,
+    /// A worker starts again with the pins of the present bundle keys.
+    Repin,
     /// A service reads `/jwks`.
     ReadKeys,
     /// A worker's link breaks or heals.
     Cut,
     /// A worker's process ends and another begins.
     RestartWorker,
+    /// Everything works again: database and links, and replicas that are down start.
+    Heal,
     /// A replica crashes, or starts again.
     Crash,
     /// All replicas crash and start again.
@@ -64,20 +70,24 @@ pub(super) enum Step {
     Away,
     /// The database takes no writes, or takes them again.
     Full,
+    /// A replica's link to the database breaks or heals.
+    Partition,
+    /// Of the next change that a replica makes the answer is lost.
+    LoseAnswer,
     /// A backup is taken.
     BackUp,
     /// A backup is restored.
     Restore,
     /// A replica's clock drifts by less than what replicas may differ.
     Drift,
-    /// A replica's clock steps far away, for a while.
+    /// A replica's clock steps far away, or returns.
     JumpClock,
     /// A replica restarts with a shorter `tokens.maxLifetime`.
     LowerLifetime,
 }
 
 /// Steps that make a history go on, and faults.
-const ORDINARY: [(Step, u32); 10] = [
+const ORDINARY: [(Step, u32); 11] = [
     (Step::Pass, 20),
     (Step::PassLong, 2),
     (Step::Background, 10),
@@ -88,9 +98,10 @@ const ORDINARY: [(Step, u32); 10] = [
     (Step::RevokeToken, 6),
     (Step::Rotate, 2),
     (Step::ReadKeys, 2),
+    (Step::Heal, 4),
 ];
 
-const FAULTS: [(Step, u32); 13] = [
+const FAULTS: [(Step, u32); 17] = [
     (Step::RevokeClient, 3),
     (Step::RevokeKey, 1),
     (Step::Cut, 4),
@@ -99,6 +110,10 @@ const FAULTS: [(Step, u32); 13] = [
     (Step::CrashAll, 1),
     (Step::Away, 3),
     (Step::Full, 3),
+    (Step::RotateBundle, 2),
+    (Step::Repin, 6),
+    (Step::Partition, 3),
+    (Step::LoseAnswer, 3),
     (Step::BackUp, 3),
     (Step::Restore, 1),
     (Step::Drift, 2),
@@ -132,13 +147,16 @@ impl World {
             Step::RevokeToken => self.revoke_token().await,
             Step::RevokeClient => self.revoke_client().await,
             Step::RevokeKey => self.revoke_key().await,
-            Step::Rotate => self.rotate().await,
+            Step::Rotate => self.rotate("token").await,
+            Step::RotateBundle => self.rotate("bundle").await,
             Step::ReadKeys => self.read_keys().await,
-            Step::Cut | Step::RestartWorker => Ok(self.disturb_worker(step)),
+            Step::Cut | Step::RestartWorker | Step::Repin => self.disturb_worker(step),
+            Step::Heal => self.heal().await,
             Step::Crash => self.crash_or_start().await,
             Step::CrashAll => self.crash_all().await,
             Step::Away => self.toggle_away(),
             Step::Full => self.toggle_full(),
+            Step::Partition | Step::LoseAnswer => Ok(self.disturb_link(step)),
             Step::BackUp => self.back_up().await,
             Step::Restore => self.restore().await,
             Step::Drift | Step::JumpClock => self.move_clock(step),
@@ -163,6 +181,8 @@ impl World {
             self.pass(part);
             for replica in 0..self.replicas.len() {
                 self.background(replica).await?;
+                // Replicas look at each other's records twice a second.
+                self.check_listing(replica).await?;
             }
         }
         Ok(format!("{seconds} s"))
@@ -180,21 +200,25 @@ impl World {
         let forced = |replica: &super::replica::Replica| {
             replica.issuer().map_or(0, |issuer| issuer.metrics.forced_rotations.get())
         };
-        let before = forced(replica);
+        let (before, loses_answer) = (forced(replica), replica.link.lose_answers.load(Ordering::SeqCst) > 0);
         replica.follow().await;
         replica.work().await;
         if forced(replica) > before {
-            self.note_forced(at);
+            self.note_forced(at, |state| state == KeyState::Active);
+        }
+        // A change that was made and not answered was not counted either.
+        if loses_answer {
+            self.note_forced(at, KeyState::may_sign);
         }
         Ok(())
     }
 
-    fn note_forced(&mut self, at: usize) {
+    /// Keys of replica `at` in these states may sign without all confirmations.
+    fn note_forced(&mut self, at: usize, states: impl Fn(KeyState) -> bool) {
         let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else { return };
         let published = issuer.publisher.current();
-        let signs =
-            |key: &&meshseal_issuer::keys::KeyRecord| key.purpose == Purpose::Token && key.state == KeyState::Active;
-        self.truth.forced.extend(published.keys.iter().filter(signs).map(|key| key.kid.clone()));
+        let may_sign = published.keys.iter().filter(|key| key.purpose == Purpose::Token && states(key.state));
+        self.truth.forced.extend(may_sign.map(|key| key.kid.clone()));
     }
 
     /// A worker polls. Returns the number of the message; `None` while its link is cut.
@@ -215,11 +239,11 @@ impl World {
     async fn exchange(&mut self) -> Result<String> {
         let worker = self.any_worker();
         let Some(id) = self.ask_as(worker) else { return Ok(nothing()) };
-        let mut told = String::new();
+        let mut told = Vec::new();
         while let Some(at) = self.under_way.iter().position(|message| message.id == id) {
-            told = self.deliver(at).await?;
+            told.push(self.deliver(at).await?);
         }
-        Ok(told)
+        Ok(told.join(", "))
     }
 
     async fn deliver_any(&mut self) -> Result<String> {
@@ -268,10 +292,11 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let known = replica.issuer().map_or(u64::MAX, |issuer| issuer.publisher.current().version());
+        let known = || replica.issuer().map_or(0, |issuer| issuer.publisher.current().version());
+        let before = known();
         let answer = replica.send(request.body(Body::empty())?).await?;
-        // A worker has shown a version that the database has lost: from now on the issuer can know.
-        if self.truth.blind && have.is_some_and(|have| have > known) && answer.is_some() {
+        // A worker has shown a version that the database has lost, and the issuer has acted on it.
+        if self.truth.blind && have.is_some_and(|have| have > before && have < known()) {
             self.truth.blind = false;
         }
         Ok(answer)
@@ -295,7 +320,7 @@ impl World {
     }
 
     async fn mint(&mut self) -> Result<String> {
-        let at = self.any_replica();
+        let (at, now) = (self.any_replica(), self.now);
         let client = CLIENTS.get(self.dice.below(CLIENTS.len())).copied().unwrap_or_default();
         if self.truth.tokens.len() >= MAX_TOKENS {
             return Ok(nothing());
@@ -303,11 +328,7 @@ impl World {
         let Some(replica) = self.replicas.get(at) else { return Ok(nothing()) };
         let form = "grant_type=client_credentials&resource=orders".to_owned();
         let secret = secret(client);
-        let asked = replica.post(client, &secret, "/token", form);
-        let Ok(answer) = timeout(TOKEN_PATIENCE, asked).await else {
-            return Ok(format!("replica {at} waits too long"));
-        };
-        let Some(answer) = answer? else { return Ok(nothing()) };
+        let Some(answer) = replica.post(client, &secret, "/token", form).await? else { return Ok(nothing()) };
         if answer.status != 200 {
             return Ok(format!("replica {at} answers {}", answer.status));
         }
@@ -317,18 +338,17 @@ impl World {
         let (kid, jti) = (word(field(&header, "kid"))?, word(field(&claims, "jti"))?);
         let expires_at = field(&claims, "exp").as_u64().ok_or_else(|| anyhow!("no exp"))?;
         let index = index_of(&jti).ok_or_else(|| anyhow!("jti without an index"))?;
-        let told =
-            format!("replica {at} issues token {} for {client}, index {index}, key {kid}", self.truth.tokens.len());
+        let (position, key) = (self.truth.tokens.len(), self.truth.key_place(&kid));
+        let told = format!("replica {at} issues token {position} for {client}, index {index}, key {key}");
         self.check_new_token(at, &kid, jti, index)?;
-        let token = Token {
-            text,
-            kid,
-            client: client.to_owned(),
-            expires_at,
-            revoked_at: None,
-            complete: false,
-            covered: false,
-        };
+        // Without a second clock a step that lasts is believed in the end, and a token is dated by it.
+        let misdated = !self.has_server && self.replicas.get(at).is_some_and(|replica| replica.step_s != 0);
+        // An incident that is declared later covers what was issued until then.
+        let before_incident = self.truth.is_unsure();
+        let in_group = self.truth.revoked_keys.contains(&kid) || now <= self.truth.groups_until;
+        let covered = in_group || misdated || before_incident;
+        let token =
+            Token { text, kid, client: client.to_owned(), expires_at, revoked_at: None, complete: false, covered };
         self.truth.tokens.push(token);
         let newest = self.truth.tokens.len().saturating_sub(1);
         for worker in 0..self.workers.len() {
@@ -354,13 +374,14 @@ impl World {
         };
         let receipt = answer.json();
         if answer.status != 200 || field(&receipt, "version").is_null() {
+            self.truth.may_cover(|position, _| position == token);
             return Ok(format!("replica {at} answers {} {}", answer.status, answer.text));
         }
         self.truth.acknowledge(now, |position, _| position == token);
         self.acknowledged += 1;
         self.check_receipt(token, &receipt)?;
         self.check_revoked()?;
-        Ok(format!("replica {at}, token {token}: {}", answer.text))
+        Ok(format!("replica {at}, token {token}: {} {}", field(&receipt, "state"), field(&receipt, "waiting_for")))
     }
 
     async fn revoke_client(&mut self) -> Result<String> {
@@ -368,8 +389,10 @@ impl World {
         let client = CLIENTS.get(self.dice.below(CLIENTS.len())).copied().unwrap_or_default();
         let form = if self.dice.chance(20) { "all=true".to_owned() } else { format!("client={client}") };
         let all = form.starts_with("all");
+        self.truth.groups_until = now.saturating_add(GROUP_REACH_S);
         let Some(answer) = self.as_operator(at, "/revoke", form).await? else { return Ok(nothing()) };
         if answer.status != 200 {
+            self.truth.may_cover(|_, token| all || token.client == client);
             return Ok(format!("replica {at} answers {}", answer.status));
         }
         let count = self.truth.acknowledge(now, |_, token| all || token.client == client);
@@ -389,24 +412,28 @@ impl World {
             .map(|key| key.kid.clone())
             .collect();
         let Some(kid) = keys.get(self.dice.below(keys.len())).cloned() else { return Ok(nothing()) };
+        // The standby takes over at once, confirmed or not: that is what an emergency means.
+        self.note_forced(at, KeyState::may_sign);
+        // A replica that has not followed yet signs with it for a moment, and its tokens are revoked too.
+        self.truth.revoked_keys.insert(kid.clone());
         let Some(answer) = self.as_operator(at, "/admin/keys/revoke", format!("kid={kid}")).await? else {
             return Ok(nothing());
         };
         if answer.status != 200 {
+            self.truth.may_cover(|_, token| token.kid == kid);
+            self.truth.unknown_rotation = true;
             return Ok(format!("replica {at} answers {}", answer.status));
         }
-        // The standby takes over at once, confirmed or not: that is what an emergency means.
-        self.note_forced(at);
-        self.truth.revoked_keys.insert(kid.clone());
+        self.note_forced(at, KeyState::may_sign);
         let count = self.truth.acknowledge(now, |_, token| token.kid == kid);
         self.acknowledged += 1;
         self.check_revoked()?;
-        Ok(format!("replica {at}, key {kid}: {count} tokens"))
+        Ok(format!("replica {at}, key {}: {count} tokens", self.truth.key_place(&kid)))
     }
 
-    async fn rotate(&mut self) -> Result<String> {
+    async fn rotate(&mut self, purpose: &str) -> Result<String> {
         let at = self.any_replica();
-        let answer = self.as_operator(at, "/admin/keys/rotate", String::new()).await?;
+        let answer = self.as_operator(at, "/admin/keys/rotate", format!("purpose={purpose}")).await?;
         Ok(answer.map_or_else(nothing, |answer| format!("replica {at} answers {}", answer.status)))
     }
 
@@ -422,18 +449,21 @@ impl World {
         let kids = kids.filter_map(|key| field(key, "kid").as_str().map(ToOwned::to_owned)).collect();
         let until = self.now.saturating_add(answer.max_age_s.unwrap_or(0));
         self.truth.readers.push(Reader { kids, until });
-        Ok(format!("replica {at}, kept for {:?} s", answer.max_age_s))
+        // For how long is drawn by the issuer, outside the seed.
+        Ok(format!("replica {at}, {} keys", field(&keys, "keys").as_array().map_or(0, Vec::len)))
     }
 
-    fn disturb_worker(&mut self, step: Step) -> String {
+    fn disturb_worker(&mut self, step: Step) -> Result<String> {
         let (at, id) = (self.any_worker(), self.new_id());
-        let Some(worker) = self.workers.get_mut(at) else { return nothing() };
-        if matches!(step, Step::RestartWorker) {
-            worker.restart(id);
-            return format!("worker {at} is process {id}");
+        let repinned = if matches!(step, Step::Repin) { self.draw_policy()? } else { None };
+        let Some(worker) = self.workers.get_mut(at) else { return Ok(nothing()) };
+        if matches!(step, Step::Cut) {
+            worker.cut = !worker.cut;
+            return Ok(format!("worker {at} {}", if worker.cut { "is cut off" } else { "is reachable" }));
         }
-        worker.cut = !worker.cut;
-        format!("worker {at} {}", if worker.cut { "is cut off" } else { "is reachable" })
+        let policy = repinned.unwrap_or_else(|| worker.policy());
+        worker.restart(id, policy);
+        Ok(format!("worker {at} is process {id}"))
     }
 
     async fn start_replica(&mut self, at: usize) -> String {
@@ -460,6 +490,20 @@ impl World {
         Ok(format!("replica {at} crashes"))
     }
 
+    async fn heal(&mut self) -> Result<String> {
+        self.database.set_away(false)?;
+        self.database.set_full(false)?;
+        let mut told = Vec::new();
+        for at in 0..self.replicas.len() {
+            let Some(replica) = self.replicas.get(at) else { break };
+            replica.link.cut.store(false, Ordering::SeqCst);
+            if !replica.is_running() {
+                told.push(self.start_replica(at).await);
+            }
+        }
+        Ok(told.join(", "))
+    }
+
     async fn crash_all(&mut self) -> Result<String> {
         for replica in &mut self.replicas {
             replica.crash();
@@ -477,6 +521,17 @@ impl World {
         Ok(if away { "the database is away" } else { "the database is back" }.to_owned())
     }
 
+    fn disturb_link(&mut self, step: Step) -> String {
+        let at = self.any_replica();
+        let Some(replica) = self.replicas.get(at) else { return nothing() };
+        if matches!(step, Step::LoseAnswer) {
+            replica.link.lose_answers.store(1, Ordering::SeqCst);
+            return format!("the answer to the next change of replica {at} is lost");
+        }
+        let was_cut = replica.link.cut.fetch_xor(true, Ordering::SeqCst);
+        format!("replica {at} {} the database", if was_cut { "reaches" } else { "does not reach" })
+    }
+
     fn toggle_full(&mut self) -> Result<String> {
         let full = self.database.is_well();
         self.database.set_full(full)?;
@@ -487,6 +542,7 @@ impl World {
         if !self.database.is_well() {
             return Ok(nothing());
         }
+        let _open = self.pace.call();
         let number = self.database.back_up().await?;
         self.backups.push(number);
         Ok(format!("backup {number}"))
@@ -497,26 +553,38 @@ impl World {
         if !self.database.is_well() {
             return Ok(nothing());
         }
-        // A replica that runs and follows holds the newest state in memory: that proves what the database has lost.
-        let newest = self.newest_version();
+        // A replica that runs and holds the newest state in memory proves what the database has lost.
+        let newest = self.truth.newest;
+        let version =
+            |replica: &super::replica::Replica| replica.issuer().map(|issuer| issuer.publisher.current().version());
+        let provers = self.replicas.iter().enumerate().filter(|(_, replica)| version(replica) >= Some(newest));
+        let provers = provers.map(|(at, replica)| (at, replica.starts)).collect();
+        let open = self.pace.call();
         self.database.restore(number).await?;
-        self.truth.cover_all();
-        let proven = self.replicas.iter().any(super::replica::Replica::is_running);
-        self.truth.blind |= !proven;
-        Ok(format!("backup {number}, newest version before: {newest:?}"))
+        drop(open);
+        self.truth.may_cover(|_, _| true);
+        self.truth.restored_at = self.now;
+        self.truth.lost.push(Lost { version: newest, provers, is_proven: false });
+        Ok(format!("backup {number}, newest version before: {newest}"))
     }
 
     fn move_clock(&mut self, step: Step) -> Result<String> {
         let at = self.any_replica();
-        let seconds = if matches!(step, Step::Drift) {
-            i64::try_from(self.dice.between(0, 4))?.saturating_sub(2)
+        let drift = i64::try_from(self.dice.between(0, 4))?.saturating_sub(2);
+        let size = i64::try_from(self.dice.between(60, 200_000))?;
+        let size = if self.dice.chance(50) { size } else { size.saturating_neg() };
+        let replica = self.replicas.get_mut(at).context("a replica")?;
+        let before = replica.skew_s.saturating_add(replica.step_s);
+        if matches!(step, Step::Drift) {
+            replica.skew_s = drift;
+        } else if replica.step_s == 0 {
+            replica.step_s = size;
         } else {
-            let size = i64::try_from(self.dice.between(60, 200_000))?;
-            if self.dice.chance(50) { size } else { size.saturating_neg() }
-        };
-        let replica = self.replicas.get(at).context("a replica")?;
-        replica.clock.put_back(seconds);
-        Ok(format!("replica {at} by {} s", seconds.saturating_neg()))
+            replica.step_s = 0;
+        }
+        let after = replica.skew_s.saturating_add(replica.step_s);
+        replica.clock.put_back(before.saturating_sub(after));
+        Ok(format!("replica {at} is {after} s ahead"))
     }
 
     async fn lower_lifetime(&mut self) -> Result<String> {

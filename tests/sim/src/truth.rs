@@ -22,7 +22,7 @@ pub(super) struct Token {
     pub(super) revoked_at: Option<u64>,
     /// Whether a receipt said that no worker accepts it any more.
     pub(super) complete: bool,
-    /// Whether an incident may have revoked it (B2: its epoch covers what cannot be proven).
+    /// Whether it may be revoked although no revocation of it was acknowledged.
     pub(super) covered: bool,
 }
 
@@ -43,6 +43,17 @@ pub(super) struct Reader {
     pub(super) until: u64,
 }
 
+/// Versions that a restored backup lacks.
+#[derive(Debug)]
+pub(super) struct Lost {
+    /// The newest of them.
+    pub(super) version: u64,
+    /// Replicas that remember it since before: their positions, and which of their starts that was.
+    pub(super) provers: Vec<(usize, usize)>,
+    /// Whether one of them has looked.
+    pub(super) is_proven: bool,
+}
+
 /// What has happened.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
@@ -54,17 +65,35 @@ pub(super) struct Truth {
     pub(super) indices: HashSet<u64>,
     /// Public keys by id.
     pub(super) keys: HashMap<String, String>,
+    /// Key ids in the order in which they were seen: a trace names keys by their place, which a replay repeats.
+    key_ids: Vec<String>,
     /// Keys that began to sign without all confirmations, and were counted as forced, or by a revocation.
     pub(super) forced: BTreeSet<String>,
+    /// Whether the answer to the revocation of a key was lost: a key that nobody has seen yet may sign.
+    pub(super) unknown_rotation: bool,
     /// Keys that an operator revoked.
     pub(super) revoked_keys: BTreeSet<String>,
     /// Readers of `/jwks`.
     pub(super) readers: Vec<Reader>,
     /// Pairs of worker and token (by position) where the worker has rejected the token as revoked.
     pub(super) heard: HashSet<(u64, usize)>,
+    /// True time at which a backup was last restored. The record of a worker that serves stale may be lost for good then: the issuer
+    /// cannot know that there is such a worker.
+    pub(super) restored_at: u64,
+    /// Highest version that any replica has published.
+    pub(super) newest: u64,
+    /// Versions that restored backups lack, until replicas that remember them have looked.
+    pub(super) lost: Vec<Lost>,
+    /// True time until which a token may be revoked with its group although it was issued later: its revocation covers what
+    /// replicas that did not know of it yet may have issued.
+    pub(super) groups_until: u64,
+    /// True time until which a receipt may lack workers: their records were lost, and no replica could know.
+    pub(super) unlisted_until: u64,
     /// Whether the database went back while no running replica held the lost state: until a worker shows its version, no
     /// replica can know.
     pub(super) blind: bool,
+    /// Whether that was ever so: which key signs has then gone back unnoticed, too.
+    pub(super) was_blind: bool,
 }
 
 impl Truth {
@@ -80,10 +109,24 @@ impl Truth {
         count
     }
 
-    /// Marks every token issued so far as one that an incident's epoch may cover.
-    pub(super) fn cover_all(&mut self) {
-        for token in &mut self.tokens {
-            token.covered = true;
+    /// Returns the place of a key id among those that were seen.
+    pub(super) fn key_place(&mut self, kid: &str) -> usize {
+        self.key_ids.iter().position(|known| known == kid).unwrap_or_else(|| {
+            self.key_ids.push(kid.to_owned());
+            self.key_ids.len().saturating_sub(1)
+        })
+    }
+
+    /// Returns whether replicas cannot know yet what a restored backup lacks.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.blind || !self.lost.is_empty()
+    }
+
+    /// Marks tokens that may be revoked although no revocation of them was acknowledged: its answer was lost, or an incident's
+    /// epoch covers them.
+    pub(super) fn may_cover(&mut self, covers: impl Fn(usize, &Token) -> bool) {
+        for (at, token) in self.tokens.iter_mut().enumerate() {
+            token.covered |= covers(at, token);
         }
     }
 }

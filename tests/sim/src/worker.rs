@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use anyhow::{Result, anyhow};
 use meshseal_core::bundle::{PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER};
+use meshseal_core::config::Staleness;
 use meshseal_core::keys::Key;
 use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
@@ -38,6 +39,8 @@ pub(super) struct Worker {
     pub(super) cut: bool,
     /// Seconds by which its clock is ahead of the true time.
     pub(super) ahead_s: i64,
+    /// True time at which it took over its last bundle.
+    pub(super) given_at: u64,
     /// The poll that it waits for; answers to earlier ones are dropped.
     pub(super) asked: Option<u64>,
     policy: Rc<Policy>,
@@ -49,12 +52,13 @@ impl Worker {
     /// Creates a worker that knows nothing yet.
     #[must_use]
     pub(super) fn new(id: u64, node: String, ahead_s: i64, policy: Rc<Policy>, memo: Rc<Memo>) -> Self {
-        Self { id, node, cut: false, ahead_s, asked: None, policy, memo, trust: Trust::new() }
+        Self { id, node, cut: false, ahead_s, given_at: 0, asked: None, policy, memo, trust: Trust::new() }
     }
 
-    /// Ends the process and starts another one on the same node: a new id, and nothing known.
-    pub(super) fn restart(&mut self, id: u64) {
+    /// Ends the process and starts another one on the same node: a new id, a policy, and nothing known.
+    pub(super) fn restart(&mut self, id: u64, policy: Rc<Policy>) {
         self.id = id;
+        self.policy = policy;
         self.asked = None;
         self.trust = Trust::new();
     }
@@ -89,10 +93,36 @@ impl Worker {
         &self.trust
     }
 
-    /// Returns whether it holds a bundle that has not expired.
+    /// Returns the policy that it runs.
+    #[must_use]
+    pub(super) fn policy(&self) -> Rc<Policy> {
+        Rc::clone(&self.policy)
+    }
+
+    /// Returns whether it pins this bundle key.
+    #[must_use]
+    pub(super) fn pins(&self, kid: &str) -> bool {
+        self.policy.trust_bundle().is_some_and(|bundle| bundle.pins.kids().flatten().any(|pin| pin == kid))
+    }
+
+    /// Returns whether it goes on by an old bundle without limit.
+    #[must_use]
+    pub(super) fn serves_stale(&self) -> bool {
+        self.policy.trust_bundle().is_some_and(|bundle| bundle.staleness.serve)
+    }
+
+    /// Returns whether it holds a bundle and its rules go on by that.
     #[must_use]
     pub(super) fn may_accept(&self, now: u64) -> bool {
-        self.trust.bundle_version().is_some() && !self.trust.freshness(self.time(now)).expired
+        let freshness = self.trust.freshness(self.time(now));
+        let fresh = match self.policy.trust_bundle().map(|bundle| bundle.staleness) {
+            Some(Staleness { serve: true, .. }) => true,
+            Some(Staleness { max_age: Some(max_age), .. }) => {
+                !freshness.expired && freshness.age.is_none_or(|age| age <= max_age)
+            }
+            Some(_) | None => !freshness.expired,
+        };
+        self.trust.bundle_version().is_some() && fresh
     }
 
     /// Takes over a bundle.
@@ -103,16 +133,17 @@ impl Worker {
         let policy = Rc::clone(&self.policy);
         let config = policy.trust_bundle().ok_or_else(|| anyhow!("the policy has no trust bundle"))?;
         let time = self.time(now);
+        self.given_at = now;
         self.trust.accept_bundle(text, &config.pins, time).map_err(|error| anyhow!("{error}"))
     }
 
-    /// Decides about a token as the filter does with the default `staleness`.
+    /// Decides about a token as the filter does on a route without rules.
     ///
     /// # Errors
     /// The rejection.
     pub(super) fn decide(&self, token: &str, now: u64) -> Result<(), Rejection> {
         let time = self.time(now);
         check(token, &self.policy, &self.trust, || time)?.verify(&*self.memo)?;
-        if self.trust.freshness(time).expired { Err(Rejection::BundleStale) } else { Ok(()) }
+        if self.may_accept(now) { Ok(()) } else { Err(Rejection::BundleStale) }
     }
 }
