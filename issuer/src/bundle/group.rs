@@ -32,18 +32,17 @@ impl Group {
         loop {
             let (answer, mut answered) = oneshot::channel();
             self.lock().push((change.clone(), answer));
-            // Taken along by a request that ended before its transaction did: revoking may be repeated.
-            let mut is_lost = false;
-            while !is_lost {
-                let turn = self.turn.lock().await;
+            let turn = self.turn.lock().await;
+            loop {
                 // Whoever had the turn before may have taken this change along.
                 match answered.try_recv() {
                     Ok(answer) => return answer,
-                    Err(oneshot::error::TryRecvError::Closed) => is_lost = true,
+                    // By a request that ended before its transaction did: revoking may be repeated.
+                    Err(oneshot::error::TryRecvError::Closed) => break,
                     Err(oneshot::error::TryRecvError::Empty) => self.commit_waiting(store, now_ms()).await,
                 }
-                drop(turn);
             }
+            drop(turn);
         }
     }
 
