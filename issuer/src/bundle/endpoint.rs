@@ -167,6 +167,9 @@ async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<&'st
         came = timeout_at(deadline, newer) => matches!(came, Ok(Ok(_))),
         () = issuer.ending.cancelled() => false,
     };
+    if came && have.is_some() {
+        issuer.publisher.stagger().await;
+    }
     Ok(match (came, have) {
         (false, _) if !issuer.publisher.is_fresh() => "stale",
         (false, _) => "heartbeat",

@@ -6,6 +6,7 @@ mod elsewhere;
 mod endpoint;
 mod group;
 mod loss;
+mod pace;
 mod poll;
 mod proxies;
 mod published;

@@ -8,12 +8,13 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use meshseal_core::bundle::Times;
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::acknowledgement::Acknowledgements;
 use super::answers::Answers;
 use super::group::Group;
 use super::loss::{Loss, epoch_of_all, is_harmless, lost_records, unproven};
+use super::pace::Pace;
 use super::published::{Opened, Published};
 use super::worker::Validity;
 use crate::clock::Clock;
@@ -23,13 +24,6 @@ use crate::store::{Change, Head, Incident, Persisted, Store, StoreError};
 /// Milliseconds for which what is published counts as current after the database last confirmed it. Past that, this replica
 /// may not know of a revoked key or token, so it neither mints nor vouches for anything.
 pub const FRESH_MS: u64 = 5_000;
-
-/// Time between two publications of revocations: what comes meanwhile is published together. A key is published at once.
-const PUBLISH_EVERY: Duration = Duration::from_millis(20);
-
-/// The same for each poll that waits, if that is longer: it is answered, and asks again. So publications take no more than half a
-/// core, however many workers there are.
-const POLL_COST: Duration = Duration::from_micros(60);
 
 /// Milliseconds between two proofs of all rows while the version stands still.
 const PROVE_EVERY_MS: u64 = 60_000;
@@ -98,8 +92,7 @@ pub struct Publisher {
     group: Group,
     /// Held by who publishes revocations.
     publishing: AsyncMutex<()>,
-    /// The last publication.
-    published_at: Mutex<Option<Instant>>,
+    pace: Pace,
     /// How many times the database was begun to be asked.
     asked: AtomicU64,
     /// Steady milliseconds, as the next.
@@ -158,7 +151,7 @@ impl Publisher {
             refreshing: AsyncMutex::new(Refreshing { opened, last: (0, nothing) }),
             group: Group::default(),
             publishing: AsyncMutex::default(),
-            published_at: Mutex::default(),
+            pace: Pace::default(),
             asked: AtomicU64::new(0),
             confirmed_ms: AtomicU64::new(asked_ms),
             vouched: AtomicU64::new(asked),
@@ -285,8 +278,8 @@ impl Publisher {
             self.lock_answers().remember(published.snapshot.clone());
             let version = published.version();
             self.current.store(published);
+            self.pace.published();
             self.versions.send_replace(version);
-            *self.published_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
         self.vouched.store(asked, Ordering::Relaxed);
@@ -372,12 +365,14 @@ impl Publisher {
         Ok(version)
     }
 
-    /// Waits until the next publication is due: the more polls are answered by it, the later.
+    /// Waits until the next publication of revocations is due.
     pub(crate) async fn pace(&self) {
-        let last = *self.published_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(last) = last else { return };
-        let waiting = u32::try_from(self.versions.receiver_count()).unwrap_or(u32::MAX);
-        sleep_until(last + PUBLISH_EVERY.max(POLL_COST.saturating_mul(waiting))).await;
+        self.pace.next(self.versions.receiver_count()).await;
+    }
+
+    /// Waits until a poll that a publication woke may be answered.
+    pub(super) async fn stagger(&self) {
+        self.pace.answer().await;
     }
 
     /// Returns whether the state is too old for any proxy to use.

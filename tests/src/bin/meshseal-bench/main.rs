@@ -68,8 +68,12 @@ async fn bench() -> Result<()> {
             "--quick" => effort = QUICK,
             "filter" => filter::run(&effort).await?,
             "issuer" => issuer::run(&effort).await?,
+            "storm" => issuer::storm().await?,
             "core" => core::run(&effort)?,
-            other => bail!("{other}: not a part of the bench; there are filter, issuer and core (after --quick)"),
+            other => bail!(
+                "{other}: not a part of the bench; there are filter, issuer, storm (a part of issuer) and core \
+                 (after --quick)"
+            ),
         }
     }
     Ok(())

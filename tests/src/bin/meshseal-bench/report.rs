@@ -58,7 +58,7 @@ impl Table {
     }
 
     /// Markdown in columns, so that it can be read in a terminal, too.
-    fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)

@@ -77,6 +77,12 @@ pub(crate) async fn run(effort: &Effort) -> Result<()> {
     report::publish("issuer", &versions, &tables, effort.quick)
 }
 
+/// Revocations under load alone, for those who work on them. Nothing is published.
+pub(crate) async fn storm() -> Result<()> {
+    say(&storm::run(&Credentials::new()?).await?.markdown());
+    Ok(())
+}
+
 async fn one_round(
     server: &mut Server,
     peer: Option<&Peer>,

@@ -24,7 +24,7 @@ const REVOCATIONS_PER_SECOND: u32 = 1_000;
 const TOKENS_PER_SECOND: u32 = 100;
 const SECONDS: u32 = 6;
 /// Enough for revocations that each wait for their publication.
-const CONNECTIONS: u32 = 1_024;
+const CONNECTIONS: u32 = 2_048;
 
 pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
     let mut server = Server::start("storm", credentials).await?;

@@ -1,0 +1,55 @@
+//! When revocations are published, and when each of the polls that wait is answered.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Time between two publications of revocations: what comes meanwhile is published together. A key
+/// is published at once.
+const PUBLISH_EVERY: Duration = Duration::from_millis(20);
+
+/// The same for each poll that waits, if that is longer: it is answered, and asks again. So
+/// publications take a good half of a core, however many workers there are.
+const POLL_COST: Duration = Duration::from_micros(75);
+
+/// Polls that are answered without a delay.
+const AT_ONCE: u32 = 256;
+
+/// Time between the answers to two further polls. Other requests are served between them.
+const ANSWER_EVERY: Duration = Duration::from_micros(40);
+
+/// The pace of one replica.
+#[derive(Default)]
+pub(super) struct Pace {
+    last: Mutex<Option<Instant>>,
+    /// Polls that the last publication woke.
+    woken: AtomicU32,
+}
+
+impl Pace {
+    /// Something was published now.
+    pub(super) fn published(&self) {
+        self.woken.store(0, Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Waits until the next publication is due: the more polls are answered by it, the later.
+    pub(super) async fn next(&self, waiting: usize) {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = last else { return };
+        // Those that were woken are on their way, or wait again.
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).max(self.woken.load(Ordering::Relaxed));
+        sleep_until(last + PUBLISH_EVERY.max(POLL_COST.saturating_mul(waiting))).await;
+    }
+
+    /// Waits until a poll that the last publication woke may be answered.
+    pub(super) async fn answer(&self) {
+        let before = self.woken.fetch_add(1, Ordering::Relaxed);
+        let delay = ANSWER_EVERY.saturating_mul(before.saturating_sub(AT_ONCE));
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+    }
+}
