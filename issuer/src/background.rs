@@ -103,12 +103,10 @@ async fn follow(issuer: Arc<Issuer>) {
 /// # Errors
 /// [`StoreError`]; it is tried again next time.
 pub async fn follow_once(issuer: &Issuer) -> Result<(), StoreError> {
-    let head = issuer.publisher.refresh().await;
-    match &head {
-        Ok(head) => issuer.indices.saw(head.next_index),
-        Err(_) => issuer.indices.distrust(),
-    }
-    head.map(|_| ())
+    let known = issuer.indices.highest();
+    let head = issuer.publisher.refresh().await?;
+    issuer.indices.saw(head.next_index, known);
+    Ok(())
 }
 
 async fn keep(issuer: Arc<Issuer>) {
@@ -140,7 +138,7 @@ async fn write_down(issuer: Arc<Issuer>) {
 /// [`StoreError::Unavailable`]; what was not written is tried again next time.
 pub async fn write_down_once(issuer: &Issuer) -> Result<(), StoreError> {
     issuer.proxies.save(&*issuer.store).await?;
-    issuer.indices.top_up(&*issuer.store, issuer.clock.now_ms()).await
+    issuer.indices.top_up(&*issuer.store, issuer.clock.read().latest_issue_ms()).await
 }
 
 #[cfg(test)]

@@ -297,6 +297,12 @@ impl ClockMark {
         numbers.next().is_none().then_some(mark)
     }
 
+    /// Returns a mark of which only the time is known: nothing has expired for certain.
+    #[must_use]
+    pub fn unobserved(now_ms: u64) -> Self {
+        Self { seen_ms: now_ms, lag_ms: SETTLE_MS, ..Self::default() }
+    }
+
     /// Time that has passed for certain (Unix milliseconds).
     #[must_use]
     pub const fn certain_ms(&self) -> u64 {

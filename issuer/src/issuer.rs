@@ -11,7 +11,7 @@ use crate::clients::{Failures, Registry, Replays, SecretHasher};
 use crate::clock::Clock;
 use crate::config::{Config, MAX_CLOCK_SKEW_S};
 use crate::error::{OAuthError, OAuthErrorKind};
-use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, make_first_mark, policies, stored_mark};
+use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark};
 use crate::revocation::MAX_WAITING;
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -114,13 +114,12 @@ impl Issuer {
         master: Arc<MasterKey>,
     ) -> Result<Self, StartError> {
         consult(&*store, &*clock).await?;
-        clock.resume(&stored_mark(&*store).await?);
-        make_first_mark(&*store, &*clock).await?;
+        store.unlock(&master).await?;
+        clock.resume(&stored_mark(&*store, &*clock, &master).await?);
         if let Some(fault) = clock.read().fault() {
             tracing::error!("{fault}; no tokens are issued until then");
         }
         let policies = policies(&config, FRESH_MS.div_ceil(1_000));
-        store.unlock(&master).await?;
         bootstrap(&*store, &master, &*clock, &policies).await?;
         let secrets = SecretHasher::new(&master);
         let publisher =

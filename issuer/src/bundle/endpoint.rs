@@ -93,6 +93,7 @@ fn enter(issuer: &Issuer, poll: &Poll) -> Option<Presence> {
         worker: worker.id,
         node: &worker.node,
         version,
+        proven: poll.proven,
         protocol: poll.protocol,
         staleness: worker.staleness,
         pins: &worker.pins,

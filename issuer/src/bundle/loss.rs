@@ -113,7 +113,7 @@ pub(crate) fn unproven(reason: String, lost: &[u64], now_ms: u64) -> Change {
         epochs: vec![epoch_of_all(since)],
         next_index: index_floor(now_ms),
         incident: Some(Some(Incident { since, reason })),
-        merge: lost.to_vec(),
+        above: lost.iter().copied().max().unwrap_or(0),
         ..Change::default()
     }
 }

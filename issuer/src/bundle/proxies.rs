@@ -46,6 +46,8 @@ pub struct Contact<'a> {
     pub node: &'a str,
     /// The version it holds; 0 for none, or for one that it did not prove.
     pub version: u64,
+    /// Whether it proved that version.
+    pub proven: bool,
     /// Poll protocol that it speaks.
     pub protocol: u32,
     /// Longest time for which its rules go on by one bundle.

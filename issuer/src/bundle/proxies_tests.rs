@@ -15,7 +15,15 @@ fn proxies() -> (Arc<FixedClock>, Arc<Proxies>) {
 }
 
 fn holds(worker: u64, version: u64) -> Contact<'static> {
-    Contact { worker, node: "edge", version, protocol: 2, staleness: StalenessBound::NotAfter, pins: "k" }
+    Contact {
+        worker,
+        node: "edge",
+        version,
+        proven: version > 0,
+        protocol: 2,
+        staleness: StalenessBound::NotAfter,
+        pins: "k",
+    }
 }
 
 fn record(worker: u64, version: u64, seen_at: u64, accepts_until: u64) -> ProxyRecord {

@@ -470,7 +470,7 @@ impl Publisher {
         let covered = is_harmless(&published.memory, have, now_ms);
         if covered {
             tracing::warn!(have, "the database lost a version; no token of that time is accepted");
-            self.commit(&Change { merge: vec![have], ..Change::default() }).await?;
+            self.commit(&Change { above: have, ..Change::default() }).await?;
         } else {
             let reason = format!(
                 "a proxy proved version {have}, which the database lost (it holds {}); every token issued before is revoked; \

@@ -124,8 +124,14 @@ const fn ahead(now: Time, seconds: u64, not_after_s: u64) -> Validity {
 }
 
 impl Worker {
-    /// Notes a poll.
+    /// Notes a poll. Once the worker has proved a version, a poll without proof may come from anybody,
+    /// and tells only that somebody polls.
     pub(super) fn note(&mut self, contact: &Contact<'_>, now: Time) {
+        self.seen_at = Some(steady(now));
+        self.waiting = self.waiting.saturating_add(1);
+        if self.version > 0 && self.protocol >= 2 && !contact.proven {
+            return;
+        }
         self.changed |= self.version < contact.version || self.saved_at.is_none();
         self.version = self.version.max(contact.version);
         self.protocol = contact.protocol;
@@ -136,8 +142,6 @@ impl Worker {
         if *self.pins != *contact.pins {
             self.pins = contact.pins.into();
         }
-        self.seen_at = Some(steady(now));
-        self.waiting = self.waiting.saturating_add(1);
     }
 
     /// Notes the end of a poll.

@@ -69,7 +69,7 @@ pub async fn bootstrap(
     clock: &dyn Clock,
     policies: &[KeyPolicy],
 ) -> Result<(), KeeperError> {
-    let observed_s = stored_mark(store).await?.certain_ms() / 1_000;
+    let observed_s = stored_mark(store, clock, master).await?.certain_ms() / 1_000;
     loop {
         let persisted = store.load().await?;
         let now = clock.now();
@@ -192,7 +192,7 @@ impl Keeper {
             self.extend(issuer).await?;
             return Ok(());
         }
-        self.timekeeper.mark(&*issuer.store, &*issuer.clock, false).await?;
+        self.timekeeper.mark(&*issuer.store, &*issuer.clock, issuer.master(), false).await?;
         for _ in 0..STEPS_A_ROUND {
             let head = issuer.publisher.refresh().await?;
             if !self.step(issuer, head).await? {
@@ -221,7 +221,7 @@ impl Keeper {
     /// [`StoreError::Unavailable`].
     pub async fn resign(&self, issuer: &Issuer) -> Result<(), StoreError> {
         if self.leads_until.swap(0, Ordering::Relaxed) > 0 {
-            self.timekeeper.mark(&*issuer.store, &*issuer.clock, true).await?;
+            self.timekeeper.mark(&*issuer.store, &*issuer.clock, issuer.master(), true).await?;
             self.timekeeper.leave();
             issuer.store.lead(&self.replica, issuer.clock.now(), 0).await?;
         }

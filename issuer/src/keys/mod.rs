@@ -19,4 +19,4 @@ pub use master::{MASTER_KEY_VARIABLE, MasterKey, MasterKeyError};
 pub use record::{KeyChange, KeyRecord, KeyState, Purpose};
 pub use revoke::{RevokeError, promote, revoke};
 pub use signer::{Signer, SignerError};
-pub use timekeeper::{make_first_mark, stored_mark};
+pub use timekeeper::stored_mark;

@@ -2,38 +2,63 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::MasterKey;
 use crate::clock::{CONFIRM_MS, Clock, ClockMark, Time};
 use crate::store::{Store, StoreError};
 
-/// Name of the mark in the database.
-const NAME: &str = "clock";
+/// Name of the mark in the database. Programs before it carried a MAC keep theirs as `clock`.
+const NAME: &str = "clock mark";
 
 /// Milliseconds between two marks.
 const MARK_EVERY_MS: u64 = 2_000;
 
-/// Reads the stored mark. An unreadable one counts as none, and is replaced.
-///
-/// # Errors
-/// [`StoreError::Unavailable`].
-pub async fn stored_mark(store: &dyn Store) -> Result<ClockMark, StoreError> {
-    let text = store.constant(NAME, &ClockMark::default().to_string()).await?;
-    if let Some(mark) = ClockMark::parse(&text) {
-        return Ok(mark);
-    }
-    tracing::error!(text, "clock mark is not readable; a new one is begun, and entries are kept for longer");
-    store.replace(NAME, &text, &ClockMark::default().to_string()).await?;
-    Ok(ClockMark::default())
+/// Makes the key of the mark's MAC: who can write to the database cannot make time pass.
+fn mac_key(master: &MasterKey) -> hmac::Key {
+    master.derive("clock mark v1")
 }
 
-/// Makes the first mark of a database, so that a step of the clock over the first restart is noticed.
+fn sealed(mark: &ClockMark, master: &MasterKey) -> String {
+    let text = mark.to_string();
+    let mac = URL_SAFE_NO_PAD.encode(hmac::sign(&mac_key(master), text.as_bytes()));
+    format!("{text} {mac}")
+}
+
+/// Reads what [`sealed`] returned; `None` without a right MAC.
+fn unsealed(text: &str, master: &MasterKey) -> Option<ClockMark> {
+    let (mark, mac) = text.rsplit_once(' ')?;
+    let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;
+    hmac::verify(&mac_key(master), mark.as_bytes(), &mac).ok()?;
+    ClockMark::parse(mark)
+}
+
+/// Reads the stored mark, and makes the first one of a database. One without a right MAC is replaced by
+/// a mark by which no time has passed for certain; so is one that is missing where there are keys.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub async fn make_first_mark(store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
-    let (time, none) = (clock.read(), ClockMark::default());
-    let first = ClockMark { seen_ms: time.now_ms, boot: clock.boot(), steady_ms: time.steady_ms, ..none };
-    // Another replica may have made it.
-    store.replace(NAME, &none.to_string(), &first.to_string()).await.map(|_| ())
+pub async fn stored_mark(store: &dyn Store, clock: &dyn Clock, master: &MasterKey) -> Result<ClockMark, StoreError> {
+    loop {
+        let text = store.constant(NAME, "").await?;
+        if let Some(mark) = unsealed(&text, master) {
+            return Ok(mark);
+        }
+        let is_new = text.is_empty() && store.load().await?.keys.is_empty();
+        let (time, boot) = (clock.read(), clock.boot());
+        let mark = if is_new {
+            ClockMark { seen_ms: time.now_ms, boot, steady_ms: time.steady_ms, ..ClockMark::default() }
+        } else {
+            tracing::error!("the clock mark is missing or lacks its MAC; entries are kept for longer");
+            ClockMark::unobserved(time.now_ms)
+        };
+        // Another replica may have made it.
+        if store.replace(NAME, &text, &sealed(&mark, master)).await? {
+            return Ok(mark);
+        }
+    }
 }
 
 /// Keeps the mark of the leading replica.
@@ -61,12 +86,18 @@ impl Timekeeper {
     }
 
     /// Advances the mark, at most every two seconds unless `now` is set. Only the leader calls this.
-    pub(super) async fn mark(&self, store: &dyn Store, clock: &dyn Clock, now: bool) -> Result<(), StoreError> {
+    pub(super) async fn mark(
+        &self,
+        store: &dyn Store,
+        clock: &dyn Clock,
+        master: &MasterKey,
+        now: bool,
+    ) -> Result<(), StoreError> {
         let time = clock.read();
         let held = *self.lock();
         let held = match held {
             Some(held) => held,
-            None => Held { mark: stored_mark(store).await?, steady_ms: None },
+            None => Held { mark: stored_mark(store, clock, master).await?, steady_ms: None },
         };
         let is_due = held.steady_ms.is_none_or(|at_ms| time.steady_ms >= at_ms.saturating_add(MARK_EVERY_MS));
         *self.lock() = Some(held);
@@ -82,7 +113,7 @@ impl Timekeeper {
             let seconds = mark.lag_ms / 1_000;
             tracing::warn!(seconds, "time passed that no issuer observed; entries are kept for longer by as much");
         }
-        let replaced = store.replace(NAME, &held.mark.to_string(), &mark.to_string()).await?;
+        let replaced = store.replace(NAME, &sealed(&held.mark, master), &sealed(&mark, master)).await?;
         *self.lock() = replaced.then_some(Held { mark, steady_ms: Some(time.steady_ms) });
         Ok(())
     }

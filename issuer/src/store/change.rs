@@ -39,7 +39,8 @@ pub(super) async fn apply_at(
     let is_shared = shared == Some(state.version) && change.only_revokes();
     let next = now_ms
         .max(state.version.saturating_add(1))
-        .max(change.merge.iter().max().map_or(0, |lost| lost.saturating_add(1)));
+        .max(change.merge.iter().max().map_or(0, |lost| lost.saturating_add(1)))
+        .max(change.above.saturating_add(1));
     let version = if is_shared { state.version } else { next };
     let mut ledger = Ledger { transaction, keys, state };
     for step in &change.keys {

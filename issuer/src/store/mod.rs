@@ -121,8 +121,11 @@ pub struct Change {
     pub incident: Option<Option<Incident>>,
     /// Indices below this one count as leased.
     pub next_index: u64,
-    /// Lost versions that count as part of the history from now on; the new version is larger than each.
+    /// Lost versions whose content is restored. They count as part of the history from now on; the new
+    /// version is larger than each.
     pub merge: Vec<u64>,
+    /// The new version is larger than this one. A replica that remembers its content still restores it.
+    pub above: u64,
 }
 
 impl Change {
@@ -140,9 +143,10 @@ impl Change {
             incident,
             next_index,
             merge,
+            above,
         } = self;
         let else_nothing = expected_version.is_none() && keys.is_empty() && !rotation_done && prune_before.is_none();
-        let no_repair = incident.is_none() && *next_index == 0 && merge.is_empty();
+        let no_repair = incident.is_none() && *next_index == 0 && merge.is_empty() && *above == 0;
         else_nothing && no_repair && !(revoke.is_empty() && epochs.is_empty())
     }
 

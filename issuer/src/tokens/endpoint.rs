@@ -54,7 +54,7 @@ async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResp
     let asked = GrantRequest::read(&request.form)?;
     let client = authenticate(issuer, &request.caller, &request.form).await?;
     let grant = grant(&issuer.config, client, &asked)?;
-    let index = issuer.indices.next(&*issuer.store, issuer.clock.now_ms()).await?;
+    let index = issuer.indices.next(&*issuer.store, issuer.clock.read().latest_issue_ms()).await?;
     let begun = Instant::now();
     loop {
         match try_mint(issuer, &grant, index)? {

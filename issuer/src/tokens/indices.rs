@@ -1,13 +1,13 @@
 //! Token indices: dense, never used twice, leased from the database in blocks so that a token costs no write.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::store::{Store, StoreError};
 
-/// Indices leased at a time: a write every second or so at ten thousand tokens a second. What is left at the end is lost,
-/// which costs revocation lists one or two bytes for each gap.
+/// Indices leased at a time: a write every second or so at ten thousand tokens a second. Between two
+/// blocks is a gap, which costs a revocation list at most four bytes.
 const BLOCK: u64 = 8_192;
 
 #[derive(Default)]
@@ -16,28 +16,25 @@ struct Blocks {
     spare: Range<u64>,
 }
 
-/// Indices per millisecond by which the floor of a lease rises. No issuer issues a million tokens a second, so the floor is
-/// above every index leased before, whatever the database has forgotten.
+/// Indices per millisecond by which the floor of a lease rises. No issuer issues a million tokens a
+/// second, so the floor is above every index leased before.
 const FLOOR_PER_MS: u64 = 1_024;
 
 /// The indices that this replica may use.
+///
+/// Every lease starts at the floor or above. A database that went back may have lost leases, those of
+/// other replicas too, and nothing in it tells.
 pub struct Indices {
+    block: u64,
     blocks: Mutex<Blocks>,
     leasing: tokio::sync::Mutex<()>,
     /// The largest end of leased indices that the database ever told.
     highest: AtomicU64,
-    /// The database may have lost leases: the next lease starts at the floor. True at the start, when nothing is known.
-    distrusted: AtomicBool,
 }
 
 impl Default for Indices {
     fn default() -> Self {
-        Self {
-            blocks: Mutex::default(),
-            leasing: tokio::sync::Mutex::default(),
-            highest: AtomicU64::new(0),
-            distrusted: AtomicBool::new(true),
-        }
+        Self::in_blocks_of(BLOCK)
     }
 }
 
@@ -48,21 +45,30 @@ pub fn index_floor(now_ms: u64) -> u64 {
 }
 
 impl Indices {
-    /// Notes the end of leased indices that the database tells. One that fell is a database that went back.
-    pub fn saw(&self, next_index: u64) {
-        if next_index < self.highest.fetch_max(next_index, Ordering::SeqCst) {
-            self.distrust();
+    /// Leases so many at a time.
+    #[must_use]
+    pub fn in_blocks_of(block: u64) -> Self {
+        Self { block, blocks: Mutex::default(), leasing: tokio::sync::Mutex::default(), highest: AtomicU64::new(0) }
+    }
+
+    /// Returns the largest end of leased indices that the database ever told.
+    #[must_use]
+    pub fn highest(&self) -> u64 {
+        self.highest.load(Ordering::SeqCst)
+    }
+
+    /// Notes the end of leased indices that the database tells, and what was known when it was asked.
+    /// After an end that fell, what is leased is given up: another replica may have leased the same.
+    pub fn saw(&self, next_index: u64, known: u64) {
+        self.highest.fetch_max(next_index, Ordering::SeqCst);
+        if next_index < known {
+            tracing::error!(known, next_index, "the database lost leases of token indices; leasing others");
+            self.forget();
         }
     }
 
-    /// Notes that the database may have lost leases: it was away, and another one may answer next.
-    pub fn distrust(&self) {
-        self.distrusted.store(true, Ordering::SeqCst);
-    }
-
-    /// Gives up what is leased, too: another replica may have leased the same from an earlier state.
+    /// Gives up what is leased.
     pub fn forget(&self) {
-        self.distrust();
         *self.blocks.lock().unwrap_or_else(PoisonError::into_inner) = Blocks::default();
     }
 
@@ -85,30 +91,30 @@ impl Indices {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner).spare.is_empty()
     }
 
-    /// The next index. Asks the database only when both blocks are used up.
+    /// The next index. Asks the database only when both blocks are used up. `latest_ms` is the latest
+    /// time on the clock of any replica (Unix milliseconds).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn next(&self, store: &dyn Store, now_ms: u64) -> Result<u64, StoreError> {
+    pub async fn next(&self, store: &dyn Store, latest_ms: u64) -> Result<u64, StoreError> {
         loop {
             if let Some(index) = self.take() {
                 return Ok(index);
             }
-            self.top_up(store, now_ms).await?;
+            self.top_up(store, latest_ms).await?;
         }
     }
 
-    /// Leases the next block before it is needed.
+    /// Leases the next block before it is needed, as [`Indices::next`] does.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn top_up(&self, store: &dyn Store, now_ms: u64) -> Result<(), StoreError> {
+    pub async fn top_up(&self, store: &dyn Store, latest_ms: u64) -> Result<(), StoreError> {
         let _one = self.leasing.lock().await;
         if self.wants_spare() {
-            let floor = if self.distrusted.swap(false, Ordering::SeqCst) { index_floor(now_ms) } else { 0 };
-            let at_least = floor.max(self.highest.load(Ordering::SeqCst));
-            let leased = store.lease_indices(BLOCK, at_least).await.inspect_err(|_| self.distrust())?;
-            self.saw(leased.end);
+            let at_least = index_floor(latest_ms).max(self.highest());
+            let leased = store.lease_indices(self.block, at_least).await?;
+            self.highest.fetch_max(leased.end, Ordering::SeqCst);
             self.blocks.lock().unwrap_or_else(PoisonError::into_inner).spare = leased;
         }
         Ok(())

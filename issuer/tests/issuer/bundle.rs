@@ -177,6 +177,31 @@ async fn unproven_version_changes_nothing() {
     assert_eq!(harness.issuer.live_proxies().await.confirmed(), version);
 }
 
+/// B17: whoever knows a worker's id and a poll token may poll in its name, in the protocol of his choice.
+#[tokio::test]
+async fn poll_without_proof_confirms_nothing_for_another() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::of(&harness, 1);
+    proxy.confirm(&harness).await;
+    let held = harness.version();
+    assert_eq!(harness.post_as("operator", "/revoke", "subject=alice").await.status, 200);
+    let before = harness.issuer.live_proxies().await;
+    for (what, answer) in [
+        ("protocol 1", harness.poll(1, Some(harness.version())).await),
+        ("other pins", harness.poll_pinning(1, Some(harness.version()), "a-guess", "other").await),
+        (
+            "a shorter staleness",
+            harness.poll_stating(1, None, [("proof", ""), ("pins", "pin"), ("staleness", "1")]).await,
+        ),
+    ] {
+        assert_eq!(answer.status, 200, "{what}");
+        let now = harness.issuer.live_proxies().await;
+        assert_eq!(now.confirmed(), held, "{what}");
+        let (before, now) = (&before.proxies[0].record, &now.proxies[0].record);
+        assert_eq!((now.protocol, &now.pins, now.accepts_until), (2, &before.pins, before.accepts_until), "{what}");
+    }
+}
+
 #[tokio::test]
 async fn proof_is_valid_at_every_replica_and_restart() {
     let harness = Harness::new().await;

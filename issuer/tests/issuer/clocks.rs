@@ -91,6 +91,27 @@ async fn start_under_wrong_clock_deletes_nothing() {
     assert_eq!(entries(&corrected, &old), (1, 1, true));
 }
 
+/// Who can write to the database makes no time pass: by a mark without its MAC, or by none.
+#[tokio::test]
+async fn forged_clock_mark_deletes_nothing() {
+    let days_later = (NOW + 3 * 86_400) * 1_000;
+    for forged in [
+        format!("UPDATE meshseal_meta SET value = '{days_later} 0 0 0 0 AAAA' WHERE name = 'clock mark'"),
+        "DELETE FROM meshseal_meta WHERE name = 'clock mark'".to_owned(),
+    ] {
+        let (before, token, old) = with_entries().await;
+        end(&before).await;
+        before.database.execute(&forged).await;
+        // The machine's clock is wrong, too: without a mark that counts for nothing.
+        let clock = Arc::new(FixedClock::at(NOW + 3_600));
+        let after = Harness::at(before.database.clone(), config(), clock.clone()).await;
+        assert_eq!(clock.now(), NOW + 3_600, "{forged}");
+        pass(&after, 75).await;
+        assert_eq!(entries(&after, &old), (1, 1, true), "{forged}");
+        assert!(!after.is_active(&token).await, "{forged}");
+    }
+}
+
 #[tokio::test]
 async fn restart_refuses_earlier_time() {
     let (before, ..) = with_entries().await;

@@ -17,6 +17,8 @@ on_both! {
     proof_of_lost_version_declares_incident
     proof_reveals_loss_behind_newer_version
     waits_for_replica_that_remembers_proved_version
+    replica_restores_keys_after_another_declared_the_incident
+    replicas_lease_no_index_twice
     repair_removes_forged_rows_and_revokes_all
     receipt_is_unknown_while_workers_may_be_lost
     lost_record_of_worker_is_noticed_behind_later_ones
@@ -248,6 +250,47 @@ async fn waits_for_replica_that_remembers_proved_version(database: Arc<Database>
     tokio::join!(proxy.poll(&one), restored);
     assert!(!accepts(&one, &proxy.trust, &lost) && !one.is_active(&lost).await);
     assert!(accepts(&one, &proxy.trust, &good) && one.is_active(&good).await, "nothing is unproven");
+}
+
+/// The replica that remembers comes too late to explain what a worker proves to another one.
+async fn replica_restores_keys_after_another_declared_the_incident(database: Arc<Database>) {
+    let one = Harness::on(database.clone(), config()).await;
+    let stolen = one.active_kid();
+    back_up(&database).await;
+    assert_eq!(one.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}")).await.status, 200);
+    let mut proxy = Proxy::of(&one, 1);
+    proxy.confirm(&one).await;
+    restore(&database).await;
+    one.clock.advance(1);
+    let other = one.restarted().await;
+    assert_eq!(other.active_kid(), stolen, "the backup says so");
+    proxy.poll(&other).await;
+    assert!(other.issuer.publisher.incident().is_some());
+    one.tick().await;
+    other.tick().await;
+    for replica in [&one, &other] {
+        assert_ne!(replica.active_kid(), stolen);
+        assert!(!replica.get("/jwks").await.text.contains(&stolen));
+    }
+}
+
+/// The database loses a lease that only the replica knows which made it.
+async fn replicas_lease_no_index_twice(database: Arc<Database>) {
+    let one = Harness::on(database.clone(), config()).await;
+    let other = one.restarted().await;
+    // Every replica has used what it leased at its start.
+    one.issuer.indices.forget();
+    other.issuer.indices.forget();
+    one.clock.advance(2);
+    database.execute("CREATE TABLE backup AS SELECT * FROM meshseal_state").await;
+    let first = index(&one.token().await);
+    database.execute("DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM backup").await;
+    one.clock.advance(1);
+    let second = index(&other.token().await);
+    assert!(second > first + 8_192, "{second} may be in the block that {first} came from");
+    one.tick().await;
+    let third = index(&one.token().await);
+    assert!(third.abs_diff(second) > 8_192, "{third} may be in the block that {second} came from");
 }
 
 async fn repair_removes_forged_rows_and_revokes_all(database: Arc<Database>) {

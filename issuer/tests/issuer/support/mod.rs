@@ -212,14 +212,19 @@ impl Harness {
 
     /// The same by a worker that pins these bundle keys.
     pub(crate) async fn poll_pinning(&self, worker: u64, have: Option<u64>, proof: &str, pins: &str) -> Answer {
+        self.poll_stating(worker, have, [("proof", proof), ("pins", pins), ("staleness", "not-after")]).await
+    }
+
+    /// A poll in protocol 2 with these headers, named without `x-meshseal-`.
+    pub(crate) async fn poll_stating(&self, worker: u64, have: Option<u64>, headers: [(&str, &str); 3]) -> Answer {
         let query = have.map_or(String::new(), |have| format!("?have={have}"));
-        let request = Request::get(format!("/bundle{query}"))
+        let mut request = Request::get(format!("/bundle{query}"))
             .header("x-meshseal-worker", format!("{worker:016x}"))
             .header("x-meshseal-node", "edge")
-            .header("x-meshseal-protocol", "2")
-            .header("x-meshseal-staleness", "not-after")
-            .header("x-meshseal-pins", pins)
-            .header("x-meshseal-proof", proof);
+            .header("x-meshseal-protocol", "2");
+        for (name, value) in headers {
+            request = request.header(format!("x-meshseal-{name}"), value);
+        }
         self.send(request.body(Body::empty()).unwrap()).await
     }
 
@@ -316,7 +321,15 @@ pub(crate) fn accepts(harness: &Harness, trust: &Trust, token: &str) -> bool {
 
 /// A worker that polls and holds nothing.
 pub(crate) fn deaf_worker(worker: u64) -> Contact<'static> {
-    Contact { worker, node: "deaf", version: 0, protocol: 2, staleness: StalenessBound::NotAfter, pins: "" }
+    Contact {
+        worker,
+        node: "deaf",
+        version: 0,
+        proven: false,
+        protocol: 2,
+        staleness: StalenessBound::NotAfter,
+        pins: "",
+    }
 }
 
 pub(crate) fn form_request(path: &str, _form: &str) -> axum::http::request::Builder {
