@@ -18,6 +18,9 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(100);
 /// How soon confirmations are written down, and due work is done.
 const KEEP_EVERY: Duration = Duration::from_millis(200);
 
+/// Seconds between two attempts to empty the write-ahead log of destroyed keys.
+const TIDY_EVERY_S: u64 = 10;
+
 /// Pause before a task that died starts again.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 
@@ -126,8 +129,14 @@ async fn keep(issuer: Arc<Issuer>) {
 
 async fn write_down(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(KEEP_EVERY), Health("writing to the database", true));
+    let mut tidied_at = None;
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
         health.turned(&write_down_once(&issuer).await);
+        let now = issuer.clock.steady();
+        if tidied_at.is_none_or(|at| now >= TIDY_EVERY_S.saturating_add(at)) {
+            tidied_at = Some(now);
+            issuer.store.tidy().await;
+        }
     }
     let _gone_anyway = timeout(END_PATIENCE, write_down_once(&issuer)).await;
 }

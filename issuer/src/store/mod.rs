@@ -153,9 +153,11 @@ impl Change {
     /// Returns whether it destroys the private half of a key.
     #[must_use]
     pub fn destroys_keys(&self) -> bool {
-        let destroys = |step: &KeyChange| {
-            matches!(step, KeyChange::Enter { state, .. } if !state.may_sign())
-                || matches!(step, KeyChange::Delete { .. })
+        let destroys = |step: &KeyChange| match step {
+            KeyChange::Enter { state, .. } => !state.may_sign(),
+            KeyChange::Restore(key) => key.sealed.is_none(),
+            KeyChange::Delete { .. } => true,
+            KeyChange::Insert(_) | KeyChange::Extend { .. } => false,
         };
         self.keys.iter().any(destroys)
     }
@@ -228,6 +230,9 @@ pub trait Store: Send + Sync {
     async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
         Ok(None)
     }
+
+    /// Empties the write-ahead log of a file in which a destroyed key may still stand.
+    async fn tidy(&self) {}
 
     /// State of the database, as the last operations found it.
     fn health(&self) -> Health;

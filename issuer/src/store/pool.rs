@@ -1,7 +1,7 @@
 //! Connections and transactions. A connection is used again only after its transaction ended as it
 //! should.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ const CONNECTIONS: usize = 8;
 /// secure_delete: deleted content, such as a private half, is overwritten.
 const SQLITE_SETTINGS: &str =
     "PRAGMA secure_delete = ON; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 4000";
+
+/// Milliseconds for which a statement waits for a lock of the file.
+const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 4000";
 
 /// Begins a transaction on a server and tells whether it may write, in one message. A server that
 /// is demoted while connections to it stay open, as behind a proxy, is noticed by the next
@@ -58,6 +61,8 @@ pub(super) struct Pool {
     permits: Semaphore,
     idle: Mutex<Vec<Held>>,
     max_age: Duration,
+    /// Whether the write-ahead log of a SQLite file may hold a destroyed key. At the start it may.
+    log_is_due: AtomicBool,
 }
 
 struct Held {
@@ -75,7 +80,8 @@ impl Pool {
         // No bound for a file: a new connection to it reaches no other server.
         let (connections, max_age) = if file.is_some() { (1, Duration::MAX) } else { (CONNECTIONS, max_age) };
         let (permits, idle) = (Semaphore::new(connections), Mutex::default());
-        Ok(Self { file, hosts, preferred: AtomicUsize::new(0), permits, idle, max_age })
+        let log_is_due = AtomicBool::new(file.is_some());
+        Ok(Self { file, hosts, preferred: AtomicUsize::new(0), permits, idle, max_age, log_is_due })
     }
 
     /// Returns whether the database is a SQLite file.
@@ -103,16 +109,36 @@ impl Pool {
         Ok(transaction)
     }
 
-    /// Empties the write-ahead log of a SQLite file, which keeps old pages.
-    pub(super) async fn truncate_log(&self) -> Result<(), Outage> {
+    /// Notes that the write-ahead log of a SQLite file holds the page of a destroyed key.
+    pub(super) fn log_holds_key(&self) {
+        self.log_is_due.store(self.is_file(), Ordering::SeqCst);
+    }
+
+    /// Empties the write-ahead log if it may hold a destroyed key. Returns whether it holds none now:
+    /// while another program reads, SQLite keeps the log.
+    pub(super) async fn empty_log(&self) -> Result<bool, Outage> {
+        if !self.log_is_due.swap(false, Ordering::SeqCst) {
+            return Ok(true);
+        }
+        let emptied = self.checkpoint().await;
+        if !matches!(emptied, Ok(true)) {
+            self.log_holds_key();
+        }
+        emptied
+    }
+
+    async fn checkpoint(&self) -> Result<bool, Outage> {
         let _permit = self.permits.acquire().await.map_err(|_| Outage::new(Reason::Other, "the store is closed"))?;
         let mut held = match self.take_idle() {
             Some(held) => held,
             None => Held { connection: self.connect().await?, opened: Instant::now() },
         };
-        held.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+        // A reader may go on for long, and all else waits for this connection.
+        held.connection.execute("PRAGMA busy_timeout = 100").await?;
+        let row = held.connection.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+        held.connection.execute(BUSY_TIMEOUT).await?;
         self.give_back(held);
-        Ok(())
+        Ok(row.try_get::<i64, _>(0)? == 0)
     }
 
     /// SQLite goes on writing to a file that was deleted or replaced, and what it wrote is lost.

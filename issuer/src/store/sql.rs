@@ -131,12 +131,9 @@ impl SqlStore {
             applied = merged.map_err(Into::into).and(applied);
         }
         let version = transaction.end(applied).await?;
-        // The log still has the page with the private half.
-        if self.pool.is_file()
-            && change.destroys_keys()
-            && let Err(error) = self.pool.truncate_log().await
-        {
-            tracing::warn!(%error, "the write-ahead log could not be emptied of a destroyed key; the next destruction tries again");
+        if change.destroys_keys() {
+            self.pool.log_holds_key();
+            self.tidy().await;
         }
         Ok(version)
     }
@@ -441,6 +438,17 @@ impl Store for SqlStore {
             transaction.end(now.map(Some).map_err(Into::into)).await
         })
         .await
+    }
+
+    async fn tidy(&self) {
+        match self.pool.empty_log().await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(
+                "the write-ahead log still holds a destroyed key, because another program reads the database; \
+                 it is emptied once that ends"
+            ),
+            Err(error) => tracing::warn!(%error, "the write-ahead log could not be emptied of a destroyed key"),
+        }
     }
 
     fn health(&self) -> Health {

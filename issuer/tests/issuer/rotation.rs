@@ -3,6 +3,7 @@
 
 use meshseal_issuer::keys::{KeyState, MAX_DRAINING, Purpose};
 use serde_json::json;
+use sqlx::{Connection as _, Executor as _};
 
 use crate::support::{Harness, NOW, Proxy, accepts, config, deaf_worker, decode};
 
@@ -382,4 +383,20 @@ async fn destroyed_private_half_leaves_no_copy() {
     let wal = std::fs::read(format!("{}-wal", harness.database.file().display())).unwrap_or_default();
     let file = std::fs::read(harness.database.file()).unwrap();
     assert!([wal, file].iter().all(|bytes| !bytes.windows(24).any(|window| window == &sealed_again[20..44])));
+}
+
+/// A backup program that reads keeps the log, so that it is emptied later.
+#[tokio::test]
+async fn destroyed_private_half_leaves_the_log_once_readers_end() {
+    let harness = Harness::new().await;
+    let (kid, sealed) = (harness.active_kid(), harness.key(Purpose::Token, KeyState::Active).unwrap().sealed.unwrap());
+    let file = harness.database.file().display().to_string();
+    let holds = |name: &str| std::fs::read(name).unwrap().windows(24).any(|window| window == &sealed[20..44]);
+    let mut reader = sqlx::SqliteConnection::connect(&format!("sqlite:{file}")).await.unwrap();
+    reader.execute("BEGIN; SELECT * FROM meshseal_keys").await.unwrap();
+    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={kid}")).await;
+    assert!(holds(&format!("{file}-wal")) || holds(&file), "the reader still needs it");
+    reader.execute("ROLLBACK").await.unwrap();
+    harness.issuer.store.tidy().await;
+    assert!(!holds(&format!("{file}-wal")) && !holds(&file));
 }

@@ -136,6 +136,10 @@ impl Store for Fickle {
         self.inner.replace(name, old, new).await
     }
 
+    async fn tidy(&self) {
+        self.inner.tidy().await;
+    }
+
     async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
         self.inner.clock_ms().await
     }
