@@ -1,5 +1,5 @@
-//! A wall clock that steps while Envoy runs; the monotonic clock stays. Fetches go on in their rhythm, and no request is
-//! held longer or released early.
+//! A wall clock that steps while Envoy runs; the monotonic clock stays. Fetches and polls go on in their rhythm, keys and bundles
+//! age by elapsed time, and no request is held longer or released early.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,6 +15,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use meshseal_tests::bootstrap::{Bootstrap, listener, meshseal};
+use meshseal_tests::bundles::{Bundles, Manner, trust};
 use meshseal_tests::clock::{Stopwatch, unix_now};
 use meshseal_tests::http::Request;
 use meshseal_tests::mint::{Key, Kind, Token, jwks};
@@ -29,10 +30,10 @@ const ISSUER: &str = "https://idp.example";
 const DAY: i64 = 86_400;
 
 /// Compiles the library that shifts the time of day of a process. A C compiler is there, because aws-lc needs one.
-fn library() -> Result<PathBuf> {
-    let library = folder("clock").join("wall_clock.so");
+fn library(name: &str) -> Result<PathBuf> {
+    let library = folder(name).join("wall_clock.so");
     let source = paths::root().join("tests/scripts/wall_clock.c");
-    fs::create_dir_all(folder("clock"))?;
+    fs::create_dir_all(folder(name))?;
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(&source).output()?;
     ensure!(compiled.status.success(), "cc: {}", String::from_utf8_lossy(&compiled.stderr));
     Ok(library)
@@ -44,6 +45,13 @@ fn shift_by(file: &Path, seconds: i64) -> Result<()> {
     Ok(file.write_all(&seconds.to_ne_bytes())?)
 }
 
+/// The environment of an Envoy whose time of day follows `shift`, which has no shift at first.
+fn shifted(library: &Path, shift: &Path) -> Result<Vec<(OsString, OsString)>> {
+    shift_by(shift, 0)?;
+    let env = [("LD_PRELOAD", library), ("WALL_CLOCK_SHIFT", shift)];
+    Ok(env.map(|(name, path)| (name.into(), path.into())).into())
+}
+
 async fn statuses(proxy: &Proxy, token: &str) -> Result<Vec<u16>> {
     let responses = proxy.ask_each_worker("edge", |_| Request::get("/").bearer(token)).await?;
     Ok(responses.iter().map(|response| response.status).collect())
@@ -51,7 +59,7 @@ async fn statuses(proxy: &Proxy, token: &str) -> Result<Vec<u16>> {
 
 #[test]
 fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
-    let library = library()?;
+    let library = library("clock")?;
     run(async {
         let key = Key::generate(Kind::P256, "k")?;
         let (fetches, keys, port) = (Arc::new(AtomicUsize::new(0)), jwks(&[&key])?.to_string(), free()?);
@@ -66,10 +74,7 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
             "refreshInterval": "10s",
         }]});
         let shift = folder("clock").join("shift");
-        shift_by(&shift, 0)?;
-        let env: Vec<(OsString, OsString)> = [("LD_PRELOAD", &library), ("WALL_CLOCK_SHIFT", &shift)]
-            .map(|(name, path)| (name.into(), path.into()))
-            .into();
+        let env = shifted(&library, &shift)?;
         let edge = listener("edge", &[meshseal(&plugin)], "echo");
         let bootstrap = Bootstrap::new().listener(edge).cluster("idp", loopback(port));
         let proxy = Proxy::start_with_env("clock", bootstrap, &["edge"], env).await?;
@@ -96,6 +101,57 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
             let fetched = fetches.load(Ordering::SeqCst) - before;
             ensure!((WORKERS..=4 * WORKERS).contains(&fetched), "{fetched} fetches within 13 s after {shifted_by} s");
             ensure!(statuses(&proxy, &good).await? == [200; WORKERS], "good keys after {shifted_by} s");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn steps_of_the_wall_clock_change_no_bundle() -> Result<()> {
+    let library = library("bundle-clock")?;
+    run(async {
+        let bundles = Bundles::start()?;
+        let mut config = bundles.config("bundles")?;
+        config["wait"] = json!("1s");
+        config["staleness"] = json!({"maxAge": "6s"});
+        let plugin = json!({
+            "trustBundle": config,
+            "jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "trustBundle": true}],
+        });
+        let shift = folder("bundle-clock").join("shift");
+        let env = shifted(&library, &shift)?;
+        let edge = listener("edge", &[meshseal(&plugin)], "echo");
+        let bootstrap = Bootstrap::new().listener(edge).cluster("bundles", bundles.address());
+        let proxy = Proxy::start_with_env("bundle-clock", bootstrap, &["edge"], env).await?;
+        let sign = |key: &Key, shifted_by: i64| {
+            let jti = meshseal_core::revocation::jti_with_index(7, [1; 8]);
+            let now = unix_now().saturating_add_signed(shifted_by);
+            Token::new(ISSUER, "orders", now).claim("jti", jti).sign(key)
+        };
+        let mut key = Key::generate(Kind::Ed25519, "first")?;
+        bundles.publish(trust(ISSUER, &[&key])?);
+        for shifted_by in [0, -DAY, 400 * DAY] {
+            let answers = |key: &Key, status: u16| {
+                let (token, proxy) = (sign(key, shifted_by), &proxy);
+                async move { (statuses(proxy, &token.ok()?).await.ok()? == [status; WORKERS]).then_some(()) }
+            };
+            let soon = Duration::from_secs(15);
+            shift_by(&shift, shifted_by)?;
+            until("a bundle", soon, || answers(&key, 200)).await?;
+            // Two maximum ages: only a bundle that is confirmed is still good.
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            ensure!(statuses(&proxy, &sign(&key, shifted_by)?).await? == [200; WORKERS], "after {shifted_by} s");
+            let withdrawn = key;
+            key = Key::generate(Kind::Ed25519, &format!("after{shifted_by}"))?;
+            bundles.publish(trust(ISSUER, &[&key])?);
+            until("the next bundle", soon, || answers(&key, 200)).await?;
+            ensure!(
+                statuses(&proxy, &sign(&withdrawn, shifted_by)?).await? == [401; WORKERS],
+                "the key was withdrawn after {shifted_by} s"
+            );
+            bundles.set_manner(Manner::Status(503));
+            until("a stale bundle", soon, || answers(&key, 503)).await?;
+            bundles.set_manner(Manner::Right);
         }
         Ok(())
     })

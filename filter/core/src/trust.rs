@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use crate::alg::Alg;
@@ -21,6 +22,67 @@ pub struct Trust {
     bundle: Option<Bundle>,
     fetched: Vec<Fetched>,
     generation: u64,
+    time: Option<CarriedTime>,
+}
+
+/// Readings of both clocks at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Time of day in Unix seconds. An operator or NTP may set it to any time.
+    pub wall_s: u64,
+    /// Time on a monotonic clock, since an unspecified moment.
+    pub steady: Duration,
+}
+
+/// The moment of a caller that has one clock for both.
+impl From<u64> for Moment {
+    fn from(seconds: u64) -> Self {
+        Self { wall_s: seconds, steady: Duration::from_secs(seconds) }
+    }
+}
+
+/// The time by which bundles are judged: the time of day at the start, carried on by the monotonic clock, so that a step of
+/// the wall clock changes nothing (ADR 16).
+///
+/// INVARIANT: `proven <= estimate`.
+#[derive(Clone, Copy, Debug)]
+struct CarriedTime {
+    /// Time since the Unix epoch at `read_at`.
+    estimate: Duration,
+    /// Lower bound of the same, by the latest `iat` that a pinned key signed.
+    proven: Duration,
+    /// Time on the monotonic clock.
+    read_at: Duration,
+}
+
+impl CarriedTime {
+    const fn start(now: Moment) -> Self {
+        Self { estimate: Duration::from_secs(now.wall_s), proven: Duration::ZERO, read_at: now.steady }
+    }
+
+    fn at(self, steady: Duration) -> Self {
+        let passed = steady.saturating_sub(self.read_at);
+        let [estimate, proven] = [self.estimate, self.proven].map(|time| time.saturating_add(passed));
+        Self { estimate, proven, read_at: steady }
+    }
+
+    /// Range in which the present time lies. Wall clock and carried time may differ: one of them was wrong, the wall clock now
+    /// or the one at the start. The signatures of bundles prove the lower bound, whatever a wall clock says.
+    fn range(self, now: Moment) -> RangeInclusive<u64> {
+        let carried = self.at(now.steady);
+        let [estimate, proven] = [carried.estimate, carried.proven].map(|time| time.as_secs());
+        now.wall_s.min(estimate).max(proven)..=now.wall_s.max(estimate)
+    }
+
+    /// The time after a bundle of this `iat` was accepted, for which the present time was found in `range`.
+    fn confirmed(self, now: Moment, range: &RangeInclusive<u64>, iat: u64) -> Self {
+        let iat = Duration::from_secs(iat);
+        Self {
+            estimate: Duration::from_secs(*range.start()).max(iat),
+            proven: self.at(now.steady).proven.max(iat),
+            read_at: now.steady,
+        }
+    }
 }
 
 /// The key set that was fetched for one rule.
@@ -81,10 +143,16 @@ pub struct Freshness {
 }
 
 impl Trust {
-    /// Nothing known yet.
+    /// Nothing known yet. The first bundle is judged by the time of day alone.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Nothing known yet. Steps of the wall clock after `start` change no verdict on a bundle.
+    #[must_use]
+    pub fn since(start: Moment) -> Self {
+        Self { time: Some(CarriedTime::start(start)), ..Self::default() }
     }
 
     /// Changes whenever keys or revocations do: a verdict reached under one generation says nothing under another.
@@ -122,21 +190,23 @@ impl Trust {
         bundled.chain(fetched).flat_map(KeySet::iter)
     }
 
-    /// How old the bundle in force is.
+    /// How old the bundle in force is: its age when it was accepted and the monotonic time since then.
     #[must_use]
-    pub fn freshness(&self, now: u64) -> Freshness {
-        self.bundle.as_ref().map_or_else(Freshness::default, |bundle| Freshness {
-            age: Some(now.saturating_sub(bundle.issued_at)),
-            expired: now >= bundle.not_after,
-        })
+    pub fn freshness(&self, now: impl Into<Moment>) -> Freshness {
+        let (Some(bundle), Some(time)) = (&self.bundle, self.time) else { return Freshness::default() };
+        let now = time.at(now.into().steady).estimate.as_secs();
+        Freshness { age: Some(now.saturating_sub(bundle.issued_at)), expired: now >= bundle.not_after }
     }
 
     /// Takes over a bundle: signature under `pins`, times, version (V17); a delta only onto its base.
     ///
     /// # Errors
     /// [`BundleError`]; what is in force stays in force.
-    pub fn accept_bundle(&mut self, jws: &str, pins: &KeySet, now: u64) -> Result<Accepted, BundleError> {
-        let (payload, pin) = bundle::open(jws, pins, now)?;
+    pub fn accept_bundle(&mut self, jws: &str, pins: &KeySet, now: impl Into<Moment>) -> Result<Accepted, BundleError> {
+        let now = now.into();
+        let time = self.time.unwrap_or(CarriedTime::start(now));
+        let range = time.range(now);
+        let (payload, pin) = bundle::open(jws, pins, &range)?;
         let nothing = Snapshot::default();
         let before = self.bundle.as_ref().map_or(&nothing, |bundle| &bundle.snapshot);
         let snapshot = before.apply(&payload)?;
@@ -146,6 +216,7 @@ impl Trust {
         }
         let keys = usable_keys(&snapshot)?;
         let (issued_at, not_after) = (payload.iat, payload.exp);
+        self.time = Some(time.confirmed(now, &range, issued_at));
         let ack = payload.ack.map(String::into_boxed_str);
         self.bundle = Some(Bundle { snapshot, issued_at, not_after, ack, keys, pin: pin.clone() });
         if same_version {
@@ -210,6 +281,7 @@ impl Trust {
             let pinned = ours.pins.iter().any(|pin| *pin == theirs.pin);
             if pinned && self.bundle_version() < Some(theirs.snapshot.version) {
                 self.bundle = Some(theirs.clone());
+                self.time = older.time;
             }
         }
         for (at, rule) in

@@ -1,8 +1,9 @@
 //! From a plugin configuration to what the engine works with, or to a list of its mistakes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::RandomState;
 use std::rc::Rc;
+use std::time::Duration;
 
 use meshseal_core::bundle::BundleError;
 use meshseal_core::cache::Verdicts;
@@ -23,6 +24,37 @@ use crate::verify::Hosted;
 /// Envoy hands a `google.protobuf.Struct` on as its binary encoding, unlike what its documentation says (seen in 1.40).
 const NOT_TEXT: &str = "the plugin configuration is not text; give it as a google.protobuf.StringValue that holds JSON";
 
+/// Longest time between two ticks, and how far a step of the wall clock may go unnoticed between them.
+const LONGEST_TICK: Duration = Duration::from_secs(2);
+
+/// Both clocks at a tick.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticked {
+    wall: Duration,
+    steady: Duration,
+}
+
+impl Ticked {
+    pub(crate) fn now(host: &impl Host) -> Self {
+        Self { wall: host.now(), steady: host.steady() }
+    }
+
+    /// Whether the wall clock went ahead of the monotonic clock since an earlier tick.
+    pub(crate) fn jumped_since(self, earlier: Self) -> bool {
+        let passed = self.steady.saturating_sub(earlier.steady);
+        self.wall.saturating_sub(earlier.wall) > passed.saturating_add(LONGEST_TICK)
+    }
+
+    /// Monotonic time when the wall clock shows `wall`. A request reads one clock, not two: the host is asked only if the time
+    /// of day was changed or the ticks have stopped.
+    pub(crate) fn steady_at(self, wall: Duration, host: &impl Host) -> Duration {
+        match wall.checked_sub(self.wall) {
+            Some(passed) if passed <= LONGEST_TICK => self.steady.saturating_add(passed),
+            Some(_) | None => host.steady(),
+        }
+    }
+}
+
 /// A configuration in force, with all that depends on it.
 pub(crate) struct Active {
     pub(crate) policy: Rc<Policy>,
@@ -30,6 +62,8 @@ pub(crate) struct Active {
     /// Output headers, removed from every request (V21).
     pub(crate) sanitized: Vec<Box<str>>,
     pub(crate) trust: Rc<RefCell<Trust>>,
+    /// Both clocks at the last tick.
+    pub(crate) ticked: Cell<Ticked>,
     /// Verdicts on tokens seen before; they hold for this policy only.
     pub(crate) verdicts: RefCell<Verdicts<Admitted, RandomState>>,
     /// Algorithms whose signatures the host verifies; none before it was asked, which takes a millisecond and waits for a tick.
@@ -61,7 +95,7 @@ impl Active {
         for warning in policy.warnings() {
             host.log(Level::Warn, &format!("configuration: {warning}"));
         }
-        let mut trust = Trust::new();
+        let mut trust = Trust::since(registry::start(host));
         registry::hand_down(&policy, &mut trust);
         let metrics = Metrics::define(host, policy.stat_prefix());
         accept_embedded(host, &policy, &mut trust, &metrics)?;
@@ -80,6 +114,7 @@ impl Active {
         Ok(Self {
             places: Places::of(&policy),
             sanitized,
+            ticked: Cell::new(Ticked::now(host)),
             hosted: None,
             tables_of: None,
             verdicts: RefCell::new(Verdicts::new(RandomState::new())),
@@ -101,7 +136,7 @@ fn accept_embedded(host: &impl Host, policy: &Policy, trust: &mut Trust, metrics
     else {
         return Ok(());
     };
-    match trust.accept_bundle(jws.trim(), &config.pins, host.now().as_secs()) {
+    match trust.accept_bundle(jws.trim(), &config.pins, host.moment()) {
         Ok(_) => metrics.count(Count::BundleAccepted),
         // What was handed down is newer.
         Err(BundleError::Rollback) => {}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use meshseal_core::config::{JwtRule, KeySource};
 use meshseal_core::policy::{CanonicalRequest, Policy, Standing};
 use meshseal_core::rejection::Rejection;
-use meshseal_core::trust::{Freshness, Trust};
+use meshseal_core::trust::{Freshness, Moment, Trust};
 use meshseal_core::validate::{self, Verified};
 
 use crate::config::Active;
@@ -93,7 +93,7 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
     let trust = active.trust.try_borrow().map_err(|_| Rejection::KeysUnavailable)?;
     let clock = Clock { host, read: OnceCell::new() };
     match validate(active, &clock, &located, &trust) {
-        Ok(admitted) => authorize(policy, &canonical, located, admitted, trust.freshness(clock.now().as_secs())),
+        Ok(admitted) => authorize(policy, &canonical, located, admitted, freshness(active, &clock, &trust)),
         Err(rejection) => {
             let sources = sources(active, &located, rejection);
             if sources.is_empty() { Err(rejection.into()) } else { Ok(Verdict::KeyMayBeNewer(rejection, sources)) }
@@ -111,6 +111,14 @@ impl<H: Host> Clock<'_, H> {
     fn now(&self) -> Duration {
         *self.read.get_or_init(|| self.host.now())
     }
+}
+
+fn freshness(active: &Active, clock: &Clock<'_, impl Host>, trust: &Trust) -> Freshness {
+    if trust.bundle_version().is_none() {
+        return Freshness::default();
+    }
+    let wall = clock.now();
+    trust.freshness(Moment { wall_s: wall.as_secs(), steady: active.ticked.get().steady_at(wall, clock.host) })
 }
 
 /// The verdict on a token: the one reached before, if it still holds (V27), or a new one, which is timed if it took a verification.

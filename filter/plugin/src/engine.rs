@@ -9,7 +9,7 @@ use meshseal_core::config::Mode;
 use meshseal_core::limits;
 use meshseal_core::rejection::Rejection;
 
-use crate::config::Active;
+use crate::config::{Active, Ticked};
 use crate::decide::{Accepted, Verdict, decide};
 use crate::headers::RequestHeaders;
 use crate::host::{Host, Level};
@@ -137,6 +137,7 @@ impl<H: Host> Engine<H> {
     /// Time has passed, on the root context.
     pub fn on_tick(&mut self) {
         self.level = self.host.log_level();
+        self.notice_jump();
         self.age();
         self.poll();
         self.prepare();
@@ -144,6 +145,16 @@ impl<H: Host> Engine<H> {
         self.decide_again(&due);
         self.report();
         self.reschedule();
+    }
+
+    /// Asks for a confirmation of the bundle at once after the wall clock went ahead: the machine may have slept, and a monotonic
+    /// clock may stand still meanwhile.
+    fn notice_jump(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        let now = Ticked::now(&self.host);
+        if now.jumped_since(active.ticked.replace(now)) && active.policy.trust_bundle().is_some() {
+            active.bundle.urge(self.host.steady());
+        }
     }
 
     /// Withdraws trust from fetched keys that were not confirmed for too long, whatever the reason. Once a tick, so that no request
@@ -241,7 +252,7 @@ impl<H: Host> Engine<H> {
         let Some(active) = &self.active else { return };
         active.metrics.tell(&self.host);
         let Ok(trust) = active.trust.try_borrow() else { return };
-        let age = trust.freshness(self.host.now().as_secs()).age;
+        let age = trust.freshness(self.host.moment()).age;
         active.metrics.trust(&self.host, trust.bundle_version(), age, trust.keys().count());
     }
 

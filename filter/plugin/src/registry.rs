@@ -1,12 +1,14 @@
 //! What the configurations of this VM know. A change of `pluginConfig` makes a new root context in the same VM, and statics
 //! survive it; what they hand down is decided in core ([`Trust::inherit`]), by pins and places.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 
 use meshseal_core::keys::Key;
 use meshseal_core::policy::Policy;
-use meshseal_core::trust::Trust;
+use meshseal_core::trust::{Moment, Trust};
+
+use crate::host::Host;
 
 /// Configurations remembered: those of a proxy's listeners, and a few that were replaced.
 const MOST: usize = 8;
@@ -24,6 +26,14 @@ impl Known {
 
 thread_local! {
     static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
+    static START: Cell<Option<Moment>> = const { Cell::new(None) };
+}
+
+/// Returns the clocks at this VM's first configuration, so that a later one does not start from a wall clock that was changed.
+pub(crate) fn start(host: &impl Host) -> Moment {
+    let start = START.get().unwrap_or_else(|| host.moment());
+    START.set(Some(start));
+    start
 }
 
 /// Takes over what older configurations know and this one may believe.
@@ -67,4 +77,5 @@ pub(crate) fn with_keys(look: impl FnOnce(&mut dyn Iterator<Item = &Key>)) {
 #[cfg(test)]
 pub(crate) fn forget() {
     KNOWN.with(|known| known.borrow_mut().clear());
+    START.set(None);
 }

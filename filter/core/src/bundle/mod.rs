@@ -10,6 +10,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use serde::Serialize;
 
@@ -330,9 +331,11 @@ pub fn seal(mut signing_input: String, signature: &[u8]) -> String {
 /// Reads a bundle whose signature verifies under a pinned key and whose times fit; whether it may replace what the
 /// filter has is for [`Snapshot::apply`] to say. Also returns the pinned key.
 ///
+/// The present time (Unix seconds) lies in the range `now`. A bundle is out of date if it is so at every time of the range.
+///
 /// # Errors
 /// [`BundleError`], with nothing of the content believed before the signature.
-pub fn open<'p>(jws: &str, pins: &'p KeySet, now: u64) -> Result<(Payload, &'p Key), BundleError> {
+pub fn open<'p>(jws: &str, pins: &'p KeySet, now: &RangeInclusive<u64>) -> Result<(Payload, &'p Key), BundleError> {
     if jws.len() > limits::MAX_BUNDLE_BYTES {
         return Err(BundleError::TooLarge);
     }
@@ -348,8 +351,8 @@ pub fn open<'p>(jws: &str, pins: &'p KeySet, now: u64) -> Result<(Payload, &'p K
     }
     let content = compact.decode_payload().map_err(|_| BundleError::Malformed)?;
     let payload = Payload::from_json(content)?;
-    let begun = payload.iat <= now.saturating_add(limits::MAX_CLOCK_SKEW_S);
-    if begun && now < payload.exp { Ok((payload, key)) } else { Err(BundleError::OutOfDate) }
+    let begun = payload.iat <= now.end().saturating_add(limits::MAX_CLOCK_SKEW_S);
+    if begun && *now.start() < payload.exp { Ok((payload, key)) } else { Err(BundleError::OutOfDate) }
 }
 
 /// The public JWKs of a published key list, as a key set text.

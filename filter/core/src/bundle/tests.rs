@@ -1,5 +1,6 @@
 use alloc::format;
 use alloc::vec;
+use core::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use crate::claims::Claims;
 use crate::policy::Policy;
 use crate::rejection::Rejection;
 use crate::testing::{ISSUER, NOW, TestKey, bundle_policy, claims};
-use crate::trust::{Accepted, Trust};
+use crate::trust::{Accepted, Freshness, Moment, Trust};
 use crate::validate::validate;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -398,5 +399,76 @@ proptest! {
         prop_assert_eq!(&before.apply(&delta).unwrap(), &after);
         prop_assert_eq!(&Snapshot::default().apply(&full).unwrap(), &after);
         prop_assert_eq!(before.apply(&full).unwrap(), after);
+    }
+}
+
+const DAY: u64 = 86_400;
+
+/// Shifts of the wall clock against the time of day that the issuer has.
+const SHIFTS: [i64; 6] = [0, -30, -86_400, -1_700_000_000, 30 * 60, 400 * 86_400];
+
+/// A worker whose wall clock is shifted, `elapsed` seconds after [`NOW`].
+fn moment(elapsed: u64, shift: i64) -> Moment {
+    let wall_s = NOW.saturating_add(elapsed).saturating_add_signed(shift);
+    Moment { wall_s, steady: Duration::from_secs(5_000 + elapsed) }
+}
+
+fn accept_at(trust: &mut Trust, payload: &Payload, now: Moment) -> Result<Accepted, BundleError> {
+    trust.accept_bundle(&sealed(payload, &pin()), &policy().trust_bundle().unwrap().pins, now)
+}
+
+/// A worker with version 1, issued and accepted at [`NOW`].
+fn worker(key: &TestKey) -> Trust {
+    let mut trust = Trust::since(moment(0, 0));
+    accept_at(&mut trust, &snapshot(1, &[key]).full(times(NOW)), moment(0, 0)).unwrap();
+    trust
+}
+
+#[test]
+fn bundle_ages_by_elapsed_time() {
+    for shift in SHIFTS {
+        let trust = worker(&TestKey::new("k1", 1));
+        let at = |elapsed| trust.freshness(moment(elapsed, shift));
+        assert_eq!(at(600), Freshness { age: Some(600), expired: false }, "{shift}");
+        assert_eq!([at(3_599).expired, at(3_600).expired], [false, true], "{shift}");
+    }
+}
+
+#[test]
+fn bundles_are_accepted_after_clock_steps() {
+    let (old, new) = (TestKey::new("k1", 1), TestKey::new("k2", 2));
+    for (shift, next) in SHIFTS.into_iter().flat_map(|shift| SHIFTS.map(|next| (shift, next))) {
+        let mut trust = worker(&old);
+        let refresh = snapshot(1, &[&old]).full(times(NOW + 600));
+        assert_eq!(accept_at(&mut trust, &refresh, moment(600, shift)), Ok(Accepted::Refreshed), "{shift}");
+        assert_eq!(trust.freshness(moment(660, shift)).age, Some(60), "{shift}");
+        let withdrawn = snapshot(2, &[&new]).full(times(NOW + 900));
+        assert_eq!(accept_at(&mut trust, &withdrawn, moment(900, next)), Ok(Accepted::NewVersion), "{shift} {next}");
+        assert_eq!(trust.freshness(moment(900, next)).age, Some(0), "{shift} {next}");
+    }
+}
+
+#[test]
+fn first_bundle_is_accepted_after_a_clock_step() {
+    let snapshot = snapshot(1, &[&TestKey::new("k1", 1)]);
+    for (start, now) in SHIFTS.into_iter().flat_map(|shift| [(0, shift), (shift, 0)]) {
+        let mut trust = Trust::since(moment(0, start));
+        let accepted = accept_at(&mut trust, &snapshot.full(times(NOW + 10)), moment(10, now));
+        assert_eq!(accepted, Ok(Accepted::NewVersion), "from {start} to {now}");
+        assert_eq!(trust.freshness(moment(20, now)).age, Some(10), "from {start} to {now}");
+    }
+}
+
+#[test]
+fn delayed_bundles_are_old_after_a_clock_step() {
+    let key = TestKey::new("k1", 1);
+    for shift in SHIFTS {
+        let mut trust = worker(&key);
+        let (delayed, now) = (snapshot(2, &[&key]).full(times(NOW + 600)), moment(2 * DAY, shift));
+        assert_eq!(accept_at(&mut trust, &delayed, now), Err(BundleError::OutOfDate), "{shift}");
+        assert_eq!(accept_at(&mut trust, &delayed, moment(1_800, shift)), Ok(Accepted::NewVersion), "{shift}");
+        assert_eq!(trust.freshness(moment(1_800, shift)).age, Some(1_200), "{shift}");
+        let ahead = snapshot(3, &[&key]).full(times(NOW + 1_800 + 500 * DAY));
+        assert_eq!(accept_at(&mut trust, &ahead, moment(1_800, shift)), Err(BundleError::OutOfDate), "{shift}");
     }
 }

@@ -69,3 +69,98 @@ fn rates_recover_by_elapsed_time() {
         assert!(mesh.host.stream(id).reply.is_none(), "{step:?}");
     }
 }
+
+/// A heartbeat of version 7, as the issuer sends it this long after [`START`].
+fn heartbeat(after: u64) -> String {
+    let snapshot = snapshot(7, &[&key()]);
+    bundle(&pin(), &snapshot.delta_from(&snapshot, times(START + after)))
+}
+
+fn with_stale_bundles_refused() -> Mesh {
+    let mut mesh = Mesh::new(&bundle_config(json!({ "staleness": { "maxAge": "300s" } }), json!({})));
+    mesh.first_answer(&full(7, &[&key()]));
+    mesh.tick_after(1);
+    mesh
+}
+
+/// The status for a token that is good by the wall clock.
+fn verdict_by_wall_clock(mesh: &mut Mesh, key: &TestKey) -> u16 {
+    let now = mesh.host.now().as_secs();
+    // A clock at the end or the beginning of time makes no token good.
+    if now < START - 400 * 86_400 || now > START + 500 * 86_400 {
+        mesh.host.set_wall_clock(Duration::from_secs(START));
+    }
+    let now = mesh.host.now().as_secs();
+    mesh.ask_with(&key.token(&claims_at(now, json!({})))).0
+}
+
+#[test]
+fn bundle_ages_by_elapsed_time() {
+    for step in STEPS {
+        let mut mesh = with_stale_bundles_refused();
+        mesh.host.set_wall_clock(step);
+        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 200, "at once after {step:?}");
+        mesh.host.set_wall_clock(step);
+        mesh.tick_after(298_000);
+        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 200, "early after {step:?}");
+        mesh.host.set_wall_clock(step);
+        mesh.tick_after(3_000);
+        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 503, "late after {step:?}");
+        assert_eq!(mesh.count("bundle.age_s"), 301, "{step:?}");
+    }
+}
+
+#[test]
+fn withdrawn_key_is_refused_after_a_step() {
+    for step in STEPS {
+        let mut mesh = with_stale_bundles_refused();
+        mesh.host.set_wall_clock(step);
+        mesh.tick_after(60_000);
+        mesh.answer(mesh.host.last_call().token, 200, &heartbeat(60));
+        mesh.tick_after(1_000);
+        let new = TestKey::new("b", 2);
+        let next = bundle(&pin(), &snapshot(8, &[&new]).full(times(START + 61)));
+        mesh.answer(mesh.host.last_call().token, 200, &next);
+        assert_eq!((mesh.count("bundle.version"), mesh.count("bundle.refused")), (8, 0), "{step:?}");
+        assert_eq!(verdict_by_wall_clock(&mut mesh, &new), 200, "{step:?}");
+        mesh.host.set_wall_clock(Duration::from_secs(START));
+        let withdrawn = mesh.send_with(&token(&key(), json!({}))).1;
+        assert!(!matches!(withdrawn, Flow::Continue), "{step:?}");
+    }
+}
+
+#[test]
+fn new_configuration_keeps_the_time_of_the_old() {
+    for step in STEPS {
+        let mut mesh = with_stale_bundles_refused();
+        mesh.host.set_wall_clock(step);
+        mesh.tick_after(298_000);
+        assert!(mesh.configure(&bundle_config(json!({ "staleness": { "maxAge": "301s" } }), json!({}))));
+        mesh.tick_after(2_000);
+        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 200, "{step:?}");
+        mesh.host.set_wall_clock(step);
+        mesh.tick_after(2_000);
+        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 503, "{step:?}");
+        // Another issuer's bundle starts from this VM's first reading of the clocks, not from the stepped one.
+        let other = TestKey::new("other", 97);
+        assert!(mesh.configure(&bundle_config(json!({ "keys": [other.jwk()] }), json!({}))));
+        mesh.tick_after(1);
+        let first = bundle(&other, &snapshot(1, &[&key()]).full(times(START + 302)));
+        mesh.answer(mesh.host.last_call().token, 200, &first);
+        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 200, "{step:?}");
+    }
+}
+
+#[test]
+fn jump_ahead_asks_for_confirmation_at_once() {
+    let mut mesh = with_stale_bundles_refused();
+    let calls = mesh.host.calls().len();
+    mesh.tick_after(1_000);
+    mesh.host.set_wall_clock(mesh.host.now() + Duration::from_secs(1));
+    mesh.tick_after(1_000);
+    assert_eq!(mesh.host.calls().len(), calls, "a poll is under way");
+    mesh.host.set_wall_clock(mesh.host.now() + Duration::from_secs(600));
+    mesh.tick_after(1_000);
+    assert_eq!(mesh.host.calls().len(), calls + 1);
+    assert_eq!(mesh.host.last_call().path(), "/bundle?have=7&wait=0");
+}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use meshseal_core::trust::Moment;
+
 use crate::headers::RequestHeaders;
 
 #[cfg(test)]
@@ -89,6 +91,10 @@ pub trait Host {
     /// Time since an unspecified moment, for deadlines, back-off and rates. It never goes back and does not follow changes of the
     /// time of day.
     fn steady(&self) -> Duration;
+    /// Both clocks, for what is judged by the time of day and must not follow its steps.
+    fn moment(&self) -> Moment {
+        Moment { wall_s: self.now().as_secs(), steady: self.steady() }
+    }
     /// Random bits, for jitter and names; nothing secret is made of them.
     fn random(&self) -> u64;
     /// Writes a line to the proxy's log.

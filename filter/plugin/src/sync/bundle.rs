@@ -216,7 +216,7 @@ impl BundleSync {
         metrics: &Metrics,
     ) -> Heard {
         let now = host.steady();
-        match trust.accept_bundle(jws.trim_ascii_end(), &config.pins, host.now().as_secs()) {
+        match trust.accept_bundle(jws.trim_ascii_end(), &config.pins, host.moment()) {
             Ok(accepted) => {
                 self.health.works(host, WHAT);
                 self.backoff.reset();
