@@ -102,6 +102,22 @@ fn address(of: SocketAddr) -> Value {
     json!({"socket_address": {"address": of.ip().to_string(), "port_value": of.port()}})
 }
 
+/// Writes the file of [`Bootstrap::listeners_from`]: listeners with the Meshseal filter, to `echo`.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_listeners(file: &Path, plugins: &[(&str, &Value)]) -> Result<()> {
+    let resource = |(name, plugin): &(&str, &Value)| {
+        let mut resource = listener(name, &[meshseal(plugin)], "echo");
+        if let Some(members) = resource.as_object_mut() {
+            members.insert("@type".to_owned(), "type.googleapis.com/envoy.config.listener.v3.Listener".into());
+        }
+        resource
+    };
+    let resources: Vec<Value> = plugins.iter().map(resource).collect();
+    write_whole(file, &json!({"version_info": "1", "resources": resources}).to_string())
+}
+
 /// A listener on a free port with these HTTP filters before the router, everything routed to `cluster`. Connections are spread
 /// exactly, so that two of them reach two workers.
 pub fn listener(name: &str, filters: &[Value], cluster: &str) -> Value {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use meshseal_tests::bootstrap::{Bootstrap, listener, meshseal, write_whole};
+use meshseal_tests::bootstrap::{Bootstrap, write_listeners};
 use meshseal_tests::bundles::{Bundles, trust};
 use meshseal_tests::clock::unix_now;
 use meshseal_tests::http::{Request, send};
@@ -18,11 +18,7 @@ const ISSUER: &str = "https://issuer.example";
 const SOON: Duration = Duration::from_secs(20);
 
 fn write_listener(file: &Path, plugin: &Value) -> Result<()> {
-    let mut resource = listener("edge", &[meshseal(plugin)], "echo");
-    if let Some(members) = resource.as_object_mut() {
-        members.insert("@type".to_owned(), "type.googleapis.com/envoy.config.listener.v3.Listener".into());
-    }
-    write_whole(file, &json!({"version_info": "1", "resources": [resource]}).to_string())
+    write_listeners(file, &[("edge", plugin)])
 }
 
 /// Asks on fresh connections, since a new listener configuration drains the old ones.

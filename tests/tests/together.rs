@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use meshseal_tests::bootstrap::{Bootstrap, write_listeners};
 use meshseal_tests::http::{Request, Response};
 use meshseal_tests::issuer::{Issuer, kid_of, state_folder};
 use meshseal_tests::load::Load;
 use meshseal_tests::ports::{free, loopback};
-use meshseal_tests::proxy::{Proxy, WORKERS, run};
+use meshseal_tests::proxy::{Proxy, WORKERS, folder, run};
 use meshseal_tests::wait::until;
+use meshseal_tests::workers::connect_each;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -115,6 +117,47 @@ fn a_revocation_comes_with_a_receipt_that_is_true() -> Result<()> {
             responses.iter().all(|response| response.code().is_some_and(|code| code == "client-revoked")),
             "{responses:?}"
         );
+        Ok(())
+    })
+}
+
+/// A second listener takes over the bundle of the first. It cannot reach the issuer, which never hears
+/// of it, and so no receipt lists it.
+#[test]
+fn receipt_is_true_of_listener_that_the_issuer_never_heard_of() -> Result<()> {
+    run(async {
+        let (port, nobody) = (free()?, free()?);
+        let mut issuer = Issuer::prepare(&state_folder("together-lent"), port, 300)?;
+        let pins = issuer.pins()?;
+        let plugin = |cluster: &str| {
+            json!({
+                "trustBundle": {"cluster": cluster, "keys": pins},
+                "jwtRules": [{"issuer": issuer.url(), "audiences": ["orders"], "trustBundle": true}],
+            })
+        };
+        let (heard, unheard) = (plugin("issuer"), plugin("nobody"));
+        issuer.start().await?;
+        let file = folder("together-lent").join("listeners.json");
+        write_listeners(&file, &[("heard", &heard)])?;
+        let clusters = Bootstrap::new().cluster("issuer", loopback(port)).cluster("nobody", loopback(nobody));
+        let proxy = Proxy::start_with("together-lent", clusters.listeners_from(&file), &["heard"]).await?;
+        issuer.wait_for_proxies(POLLERS, SOON).await?;
+        write_listeners(&file, &[("heard", &heard), ("unheard", &unheard)])?;
+        let address =
+            until("the second listener", SOON, || async { proxy.envoy().listener("unheard").await.ok() }).await?;
+        let mut workers = connect_each(proxy.envoy(), "unheard", address, WORKERS).await?;
+
+        let revoked = issuer.token("orders").await?;
+        for worker in &mut workers {
+            let response = worker.send(&Request::get("/").bearer(&revoked)).await?;
+            ensure!(response.status == 200, "it has the bundle of the first: {response:?}");
+        }
+        let receipt = issuer.revoke(&format!("token={revoked}")).await?;
+        ensure!(receipt.get("complete") == Some(&true.into()), "{receipt}");
+        for worker in &mut workers {
+            let response = worker.send(&Request::get("/").bearer(&revoked)).await?;
+            ensure!(response.code().as_deref() == Some("token-revoked"), "{response:?}");
+        }
         Ok(())
     })
 }

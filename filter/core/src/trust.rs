@@ -11,7 +11,7 @@ use crate::alg::Alg;
 use crate::bundle::{self, BundleError, IssuerTrust, Snapshot};
 use crate::config::{JwtRule, KeySource};
 use crate::keys::{Key, KeyProblem, KeySet};
-use crate::policy::Policy;
+use crate::policy::{Policy, StalenessBound};
 use crate::rejection::Rejection;
 use crate::revocation::{Epochs, IndexSet};
 use crate::{limits, revocation};
@@ -122,6 +122,9 @@ struct Bundle {
     keys: KeySets,
     /// The pinned key that signed the last payload.
     pin: Key,
+    /// Where another configuration was given the bundle: the bound that it stated. The issuer counts
+    /// on that one, since it has not heard of this configuration yet.
+    lent: Option<StalenessBound>,
 }
 
 /// What accepting a bundle changed.
@@ -140,6 +143,9 @@ pub struct Freshness {
     pub age: Option<u64>,
     /// Whether the bundle is past its not-after.
     pub expired: bool,
+    /// Whether the configuration to which the issuer gave the bundle would not act on it any more,
+    /// whatever this one's rules say.
+    pub overdue: bool,
 }
 
 impl Trust {
@@ -195,7 +201,13 @@ impl Trust {
     pub fn freshness(&self, now: impl Into<Moment>) -> Freshness {
         let (Some(bundle), Some(time)) = (&self.bundle, self.time) else { return Freshness::default() };
         let now = time.at(now.into().steady).estimate.as_secs();
-        Freshness { age: Some(now.saturating_sub(bundle.issued_at)), expired: now >= bundle.not_after }
+        let (age, expired) = (now.saturating_sub(bundle.issued_at), now >= bundle.not_after);
+        let overdue = match bundle.lent {
+            Some(StalenessBound::Seconds(seconds)) => expired || age > seconds,
+            Some(StalenessBound::NotAfter) => expired,
+            Some(StalenessBound::Unbounded) | None => false,
+        };
+        Freshness { age: Some(age), expired, overdue }
     }
 
     /// Takes over a bundle: signature under `pins`, times, version (V17); a delta only onto its base.
@@ -218,7 +230,7 @@ impl Trust {
         let (issued_at, not_after) = (payload.iat, payload.exp);
         self.time = Some(time.confirmed(now, &range, issued_at));
         let ack = payload.ack.map(String::into_boxed_str);
-        self.bundle = Some(Bundle { snapshot, issued_at, not_after, ack, keys, pin: pin.clone() });
+        self.bundle = Some(Bundle { snapshot, issued_at, not_after, ack, keys, pin: pin.clone(), lent: None });
         if same_version {
             return Ok(Accepted::Refreshed);
         }
@@ -273,17 +285,25 @@ impl Trust {
         aged
     }
 
-    /// Takes over what another configuration of the same proxy knows and this one may believe: a newer bundle whose key is
-    /// pinned here too, and key sets fetched from the same place for the same algorithms.
+    /// Takes over the bundle of another configuration of the same proxy, if it is newer and its key is
+    /// pinned here too. Until the issuer answers this configuration, it acts on the bundle no longer
+    /// than the other one would (ADR 23).
+    pub fn adopt(&mut self, policy: &Policy, other: &Self, other_policy: &Policy) {
+        let (Some(ours), Some(theirs)) = (policy.trust_bundle(), &other.bundle) else { return };
+        let pinned = ours.pins.iter().any(|pin| *pin == theirs.pin);
+        if pinned && self.bundle_version() < Some(theirs.snapshot.version) {
+            let lent = Some(theirs.lent.unwrap_or(other_policy.staleness_bound()));
+            self.bundle = Some(Bundle { lent, ..theirs.clone() });
+            self.time = other.time;
+            self.next_generation();
+        }
+    }
+
+    /// Takes over what an older configuration of the same proxy knows and this one may believe: its
+    /// bundle, and key sets fetched from the same place for the same algorithms.
     pub fn inherit(&mut self, policy: &Policy, older: &Self, older_policy: &Policy) {
         self.next_generation();
-        if let (Some(ours), Some(theirs)) = (policy.trust_bundle(), &older.bundle) {
-            let pinned = ours.pins.iter().any(|pin| *pin == theirs.pin);
-            if pinned && self.bundle_version() < Some(theirs.snapshot.version) {
-                self.bundle = Some(theirs.clone());
-                self.time = older.time;
-            }
-        }
+        self.adopt(policy, older, older_policy);
         for (at, rule) in
             policy.jwt_rules().iter().enumerate().filter(|(at, _)| !self.has_jwks(*at)).collect::<Vec<_>>()
         {

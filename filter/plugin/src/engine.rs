@@ -15,6 +15,7 @@ use crate::headers::RequestHeaders;
 use crate::host::{Host, Level};
 use crate::log;
 use crate::metrics::Count;
+use crate::registry;
 use crate::response::{self, Refusal};
 use crate::sync::jwks::Urge;
 use crate::sync::{Finished, Heard};
@@ -203,6 +204,10 @@ impl<H: Host> Engine<H> {
         if let Some(config) = active.policy.trust_bundle()
             && let Some(heard) = active.bundle.finished(host, finished, config, &mut trust, &active.metrics)
         {
+            drop(trust);
+            if heard == Heard::News {
+                registry::share(&active.policy, &active.trust);
+            }
             return Some((Source::Bundle, heard));
         }
         let (index, heard) = active.jwks.finished(host, finished, &active.policy, &mut trust, &active.metrics)?;

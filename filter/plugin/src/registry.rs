@@ -10,7 +10,7 @@ use meshseal_core::trust::{Moment, Trust};
 
 use crate::host::Host;
 
-/// Configurations remembered: those of a proxy's listeners, and a few that were replaced.
+/// Replaced configurations that are remembered beside those in use.
 const MOST: usize = 8;
 
 struct Known {
@@ -48,14 +48,28 @@ pub(crate) fn hand_down(policy: &Policy, trust: &mut Trust) {
     });
 }
 
+/// Gives a bundle that this configuration accepted to all others, before the issuer learns that this
+/// one has it. An older bundle in the same VM is unknown to the issuer: no receipt would list it.
+pub(crate) fn share(policy: &Policy, trust: &Rc<RefCell<Trust>>) {
+    KNOWN.with(|known| {
+        let (Ok(known), Ok(newer)) = (known.try_borrow(), trust.try_borrow()) else { return };
+        for other in known.iter().filter(|other| !Rc::ptr_eq(&other.trust, trust)) {
+            if let Ok(mut theirs) = other.trust.try_borrow_mut() {
+                theirs.adopt(&other.policy, &newer, policy);
+            }
+        }
+    });
+}
+
 /// Remembers a configuration that is in force from now on.
 pub(crate) fn remember(policy: &Rc<Policy>, trust: &Rc<RefCell<Trust>>) {
     KNOWN.with(|known| {
         let Ok(mut known) = known.try_borrow_mut() else { return };
-        if known.len() >= MOST {
-            // The oldest that no root context uses any more; if all are in use, the oldest.
-            let idle = known.iter().position(|entry| !entry.is_in_use()).unwrap_or(0);
-            known.remove(idle);
+        // One in use stays, however many there are: it must hear of newer bundles.
+        if known.iter().filter(|entry| !entry.is_in_use()).count() >= MOST
+            && let Some(oldest) = known.iter().position(|entry| !entry.is_in_use())
+        {
+            known.remove(oldest);
         }
         known.push(Known { policy: Rc::clone(policy), trust: Rc::clone(trust) });
     });

@@ -361,7 +361,7 @@ impl Policy {
         let rule = standing.jwt_rule().and_then(|at| self.jwt_rules.get(at));
         let from_bundle = rule.is_some_and(|rule| matches!(rule.keys, KeySource::Bundle));
         let too_old = staleness.max_age.zip(freshness.age).is_some_and(|(max, age)| age > max);
-        !from_bundle || staleness.serve || !(freshness.expired || too_old)
+        !from_bundle || (!freshness.overdue && (staleness.serve || !(freshness.expired || too_old)))
     }
 }
 

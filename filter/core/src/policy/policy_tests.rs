@@ -388,7 +388,7 @@ fn v16_each_route_says_how_old_trust_may_be() {
             .authorize(
                 &policy.canonical(&request).unwrap(),
                 &policy.standing(&token),
-                Freshness { age: Some(age), expired },
+                Freshness { age: Some(age), expired, overdue: false },
             )
             .err()
             .map(|denied| denied.rejection)

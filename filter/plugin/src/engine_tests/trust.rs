@@ -62,6 +62,42 @@ fn another_configuration_in_the_same_vm_takes_over_bundle_and_fetched_keys() {
     }
 }
 
+/// Two listeners of one proxy. The issuer has heard of the first alone, so no receipt lists the second.
+fn beside(one: &Mesh, bundle: Value) -> Mesh {
+    let mut other = Mesh { engine: Engine::new(one.host.clone(), 2), host: one.host.clone(), next: 500 };
+    assert!(other.configure(&bundle_config(bundle, json!({}))));
+    assert_eq!(other.ask_with(&token(&key(), json!({}))).0, 200);
+    other
+}
+
+#[test]
+fn listener_that_never_polled_has_each_bundle_that_another_one_confirms() {
+    let mut one = with_bundle();
+    let mut crowd: Vec<Mesh> = (0..20).map(|_| beside(&one, json!({}))).collect();
+    one.host.enter(ROOT);
+    one.engine.on_tick();
+    let poll = one.host.last_call().token;
+    let mut after = snapshot(8, &[&key()]);
+    after.issuers.get_mut(ISSUER).unwrap().epochs.all = Some(START + 1);
+    one.answer(poll, 200, &bundle(&pin(), &after.full(times(START))));
+    for (at, other) in crowd.iter_mut().enumerate() {
+        assert_eq!(other.ask_with(&token(&key(), json!({}))).0, 401, "listener {at}");
+    }
+}
+
+#[test]
+fn lent_bundle_is_used_no_longer_than_its_first_holder_stated() {
+    let one = with_bundle();
+    let mut other = beside(&one, json!({ "staleness": { "action": "SERVE" } }));
+    one.host.advance(Duration::from_secs(3_600));
+    let later = START + 3_600;
+    let good = token(&key(), json!({ "iat": later, "exp": later + 60 }));
+    let (status, stream) = other.ask_with(&good);
+    assert_eq!((status, code(&stream).as_str()), (503, "bundle-stale"));
+    other.first_answer(&bundle(&pin(), &snapshot(7, &[&key()]).full(times(later))));
+    assert_eq!(other.ask_with(&good).0, 200, "its own now");
+}
+
 #[test]
 fn a_configuration_with_other_pins_takes_over_nothing() {
     let mut old = Mesh::new(&bundle_config(json!({}), json!({})));
