@@ -31,13 +31,17 @@ pub(super) struct Loss {
 impl Loss {
     /// Compares; `None` when the database holds all that is remembered and still needed.
     pub(super) fn between(memory: &Persisted, loaded: &Persisted, now: u64) -> Option<Self> {
-        let tokens: HashMap<u64, u64> = loaded.revoked.iter().map(|token| (token.index, token.expires_at)).collect();
         let epochs: HashMap<_, _> =
             loaded.epochs.iter().map(|epoch| ((epoch.kind.name(), &*epoch.name), epoch)).collect();
-        let kept_token = |token: &RevokedToken| tokens.get(&token.index).is_some_and(|at| *at >= token.expires_at);
         let kept_epoch = |epoch: &EpochRecord| {
             let kept = epochs.get(&(epoch.kind.name(), &*epoch.name));
             kept.is_some_and(|kept| kept.before >= epoch.before && kept.expires_at >= epoch.expires_at)
+        };
+        // Both are in the order of indices.
+        let mut present = loaded.revoked.iter().peekable();
+        let mut kept_token = |token: &RevokedToken| {
+            while present.next_if(|other| other.index < token.index).is_some() {}
+            present.peek().is_some_and(|other| other.index == token.index && other.expires_at >= token.expires_at)
         };
         let lost_tokens = memory.revoked.iter().filter(|token| token.expires_at > now && !kept_token(token));
         let lost_epochs = memory.epochs.iter().filter(|epoch| epoch.expires_at > now && !kept_epoch(epoch));

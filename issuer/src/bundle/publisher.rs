@@ -267,8 +267,10 @@ impl Publisher {
         let is_new = head.version != self.current.load().version();
         let is_due = asked_ms >= self.proven_ms.load(Ordering::Relaxed).saturating_add(PROVE_EVERY_MS);
         if is_new || is_due {
-            let persisted = self.load_whole().await?;
-            self.proven_ms.store(asked_ms, Ordering::Relaxed);
+            let persisted = self.load_whole(is_due).await?;
+            if is_due {
+                self.proven_ms.store(asked_ms, Ordering::Relaxed);
+            }
             if persisted.version == self.current.load().version() {
                 self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
                 self.vouched.store(asked, Ordering::Relaxed);
@@ -286,11 +288,12 @@ impl Publisher {
         Ok(head)
     }
 
-    /// Loads what the database holds. Whatever it lost and this replica remembers is restored first.
-    async fn load_whole(&self) -> Result<Persisted, StoreError> {
+    /// Loads what the database holds; `is_due` to read and prove every row. Whatever it lost and this
+    /// replica remembers is restored first.
+    async fn load_whole(&self, is_due: bool) -> Result<Persisted, StoreError> {
         let memory = self.current.load().memory.clone();
         for _ in 0..MAX_RESTORATIONS {
-            let loaded = self.store.load().await?;
+            let loaded = if is_due { self.store.load().await? } else { self.store.load_changes().await? };
             let now_ms = self.clock.now_ms();
             let Some(loss) = Loss::between(&memory, &loaded, now_ms / 1_000) else { return Ok(loaded) };
             tracing::error!(reason = loss.reason(&memory, &loaded), "incident: the database lost state");

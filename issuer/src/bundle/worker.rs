@@ -69,6 +69,8 @@ pub(super) struct Worker {
     protocol: u32,
     pins: Box<str>,
     staleness: StalenessBound,
+    /// Whether it has polled this replica, or another one has recorded it.
+    is_introduced: bool,
     /// Last contact with this replica, steady seconds.
     seen_at: Option<u64>,
     /// Last contact with another replica or before the last start, Unix seconds.
@@ -96,6 +98,7 @@ impl Default for Worker {
             protocol: 1,
             pins: Box::default(),
             staleness: StalenessBound::NotAfter,
+            is_introduced: false,
             seen_at: None,
             seen_elsewhere: 0,
             waiting: 0,
@@ -124,16 +127,20 @@ const fn ahead(now: Time, seconds: u64, not_after_s: u64) -> Validity {
 }
 
 impl Worker {
-    /// Notes a poll. Once the worker has proved a version, a poll without proof may come from anybody,
-    /// and tells only that somebody polls.
+    /// Notes a poll. Its first one introduces a worker. Once that speaks protocol 2, a poll without proof
+    /// may come from anybody who knows its id: it tells only that somebody polls, and for how long a
+    /// bundle may be used.
     pub(super) fn note(&mut self, contact: &Contact<'_>, now: Time) {
         self.seen_at = Some(steady(now));
         self.waiting = self.waiting.saturating_add(1);
-        if self.version > 0 && self.protocol >= 2 && !contact.proven {
+        if self.is_introduced && self.protocol >= 2 && !contact.proven {
+            self.staleness = self.staleness.longer(contact.staleness);
             return;
         }
-        self.changed |= self.version < contact.version || self.saved_at.is_none();
-        self.version = self.version.max(contact.version);
+        let was = self.version;
+        self.version = if self.protocol < 2 && contact.proven { contact.version } else { was.max(contact.version) };
+        self.changed |= self.version != was || self.saved_at.is_none();
+        self.is_introduced = true;
         self.protocol = contact.protocol;
         self.staleness = contact.staleness;
         if *self.node != *contact.node {
@@ -163,15 +170,23 @@ impl Worker {
         }
     }
 
-    /// Merges what the database has of this worker.
+    /// Merges what the database has of this worker. What was proved elsewhere replaces what was only
+    /// stated here, in protocol 1.
     pub(super) fn learn(&mut self, record: &ProxyRecord, now: Time) {
-        self.version = self.version.max(record.version);
+        let outweighs = self.protocol < 2 && record.protocol >= 2;
+        let first = outweighs || (self.seen_at.is_none() && self.seen_elsewhere == 0);
+        let is_weaker = self.is_introduced && record.protocol < self.protocol;
+        if first {
+            self.version = record.version;
+        } else if !is_weaker {
+            self.version = self.version.max(record.version);
+        }
         self.extend(record.accepts_until, now);
-        let first = self.seen_at.is_none() && self.seen_elsewhere == 0;
-        if first || (self.seen_at.is_none() && record.seen_at > self.seen_elsewhere) {
+        if first || (!is_weaker && self.seen_at.is_none() && record.seen_at > self.seen_elsewhere) {
             self.node = record.node.as_str().into();
             self.pins = record.pins.as_str().into();
             self.protocol = record.protocol;
+            self.is_introduced = true;
         }
         self.seen_elsewhere = self.seen_elsewhere.max(record.seen_at);
     }

@@ -42,7 +42,7 @@ pub(super) async fn apply_at(
         .max(change.merge.iter().max().map_or(0, |lost| lost.saturating_add(1)))
         .max(change.above.saturating_add(1));
     let version = if is_shared { state.version } else { next };
-    let mut ledger = Ledger { transaction, keys, state };
+    let mut ledger = Ledger { transaction, keys, state, version };
     for step in &change.keys {
         ledger.change_key(step, version).await?;
     }
@@ -75,6 +75,8 @@ struct Ledger<'t> {
     transaction: &'t mut AnyConnection,
     keys: &'t RowKeys,
     state: State,
+    /// Version that the change makes.
+    version: u64,
 }
 
 impl Ledger<'_> {
@@ -216,15 +218,17 @@ impl Ledger<'_> {
         if revocations.is_empty() {
             return Ok(());
         }
-        let places = places(revocations.len(), 4);
+        let places = places(revocations.len(), 5);
         let sql = format!(
-            "INSERT INTO meshseal_revoked (token_index, expires_at, revoked_by, mac) VALUES {places}
-             ON CONFLICT (token_index) DO UPDATE SET expires_at = excluded.expires_at, mac = excluded.mac"
+            "INSERT INTO meshseal_revoked (token_index, expires_at, revoked_by, mac, changed_in) VALUES {places}
+             ON CONFLICT (token_index) DO UPDATE SET expires_at = excluded.expires_at, mac = excluded.mac,
+                 changed_in = excluded.changed_in"
         );
         let mut insert = query(AssertSqlSafe(sql));
         for revocation in revocations {
             insert = insert.bind(signed(revocation.token.index)).bind(signed(revocation.token.expires_at));
             insert = insert.bind(revocation.revoked_by.clone()).bind(self.keys.mac(revocation));
+            insert = insert.bind(signed(self.version));
         }
         insert.execute(&mut *self.transaction).await.map(|_| ())
     }

@@ -94,7 +94,7 @@ pub struct Persisted {
     pub recent: Vec<u64>,
     /// Keys in every state, oldest first.
     pub keys: Vec<KeyRecord>,
-    /// Tokens revoked one by one.
+    /// Tokens revoked one by one, by index.
     pub revoked: Vec<RevokedToken>,
     /// "Issued before" revocations.
     pub epochs: Vec<EpochRecord>,
@@ -181,6 +181,11 @@ pub trait Store: Send + Sync {
 
     /// Everything the trust bundle is made of, consistent.
     async fn load(&self) -> Result<Persisted, StoreError>;
+
+    /// The same, without reading again the revocations that this program has read before.
+    async fn load_changes(&self) -> Result<Persisted, StoreError> {
+        self.load().await
+    }
 
     /// Applies a change; the new version is `max(previous + 1, now_ms)`. A change that only revokes what is revoked already
     /// changes nothing: the answer is the present version.

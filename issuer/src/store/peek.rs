@@ -10,6 +10,7 @@ use super::outage::{Outage, Reason};
 use super::schema::{Mark, NEWEST};
 use super::seal::RowKeys;
 use super::statement::query;
+use super::verify::{Extent, Known};
 use super::{Location, OpenError, Persisted, StoreError, verify};
 use crate::keys::MasterKey;
 
@@ -54,7 +55,7 @@ impl Peek {
     /// # Errors
     /// [`StoreError`].
     pub async fn load(&mut self, master: &MasterKey) -> Result<Persisted, StoreError> {
-        verify::load(&mut self.connection, &RowKeys::new(master)).await
+        verify::load(&mut self.connection, &RowKeys::new(master), Extent::Whole, &mut Known::default()).await
     }
 }
 

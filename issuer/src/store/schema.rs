@@ -6,7 +6,7 @@ use std::fmt;
 pub(super) const APPLICATION_ID: u32 = 0x4d45_5348;
 
 /// The newest schema that this program knows.
-pub(super) const NEWEST: u32 = 2;
+pub(super) const NEWEST: u32 = 3;
 
 /// One step, by a program that knows the schema after it.
 pub(super) struct Step {
@@ -18,8 +18,11 @@ pub(super) struct Step {
 }
 
 /// The steps that lead to each schema, from 1.
-pub(super) const STEPS: [Step; NEWEST as usize] =
-    [Step { statements: FIRST, usable_since: 1 }, Step { statements: SECOND, usable_since: 2 }];
+pub(super) const STEPS: [Step; NEWEST as usize] = [
+    Step { statements: FIRST, usable_since: 1 },
+    Step { statements: SECOND, usable_since: 2 },
+    Step { statements: THIRD, usable_since: 2 },
+];
 
 /// What a database says about its tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,13 @@ const SECOND: &[&str] = &[
     "ALTER TABLE meshseal_keys ADD COLUMN mac TEXT",
     "ALTER TABLE meshseal_revoked ADD COLUMN mac TEXT",
     "ALTER TABLE meshseal_epochs ADD COLUMN mac TEXT",
+];
+
+/// The version in which a revocation changed last, so that a new version is read without the older ones.
+/// It is a hint outside the MAC: programs of schema 2 leave it at 0, and the digest tells.
+const THIRD: &[&str] = &[
+    "ALTER TABLE meshseal_revoked ADD COLUMN changed_in BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX meshseal_revoked_changed ON meshseal_revoked (changed_in)",
 ];
 
 /// Every table, for the rights of roles.

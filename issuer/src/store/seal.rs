@@ -182,7 +182,7 @@ impl SetDigest {
         self.minus(&keys.element(row));
     }
 
-    fn plus(&mut self, other: &Self) {
+    pub(super) fn plus(&mut self, other: &Self) {
         let mut carry = false;
         for (limb, other) in self.0.iter_mut().zip(other.0) {
             let (sum, over) = limb.overflowing_add(other);

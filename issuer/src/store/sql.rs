@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use super::rows::{self, signed, unsigned};
 use super::seal::RowKeys;
 use super::state::State;
 use super::statement::query;
+use super::verify::{Extent, Known};
 use super::{Change, Head, Persisted, Store, StoreError, change, records, schema, state, verify};
 use crate::bundle::{ProxyRecord, unproven};
 use crate::keys::MasterKey;
@@ -41,12 +42,13 @@ pub(super) struct SqlStore {
     row_keys: OnceLock<RowKeys>,
     /// Latest write of workers' records that is known of.
     records: AtomicU64,
+    known: Mutex<Known>,
 }
 
 impl SqlStore {
     pub(super) fn new(pool: Pool) -> Self {
         let health = HealthRecord::new(!pool.is_file());
-        Self { pool, health, row_keys: OnceLock::new(), records: AtomicU64::new(0) }
+        Self { pool, health, row_keys: OnceLock::new(), records: AtomicU64::new(0), known: Mutex::default() }
     }
 
     /// Lets a role read and write all tables of the issuer.
@@ -102,11 +104,18 @@ impl SqlStore {
     }
 
     /// Reads everything as of one moment.
-    async fn read_all(&self) -> Result<Persisted, StoreError> {
+    async fn read(&self, extent: Extent) -> Result<Persisted, StoreError> {
         let keys = self.row_keys()?;
         let mut transaction = self.pool.begin(Access::Read).await?;
-        let persisted = verify::load(transaction.connection()?, keys).await;
+        // Whoever reads at the same time knows nothing, and reads every row.
+        let mut known = std::mem::take(&mut *self.known());
+        let persisted = verify::load(transaction.connection()?, keys, extent, &mut known).await;
+        *self.known() = known;
         transaction.end(persisted).await
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state row alone.
@@ -301,7 +310,11 @@ impl Store for SqlStore {
     }
 
     async fn load(&self) -> Result<Persisted, StoreError> {
-        self.bounded(Operation::Read, self.read_all()).await
+        self.bounded(Operation::Read, self.read(Extent::Whole)).await
+    }
+
+    async fn load_changes(&self) -> Result<Persisted, StoreError> {
+        self.bounded(Operation::Read, self.read(Extent::Changes)).await
     }
 
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
@@ -344,15 +357,24 @@ impl Store for SqlStore {
                  ELSE meshseal_workers.{column} END"
             )
         };
+        // What was stated in protocol 1 gives way to what was proved, and a later poll that proves no
+        // version does not speak for a worker that proved one.
+        let speaks = "excluded.seen_at >= meshseal_workers.seen_at
+            AND (excluded.version > 0 OR meshseal_workers.version = 0)";
         let newest = |column: &str| {
             format!(
-                "{column} = CASE WHEN excluded.seen_at >= meshseal_workers.seen_at THEN excluded.{column}
+                "{column} = CASE WHEN excluded.protocol > meshseal_workers.protocol
+                     OR (excluded.protocol = meshseal_workers.protocol AND {speaks}) THEN excluded.{column}
                  ELSE meshseal_workers.{column} END"
             )
         };
-        let updates: Vec<String> = ["version", "seen_at", "accepts_until"]
+        let version = "version = CASE WHEN excluded.protocol > meshseal_workers.protocol
+                OR (excluded.protocol = meshseal_workers.protocol AND excluded.version > meshseal_workers.version)
+            THEN excluded.version ELSE meshseal_workers.version END";
+        let updates: Vec<String> = ["seen_at", "accepts_until"]
             .map(later)
             .into_iter()
+            .chain([version.to_owned()])
             .chain(["node", "protocol", "pins"].map(newest))
             // Who writes last learns all that the row has: the others read it.
             .chain(["replica = excluded.replica".to_owned()])

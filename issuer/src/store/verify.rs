@@ -1,9 +1,11 @@
 //! Reads all rows and proves them: each by its MAC, all together by the digest of the state row.
 
+use std::collections::BTreeMap;
+
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Error, Row as _};
 
-use super::rows::{self, Revocation};
+use super::rows::{self, Revocation, signed};
 use super::seal::{Row, RowKeys, SetDigest};
 use super::state::{self, State, Used};
 use super::statement::query;
@@ -17,26 +19,98 @@ const NAMED: usize = 3;
 const KEYS: &str = "SELECT * FROM meshseal_keys ORDER BY published, kid";
 const EPOCHS: &str = "SELECT * FROM meshseal_epochs";
 const REVOKED: &str = "SELECT * FROM meshseal_revoked";
+const CHANGED: &str = "SELECT * FROM meshseal_revoked WHERE changed_in > $1";
 
-/// Reads and proves everything as of one moment: the caller holds a snapshot.
-pub(super) async fn load(snapshot: &mut AnyConnection, keys: &RowKeys) -> Result<Persisted, StoreError> {
+/// Rows of the version that was read last.
+#[derive(Default)]
+pub(super) struct Known {
+    version: u64,
+    keys: Vec<KeyRecord>,
+    epochs: Vec<EpochRecord>,
+    /// By token index.
+    revoked: BTreeMap<u64, Revocation>,
+    /// Digest of `revoked`.
+    set: SetDigest,
+}
+
+impl Known {
+    /// Takes over revocations that changed since. Returns whether this may be all that changed: the
+    /// caller compares digests.
+    async fn catch_up(
+        &mut self,
+        snapshot: &mut AnyConnection,
+        keys: &RowKeys,
+        state: &State,
+    ) -> Result<bool, StoreError> {
+        if self.version == 0 || !state.recent.contains(&self.version) {
+            return Ok(false);
+        }
+        let changed = query(CHANGED).bind(signed(self.version)).fetch_all(snapshot).await?;
+        for revocation in genuine(&changed, keys, rows::revocation)? {
+            self.set.add(keys, &revocation);
+            if let Some(old) = self.revoked.insert(revocation.token.index, revocation) {
+                self.set.remove(keys, &old);
+            }
+        }
+        Ok(true)
+    }
+
+    fn replace(&mut self, keys: &RowKeys, revoked: Vec<Revocation>) {
+        self.set = SetDigest::default();
+        revoked.iter().for_each(|revocation| self.set.add(keys, revocation));
+        self.revoked = revoked.into_iter().map(|revocation| (revocation.token.index, revocation)).collect();
+    }
+}
+
+/// How much is read from the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Every row.
+    Whole,
+    /// Of revoked tokens only those that changed since the last version that was read. The digest of all
+    /// rows must fit, or every row is read.
+    Changes,
+}
+
+/// Reads and proves everything as of one moment: the caller holds a snapshot. After an error nothing is
+/// known.
+pub(super) async fn load(
+    snapshot: &mut AnyConnection,
+    keys: &RowKeys,
+    extent: Extent,
+    known: &mut Known,
+) -> Result<Persisted, StoreError> {
+    let mut before = std::mem::take(known);
     let state = match State::read(snapshot, keys).await {
         Err(StoreError::Tampered(state)) => return Err(all_wrong(snapshot, keys, state).await?),
         state => state?,
     };
     let records = checked(snapshot, keys, KEYS, rows::key).await?;
     let epochs = checked(snapshot, keys, EPOCHS, rows::epoch).await?;
-    let revoked = revocations(snapshot).await?;
-    let fits = |revoked: &Vec<Revocation>| digest(keys, &records, revoked, &epochs) == state.set;
-    let Some(revoked) = revoked.filter(fits) else {
-        return Err(diagnose(snapshot, keys, &state, &records, &epochs).await?);
+    let others = digest(keys, &records, &[], &epochs);
+    let fits = |known: &Known| {
+        let mut all = others;
+        all.plus(&known.set);
+        all == state.set
     };
+    let caught_up = extent == Extent::Changes && before.catch_up(snapshot, keys, &state).await?;
+    if !(caught_up && fits(&before)) {
+        let mut now = Known::default();
+        let revoked = revocations(snapshot).await?;
+        let is_readable = revoked.is_some();
+        now.replace(keys, revoked.unwrap_or_default());
+        if !(is_readable && fits(&now)) {
+            return Err(diagnose(snapshot, keys, &state, &records, &epochs, &before).await?);
+        }
+        before = now;
+    }
+    *known = Known { version: state.version, keys: records.clone(), epochs: epochs.clone(), ..before };
     Ok(Persisted {
         version: state.version,
         next_index: state.next_index,
         recent: state.recent,
         keys: records,
-        revoked: revoked.into_iter().map(|revocation| revocation.token).collect(),
+        revoked: known.revoked.values().map(|revocation| revocation.token).collect(),
         epochs,
     })
 }
@@ -72,9 +146,16 @@ async fn checked<R: Row>(
     sql: &'static str,
     read: fn(&AnyRow) -> Result<R, Error>,
 ) -> Result<Vec<R>, StoreError> {
-    let rows = query(sql).fetch_all(connection).await?;
+    genuine(&query(sql).fetch_all(connection).await?, keys, read)
+}
+
+fn genuine<R: Row>(
+    rows: &[AnyRow],
+    keys: &RowKeys,
+    read: fn(&AnyRow) -> Result<R, Error>,
+) -> Result<Vec<R>, StoreError> {
     let (mut genuine, mut named) = (Vec::with_capacity(rows.len()), Vec::new());
-    for row in &rows {
+    for row in rows {
         let read = read(row)?;
         match keys.check(&read, rows::mac(row)?.as_deref()) {
             Ok(()) => genuine.push(read),
@@ -82,13 +163,15 @@ async fn checked<R: Row>(
             Err(other) => return Err(other),
         }
     }
-    if named.is_empty() {
-        return Ok(genuine);
-    }
+    if named.is_empty() { Ok(genuine) } else { Err(StoreError::Tampered(list(named))) }
+}
+
+/// Joins names of rows; of many only the first.
+fn list(mut named: Vec<String>) -> String {
     let more = named.len().saturating_sub(NAMED);
     named.truncate(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Err(StoreError::Tampered(named.join(", ") + &more))
+    named.join(", ") + &more
 }
 
 /// Reads revoked tokens as one text: there may be a quarter of a million, and the driver takes 2 µs for a row. Their
@@ -101,13 +184,14 @@ async fn revocations(connection: &mut AnyConnection) -> Result<Option<Vec<Revoca
     Ok(tokens.iter().flat_map(|tokens| tokens.split('\n')).map(rows::revocation_text).collect())
 }
 
-/// Names what does not fit the digest.
+/// Names what does not fit the digest: rows that were known before, or tables.
 async fn diagnose(
     connection: &mut AnyConnection,
     keys: &RowKeys,
     state: &State,
     records: &[KeyRecord],
     epochs: &[EpochRecord],
+    known: &Known,
 ) -> Result<StoreError, StoreError> {
     let revoked = match checked(connection, keys, REVOKED, rows::revocation).await {
         Ok(revoked) => revoked,
@@ -127,7 +211,29 @@ async fn diagnose(
     if named.is_empty() {
         named.push("a row was replaced by an earlier state of it".to_owned());
     }
+    let missing =
+        [missing(&known.keys, records), missing(&known.epochs, epochs), missing_tokens(&known.revoked, &revoked)];
+    let missing = missing.concat();
+    if known.version == state.version && !missing.is_empty() {
+        named.push(format!("removed or replaced: {}", list(missing)));
+    }
     Ok(StoreError::Tampered(named.join(", ")))
+}
+
+/// Names the rows that were known and are not among those found.
+fn missing<R: Row + PartialEq>(known: &[R], found: &[R]) -> Vec<String> {
+    let gone = known.iter().filter(|row| !found.contains(row));
+    gone.map(|row| format!("row `{}` of {}", row.name(), R::TABLE)).collect()
+}
+
+fn missing_tokens(known: &BTreeMap<u64, Revocation>, found: &[Revocation]) -> Vec<String> {
+    let mut gone = known.clone();
+    for revocation in found {
+        if gone.get(&revocation.token.index) == Some(revocation) {
+            gone.remove(&revocation.token.index);
+        }
+    }
+    missing(&gone.into_values().collect::<Vec<_>>(), &[])
 }
 
 fn count(records: &[KeyRecord], revoked: &[Revocation], epochs: &[EpochRecord]) -> Used {

@@ -25,6 +25,7 @@ on_both! {
     a_client_has_its_share_and_administrators_the_rest
     one_transaction_of_several_changes_leaves_out_those_refused
     what_is_read_is_of_one_moment
+    new_version_is_read_without_older_revocations
     records_of_a_worker_are_merged
     a_constant_keeps_its_first_value
     a_rotation_is_asked_for_once_and_done_once
@@ -264,6 +265,35 @@ async fn what_is_read_is_of_one_moment(database: Arc<Database>) {
         version = kept.version;
     }
     writer.await.unwrap();
+}
+
+/// Each minute every row is read and proved. In between only what changed is, also where a program of
+/// schema 2 wrote it, which does not say in which version.
+async fn new_version_is_read_without_older_revocations(database: Arc<Database>) {
+    let (store, other) = (database.open().await, database.open().await);
+    let revoke = |index| Change {
+        revoke: vec![RevokedToken { index, expires_at: NOW + index }],
+        revoker: Revoker { client: "checkout".into(), most: None },
+        ..Change::default()
+    };
+    let indices = async || store.load_changes().await.map(|state| state.revoked.iter().map(|it| it.index).collect());
+    other.commit(&revoke(7), NOW_MS).await.unwrap();
+    assert_eq!(indices().await, Ok(vec![7]));
+    // Only who reads this row notices.
+    database.execute("UPDATE meshseal_revoked SET expires_at = 1 WHERE token_index = 7").await;
+    other.commit(&revoke(5), NOW_MS).await.unwrap();
+    assert_eq!(indices().await, Ok(vec![5, 7]), "in the order of indices");
+    assert!(matches!(store.load().await, Err(StoreError::Tampered(_))));
+    database.execute(&format!("UPDATE meshseal_revoked SET expires_at = {} WHERE token_index = 7", NOW + 7)).await;
+    assert_eq!(indices().await, Ok(vec![5, 7]));
+    other.commit(&revoke(6), NOW_MS).await.unwrap();
+    database.execute("UPDATE meshseal_revoked SET changed_in = 0").await;
+    assert_eq!(indices().await, Ok(vec![5, 6, 7]));
+    let later = Change { revoke: vec![RevokedToken { index: 5, expires_at: NOW + 99 }], ..revoke(5) };
+    other.commit(&later, NOW_MS).await.unwrap();
+    assert_eq!(store.load_changes().await.unwrap().revoked.first().map(|token| token.expires_at), Some(NOW + 99));
+    other.commit(&Change { prune_before: Some(NOW + 8), ..Change::default() }, NOW_MS).await.unwrap();
+    assert_eq!(indices().await, Ok(vec![5]), "what was forgotten is gone");
 }
 
 async fn records_of_a_worker_are_merged(database: Arc<Database>) {

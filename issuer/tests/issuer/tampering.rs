@@ -58,7 +58,10 @@ async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
     let columns = "kid, purpose, algorithm, state, since, published, public_jwk, sealed, ready_at, drain_s, mac";
     let copied = columns.replacen("kid", "'c'", 1);
     let cases = [
-        ("DELETE FROM meshseal_keys WHERE kid = 'a'", "meshseal_keys has 1 rows instead of 2"),
+        (
+            "DELETE FROM meshseal_keys WHERE kid = 'a'",
+            "meshseal_keys has 1 rows instead of 2, removed or replaced: row `a` of meshseal_keys",
+        ),
         ("UPDATE meshseal_keys SET state = 'active' WHERE kid = 'a'", "row `a` of meshseal_keys"),
         ("UPDATE meshseal_keys SET ready_at = 1 WHERE kid = 'a'", "row `a` of meshseal_keys"),
         ("UPDATE meshseal_keys SET drain_s = 1 WHERE kid = 'a'", "row `a` of meshseal_keys"),
@@ -67,15 +70,21 @@ async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
             &*format!("INSERT INTO meshseal_keys ({columns}) SELECT {copied} FROM meshseal_keys WHERE kid = 'a'"),
             "row `c` of meshseal_keys",
         ),
-        ("DELETE FROM meshseal_revoked WHERE token_index = 1", "meshseal_revoked has 1 rows instead of 2"),
+        (
+            "DELETE FROM meshseal_revoked WHERE token_index = 1",
+            "meshseal_revoked has 1 rows instead of 2, removed or replaced: row `1` of meshseal_revoked",
+        ),
         ("UPDATE meshseal_revoked SET expires_at = 5 WHERE token_index = 1", "row `1` of meshseal_revoked"),
         ("UPDATE meshseal_revoked SET token_index = 3 WHERE token_index = 1", "row `3` of meshseal_revoked"),
         ("UPDATE meshseal_revoked SET revoked_by = 'x' WHERE token_index = 2", "row `2` of meshseal_revoked"),
-        ("DELETE FROM meshseal_epochs WHERE name = 'bob'", "meshseal_epochs has 1 rows instead of 2"),
+        (
+            "DELETE FROM meshseal_epochs WHERE name = 'bob'",
+            "meshseal_epochs has 1 rows instead of 2, removed or replaced: row `subject bob` of meshseal_epochs",
+        ),
         ("UPDATE meshseal_epochs SET kind = 'client' WHERE name = 'bob'", "row `client bob` of meshseal_epochs"),
         (
             "DELETE FROM meshseal_epochs; INSERT INTO meshseal_epochs SELECT * FROM old_epochs",
-            "a row was replaced by an earlier state of it",
+            "a row was replaced by an earlier state of it, removed or replaced: row `subject alice` of meshseal_epochs",
         ),
         (
             "DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM old_state",
@@ -89,6 +98,7 @@ async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
     for table in tables {
         database.execute(&format!("CREATE TABLE kept_{table} AS SELECT * FROM meshseal_{table}")).await;
     }
+    store.load().await.unwrap();
     for (statements, named) in cases {
         database.execute(statements).await;
         let error = store.load().await.unwrap_err();

@@ -34,7 +34,7 @@ async fn versions_share_tables_that_only_grew(database: Arc<Database>) {
     let running = Harness::on(database.clone(), config()).await;
     let first = running.token().await;
     database.execute(GROWN).await;
-    mark(&database, 3, 2).await;
+    mark(&database, 4, 2).await;
     // A replica of this version may start again, as after a roll-back.
     let started = running.restarted().await;
     let mut proxy = Proxy::of(&started, 1);
@@ -60,9 +60,9 @@ async fn tables_that_only_newer_programs_may_use_are_refused(database: Arc<Datab
     drop(Harness::on(database.clone(), config()).await);
     mark(&database, 9, 2).await;
     assert!(open(&database.location).await.is_ok() && Peek::open(&database.location).await.is_ok());
-    mark(&database, 3, 3).await;
+    mark(&database, 4, 4).await;
     let opened = open(&database.location).await.err().map(|error| error.to_string());
-    assert!(opened.is_some_and(|said| said.contains("schema 3") && said.contains("upgrade")));
+    assert!(opened.is_some_and(|said| said.contains("schema 4") && said.contains("upgrade")));
     let peeked = Peek::open(&database.location).await.err().map(|error| error.to_string());
-    assert!(peeked.is_some_and(|said| said.contains("schema 3")), "the mark was not changed by who used the tables");
+    assert!(peeked.is_some_and(|said| said.contains("schema 4")), "the mark was not changed by who used the tables");
 }

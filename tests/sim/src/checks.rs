@@ -19,7 +19,10 @@ use super::worker::Worker;
 use super::world::World;
 
 /// Longest time for which a worker acts on a bundle: its not-after, and both leeways.
-const LONGEST_BUNDLE_S: u64 = 600 + 2 * LEEWAY_S;
+pub(super) const LONGEST_BUNDLE_S: u64 = 600 + 2 * LEEWAY_S;
+
+/// Seconds after which a replica that may mint has followed: past the five for which it vouches alone.
+const FOLLOWS_AFTER_S: u64 = 6;
 
 impl World {
     /// Returns the highest version that a running replica publishes.
@@ -49,10 +52,10 @@ impl World {
         if is_new && std::mem::take(&mut self.truth.unknown_rotation) {
             self.truth.forced.insert(kid.to_owned());
         }
-        if self.truth.was_blind || self.truth.forced.contains(kid) {
+        let now = self.now;
+        if self.truth.blind || now < self.truth.unlisted_until || self.truth.forced.contains(kid) {
             return Ok(());
         }
-        let now = self.now;
         for reader in self.truth.readers.iter().filter(|reader| reader.until > now) {
             if !reader.kids.contains(kid) {
                 bail!(
@@ -184,13 +187,15 @@ impl World {
 
     /// Invariant 5 for bundle keys: one that begins to sign is pinned by each worker that goes on by a bundle.
     fn check_bundle_key(&mut self) -> Result<()> {
-        if self.truth.is_unsure() || self.truth.was_blind {
+        if self.truth.is_unsure() || self.now < self.truth.unlisted_until {
             return Ok(());
         }
         let signer = |key: &KeyRecord| key.purpose == Purpose::Bundle && key.state == KeyState::Active;
         let newest =
             self.replicas.iter().filter_map(|replica| replica.issuer()).map(|issuer| issuer.publisher.current());
-        let newest = newest.max_by_key(|published| published.version());
+        // A replica that does not follow may be the only one that runs.
+        let seen = self.truth.newest;
+        let newest = newest.max_by_key(|published| published.version()).filter(|newest| newest.version() >= seen);
         let Some(kid) = newest.and_then(|newest| newest.keys.iter().find(|key| signer(key)).map(|key| key.kid.clone()))
         else {
             return Ok(());
@@ -225,7 +230,13 @@ impl World {
             if self.truth.blind || !remembers || self.observed.get(at) == Some(&seen) || !self.database.is_well() {
                 continue;
             }
-            if issuer.publisher.refresh().await.is_err() {
+            // In every second history each replica follows at once, so that what the database holds is seen; in
+            // the others it must have followed by itself.
+            if self.follows_at_once {
+                if issuer.publisher.refresh().await.is_err() {
+                    continue;
+                }
+            } else if !issuer.publisher.is_fresh() || self.now < self.acknowledged_at.saturating_add(FOLLOWS_AFTER_S) {
                 continue;
             }
             let Ok(Some(text)) = self.full_bundle(at).await else { continue };
@@ -249,10 +260,16 @@ impl World {
             lost.is_proven = lost.provers.iter().any(|prover| version(prover) > Some(lost.version));
             unproven |= lost.provers.is_empty();
         }
+        let outstanding = self.truth.lost.len();
         self.truth.lost.retain(|lost| !lost.is_proven && !lost.provers.is_empty());
+        if self.truth.lost.len() < outstanding {
+            // What was restored has yet to be followed.
+            self.acknowledged_at = self.now;
+        }
         if unproven {
             self.truth.blind = true;
-            self.truth.was_blind = true;
+            // Keys may be lost for good, too.
+            self.truth.may_cover(|_, _| true);
             self.truth.unlisted_until = self.now.saturating_add(LONGEST_BUNDLE_S);
         }
     }

@@ -77,6 +77,10 @@ impl Store for Link {
         self.ask(self.store.load()).await
     }
 
+    async fn load_changes(&self) -> Result<Persisted, StoreError> {
+        self.ask(self.store.load_changes()).await
+    }
+
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
         self.change(self.store.commit(change, now_ms)).await
     }

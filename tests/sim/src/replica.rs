@@ -14,6 +14,7 @@ use meshseal_issuer::config::Config;
 use meshseal_issuer::issuer::Issuer;
 use meshseal_issuer::keys::MasterKey;
 use meshseal_issuer::store::{self, Location};
+use meshseal_issuer::tokens::Indices;
 use meshseal_issuer::{admin_app, app};
 use serde_json::Value;
 use tower::ServiceExt as _;
@@ -111,7 +112,9 @@ impl Replica {
         let store = store::open(&config.database).await;
         drop(opening);
         let store = Arc::new(Link::new(store?, self.link.clone(), self.pace.clone()));
-        let issuer = Issuer::start(config, self.clock.clone(), store, setting.master.clone()).await?;
+        let mut issuer = Issuer::start(config, self.clock.clone(), store, setting.master.clone()).await?;
+        // So few that a history leases them many times.
+        issuer.indices = Indices::in_blocks_of(4);
         let issuer = Arc::new(issuer);
         let (public, admin) = (app(issuer.clone()).router, admin_app(issuer.clone()).router);
         self.starts = self.starts.saturating_add(1);

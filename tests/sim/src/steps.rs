@@ -6,13 +6,16 @@ use anyhow::{Context as _, Result, anyhow};
 use axum::body::Body;
 use axum::http::Request;
 use meshseal_core::base64url;
+use meshseal_core::bundle::{PINS_HEADER, PROTOCOL_HEADER, STALENESS_HEADER};
 use meshseal_core::revocation::index_of;
 use meshseal_issuer::keys::{KeyState, Purpose};
 use serde_json::Value;
 
+use super::checks::LONGEST_BUNDLE_S;
 use super::dice::Dice;
 use super::replica::Answer;
 use super::truth::{Lost, Reader, Token};
+use super::worker::Worker;
 use super::world::{CLIENTS, Kind, Message, OPERATOR, World, config, secret};
 
 /// Most tokens that one history issues: more only cost time.
@@ -56,6 +59,8 @@ pub(super) enum Step {
     Repin,
     /// A service reads `/jwks`.
     ReadKeys,
+    /// Somebody who has a poll token polls in the name of a worker.
+    Intrude,
     /// A worker's link breaks or heals.
     Cut,
     /// A worker's process ends and another begins.
@@ -101,7 +106,8 @@ const ORDINARY: [(Step, u32); 11] = [
     (Step::Heal, 4),
 ];
 
-const FAULTS: [(Step, u32); 17] = [
+const FAULTS: [(Step, u32); 18] = [
+    (Step::Intrude, 4),
     (Step::RevokeClient, 3),
     (Step::RevokeKey, 1),
     (Step::Cut, 4),
@@ -150,6 +156,7 @@ impl World {
             Step::Rotate => self.rotate("token").await,
             Step::RotateBundle => self.rotate("bundle").await,
             Step::ReadKeys => self.read_keys().await,
+            Step::Intrude => self.intrude().await,
             Step::Cut | Step::RestartWorker | Step::Repin => self.disturb_worker(step),
             Step::Heal => self.heal().await,
             Step::Crash => self.crash_or_start().await,
@@ -280,8 +287,52 @@ impl World {
         }
     }
 
+    /// A poll without proof, in either protocol, by which a worker would hold all that is published.
+    async fn intrude(&mut self) -> Result<String> {
+        let (worker, at) = (self.any_worker(), self.any_replica());
+        let has_second_protocol = self.dice.chance(50);
+        // Who polls before the worker does, or after its record was lost, is taken for it.
+        let is_known =
+            |victim: &&Worker| victim.trust().bundle_version().is_some() && victim.given_at > self.truth.restored_at;
+        let Some(victim) = self.workers.get(worker).filter(is_known) else { return Ok(nothing()) };
+        let mut headers =
+            vec![("x-meshseal-worker", format!("{:016x}", victim.id)), ("x-meshseal-node", "x".to_owned())];
+        if has_second_protocol {
+            let stated = [(PROTOCOL_HEADER, "2"), (STALENESS_HEADER, "1"), (PINS_HEADER, "x")];
+            headers.extend(stated.map(|(name, value)| (name, value.to_owned())));
+        }
+        let newest = self.newest_version();
+        let status = self.ask_for_bundle(at, &headers, newest).await?.map(|answer| answer.status);
+        Ok(format!("in the name of worker {worker}, replica {at} answers {status:?}"))
+    }
+
+    /// A worker polls replica `at`, and proves what it has.
     async fn poll(
         &mut self,
+        at: usize,
+        headers: &[(&'static str, String)],
+        have: Option<u64>,
+    ) -> Result<Option<Answer>> {
+        let Some(replica) = self.replicas.get(at) else { return Ok(None) };
+        let known = || replica.issuer().map_or(0, |issuer| issuer.publisher.current().version());
+        let before = known();
+        // A replica that does not remember a lost version may declare an incident for its proof.
+        let accounts = |have| replica.issuer().is_none_or(|issuer| issuer.publisher.accounts_for(have));
+        let is_lost = self.truth.is_unsure() && have.is_some_and(|have| !accounts(have));
+        let answer = self.ask_for_bundle(at, headers, have).await?;
+        if is_lost {
+            self.truth.may_cover(|_, _| true);
+        }
+        // A worker has shown a version that the database has lost, and the issuer has acted on it.
+        if self.truth.blind && have.is_some_and(|have| have > before && have < known()) {
+            self.truth.blind = false;
+            self.truth.unlisted_until = self.now.saturating_add(LONGEST_BUNDLE_S);
+        }
+        Ok(answer)
+    }
+
+    async fn ask_for_bundle(
+        &self,
         at: usize,
         headers: &[(&'static str, String)],
         have: Option<u64>,
@@ -292,14 +343,7 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let known = || replica.issuer().map_or(0, |issuer| issuer.publisher.current().version());
-        let before = known();
-        let answer = replica.send(request.body(Body::empty())?).await?;
-        // A worker has shown a version that the database has lost, and the issuer has acted on it.
-        if self.truth.blind && have.is_some_and(|have| have > before && have < known()) {
-            self.truth.blind = false;
-        }
-        Ok(answer)
+        replica.send(request.body(Body::empty())?).await
     }
 
     /// A bundle arrives at a worker, which drops what it does not wait for any more.
@@ -379,6 +423,7 @@ impl World {
         }
         self.truth.acknowledge(now, |position, _| position == token);
         self.acknowledged += 1;
+        self.acknowledged_at = self.now;
         self.check_receipt(token, &receipt)?;
         self.check_revoked()?;
         Ok(format!("replica {at}, token {token}: {} {}", field(&receipt, "state"), field(&receipt, "waiting_for")))
@@ -397,6 +442,7 @@ impl World {
         }
         let count = self.truth.acknowledge(now, |_, token| all || token.client == client);
         self.acknowledged += 1;
+        self.acknowledged_at = self.now;
         self.check_revoked()?;
         Ok(format!("replica {at}, {}: {count} tokens", if all { "all" } else { client }))
     }
@@ -427,6 +473,7 @@ impl World {
         self.note_forced(at, KeyState::may_sign);
         let count = self.truth.acknowledge(now, |_, token| token.kid == kid);
         self.acknowledged += 1;
+        self.acknowledged_at = self.now;
         self.check_revoked()?;
         Ok(format!("replica {at}, key {}: {count} tokens", self.truth.key_place(&kid)))
     }
@@ -562,7 +609,6 @@ impl World {
         let open = self.pace.call();
         self.database.restore(number).await?;
         drop(open);
-        self.truth.may_cover(|_, _| true);
         self.truth.restored_at = self.now;
         self.truth.lost.push(Lost { version: newest, provers, is_proven: false });
         Ok(format!("backup {number}, newest version before: {newest}"))

@@ -92,8 +92,6 @@ pub(super) struct Truth {
     /// Whether the database went back while no running replica held the lost state: until a worker shows its version, no
     /// replica can know.
     pub(super) blind: bool,
-    /// Whether that was ever so: which key signs has then gone back unnoticed, too.
-    pub(super) was_blind: bool,
 }
 
 impl Truth {

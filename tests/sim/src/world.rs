@@ -82,6 +82,10 @@ pub(super) struct World {
     pub(super) complete: usize,
     /// Revocations acknowledged so far.
     pub(super) acknowledged: usize,
+    /// True time of the last of them, or of a restoration.
+    pub(super) acknowledged_at: u64,
+    /// Whether each replica follows at once what another one did.
+    pub(super) follows_at_once: bool,
     next_id: u64,
 }
 
@@ -132,6 +136,8 @@ impl World {
             trace: Vec::new(),
             complete: 0,
             acknowledged: 0,
+            acknowledged_at: 0,
+            follows_at_once: seed.is_multiple_of(2),
             next_id: 1,
         };
         for at in 0..count {

@@ -144,7 +144,8 @@ impl StalenessBound {
     }
 
     /// The longer of two bounds.
-    fn longer(self, other: Self) -> Self {
+    #[must_use]
+    pub fn longer(self, other: Self) -> Self {
         match (self, other) {
             (Self::Unbounded, _) | (_, Self::Unbounded) => Self::Unbounded,
             (Self::NotAfter, _) | (_, Self::NotAfter) => Self::NotAfter,

@@ -79,6 +79,10 @@ impl Store for Fickle {
         self.inner.load().await
     }
 
+    async fn load_changes(&self) -> Result<Persisted, StoreError> {
+        self.inner.load_changes().await
+    }
+
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
         if self.conflicts.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(StoreError::Conflict);
