@@ -156,6 +156,7 @@ async fn declare_incident(State(issuer): State<Arc<Issuer>>, request: OAuthReque
     })?;
     issuer.indices.forget();
     let version = issuer.publisher.declare_incident(format!("declared by {}: {reason}", admin.id), &[]).await?;
+    issuer.keeper_wanted.notify_one();
     Ok(Json(json!({ "version": version })))
 }
 

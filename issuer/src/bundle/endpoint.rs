@@ -146,6 +146,7 @@ async fn catch_up(issuer: &Issuer, have: u64, proven: bool) -> Result<(), Proble
         let declared = issuer.publisher.catch_up(have).await;
         if declared == Ok(true) {
             issuer.indices.forget();
+            issuer.keeper_wanted.notify_one();
         }
         declared.map(|_| ())
     } else {

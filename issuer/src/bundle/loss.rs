@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::clock::MAX_STEP_MS;
 use crate::config::MAX_TOKEN_LIFE_S;
-use crate::keys::{KeyChange, KeyRecord, KeyState};
+use crate::keys::{KeyChange, KeyRecord, KeyState, Purpose, key_epoch};
 use crate::revocation::{EpochKind, EpochRecord, RevokedToken};
 use crate::store::{Change, Incident, Persisted};
 use crate::tokens::index_floor;
@@ -110,11 +110,17 @@ pub(super) fn is_harmless(memory: &Persisted, lost: u64, now_ms: u64) -> bool {
     memory.epochs.iter().any(covers) || latest.saturating_add(MAX_TOKEN_LIFE_S) < now_ms / 1_000
 }
 
-/// Returns the change of an incident in which state was lost that no replica remembers.
-pub(crate) fn unproven(reason: String, lost: &[u64], now_ms: u64) -> Change {
+/// Returns the change of an incident in which state was lost that no replica remembers: all tokens are
+/// revoked, and so is each key that may sign or verify them. It may have been revoked in what is lost,
+/// and whoever stole it could sign tokens that no epoch covers. The keeper makes another one at once.
+pub(crate) fn unproven(reason: String, lost: &[u64], now_ms: u64, keys: &[KeyRecord]) -> Change {
     let since = now_ms / 1_000;
+    let trusted = |key: &&KeyRecord| key.purpose == Purpose::Token && key.state != KeyState::Retired;
+    let trusted = || keys.iter().filter(trusted);
+    let retire = |key: &KeyRecord| KeyChange::Enter { kid: key.kid.clone(), state: KeyState::Retired, since };
     Change {
-        epochs: vec![epoch_of_all(since)],
+        keys: trusted().map(retire).collect(),
+        epochs: trusted().map(|key| key_epoch(&key.kid, since)).chain([epoch_of_all(since)]).collect(),
         next_index: index_floor(now_ms),
         incident: Some(Some(Incident { since, reason })),
         above: lost.iter().copied().max().unwrap_or(0),

@@ -319,8 +319,16 @@ impl Publisher {
     /// [`StoreError`].
     pub async fn declare_incident(&self, reason: String, lost: &[u64]) -> Result<u64, StoreError> {
         let now_ms = self.clock.now_ms();
-        tracing::error!(reason, "incident: every token issued so far is revoked");
-        self.commit(&unproven(reason, lost, now_ms)).await
+        tracing::error!(reason, "incident: every token issued so far is revoked, and every key that signed them");
+        for _ in 0..MAX_RESTORATIONS {
+            let published = self.current();
+            let change = unproven(reason.clone(), lost, now_ms, &published.keys);
+            match self.commit(&Change { expected_version: Some(published.version()), ..change }).await {
+                Err(StoreError::Conflict) => self.refresh().await?,
+                declared => return declared,
+            };
+        }
+        Err(StoreError::Conflict)
     }
 
     fn note_tampering(&self, said: &Result<Head, StoreError>) {
@@ -476,8 +484,9 @@ impl Publisher {
             self.commit(&Change { above: have, ..Change::default() }).await?;
         } else {
             let reason = format!(
-                "a proxy proved version {have}, which the database lost (it holds {}); every token issued before is revoked; \
-                 keys that were revoked in the lost state must be revoked again",
+                "a proxy proved version {have}, which the database lost (it holds {}); every token issued before is revoked, and \
+                 every key that signed them; \
+                 a bundle key that was revoked in the lost state must be revoked again",
                 published.version()
             );
             self.declare_incident(reason, &[have]).await?;

@@ -87,6 +87,12 @@ pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
     if let Some(unwanted) = in_state(KeyState::Next).find(is_unwanted) {
         return Some(Step::Delete(unwanted.kid.clone()));
     }
+    // A database that went back and was restored may have made a second one meanwhile.
+    if policy.purpose == Purpose::Token
+        && let Some(surplus) = in_state(KeyState::Next).nth(1)
+    {
+        return Some(Step::Delete(surplus.kid.clone()));
+    }
     let standby = in_state(KeyState::Next).next();
     let Some(active) = in_state(KeyState::Active).next() else {
         return Some(

@@ -17,6 +17,7 @@ pub use keeper::{Keeper, KeeperError, bootstrap, policies};
 pub use lifecycle::{Facts, KeyPolicy, MAX_DRAINING, Step, next_step};
 pub use master::{MASTER_KEY_VARIABLE, MasterKey, MasterKeyError};
 pub use record::{KeyChange, KeyRecord, KeyState, Purpose};
+pub(crate) use revoke::key_epoch;
 pub use revoke::{RevokeError, promote, revoke};
 pub use signer::{Signer, SignerError};
 pub use timekeeper::stored_mark;

@@ -133,7 +133,8 @@ async fn unready(issuer: &Issuer, purpose: Purpose, next: Option<&KeyRecord>) ->
     }
 }
 
-fn key_epoch(kid: &str, now: u64) -> EpochRecord {
+/// Returns an epoch over every token that a key has signed so far.
+pub(crate) fn key_epoch(kid: &str, now: u64) -> EpochRecord {
     let before = now.saturating_add(1);
     let expires_at = before.saturating_add(MAX_TOKEN_LIFE_S);
     EpochRecord { kind: EpochKind::Kid, name: kid.to_owned(), before, expires_at }

@@ -261,7 +261,8 @@ async fn amend_state<T>(
 async fn repair(transaction: &mut AnyConnection, keys: &RowKeys, now_ms: u64) -> Result<Vec<String>, StoreError> {
     let removed = verify::repair(transaction, keys, now_ms).await?;
     let reason = format!("an operator removed {} rows that did not carry their MAC", removed.len());
-    change::apply(transaction, keys, &unproven(reason, &[], now_ms), now_ms).await?;
+    let kept = verify::load(transaction, keys, Extent::Whole, &mut Known::default()).await?.keys;
+    change::apply(transaction, keys, &unproven(reason, &[], now_ms, &kept), now_ms).await?;
     Ok(removed)
 }
 

@@ -17,6 +17,7 @@ on_both! {
     proof_of_lost_version_declares_incident
     proof_reveals_loss_behind_newer_version
     waits_for_replica_that_remembers_proved_version
+    revoked_key_stays_out_although_nobody_remembers
     replica_restores_keys_after_another_declared_the_incident
     replicas_lease_no_index_twice
     repair_removes_forged_rows_and_revokes_all
@@ -221,10 +222,10 @@ async fn proves_lost_version(database: Arc<Database>, has_newer_version: bool) {
     proxy.poll(&after).await;
     assert!(!accepts(&after, &proxy.trust, &lost));
     assert!(!after.is_active(&lost).await && !after.is_active(&good).await);
-    let ready = after.get("/readyz").await;
-    assert!(ready.status == 200 && ready.text.contains(&format!("proved version {have}")), "{}", ready.text);
     after.clock.advance(10);
     after.tick().await;
+    let ready = after.get("/readyz").await;
+    assert!(ready.status == 200 && ready.text.contains(&format!("proved version {have}")), "{}", ready.text);
     let fresh = after.token().await;
     assert!(index(&fresh) > leased + 2 * 8_192, "neither what is leased nor what follows it");
     straggler.poll(&after).await;
@@ -250,6 +251,29 @@ async fn waits_for_replica_that_remembers_proved_version(database: Arc<Database>
     tokio::join!(proxy.poll(&one), restored);
     assert!(!accepts(&one, &proxy.trust, &lost) && !one.is_active(&lost).await);
     assert!(accepts(&one, &proxy.trust, &good) && one.is_active(&good).await, "nothing is unproven");
+}
+
+async fn revoked_key_stays_out_although_nobody_remembers(database: Arc<Database>) {
+    let before = Harness::on(database.clone(), config()).await;
+    let stolen = before.active_kid();
+    back_up(&database).await;
+    assert_eq!(before.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}")).await.status, 200);
+    let mut proxy = Proxy::of(&before, 1);
+    proxy.confirm(&before).await;
+    restore(&database).await;
+    before.clock.advance(1);
+    let after = before.restarted().await;
+    drop(before);
+    assert_eq!(after.active_kid(), stolen, "the backup says so");
+    proxy.poll(&after).await;
+    after.tick().await;
+    assert_ne!(after.active_kid(), stolen);
+    assert!(!after.get("/jwks").await.text.contains(&stolen));
+    after.clock.advance(10);
+    after.tick().await;
+    let fresh = after.token().await;
+    proxy.poll(&after).await;
+    assert!(accepts(&after, &proxy.trust, &fresh));
 }
 
 /// The replica that remembers comes too late to explain what a worker proves to another one.
@@ -308,9 +332,14 @@ async fn repair_removes_forged_rows_and_revokes_all(database: Arc<Database>) {
     let store = database.open().await;
     let removed = store.repair(now_ms).await.unwrap();
     assert_eq!(removed.len(), 2, "the state row and the epoch: {removed:?}");
-    assert_eq!(store.load().await.map(|kept| (kept.revoked.len(), kept.epochs.len())), Ok((0, 1)));
+    assert_eq!(
+        store.load().await.map(|kept| (kept.revoked.len(), kept.epochs.len())),
+        Ok((0, 3)),
+        "epochs over all tokens and over two keys"
+    );
     let harness = Harness::on(database, config()).await;
-    assert_eq!(harness.active_kid(), active, "genuine rows stay");
+    let kept = harness.issuer.publisher.current().keys.clone();
+    assert!(kept.iter().any(|key| key.kid == active && key.state == KeyState::Retired), "it may have been revoked");
     harness.clock.advance(10);
     harness.tick().await;
     assert!(!harness.is_active(&token).await && !harness.is_active(&revoked).await);

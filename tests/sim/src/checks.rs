@@ -39,6 +39,11 @@ impl World {
         if !self.truth.jtis.insert(jti) {
             bail!("invariant 4: a jti is used twice");
         }
+        // Who has not followed yet signs with it for a moment, and the token is revoked, too.
+        let has_followed = self.now >= self.acknowledged_at.saturating_add(FOLLOWS_AFTER_S);
+        if self.truth.acknowledged_keys.contains(kid) && has_followed && !self.truth.is_unsure() {
+            bail!("invariant 2: revoked key {kid} signs");
+        }
         let published =
             self.replicas.get(at).and_then(|replica| replica.issuer()).map(|issuer| issuer.publisher.current());
         let is_new = !self.truth.keys.contains_key(kid);

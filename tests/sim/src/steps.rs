@@ -471,6 +471,7 @@ impl World {
             return Ok(format!("replica {at} answers {}", answer.status));
         }
         self.note_forced(at, KeyState::may_sign);
+        self.truth.acknowledged_keys.insert(kid.clone());
         let count = self.truth.acknowledge(now, |_, token| token.kid == kid);
         self.acknowledged += 1;
         self.acknowledged_at = self.now;

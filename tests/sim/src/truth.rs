@@ -73,6 +73,8 @@ pub(super) struct Truth {
     pub(super) unknown_rotation: bool,
     /// Keys that an operator revoked.
     pub(super) revoked_keys: BTreeSet<String>,
+    /// Those of them whose revocation was acknowledged.
+    pub(super) acknowledged_keys: BTreeSet<String>,
     /// Readers of `/jwks`.
     pub(super) readers: Vec<Reader>,
     /// Pairs of worker and token (by position) where the worker has rejected the token as revoked.
