@@ -25,6 +25,10 @@ const STEPS_A_ROUND: usize = 8;
 /// Seconds between two looks for revocations to forget.
 const PRUNE_EVERY_S: u64 = 60;
 
+/// Seconds from the reading of the clock until a new key is published: an RSA key takes up to two to
+/// make, and its commit up to five. A reader may keep what it read just before that.
+const PUBLISHED_WITHIN_S: u64 = 8;
+
 /// Why keys could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
@@ -146,7 +150,9 @@ pub(super) async fn make(
     let (purpose, algorithm, master) = (policy.purpose, policy.algorithm, Arc::clone(master));
     let made = tokio::task::spawn_blocking(move || generate(purpose, algorithm, state, now, &master)).await;
     let key = made.map_err(|_| GenerateError)??;
-    Ok(KeyRecord { ready_at: certain.saturating_add(policy.cached_s).max(1), drain_s: policy.drain_s, ..key })
+    // Without caches nobody keeps a set without the key.
+    let cached_s = if policy.cached_s == 0 { 0 } else { policy.cached_s.saturating_add(PUBLISHED_WITHIN_S) };
+    Ok(KeyRecord { ready_at: certain.saturating_add(cached_s).max(1), drain_s: policy.drain_s, ..key })
 }
 
 /// The scheduled work of one replica.
