@@ -12,8 +12,9 @@ use crate::revocation::{Laggard, Receipt, ReceiptState};
 /// Revoke tokens, and wait until no proxy can accept them.
 ///
 /// Prints the receipt: {"revoked":true,"kind":…,"version":…,"state":…,"complete":…,"confirmed":…,"pending":…,
-/// "unreachable":…,"proxies":…,"elapsed_ms":…,"waiting_for":[…]}. Exit status: 0 if the receipt is complete; 1 if nothing was
-/// revoked, or some worker may still accept, with each of them on standard error; 3 if the issuer does not know all workers.
+/// "unreachable":…,"proxies":…,"elapsed_ms":…,"waiting_for":[…]}. With "known":false no configured client has the name; a
+/// warning says so. Exit status: 0 if the receipt is complete; 1 if nothing was revoked, or some worker may still accept,
+/// with each of them on standard error; 3 if the issuer does not know all workers.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:
@@ -78,12 +79,15 @@ impl Revoke {
         let form: Vec<(&str, &str)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         let answer: Value = self.remote.connect()?.post("/revoke", &form)?;
         print(&answer.to_string());
+        let hint = answer.get("hint").and_then(Value::as_str);
         if answer.get("revoked") != Some(&Value::Bool(true)) {
             let reason = answer.get("reason").and_then(Value::as_str).unwrap_or("not recognised");
-            note(&format!(
-                "nothing was revoked: {reason}; check that the token is whole, or revoke by --jti or --client"
-            ));
+            let hint = hint.unwrap_or("check that the token is whole, or revoke by --jti or --client");
+            note(&format!("nothing was revoked: {reason}; {hint}"));
             return Ok(ExitCode::from(1));
+        }
+        if let Some(hint) = hint {
+            note(&format!("warning: {hint}"));
         }
         let receipt: Receipt = serde_json::from_value(answer).map_err(Failure::new)?;
         receipt.waiting_for.iter().flatten().for_each(|laggard| note(&describe(laggard)));

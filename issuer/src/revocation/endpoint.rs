@@ -13,15 +13,18 @@ use meshseal_core::revocation::index_of;
 use serde_json::json;
 
 use super::request::epoch;
-use super::{Receipt, RevokeRequest, RevokedToken, Revoker, Target};
+use super::{EpochKind, Receipt, RevokeRequest, RevokedToken, Revoker, Target};
 use crate::clients::Client;
 use crate::config::MAX_TOKEN_LIFE_S;
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::{OAuthRequest, authenticate};
 use crate::issuer::Issuer;
-use crate::keys::{self, Purpose};
-use crate::store::Change;
-use crate::tokens::signed_by_us;
+use crate::keys::{self, KeyState, Purpose};
+use crate::store::{Change, StoreError};
+use crate::tokens::{MAX_BLOCK_AGE_MS, index_floor, signed_by_us};
+
+/// Longest time in milliseconds by which the clock that floored a lease may have been behind.
+const CLOCK_SPREAD_MS: u64 = 60_000;
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new().route("/revoke", post(revoke))
@@ -37,7 +40,12 @@ async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Res
         // RFC 7009 §2.2: 200 although nothing was revoked. Operators learn the reason.
         tracing::info!(client = caller.id, kind = done.kind, reason = done.reason, "nothing revoked");
         let reason = done.reason.filter(|_| caller.admin);
-        return Ok(no_store(Json(json!({ "revoked": false, "kind": done.kind, "reason": reason }))));
+        let hint = done.hint.filter(|_| caller.admin);
+        let mut answer = json!({ "revoked": false, "kind": done.kind, "reason": reason });
+        if let (Some(members), Some(hint)) = (answer.as_object_mut(), hint) {
+            members.insert("hint".to_owned(), json!(hint));
+        }
+        return Ok(no_store(Json(answer)));
     };
     issuer.metrics.revocations.increment();
     tracing::info!(client = caller.id, version, kind = done.kind, name = done.name, jti = done.jti, "revoked");
@@ -53,6 +61,8 @@ async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Res
         members.insert("kind".to_owned(), json!(done.kind));
         members.extend(done.name.map(|name| ("name".to_owned(), json!(name))));
         members.extend(done.jti.map(|jti| ("jti".to_owned(), json!(jti))));
+        members.extend(done.known.map(|known| ("known".to_owned(), json!(known))));
+        members.extend(done.hint.map(|hint| ("hint".to_owned(), json!(hint))));
     }
     Ok(no_store(Json(answer)))
 }
@@ -71,11 +81,19 @@ struct Done {
     jti: Option<String>,
     /// The reason why nothing was revoked.
     reason: Option<&'static str>,
+    /// Whether this issuer issues tokens of the named group; `None` where no group is named.
+    known: Option<bool>,
+    /// Advice for the operator: why a request has, or may have, no effect.
+    hint: Option<&'static str>,
 }
 
 impl Done {
     fn nothing(kind: &'static str, reason: &'static str) -> Self {
         Self { kind, reason: Some(reason), ..Self::default() }
+    }
+
+    fn advising(self, hint: &'static str) -> Self {
+        Self { hint: Some(hint), ..self }
     }
 }
 
@@ -86,13 +104,42 @@ async fn carry_out(issuer: &Issuer, caller: &Client, target: Target) -> Result<D
             .because("only a client with `admin: true` may revoke by jti, key or group; send the token itself")),
         Target::Jti(jti) => revoke_jti(issuer, caller, jti).await,
         Target::Key(kid) => revoke_key(issuer, kid).await,
-        Target::Group { kind, name, before } => {
-            let epochs = vec![epoch(kind, name.clone(), before)];
-            let version = issuer.publisher.commit(&Change { epochs, ..Change::default() }).await?;
-            let name = Some(name).filter(|name| !name.is_empty());
-            Ok(Done { version: Some(version), kind: kind.name(), name, ..Done::default() })
-        }
+        Target::Group { kind, name, before } => revoke_group(issuer, kind, name, before).await,
     }
+}
+
+async fn revoke_group(issuer: &Issuer, kind: EpochKind, name: String, before: u64) -> Result<Done, OAuthError> {
+    let record = epoch(kind, name.clone(), before);
+    if record.expires_at <= certain_time(issuer).await? {
+        return Ok(Done::nothing(kind.name(), "tokens-expired")
+            .advising("every token issued before `issued_before` has expired; give a later time, or none for now"));
+    }
+    let version = issuer.publisher.commit(&Change { epochs: vec![record], ..Change::default() }).await?;
+    let hint = unknown_group(issuer, kind, &name);
+    let known = (kind != EpochKind::All).then_some(hint.is_none());
+    let name = Some(name).filter(|name| !name.is_empty());
+    Ok(Done { version: Some(version), kind: kind.name(), name, known, hint, ..Done::default() })
+}
+
+/// Returns why a group may have no tokens. It is revoked all the same: its client may have left the configuration lately, and
+/// the filter compares `sid` and `grant_id` of whatever this issuer signed.
+fn unknown_group(issuer: &Issuer, kind: EpochKind, name: &str) -> Option<&'static str> {
+    match kind {
+        EpochKind::All | EpochKind::Kid => None,
+        // A client that asks for itself is the subject of its tokens.
+        EpochKind::Client | EpochKind::Subject if issuer.registry.get(name).is_some() => None,
+        EpochKind::Client | EpochKind::Subject => {
+            Some("no configured client has this clientId; is it misspelt, or was it removed from the configuration?")
+        }
+        EpochKind::Session => Some("this issuer issues no tokens with a session (`sid`); revoke by client or jti"),
+        EpochKind::Grant => Some("this issuer issues no tokens with a grant (`grant_id`); revoke by client or jti"),
+    }
+}
+
+/// Returns the Unix seconds that have passed for certain: a clock that is ahead must not hide living tokens (ADR 20).
+async fn certain_time(issuer: &Issuer) -> Result<u64, StoreError> {
+    let mark = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?;
+    Ok(issuer.clock.now().min(mark.certain_ms() / 1_000))
 }
 
 async fn commit_token(issuer: &Issuer, caller: &Client, token: RevokedToken, jti: &str) -> Result<Done, OAuthError> {
@@ -140,7 +187,12 @@ async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Don
     // An index that was never used would revoke a future token of any client.
     let unused = issuer.store.lease_indices(1, 0).await?.start;
     if index >= unused {
-        return Ok(Done::nothing("token", "jti-unknown"));
+        return Ok(Done::nothing("token", "jti-unknown").advising("no token has this jti yet; is it misspelt?"));
+    }
+    let oldest_ms = certain_time(issuer).await?.saturating_sub(MAX_TOKEN_LIFE_S).saturating_mul(1_000);
+    if index < index_floor(oldest_ms.saturating_sub(MAX_BLOCK_AGE_MS + CLOCK_SPREAD_MS)) {
+        return Ok(Done::nothing("token", "jti-expired")
+            .advising("no living token is as old as this jti; is it misspelt, or of another issuer?"));
     }
     let expires_at = issuer.clock.now().saturating_add(MAX_TOKEN_LIFE_S);
     commit_token(issuer, caller, RevokedToken { index, expires_at }, &jti).await
@@ -149,11 +201,17 @@ async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Don
 async fn revoke_key(issuer: &Issuer, kid: String) -> Result<Done, OAuthError> {
     issuer.publisher.refresh().await?;
     let published = issuer.publisher.current();
-    match published.keys.iter().find(|key| key.kid == kid).map(|key| key.purpose) {
-        None => return Ok(Done::nothing("key", "key-unknown")),
+    let is_revoked = published.trust(&issuer.config.issuer).is_some_and(|trust| trust.epochs.revokes_key(&kid));
+    match published.keys.iter().find(|key| key.kid == kid).map(|key| (key.purpose, key.state)) {
+        None => return Ok(Done::nothing("key", "key-unknown").advising("see the key ids in `meshseal keys list`")),
         // Removing a bundle key changes what proxies pin: that has its own verb, on the listener for operators.
-        Some(Purpose::Bundle) => return Ok(Done::nothing("key", "key-signs-no-tokens")),
-        Some(Purpose::Token) => {}
+        Some((Purpose::Bundle, _)) => {
+            return Ok(Done::nothing("key", "key-signs-no-tokens").advising("use `meshseal keys revoke`"));
+        }
+        Some((Purpose::Token, KeyState::Retired)) if !is_revoked => {
+            return Ok(Done::nothing("key", "key-retired").advising("every token that this key signed has expired"));
+        }
+        Some((Purpose::Token, _)) => {}
     }
     let version = keys::revoke(issuer, &kid, false).await?;
     Ok(Done { version: Some(version), kind: "key", name: Some(kid), ..Done::default() })

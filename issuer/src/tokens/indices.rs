@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::{Store, StoreError};
 
@@ -11,14 +11,25 @@ use crate::store::{Store, StoreError};
 const BLOCK: u64 = 8_192;
 
 #[derive(Default)]
+struct Block {
+    indices: Range<u64>,
+    /// Unix milliseconds.
+    leased_ms: u64,
+}
+
+#[derive(Default)]
 struct Blocks {
-    current: Range<u64>,
-    spare: Range<u64>,
+    current: Block,
+    spare: Block,
 }
 
 /// Indices per millisecond by which the floor of a lease rises. No issuer issues a million tokens a
 /// second, so the floor is above every index leased before.
 const FLOOR_PER_MS: u64 = 1_024;
+
+/// Longest use of a leased block in milliseconds: an index tells the earliest time at which its token
+/// was issued, within this.
+pub const MAX_BLOCK_AGE_MS: u64 = 3_600_000;
 
 /// The indices that this replica may use.
 ///
@@ -72,23 +83,31 @@ impl Indices {
         *self.blocks.lock().unwrap_or_else(PoisonError::into_inner) = Blocks::default();
     }
 
-    fn take(&self) -> Option<u64> {
+    /// Returns the blocks without those that are too old.
+    fn fresh(&self, now_ms: u64) -> MutexGuard<'_, Blocks> {
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        if blocks.current.is_empty() {
+        let Blocks { current, spare } = &mut *blocks;
+        for block in [current, spare] {
+            if now_ms.saturating_sub(block.leased_ms) >= MAX_BLOCK_AGE_MS {
+                *block = Block::default();
+            }
+        }
+        blocks
+    }
+
+    fn take(&self, now_ms: u64) -> Option<u64> {
+        let mut blocks = self.fresh(now_ms);
+        if blocks.current.indices.is_empty() {
             blocks.current = std::mem::take(&mut blocks.spare);
         }
-        blocks.current.next()
+        blocks.current.indices.next()
     }
 
     /// Returns whether the next token needs a lease from the database first.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        blocks.current.is_empty() && blocks.spare.is_empty()
-    }
-
-    fn wants_spare(&self) -> bool {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).spare.is_empty()
+        blocks.current.indices.is_empty() && blocks.spare.indices.is_empty()
     }
 
     /// The next index. Asks the database only when both blocks are used up. `latest_ms` is the latest
@@ -98,7 +117,7 @@ impl Indices {
     /// [`StoreError::Unavailable`].
     pub async fn next(&self, store: &dyn Store, latest_ms: u64) -> Result<u64, StoreError> {
         loop {
-            if let Some(index) = self.take() {
+            if let Some(index) = self.take(latest_ms) {
                 return Ok(index);
             }
             self.top_up(store, latest_ms).await?;
@@ -111,11 +130,12 @@ impl Indices {
     /// [`StoreError::Unavailable`].
     pub async fn top_up(&self, store: &dyn Store, latest_ms: u64) -> Result<(), StoreError> {
         let _one = self.leasing.lock().await;
-        if self.wants_spare() {
+        if self.fresh(latest_ms).spare.indices.is_empty() {
             let at_least = index_floor(latest_ms).max(self.highest());
             let leased = store.lease_indices(self.block, at_least).await?;
             self.highest.fetch_max(leased.end, Ordering::SeqCst);
-            self.blocks.lock().unwrap_or_else(PoisonError::into_inner).spare = leased;
+            let spare = Block { indices: leased, leased_ms: latest_ms };
+            self.blocks.lock().unwrap_or_else(PoisonError::into_inner).spare = spare;
         }
         Ok(())
     }

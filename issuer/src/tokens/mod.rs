@@ -10,7 +10,7 @@ mod own;
 
 pub(crate) use endpoint::routes;
 pub use grant::{Grant, GrantRequest, grant};
-pub use indices::{Indices, index_floor};
+pub use indices::{Indices, MAX_BLOCK_AGE_MS, index_floor};
 pub(crate) use introspection_endpoint::routes as introspection_routes;
 pub use mint::{earliest_issue, mint};
 pub use own::{own_token, signed_by_us};

@@ -155,6 +155,88 @@ async fn key_revokes_all_that_it_signed() {
 }
 
 #[tokio::test]
+async fn key_without_living_tokens_revokes_nothing() {
+    let harness = Harness::new().await;
+    harness.tick().await;
+    let old = harness.active_kid();
+    assert_eq!(harness.post_as("operator", "/admin/keys/rotate", "force=true").await.status, 200);
+    for _ in 0..3 {
+        harness.advance(1_300).await;
+        harness.tick().await;
+    }
+    let state = |kid: &str| harness.issuer.publisher.current().keys.iter().find(|key| key.kid == kid).unwrap().state;
+    assert_eq!(state(&old), meshseal_issuer::keys::KeyState::Retired);
+    let ask = async |kid: &str| harness.post_as("operator", "/revoke", &format!("key={kid}")).await.json();
+    assert_eq!(ask(&old).await["reason"], "key-retired");
+    let stolen = harness.active_kid();
+    let (first, again) = (ask(&stolen).await, ask(&stolen).await);
+    assert_eq!((&first["revoked"], &again["revoked"]), (&true.into(), &true.into()), "a receipt for what is revoked");
+}
+
+/// Tokens of any issuer live a day and a minute at most.
+#[tokio::test]
+async fn epoch_before_all_living_tokens_revokes_nothing() {
+    let harness = Harness::new().await;
+    let longest = 86_400 + 60;
+    for group in ["subject=checkout", "client=checkout", "session=s", "grant=g", "all=true"] {
+        let version = harness.version();
+        let ask = async |before: u64| {
+            let form = format!("{group}&issued_before={before}&wait=0");
+            harness.post_as("operator", "/revoke", &form).await.json()
+        };
+        let told = ask(NOW - longest).await;
+        assert_eq!((&told["revoked"], &told["reason"]), (&false.into(), &"tokens-expired".into()), "{group}");
+        assert_eq!((told.get("state"), harness.version()), (None, version), "{group}: neither a receipt nor an epoch");
+        assert_eq!(ask(NOW - longest + 1).await["revoked"], true, "{group}: such a token may live");
+    }
+    // A clock that is ahead proves nothing: living tokens would stay valid.
+    harness.advance(10 * 86_400).await;
+    let form = format!("all=true&issued_before={}", NOW + 10);
+    assert_eq!(harness.post_as("operator", "/revoke", &form).await.json()["revoked"], true);
+}
+
+#[tokio::test]
+async fn jti_older_than_any_living_token_is_expired() {
+    let harness = Harness::new().await;
+    harness.tick().await;
+    let old = decode(&harness.token().await).1["jti"].as_str().unwrap().to_owned();
+    let made_up = meshseal_core::revocation::jti_with_index(5, [7; 8]);
+    let ask = async |jti: &str| harness.post_as("operator", "/revoke", &format!("jti={jti}")).await.json();
+    let told = ask(&made_up).await;
+    assert_eq!((&told["revoked"], &told["reason"]), (&false.into(), &"jti-expired".into()), "{told}");
+    for hour in 1..=25 {
+        harness.advance(3_600).await;
+        harness.tick().await;
+        assert_eq!(ask(&old).await["revoked"], true, "hour {hour}: a block may be an hour old");
+    }
+    harness.advance(130).await;
+    harness.tick().await;
+    assert_eq!(ask(&old).await["reason"], "jti-expired");
+    // The same replica has issued all the time; its index does not stay behind.
+    let new = harness.token().await;
+    let told = ask(decode(&new).1["jti"].as_str().unwrap()).await;
+    assert_eq!((&told["revoked"], harness.is_active(&new).await), (&true.into(), false), "{told}");
+}
+
+#[tokio::test]
+async fn name_without_tokens_is_revoked_with_a_hint() {
+    let harness = Harness::new().await;
+    for (group, known) in [
+        ("client=checkout", true),
+        ("subject=checkout", true),
+        ("client=chekout", false),
+        ("subject=chekout", false),
+        ("session=s", false),
+        ("grant=g", false),
+    ] {
+        let told = harness.post_as("operator", "/revoke", group).await.json();
+        assert_eq!((&told["revoked"], &told["known"]), (&true.into(), &known.into()), "{group}: {told}");
+        assert_eq!(told["hint"].is_string(), !known, "{group}: {told}");
+    }
+    assert_eq!(harness.post_as("operator", "/revoke", "all=true").await.json().get("known"), None);
+}
+
+#[tokio::test]
 async fn groups_are_for_administrators() {
     let harness = Harness::new().await;
     for group in ["subject=checkout", "client=checkout", "session=s", "grant=g", "all=true"] {
@@ -442,7 +524,8 @@ async fn revocations_share_transactions() {
 
 /// Revokes nothing new: the receipt is for the version that revoked all.
 async fn again(harness: &Harness) -> Value {
-    harness.post_as("operator", "/revoke", "all=true&issued_before=1&wait=0").await.json()
+    let form = format!("all=true&issued_before={NOW}&wait=0");
+    harness.post_as("operator", "/revoke", &form).await.json()
 }
 
 fn counts(receipt: &Value) -> Value {
