@@ -13,12 +13,43 @@ const MAX_CREDENTIAL_BYTES: usize = 512;
 /// Why a client was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthError {
-    /// The request is not one authentication: the reason, for the caller.
-    Malformed(&'static str),
+    /// The request is not one authentication.
+    Malformed {
+        /// The reason, for counters and logs.
+        reason: &'static str,
+        /// The mistake, for the caller.
+        mistake: &'static str,
+    },
     /// Not proven: the reason, for counters and logs only.
     Refused(&'static str),
     /// Too many assertions are in flight to tell old from new.
     Overloaded,
+}
+
+impl AuthError {
+    const fn malformed(reason: &'static str, mistake: &'static str) -> Self {
+        Self::Malformed { reason, mistake }
+    }
+
+    /// The reason, for counters and logs.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed { reason, .. } | Self::Refused(reason) => reason,
+            Self::Overloaded => "assertions-overloaded",
+        }
+    }
+}
+
+/// The Authorization field of a request.
+#[derive(Clone, Debug)]
+pub enum Authorization {
+    /// None.
+    Absent,
+    /// Its value; empty if it is not text.
+    Value(String),
+    /// More than one.
+    Repeated,
 }
 
 /// What a request offers as proof.
@@ -39,29 +70,38 @@ impl<'r> Credentials<'r> {
     /// Finds the one proof in a request.
     ///
     /// # Errors
-    /// [`AuthError::Malformed`] for none or several, [`AuthError::Refused`] for a header that is not Basic credentials.
-    pub fn find(authorization: Option<&str>, form: &'r Form, hasher: &SecretHasher) -> Result<Self, AuthError> {
+    /// [`AuthError::Malformed`] for several, [`AuthError::Refused`] for none, or a header that is not Basic credentials.
+    pub fn find(authorization: &Authorization, form: &'r Form, hasher: &SecretHasher) -> Result<Self, AuthError> {
+        let authorization = match authorization {
+            Authorization::Absent => None,
+            Authorization::Value(value) => Some(value.as_str()),
+            Authorization::Repeated => {
+                return Err(AuthError::malformed("header-repeated", "more than one Authorization header"));
+            }
+        };
         let (secret, assertion) = (form.get("client_secret"), form.get("client_assertion"));
         let methods = [authorization.is_some(), secret.is_some(), assertion.is_some()];
         if methods.iter().filter(|used| **used).count() > 1 {
-            return Err(AuthError::Malformed("use exactly one client authentication method"));
+            return Err(AuthError::malformed("methods-several", "use exactly one client authentication method"));
         }
         let claimed = form.get("client_id");
         if let Some(header) = authorization {
             let (client, hash) = basic(header, hasher).ok_or(AuthError::Refused("header-malformed"))?;
             if claimed.is_some_and(|claimed| claimed != client) {
-                return Err(AuthError::Malformed("`client_id` differs from the Authorization header"));
+                let mistake = "`client_id` differs from the Authorization header";
+                return Err(AuthError::malformed("client-id-differs", mistake));
             }
             return Ok(Self::Secret { client, hash });
         }
         if let Some(secret) = secret {
-            let client =
-                claimed.ok_or(AuthError::Malformed("`client_id` is missing beside `client_secret`"))?.to_owned();
-            return Ok(Self::Secret { client, hash: hasher.presented(secret) });
+            let mistake = "`client_id` is missing beside `client_secret`";
+            let client = claimed.ok_or(AuthError::malformed("client-id-missing", mistake))?;
+            return Ok(Self::Secret { client: client.to_owned(), hash: hasher.presented(secret) });
         }
         let assertion = assertion.ok_or(AuthError::Refused("credentials-missing"))?;
         if form.get("client_assertion_type") != Some(ASSERTION_TYPE) {
-            return Err(AuthError::Malformed(
+            return Err(AuthError::malformed(
+                "assertion-type-wrong",
                 "`client_assertion_type` must be urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
             ));
         }

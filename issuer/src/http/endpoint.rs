@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::connection::Peer;
 use super::form::{Form, FormError, MAX_BODY_BYTES};
-use crate::clients::{AuthError, Checks, Client, Credentials, Failure};
+use crate::clients::{AuthError, Authorization, Checks, Client, Credentials, Failure};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::issuer::Issuer;
 
@@ -24,26 +24,33 @@ pub(crate) struct OAuthRequest {
     pub(crate) caller: Caller,
 }
 
+/// Parameters of a form that authenticate.
+const PROOFS: [&str; 4] = ["client_id", "client_secret", "client_assertion", "client_assertion_type"];
+
 /// Who calls, before anything is proven.
 pub(crate) struct Caller {
-    authorization: Option<String>,
+    authorization: Authorization,
     source: IpAddr,
     endpoint: &'static str,
 }
 
 impl Caller {
     /// From the headers and the connection.
-    pub(crate) fn of(request: &Request) -> Result<Self, OAuthError> {
+    pub(crate) fn of(request: &Request) -> Self {
         let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
         let authorization = match (values.next(), values.next()) {
-            (None, _) => None,
+            (None, _) => Authorization::Absent,
             // A value that is not text fails as a header without credentials.
-            (Some(value), None) => Some(value.to_str().unwrap_or_default().to_owned()),
-            (Some(_), Some(_)) => {
-                return Err(OAuthErrorKind::InvalidRequest.because("more than one Authorization header"));
-            }
+            (Some(value), None) => Authorization::Value(value.to_str().unwrap_or_default().to_owned()),
+            (Some(_), Some(_)) => Authorization::Repeated,
         };
-        Ok(Self { authorization, source: source_of(request), endpoint: endpoint(request.uri().path()) })
+        Self { authorization, source: source_of(request), endpoint: endpoint(request.uri().path()) }
+    }
+
+    /// Counts and logs that this caller failed to authenticate.
+    fn failed(&self, issuer: &Issuer, client: &str, reason: &'static str) {
+        let failure = Failure { endpoint: self.endpoint, source: self.source, client, reason };
+        issuer.failures.note(failure, &issuer.registry, &issuer.metrics, issuer.clock.steady_ms());
     }
 }
 
@@ -65,15 +72,15 @@ fn source_of(request: &Request) -> IpAddr {
 /// Longest wait for a request's body.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
-impl<S: Sync> FromRequest<S> for OAuthRequest {
+impl FromRequest<Arc<Issuer>> for OAuthRequest {
     type Rejection = OAuthError;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Self, OAuthError> {
+    async fn from_request(request: Request, issuer: &Arc<Issuer>) -> Result<Self, OAuthError> {
         let invalid = |message: &str| OAuthErrorKind::InvalidRequest.because(message);
         if request.uri().query().is_some() {
             return Err(invalid("parameters belong in the body, not in the URL (RFC 6749, section 2.3.1)"));
         }
-        let caller = Caller::of(&request)?;
+        let caller = Caller::of(&request);
         let json = match media_type(request.headers()) {
             Some(media) if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") => false,
             Some(media)
@@ -96,6 +103,9 @@ impl<S: Sync> FromRequest<S> for OAuthRequest {
         let body = body.map_err(late)?.map_err(unread)?;
         let form = if json { Form::from_json(&body) } else { Form::parse(&body) };
         let form = form.map_err(|error| {
+            if matches!(&error, FormError::Repeated(name) if PROOFS.contains(&name.as_str())) {
+                caller.failed(issuer, "", "parameter-repeated");
+            }
             // RFC 8707 §2: tokens are for one service.
             if error == FormError::Repeated("resource".to_owned()) {
                 return OAuthErrorKind::InvalidTarget
@@ -119,8 +129,12 @@ pub(crate) async fn authenticate<'i>(
     form: &Form,
 ) -> Result<&'i Client, OAuthError> {
     let now_ms = issuer.clock.steady_ms();
-    let credentials = Credentials::find(caller.authorization.as_deref(), form, &issuer.secrets);
-    let claimed = credentials.as_ref().ok().and_then(Credentials::claimed).unwrap_or_default();
+    let credentials = Credentials::find(&caller.authorization, form, &issuer.secrets);
+    let claimed = match &credentials {
+        Ok(credentials) => credentials.claimed(),
+        Err(_) => form.get("client_id").map(str::to_owned),
+    };
+    let claimed = claimed.unwrap_or_default();
     let exceeded = issuer.failures.is_exceeded(caller.source, &claimed, now_ms);
     let _turn = match &credentials {
         Ok(Credentials::Assertion(_)) if exceeded => issuer.failures.turn().await,
@@ -129,19 +143,18 @@ pub(crate) async fn authenticate<'i>(
     let checks =
         Checks { issuer: &issuer.config.issuer, skew_s: issuer.config.tokens.clock_skew_s, now: issuer.clock.now() };
     let verified = credentials.and_then(|credentials| credentials.verify(&issuer.registry, &issuer.replays, &checks));
-    let client = verified.map_err(|error| match error {
-        AuthError::Malformed(reason) => OAuthErrorKind::InvalidRequest.because(reason),
-        AuthError::Refused(reason) => {
-            let (endpoint, source) = (caller.endpoint, caller.source);
-            let failure = Failure { endpoint, source, client: &claimed, reason };
-            issuer.failures.note(failure, &issuer.registry, &issuer.metrics, now_ms);
-            if exceeded {
+    let client = verified.map_err(|error| {
+        caller.failed(issuer, &claimed, error.reason());
+        match error {
+            AuthError::Malformed { mistake, .. } => OAuthErrorKind::InvalidRequest.because(mistake),
+            AuthError::Refused(_) if exceeded => {
                 OAuthErrorKind::SlowDown.because("client authentication failed, too often from this address")
-            } else {
-                OAuthErrorKind::InvalidClient.because("client authentication failed")
+            }
+            AuthError::Refused(_) => OAuthErrorKind::InvalidClient.because("client authentication failed"),
+            AuthError::Overloaded => {
+                OAuthErrorKind::Unavailable.because("too many client assertions at a time; try again")
             }
         }
-        AuthError::Overloaded => OAuthErrorKind::Unavailable.because("too many client assertions at a time; try again"),
     })?;
     if issuer.registry.admit(&client.id, now_ms) {
         return Ok(client);

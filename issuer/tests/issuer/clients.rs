@@ -1,7 +1,7 @@
 //! Client authentication with secrets: RFC 6749 §2.3, §5.2.
 
 use axum::body::Body;
-use axum::http::header;
+use axum::http::{Request, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -62,27 +62,6 @@ async fn a_wrong_proof_is_invalid_client_and_says_no_more() {
 }
 
 #[tokio::test]
-async fn more_than_one_method_is_refused() {
-    let harness = Harness::new().await;
-    let body = format!("{GRANT}&client_id=checkout&client_secret={}", secret("checkout"));
-    let assertion =
-        "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_assertion=a.b.c";
-    for form in [body.clone(), format!("{GRANT}&{assertion}"), format!("{GRANT}&client_id=stock")] {
-        assert_eq!(
-            with_header(&harness, &basic("checkout"), &form).await.error(),
-            (400, "invalid_request".into()),
-            "{form}"
-        );
-    }
-    assert_eq!(harness.post("/token", &format!("{body}&{assertion}")).await.error(), (400, "invalid_request".into()));
-    let twice = form_request("/token", GRANT)
-        .header("authorization", basic("checkout"))
-        .header("authorization", basic("checkout"));
-    let twice = harness.send(twice.body(Body::from(GRANT)).unwrap()).await;
-    assert_eq!(twice.error(), (400, "invalid_request".into()));
-}
-
-#[tokio::test]
 async fn right_secret_passes_during_failures() {
     let mut config = config();
     config.limits.failures_per_second = 1;
@@ -128,28 +107,70 @@ async fn every_401_has_a_challenge() {
     }
 }
 
+/// Every way to fail at every endpoint: status, and reason in the counter.
 #[tokio::test]
 async fn failures_are_counted_by_endpoint_and_reason() {
     let harness = Harness::new().await;
-    for joined in ["checkout:wrong", "checkout:wrong", "unknown:x", "signer:x"] {
-        with_header(&harness, &encoded(joined), GRANT).await;
+    let right = secret("checkout");
+    let id = "client_id=checkout";
+    let several = format!("{id}&client_secret={right}");
+    let [header, wrong_type] = ["Basic !!!", "client_assertion_type=jwt&client_assertion=a.b.c"].map(str::to_owned);
+    let cases = [
+        ("credentials-missing", 401, vec![], String::new()),
+        ("secret-wrong", 401, vec![encoded("checkout:wrong")], String::new()),
+        ("client-unknown", 401, vec![encoded("unknown:x")], String::new()),
+        ("method-wrong", 401, vec![encoded("signer:x")], String::new()),
+        ("header-malformed", 401, vec![header], String::new()),
+        ("assertion-malformed", 401, vec![], format!("{ASSERTION}&client_assertion=a.b.c")),
+        ("header-repeated", 400, vec![basic("checkout"), basic("checkout")], String::new()),
+        ("methods-several", 400, vec![basic("checkout")], several.clone()),
+        ("client-id-differs", 400, vec![basic("checkout")], "client_id=stock".to_owned()),
+        ("client-id-missing", 400, vec![], format!("client_secret={right}")),
+        ("assertion-type-wrong", 400, vec![], wrong_type),
+        ("parameter-repeated", 400, vec![], format!("{several}&client_secret={right}")),
+    ];
+    let endpoints = [
+        ("token", "/token", GRANT),
+        ("introspect", "/introspect", "token=x"),
+        ("revoke", "/revoke", "token=x"),
+        ("admin", "/admin/keys", "x=y"),
+        ("admin", "/admin/keys/rotate", "x=y"),
+        ("admin", "/admin/keys/revoke", "kid=x"),
+        ("admin", "/admin/proxies", "x=y"),
+        ("admin", "/admin/proxies/forget", "name=x"),
+        ("admin", "/admin/incident", "x=y"),
+        ("admin", "/admin/incident/declare", "reason=x"),
+        ("admin", "/admin/incident/end", "x=y"),
+    ];
+    for (name, path, form) in endpoints {
+        for (reason, status, headers, proof) in &cases {
+            let label = (name, *reason);
+            let before = harness.issuer.metrics.authentication_failures.get(&label);
+            let mut request = form_request(path, form);
+            for header in headers {
+                request = request.header("authorization", header);
+            }
+            let answer = harness.send(request.body(Body::from(format!("{form}&{proof}"))).unwrap()).await;
+            let error = if *status == 401 { "invalid_client" } else { "invalid_request" };
+            assert_eq!(answer.error(), (*status, error.to_owned()), "{path} {reason}");
+            let after = harness.issuer.metrics.authentication_failures.get(&label);
+            assert_eq!(after, before + 1, "{path} {reason}");
+        }
+        // The buckets of failures fill up again.
+        harness.advance(60).await;
     }
-    harness.post("/revoke", "token=x").await;
-    harness.post("/introspect", &format!("token=x&{ASSERTION}&client_assertion=a.b.c")).await;
-    harness.get("/admin/keys").await;
-    let metrics = harness.metrics().await;
-    for (endpoint, reason, count) in [
-        ("token", "secret-wrong", 2),
-        ("token", "client-unknown", 1),
-        ("token", "method-wrong", 1),
-        ("revoke", "credentials-missing", 1),
-        ("introspect", "assertion-malformed", 1),
-        ("admin", "credentials-missing", 1),
-    ] {
-        let line =
-            format!("meshseal_authentication_failures_total{{endpoint=\"{endpoint}\",reason=\"{reason}\"}} {count}\n");
-        assert!(metrics.contains(&line), "{line}{metrics}");
+    for path in ["/admin/keys", "/admin/proxies", "/admin/incident"] {
+        let before = harness.issuer.metrics.authentication_failures.get(&("admin", "header-repeated"));
+        let mut request = Request::get(path);
+        for _ in 0..2 {
+            request = request.header("authorization", basic("operator"));
+        }
+        assert_eq!(harness.send(request.body(Body::empty()).unwrap()).await.status, 400, "{path}");
+        let after = harness.issuer.metrics.authentication_failures.get(&("admin", "header-repeated"));
+        assert_eq!(after, before + 1, "GET {path}");
     }
+    let line = "meshseal_authentication_failures_total{endpoint=\"token\",reason=\"secret-wrong\"} 1\n";
+    assert!(harness.metrics().await.contains(line));
 }
 
 #[tokio::test]
