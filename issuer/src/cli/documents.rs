@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::Failure;
@@ -25,6 +25,20 @@ const DISTINCT_FIELDS: [&str; 2] = ["jwtRules", "trustBundle"];
 pub(super) struct Found {
     pub(super) at: String,
     pub(super) what: What,
+}
+
+impl Found {
+    /// Returns whether no other program is likely to have such a configuration.
+    fn is_distinct(&self) -> bool {
+        let has = |fields: &Value, is_ours: fn(&str) -> bool| {
+            fields.as_object().is_some_and(|fields| fields.keys().any(|name| is_ours(name)))
+        };
+        match &self.what {
+            What::Issuer(document) => has(document, |name| name == "issuer"),
+            What::Plugin(text) => serde_json::from_str(text).is_ok_and(|fields| has(&fields, is_distinct_field)),
+            What::Broken(_) | What::Other(_) => false,
+        }
+    }
 }
 
 /// The kind of a document.
@@ -65,20 +79,8 @@ pub(super) fn plugin_configuration(path: &PathBuf) -> Result<Value, Failure> {
 /// Every configuration in a text, which may be several YAML documents.
 pub(super) fn find_all(text: &str, path: &Path) -> Result<Vec<Found>, String> {
     let mut search = Search::default();
-    if path.extension().is_some_and(|extension| extension == "json") {
-        let document: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
-        search.document(&document, "", Some(text), 0);
-        return Ok(search.found);
-    }
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| format!("not YAML: {error}"))?;
-    for document in &documents {
-        search.document(document, "", None, 0);
-    }
-    let is_issuer = |one: &Found| one.at.is_empty() && matches!(one.what, What::Issuer(_));
-    if documents.len() > 1 && search.found.iter().any(is_issuer) {
-        let message = "the issuer's configuration must be the only document of its file; remove the `---`";
-        search.push("", What::Broken(message.to_owned()));
-    }
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    search.text(text, is_json, "", 0)?;
     Ok(search.found)
 }
 
@@ -92,6 +94,30 @@ impl Search {
         self.found.push(Found { at: at.to_owned(), what });
     }
 
+    /// Looks at a JSON text, or at each document of a YAML text.
+    fn text(&mut self, text: &str, is_json: bool, at: &str, depth: u32) -> Result<(), String> {
+        if is_json {
+            let document: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
+            self.document(&document, at, Some(text), depth);
+            return Ok(());
+        }
+        let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| format!("not YAML: {error}"))?;
+        if documents.is_empty() {
+            self.push(at, What::Other("an empty document".to_owned()));
+        }
+        let before = self.found.len();
+        for document in &documents {
+            self.document(document, at, None, depth);
+        }
+        let is_issuer = |one: &Found| one.at == at && matches!(one.what, What::Issuer(_));
+        // A second document counts although it is empty: `serve` refuses it.
+        if self.found.iter().skip(before).any(is_issuer) && yaml_to_json(text).is_err() {
+            let message = "the issuer's configuration must be the only document of its file; remove the `---`";
+            self.push(at, What::Broken(message.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Looks at a document. `text` is its JSON as written: the filter refuses repeated members, which a tree does not show.
     fn document(&mut self, document: &Value, at: &str, text: Option<&str>, depth: u32) {
         let Some(members) = document.as_object().filter(|_| depth < MAX_DEPTH) else {
@@ -100,11 +126,13 @@ impl Search {
         };
         let has = |name: &str| members.contains_key(name);
         let count = |fields: &[&str]| fields.iter().filter(|name| has(name)).count();
+        // `admin` and `resources` alone are Envoy's; beside a section of the issuer they are its mistake.
+        let has_section = FIELDS.iter().any(|name| *name != "admin" && has(name));
+        let admin_address = members.get("admin").and_then(|admin| admin.get("address"));
         let is_envoy = has("static_resources")
             || has("dynamic_resources")
-            || has("resources")
             || has("@type")
-            || members.get("admin").is_some_and(|admin| admin.get("address").is_some());
+            || (!has_section && (has("resources") || admin_address.is_some_and(Value::is_object)));
         let is_plugin = count(&PLUGIN_FIELDS) > 0 || members.keys().any(|name| is_distinct_field(name));
         if let (Some(kind), true) = (members.get("kind").and_then(Value::as_str), has("apiVersion")) {
             self.kubernetes(kind, members, at, depth);
@@ -143,27 +171,31 @@ impl Search {
         for (field, is_base64) in [("data", kind == "Secret"), ("stringData", false), ("binaryData", true)] {
             for (name, content) in members.get(field).and_then(Value::as_object).into_iter().flatten() {
                 let at = join(at, &format!("{field}.{name}"));
-                let is_json = name.ends_with(".json");
-                if !is_json && !name.ends_with(".yaml") && !name.ends_with(".yml") {
-                    continue;
-                }
                 let text = content.as_str().map(str::to_owned);
                 let text = if is_base64 { text.and_then(|text| decoded(&text)) } else { text };
-                let parsed = text.as_deref().ok_or_else(|| "must be a string".to_owned()).and_then(|text| {
-                    if is_json {
-                        serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
-                    } else {
-                        yaml_to_json(text).map_err(|error| format!("not YAML: {error}"))
-                    }
-                });
-                match parsed {
-                    Ok(document) => {
-                        self.document(&document, &at, text.as_deref().filter(|_| is_json), depth.saturating_add(1));
-                    }
-                    Err(message) => self.push(&at, What::Broken(message)),
-                }
+                self.file(name, text.as_deref(), &at, depth.saturating_add(1));
             }
         }
+    }
+
+    /// One file. Without an extension, it is checked if it looks like a configuration of Meshseal.
+    fn file(&mut self, name: &str, text: Option<&str>, at: &str, depth: u32) {
+        let is_json = name.ends_with(".json");
+        if is_json || name.ends_with(".yaml") || name.ends_with(".yml") {
+            let looked = text.ok_or_else(|| "must be a string".to_owned());
+            if let Err(message) = looked.and_then(|text| self.text(text, is_json, at, depth)) {
+                self.push(at, What::Broken(message));
+            }
+            return;
+        }
+        let mut inside = Self::default();
+        let text = text.unwrap_or_default();
+        let read = inside.text(text, text.trim_start().starts_with('{'), at, depth).is_ok();
+        if read && inside.found.iter().any(Found::is_distinct) {
+            return self.found.append(&mut inside.found);
+        }
+        let message = "not recognised; if it is a configuration, give it a name that ends with .yaml, .yml or .json";
+        self.push(at, What::Other(message.to_owned()));
     }
 
     /// `pluginConfig` wherever the kind has it: `spec.pluginConfig`, `spec.wasm.pluginConfig`.
@@ -215,22 +247,45 @@ impl Search {
     }
 }
 
-/// Reads `{configuration: {"@type": …StringValue, value: TEXT}}` (envoy.extensions.wasm.v3.PluginConfig); a Struct likewise.
+/// Reads `{configuration: {"@type": …StringValue, value: TEXT}}` (envoy.extensions.wasm.v3.PluginConfig). Envoy unwraps a
+/// BytesValue likewise, and turns a Struct into JSON.
 fn wasm_configuration(members: &Map<String, Value>, at: &str) -> Option<Found> {
     let configuration = members.get("configuration")?;
     let kind = configuration.get("@type")?.as_str()?;
     let value = configuration.get("value")?;
     let at = join(at, "configuration.value");
-    let text = if kind.ends_with("google.protobuf.Struct") { value.to_string() } else { value.as_str()?.to_owned() };
     let mut named = ["name", "root_id", "vm_config"].iter().filter_map(|name| members.get(*name));
     let is_ours = named.any(|value| value.to_string().contains("meshseal"));
-    let what = match serde_json::from_str::<Value>(&text) {
-        Ok(Value::Object(fields)) if is_ours || fields.keys().any(|name| is_distinct_field(name)) => What::Plugin(text),
-        Err(error) if is_ours || text.contains("jwtRules") => What::Broken(format!("not JSON: {error}")),
-        Ok(_) if is_ours => What::Broken("must be a JSON object".to_owned()),
+    let text = match kind.rsplit('/').next().unwrap_or_default() {
+        "google.protobuf.Struct" => Ok(value.to_string()),
+        "google.protobuf.StringValue" => value.as_str().map(str::to_owned).ok_or("must be a string"),
+        "google.protobuf.BytesValue" => value.as_str().and_then(bytes_value).ok_or("must be base64 of UTF-8 text"),
+        _ => Err("must be a google.protobuf.StringValue, BytesValue or Struct: the filter gets no other as text"),
+    };
+    let what = match text.map(|text| (serde_json::from_str::<Value>(&text), text)) {
+        Err(message) if is_ours => What::Broken(message.to_owned()),
+        Ok((Ok(Value::Object(fields)), text)) if is_ours || fields.keys().any(|name| is_distinct_field(name)) => {
+            What::Plugin(text)
+        }
+        Ok((Err(error), text)) if is_ours || text.contains("jwtRules") => What::Broken(format!("not JSON: {error}")),
+        Ok((Ok(_), _)) if is_ours => What::Broken("must be a JSON object".to_owned()),
         Ok(_) | Err(_) => What::Other("the configuration of another wasm filter".to_owned()),
     };
     Some(Found { at, what })
+}
+
+/// Decodes bytes in protobuf's JSON: base64 in either alphabet, padded or not.
+fn bytes_value(text: &str) -> Option<String> {
+    let plain: String = text
+        .chars()
+        .filter(|letter| *letter != '=')
+        .map(|letter| match letter {
+            '-' => '+',
+            '_' => '/',
+            other => other,
+        })
+        .collect();
+    String::from_utf8(STANDARD_NO_PAD.decode(plain).ok()?).ok()
 }
 
 /// Returns whether a name is `jwtRules` or `trustBundle`, or one of them misspelt.

@@ -1,6 +1,7 @@
 //! What each section of the issuer's YAML means, and which combinations cannot work.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
@@ -19,6 +20,9 @@ use crate::store::Location;
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_DATABASE: &str = "sqlite:meshseal.db";
 const DAY_S: u64 = 86_400;
+
+/// First segments of the paths below which the issuer serves documents, whatever its identifier.
+const RESERVED: [&str; 2] = [".well-known", "readyz"];
 
 /// Fields of the document.
 pub(crate) const FIELDS: [&str; 13] = [
@@ -49,7 +53,8 @@ pub(super) fn read(root: Node<'_>) -> Config {
     let admin_listen = admin_listen(document.get("admin"), &listen);
     let metrics = document.get("metrics").object(&["listen"]).get("listen");
     let metrics_listen = metrics.is_present().then(|| self::listen(&metrics, ""));
-    if metrics_listen.as_ref().is_some_and(|address| [&listen, &admin_listen].contains(&address)) {
+    let clashes = |address: &String| clash(address, &listen) || clash(address, &admin_listen);
+    if metrics_listen.as_ref().is_some_and(clashes) {
         metrics.refuse("must differ from `listen` and `admin.listen`");
     }
     let tokens = tokens(document.get("tokens"));
@@ -79,10 +84,37 @@ fn admin_listen(node: Node<'_>, listen: &str) -> String {
     let port = listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).filter(|port: &u16| *port > 0);
     let default = format!("127.0.0.1:{}", port.and_then(|port| port.checked_add(1)).unwrap_or(0));
     let address = self::listen(&at, &default);
-    if address == listen && port.is_some() {
+    if clash(&address, listen) {
         at.refuse("must differ from `listen`: administration has its own port");
     }
     address
+}
+
+/// Returns whether no two listeners can have these addresses at a time.
+fn clash(one: &str, other: &str) -> bool {
+    let (Some((host, port)), Some((other_host, other_port))) = (one.rsplit_once(':'), other.rsplit_once(':')) else {
+        return false;
+    };
+    let (Ok(port), Ok(other_port)) = (port.parse::<u16>(), other_port.parse::<u16>()) else { return false };
+    if port != other_port || port == 0 {
+        return false;
+    }
+    if host == other_host {
+        return true;
+    }
+    match (ip(host), ip(other_host)) {
+        // The unspecified address of IPv6 takes IPv4 too.
+        (Some(IpAddr::V6(all)), _) | (_, Some(IpAddr::V6(all))) if all.is_unspecified() => true,
+        (Some(one), Some(other)) => {
+            one == other || (one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified()))
+        }
+        (_, None) | (None, _) => false,
+    }
+}
+
+fn ip(host: &str) -> Option<IpAddr> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() }
 }
 
 fn listen(node: &Node<'_>, default: &str) -> String {
@@ -124,6 +156,11 @@ fn check_issuer(text: &str) -> Result<(), String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     if path.ends_with('/') || path.contains("//") || !path.bytes().all(plain) || !url.path().ends_with(path) {
         return Err("must have no trailing slash, and a path of plain segments: letters, digits, `-._~`".to_owned());
+    }
+    if let Some(first) = RESERVED.iter().find(|first| path.split('/').nth(1) == Some(first)) {
+        return Err(format!(
+            "must not have a path that begins with /{first}: the issuer has endpoints of its own there"
+        ));
     }
     let is_loopback = match host {
         Host::Domain(name) => name == "localhost",

@@ -31,7 +31,9 @@ impl Location {
             };
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            hosts(text)?;
+            for host in hosts(text)? {
+                host.url.parse::<sqlx::postgres::PgConnectOptions>().map_err(|error| error.to_string())?;
+            }
             return Ok(Self::Postgres(text.to_owned()));
         }
         Err("must be sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned())

@@ -154,6 +154,47 @@ fn operators_have_a_port_of_their_own() {
 }
 
 #[test]
+fn listeners_do_not_take_each_others_address() {
+    for (listen, admin, clash) in [
+        ("127.0.0.1:8080", "127.0.0.1:8080", true),
+        ("127.0.0.1:8080", "localhost:8080", true),
+        ("127.0.0.1:8080", "0.0.0.0:8080", true),
+        ("127.0.0.1:8080", "[::]:8080", true),
+        ("[::]:8080", "0.0.0.0:8080", true),
+        ("127.0.0.1:8080", "127.0.0.2:8080", false),
+        ("127.0.0.1:8080", "[::1]:8080", false),
+        ("0.0.0.0:8080", "[::1]:8080", false),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("127.0.0.1:8080", "0.0.0.0:8081", false),
+    ] {
+        let text = format!("issuer: {ISSUER}\nlisten: '{listen}'\nadmin: {{ listen: '{admin}' }}");
+        assert_eq!(from_yaml(&text).is_err(), clash, "{text}");
+        let text = format!("issuer: {ISSUER}\nlisten: '{listen}'\nmetrics: {{ listen: '{admin}' }}");
+        assert_eq!(from_yaml(&text).is_err(), clash || admin.ends_with(":8081") && listen.ends_with(":8080"), "{text}");
+    }
+}
+
+/// The verdict of the driver, without a connection.
+#[test]
+fn postgres_urls_are_parsed() {
+    for url in [
+        "postgres://u:p@[::/db",
+        "postgres://[::zz]:1/db",
+        "postgres://h/db?sslmode=bogus",
+        "postgres://a,b/db?sslmode=bogus",
+        "postgres://u%ff@h/db",
+        "postgres://h/db?statement-cache-capacity=many",
+    ] {
+        let found = mistakes(&format!("database: \"{url}\""));
+        assert_eq!(found.len(), 1, "{url}: {found:?}");
+        assert_eq!(found[0].0, "database", "{url}: {found:?}");
+    }
+    let message = &mistakes("database: \"postgres://u:hunter2@[::/db\"")[0].1;
+    assert!(!message.contains("hunter2"), "{message}");
+    assert!(from_yaml("database: \"postgres://u:p@[::1]:5432,h2/db?sslmode=verify-full&sslrootcert=ca.crt\"").is_ok());
+}
+
+#[test]
 fn keys_and_revocations_outlive_tokens_or_the_configuration_is_refused() {
     let text = "tokens: { maxLifetime: 24h }\nkeys: { rotateEvery: 1h }";
     assert_eq!(paths(text), ["keys.rotateEvery"], "old keys would pile up");

@@ -17,6 +17,7 @@ mod clients;
 mod clocks;
 mod command_line;
 mod config;
+mod config_check;
 mod connections;
 mod discovery;
 mod durability;
