@@ -26,7 +26,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -121,7 +121,9 @@ impl Connection {
     /// Waits until there is something to read; not longer than that, and not when the end has come.
     async fn is_spoken_on(&self, io: &Io, until: Instant) -> bool {
         tokio::select! {
+            biased;
             heard = timeout_at(until, io.hears()) => heard.is_ok_and(|heard| heard),
+            () = self.seat.silence_over(until) => false,
             () = self.service.ending.cancelled() => false,
         }
     }
@@ -156,7 +158,7 @@ impl Connection {
             }
         });
         let mut connection = self.service.http.serve_connection(TokioIo::new(io), service);
-        let (mut ending, mut silent) = (pin!(self.service.ending.cancelled()), pin!(silent(&self.seat, first)));
+        let (mut ending, mut silent) = (pin!(self.service.ending.cancelled()), pin!(self.seat.silence_over(first)));
         let mut told = false;
         let turn = poll_fn(|context| {
             loop {
@@ -195,6 +197,7 @@ impl Connection {
     }
 
     fn step(&self, mut request: Request, waiting: &Mutex<Option<Waiting>>) -> Step {
+        self.seat.hear();
         if !host::is_valid(request.version(), request.headers()) {
             let problem = Problem::bad_request("send one Host header: a host and optionally a port (RFC 9112 §3.2)");
             return Step::Answer(Box::new(last(problem)));
@@ -226,16 +229,6 @@ fn is_plain(request: &Request) -> bool {
     request.version() == Version::HTTP_11
         && request.body().is_end_stream()
         && !wishes.iter().any(|wish| request.headers().contains_key(wish))
-}
-
-/// Resolves when a new connection has had its time to ask for something, and has not.
-async fn silent(seat: &Seat, first: Instant) {
-    if !seat.is_used() {
-        sleep_until(first).await;
-    }
-    if seat.is_used() {
-        std::future::pending::<()>().await;
-    }
 }
 
 /// Returns the new end of patience after a peer has taken `bytes` more.

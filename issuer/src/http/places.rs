@@ -1,11 +1,19 @@
 //! Who may hold a connection, and what for (I32): bounded in all, by source address, and so that neither polls nor everything
-//! else can take all places from the other.
+//! else can take all places from the other. A connection that has sent no whole request head has no share yet: it gives way
+//! when a place is needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// Time for a silent connection to end. One whose request has just come stays, and the next one is asked to go.
+const GIVE_WAY_WITHIN: Duration = Duration::from_millis(10);
 
 /// One place in so many is out of reach of each of the two uses: what the other can count on.
 const RESERVE: usize = 10;
@@ -26,6 +34,14 @@ pub struct Places {
     others: Arc<Semaphore>,
     per_address: usize,
     addresses: Mutex<HashMap<IpAddr, usize>>,
+    silent: Mutex<Silent>,
+}
+
+/// Connections that have not sent a whole request head, in the order of their coming.
+#[derive(Default)]
+struct Silent {
+    next: u64,
+    waiting: BTreeMap<u64, CancellationToken>,
 }
 
 impl Places {
@@ -34,12 +50,37 @@ impl Places {
     pub fn new(all: usize, per_address: usize) -> Arc<Self> {
         let share = || Arc::new(Semaphore::new(all - (all / RESERVE).max(1).min(all)));
         let all = Arc::new(Semaphore::new(all));
-        Arc::new(Self { polls: share(), others: share(), all, per_address, addresses: Mutex::default() })
+        Arc::new(Self {
+            polls: share(),
+            others: share(),
+            all,
+            per_address,
+            addresses: Mutex::default(),
+            silent: Mutex::default(),
+        })
     }
 
-    /// Waits until there is a place for somebody.
+    /// Returns a place for a connection that has come. The longest silent connection gives way if none is free.
     pub(super) async fn free(&self) -> Option<OwnedSemaphorePermit> {
-        self.all.clone().acquire_owned().await.ok()
+        let mut place = std::pin::pin!(self.all.clone().acquire_owned());
+        if let Ok(place) = timeout(Duration::ZERO, &mut place).await {
+            return place.ok();
+        }
+        while let Some(give_way) = self.longest_silent() {
+            give_way.cancel();
+            if let Ok(place) = timeout(GIVE_WAY_WITHIN, &mut place).await {
+                return place.ok();
+            }
+        }
+        place.await.ok()
+    }
+
+    fn longest_silent(&self) -> Option<CancellationToken> {
+        self.silent().waiting.pop_first().map(|(_, give_way)| give_way)
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Silent> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for a connection from this address, unless it has too many. Connections from this machine are not bounded:
@@ -55,9 +96,18 @@ impl Places {
             }
             *held += 1;
         }
+        let give_way = CancellationToken::new();
+        let mut silent = self.silent();
+        let number = silent.next;
+        silent.next = number.wrapping_add(1);
+        silent.waiting.insert(number, give_way.clone());
+        drop(silent);
         Some(Seat {
             places: Arc::clone(self),
             source: bounded.then_some(source),
+            number,
+            give_way,
+            heard: AtomicBool::new(false),
             used: Mutex::default(),
             _place: place,
         })
@@ -77,6 +127,11 @@ fn source(address: IpAddr) -> IpAddr {
 pub(super) struct Seat {
     places: Arc<Places>,
     source: Option<IpAddr>,
+    number: u64,
+    /// Cancelled when another connection needs the place of this silent one.
+    give_way: CancellationToken,
+    /// A whole request head has come.
+    heard: AtomicBool,
     /// What for, since its last request; between requests it keeps its share.
     used: Mutex<Option<(Use, OwnedSemaphorePermit)>>,
     _place: OwnedSemaphorePermit,
@@ -95,14 +150,25 @@ impl Seat {
         used.is_some()
     }
 
-    /// Whether it was ever used.
-    pub(super) fn is_used(&self) -> bool {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    /// Notes that a whole request head has come: the connection is silent no more.
+    pub(super) fn hear(&self) {
+        if !self.heard.swap(true, Ordering::Relaxed) {
+            self.places.silent().waiting.remove(&self.number);
+        }
+    }
+
+    /// Resolves when this silent connection must end, at `until` or before: another one needs its place.
+    pub(super) async fn silence_over(&self, until: Instant) {
+        let _late = timeout_at(until, self.give_way.cancelled()).await;
+        if self.heard.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.places.silent().waiting.remove(&self.number);
         let Some(source) = self.source else { return };
         let mut addresses = self.places.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = addresses.get_mut(&source) {

@@ -38,20 +38,21 @@ pub async fn serve(listener: TcpListener, site: Site, places: Arc<Places>, end: 
     let connections = TaskTracker::new();
     let mut end = std::pin::pin!(end);
     loop {
-        // Without a free place nothing is accepted: callers wait in the kernel's queue.
-        let accepted = async {
-            let place = places.free().await;
-            (place, listener.accept().await)
-        };
         let accepted = tokio::select! {
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
             () = &mut end => break,
         };
-        let (Some(place), Ok((stream, peer))) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             // Out of file descriptors, or the peer has gone already: there is no condition to wait for.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
+        // One connection waits here for its place, the others in the kernel's queue.
+        let place = tokio::select! {
+            place = places.free() => place,
+            () = &mut end => break,
+        };
+        let Some(place) = place else { continue };
         let Some(seat) = places.seat(peer.ip(), place) else { continue };
         let _slower = stream.set_nodelay(true);
         connections.spawn(Connection { service: service.clone(), peer: peer.ip(), seat }.serve(stream));

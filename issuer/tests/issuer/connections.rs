@@ -68,6 +68,36 @@ async fn who_says_nothing_is_cut_off_and_who_asked_once_is_not() {
     assert!(ask(&mut polite, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
 }
 
+/// Silent connections hold no place that a request needs. The longest silent one goes first.
+#[tokio::test]
+async fn silent_connections_give_way_to_requests() {
+    let address = server(&Harness::new().await, 20).await;
+    for first_word in ["", "G", "GET /jwks HTTP/1.1\r\nhost: x\r\n"] {
+        let mut silent = Vec::new();
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(first_word.as_bytes()).await.unwrap();
+            silent.push(stream);
+        }
+        let begun = tokio::time::Instant::now();
+        let mut served = Vec::new();
+        for path in ["/healthz", "/jwks", "/bundle"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert!(ask(&mut stream, &get(path)).await.starts_with("HTTP/1.1 200"), "{first_word:?} {path}");
+            served.push(stream);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{first_word:?}: before silence is over by itself");
+        for stream in &mut silent[..3] {
+            assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0, "{first_word:?}: the oldest went");
+        }
+        let rest = if first_word.is_empty() { get("/jwks") } else { get("/jwks")[first_word.len()..].to_owned() };
+        assert!(ask(&mut silent[19], &rest).await.starts_with("HTTP/1.1 200"), "{first_word:?}: the newest stays");
+        for stream in &mut served {
+            assert!(ask(stream, &get("/healthz")).await.starts_with("HTTP/1.1 200"), "{first_word:?}: and who asked");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_first_word_gives_no_more_time_for_the_first_request() {
     let address = server(&Harness::new().await, 16).await;
