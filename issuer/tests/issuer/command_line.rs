@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::process::{Server, meshseal, run, text};
 use crate::support::signing::{client_jwks, sign};
-use crate::support::{Harness, NOW, secret, yaml};
+use crate::support::{Harness, NOW, yaml};
 
 fn lines(output: &Output) -> Vec<Value> {
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -439,18 +439,7 @@ fn an_operator_lists_rotates_mints_and_revokes() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "issuer.yaml", format!("listen: 127.0.0.1:0\n{}", yaml()));
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
-    let ask = |client: &str, arguments: &[&str], input: &str| {
-        let mut child = meshseal(folder.path());
-        child.args(arguments).args(["--client-id", client]);
-        child.env("MESHSEAL_URL", format!("http://{}", server.address));
-        child.env("MESHSEAL_ADMIN_URL", format!("http://{}", server.admin));
-        child.env("MESHSEAL_CLIENT_SECRET", secret(client));
-        let stdio = std::process::Stdio::piped;
-        let mut child = child.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        (output.status.code(), text(&output.stdout).trim().to_owned(), text(&output.stderr).to_owned())
-    };
+    let ask = |client: &str, arguments: &[&str], input: &str| server.ask(folder.path(), client, arguments, input);
     let (code, token, said) = ask("checkout", &["token", "mint", "--audience", "orders", "--scope", "orders.read"], "");
     assert_eq!((code, token.split('.').count()), (Some(0), 3), "{said}");
     let (_, before, _) = ask("operator", &["keys", "list"], "");

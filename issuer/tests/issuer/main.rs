@@ -25,6 +25,7 @@ mod failover;
 mod faults;
 mod incidents;
 mod introspection;
+mod operator;
 mod postgres;
 mod readiness;
 mod replicas;

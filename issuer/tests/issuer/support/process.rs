@@ -65,6 +65,25 @@ impl Server {
         }
     }
 
+    /// Runs an operator's verb as a client with its secret; exit status, result and notes.
+    pub(crate) fn ask(
+        &self,
+        folder: &Path,
+        client: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> (Option<i32>, String, String) {
+        let mut child = meshseal(folder);
+        child.args(arguments).args(["--client-id", client]);
+        child.env("MESHSEAL_URL", format!("http://{}", self.address));
+        child.env("MESHSEAL_ADMIN_URL", format!("http://{}", self.admin));
+        child.env("MESHSEAL_CLIENT_SECRET", super::secret(client));
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), text(&output.stdout).trim().to_owned(), text(&output.stderr).to_owned())
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
