@@ -1,12 +1,15 @@
 //! A database that loses state: a restored backup, or a failover to a standby that lagged (ADR 0019).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use meshseal_issuer::keys::KeyState;
 use meshseal_issuer::store::StoreError;
 use serde_json::Value;
 
 use crate::support::database::{Database, on_both};
+use crate::support::store::Fickle;
 use crate::support::{Harness, Proxy, accepts, config, decode};
 
 on_both! {
@@ -234,8 +237,9 @@ async fn proves_lost_version(database: Arc<Database>, has_newer_version: bool) {
     assert!(!accepts(&after, &straggler.trust, &lost));
 }
 
+/// The replica looks at the database, gives the other one a second, and looks again.
 async fn waits_for_replica_that_remembers_proved_version(database: Arc<Database>) {
-    let one = Harness::on(database.clone(), config()).await;
+    let (one, store) = Harness::fickle_on(database.clone()).await;
     let other = one.restarted().await;
     let (lost, good) = (one.token().await, one.token().await);
     back_up(&database).await;
@@ -244,9 +248,16 @@ async fn waits_for_replica_that_remembers_proved_version(database: Arc<Database>
     proxy.confirm(&other).await;
     restore(&database).await;
     one.clock.advance(1);
+    Fickle::close(&store.heads);
+    store.heads.add_permits(1);
+    let (begun, looks) = (tokio::time::Instant::now(), store.heads_asked.load(SeqCst));
     let restored = async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        while store.heads_asked.load(SeqCst) < looks + 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(begun.elapsed() >= Duration::from_secs(1), "the other replica has had its time");
         other.tick().await;
+        store.heads.add_permits(100);
     };
     tokio::join!(proxy.poll(&one), restored);
     assert!(!accepts(&one, &proxy.trust, &lost) && !one.is_active(&lost).await);
@@ -369,7 +380,7 @@ async fn database_that_cannot_restore_publishes_nothing() {
     back_up(&harness.database).await;
     revoke(&harness, &token).await;
     restore(&harness.database).await;
-    store.conflicts.store(u32::MAX, std::sync::atomic::Ordering::SeqCst);
+    store.conflicts.store(u32::MAX, SeqCst);
     let refreshed = harness.issuer.publisher.refresh().await;
     assert!(matches!(refreshed, Err(StoreError::Unavailable(_))), "{refreshed:?}");
     assert!(!harness.is_active(&token).await);

@@ -137,7 +137,10 @@ impl Harness {
 
     /// Behind a database that does as it is told.
     pub(crate) async fn fickle() -> (Self, Arc<Fickle>) {
-        let database = Database::sqlite();
+        Self::fickle_on(Database::sqlite()).await
+    }
+
+    pub(crate) async fn fickle_on(database: Arc<Database>) -> (Self, Arc<Fickle>) {
         let store = Fickle::before(database.open().await);
         (Self::over(store.clone(), database, config(), Arc::new(FixedClock::at(NOW))).await, store)
     }
