@@ -31,6 +31,7 @@ pub mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 
 use crate::error::Problem;
 use crate::http::Site;
@@ -51,8 +52,9 @@ pub fn app(issuer: Arc<Issuer>) -> Site {
         .merge(discovery::well_known_routes(path))
         .merge(bundle::routes())
         .merge(telemetry::routes())
-        .fallback(|| async {
-            Problem::not_found("there is no such endpoint; see /.well-known/oauth-authorization-server")
+        .fallback(|State(issuer): State<Arc<Issuer>>| async move {
+            let path = config::issuer_path(&issuer.config.issuer);
+            Problem::not_found(format!("no such endpoint; see /.well-known/oauth-authorization-server{path}"))
         })
         .with_state(issuer);
     Site { router, waits: Some(waits) }

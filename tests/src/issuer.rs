@@ -31,6 +31,7 @@ pub struct Issuer {
     admin_port: u16,
     secret: String,
     operator_secret: String,
+    poll_token: String,
     child: Option<Child>,
 }
 
@@ -44,8 +45,10 @@ impl Issuer {
             fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
         }
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let (admin_port, secret, operator_secret) = (ports::free()?, secret()?, secret()?);
-        let issuer = Self { dir: dir.to_path_buf(), port, admin_port, secret, operator_secret, child: None };
+        let (admin_port, poll_token) = (ports::free()?, self::secret()?);
+        let (secret, operator_secret) = (self::secret()?, self::secret()?);
+        let dir = dir.to_path_buf();
+        let issuer = Self { dir, port, admin_port, secret, operator_secret, poll_token, child: None };
         fs::write(issuer.config(), issuer.yaml(lifetime_s))?;
         Ok(issuer)
     }
@@ -59,6 +62,7 @@ impl Issuer {
              database: sqlite:meshseal.db\n\
              keys: {{ jwksMaxAge: 0s }}\n\
              tokens: {{ lifetime: {lifetime_s}s }}\n\
+             bundle: {{ pollTokens: [ \"{poll}\" ] }}\n\
              services:\n\
              - {{ audience: orders, scopes: [orders.read, orders.write] }}\n\
              - {{ audience: billing, scopes: [billing.read] }}\n\
@@ -73,6 +77,7 @@ impl Issuer {
             url = self.url(),
             port = self.port,
             admin = self.admin_port,
+            poll = hash(&self.poll_token),
             client = hash(&self.secret),
             operator = hash(&self.operator_secret),
         )
@@ -91,6 +96,11 @@ impl Issuer {
     /// The secret of [`CLIENT`].
     pub fn secret(&self) -> &str {
         &self.secret
+    }
+
+    /// The credential with which proxies poll.
+    pub fn poll_token(&self) -> &str {
+        &self.poll_token
     }
 
     /// The public keys that sign bundles, as `meshseal keys pins` prints them; makes them when this is the first call.

@@ -20,6 +20,9 @@ pub const WORKERS: usize = 2;
 /// for itself.
 pub const POLLERS: usize = (WORKERS + 1) * 2;
 
+/// The credential in two-hops.yaml, which no issuer takes.
+const POLL_TOKEN: &str = "mss_replace-me";
+
 /// A port: what it is for, what two-hops.yaml says, and the environment variable that changes it.
 pub const PORTS: [(&str, u16, &str); 5] = [
     ("edge", 10_000, "MESHSEAL_EDGE_PORT"),
@@ -119,7 +122,7 @@ impl Stack {
         say(&format!("starting the echo service, port {}", ports.service));
         let echo = Echo::start(ports.service).await?;
         say(&format!("starting Envoy with two hops, ports {} and {}", ports.edge, ports.sidecar));
-        let config = write_config(dir, ports, &pins)?;
+        let config = write_config(dir, ports, &pins, issuer.poll_token())?;
         let options =
             Options { config, workers: u32::try_from(WORKERS)?, node: "local".to_owned(), dir: dir.to_path_buf() };
         let envoy = Envoy::start(&options).await?;
@@ -135,8 +138,8 @@ impl Stack {
     }
 }
 
-/// two-hops.yaml with these ports and pins, beside the rest of the state.
-fn write_config(dir: &Path, ports: Ports, pins: &Value) -> Result<PathBuf> {
+/// two-hops.yaml with these ports, pins and credential, beside the rest of the state.
+fn write_config(dir: &Path, ports: Ports, pins: &Value, poll_token: &str) -> Result<PathBuf> {
     let shipped = paths::envoy_config().join("two-hops.yaml");
     let text = fs::read_to_string(&shipped).with_context(|| format!("cannot read {}", shipped.display()))?;
     let text = with_pins(&with_ports(&text, &ports.usual_to_used()), pins);
@@ -145,6 +148,8 @@ fn write_config(dir: &Path, ports: Ports, pins: &Value) -> Result<PathBuf> {
         "{} has no pin to replace: a line with \"keys\" and the kid \"example\"",
         shipped.display()
     );
+    ensure!(text.contains(POLL_TOKEN), "{} has no pollToken {POLL_TOKEN} to replace", shipped.display());
+    let text = text.replace(POLL_TOKEN, poll_token);
     let text = text.replace("target/meshseal.wasm", &paths::wasm().display().to_string());
     let file = dir.join("envoy.yaml");
     write_whole(&file, &text)?;

@@ -165,6 +165,7 @@ fn the_shipped_plugin_polls_the_issuer_and_decides() -> Result<()> {
         let mut put =
             |at: &str, value: Value| config.pointer_mut(at).map(|place| *place = value).context("no such place");
         put("/trustBundle/keys", pins)?;
+        put("/trustBundle/pollToken", issuer.poll_token().into())?;
         put("/jwtRules/0/issuer", issuer.url().into())?;
         let cluster = policy.trust_bundle().context("no trust bundle")?.cluster.to_string();
         let bootstrap = Bootstrap::new()

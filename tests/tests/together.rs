@@ -28,7 +28,7 @@ impl Scene {
         let port = free()?;
         let mut issuer = Issuer::prepare(&state_folder(name), port, 300)?;
         let plugin = json!({
-            "trustBundle": {"cluster": "issuer", "keys": issuer.pins()?},
+            "trustBundle": {"cluster": "issuer", "pollToken": issuer.poll_token(), "keys": issuer.pins()?},
             "jwtRules": [{"issuer": issuer.url(), "audiences": ["orders"], "trustBundle": true}],
         });
         issuer.start().await?;

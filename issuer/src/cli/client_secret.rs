@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Failure, Outcome, print, serve};
+use super::{Failure, Outcome, note, print, serve};
 use crate::clients::{NewSecret, SecretHash, SecretHasher};
 use crate::keys::MasterKey;
 
@@ -38,7 +38,10 @@ impl Secret {
                 let master = MasterKey::existing(&config.master_key, &config.database).map_err(Failure::new)?;
                 SecretHasher::new(&master).keyed(&secret)
             }
-            None => SecretHash::of(&secret),
+            None => {
+                note("note: the hash is not keyed with the master key; for one that is, give --config issuer.yaml");
+                SecretHash::of(&secret)
+            }
         };
         print(&format!("secret: {}\nhash: {hash}", secret.as_str()));
         Ok(ExitCode::SUCCESS)

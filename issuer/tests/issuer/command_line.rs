@@ -251,6 +251,8 @@ fn a_made_secret_fits_its_hash() {
     let made: std::collections::BTreeMap<&str, &str> =
         text(&output.stdout).lines().map(|line| line.split_once(": ").unwrap()).collect();
     assert_eq!(SecretHash::of(made["secret"]).to_string(), made["hash"]);
+    let said = text(&output.stderr);
+    assert!(said.starts_with("note: ") && said.contains("--config"), "how to get a keyed hash: {said}");
 }
 
 #[test]
@@ -261,6 +263,7 @@ fn keyed_hash_needs_the_master_key() {
     assert_eq!(make().status.code(), Some(1), "no master key yet");
     drop(Server::start(folder.path(), &["--config", "issuer.yaml"]));
     let made = make();
+    assert_eq!(text(&made.stderr), "", "no note about a hash that is keyed");
     let made: std::collections::BTreeMap<&str, &str> =
         text(&made.stdout).lines().map(|line| line.split_once(": ").unwrap()).collect();
     let yaml = format!(

@@ -25,7 +25,19 @@ async fn both_documents_name_the_one_issuer_and_endpoints_that_exist() {
         let algorithms = document["token_endpoint_auth_signing_alg_values_supported"].to_string();
         assert!(!algorithms.contains("HS256") && !algorithms.contains("none"));
     }
-    assert_eq!(harness.get("/.well-known/other").await.status, 404);
+}
+
+#[tokio::test]
+async fn missing_endpoint_names_the_metadata() {
+    for issuer in [ISSUER, "https://a.example/t/1"] {
+        let config = meshseal_issuer::config::from_yaml(&crate::support::yaml().replace(ISSUER, issuer));
+        let harness = Harness::with(config.unwrap()).await;
+        let missing = harness.get("/.well-known/other").await;
+        assert_eq!(missing.status, 404);
+        let detail = missing.json()["detail"].as_str().unwrap().to_owned();
+        let (_, named) = detail.split_once("see ").unwrap();
+        assert_eq!(harness.get(named).await.json()["issuer"], issuer, "{detail}");
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ const SILENCE: Duration = Duration::from_secs(16);
 
 pub(super) async fn tell(story: &mut Story) -> Result<()> {
     let poll = Request::get("/bundle")
+        .header("authorization", &format!("Bearer {}", story.stack.issuer.poll_token()))
         .header("x-meshseal-worker", "00000000000c07ff")
         .header("x-meshseal-node", NODE)
         .header("x-meshseal-protocol", "2")
