@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use super::remote::AdminRemote;
+use super::table::print_table;
 use super::{Failure, Outcome, print};
-use crate::admin::KeysView;
+use crate::admin::{KeyView, KeysView};
 
 /// List the keys of a running issuer, where each is in its life, and how many proxies have it.
 ///
@@ -29,15 +30,12 @@ impl List {
             print(&serde_json::to_string(&view).map_err(Failure::new)?);
             return Ok(ExitCode::SUCCESS);
         }
-        print(&format!("{:<43}  {:<6}  {:<5}  {:<8}  {:>10}  confirmed", "kid", "signs", "alg", "state", "since"));
-        for key in &view.keys {
+        let row = |key: KeyView| {
             let confirmed = format!("{}/{}", key.confirmed, view.proxies);
-            let columns = (&key.kid, &key.purpose, &key.algorithm, &key.state, key.since);
-            print(&format!(
-                "{:<43}  {:<6}  {:<5}  {:<8}  {:>10}  {confirmed}",
-                columns.0, columns.1, columns.2, columns.3, columns.4
-            ));
-        }
+            [key.kid, key.purpose, key.algorithm, key.state, key.since.to_string(), confirmed]
+        };
+        let headings = ["kid", "signs", "alg", "state", "since", "confirmed"];
+        print_table(headings, view.keys.into_iter().map(row).collect());
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -16,6 +16,7 @@ mod proxies_list;
 mod remote;
 mod revoke;
 mod serve;
+mod table;
 mod token_inspect;
 mod token_mint;
 mod token_verify;

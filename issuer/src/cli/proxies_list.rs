@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use super::remote::AdminRemote;
+use super::table::print_table;
 use super::{Failure, Outcome, print};
-use crate::admin::ProxiesView;
+use crate::admin::{ProxiesView, ProxyView};
 
 /// List the workers of proxies that count: those that poll, and those that may still act on a bundle that they were given.
 ///
@@ -28,14 +29,11 @@ impl List {
             print(&serde_json::to_string(&view).map_err(Failure::new)?);
             return Ok(ExitCode::SUCCESS);
         }
-        print(&format!("{:<16}  {:<11}  {:>13}  {:>10}  node", "worker", "state", "version", "until"));
-        for proxy in &view.proxies {
+        let row = |proxy: ProxyView| {
             let until = proxy.accepts_until.map_or_else(|| "unbounded".to_owned(), |until| until.to_string());
-            print(&format!(
-                "{:<16}  {:<11}  {:>13}  {until:>10}  {}",
-                proxy.worker, proxy.state, proxy.version, proxy.node
-            ));
-        }
+            [proxy.worker, proxy.state, proxy.version.to_string(), until, proxy.node]
+        };
+        print_table(["worker", "state", "version", "until", "node"], view.proxies.into_iter().map(row).collect());
         Ok(ExitCode::SUCCESS)
     }
 }

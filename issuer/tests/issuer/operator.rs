@@ -117,7 +117,13 @@ fn bundle_key_rotates_by_command() {
     let (_, listed, _) = ask(&["keys", "list"]);
     let lines: Vec<&str> = listed.lines().collect();
     assert!(lines.first().is_some_and(|heading| heading.starts_with("kid") && heading.ends_with("confirmed")));
-    assert!(lines.iter().any(|line| line.starts_with(&kid) && line.contains("bundle") && line.ends_with("0/0")));
+    let line = lines.iter().find(|line| line.starts_with(&kid)).unwrap();
+    assert!(line.ends_with("0/0"), "{listed}");
+    assert_eq!(
+        (line.find("bundle"), line.find("active")),
+        (lines[0].find("signs"), lines[0].find("state")),
+        "{listed}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
