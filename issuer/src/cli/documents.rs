@@ -247,8 +247,9 @@ impl Search {
     }
 }
 
-/// Reads `{configuration: {"@type": …StringValue, value: TEXT}}` (envoy.extensions.wasm.v3.PluginConfig). Envoy unwraps a
-/// BytesValue likewise, and turns a Struct into JSON.
+/// Reads `{configuration: {"@type": …StringValue, value: TEXT}}`
+/// (envoy.extensions.wasm.v3.PluginConfig). Envoy unwraps a BytesValue likewise, and turns a Struct
+/// into JSON.
 fn wasm_configuration(members: &Map<String, Value>, at: &str) -> Option<Found> {
     let configuration = members.get("configuration")?;
     let kind = configuration.get("@type")?.as_str()?;

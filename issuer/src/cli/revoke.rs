@@ -11,10 +11,12 @@ use crate::revocation::{Laggard, Receipt, ReceiptState};
 
 /// Revoke tokens, and wait until no proxy can accept them.
 ///
-/// Prints the receipt: {"revoked":true,"kind":…,"version":…,"state":…,"complete":…,"confirmed":…,"pending":…,
-/// "unreachable":…,"proxies":…,"elapsed_ms":…,"waiting_for":[…]}. With "known":false no configured client has the name; a
-/// warning says so. Exit status: 0 if the receipt is complete; 1 if nothing was revoked, or some worker may still accept,
-/// with each of them on standard error; 3 if the issuer does not know all workers.
+/// Prints the receipt:
+/// {"revoked":true,"kind":…,"version":…,"state":…,"complete":…,"confirmed":…,"pending":…,
+/// "unreachable":…,"proxies":…,"elapsed_ms":…,"waiting_for":[…]}. With "known":false no configured
+/// client has the name; a warning says so. Exit status: 0 if the receipt is complete; 1 if nothing
+/// was revoked, or some worker may still accept, with each of them on standard error; 3 if the
+/// issuer does not know all workers.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:

@@ -70,7 +70,8 @@ impl<'r> Credentials<'r> {
     /// Finds the one proof in a request.
     ///
     /// # Errors
-    /// [`AuthError::Malformed`] for several, [`AuthError::Refused`] for none, or a header that is not Basic credentials.
+    /// [`AuthError::Malformed`] for several, [`AuthError::Refused`] for none, or a header that is not
+    /// Basic credentials.
     pub fn find(authorization: &Authorization, form: &'r Form, hasher: &SecretHasher) -> Result<Self, AuthError> {
         let authorization = match authorization {
             Authorization::Absent => None,

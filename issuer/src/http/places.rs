@@ -1,6 +1,6 @@
-//! Who may hold a connection, and what for (I32): bounded in all, by source address, and so that neither polls nor everything
-//! else can take all places from the other. A connection that has sent no whole request head has no share yet: it gives way
-//! when a place is needed.
+//! Who may hold a connection, and what for (I32): bounded in all, by source address, and so that
+//! neither polls nor everything else can take all places from the other. A connection that has sent
+//! no whole request head has no share yet: it gives way when a place is needed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,7 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// Time for a silent connection to end. One whose request has just come stays, and the next one is asked to go.
+/// Time for a silent connection to end. One whose request has just come stays, and the next one is
+/// asked to go.
 const GIVE_WAY_WITHIN: Duration = Duration::from_millis(10);
 
 /// One place in so many is out of reach of each of the two uses: what the other can count on.
@@ -60,7 +61,8 @@ impl Places {
         })
     }
 
-    /// Returns a place for a connection that has come. The longest silent connection gives way if none is free.
+    /// Returns a place for a connection that has come. The longest silent connection gives way if
+    /// none is free.
     pub(super) async fn free(&self) -> Option<OwnedSemaphorePermit> {
         let mut place = std::pin::pin!(self.all.clone().acquire_owned());
         if let Ok(place) = timeout(Duration::ZERO, &mut place).await {
@@ -157,7 +159,8 @@ impl Seat {
         }
     }
 
-    /// Resolves when this silent connection must end, at `until` or before: another one needs its place.
+    /// Resolves when this silent connection must end, at `until` or before: another one needs its
+    /// place.
     pub(super) async fn silence_over(&self, until: Instant) {
         let _late = timeout_at(until, self.give_way.cancelled()).await;
         if self.heard.load(Ordering::Relaxed) {

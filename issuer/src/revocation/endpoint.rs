@@ -121,8 +121,8 @@ async fn revoke_group(issuer: &Issuer, kind: EpochKind, name: String, before: u6
     Ok(Done { version: Some(version), kind: kind.name(), name, known, hint, ..Done::default() })
 }
 
-/// Returns why a group may have no tokens. It is revoked all the same: its client may have left the configuration lately, and
-/// the filter compares `sid` and `grant_id` of whatever this issuer signed.
+/// Returns why a group may have no tokens. It is revoked all the same: its client may have left the
+/// configuration lately.
 fn unknown_group(issuer: &Issuer, kind: EpochKind, name: &str) -> Option<&'static str> {
     match kind {
         EpochKind::All | EpochKind::Kid => None,
@@ -136,7 +136,8 @@ fn unknown_group(issuer: &Issuer, kind: EpochKind, name: &str) -> Option<&'stati
     }
 }
 
-/// Returns the Unix seconds that have passed for certain: a clock that is ahead must not hide living tokens (ADR 20).
+/// Returns the Unix seconds that have passed for certain: a clock that is ahead must not hide
+/// living tokens (ADR 20).
 async fn certain_time(issuer: &Issuer) -> Result<u64, StoreError> {
     let mark = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?;
     Ok(issuer.clock.now().min(mark.certain_ms() / 1_000))

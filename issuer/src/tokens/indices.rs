@@ -27,8 +27,8 @@ struct Blocks {
 /// second, so the floor is above every index leased before.
 const FLOOR_PER_MS: u64 = 1_024;
 
-/// Longest use of a leased block in milliseconds: an index tells the earliest time at which its token
-/// was issued, within this.
+/// Longest use of a leased block in milliseconds: an index tells the latest time at which its token
+/// was issued.
 pub const MAX_BLOCK_AGE_MS: u64 = 3_600_000;
 
 /// The indices that this replica may use.

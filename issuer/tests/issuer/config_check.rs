@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::process::{run, text};
 use crate::support::signing::client_jwks;
 
-/// Checks files, each with the exit status and a text that the command must print, and one that it must not.
+/// Checks files: name, content, exit status, and a text that the command must print.
 fn check(cases: &[(&str, String, i32, &str)]) {
     let folder = tempfile::tempdir().unwrap();
     for (name, content, code, told) in cases {

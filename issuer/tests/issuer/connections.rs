@@ -93,7 +93,10 @@ async fn silent_connections_give_way_to_requests() {
         let rest = if first_word.is_empty() { get("/jwks") } else { get("/jwks")[first_word.len()..].to_owned() };
         assert!(ask(&mut silent[19], &rest).await.starts_with("HTTP/1.1 200"), "{first_word:?}: the newest stays");
         for stream in &mut served {
-            assert!(ask(stream, &get("/healthz")).await.starts_with("HTTP/1.1 200"), "{first_word:?}: and who asked");
+            assert!(
+                ask(stream, &get("/healthz")).await.starts_with("HTTP/1.1 200"),
+                "{first_word:?}: a connection that asked stays"
+            );
         }
     }
 }

@@ -18,8 +18,8 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts a tmpfs of this size. Returns `None`, and says so, where mounting is not permitted. Where CI is set, that is a
-    /// failure.
+    /// Mounts a tmpfs of this size. Returns `None`, and says so, where mounting is not permitted.
+    /// Where CI is set, that is a failure.
     fn mount(kilobytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={kilobytes}k");

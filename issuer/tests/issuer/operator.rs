@@ -21,7 +21,8 @@ fn start(folder: &Path, more: &[&str]) -> Server {
     Server::start(folder, &[&["--config", "issuer.yaml"], more].concat())
 }
 
-/// An issuer in this process, on the database that `start` uses next. Its clock is off by so many seconds.
+/// An issuer in this process, on the database that `start` uses next. Its clock is off by so many
+/// seconds.
 async fn earlier_run(folder: &Path, off_s: i64) -> Harness {
     let database = Database::at(Location::Sqlite(folder.join("meshseal.db")));
     let now = SystemClock::new().now().saturating_add_signed(off_s);
