@@ -85,6 +85,12 @@ impl Places {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns whether this address has as many connections as it may: one more must evict no other.
+    pub(super) fn is_exhausted(&self, address: IpAddr) -> bool {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        self.per_address > 0 && addresses.get(&source(address)).is_some_and(|held| *held >= self.per_address)
+    }
+
     /// A place for a connection from this address, unless it has too many. Connections from this machine are not bounded:
     /// they are a sidecar's or gateway's, from anywhere.
     pub(super) fn seat(self: &Arc<Self>, address: IpAddr, place: OwnedSemaphorePermit) -> Option<Seat> {
@@ -196,6 +202,8 @@ mod tests {
         let places = Places::new(100, 2);
         let mut held = vec![seat(&places, "10.0.0.1").await, seat(&places, "::ffff:10.0.0.1").await];
         assert!(held.iter().all(Option::is_some) && seat(&places, "10.0.0.1").await.is_none());
+        let exhausted = |address: &str| places.is_exhausted(address.parse().unwrap());
+        assert!(exhausted("10.0.0.1") && !exhausted("10.0.0.2"));
         assert!(seat(&places, "10.0.0.2").await.is_some(), "another");
         held.pop();
         assert!(seat(&places, "10.0.0.1").await.is_some());

@@ -47,6 +47,9 @@ pub async fn serve(listener: TcpListener, site: Site, places: Arc<Places>, end: 
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
+        if places.is_exhausted(peer.ip()) {
+            continue;
+        }
         // One connection waits here for its place, the others in the kernel's queue.
         let place = tokio::select! {
             place = places.free() => place,
