@@ -114,7 +114,8 @@ impl Vm {
 
     fn request(&mut self, headers: &[(&str, &str)]) -> Result<Outcome> {
         self.streams += 1;
-        let all = [(":method", "GET"), (":authority", "orders"), (":path", "/orders/1")];
+        let mut all = vec![(":method", "GET"), (":authority", "orders"), (":path", "/orders/1")];
+        all.retain(|(name, _)| headers.iter().all(|(other, _)| other != name));
         let all = all.iter().chain(headers).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         self.store.data_mut().request = all.collect();
         self.store.data_mut().replies.clear();
@@ -214,6 +215,11 @@ fn answer(mut caller: Caller<'_, Host>, name: &str, arguments: &[i64]) -> Result
         ("proxy_remove_header_map_value", [_, name, size]) => {
             let name = read(&caller, *name, *size)?;
             caller.data_mut().request.retain(|(known, _)| *known != name);
+        }
+        ("proxy_replace_header_map_value", [_, name, size, value, value_size]) => {
+            let header = (read(&caller, *name, *size)?, read(&caller, *value, *value_size)?);
+            caller.data_mut().request.retain(|(known, _)| *known != header.0);
+            caller.data_mut().request.push(header);
         }
         ("proxy_http_call", [.., token]) => {
             caller.data_mut().calls += 1;
@@ -331,6 +337,41 @@ fn without_an_essential_facility_nothing_passes() -> Result<()> {
             let rejected = |outcome: &Outcome| !matches!(outcome, Outcome::Passed { .. });
             let skip = usize::from(local);
             ensure!(outcomes.iter().skip(skip).all(rejected), "{names:?} answer {status}: {outcomes:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Without forged outputs, the token is all that is to be removed.
+#[test]
+fn token_that_cannot_be_removed_does_not_pass() -> Result<()> {
+    let case = Case::new()?;
+    let token = case.good.trim_start_matches("Bearer ");
+    let (remove, replace) = ("proxy_remove_header_map_value", "proxy_replace_header_map_value");
+    let (alone, cookies, path) = (format!("s={token}"), format!("a=b; s={token}"), format!("/?t={token}"));
+    let places = [
+        (
+            json!({"fromHeaders": [{"name": "authorization", "prefix": "Bearer "}]}),
+            ("authorization", &case.good),
+            remove,
+        ),
+        (json!({"fromCookies": ["s"]}), ("cookie", &alone), remove),
+        (json!({"fromCookies": ["s"]}), ("cookie", &cookies), replace),
+        (json!({"fromParams": ["t"]}), (":path", &path), replace),
+    ];
+    for (place, (name, value), function) in places {
+        let mut plugin = case.inline.clone();
+        let rule = plugin["jwtRules"][0].as_object_mut().context("a rule")?;
+        rule.extend(place.as_object().context("a place")?.clone());
+        let ask = |refused: &[(&'static str, i32)]| -> Result<Outcome> {
+            let mut vm = Vm::start(&case.module, &plugin, refused)?;
+            ensure!(vm.configure()?, "the configuration is good: {:?}", vm.store.data().log);
+            vm.request(&[(name, value)])
+        };
+        ensure!(matches!(ask(&[])?, Outcome::Passed { .. }), "{name} on a host that removes");
+        for status in REFUSALS {
+            let outcome = ask(&[(function, status)]).with_context(|| format!("{function} answers {status}"))?;
+            ensure!(outcome == Outcome::Answered(503), "{name}: {function} answers {status}: {outcome:?}");
         }
     }
     Ok(())

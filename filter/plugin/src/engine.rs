@@ -283,7 +283,7 @@ impl<H: Host> Engine<H> {
 /// Removes every spelling of the headers that this configuration may add (V21). False if the proxy refuses: the request must not
 /// go on then.
 fn sanitize(active: &Active, host: &impl Host, headers: &RequestHeaders) -> bool {
-    active.sanitized.iter().flat_map(|name| headers.spellings(name)).all(|name| host.try_remove_request_header(name))
+    active.sanitized.iter().flat_map(|name| headers.spellings(name)).all(|name| host.remove_request_header(name))
 }
 
 /// Answers, or makes the request ready to go on.
@@ -293,7 +293,7 @@ fn carry_out(active: &Active, host: &impl Host, headers: &RequestHeaders, verdic
         Verdict::Anonymous => active.metrics.count(Count::Anonymous),
         Verdict::Accepted(accepted) => {
             if !apply(host, &accepted) {
-                host.log(Level::Error, "the host refused to add an output header");
+                host.log(Level::Error, "the host refused to remove the token or to add an output header");
                 return refuse(active, host, headers, &Rejection::KeysUnavailable.into(), level);
             }
             active.metrics.count(Count::Accepted);
@@ -325,10 +325,11 @@ fn refuse(active: &Active, host: &impl Host, headers: &RequestHeaders, refusal: 
     Flow::Answered
 }
 
-/// False if the proxy refuses an output: an upstream must not take the request for an anonymous one.
+/// False if the proxy refuses to remove the token, which the upstream must not see, or to add an output: the upstream must not
+/// take the request for an anonymous one.
 fn apply(host: &impl Host, accepted: &Accepted<'_>) -> bool {
-    if let Some(located) = accepted.remove() {
-        located.remove(host);
+    if accepted.remove().is_some_and(|located| !located.remove(host)) {
+        return false;
     }
     // Whatever the request had under these names was removed before.
     accepted.outputs().all(|(name, value)| host.add_request_header(name, value))

@@ -2,7 +2,8 @@
 //!
 //! A request carries one token (RFC 6750 §2, RFC 9700 §4.3.2). The same token in two configured
 //! places is one token. Two different tokens, or a place that holds more than one, refuse the
-//! request, so that no two parties can read different tokens from it (V18).
+//! request, so that no two parties can read different tokens from it (V18). Each item of a list
+//! header that has the prefix counts.
 //!
 //! `Authorization: Basic …` is no token: where `Bearer ` is looked for, such a request has none.
 
@@ -25,9 +26,9 @@ pub(crate) enum Place {
     Param(Box<str>),
 }
 
-/// A header whose items are separate values by definition (RFC 6455 §11.3.4); one of them may be
-/// the token.
-const LIST_HEADER: &str = "sec-websocket-protocol";
+/// Headers that hold one value by definition (RFC 9110 §11.6.2, §11.7.2). A second one is the mark of joined copies. In every other
+/// header a comma separates items (§5.6.1), one of which may be the token: no token has a comma.
+const SINGLE: [&str; 2] = ["authorization", "proxy-authorization"];
 
 impl Place {
     fn all_of(rule: &JwtRule) -> impl Iterator<Item = Self> + '_ {
@@ -42,6 +43,8 @@ impl Place {
 #[derive(Clone, Debug)]
 struct Entry {
     place: Place,
+    /// Whether the place is a header whose items are separate values.
+    list: bool,
     /// The rules (`jwtRules[i]`) that look there.
     rules: Vec<usize>,
     /// Longer prefixes of the same header. A value that has one of them belongs to that place.
@@ -82,7 +85,7 @@ impl<'a> Located<'a> {
     /// Whether these are the copies of a header that Envoy has joined with commas, as it does with some headers, `authorization`
     /// among them, before a filter sees them. No token has a comma.
     pub(crate) fn is_joined(&self) -> bool {
-        matches!(self.first.place, Place::Header { .. }) && bytes::contains(self.token, b',')
+        matches!(self.first.place, Place::Header { .. }) && !self.first.list && bytes::contains(self.token, b',')
     }
 
     /// Returns whether a rule looks where the token is: a token is only good where its issuer's
@@ -99,26 +102,31 @@ impl<'a> Located<'a> {
         std::iter::once(first).chain(others.iter().filter(|entry| entry.place != first.place).filter(holds))
     }
 
-    /// Takes the token out of the request, wherever it is.
-    pub(crate) fn remove(&self, host: &impl Host) {
+    /// Takes the token out of the request, wherever it is. False if the proxy refuses: the request must not go on then.
+    #[must_use]
+    pub(crate) fn remove(&self, host: &impl Host) -> bool {
         let mut path = None;
         for entry in self.holders() {
-            match &entry.place {
-                Place::Header { name, .. } if **name == *LIST_HEADER => {
+            let removed = match &entry.place {
+                Place::Header { name, .. } if entry.list => {
                     let is_token = |item: &[u8]| self.holders().any(|holder| holder.is_item(name, item));
-                    replace(host, name, cut(self.headers.all(name), b',', is_token));
+                    replace(host, name, cut(self.headers.all(name), b',', is_token))
                 }
                 Place::Header { name, .. } => host.remove_request_header(name),
                 Place::Cookie(_) => {
                     let is_token = |crumb: &[u8]| self.holders().any(|holder| holder.is_crumb(crumb));
-                    replace(host, "cookie", cut(self.headers.all("cookie"), b';', is_token));
+                    replace(host, "cookie", cut(self.headers.all("cookie"), b';', is_token))
                 }
-                Place::Param(name) => path = Some(without_param(path.as_deref().unwrap_or(self.path), name)),
+                Place::Param(name) => {
+                    path = Some(without_param(path.as_deref().unwrap_or(self.path), name));
+                    true
+                }
+            };
+            if !removed {
+                return false;
             }
         }
-        if let Some(path) = path {
-            host.set_request_header(":path", path.as_bytes());
-        }
+        path.is_none_or(|path| host.set_request_header(":path", path.as_bytes()))
     }
 }
 
@@ -129,7 +137,10 @@ impl Places {
             for place in Place::all_of(jwt_rule) {
                 match entries.iter_mut().find(|entry| entry.place == place) {
                     Some(entry) => entry.rules.push(rule),
-                    None => entries.push(Entry { place, rules: vec![rule], longer: Vec::new() }),
+                    None => {
+                        let list = matches!(&place, Place::Header { name, .. } if !SINGLE.iter().any(|single| **name == **single));
+                        entries.push(Entry { place, list, rules: vec![rule], longer: Vec::new() });
+                    }
                 }
             }
         }
@@ -185,7 +196,7 @@ impl Entry {
 
 fn find<'a>(entry: &'a Entry, headers: &'a RequestHeaders, path: &'a str) -> Result<Option<&'a [u8]>, Rejection> {
     match &entry.place {
-        Place::Header { name, .. } if **name == *LIST_HEADER => {
+        Place::Header { name, .. } if entry.list => {
             let items = headers.all(name).flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
             only(items.filter_map(|item| entry.value_in(item)))
         }
@@ -291,7 +302,7 @@ fn cut<'v>(values: impl Iterator<Item = &'v [u8]>, separator: u8, is_token: impl
     kept
 }
 
-fn replace(host: &impl Host, name: &str, value: Vec<u8>) {
+fn replace(host: &impl Host, name: &str, value: Vec<u8>) -> bool {
     if value.is_empty() { host.remove_request_header(name) } else { host.set_request_header(name, &value) }
 }
 

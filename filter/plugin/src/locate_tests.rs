@@ -180,6 +180,28 @@ fn token_is_one_item_of_protocols() {
 }
 
 #[test]
+fn token_is_one_item_of_any_list_header() {
+    let places = places(json!({ "fromHeaders": [{ "name": "x-tokens", "prefix": "jwt:" }, { "name": "x-bare" }] }));
+    for value in ["a, jwt:t.o.k", "jwt:t.o.k,a", "a, , jwt:t.o.k , b", "jwt:t.o.k"] {
+        assert_eq!(found(&places, &[("x-tokens", value)], "/"), "t.o.k", "{value}");
+    }
+    assert_eq!(found(&places, &[("x-tokens", "a"), ("x-tokens", "jwt:t.o.k")], "/"), "t.o.k");
+    for value in ["jwt:t.o.k, jwt:x", "jwt:t.o.k, jwt:t.o.k"] {
+        assert_eq!(found(&places, &[("x-tokens", value)], "/"), "token-repeated", "{value}");
+    }
+    assert_eq!(found(&places, &[("x-tokens", "jwt:t.o.k"), ("x-tokens", "jwt:x")], "/"), "token-repeated");
+    assert_eq!(found(&places, &[("x-bare", "t.o.k, x")], "/"), "token-repeated", "each item is one without prefix");
+    assert_eq!(found(&places, &[("x-tokens", "a, t.o.k")], "/"), "token-missing");
+}
+
+#[test]
+fn proxy_credentials_are_no_list() {
+    let places = places(json!({ "fromHeaders": [{ "name": "proxy-authorization", "prefix": "Bearer " }] }));
+    let ask = |value| found(&places, &[("proxy-authorization", value)], "/");
+    assert_eq!([ask("Basic dTpw, Bearer t.o.k"), ask("Bearer t.o.k,x")], ["token-repeated"; 2]);
+}
+
+#[test]
 fn quotes_of_cookie_are_no_part_of_token() {
     let places = places(json!({ "fromCookies": ["session"] }));
     assert_eq!(found(&places, &[("cookie", "a=1; session=\"t.o.k\"; b=2")], "/"), "t.o.k");
@@ -196,7 +218,7 @@ fn removed(rule: Value, pairs: &[(&str, &str)], name: &str) -> Option<String> {
     host.request_bytes(1, pairs.clone());
     let headers = RequestHeaders::new(meshseal_abi::header_map(&pairs));
     let path = headers.request().unwrap().path;
-    places.locate(&headers, path).unwrap().remove(&host);
+    assert!(places.locate(&headers, path).unwrap().remove(&host));
     let left = host.stream(1).headers.into_iter().find(|(key, _)| key == name);
     left.map(|(_, value)| value.into_iter().map(char::from).collect())
 }
@@ -248,6 +270,9 @@ fn other_protocols_stay_in_their_order() {
     assert_eq!(left("bearer.t.o.k,b , a").as_deref(), Some("b , a"));
     assert_eq!(left("b,bearer.t.o.k, a").as_deref(), Some("b, a"));
     assert_eq!(left("bearer.t.o.k"), None);
+    let tokens = json!({ "fromHeaders": [{ "name": "x-tokens", "prefix": "jwt:" }] });
+    let pairs = [("x-tokens", "a, jwt:t.o.k, b")];
+    assert_eq!(removed(tokens, &pairs, "x-tokens").as_deref(), Some("a, b"));
 }
 
 #[test]

@@ -109,8 +109,10 @@ impl Host for &Proxy {
         self.outputs.set(self.outputs.get() + 1);
         true
     }
-    fn set_request_header(&self, _name: &str, _value: &[u8]) {}
-    fn try_remove_request_header(&self, _name: &str) -> bool {
+    fn set_request_header(&self, _name: &str, _value: &[u8]) -> bool {
+        true
+    }
+    fn remove_request_header(&self, _name: &str) -> bool {
         true
     }
     fn respond(&self, reply: &Reply) {

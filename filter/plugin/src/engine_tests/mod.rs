@@ -12,7 +12,7 @@ use crate::testing::{
     ISSUER, START, TestKey, bundle, bundle_config, full, inline_config, jwks, pin, remote_config, snapshot, times,
     token,
 };
-use meshseal_core::testing::claims_at;
+use meshseal_core::testing::{claims_at, merge};
 use serde_json::{Value, json};
 
 const ROOT: u32 = 1;

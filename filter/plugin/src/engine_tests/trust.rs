@@ -154,3 +154,30 @@ fn forged_outputs_that_cannot_be_removed_stop_the_request() {
     let bearer = format!("Bearer {}", token(&key(), json!({})));
     assert_eq!(mesh.ask(&[("authorization", &bearer), ("x-sub", "root")]).0, 503);
 }
+
+#[test]
+fn token_that_cannot_be_removed_stops_the_request() {
+    let token = token(&key(), json!({}));
+    let (bearer, alone, cookies) = (format!("Bearer {token}"), format!("s={token}"), format!("a=b; s={token}"));
+    let (path, items) = (format!("/?t={token}"), format!("a, jwt:{token}"));
+    let header = |name: &str, prefix: &str| json!({ "fromHeaders": [{ "name": name, "prefix": prefix }] });
+    for (place, name, value) in [
+        (header("authorization", "Bearer "), "authorization", &bearer),
+        (header("x-token", ""), "x-token", &token),
+        (header("x-token", "jwt:"), "x-token", &items),
+        (json!({ "fromCookies": ["s"] }), "cookie", &alone),
+        (json!({ "fromCookies": ["s"] }), "cookie", &cookies),
+        (json!({ "fromParams": ["t"] }), ":path", &path),
+    ] {
+        for (forwards, expected) in [(false, 503), (true, 200)] {
+            let mut rule = place.clone();
+            merge(&mut rule, json!({ "forwardOriginalToken": forwards }));
+            let host = FakeHost::new().that_keeps_headers();
+            let mut mesh = Mesh::on(host, &inline_config(&[&key()], rule, json!({})));
+            let (status, stream) = mesh.ask(&[(name, value)]);
+            assert_eq!(status, expected, "{place}");
+            assert_eq!(stream.reply.is_some_and(|reply| reply.body.contains("keys-unavailable")), !forwards);
+            assert_eq!(mesh.host.lines(Level::Error).len(), usize::from(!forwards), "{place}");
+        }
+    }
+}

@@ -46,6 +46,7 @@ struct State {
     records: RefCell<Vec<String>>,
     no_metrics: Cell<bool>,
     keeps_headers: Cell<bool>,
+    hurries: Cell<bool>,
     context: Cell<u32>,
     streams: RefCell<BTreeMap<u32, Stream>>,
     ended: RefCell<BTreeSet<u32>>,
@@ -86,7 +87,13 @@ impl FakeHost {
         self
     }
 
-    /// Refuses to remove request headers.
+    /// The wall clock goes ahead by an hour with each reading.
+    pub(crate) fn with_hurried_wall_clock(self) -> Self {
+        self.0.hurries.set(true);
+        self
+    }
+
+    /// Refuses to remove and to replace request headers.
     pub(crate) fn that_keeps_headers(self) -> Self {
         self.0.keeps_headers.set(true);
         self
@@ -208,6 +215,9 @@ impl FakeHost {
 
 impl Host for FakeHost {
     fn now(&self) -> Duration {
+        if self.0.hurries.get() {
+            self.set_wall_clock(self.0.now.get() + Duration::from_secs(3_600));
+        }
         self.0.now.get()
     }
 
@@ -291,13 +301,16 @@ impl Host for FakeHost {
         true
     }
 
-    fn set_request_header(&self, name: &str, value: &[u8]) {
-        self.remove_request_header(name);
+    fn set_request_header(&self, name: &str, value: &[u8]) -> bool {
+        if !self.remove_request_header(name) {
+            return false;
+        }
         let mut streams = self.0.streams.borrow_mut();
         streams.get_mut(&self.context()).unwrap().headers.push((name.to_owned(), value.to_vec()));
+        true
     }
 
-    fn try_remove_request_header(&self, name: &str) -> bool {
+    fn remove_request_header(&self, name: &str) -> bool {
         if self.0.keeps_headers.get() {
             return false;
         }

@@ -126,15 +126,14 @@ pub trait Host {
     /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers included.
     fn request_headers(&self) -> RequestHeaders;
     /// Adds a request header beside those of its name, which is cheaper than to replace them; false if the proxy refuses.
+    #[must_use]
     fn add_request_header(&self, name: &str, value: &str) -> bool;
-    /// Replaces a request header; values need not be UTF-8.
-    fn set_request_header(&self, name: &str, value: &[u8]);
+    /// Replaces a request header; values need not be UTF-8. False if the proxy refuses.
+    #[must_use]
+    fn set_request_header(&self, name: &str, value: &[u8]) -> bool;
     /// Removes every copy of a request header; false if the proxy refuses.
-    fn try_remove_request_header(&self, name: &str) -> bool;
-    /// The same, where a header that stays does no harm.
-    fn remove_request_header(&self, name: &str) {
-        let _refused = !self.try_remove_request_header(name);
-    }
+    #[must_use]
+    fn remove_request_header(&self, name: &str) -> bool;
     /// Answers the request. The stream must be paused, or be paused by the callback's return value.
     fn respond(&self, reply: &Reply);
     /// Lets a paused request go on.

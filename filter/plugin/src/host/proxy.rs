@@ -120,11 +120,11 @@ impl Host for Proxy {
         abi::add_request_header(name, value).is_ok()
     }
 
-    fn set_request_header(&self, name: &str, value: &[u8]) {
-        let _ = abi::replace_request_header(name, value);
+    fn set_request_header(&self, name: &str, value: &[u8]) -> bool {
+        abi::replace_request_header(name, value).is_ok()
     }
 
-    fn try_remove_request_header(&self, name: &str) -> bool {
+    fn remove_request_header(&self, name: &str) -> bool {
         abi::remove_request_header(name).is_ok()
     }
 
