@@ -17,6 +17,9 @@ pub const MAX_TOKEN_NODES: usize = MAX_TOKEN_BYTES / 2;
 /// Longest `kid` in bytes (V7). A thumbprint is 43 bytes, a URL-shaped kid of an identity provider around 100.
 pub const MAX_KID_BYTES: usize = 256;
 
+/// Longest `typ` in bytes. The longest that is accepted anywhere is `application/client-authentication+jwt`.
+pub const MAX_TYP_BYTES: usize = 64;
+
 /// Largest RSA modulus in bits. Cost grows with the square; nobody publishes JWKs above this.
 pub const MAX_RSA_BITS: usize = 8192;
 
@@ -68,6 +71,9 @@ pub const MAX_CLOCK_SKEW_S: u64 = 60;
 
 /// Longest request path that is matched against rules, in bytes. Envoy's default for all headers is 60 KiB.
 pub const MAX_PATH_BYTES: usize = 8 * 1024;
+
+/// Longest host in bytes (RFC 1035 §3.1: 255 octets on the wire).
+pub const MAX_HOST_BYTES: usize = 253;
 
 /// Most good tokens remembered by a worker.
 pub const MAX_CACHED_TOKENS: usize = 10_000;

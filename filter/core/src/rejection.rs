@@ -52,8 +52,12 @@ rejections! {
     /// Servers may read the path in two ways (dot segments, `//`, `\`, `;`, escapes that are no
     /// UTF-8 text).
     PathNotNormalized = "path-not-normalized", BadRequest;
+    /// The path is longer than [`crate::limits::MAX_PATH_BYTES`], and rules compare paths.
+    PathTooLong = "path-too-long", BadRequest;
     /// `:authority` is not one host with at most one port (RFC 3986 §3.2).
     HostMalformed = "host-malformed", BadRequest;
+    /// The host is longer than [`crate::limits::MAX_HOST_BYTES`], and rules compare hosts.
+    HostTooLong = "host-too-long", BadRequest;
     /// No token where the configuration looks for one.
     TokenMissing = "token-missing", MissingToken;
     /// More than one token or token location (V18, RFC 6750 §2).
@@ -66,6 +70,8 @@ rejections! {
     HeaderTooLarge = "header-too-large", InvalidToken;
     /// `kid` is longer than [`crate::limits::MAX_KID_BYTES`] (V7).
     KidTooLong = "kid-too-long", InvalidToken;
+    /// `typ` is longer than [`crate::limits::MAX_TYP_BYTES`] (V3).
+    TypeTooLong = "type-too-long", InvalidToken;
     /// The signature is longer than [`crate::limits::MAX_SIGNATURE_BYTES`] (V3).
     SignatureTooLong = "signature-too-long", InvalidToken;
     /// Header or claims are nested deeper than [`crate::limits::MAX_JSON_DEPTH`] (V3).
@@ -135,7 +141,10 @@ rejections! {
 }
 
 /// Rejections that stand for a size, and the size.
-const LIMITS: [(Rejection, usize); 4] = [
+pub(crate) const LIMITS: [(Rejection, usize); 7] = [
+    (Rejection::PathTooLong, limits::MAX_PATH_BYTES),
+    (Rejection::HostTooLong, limits::MAX_HOST_BYTES),
+    (Rejection::TypeTooLong, limits::MAX_TYP_BYTES),
     (Rejection::TokenTooLarge, limits::MAX_TOKEN_BYTES),
     (Rejection::HeaderTooLarge, limits::MAX_HEADER_SEGMENT_BYTES),
     (Rejection::KidTooLong, limits::MAX_KID_BYTES),
@@ -143,7 +152,7 @@ const LIMITS: [(Rejection, usize); 4] = [
 ];
 
 impl Rejection {
-    /// Limit that the token exceeds, for a rejection that stands for one.
+    /// Limit that the request exceeds, for a rejection that stands for one.
     #[must_use]
     pub fn limit(self) -> Option<usize> {
         if self == Self::TokenTooDeep {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::policy::Request;
 use crate::testing::{ISSUER, NOW, TestKey, claims, inline_policy, merge};
 use crate::{base64url, limits};
 #[cfg(target_arch = "wasm32")]
@@ -377,11 +378,30 @@ fn v3_each_limit_has_its_own_code() {
     let token = key().token(&claims(json!({})));
     let (head, _) = token.rsplit_once('.').unwrap();
     assert_eq!(rejection(&format!("{head}.{long}")), Rejection::SignatureTooLong);
-    for rejection in
-        [Rejection::TokenTooLarge, Rejection::HeaderTooLarge, Rejection::KidTooLong, Rejection::TokenTooDeep]
-    {
-        assert!(rejection.limit().is_some(), "{rejection}");
-    }
+    let typ = |bytes: usize| with_header(json!({ "typ": "t".repeat(bytes) }));
+    assert_eq!(typ(limits::MAX_TYP_BYTES + 1), Rejection::TypeTooLong);
+    assert_eq!(typ(limits::MAX_TYP_BYTES), Rejection::TypeNotAllowed);
+    let operation = json!({ "paths": ["/*"], "hosts": ["*"] });
+    let policy = inline_policy(&[&key()], json!({}), json!([{ "to": [{ "operation": operation }] }]));
+    let route = |host: &str, path: &str| policy.canonical(&Request { method: "GET", host, path }).err();
+    let path = |bytes: usize| "/".to_string() + &"a".repeat(bytes - 1);
+    assert_eq!(route("h", &path(limits::MAX_PATH_BYTES + 1)), Some(Rejection::PathTooLong));
+    assert_eq!(route("h", &(path(limits::MAX_PATH_BYTES) + "?" + &path(9_000))), None);
+    let host = |bytes: usize| "a".repeat(bytes) + ".:443";
+    assert_eq!(route(&host(limits::MAX_HOST_BYTES + 1), "/"), Some(Rejection::HostTooLong));
+    assert_eq!(route(&host(limits::MAX_HOST_BYTES), "/"), None);
+    // Each code of a limit is tried above, or in `v3_size_comes_before_everything`.
+    let tried = [
+        Rejection::PathTooLong,
+        Rejection::HostTooLong,
+        Rejection::TypeTooLong,
+        Rejection::TokenTooLarge,
+        Rejection::HeaderTooLarge,
+        Rejection::KidTooLong,
+        Rejection::SignatureTooLong,
+    ];
+    assert!(tried.iter().eq(crate::rejection::LIMITS.iter().map(|(rejection, _)| rejection)));
+    assert_eq!(Rejection::TokenTooDeep.limit(), Some(deepest));
 }
 
 /// Keycloak's `resource_access`, Entra's `groups` and Okta's `scp`, as large as a token can be.

@@ -85,6 +85,8 @@ fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) 
         return Ok(Verdict::Preflight);
     }
     let canonical = policy.canonical(&request)?;
+    let canonical =
+        if policy.needs_scheme(&canonical) { canonical.with_default_ports(headers.default_ports()) } else { canonical };
     let located = match active.places.locate(headers, request.path) {
         Err(Rejection::TokenMissing) if policy.admits_anonymous(&canonical) => return Ok(Verdict::Anonymous),
         located => located?,
@@ -136,12 +138,13 @@ fn validate(
     if let Some(known) = known {
         return known;
     }
+    let begun = host.steady();
     let checked = located.text().and_then(|token| Ok((token, validate::check(token, policy, trust, seconds)?)));
     let (token, checked) =
         checked.map_err(|rejection| if located.is_joined() { Rejection::TokenRepeated } else { rejection })?;
     let verifier = Verifier { host, hosted: active.hosted.as_ref() };
     let verdict = checked.verify(&verifier);
-    let took = host.now().saturating_sub(clock.now()).as_micros();
+    let took = host.steady().saturating_sub(begun).as_micros();
     active.metrics.validation_us(host, u64::try_from(took).unwrap_or(u64::MAX));
     match verdict {
         Ok(verified) => {
@@ -165,7 +168,7 @@ impl Admitted {
         let policy = &active.policy;
         let rule = policy.jwt_rules().get(verified.jwt_rule()).ok_or(Rejection::IssuerUnknown)?;
         let outputs = Outputs::of(rule, verified, token, |omission| {
-            if let Some(unlogged) = active.omissions.admit(host.now()) {
+            if let Some(unlogged) = active.omissions.admit(host.steady()) {
                 host.log(Level::Warn, &log::omitted(&omission, verified, unlogged));
             }
         });

@@ -3,6 +3,7 @@
 use meshseal_abi::{HeaderMap, Pairs};
 use meshseal_core::bytes;
 use meshseal_core::policy::Request;
+use meshseal_core::policy::host::DefaultPorts;
 use meshseal_core::rejection::Rejection;
 
 /// All request headers, in order: a header map as the ABI lays it out, read where it lies. A request is asked for a handful of them.
@@ -92,6 +93,11 @@ impl RequestHeaders {
             host: text(host, Rejection::HostMalformed)?,
             path: text(path, Rejection::PathNotNormalized)?,
         })
+    }
+
+    /// Ports that `:authority` without port may stand for.
+    pub(crate) fn default_ports(&self) -> DefaultPorts {
+        DefaultPorts::of(self.all(":scheme").chain(self.all("x-forwarded-proto")))
     }
 
     /// Whether this is a CORS preflight (Fetch standard, "CORS-preflight request").

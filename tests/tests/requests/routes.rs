@@ -68,6 +68,17 @@ cases! { world;
 
     malformed_host: MAIN, Request::get("/host").header("host", "inner.example:80:80").bearer(&world.good()?)
         => refused(400, "host-malformed");
+    default_port_left_out: MAIN, Request::get("/port").header("host", "inner.example").bearer(&world.good()?)
+        => refused(403, "rule-denied");
+    default_port_named: MAIN, Request::get("/port").header("host", "INNER.example:80").bearer(&world.good()?)
+        => refused(403, "rule-denied");
+    another_port: MAIN, Request::get("/port").header("host", "inner.example:8080").bearer(&world.good()?) => passes();
+    /// Envoy takes `:scheme` from a proxy before it.
+    default_port_behind_tls: MAIN, Request::get("/port").header("host", "outer.example").header("x-forwarded-proto", "https").bearer(&world.good()?)
+        => passes();
+    long_host: MAIN, Request::get("/host").header("host", &"a.".repeat(128)).bearer(&world.good()?)
+        => refused(400, "host-too-long");
+    long_path: MAIN, Request::get(&format!("/{}", "a".repeat(8 * 1024))).bearer(&world.good()?) => refused(400, "path-too-long");
     escaped_name_of_denied_path: MAIN, Request::get("/orders/%73ecret").bearer(&world.good()?) => refused(403, "rule-denied");
     dot_segments: MAIN, Request::get("/public/../orders/1") => refused(400, "path-not-normalized");
     escaped_dot_segments: MAIN, Request::get("/public/%2e%2e/orders/1") => refused(400, "path-not-normalized");

@@ -144,6 +144,9 @@ fn main_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
             {"name": "team", "to": [{"operation": {"paths": ["/team/*"], "notPaths": ["/team/closed"]}}],
              "when": [{"key": "request.auth.claims[groups]", "values": ["staff", "team-*"], "notValues": ["team-away"]}]},
             {"name": "inner-host", "to": [{"operation": {"hosts": ["inner.example"], "notMethods": ["DELETE"], "paths": ["/host"]}}]},
+            {"name": "closed-port", "action": "DENY",
+             "to": [{"operation": {"hosts": ["inner.example:80", "outer.example:80"], "paths": ["/port"]}}]},
+            {"name": "port", "to": [{"operation": {"hosts": ["inner.example", "outer.example:443"], "paths": ["/port"]}}]},
             {"name": "direct", "to": [{"operation": {"paths": ["/direct"]}}]},
             {"name": "not-by-others", "action": "DENY", "to": [{"operation": {"paths": ["/direct"]}}],
              "when": [{"key": "request.auth.delegated", "values": ["true"]}]},
@@ -310,7 +313,9 @@ fn check_challenge(response: &Response, status: u16, code: &str) -> Result<()> {
         (401, _) => {
             ensure!(has("error=\"invalid_token\"") && has(&format!("error_description=\"{code}\"")), "invalid_token");
         }
-        (400, "path-not-normalized" | "host-malformed") => ensure!(challenge.is_none(), "authentication did not fail"),
+        (400, "path-not-normalized" | "path-too-long" | "host-malformed" | "host-too-long") => {
+            ensure!(challenge.is_none(), "authentication did not fail")
+        }
         (400, _) => ensure!(has("error=\"invalid_request\""), "invalid_request"),
         (403, "scope-missing") => ensure!(has("error=\"insufficient_scope\"") && has("scope=\""), "insufficient_scope"),
         (503, _) => {

@@ -5,15 +5,47 @@ use alloc::format;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use super::matching::{Pattern, Word};
-
-/// Longest registered name (RFC 1035 §3.1: 255 octets on the wire).
-const MAX_NAME_BYTES: usize = 253;
+use crate::limits;
 
 /// A parsed authority: one host and at most one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority<'a> {
     name: Name<Cow<'a, str>>,
     port: Option<u16>,
+    /// What an absent port may stand for.
+    defaults: DefaultPorts,
+}
+
+/// Ports that an authority without port may stand for: those of the schemes that the request may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultPorts {
+    http: bool,
+    https: bool,
+}
+
+impl DefaultPorts {
+    /// Those of a request whose scheme is not known.
+    pub const UNKNOWN: Self = Self { http: true, https: true };
+
+    /// Those of the schemes that a request states: `:scheme`, which a client may choose, and `x-forwarded-proto`. If the two
+    /// differ, either may be right.
+    pub fn of<'v>(schemes: impl Iterator<Item = &'v [u8]>) -> Self {
+        let mut ports = Self { http: false, https: false };
+        for scheme in schemes {
+            let [http, https] = ["http", "https"].map(|name| scheme.eq_ignore_ascii_case(name.as_bytes()));
+            ports.http |= http || !https;
+            ports.https |= https || !http;
+        }
+        if ports.http || ports.https { ports } else { Self::UNKNOWN }
+    }
+
+    fn may_be(self, port: u16) -> bool {
+        (self.http && port == 80) || (self.https && port == 443)
+    }
+
+    fn is(self, port: u16) -> bool {
+        self.may_be(port) && self.http != self.https
+    }
 }
 
 /// A registered name or IPv4 address as text, or an IPv6 address.
@@ -38,7 +70,7 @@ impl<'a> Authority<'a> {
             let address: Ipv6Addr = address.parse().ok()?;
             (address.to_ipv4_mapped().map_or(Name::V6(address), |mapped| Name::Text(format!("{mapped}").into())), port)
         } else {
-            let (name, port) = text.find(':').map_or((text, ""), |at| text.split_at(at));
+            let (name, port) = split_port(text);
             (Name::Text(Cow::Borrowed(registered_name(name)?)), port)
         };
         let port = match port.strip_prefix(':') {
@@ -48,8 +80,26 @@ impl<'a> Authority<'a> {
             None if port.is_empty() => None,
             None => return None,
         };
-        Some(Self { name, port })
+        Some(Self { name, port, defaults: DefaultPorts::UNKNOWN })
     }
+
+    pub(super) fn has_port(&self) -> bool {
+        self.port.is_some()
+    }
+
+    pub(super) fn set_default_ports(&mut self, ports: DefaultPorts) {
+        self.defaults = ports;
+    }
+}
+
+fn split_port(text: &str) -> (&str, &str) {
+    text.find(':').map_or((text, ""), |at| text.split_at(at))
+}
+
+/// Returns whether the host of an authority is longer than a name may be.
+pub(super) fn is_too_long(text: &str) -> bool {
+    let (name, _) = split_port(text);
+    name.strip_suffix('.').unwrap_or(name).len() > limits::MAX_HOST_BYTES
 }
 
 /// Returns a name without the root's dot. Letters, digits, `-` and `_`: the characters of host
@@ -57,7 +107,7 @@ impl<'a> Authority<'a> {
 fn registered_name(text: &str) -> Option<&str> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| !label.is_empty() && is_name_text(label);
-    let plain = name.len() <= MAX_NAME_BYTES && name.split('.').all(label);
+    let plain = name.len() <= limits::MAX_HOST_BYTES && name.split('.').all(label);
     // `127.1`, `0x7f.1` and `2130706433` are addresses for inet_aton and for URL parsers of
     // browsers.
     let last = name.rsplit('.').next().unwrap_or_default();
@@ -72,7 +122,7 @@ fn is_name_text(text: &str) -> bool {
 }
 
 /// A host pattern. Case does not matter. A pattern without port matches any port, or none; one with
-/// a port matches requests that name that port.
+/// a port matches requests that name that port, or name none and whose scheme has that default port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     name: Name<Word>,
@@ -100,7 +150,7 @@ impl Host {
         if let Some(suffix) = lower.strip_prefix('*') {
             return Self::suffix(suffix);
         }
-        let Authority { name, port } = Authority::parse(&lower).ok_or(WRONG)?;
+        let Authority { name, port, .. } = Authority::parse(&lower).ok_or(WRONG)?;
         let name = match name {
             Name::Text(text) => Name::Text(Word::Exact(text.into_owned().into())),
             Name::V6(address) => Name::V6(address),
@@ -111,12 +161,31 @@ impl Host {
     fn suffix(suffix: &str) -> Result<Self, &'static str> {
         // A letter in front makes a whole authority of it.
         let whole = format!("x{suffix}");
-        let Some(Authority { name: Name::Text(name), port }) = Authority::parse(&whole) else { return Err(WRONG) };
+        let Some(Authority { name: Name::Text(name), port, .. }) = Authority::parse(&whole) else { return Err(WRONG) };
         let word = match name.get(1..).filter(|name| !name.is_empty()) {
             Some(name) => Word::Suffix(name.into()),
             None => Word::Present,
         };
         if word == Word::Present && port.is_none() { Err(WRONG) } else { Ok(Self { name: Name::Text(word), port }) }
+    }
+
+    pub(super) fn has_port(&self) -> bool {
+        self.port.is_some()
+    }
+
+    /// Returns whether the authority matches under one of the default ports that it may have.
+    pub(super) fn may_match(&self, authority: &Authority<'_>) -> bool {
+        let port = |port: u16| authority.port.map_or_else(|| authority.defaults.may_be(port), |named| named == port);
+        self.port.is_none_or(port) && self.matches_name(authority)
+    }
+
+    fn matches_name(&self, authority: &Authority<'_>) -> bool {
+        match (&self.name, &authority.name) {
+            (Name::Text(Word::Present), _) => true,
+            (Name::Text(word), Name::Text(text)) => matches_caseless(word, text),
+            (Name::V6(ours), Name::V6(theirs)) => ours == theirs,
+            (Name::Text(_), Name::V6(_)) | (Name::V6(_), Name::Text(_)) => false,
+        }
     }
 }
 
@@ -128,14 +197,10 @@ const PREFIX: &str = "must be the beginning of a host name, without port; a host
 impl Pattern for Host {
     type Subject<'s> = Authority<'s>;
 
+    /// Under every default port that the authority may have.
     fn matches(&self, authority: &Authority<'_>) -> bool {
-        let name = match (&self.name, &authority.name) {
-            (Name::Text(Word::Present), _) => true,
-            (Name::Text(word), Name::Text(text)) => matches_caseless(word, text),
-            (Name::V6(ours), Name::V6(theirs)) => ours == theirs,
-            (Name::Text(_), Name::V6(_)) | (Name::V6(_), Name::Text(_)) => false,
-        };
-        name && self.port.is_none_or(|port| authority.port == Some(port))
+        let port = |port: u16| authority.port.map_or_else(|| authority.defaults.is(port), |named| named == port);
+        self.port.is_none_or(port) && self.matches_name(authority)
     }
 
     fn covers(&self, other: &Self) -> bool {

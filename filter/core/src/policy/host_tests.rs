@@ -45,7 +45,7 @@ fn host_pattern_spares_other_hosts() {
         ("api.example.com", "api.example.com.evil"),
         ("*.example.com", "example.com"),
         ("a.example:80", "a.example:81"),
-        ("a.example:80", "a.example"),
+        ("a.example:8080", "a.example"),
         ("*:8443", "a.example"),
         ("[::1]", "[::2]"),
         ("[::1]", "0.0.0.1"),
@@ -54,6 +54,33 @@ fn host_pattern_spares_other_hosts() {
     ] {
         assert_eq!(matches(pattern, authority), Some(false), "{pattern} {authority}");
     }
+}
+
+/// Whether a pattern is sure to match an authority, and whether it may, under the schemes that a request states.
+fn under(schemes: &[&str], pattern: &str, authority: &str) -> [bool; 2] {
+    let pattern = Host::parse(pattern).unwrap();
+    let mut authority = Authority::parse(authority).unwrap();
+    authority.set_default_ports(DefaultPorts::of(schemes.iter().map(|scheme| scheme.as_bytes())));
+    [pattern.matches(&authority), pattern.may_match(&authority)]
+}
+
+#[test]
+fn absent_port_is_default_of_scheme() {
+    for (pattern, authority) in
+        [("a.example:443", "a.example"), ("*:443", "[::1]"), ("*.example:443", "a.example:"), ("[::1]:443", "[::1]")]
+    {
+        assert_eq!(under(&["https"], pattern, authority), [true, true], "{pattern} {authority}");
+        assert_eq!(under(&["HTTPS", "https"], pattern, authority), [true, true], "{pattern} {authority}");
+        assert_eq!(under(&["http"], pattern, authority), [false, false], "{pattern} {authority}");
+        // The client chooses `:scheme`.
+        for unsure in [&[][..], &["http", "https"], &["https", "http"], &["https,http"], &["ftp"], &[""]] {
+            assert_eq!(under(unsure, pattern, authority), [false, true], "{pattern} {authority} {unsure:?}");
+        }
+    }
+    assert_eq!(under(&["http"], "a.example:80", "a.example"), [true, true]);
+    assert_eq!(under(&["https"], "a.example:443", "a.example:8443"), [false, false], "a named port counts");
+    assert_eq!(under(&["https"], "a.example:443", "b.example"), [false, false]);
+    assert_eq!(under(&[], "a.example", "a.example"), [true, true]);
 }
 
 /// RFC 3986 §3.2.2; the last ones are IPv4 addresses for inet_aton.

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::rejection::Rejection;
 use crate::trust::Freshness;
 use crate::validate::Verified;
-use host::Authority;
+use host::{Authority, DefaultPorts};
 pub use normal::{ESCAPED_SLASH, EscapedSlashes};
 use rules::{Action, Rule};
 pub use standing::Standing;
@@ -33,6 +33,7 @@ pub struct Policy {
     pub(crate) trust_bundle: Option<TrustBundleConfig>,
     pub(crate) jwt_rules: Vec<JwtRule>,
     pub(crate) route_rules: RouteRules,
+    pub(crate) warnings: Vec<Mistake>,
 }
 
 /// The route rules, and what is the same for every request.
@@ -41,6 +42,8 @@ pub(crate) struct RouteRules {
     rules: Vec<Rule>,
     /// Whether the spelling of paths, and of hosts, decides anywhere.
     compares: (bool, bool),
+    /// Whether ports of hosts decide anywhere.
+    compares_ports: bool,
     slashes: EscapedSlashes,
     /// Whether there is a rule that allows; without one, only what is denied is refused.
     allows: bool,
@@ -52,9 +55,10 @@ impl RouteRules {
     pub(crate) fn new(rules: Vec<Rule>, slashes: EscapedSlashes) -> Self {
         let operations = rules.iter().flat_map(|rule| &rule.to).map(rules::Operation::compares);
         let compares = operations.fold((false, false), |(paths, hosts), (path, host)| (paths | path, hosts | host));
+        let compares_ports = rules.iter().flat_map(|rule| &rule.to).any(rules::Operation::compares_ports);
         let allows = rules.iter().any(|rule| rule.action == Action::Allow);
         let anonymous = Standing::of(&rules, None, None);
-        Self { rules, compares, slashes, allows, anonymous }
+        Self { rules, compares, compares_ports, slashes, allows, anonymous }
     }
 
     /// The rules of one action that match the request's route, with their places.
@@ -119,6 +123,15 @@ impl CanonicalRequest<'_> {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// States the ports that an authority without port may stand for. All default ports, if this is not called.
+    #[must_use]
+    pub fn with_default_ports(mut self, ports: DefaultPorts) -> Self {
+        if let Some(host) = &mut self.host {
+            host.set_default_ports(ports);
+        }
+        self
     }
 }
 
@@ -201,7 +214,7 @@ impl Policy {
     /// Returns what is allowed but probably not meant, each with its path.
     #[must_use]
     pub fn warnings(&self) -> Vec<Mistake> {
-        self.jwt_rules.iter().enumerate().flat_map(|(at, rule)| rule.warnings(at)).collect()
+        self.warnings.clone()
     }
 
     /// What a refused caller is told.
@@ -287,19 +300,27 @@ impl Policy {
     ///
     /// # Errors
     /// [`Rejection::PathNotNormalized`] for a path that servers may read in two ways,
-    /// [`Rejection::HostMalformed`] for an authority that is not one host with at most one port.
+    /// [`Rejection::HostMalformed`] for an authority that is not one host with at most one port,
+    /// [`Rejection::PathTooLong`] and [`Rejection::HostTooLong`].
     pub fn canonical<'a>(&self, request: &Request<'a>) -> Result<CanonicalRequest<'a>, Rejection> {
         let (paths, hosts) = self.route_rules.compares;
         let path = request.path_without_query();
         let path = if paths {
-            let short = (path.len() <= limits::MAX_PATH_BYTES).then_some(path);
-            let canonical = short.and_then(|path| normal::canonical_path(path, self.route_rules.slashes));
-            canonical.ok_or(Rejection::PathNotNormalized)?
+            if path.len() > limits::MAX_PATH_BYTES {
+                return Err(Rejection::PathTooLong);
+            }
+            normal::canonical_path(path, self.route_rules.slashes).ok_or(Rejection::PathNotNormalized)?
         } else {
             Cow::Borrowed(path)
         };
-        let host = if hosts { Some(Authority::parse(request.host).ok_or(Rejection::HostMalformed)?) } else { None };
+        let host = if hosts { Some(parse_host(request.host)?) } else { None };
         Ok(CanonicalRequest { method: request.method, host, path })
+    }
+
+    /// Returns whether the scheme of a request decides: it names no port, and a rule compares ports.
+    #[must_use]
+    pub fn needs_scheme(&self, request: &CanonicalRequest<'_>) -> bool {
+        self.route_rules.compares_ports && request.host.as_ref().is_some_and(|host| !host.has_port())
     }
 
     /// Whether a request without a token passes: some rule with `allowMissing` matches its route and no DENY rule does.
@@ -364,6 +385,13 @@ impl Policy {
         let too_old = staleness.max_age.zip(freshness.age).is_some_and(|(max, age)| age > max);
         !from_bundle || (!freshness.overdue && (staleness.serve || !(freshness.expired || too_old)))
     }
+}
+
+fn parse_host(text: &str) -> Result<Authority<'_>, Rejection> {
+    if host::is_too_long(text) {
+        return Err(Rejection::HostTooLong);
+    }
+    Authority::parse(text).ok_or(Rejection::HostMalformed)
 }
 
 #[cfg(test)]

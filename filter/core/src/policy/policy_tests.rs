@@ -440,3 +440,26 @@ fn a_rule_far_down_the_list_counts_like_one_at_the_top() {
         assert_eq!(decide(deny, "GET", "/", json!({})), Some(Rejection::RuleDenied), "{rules}");
     }
 }
+
+#[test]
+fn unsure_port_matches_deny_and_not_allow() {
+    let key = TestKey::new("k1", 1);
+    let allowed = |rules: Value, schemes: &[&str]| {
+        let policy = inline_policy(&[&key], json!({}), rules);
+        let token = validate(&key.token(&claims(json!({}))), &policy, &Trust::new(), NOW).unwrap();
+        let request = policy.canonical(&Request { method: "GET", host: "admin.example", path: "/" }).unwrap();
+        assert!(policy.needs_scheme(&request));
+        let ports = DefaultPorts::of(schemes.iter().map(|scheme| scheme.as_bytes()));
+        let request = request.with_default_ports(ports);
+        policy.authorize(&request, &policy.standing(&token), Freshness::default()).is_ok()
+    };
+    let rule = |action: &str, operation: Value| json!([{ "action": action, "to": [{ "operation": operation }] }]);
+    let named = json!({ "hosts": ["admin.example:443"] });
+    let others = json!({ "notHosts": ["admin.example:443"] });
+    for (schemes, sure) in [(&["https"][..], Some(true)), (&["http"], Some(false)), (&[], None)] {
+        assert_eq!(allowed(rule("DENY", named.clone()), schemes), sure == Some(false), "{schemes:?}");
+        assert_eq!(allowed(rule("ALLOW", named.clone()), schemes), sure == Some(true), "{schemes:?}");
+        assert_eq!(allowed(rule("DENY", others.clone()), schemes), sure == Some(true), "{schemes:?}");
+        assert_eq!(allowed(rule("ALLOW", others.clone()), schemes), sure == Some(false), "{schemes:?}");
+    }
+}

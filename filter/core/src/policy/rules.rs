@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::cell::OnceCell;
 
 use super::CanonicalRequest;
-use super::host::Host;
+use super::host::{Authority, Host};
 use super::matching::{Match, Method, Path, Pattern as _, Word};
 use crate::claims::{Claims, texts};
 use crate::config::{JwtRule, Staleness};
@@ -91,6 +91,12 @@ pub enum Key {
     DelegationDepth,
 }
 
+/// Returns whether this can be meant as a claim's name. Quotes and blanks around it are not: they would be part of the name.
+pub(crate) fn is_claim_name(name: &str) -> bool {
+    let quoted = |quote: char| name.starts_with(quote) || name.ends_with(quote);
+    !name.is_empty() && name.trim() == name && !name.contains(['[', ']']) && !quoted('"') && !quoted('\'')
+}
+
 impl Key {
     /// Reads AuthorizationPolicy's spelling of a key.
     #[must_use]
@@ -106,8 +112,7 @@ impl Key {
             _ => {
                 let inner = text.strip_prefix("request.auth.claims[")?.strip_suffix(']')?;
                 let path: Vec<Box<str>> = inner.split("][").map(Into::into).collect();
-                let named = path.iter().all(|name| !name.is_empty() && !name.contains(['[', ']']));
-                named.then_some(Self::Claim(path))
+                path.iter().all(|name| is_claim_name(name)).then_some(Self::Claim(path))
             }
         }
     }
@@ -193,7 +198,7 @@ impl Rule {
     /// Returns whether one of `to` matches.
     #[must_use]
     pub(super) fn matches_route(&self, request: &CanonicalRequest<'_>) -> bool {
-        self.to.is_empty() || self.to.iter().any(|operation| operation.matches(request))
+        self.to.is_empty() || self.to.iter().any(|operation| operation.matches(request, self.action))
     }
 
     /// Whether `from` and `when` match; scopes are looked at apart, since they are answered differently.
@@ -230,9 +235,24 @@ impl Source {
 }
 
 impl Operation {
-    fn matches(&self, request: &CanonicalRequest<'_>) -> bool {
-        let host = self.hosts.is_empty() || request.host.as_ref().is_some_and(|host| self.hosts.matches(host));
+    fn matches(&self, request: &CanonicalRequest<'_>, action: Action) -> bool {
+        let host = self.hosts.is_empty() || request.host.as_ref().is_some_and(|host| self.matches_host(host, action));
         self.methods.matches(request.method) && host && self.paths.matches(&request.path)
+    }
+
+    /// If the scheme leaves open which port an absent port is, DENY rules match and ALLOW rules do not.
+    fn matches_host(&self, host: &Authority<'_>, action: Action) -> bool {
+        let Match { any, none } = &self.hosts;
+        let (sure, possible) = (|pattern: &Host| pattern.matches(host), |pattern: &Host| pattern.may_match(host));
+        match action {
+            Action::Allow => (any.is_empty() || any.iter().any(sure)) && !none.iter().any(possible),
+            Action::Deny => (any.is_empty() || any.iter().any(possible)) && !none.iter().any(sure),
+        }
+    }
+
+    /// Whether ports of hosts decide here.
+    pub(super) fn compares_ports(&self) -> bool {
+        self.hosts.any.iter().chain(&self.hosts.none).any(Host::has_port)
     }
 
     fn covers(&self, other: &Self) -> bool {

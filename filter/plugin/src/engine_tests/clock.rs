@@ -164,3 +164,25 @@ fn jump_ahead_asks_for_confirmation_at_once() {
     assert_eq!(mesh.host.calls().len(), calls + 1);
     assert_eq!(mesh.host.last_call().path(), "/bundle?have=7&wait=0");
 }
+
+#[test]
+fn validation_is_timed_by_elapsed_time() {
+    let host = FakeHost::new().with_hurried_wall_clock();
+    let mut mesh = Mesh::on(host, &inline_config(&[&key()], json!({}), json!({})));
+    let now = mesh.host.now().as_secs() + 3_600;
+    assert_eq!(mesh.ask_with(&key().token(&claims_at(now, json!({})))).0, 200);
+    assert_eq!((mesh.host.records("meshseal.validation_us"), mesh.count("validation_us")), (1, 0));
+}
+
+#[test]
+fn lines_about_omissions_are_limited_by_elapsed_time() {
+    let config = inline_config(&[&key()], sub_to_header(), json!({}));
+    let mut mesh = Mesh::new(&config);
+    let mut ask = |after: u64, wall: u64| {
+        mesh.host.advance(Duration::from_secs(after));
+        mesh.host.set_wall_clock(Duration::from_secs(wall));
+        assert_eq!(mesh.ask_with(&token(&key(), json!({ "sub": "x\ny", "wall": wall }))).0, 200);
+        mesh.host.lines(Level::Warn).len()
+    };
+    assert_eq!([ask(0, START), ask(1, START + 60), ask(1, START - 5), ask(9, START - 4)], [1, 1, 1, 2]);
+}
