@@ -91,20 +91,65 @@ fn the_schema_refuses_what_the_filter_refuses() -> Result<()> {
     Ok(())
 }
 
+/// A good configuration with changes to its issuer.
+fn rule(changes: Value) -> Value {
+    let keys = json!({ "keys": [{
+        "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    }] });
+    let mut rule = json!({ "issuer": "https://i.example", "audiences": ["a"], "jwks": keys });
+    if let (Some(rule), Value::Object(changes)) = (rule.as_object_mut(), changes) {
+        rule.extend(changes);
+    }
+    json!({ "jwtRules": [rule] })
+}
+
+/// A good configuration with a member at its top.
+fn top(name: &str, value: Value) -> Value {
+    let mut config = rule(json!({}));
+    config[name] = value;
+    config
+}
+
+/// Each differs in one thing from a good configuration.
+#[test]
+fn schema_refuses_each_single_mistake() -> Result<()> {
+    let schema = schema()?;
+    let when = |key: &str, value: &str| top("rules", json!([{ "when": [{ "key": key, "values": [value] }] }]));
+    let from = |prefix: &str| rule(json!({ "fromHeaders": [{ "name": "x-token", "prefix": prefix }] }));
+    let refused = [
+        top("statPrefix", json!("")),
+        top("rules", json!([{ "to": [{ "operation": {} }] }])),
+        top("rules", json!([{ "to": [{ "operation": { "methods": ["get"] } }] }])),
+        top("rules", json!([{ "from": [{ "source": {} }] }])),
+        top("rules", json!([{ "name": "" }])),
+        top("rules", json!([{ "scopes": ["a b"] }])),
+        top("rules", json!([{ "staleness": { "maxAge": "1m", "action": "SERVE" } }])),
+        when("request.auth.subjectType", "service"),
+        when("request.auth.delegated", "*"),
+        when("request.auth.delegationDepth", "01"),
+        when("request.auth.delegationDepth", "33"),
+        when("request.auth.claims[\"a\"]", "x"),
+        when("request.auth.claims[ a ]", "x"),
+        when("request.auth.claims[a][]", "x"),
+        from("Bearer  "),
+        from(" Bearer "),
+        from("a,b"),
+        rule(json!({ "fromCookies": ["a=b"] })),
+        rule(json!({ "scopeClaims": ["a..b"] })),
+        rule(json!({ "audienceClaim": "['a']" })),
+        rule(json!({ "subjectType": { "claim": "[a" } })),
+    ];
+    for config in refused {
+        ensure!(Policy::from_json(&config.to_string()).is_err(), "the filter accepts {config}");
+        ensure!(!schema.is_valid(&config), "the schema accepts {config}");
+    }
+    Ok(())
+}
+
 /// What an editor marks as wrong must be wrong.
 #[test]
 fn schema_accepts_what_the_filter_accepts() -> Result<()> {
     let schema = schema()?;
-    let keys = json!({ "keys": [{
-        "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
-    }] });
-    let rule = |changes: Value| {
-        let mut rule = json!({ "issuer": "https://i.example", "audiences": ["a"], "jwks": keys });
-        if let (Some(rule), Value::Object(changes)) = (rule.as_object_mut(), changes) {
-            rule.extend(changes);
-        }
-        json!({ "jwtRules": [rule] })
-    };
     let when = |key: &str, value: &str| {
         let mut config = rule(json!({}));
         config["rules"] = json!([{ "allowMissing": true, "when": [{ "key": key, "notValues": [value] }] }]);
@@ -117,6 +162,13 @@ fn schema_accepts_what_the_filter_accepts() -> Result<()> {
         rule(json!({ "onUnsafe": "REJECT", "outputMaxValueBytes": 61_440, "outputMaxTotalBytes": 1 })),
         rule(json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "[a.b][c]", "onUnsafe": "OMIT" }] })),
         when("request.auth.claims[kubernetes.io][namespace]", "shop"),
+        when("request.auth.claims[a b]", "x"),
+        rule(
+            json!({ "fromHeaders": [{ "name": "a" }, { "name": "b", "prefix": "x" }, { "name": "c", "prefix": "a b " }] }),
+        ),
+        rule(json!({ "fromCookies": ["s", "__Host-session"], "scopeClaims": ["a.b", "it's", "[a b]"] })),
+        top("statPrefix", json!("a")),
+        top("rules", json!([{ "to": [{ "operation": { "methods": ["M-SEARCH", "*"] } }], "scopes": ["a:b/c"] }])),
         when("request.auth.principal", "*"),
         when("request.auth.audiences", "a"),
         when("request.auth.presenter", "a"),

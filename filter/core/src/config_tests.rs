@@ -99,6 +99,14 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
         (json!({ "requiredClaims": [] }), "jwtRules[0].requiredClaims: must be a list"),
         (json!({ "requiredClaims": ["a..b"] }), "jwtRules[0].requiredClaims[0]: must be a claim name"),
         (json!({ "scopeClaims": ["[a][]"] }), "jwtRules[0].scopeClaims[0]: must be a claim name"),
+        (json!({ "scopeClaims": ["[\"a\"][b]"] }), "jwtRules[0].scopeClaims[0]: must be a claim name without quotes"),
+        (
+            json!({ "requiredClaims": ["[a][ b ]"] }),
+            "jwtRules[0].requiredClaims[0]: must be a claim name without quotes",
+        ),
+        (json!({ "requiredClaims": ["a. b"] }), "jwtRules[0].requiredClaims[0]: must be a claim name without quotes"),
+        (json!({ "fromCookies": ["a", "a=b"] }), "jwtRules[0].fromCookies[1]: can never match"),
+        (json!({ "fromCookies": [" a"] }), "jwtRules[0].fromCookies[0]: can never match"),
         (json!({ "audienceClaim": "[a" }), "jwtRules[0].audienceClaim: must be a claim name"),
         (json!({ "audienceClaim": "https://a.b/c" }), "write [https://a.b/c]"),
         (json!({ "subjectType": { "clientValues": ["app"] } }), "jwtRules[0].subjectType.claim: missing"),
@@ -304,6 +312,7 @@ fn reader_fields(path: &str) -> Vec<String> {
             { "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true, "subjectType": { "claim": "a" },
               "fromHeaders": [{ "name": "x-token" }], "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }] },
         ],
+        "challenge": { "realm": "a" },
         "trustBundle": { "cluster": "issuer", "keys": [key()], "staleness": { "maxAge": "5m" } },
         "rules": [{
             "from": [{ "source": { "requestPrincipals": ["*"] } }], "to": [{ "operation": { "methods": ["GET"] } }],
@@ -323,19 +332,42 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-/// Where the objects are in a configuration, in the JSON Schema, and under which heading of the document their table is.
-const OBJECTS: [(&str, &str, Option<&str>); 11] = [
-    ("", "", Some("Top level")),
-    ("/trustBundle", "/$defs/trustBundle", Some("`trustBundle`")),
-    ("/jwtRules/0", "/$defs/jwtRule", Some("`jwtRules[]`")),
-    ("/rules/0", "/$defs/rule", Some("`rules[]`")),
-    ("/trustBundle/staleness", "/$defs/staleness", None),
-    ("/jwtRules/0/subjectType", "/$defs/jwtRule/properties/subjectType", None),
-    ("/jwtRules/0/fromHeaders/0", "/$defs/jwtRule/properties/fromHeaders/items", None),
-    ("/jwtRules/0/outputClaimToHeaders/0", "/$defs/jwtRule/properties/outputClaimToHeaders/items", None),
-    ("/rules/0/from/0/source", "/$defs/rule/properties/from/items/properties/source", None),
-    ("/rules/0/to/0/operation", "/$defs/rule/properties/to/items/properties/operation", None),
-    ("/rules/0/when/0", "/$defs/rule/properties/when/items", None),
+/// The part of docs/configuration.md that documents the fields of an object.
+enum Documented {
+    /// The table under this heading, a row for each field.
+    Table(&'static str),
+    /// The row of this name under this heading, which names the fields.
+    Row(&'static str, &'static str),
+}
+use Documented::{Row, Table};
+
+/// Where the objects are in a configuration, in the JSON Schema and in the document.
+const OBJECTS: [(&str, &str, Documented); 13] = [
+    ("", "", Table("Top level")),
+    ("/challenge", "/$defs/challenge", Table("`challenge`")),
+    ("/trustBundle", "/$defs/trustBundle", Table("`trustBundle`")),
+    ("/jwtRules/0", "/$defs/jwtRule", Table("`jwtRules[]`")),
+    ("/rules/0", "/$defs/rule", Table("`rules[]`")),
+    ("/trustBundle/staleness", "/$defs/staleness", Row("`trustBundle`", "`staleness`")),
+    ("/rules/0/staleness", "/$defs/staleness", Row("`jwtRules[]`", "`staleness`")),
+    ("/jwtRules/0/subjectType", "/$defs/jwtRule/properties/subjectType", Row("`jwtRules[]`", "`subjectType`")),
+    ("/jwtRules/0/fromHeaders/0", "/$defs/jwtRule/properties/fromHeaders/items", Row("`jwtRules[]`", "`fromHeaders`")),
+    (
+        "/jwtRules/0/outputClaimToHeaders/0",
+        "/$defs/jwtRule/properties/outputClaimToHeaders/items",
+        Row("`jwtRules[]`", "`outputClaimToHeaders`"),
+    ),
+    (
+        "/rules/0/from/0/source",
+        "/$defs/rule/properties/from/items/properties/source",
+        Row("`rules[]`", "`from[].source`"),
+    ),
+    (
+        "/rules/0/to/0/operation",
+        "/$defs/rule/properties/to/items/properties/operation",
+        Row("`rules[]`", "`to[].operation`"),
+    ),
+    ("/rules/0/when/0", "/$defs/rule/properties/when/items", Row("`rules[]`", "`when[]`")),
 ];
 
 #[test]
@@ -356,13 +388,21 @@ fn document_has_the_fields_of_the_reader() {
         let (_, rest) = document.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("{heading}"));
         rest.split("\n## ").next().unwrap().split("\n### ").next().unwrap()
     };
-    for (path, _, heading) in OBJECTS {
+    for (path, _, place) in OBJECTS {
         let fields = reader_fields(path);
-        let Some(heading) = heading else {
-            for field in fields {
-                assert!(document.contains(&format!("`{field}`")), "{path}: `{field}` is not in the document");
+        let heading = match place {
+            Table(heading) => heading,
+            Row(heading, name) => {
+                let start = format!("| {name} |");
+                let row = section(heading).lines().find(|line| line.starts_with(&start));
+                let (_, row) = row.unwrap_or_else(|| panic!("no row {name}")).split_at(start.len());
+                let named: Vec<&str> =
+                    row.split('`').skip(1).step_by(2).filter_map(|text| text.split(':').next()).collect();
+                for field in fields {
+                    assert!(named.contains(&&*field), "{path}: `{field}` is not in the row {name}: {named:?}");
+                }
+                continue;
             }
-            continue;
         };
         let rows = section(heading).lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
         let names = rows.flat_map(|cell| cell.split("`, `").map(|name| name.trim_end_matches('`')));
@@ -474,7 +514,14 @@ fn warns_of_scheme_without_blank() {
         config["jwtRules"][0]["fromHeaders"] = json!([{ "name": name, "prefix": prefix }]);
         Policy::from_json(&config.to_string()).unwrap().warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    for (name, prefix) in [("authorization", "Bearer"), ("Authorization", "JWT"), ("x-token", "bearer")] {
+    for (name, prefix) in [
+        ("authorization", "Bearer"),
+        ("Authorization", "JWT"),
+        ("authorization", "v1"),
+        ("x-token", "bearer"),
+        ("x-token", "Token"),
+        ("x-token", "JWT"),
+    ] {
         assert_eq!(warned(name, prefix).len(), 1, "{name} {prefix}");
         assert!(warned(name, prefix).join("").starts_with("jwtRules[0].fromHeaders[0].prefix: has no blank"));
     }
@@ -482,5 +529,74 @@ fn warns_of_scheme_without_blank() {
         [("authorization", "Bearer "), ("authorization", "jwt:"), ("x-token", "v1"), ("x-token", "jwt.")]
     {
         assert!(warned(name, prefix).is_empty(), "{name} {prefix}");
+    }
+}
+
+#[test]
+fn prefix_that_never_matches_is_a_mistake() {
+    for (prefix, remedy) in [
+        ("Bearer  ", "write one at the end"),
+        (" Bearer ", "remove the blank at the beginning"),
+        (" ", "remove the blank"),
+        ("a,bearer.", "a comma separates"),
+        ("Bearer\t", "without control characters"),
+    ] {
+        for name in ["authorization", "sec-websocket-protocol"] {
+            let mut config = config();
+            config["jwtRules"][0]["fromHeaders"] = json!([{ "name": name, "prefix": prefix }]);
+            let told = Policy::from_json(&config.to_string()).unwrap_err().to_string();
+            assert!(told.starts_with("jwtRules[0].fromHeaders[0].prefix: ") && told.contains(remedy), "{told}");
+        }
+    }
+}
+
+#[test]
+fn warns_of_dots_inside_a_name() {
+    let warned = |rule: Value, rules: Value| {
+        let mut config = config();
+        merge(&mut config["jwtRules"][0], rule);
+        merge(&mut config, json!({ "rules": rules }));
+        Policy::from_json(&config.to_string()).unwrap().warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (claim, remedy) in [
+        ("kubernetes.io.namespace", "[kubernetes.io][namespace]"),
+        ("kubernetes.io.serviceaccount.name", "[kubernetes.io][serviceaccount][name]"),
+        ("kubernetes.io", "[kubernetes.io]"),
+        ("shop.example/tenant", "[shop.example/tenant]"),
+        ("urn:x.y", "[urn:x.y]"),
+    ] {
+        let output = json!([{ "header": "x-claim", "claim": claim }]);
+        for (path, rule) in [
+            ("outputClaimToHeaders[0].claim", json!({ "outputClaimToHeaders": output })),
+            ("scopeClaims[0]", json!({ "scopeClaims": [claim] })),
+            ("subjectType.claim", json!({ "subjectType": { "claim": claim } })),
+        ] {
+            let told = warned(rule, Value::Null);
+            let [told] = &told[..] else { panic!("{claim}: {told:?}") };
+            assert!(
+                told.starts_with(&format!("jwtRules[0].{path}: ")) && told.contains(&format!("write {remedy} if")),
+                "{told}"
+            );
+        }
+    }
+    for claim in
+        ["realm.role", "cognito:groups", "[kubernetes.io][namespace]", "[shop.example/tenant]", "kubernetes", "a/b"]
+    {
+        assert!(warned(json!({ "scopeClaims": [claim] }), Value::Null).is_empty(), "{claim}");
+    }
+    let when = |name: &str| json!([{ "when": [{ "key": format!("request.auth.claims[{name}]"), "values": ["a"] }] }]);
+    let told = warned(json!({}), when("kubernetes.io.namespace")).join("");
+    assert!(told.starts_with("rules[0].when[0].key: ") && told.contains("claims[kubernetes.io][namespace]"), "{told}");
+    assert!(warned(json!({}), when("kubernetes.io][namespace")).is_empty());
+}
+
+#[test]
+fn quotes_and_blanks_in_brackets_are_a_mistake() {
+    for name in ["\"a\"", "'a'", " a ", "a][ b", "a\"", "a][\"b\""] {
+        let mut config = config();
+        let key = format!("request.auth.claims[{name}]");
+        config["rules"] = json!([{ "when": [{ "key": key, "values": ["x"] }] }]);
+        let told = Policy::from_json(&config.to_string()).unwrap_err().to_string();
+        assert!(told.starts_with("rules[0].when[0].key: ") && told.contains("without quotes"), "{told}");
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::reader::Object;
@@ -15,6 +16,7 @@ use crate::keys::KeySet;
 use crate::limits;
 use crate::policy::host::Authority;
 use crate::policy::matching::Word;
+use crate::policy::rules::is_claim_name;
 
 const FIELDS: [&str; 26] = [
     "issuer",
@@ -98,15 +100,35 @@ fn claim_path(object: &Object<'_, '_>, field: &str, text: &str) -> Option<Vec<Bo
         Some(inner) => inner.split("][").map(Into::into).collect(),
         None => text.split('.').map(Into::into).collect(),
     };
-    if path.iter().any(|name| name.is_empty() || name.contains(['[', ']'])) {
-        object.mistake(field, "must be a claim name; b inside a is a.b or [a][b]");
+    if !path.iter().all(|name| is_claim_name(name)) {
+        object.mistake(field, "must be a claim name without quotes and outer blanks; b inside a is a.b or [a][b]");
         return None;
     }
     if bracketed.is_none() && text.contains("://") {
         object.mistake(field, format!("a dot separates names here; write [{text}] for the claim of this name"));
         return None;
     }
+    if bracketed.is_none() && path.len() > 1 {
+        warn_of_dots(object, field, text);
+    }
     Some(path)
+}
+
+/// Warns of a dot that is probably part of a name.
+fn warn_of_dots(object: &Object<'_, '_>, field: &str, text: &str) {
+    let whole = DOTTED_CLAIMS.contains(&text) || text.contains(['/', ':']);
+    let Some(remedy) = inside_dotted_claim(text).or_else(|| whole.then(|| format!("[{text}]"))) else { return };
+    object.warning(field, format!("a dot separates names here; write {remedy} if the name of a claim contains it"));
+}
+
+/// Claims of providers whose names contain dots: Kubernetes' bound service account tokens.
+const DOTTED_CLAIMS: [&str; 1] = ["kubernetes.io"];
+
+/// Returns in brackets what is written with dots inside a claim whose name contains dots.
+pub(super) fn inside_dotted_claim(text: &str) -> Option<String> {
+    let (claim, inner) =
+        DOTTED_CLAIMS.iter().find_map(|claim| Some((claim, text.strip_prefix(claim)?.strip_prefix('.')?)))?;
+    Some(format!("[{claim}][{}]", inner.replace('.', "][")))
 }
 
 fn read_algorithms(rule: &Object<'_, '_>, read: &mut JwtRule) {
@@ -242,6 +264,12 @@ fn read_token_types(rule: &Object<'_, '_>, read: &mut JwtRule) {
 
 fn read_locations(rule: &Object<'_, '_>, read: &mut JwtRule) {
     read.from_cookies = rule.texts("fromCookies");
+    for (at, _) in read.from_cookies.iter().enumerate().filter(|(_, name)| !is_cookie_name(name)) {
+        rule.mistake(
+            &format!("fromCookies[{at}]"),
+            "can never match: must be a cookie's name, without =, ; and blanks",
+        );
+    }
     read.from_params = rule.texts("fromParams");
     let headers = rule.objects("fromHeaders");
     if !headers.is_empty() {
@@ -256,10 +284,39 @@ fn read_from_header(object: &Object<'_, '_>) -> FromHeader {
     object.only(&["name", "prefix"]);
     let name = header_name(object, "name").unwrap_or_default();
     let prefix = object.value("prefix").map_or(Some(""), Value::as_str);
-    if prefix.is_none_or(|prefix| prefix.bytes().any(|byte| byte.is_ascii_control())) {
-        object.mistake("prefix", "must be a text without control characters, such as \"Bearer \"");
+    if let Some(message) = prefix.map_or(Some(NO_PREFIX), wrong_prefix) {
+        object.mistake("prefix", message);
     }
-    FromHeader { name, prefix: prefix.unwrap_or_default().into() }
+    let prefix = prefix.unwrap_or_default();
+    // A word is compared with case, and also matches the beginning of a longer word.
+    let credentials = matches!(&*name, "authorization" | "proxy-authorization");
+    let word = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-');
+    if word || (credentials && prefix.ends_with(|last: char| last.is_ascii_alphanumeric())) {
+        let remedy = format!("has no blank at its end; for an authentication scheme write \"{prefix} \"");
+        object.warning("prefix", remedy);
+    }
+    FromHeader { name, prefix: prefix.into() }
+}
+
+const NO_PREFIX: &str = "must be a text without control characters, such as \"Bearer \"";
+
+/// Returns what is wrong with a prefix that no value of a header can have.
+fn wrong_prefix(prefix: &str) -> Option<&'static str> {
+    if prefix.bytes().any(|byte| byte.is_ascii_control()) {
+        return Some(NO_PREFIX);
+    }
+    if prefix.starts_with(' ') {
+        return Some("can never match: no value begins with a blank; remove the blank at the beginning");
+    }
+    if prefix.ends_with("  ") {
+        return Some("can never match a single blank; write one at the end, which stands for any number");
+    }
+    prefix.contains(',').then_some("can never match: a comma separates the items of a header; remove it")
+}
+
+/// Returns whether a cookie may have this name: a name ends at the first `=`, and blanks around it are no part of it.
+fn is_cookie_name(name: &str) -> bool {
+    name.trim() == name && !name.bytes().any(|byte| matches!(byte, b'=' | b';') || byte.is_ascii_control())
 }
 
 /// A lower-case header field name (RFC 9110 §5.1), no pseudo-header.

@@ -10,7 +10,6 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::RefCell;
 
 use crate::alg::Alg;
 use crate::claims::Claims;
@@ -25,7 +24,7 @@ use crate::{keys, limits};
 
 pub use challenge::Challenge;
 pub use reader::{ConfigErrors, Mistake};
-use reader::{Mistakes, Object};
+use reader::{Findings, Object};
 
 /// Whether verdicts are carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,20 +211,6 @@ impl JwtRule {
         }
     }
 
-    /// Warns of a prefix that looks like an authentication scheme and has no blank at its end: it
-    /// is compared with case, and also matches a longer word.
-    pub(crate) fn warnings(&self, index: usize) -> impl Iterator<Item = Mistake> {
-        let credentials = |name: &str| matches!(name, "authorization" | "proxy-authorization");
-        let scheme = move |from: &FromHeader| {
-            let word = from.prefix.ends_with(|last: char| last.is_ascii_alphanumeric());
-            word && (credentials(&from.name) || from.prefix.eq_ignore_ascii_case("bearer"))
-        };
-        self.from_headers.iter().enumerate().filter(move |(_, from)| scheme(from)).map(move |(at, from)| Mistake {
-            path: format!("jwtRules[{index}].fromHeaders[{at}].prefix"),
-            message: format!("has no blank at its end; for an authentication scheme write \"{} \"", from.prefix),
-        })
-    }
-
     /// Whether both rules fetch the same keys from the same place.
     pub(crate) fn fetches_like(&self, other: &Self) -> bool {
         let (KeySource::Remote(ours), KeySource::Remote(theirs)) = (&self.keys, &other.keys) else { return false };
@@ -308,11 +293,14 @@ pub(crate) fn parse(json: &str) -> Result<Policy, ConfigErrors> {
     }
     let document =
         Document::lent(json, Budget::CONFIG).map_err(|error| whole(format!("the configuration is {error}")))?;
-    let mistakes: Mistakes = RefCell::new(Vec::new());
-    let root = Object::new(document.root(), String::new(), &mistakes);
+    let findings = Findings::default();
+    let root = Object::new(document.root(), String::new(), &findings);
     let policy = read(&root);
-    let mistakes = mistakes.into_inner();
-    if mistakes.is_empty() { Ok(policy) } else { Err(ConfigErrors(mistakes)) }
+    let mistakes = findings.mistakes.into_inner();
+    if !mistakes.is_empty() {
+        return Err(ConfigErrors(mistakes));
+    }
+    Ok(Policy { warnings: findings.warnings.into_inner(), ..policy })
 }
 
 const FIELDS: [&str; 9] = [
@@ -361,6 +349,7 @@ fn read(root: &Object<'_, '_>) -> Policy {
         trust_bundle,
         jwt_rules,
         route_rules: RouteRules::new(rules, slashes),
+        warnings: Vec::new(),
     }
 }
 

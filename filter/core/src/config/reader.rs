@@ -49,20 +49,24 @@ impl fmt::Display for ConfigErrors {
 
 impl core::error::Error for ConfigErrors {}
 
-/// Where mistakes are gathered.
-pub(crate) type Mistakes = RefCell<Vec<Mistake>>;
+/// What is wrong with a configuration, and what is allowed but probably not meant.
+#[derive(Default)]
+pub(crate) struct Findings {
+    pub(crate) mistakes: RefCell<Vec<Mistake>>,
+    pub(crate) warnings: RefCell<Vec<Mistake>>,
+}
 
 /// An object of the configuration and its path.
 #[derive(Clone)]
 pub(crate) struct Object<'d, 'm> {
     value: Value<'d>,
     path: String,
-    mistakes: &'m Mistakes,
+    findings: &'m Findings,
 }
 
 impl<'d, 'm> Object<'d, 'm> {
-    pub(crate) fn new(value: Value<'d>, path: String, mistakes: &'m Mistakes) -> Self {
-        let object = Self { value, path, mistakes };
+    pub(crate) fn new(value: Value<'d>, path: String, findings: &'m Findings) -> Self {
+        let object = Self { value, path, findings };
         if value.kind() != Kind::Object {
             object.mistake("", "must be an object");
         }
@@ -86,7 +90,12 @@ impl<'d, 'm> Object<'d, 'm> {
     }
 
     pub(crate) fn mistake(&self, field: &str, message: impl Into<String>) {
-        self.mistakes.borrow_mut().push(Mistake { path: self.path_of(field), message: message.into() });
+        self.findings.mistakes.borrow_mut().push(Mistake { path: self.path_of(field), message: message.into() });
+    }
+
+    /// Notes what is allowed but probably not meant.
+    pub(crate) fn warning(&self, field: &str, message: impl Into<String>) {
+        self.findings.warnings.borrow_mut().push(Mistake { path: self.path_of(field), message: message.into() });
     }
 
     pub(crate) fn has(&self, field: &str) -> bool {
@@ -100,7 +109,7 @@ impl<'d, 'm> Object<'d, 'm> {
 
     /// Number of mistakes found so far, anywhere.
     pub(crate) fn mistakes(&self) -> usize {
-        self.mistakes.borrow().len()
+        self.findings.mistakes.borrow().len()
     }
 
     pub(crate) fn value(&self, field: &str) -> Option<Value<'d>> {
@@ -203,11 +212,11 @@ impl<'d, 'm> Object<'d, 'm> {
             return Vec::new();
         }
         let named = |at: usize| self.path_of(&format!("{field}[{at}]"));
-        list.items().enumerate().map(|(at, item)| Object::new(item, named(at), self.mistakes)).collect()
+        list.items().enumerate().map(|(at, item)| Object::new(item, named(at), self.findings)).collect()
     }
 
     pub(crate) fn object(&self, field: &str) -> Option<Object<'d, 'm>> {
-        self.value.get(field).map(|value| Object::new(value, self.path_of(field), self.mistakes))
+        self.value.get(field).map(|value| Object::new(value, self.path_of(field), self.findings))
     }
 }
 

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
+use super::jwt_rules::inside_dotted_claim;
 use super::reader::Object;
 use super::{Staleness, read_staleness};
 use crate::policy::EscapedSlashes;
@@ -85,7 +86,7 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     if key.is_none() {
         object.mistake(
             "key",
-            "must be request.auth.claims[name] (nested: [a][b]), request.auth.principal, .audiences, .presenter, .subjectType, .delegated, .actor or .delegationDepth",
+            "must be request.auth.claims[name] (nested: [a][b], without quotes and outer blanks), request.auth.principal, .audiences, .presenter, .subjectType, .delegated, .actor or .delegationDepth",
         );
     }
     if !object.has("values") && !object.has("notValues") {
@@ -93,6 +94,11 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     }
     let values = read_match(object, "values", "notValues", Word::parse);
     let key = key?;
+    if let Key::Claim(path) = &key
+        && let Some(remedy) = path.first().and_then(|name| inside_dotted_claim(name))
+    {
+        object.warning("key", format!("brackets hold one name; write request.auth.claims{remedy} for a claim inside"));
+    }
     for (field, patterns) in [("values", &values.any), ("notValues", &values.none)] {
         for message in patterns.iter().filter_map(|pattern| key.refuses(pattern)) {
             object.mistake(field, message);
