@@ -1,14 +1,14 @@
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::policy::{Policy, Request};
 use crate::rejection::Rejection;
-use crate::testing::{TestKey, inline_policy};
+use crate::testing::TestKey;
 use crate::trust::Freshness;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -136,6 +136,9 @@ const CHARS: [char; 32] = [
 fn spelled(reading: &str, ways: &[u8]) -> String {
     let spell = |(at, char): (usize, char)| {
         let way = ways[at % ways.len()];
+        if char == ESCAPED_SLASH {
+            return String::from(if way.is_multiple_of(2) { "%2F" } else { "%2f" });
+        }
         if char == '/' || (way.is_multiple_of(3) && char.is_ascii_graphic() && !SPECIAL.contains(&(char as u8))) {
             return String::from(char);
         }
@@ -151,32 +154,44 @@ fn spelled(reading: &str, ways: &[u8]) -> String {
     reading.chars().enumerate().map(spell).collect()
 }
 
-fn reading() -> impl Strategy<Value = String> {
-    let segment = prop::collection::vec(prop::sample::select(&CHARS[..]), 1..5);
-    let segment = segment.prop_map(|chars| chars.into_iter().collect::<String>());
-    let segment = segment.prop_filter("dots", |segment| !matches!(segment.as_str(), "." | ".."));
+/// A path as servers read it; [`ESCAPED_SLASH`] stands for a slash that they do not resolve.
+fn reading(slashes: EscapedSlashes) -> impl Strategy<Value = String> {
+    let part = prop::collection::vec(prop::sample::select(&CHARS[..]), 1..5);
+    let part = part.prop_map(|chars| chars.into_iter().collect::<String>());
+    let part = part.prop_filter("dots", |part| !matches!(part.as_str(), "." | ".."));
+    let most = if slashes == EscapedSlashes::Keep { 4 } else { 2 };
+    let segment = prop::collection::vec(part, 1..most);
+    let segment = segment.prop_map(|parts| parts.join(&String::from(ESCAPED_SLASH)));
     prop::collection::vec(segment, 1..4).prop_map(|segments| format!("/{}", segments.join("/")))
 }
+
+/// Kinds of patterns: exact, `prefix*`, `*suffix`, `{*}`, `{**}` at the end and in front.
+const KINDS: u8 = 6;
 
 /// A pattern, and whether it matches a reading, told without the code under test.
 fn guards(kind: u8, guarded: &str, path: &str) -> bool {
     let end = guarded.rfind('/').unwrap();
-    match kind % 4 {
+    match kind % KINDS {
         0 => path == guarded,
         1 => path.starts_with(guarded),
         2 => path.ends_with(&guarded[1..]),
-        _ => path.rfind('/') == Some(end) && path.len() > end + 1 && path[..end] == guarded[..end],
+        3 => path.rfind('/') == Some(end) && path.len() > end + 1 && path[..end] == guarded[..end],
+        4 => path.starts_with(&guarded[..=end]),
+        _ => path[1..].ends_with(&guarded[end..]),
     }
 }
 
 fn pattern(kind: u8, guarded: &str, ways: &[u8]) -> String {
     // `*`, `{` and `}` are operators where they stand raw.
     let write = |text: &str| spelled(text, ways).replace('*', "%2A").replace('{', "%7b").replace('}', "%7D");
-    match kind % 4 {
+    let (folder, last) = guarded.split_at(guarded.rfind('/').unwrap());
+    match kind % KINDS {
         0 => write(guarded),
         1 => format!("{}*", write(guarded)),
         2 => format!("*{}", write(&guarded[1..])),
-        _ => format!("{}/{{*}}", write(&guarded[..guarded.rfind('/').unwrap()])),
+        3 => format!("{}/{{*}}", write(folder)),
+        4 => format!("{}/{{**}}", write(folder)),
+        _ => format!("/{{**}}{}", write(last)),
     }
 }
 
@@ -184,6 +199,42 @@ fn decide(policy: &Policy, path: &str) -> Result<(), Rejection> {
     let request = policy.canonical(&Request { method: "GET", host: "h", path })?;
     let anonymous = &policy.route_rules.anonymous;
     policy.authorize(&request, anonymous, Freshness::default()).map_err(|denied| denied.rejection)
+}
+
+/// Compares the decisions of a DENY rule and of `notPaths` about one spelling with what its reading demands.
+fn decides_by_reading(
+    slashes: EscapedSlashes,
+    kind: u8,
+    guarded: &str,
+    read: &str,
+    ways: &[u8],
+    more: &[u8],
+) -> Result<(), TestCaseError> {
+    let key = TestKey::new("k1", 1);
+    let setting = if slashes == EscapedSlashes::Keep { "KEEP_UNCHANGED" } else { "REJECT_REQUEST" };
+    let policy = |rules: Value| {
+        let config = json!({
+            "jwtRules": [{ "issuer": "https://i", "audiences": ["a"], "jwks": { "keys": [key.jwk()] } }],
+            "pathWithEscapedSlashesAction": setting, "rules": rules,
+        });
+        Policy::from_json(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
+    };
+    let paths = [pattern(kind, guarded, more)];
+    let deny = json!([{ "action": "DENY", "to": [{ "operation": { "paths": paths } }] }]);
+    let allow = json!([{ "to": [{ "operation": { "notPaths": paths } }] }]);
+    let path = spelled(read, ways);
+    let is_guarded = guards(kind, guarded, read);
+    let denied = decide(&policy(deny), &path);
+    prop_assert_eq!(denied, if is_guarded { Err(Rejection::RuleDenied) } else { Ok(()) }, "{} {}", path, paths[0]);
+    let unmatched = decide(&policy(allow), &path);
+    prop_assert_eq!(
+        unmatched,
+        if is_guarded { Err(Rejection::RuleUnmatched) } else { Ok(()) },
+        "{} {}",
+        path,
+        paths[0]
+    );
+    Ok(())
 }
 
 proptest! {
@@ -201,19 +252,27 @@ proptest! {
     /// without need.
     #[test]
     fn spelling_does_not_change_decision(
-        guarded in reading(), other in reading(), same in any::<bool>(), kind in 0..4_u8,
+        (guarded, other) in (reading(EscapedSlashes::Reject), reading(EscapedSlashes::Reject)),
+        same in any::<bool>(), kind in 0..KINDS,
         ways in prop::collection::vec(any::<u8>(), 1..9), more in prop::collection::vec(any::<u8>(), 1..9),
     ) {
         let read = if same { &guarded } else { &other };
-        let key = TestKey::new("k1", 1);
-        let paths = [pattern(kind, &guarded, &more)];
-        let deny = json!([{ "action": "DENY", "to": [{ "operation": { "paths": paths } }] }]);
-        let allow = json!([{ "to": [{ "operation": { "notPaths": paths } }] }]);
-        let path = spelled(read, &ways);
-        let guarded = guards(kind, &guarded, read);
-        let denied = decide(&inline_policy(&[&key], json!({}), deny), &path);
-        prop_assert_eq!(denied, if guarded { Err(Rejection::RuleDenied) } else { Ok(()) }, "{} {}", path, paths[0]);
-        let unmatched = decide(&inline_policy(&[&key], json!({}), allow), &path);
-        prop_assert_eq!(unmatched, if guarded { Err(Rejection::RuleUnmatched) } else { Ok(()) }, "{} {}", path, paths[0]);
+        decides_by_reading(EscapedSlashes::Reject, kind, &guarded, read, &ways, &more)?;
+    }
+
+    /// An escaped slash, in either hex case, is one character of its segment.
+    #[test]
+    fn kept_slash_separates_nothing(
+        (guarded, other) in (reading(EscapedSlashes::Keep), reading(EscapedSlashes::Keep)),
+        relation in 0..3_u8, kind in 0..KINDS,
+        ways in prop::collection::vec(any::<u8>(), 1..9), more in prop::collection::vec(any::<u8>(), 1..9),
+    ) {
+        // The guarded path, the same with real slashes, another one.
+        let read = match relation {
+            0 => guarded.clone(),
+            1 => guarded.replace(ESCAPED_SLASH, "/"),
+            _ => other,
+        };
+        decides_by_reading(EscapedSlashes::Keep, kind, &guarded, &read, &ways, &more)?;
     }
 }
