@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::alg::{Alg, Family};
 use crate::crypto::{EcKey, EdKey, EdProblem, P256, P384, P521, RsaKey, RsaProblem, Secret};
-use crate::json::{Budget, Document, Kind, Value};
+use crate::json::{Budget, Document, JsonError, Kind, Value};
 use crate::rejection::Rejection;
 use crate::{base64url, der, limits, pem};
 
@@ -106,10 +106,6 @@ impl KeyProblem {
     fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into() }
     }
-
-    pub(crate) fn too_many() -> Self {
-        Self::new("keys", format!("more than {} keys", limits::MAX_KEYS))
-    }
 }
 
 impl fmt::Display for KeyProblem {
@@ -162,8 +158,8 @@ impl KeySet {
     /// The mistakes, with their paths.
     pub fn from_config(jwks: &str, allowed: &[Alg], symmetric_ok: bool) -> Result<Self, Vec<KeyProblem>> {
         let document = parse_set(jwks).map_err(|problem| alloc::vec![problem])?;
-        let members = set_members(&document).enumerate();
-        let set = Self::of(members.map(|(at, jwk)| (jwk_path(at), read_key(jwk, allowed, symmetric_ok))));
+        let mut set = Self::of(set_members(&document).map(|(path, jwk)| (path, read_key(jwk, allowed, symmetric_ok))));
+        set.leave_out_surplus(set_size(&document));
         let faulty = set.passed_over.iter().filter(|passed| passed.faulty);
         let mut problems: Vec<KeyProblem> = faulty.map(|passed| passed.problem.clone()).collect();
         if problems.is_empty() && set.keys.is_empty() {
@@ -183,13 +179,20 @@ impl KeySet {
     pub fn from_provider(text: &str, allowed: &[Alg]) -> Result<Self, KeyProblem> {
         if text.len() <= limits::MAX_JWKS_BYTES
             && let Ok(document) = Document::lent(text, Budget::JWKS)
-            && let Some(map) = pem::members(document.root())?
+            && let Some(map) = pem::members(document.root())
         {
-            return Ok(Self::of(map.map(|(kid, pem)| (shown(kid), read_pem(kid, pem, allowed)))));
+            if document.root().repeats_name() {
+                return Err(no_set(JsonError::DuplicateName));
+            }
+            let first = map.take(limits::MAX_KEYS);
+            let mut set = Self::of(first.map(|(kid, pem)| (shown(kid), read_pem(kid, pem, allowed))));
+            set.leave_out_surplus(document.root().members().count());
+            return Ok(set);
         }
         let document = parse_set(text)?;
-        let members = set_members(&document).enumerate();
-        Ok(Self::of(members.map(|(at, jwk)| (jwk_path(at), read_key(jwk, allowed, false)))))
+        let mut set = Self::of(set_members(&document).map(|(path, jwk)| (path, read_key(jwk, allowed, false))));
+        set.leave_out_surplus(set_size(&document));
+        Ok(set)
     }
 
     /// Sorts keys from what gives none. A key that is listed twice counts once; different keys with one `kid` and one algorithm
@@ -209,6 +212,15 @@ impl KeySet {
         }
         set.leave_out_ambiguous(&paths);
         set
+    }
+
+    /// Notes the keys beyond [`limits::MAX_KEYS`], which were not read.
+    fn leave_out_surplus(&mut self, listed: usize) {
+        let surplus = listed.saturating_sub(limits::MAX_KEYS);
+        if surplus > 0 {
+            let message = format!("{surplus} keys after the first {} are not read", limits::MAX_KEYS);
+            self.passed_over.push(PassedOver { problem: KeyProblem::new("keys", message), faulty: true });
+        }
     }
 
     /// `paths` are the places of the keys.
@@ -328,21 +340,29 @@ fn parse_set(jwks: &str) -> Result<Document<'_>, KeyProblem> {
     if jwks.len() > limits::MAX_JWKS_BYTES {
         return Err(KeyProblem::new("", format!("larger than {} bytes", limits::MAX_JWKS_BYTES)));
     }
-    let document = Document::lent(jwks, Budget::JWKS)
-        .map_err(|error| KeyProblem::new("", format!("{error}; a JSON Web Key Set is {{\"keys\":[…]}}")))?;
+    let document = Document::lent(jwks, Budget::JWKS).map_err(no_set)?;
+    if document.root().repeats_name() {
+        return Err(no_set(JsonError::DuplicateName));
+    }
     match document.root().get("keys") {
-        Some(keys) if keys.kind() == Kind::Array && keys.items().count() <= limits::MAX_KEYS => Ok(document),
-        Some(keys) if keys.kind() == Kind::Array => Err(KeyProblem::too_many()),
+        Some(keys) if keys.kind() == Kind::Array => Ok(document),
         _ => Err(KeyProblem::new("keys", "missing or not a list; a JSON Web Key Set is {\"keys\":[…]}")),
     }
 }
 
-fn set_members<'d>(document: &'d Document<'d>) -> impl Iterator<Item = Value<'d>> {
-    document.root().get("keys").into_iter().flat_map(Value::items)
+fn no_set(error: JsonError) -> KeyProblem {
+    KeyProblem::new("", format!("{error}; a JSON Web Key Set is {{\"keys\":[…]}}"))
 }
 
-fn jwk_path(at: usize) -> String {
-    format!("keys[{at}]")
+/// The keys that are read, each with its place.
+fn set_members<'d>(document: &'d Document<'d>) -> impl Iterator<Item = (String, Value<'d>)> {
+    let keys = document.root().get("keys").into_iter().flat_map(Value::items);
+    keys.take(limits::MAX_KEYS).enumerate().map(|(at, jwk)| (format!("keys[{at}]"), jwk))
+}
+
+/// The number of keys that a set lists.
+fn set_size(document: &Document<'_>) -> usize {
+    document.root().get("keys").map_or(0, |keys| keys.items().count())
 }
 
 /// The value of a member. A member that is null, an empty list or an empty string counts as absent: serializers write these for
@@ -367,6 +387,9 @@ fn wrong(member: &'static str, message: impl Into<String>) -> Unusable {
 fn read_key(jwk: Value<'_>, allowed: &[Alg], symmetric_ok: bool) -> Result<Key, Unusable> {
     if jwk.kind() != Kind::Object {
         return Err(wrong("", "not an object"));
+    }
+    if jwk.contains_repeats() {
+        return Err(wrong("", "has two members of the same name"));
     }
     let family = family(jwk)?;
     check_use(jwk)?;

@@ -100,8 +100,40 @@ fn one_bad_key_spoils_no_set() {
     assert_eq!((read.len(), read.skipped()), (1, 4));
     assert!(KeySet::from_provider("{}", &Alg::ALL).is_err());
     assert!(KeySet::from_provider(&" ".repeat(limits::MAX_JWKS_BYTES + 1), &Alg::ALL).is_err());
-    let many = alloc::vec![json!({ "kty": "x" }); limits::MAX_KEYS + 1];
-    assert!(KeySet::from_provider(&json!({ "keys": many }).to_string(), &Alg::ALL).is_err());
+}
+
+#[test]
+fn surplus_keys_are_left_out() {
+    let mut keys = alloc::vec![json!({ "kty": "x" }); limits::MAX_KEYS - 1];
+    keys.extend([1, 2, 3].map(|seed| TestKey::new("k1", seed).jwk()));
+    let set = fetched(json!(keys));
+    assert_eq!((set.len(), set.skipped()), (1, limits::MAX_KEYS));
+    assert_eq!(reasons(&set).last().unwrap(), "keys: 2 keys after the first 100 are not read");
+    let configured = KeySet::from_config(&json!({ "keys": keys }).to_string(), &Alg::ALL, false).unwrap_err();
+    assert_eq!(configured.len(), 1, "a mistake in a configuration");
+    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----";
+    let map: Value =
+        (0..limits::MAX_KEYS + 1).map(|at| (format!("k{at}"), json!(key))).collect::<serde_json::Map<_, _>>().into();
+    let set = KeySet::from_provider(&map.to_string(), &Alg::ALL).unwrap();
+    assert_eq!((set.len(), reasons(&set).join("")), (100, "keys: 1 keys after the first 100 are not read".into()));
+}
+
+#[test]
+fn key_that_repeats_a_member_is_left_out() {
+    let [good, other] = [1, 2].map(|seed| TestKey::new(if seed == 1 { "k1" } else { "k2" }, seed).jwk().to_string());
+    let repeated = |member: &str| format!("{},{member}}}", &other[..other.len() - 1]);
+    for member in [r#""kid":"k2""#, r#""\u0078":"AA""#, r#""more":[{"a":1,"a":2}]"#] {
+        let set = KeySet::from_provider(&format!(r#"{{"keys":[{},{good}]}}"#, repeated(member)), &Alg::ALL).unwrap();
+        assert_eq!(set.kids().collect::<alloc::vec::Vec<_>>(), [Some("k1")], "{member}");
+        assert_eq!(reasons(&set), ["keys[0]: has two members of the same name"], "{member}");
+    }
+    // Which of two lists is meant cannot be known, nor which of two keys a map names.
+    for text in
+        [format!(r#"{{"keys":[{good}],"keys":[{other}]}}"#), r#"{"k":"-----BEGIN X","k":"-----BEGIN X"}"#.into()]
+    {
+        let problem = KeySet::from_provider(&text, &Alg::ALL).unwrap_err().to_string();
+        assert!(problem.starts_with("an object has two members of the same name"), "{problem}");
+    }
 }
 
 #[test]

@@ -3,10 +3,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::base64url;
 use crate::der::{self, PublicKeyInfo};
 use crate::json::{Kind, Value};
-use crate::keys::KeyProblem;
-use crate::{base64url, limits};
 
 const BEGIN: &str = "-----BEGIN ";
 const CERTIFICATE: &str = "CERTIFICATE";
@@ -31,21 +30,10 @@ impl Pem {
 }
 
 /// The members of a map from key ids to PEM texts; `None` for any other document.
-///
-/// # Errors
-/// More members than a key set may have.
-pub(crate) fn members<'d>(
-    root: Value<'d>,
-) -> Result<Option<impl Iterator<Item = (&'d str, Value<'d>)> + use<'d>>, KeyProblem> {
+pub(crate) fn members<'d>(root: Value<'d>) -> Option<impl Iterator<Item = (&'d str, Value<'d>)> + use<'d>> {
     let is_pem = |value: Value<'_>| value.as_str().is_some_and(|text| text.trim_ascii_start().starts_with(BEGIN));
     let is_set = root.get("keys").is_some_and(|keys| keys.kind() == Kind::Array);
-    if is_set || !root.members().any(|(_, value)| is_pem(value)) {
-        return Ok(None);
-    }
-    if root.members().count() > limits::MAX_KEYS {
-        return Err(KeyProblem::too_many());
-    }
-    Ok(Some(root.members()))
+    (!is_set && root.members().any(|(_, value)| is_pem(value))).then(|| root.members())
 }
 
 /// Decodes the first block of a text. A provider that publishes a chain puts the signing certificate first.

@@ -22,22 +22,34 @@ pub struct Budget {
     pub nodes: usize,
     /// Most members of one object.
     pub members: usize,
-    /// Whether the names of large objects are compared here; else the reader of the document compares them.
-    pub unique: bool,
+    /// What becomes of a repeated member name.
+    pub repeats: Repeats,
+}
+
+/// What becomes of an object two of whose members have the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// The document is refused.
+    Refused,
+    /// It is noted: [`Value::repeats_name`], [`Value::contains_repeats`].
+    Noted,
+    /// The document is refused for a small object; the reader compares the names of large ones.
+    LeftToReader,
 }
 
 impl Budget {
     /// For the parts of a token.
     pub const TOKEN: Self = Self::of(limits::MAX_TOKEN_NODES);
-    /// For a key set.
-    pub const JWKS: Self = Self::of(limits::MAX_JWKS_NODES);
+    /// For a key set, of which one faulty key spoils no other.
+    pub const JWKS: Self = Self { repeats: Repeats::Noted, ..Self::of(limits::MAX_JWKS_NODES) };
     /// For the content of a trust bundle: all epochs of all kinds, and keys.
-    pub const BUNDLE: Self = Self { members: limits::MAX_EPOCHS, unique: false, ..Self::of(limits::MAX_BUNDLE_NODES) };
+    pub const BUNDLE: Self =
+        Self { members: limits::MAX_EPOCHS, repeats: Repeats::LeftToReader, ..Self::of(limits::MAX_BUNDLE_NODES) };
     /// For a plugin configuration.
     pub const CONFIG: Self = Self::of(limits::MAX_CONFIG_NODES);
 
     const fn of(nodes: usize) -> Self {
-        Self { depth: limits::MAX_JSON_DEPTH, nodes, members: nodes, unique: true }
+        Self { depth: limits::MAX_JSON_DEPTH, nodes, members: nodes, repeats: Repeats::Refused }
     }
 }
 
@@ -81,6 +93,8 @@ pub struct Document<'t> {
     text: Cow<'t, str>,
     unescaped: String,
     nodes: Vec<Node>,
+    /// Objects that repeat a member name, if those are noted.
+    repeated: Vec<usize>,
 }
 
 /// `end` is the index after the last node of this value.
@@ -120,8 +134,8 @@ impl<'t> Document<'t> {
     /// [`JsonError`] when it is not strict JSON or over the budget.
     pub fn parse(bytes: Vec<u8>, budget: Budget) -> Result<Self, JsonError> {
         let text = String::from_utf8(bytes).map_err(|_| JsonError::Encoding)?;
-        let (nodes, unescaped) = read::nodes(&text, budget)?;
-        Ok(Self { text: Cow::Owned(text), unescaped, nodes })
+        let read::Read { nodes, unescaped, repeated, .. } = read::document(&text, budget)?;
+        Ok(Self { text: Cow::Owned(text), unescaped, nodes, repeated })
     }
 
     /// Reads a whole text that stays where it is.
@@ -129,8 +143,8 @@ impl<'t> Document<'t> {
     /// # Errors
     /// [`JsonError`] when it is not strict JSON or over the budget.
     pub fn lent(text: &'t str, budget: Budget) -> Result<Self, JsonError> {
-        let (nodes, unescaped) = read::nodes(text, budget)?;
-        Ok(Self { text: Cow::Borrowed(text), unescaped, nodes })
+        let read::Read { nodes, unescaped, repeated, .. } = read::document(text, budget)?;
+        Ok(Self { text: Cow::Borrowed(text), unescaped, nodes, repeated })
     }
 
     /// The outermost value.
@@ -204,6 +218,19 @@ impl<'d> Value<'d> {
             NodeKind::Array => Kind::Array,
             NodeKind::Object => Kind::Object,
         }
+    }
+
+    /// Whether two members of this object have the same name, in a document that notes those.
+    #[must_use]
+    pub fn repeats_name(self) -> bool {
+        self.document.repeated.contains(&self.at)
+    }
+
+    /// Whether this or an object inside it repeats a member name, in a document that notes those.
+    #[must_use]
+    pub fn contains_repeats(self) -> bool {
+        let inside = self.at..self.node().end;
+        self.document.repeated.iter().any(|object| inside.contains(object))
     }
 
     /// The text of a string.

@@ -6,29 +6,32 @@ use core::fmt;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
-use super::{Budget, JsonError, Node, NodeKind, Span};
+use super::{Budget, JsonError, Node, NodeKind, Repeats, Span};
 use crate::limits;
 
 /// Names and values of tokens are rarely shorter, quotes and commas included: so there is room for all nodes at once.
 const LEAST_BYTES_A_NODE: usize = 6;
 
-/// The nodes of a text, and the strings that had escapes.
-pub(super) fn nodes(text: &str, budget: Budget) -> Result<(Vec<Node>, String), JsonError> {
+/// The nodes of a text, with what belongs to them.
+pub(super) fn document(text: &str, budget: Budget) -> Result<Read, JsonError> {
     let read = read(text, budget).or_else(|error| match error {
         JsonError::Syntax { .. } => self::read(&within_range(text).ok_or(error)?, budget),
         JsonError::Encoding | JsonError::DuplicateName | JsonError::TooDeep | JsonError::TooBig => Err(error),
     });
-    let Read { mut nodes, unescaped, decimals } = read?;
-    if decimals {
-        place_decimals(&mut nodes, text);
+    let mut read = read?;
+    if read.decimals {
+        place_decimals(&mut read.nodes, text);
     }
-    Ok((nodes, unescaped))
+    Ok(read)
 }
 
 /// What was read of a text.
-struct Read {
-    nodes: Vec<Node>,
-    unescaped: String,
+pub(super) struct Read {
+    pub(super) nodes: Vec<Node>,
+    /// Strings that had escapes.
+    pub(super) unescaped: String,
+    /// Objects that repeat a member name, if those are noted.
+    pub(super) repeated: Vec<usize>,
     /// Whether a number has to be found again in the text.
     decimals: bool,
 }
@@ -36,12 +39,23 @@ struct Read {
 fn read(text: &str, budget: Budget) -> Result<Read, JsonError> {
     let likely = text.len().div_ceil(LEAST_BYTES_A_NODE).min(limits::MAX_TOKEN_NODES);
     let nodes = Vec::with_capacity(likely);
-    let mut builder =
-        Builder { text, budget, nodes, unescaped: String::new(), decimals: false, order: Vec::new(), fault: None };
+    let mut builder = Builder {
+        text,
+        budget,
+        nodes,
+        unescaped: String::new(),
+        decimals: false,
+        order: Vec::new(),
+        repeated: Vec::new(),
+        fault: None,
+    };
     let mut source = serde_json::Deserializer::from_str(text);
     let read = AnyValue { builder: &mut builder, depth: 0 }.deserialize(&mut source).and_then(|()| source.end());
     match read {
-        Ok(()) => Ok(Read { nodes: builder.nodes, unescaped: builder.unescaped, decimals: builder.decimals }),
+        Ok(()) => {
+            let Builder { nodes, unescaped, decimals, repeated, .. } = builder;
+            Ok(Read { nodes, unescaped, repeated, decimals })
+        }
         Err(error) => {
             let syntax = JsonError::Syntax { line: error.line(), column: error.column() };
             Err(builder.fault.unwrap_or(syntax))
@@ -137,8 +151,9 @@ struct Builder<'t> {
     unescaped: String,
     /// Whether a number has to be found again in the text.
     decimals: bool,
-    /// Kept for [`Builder::refuse_repeats`], so that all large objects share one allocation.
+    /// Kept for [`Builder::compare_names`], so that all large objects share one allocation.
     order: Vec<usize>,
+    repeated: Vec<usize>,
     fault: Option<JsonError>,
 }
 
@@ -184,8 +199,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Refuses a large object two of whose members have the same name.
-    fn refuse_repeats<E: de::Error>(&mut self, object: usize) -> Result<(), E> {
+    /// Looks for two members of the same name in a large object.
+    fn compare_names<E: de::Error>(&mut self, object: usize) -> Result<(), E> {
         let mut order = core::mem::take(&mut self.order);
         order.clear();
         let end = self.nodes.get(object).map_or(0, |node| node.end);
@@ -196,7 +211,18 @@ impl Builder<'_> {
         }
         let repeats = has_repeats(&mut order, |at| self.string(at).unwrap_or_default());
         self.order = order;
-        if repeats { self.refuse(JsonError::DuplicateName) } else { Ok(()) }
+        if repeats { self.repeated(object) } else { Ok(()) }
+    }
+
+    /// An object has two members of the same name.
+    fn repeated<E: de::Error>(&mut self, object: usize) -> Result<(), E> {
+        if self.budget.repeats != Repeats::Noted {
+            return self.refuse(JsonError::DuplicateName);
+        }
+        if self.repeated.last() != Some(&object) {
+            self.repeated.push(object);
+        }
+        Ok(())
     }
 
     /// Whether the unfinished object at `object` has a member of this name.
@@ -310,8 +336,8 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
             members.next_value_seed(AnyValue { builder: &mut *self.builder, depth })?;
             self.builder.close(at);
         }
-        if count > SMALL_OBJECT && self.builder.budget.unique {
-            self.builder.refuse_repeats(at)?;
+        if count > SMALL_OBJECT && self.builder.budget.repeats != Repeats::LeftToReader {
+            self.builder.compare_names(at)?;
         }
         Ok(())
     }
@@ -320,7 +346,7 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
 /// Most members of an object whose names are compared as they come, without an allocation. Most objects are smaller.
 pub(super) const SMALL_OBJECT: usize = 32;
 
-/// Reads a member's name and refuses one that the object has already.
+/// Reads a member's name and looks whether the object has it already.
 struct Name<'b, 't> {
     builder: &'b mut Builder<'t>,
     object: usize,
@@ -378,7 +404,7 @@ impl<'de> Visitor<'de> for Name<'_, '_> {
 impl Name<'_, '_> {
     fn add<E: de::Error>(self, kind: NodeKind, text: &str) -> Result<(), E> {
         if self.count < SMALL_OBJECT && self.seen.insert(text) && self.builder.has_member(self.object, text) {
-            return self.builder.refuse(JsonError::DuplicateName);
+            self.builder.repeated(self.object)?;
         }
         self.builder.push(kind).map(drop)
     }

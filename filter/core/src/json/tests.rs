@@ -18,6 +18,21 @@ fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
 }
 
 #[test]
+fn repeated_names_are_noted_where_the_reader_wants_them() {
+    let note = |text: &str| {
+        let document = Document::lent(text, Budget::JWKS).unwrap();
+        let [first, second] = ["a", "b"].map(|name| document.root().get(name).unwrap());
+        [document.root().repeats_name(), first.contains_repeats(), second.contains_repeats()]
+    };
+    let many: Vec<String> = (0..=read::SMALL_OBJECT).map(|at| format!("\"m{at}\":1,")).collect();
+    assert_eq!(note(r#"{"a":[{"x":1}],"b":{"x":1,"y":{"x":1}}}"#), [false; 3]);
+    assert_eq!(note(r#"{"a":[{"x":1},{"x":1,"y":[],"\u0078":2}],"b":{}}"#), [false, true, false]);
+    assert_eq!(note(r#"{"a":0,"b":{"y":{"x":1,"x":2},"z":1}}"#), [false, false, true]);
+    assert_eq!(note(&format!(r#"{{"a":0,"b":{{{}"m0":2}}}}"#, many.concat())), [false, false, true]);
+    assert_eq!(note(r#"{"a":0,"b":0,"a":{"x":1}}"#), [true, false, false]);
+}
+
+#[test]
 fn each_of_many_names_may_be_there_once() {
     let names: Vec<String> = (0..2 * read::SMALL_OBJECT).map(|at| format!("claim_{at}")).collect();
     let object = |names: &[String]| {
