@@ -106,7 +106,9 @@ fn rule(changes: Value) -> Value {
 /// A good configuration with a member at its top.
 fn top(name: &str, value: Value) -> Value {
     let mut config = rule(json!({}));
-    config[name] = value;
+    if let Some(config) = config.as_object_mut() {
+        config.insert(name.to_owned(), value);
+    }
     config
 }
 

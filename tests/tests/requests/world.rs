@@ -314,7 +314,7 @@ fn check_challenge(response: &Response, status: u16, code: &str) -> Result<()> {
             ensure!(has("error=\"invalid_token\"") && has(&format!("error_description=\"{code}\"")), "invalid_token");
         }
         (400, "path-not-normalized" | "path-too-long" | "host-malformed" | "host-too-long") => {
-            ensure!(challenge.is_none(), "authentication did not fail")
+            ensure!(challenge.is_none(), "authentication did not fail");
         }
         (400, _) => ensure!(has("error=\"invalid_request\""), "invalid_request"),
         (403, "scope-missing") => ensure!(has("error=\"insufficient_scope\"") && has("scope=\""), "insufficient_scope"),

@@ -87,7 +87,7 @@ fn with_stale_bundles_refused() -> Mesh {
 fn verdict_by_wall_clock(mesh: &mut Mesh, key: &TestKey) -> u16 {
     let now = mesh.host.now().as_secs();
     // A clock at the end or the beginning of time makes no token good.
-    if now < START - 400 * 86_400 || now > START + 500 * 86_400 {
+    if !(START - 400 * 86_400..=START + 500 * 86_400).contains(&now) {
         mesh.host.set_wall_clock(Duration::from_secs(START));
     }
     let now = mesh.host.now().as_secs();
