@@ -32,12 +32,19 @@ impl Group {
         loop {
             let (answer, mut answered) = oneshot::channel();
             self.lock().push((change.clone(), answer));
-            let turn = self.turn.lock().await;
+            // Whoever has been answered needs no turn: a thousand of them would hand it on one by one.
+            let turn = tokio::select! {
+                biased;
+                answer = &mut answered => match answer {
+                    Ok(answer) => return answer,
+                    // Taken along by a request that ended before its transaction did: revoking may be repeated.
+                    Err(_closed) => continue,
+                },
+                turn = self.turn.lock() => turn,
+            };
             loop {
-                // Whoever had the turn before may have taken this change along.
                 match answered.try_recv() {
                     Ok(answer) => return answer,
-                    // By a request that ended before its transaction did: revoking may be repeated.
                     Err(oneshot::error::TryRecvError::Closed) => break,
                     Err(oneshot::error::TryRecvError::Empty) => self.commit_waiting(store, now_ms()).await,
                 }

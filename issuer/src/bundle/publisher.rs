@@ -366,8 +366,13 @@ impl Publisher {
             self.refresh().await?;
             return Ok(version);
         }
-        let turn = self.publishing.lock().await;
-        // What was published meanwhile may hold this change.
+        // Whoever publishes next may take this change along.
+        let mut versions = self.versions();
+        let turn = tokio::select! {
+            biased;
+            _published = versions.wait_for(|published| *published >= version) => return Ok(version),
+            turn = self.publishing.lock() => turn,
+        };
         if self.current.load().version() < version {
             self.pace().await;
             self.refresh().await?;
