@@ -1,5 +1,6 @@
-//! A wall clock that steps while Envoy runs; the monotonic clock stays. Fetches and polls go on in their rhythm, keys and bundles
-//! age by elapsed time, and no request is held longer or released early.
+//! A wall clock that steps while Envoy runs; the monotonic clock stays. Fetches and polls go on in
+//! their rhythm, keys and bundles age by elapsed time, and no request is held longer or released
+//! early.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

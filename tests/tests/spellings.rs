@@ -165,8 +165,9 @@ fn is_guarded(reading: &str) -> bool {
     exact || reading.starts_with("/admin/") || reading.starts_with("/café/") || reading.ends_with(":cancel")
 }
 
-/// Spellings of guarded paths, by every trick that the documents list, and the documented answer: that of the guarded path (401),
-/// or a rejection (400). 200 is for another path, which no upstream may take for the guarded one.
+/// Spellings of guarded paths, by every trick that the documents list, and the documented answer:
+/// that of the guarded path (401), or a rejection (400). 200 is for another path, which no upstream
+/// may take for the guarded one.
 const ATTACKS: [(&str, u16); 38] = [
     ("/%61dmin", 401),
     ("/adm%69n/x", 401),

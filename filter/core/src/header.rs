@@ -26,9 +26,10 @@ impl Header {
     /// Reads the encoded header.
     ///
     /// # Errors
-    /// [`Rejection::HeaderTooLarge`], [`Rejection::TokenMalformed`], [`Rejection::HeaderMalformed`],
-    /// [`Rejection::TokenTooDeep`], [`Rejection::KidTooLong`], [`Rejection::CriticalHeader`],
-    /// [`Rejection::TypeTooLong`], [`Rejection::AlgorithmNotAllowed`] for an algorithm that is unknown or `none`.
+    /// [`Rejection::HeaderTooLarge`], [`Rejection::TokenMalformed`],
+    /// [`Rejection::HeaderMalformed`], [`Rejection::TokenTooDeep`], [`Rejection::KidTooLong`],
+    /// [`Rejection::CriticalHeader`], [`Rejection::TypeTooLong`],
+    /// [`Rejection::AlgorithmNotAllowed`] for an algorithm that is unknown or `none`.
     pub fn parse(encoded: &str) -> Result<Self, Rejection> {
         if encoded.len() > limits::MAX_HEADER_SEGMENT_BYTES {
             return Err(Rejection::HeaderTooLarge);

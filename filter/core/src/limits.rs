@@ -17,7 +17,8 @@ pub const MAX_TOKEN_NODES: usize = MAX_TOKEN_BYTES / 2;
 /// Longest `kid` in bytes (V7). A thumbprint is 43 bytes, a URL-shaped kid of an identity provider around 100.
 pub const MAX_KID_BYTES: usize = 256;
 
-/// Longest `typ` in bytes. The longest that is accepted anywhere is `application/client-authentication+jwt`.
+/// Longest `typ` in bytes. The longest that is accepted anywhere is
+/// `application/client-authentication+jwt`.
 pub const MAX_TYP_BYTES: usize = 64;
 
 /// Largest RSA modulus in bits. Cost grows with the square; nobody publishes JWKs above this.

@@ -41,8 +41,8 @@ impl From<u64> for Moment {
     }
 }
 
-/// The time by which bundles are judged: the time of day at the start, carried on by the monotonic clock, so that a step of
-/// the wall clock changes nothing (ADR 16).
+/// The time by which bundles are judged: the time of day at the start, carried on by the monotonic
+/// clock, so that a step of the wall clock changes nothing (ADR 16).
 ///
 /// INVARIANT: `proven <= estimate`.
 #[derive(Clone, Copy, Debug)]
@@ -66,15 +66,17 @@ impl CarriedTime {
         Self { estimate, proven, read_at: steady }
     }
 
-    /// Range in which the present time lies. Wall clock and carried time may differ: one of them was wrong, the wall clock now
-    /// or the one at the start. The signatures of bundles prove the lower bound, whatever a wall clock says.
+    /// Range in which the present time lies. Wall clock and carried time may differ: one of them
+    /// was wrong, the wall clock now or the one at the start. The signatures of bundles prove the
+    /// lower bound, whatever a wall clock says.
     fn range(self, now: Moment) -> RangeInclusive<u64> {
         let carried = self.at(now.steady);
         let [estimate, proven] = [carried.estimate, carried.proven].map(|time| time.as_secs());
         now.wall_s.min(estimate).max(proven)..=now.wall_s.max(estimate)
     }
 
-    /// The time after a bundle of this `iat` was accepted, for which the present time was found in `range`.
+    /// The time after a bundle of this `iat` was accepted, for which the present time was found in
+    /// `range`.
     fn confirmed(self, now: Moment, range: &RangeInclusive<u64>, iat: u64) -> Self {
         let iat = Duration::from_secs(iat);
         Self {
@@ -196,7 +198,8 @@ impl Trust {
         bundled.chain(fetched).flat_map(KeySet::iter)
     }
 
-    /// How old the bundle in force is: its age when it was accepted and the monotonic time since then.
+    /// How old the bundle in force is: its age when it was accepted and the monotonic time since
+    /// then.
     #[must_use]
     pub fn freshness(&self, now: impl Into<Moment>) -> Freshness {
         let (Some(bundle), Some(time)) = (&self.bundle, self.time) else { return Freshness::default() };

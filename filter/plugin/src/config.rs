@@ -24,7 +24,8 @@ use crate::verify::Hosted;
 /// Envoy hands a `google.protobuf.Struct` on as its binary encoding, unlike what its documentation says (seen in 1.40).
 const NOT_TEXT: &str = "the plugin configuration is not text; give it as a google.protobuf.StringValue that holds JSON";
 
-/// Longest time between two ticks, and how far a step of the wall clock may go unnoticed between them.
+/// Longest time between two ticks, and how far a step of the wall clock may go unnoticed between
+/// them.
 const LONGEST_TICK: Duration = Duration::from_secs(2);
 
 /// Both clocks at a tick.
@@ -45,8 +46,8 @@ impl Ticked {
         self.wall.saturating_sub(earlier.wall) > passed.saturating_add(LONGEST_TICK)
     }
 
-    /// Monotonic time when the wall clock shows `wall`. A request reads one clock, not two: the host is asked only if the time
-    /// of day was changed or the ticks have stopped.
+    /// Monotonic time when the wall clock shows `wall`. A request reads one clock, not two: the
+    /// host is asked only if the time of day was changed or the ticks have stopped.
     pub(crate) fn steady_at(self, wall: Duration, host: &impl Host) -> Duration {
         match wall.checked_sub(self.wall) {
             Some(passed) if passed <= LONGEST_TICK => self.steady.saturating_add(passed),

@@ -148,8 +148,8 @@ impl<H: Host> Engine<H> {
         self.reschedule();
     }
 
-    /// Asks for a confirmation of the bundle at once after the wall clock went ahead: the machine may have slept, and a monotonic
-    /// clock may stand still meanwhile.
+    /// Asks for a confirmation of the bundle at once after the wall clock went ahead: the machine
+    /// may have slept, and a monotonic clock may stand still meanwhile.
     fn notice_jump(&mut self) {
         let Some(active) = &mut self.active else { return };
         let now = Ticked::now(&self.host);
@@ -325,8 +325,8 @@ fn refuse(active: &Active, host: &impl Host, headers: &RequestHeaders, refusal: 
     Flow::Answered
 }
 
-/// False if the proxy refuses to remove the token, which the upstream must not see, or to add an output: the upstream must not
-/// take the request for an anonymous one.
+/// False if the proxy refuses to remove the token, which the upstream must not see, or to add an
+/// output: the upstream must not take the request for an anonymous one.
 fn apply(host: &impl Host, accepted: &Accepted<'_>) -> bool {
     if accepted.remove().is_some_and(|located| !located.remove(host)) {
         return false;

@@ -26,8 +26,9 @@ pub(crate) enum Place {
     Param(Box<str>),
 }
 
-/// Headers that hold one value by definition (RFC 9110 §11.6.2, §11.7.2). A second one is the mark of joined copies. In every other
-/// header a comma separates items (§5.6.1), one of which may be the token: no token has a comma.
+/// Headers that hold one value by definition (RFC 9110 §11.6.2, §11.7.2). A second one is the mark
+/// of joined copies. In every other header a comma separates items (§5.6.1), one of which may be
+/// the token: no token has a comma.
 const SINGLE: [&str; 2] = ["authorization", "proxy-authorization"];
 
 impl Place {
@@ -102,7 +103,8 @@ impl<'a> Located<'a> {
         std::iter::once(first).chain(others.iter().filter(|entry| entry.place != first.place).filter(holds))
     }
 
-    /// Takes the token out of the request, wherever it is. False if the proxy refuses: the request must not go on then.
+    /// Takes the token out of the request, wherever it is. False if the proxy refuses: the request
+    /// must not go on then.
     #[must_use]
     pub(crate) fn remove(&self, host: &impl Host) -> bool {
         let mut path = None;

@@ -75,7 +75,8 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// Number of lines left out since the last one, if a line may be written at `now` on a monotonic clock.
+    /// Number of lines left out since the last one, if a line may be written at `now` on a
+    /// monotonic clock.
     pub(crate) fn admit(&self, now: Duration) -> Option<u32> {
         let passed = |last: Duration| now.saturating_sub(last) >= LINE_EVERY;
         if self.last.get().is_none_or(passed) {

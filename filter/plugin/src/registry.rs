@@ -29,7 +29,8 @@ thread_local! {
     static START: Cell<Option<Moment>> = const { Cell::new(None) };
 }
 
-/// Returns the clocks at this VM's first configuration, so that a later one does not start from a wall clock that was changed.
+/// Returns the clocks at this VM's first configuration, so that a later one does not start from a
+/// wall clock that was changed.
 pub(crate) fn start(host: &impl Host) -> Moment {
     let start = START.get().unwrap_or_else(|| host.moment());
     START.set(Some(start));

@@ -331,7 +331,8 @@ pub fn seal(mut signing_input: String, signature: &[u8]) -> String {
 /// Reads a bundle whose signature verifies under a pinned key and whose times fit; whether it may replace what the
 /// filter has is for [`Snapshot::apply`] to say. Also returns the pinned key.
 ///
-/// The present time (Unix seconds) lies in the range `now`. A bundle is out of date if it is so at every time of the range.
+/// The present time (Unix seconds) lies in the range `now`. A bundle is out of date if it is so at
+/// every time of the range.
 ///
 /// # Errors
 /// [`BundleError`], with nothing of the content believed before the signature.

@@ -314,7 +314,8 @@ fn wrong_prefix(prefix: &str) -> Option<&'static str> {
     prefix.contains(',').then_some("can never match: a comma separates the items of a header; remove it")
 }
 
-/// Returns whether a cookie may have this name: a name ends at the first `=`, and blanks around it are no part of it.
+/// Returns whether a cookie may have this name: a name ends at the first `=`, and blanks around it
+/// are no part of it.
 fn is_cookie_name(name: &str) -> bool {
     name.trim() == name && !name.bytes().any(|byte| matches!(byte, b'=' | b';') || byte.is_ascii_control())
 }

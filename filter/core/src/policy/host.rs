@@ -16,7 +16,8 @@ pub struct Authority<'a> {
     defaults: DefaultPorts,
 }
 
-/// Ports that an authority without port may stand for: those of the schemes that the request may have.
+/// Ports that an authority without port may stand for: those of the schemes that the request may
+/// have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DefaultPorts {
     http: bool,
@@ -27,8 +28,8 @@ impl DefaultPorts {
     /// Those of a request whose scheme is not known.
     pub const UNKNOWN: Self = Self { http: true, https: true };
 
-    /// Those of the schemes that a request states: `:scheme`, which a client may choose, and `x-forwarded-proto`. If the two
-    /// differ, either may be right.
+    /// Those of the schemes that a request states: `:scheme`, which a client may choose, and
+    /// `x-forwarded-proto`. If the two differ, either may be right.
     pub fn of<'v>(schemes: impl Iterator<Item = &'v [u8]>) -> Self {
         let mut ports = Self { http: false, https: false };
         for scheme in schemes {
@@ -122,7 +123,8 @@ fn is_name_text(text: &str) -> bool {
 }
 
 /// A host pattern. Case does not matter. A pattern without port matches any port, or none; one with
-/// a port matches requests that name that port, or name none and whose scheme has that default port.
+/// a port matches requests that name that port, or name none and whose scheme has that default
+/// port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     name: Name<Word>,

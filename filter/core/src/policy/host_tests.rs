@@ -56,7 +56,8 @@ fn host_pattern_spares_other_hosts() {
     }
 }
 
-/// Whether a pattern is sure to match an authority, and whether it may, under the schemes that a request states.
+/// Whether a pattern is sure to match an authority, and whether it may, under the schemes that a
+/// request states.
 fn under(schemes: &[&str], pattern: &str, authority: &str) -> [bool; 2] {
     let pattern = Host::parse(pattern).unwrap();
     let mut authority = Authority::parse(authority).unwrap();

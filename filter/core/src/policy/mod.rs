@@ -125,7 +125,8 @@ impl CanonicalRequest<'_> {
         &self.path
     }
 
-    /// States the ports that an authority without port may stand for. All default ports, if this is not called.
+    /// States the ports that an authority without port may stand for. All default ports, if this is
+    /// not called.
     #[must_use]
     pub fn with_default_ports(mut self, ports: DefaultPorts) -> Self {
         if let Some(host) = &mut self.host {
@@ -317,7 +318,8 @@ impl Policy {
         Ok(CanonicalRequest { method: request.method, host, path })
     }
 
-    /// Returns whether the scheme of a request decides: it names no port, and a rule compares ports.
+    /// Returns whether the scheme of a request decides: it names no port, and a rule compares
+    /// ports.
     #[must_use]
     pub fn needs_scheme(&self, request: &CanonicalRequest<'_>) -> bool {
         self.route_rules.compares_ports && request.host.as_ref().is_some_and(|host| !host.has_port())

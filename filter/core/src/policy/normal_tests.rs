@@ -201,7 +201,8 @@ fn decide(policy: &Policy, path: &str) -> Result<(), Rejection> {
     policy.authorize(&request, anonymous, Freshness::default()).map_err(|denied| denied.rejection)
 }
 
-/// Compares the decisions of a DENY rule and of `notPaths` about one spelling with what its reading demands.
+/// Compares the decisions of a DENY rule and of `notPaths` about one spelling with what its reading
+/// demands.
 fn decides_by_reading(
     slashes: EscapedSlashes,
     kind: u8,

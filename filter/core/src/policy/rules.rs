@@ -91,7 +91,8 @@ pub enum Key {
     DelegationDepth,
 }
 
-/// Returns whether this can be meant as a claim's name. Quotes and blanks around it are not: they would be part of the name.
+/// Returns whether this can be meant as a claim's name. Quotes and blanks around it are not: they
+/// would be part of the name.
 pub(crate) fn is_claim_name(name: &str) -> bool {
     let quoted = |quote: char| name.starts_with(quote) || name.ends_with(quote);
     !name.is_empty() && name.trim() == name && !name.contains(['[', ']']) && !quoted('"') && !quoted('\'')
@@ -240,7 +241,8 @@ impl Operation {
         self.methods.matches(request.method) && host && self.paths.matches(&request.path)
     }
 
-    /// If the scheme leaves open which port an absent port is, DENY rules match and ALLOW rules do not.
+    /// If the scheme leaves open which port an absent port is, DENY rules match and ALLOW rules do
+    /// not.
     fn matches_host(&self, host: &Authority<'_>, action: Action) -> bool {
         let Match { any, none } = &self.hosts;
         let (sure, possible) = (|pattern: &Host| pattern.matches(host), |pattern: &Host| pattern.may_match(host));

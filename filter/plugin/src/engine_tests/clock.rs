@@ -141,7 +141,8 @@ fn new_configuration_keeps_the_time_of_the_old() {
         mesh.host.set_wall_clock(step);
         mesh.tick_after(2_000);
         assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 503, "{step:?}");
-        // Another issuer's bundle starts from this VM's first reading of the clocks, not from the stepped one.
+        // Another issuer's bundle starts from this VM's first reading of the clocks, not from the
+        // stepped one.
         let other = TestKey::new("other", 97);
         assert!(mesh.configure(&bundle_config(json!({ "keys": [other.jwk()] }), json!({}))));
         mesh.tick_after(1);
