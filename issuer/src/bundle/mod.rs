@@ -2,6 +2,7 @@
 
 mod acknowledgement;
 mod answers;
+mod book;
 mod elsewhere;
 mod endpoint;
 mod group;
@@ -16,6 +17,7 @@ mod worker;
 pub(crate) use elsewhere::Elsewhere;
 pub(crate) use endpoint::{PATH, routes, waits};
 pub(crate) use loss::{PRUNE_SPREAD_S, unproven};
+pub(crate) use proxies::Behind;
 pub use proxies::{Contact, Counted, LIVE_S, Live, Presence, Proxies, SETTLE_S};
 pub use published::{KeySetDocument, Published};
 pub use publisher::{Answer, Base, FRESH_MS, Publisher, SyncError};

@@ -1,15 +1,15 @@
 //! Workers of proxies, what each has proved to hold, and until when it may act on it (ADR 23). Every worker is recorded in the
 //! database before it is given a bundle, so that other replicas, and this one after a restart, know it too.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use meshseal_core::policy::StalenessBound;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 
+use super::book::Book;
 use super::worker::{ProxyRecord, Validity, Worker};
-use crate::clock::{Clock, Time};
+use crate::clock::Clock;
 use crate::store::{Store, StoreError};
 
 /// Seconds after its last contact for which a proxy counts as reachable: its longest back-off (10 s) and some to spare.
@@ -65,6 +65,17 @@ pub struct Counted {
     pub reachable: bool,
 }
 
+/// Workers that count and lack a version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// How many of them poll, or did so lately.
+    pub(crate) pending: usize,
+    /// How many do not.
+    pub(crate) unreachable: usize,
+    /// By node.
+    pub(crate) named: Vec<Counted>,
+}
+
 /// The workers that count at a moment: those that poll, and those that may still act on a bundle that they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Live {
@@ -95,51 +106,6 @@ impl Live {
     #[must_use]
     pub fn holding(&self, version: u64) -> usize {
         self.proxies.iter().filter(|proxy| proxy.record.version >= version).count()
-    }
-}
-
-/// State behind the lock.
-#[derive(Default)]
-struct Book {
-    workers: HashMap<u64, Worker>,
-    /// Version and worker of each entry, so that the lowest version is at hand however many there are.
-    by_version: BTreeSet<(u64, u64)>,
-    /// Steady second in which the book was last swept.
-    swept_at: Option<u64>,
-}
-
-impl Book {
-    /// Changes an entry, which must exist or be wanted new, and keeps the order.
-    fn change<T>(&mut self, id: u64, change: impl FnOnce(&mut Worker) -> T) -> T {
-        let worker = self.workers.entry(id).or_default();
-        let before = worker.version;
-        let result = change(worker);
-        if worker.version != before {
-            self.by_version.remove(&(before, id));
-        }
-        self.by_version.insert((worker.version, id));
-        result
-    }
-
-    fn remove(&mut self, id: u64) {
-        if let Some(worker) = self.workers.remove(&id) {
-            self.by_version.remove(&(worker.version, id));
-        }
-    }
-
-    /// Drops those that count no more, at most once a second.
-    fn sweep(&mut self, now: Time) {
-        let second = now.steady_ms / 1000;
-        if self.swept_at == Some(second) {
-            return;
-        }
-        self.swept_at = Some(second);
-        let gone: Vec<u64> = self.workers.iter().filter(|(_, worker)| !worker.counts(now)).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|id| self.remove(id));
-    }
-
-    fn floor(&self) -> u64 {
-        self.by_version.first().map_or(u64::MAX, |(version, _)| *version)
     }
 }
 
@@ -361,20 +327,31 @@ impl Proxies {
     /// The workers that count and hold less than a version, by node.
     #[must_use]
     pub fn below(&self, version: u64) -> Vec<Counted> {
+        self.behind(version, usize::MAX).named
+    }
+
+    /// Those that count and hold less than a version. Every one that does not poll is named, and `most` of
+    /// the others.
+    #[must_use]
+    pub(crate) fn behind(&self, version: u64, most: usize) -> Behind {
         let now = self.clock.read();
         let mut book = self.lock();
         book.sweep(now);
         self.tell_floor(&book);
-        let behind = book.by_version.range(..(version, 0));
-        let counted =
-            |id: u64, worker: &Worker| Counted { record: worker.record(id, now), reachable: worker.is_reachable(now) };
-        let mut proxies: Vec<Counted> =
-            behind.filter_map(|(_, id)| book.workers.get(id).map(|worker| counted(*id, worker))).collect();
+        let unreachable = book.unreachable(version, now);
+        let pending = book.count_below(version).saturating_sub(unreachable.len());
+        let counted = |id: u64| {
+            let worker = book.workers.get(&id)?;
+            Some(Counted { record: worker.record(id, now), reachable: worker.is_reachable(now) })
+        };
+        let polling = book.below(version).filter(|id| !unreachable.contains(id)).take(most);
+        let mut named: Vec<Counted> = unreachable.iter().copied().chain(polling).filter_map(counted).collect();
+        let unreachable = unreachable.len();
         drop(book);
-        proxies.sort_by(|one, other| {
+        named.sort_by(|one, other| {
             (&one.record.node, &one.record.worker).cmp(&(&other.record.node, &other.record.worker))
         });
-        proxies
+        Behind { pending, unreachable, named }
     }
 
     /// How many workers count.
@@ -443,9 +420,7 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         let now = self.proxies.clock.read();
-        if let Some(worker) = self.proxies.lock().workers.get_mut(&self.worker) {
-            worker.leave(now);
-        }
+        self.proxies.lock().leave(self.worker, now);
     }
 }
 

@@ -236,3 +236,20 @@ fn pins_are_counted_by_statement() {
     let _both_now = proxies.enter(&pinning(2, "new,old"));
     assert_eq!(pins("new"), (2, 0));
 }
+
+#[test]
+fn of_pending_workers_a_receipt_names_the_first() {
+    let (clock, proxies) = proxies_of(300);
+    let mut held: Vec<Presence> = (0..300).map(|worker| proxies.enter(&holds(worker, 7))).collect();
+    held.iter().for_each(|present| present.gave(Validity { issued_at: 1_000, not_after: 1_000 + NOT_AFTER_S }));
+    let sizes = |version| {
+        let behind = proxies.behind(version, 100);
+        (behind.pending, behind.unreachable, behind.named.len())
+    };
+    assert_eq!((sizes(7), sizes(8)), ((0, 0, 0), (300, 0, 100)));
+    held.truncate(297);
+    clock.advance(LIVE_S + 1);
+    assert_eq!(sizes(8), (297, 3, 103), "all that are unreachable");
+    held.push(proxies.enter(&holds(0, 9)));
+    assert_eq!(sizes(8), (296, 3, 103));
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use crate::bundle::{Counted, UNBOUNDED};
+use crate::bundle::{Behind, Counted, UNBOUNDED};
 use crate::issuer::Issuer;
 
 /// How often other replicas' records are read while a receipt waits.
@@ -13,6 +13,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Most receipts that wait at a time. Above that, a receipt says at once how things stand.
 pub(crate) const MAX_WAITING: usize = 256;
+
+/// Most pending workers that a receipt names: right after a revocation all are. `meshseal proxies list`
+/// names every one.
+const MOST_PENDING_NAMED: usize = 100;
 
 /// How far a revocation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +49,8 @@ pub struct Receipt {
     pub proxies: usize,
     /// Milliseconds waited.
     pub elapsed_ms: u64,
-    /// The workers that have not confirmed; `None` for a caller who may not know them.
+    /// The workers that have not confirmed: all that are unreachable, and the first hundred that are pending.
+    /// `None` for a caller who may not know them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<Vec<Laggard>>,
 }
@@ -111,11 +116,10 @@ impl Receipt {
 
     /// States how things stand.
     fn now(issuer: &Issuer, version: u64, all_known: bool, elapsed: Duration) -> Self {
-        let behind: Vec<Laggard> = issuer.proxies.below(version).into_iter().map(Laggard::of).collect();
-        let unreachable = behind.iter().filter(|laggard| laggard.state == "unreachable").count();
-        let (pending, proxies) = (behind.len().saturating_sub(unreachable), issuer.proxies.count());
+        let Behind { pending, unreachable, named } = issuer.proxies.behind(version, MOST_PENDING_NAMED);
+        let (behind, proxies) = (pending.saturating_add(unreachable), issuer.proxies.count());
         let all_known = all_known && !issuer.may_lack_workers() && !issuer.proxies.too_many();
-        let state = match (all_known, behind.is_empty()) {
+        let state = match (all_known, behind == 0) {
             (false, _) => ReceiptState::Unknown,
             (true, true) => ReceiptState::Complete,
             (true, false) => ReceiptState::Incomplete,
@@ -124,12 +128,12 @@ impl Receipt {
             version,
             state,
             complete: state == ReceiptState::Complete,
-            confirmed: proxies.saturating_sub(behind.len()),
+            confirmed: proxies.saturating_sub(behind),
             pending,
             unreachable,
             proxies,
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            waiting_for: Some(behind),
+            waiting_for: Some(named.into_iter().map(Laggard::of).collect()),
         }
     }
 

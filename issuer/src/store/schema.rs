@@ -160,9 +160,10 @@ mod tests {
         for (mark, number, text, usable) in [
             (mark(0, 0), 0, "0", true),
             (mark(2, 2), 2, "2", true),
-            (mark(3, 3), 3, "3", false),
             (mark(3, 2), 0x2_0003, "3 2", true),
-            (mark(9, 3), 0x3_0009, "9 3", false),
+            (mark(4, 4), 4, "4", false),
+            (mark(9, 3), 0x3_0009, "9 3", true),
+            (mark(9, 4), 0x4_0009, "9 4", false),
         ] {
             assert_eq!((mark.number(), mark.to_string().as_str(), mark.is_usable()), (number, text, usable));
             assert_eq!((Mark::from_number(number), Mark::parse(text)), (mark, Some(mark)));
