@@ -89,7 +89,6 @@ async fn follow(issuer: Arc<Issuer>) {
     let mut clock = Health("the clock", true);
     let mut consulted_s = None;
     while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
-        issuer.publisher.pace().await;
         health.turned(&follow_once(&issuer).await);
         let time = issuer.clock.read();
         // Once a second: an offset, unlike the state, changes slowly.
@@ -107,7 +106,7 @@ async fn follow(issuer: Arc<Issuer>) {
 /// [`StoreError`]; it is tried again next time.
 pub async fn follow_once(issuer: &Issuer) -> Result<(), StoreError> {
     let known = issuer.indices.highest();
-    let head = issuer.publisher.refresh().await?;
+    let head = issuer.publisher.follow().await?;
     issuer.indices.saw(head.next_index, known);
     Ok(())
 }
@@ -120,9 +119,11 @@ async fn keep(issuer: Arc<Issuer>) {
             () = issuer.keeper_wanted.notified() => {}
             _ = ticks.tick() => {}
         }
-        // It publishes what it finds.
-        issuer.publisher.pace().await;
-        health.turned(&issuer.keeper.round(&issuer).await);
+        let round = async {
+            let head = issuer.publisher.follow().await?;
+            issuer.keeper.round_from(&issuer, head).await
+        };
+        health.turned(&round.await);
     }
     let _gone_anyway = timeout(END_PATIENCE, issuer.keeper.resign(&issuer)).await;
 }

@@ -11,14 +11,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
 /// The same for each poll that waits, if that is longer: it is answered, and asks again. So
-/// publications take a good half of a core, however many workers there are.
-const POLL_COST: Duration = Duration::from_micros(75);
+/// publications take half of a core, however many workers there are.
+const POLL_COST: Duration = Duration::from_micros(120);
 
 /// Polls that are answered without a delay.
 const AT_ONCE: u32 = 256;
 
 /// Time between the answers to two further polls. Other requests are served between them.
-const ANSWER_EVERY: Duration = Duration::from_micros(40);
+const ANSWER_EVERY: Duration = Duration::from_micros(80);
 
 /// The pace of one replica.
 #[derive(Default)]

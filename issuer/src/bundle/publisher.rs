@@ -228,6 +228,17 @@ impl Publisher {
         said
     }
 
+    /// The same when the next publication is due: whatever revocations it finds have waited for that.
+    ///
+    /// # Errors
+    /// As [`Publisher::refresh`].
+    pub async fn follow(&self) -> Result<Head, StoreError> {
+        // One at a time, or each would publish a little more than the one before.
+        let _turn = self.publishing.lock().await;
+        self.pace().await;
+        self.refresh().await
+    }
+
     /// Asks the database. Once it has lost records of workers, an incident tells every replica that receipts may lack some.
     async fn ask_twice(&self, opened: &mut Opened) -> Result<Head, StoreError> {
         let head = self.ask(opened).await?;
@@ -382,7 +393,7 @@ impl Publisher {
     }
 
     /// Waits until the next publication of revocations is due.
-    pub(crate) async fn pace(&self) {
+    async fn pace(&self) {
         self.pace.next(self.versions.receiver_count()).await;
     }
 

@@ -192,6 +192,15 @@ impl Keeper {
     /// # Errors
     /// [`KeeperError`].
     pub async fn round(&self, issuer: &Issuer) -> Result<(), KeeperError> {
+        let head = issuer.publisher.refresh().await?;
+        self.round_from(issuer, head).await
+    }
+
+    /// The same, by what the database has just told.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub async fn round_from(&self, issuer: &Issuer, mut head: Head) -> Result<(), KeeperError> {
         if !self.leads(issuer).await? {
             self.timekeeper.leave();
             // Each replica may sign tokens that live longer than those of the leader, while configurations differ.
@@ -200,10 +209,10 @@ impl Keeper {
         }
         self.timekeeper.mark(&*issuer.store, &*issuer.clock, issuer.master(), false).await?;
         for _ in 0..STEPS_A_ROUND {
-            let head = issuer.publisher.refresh().await?;
             if !self.step(issuer, head).await? {
                 break;
             }
+            head = issuer.publisher.refresh().await?;
         }
         Ok(self.prune(issuer).await?)
     }
