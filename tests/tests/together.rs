@@ -131,7 +131,7 @@ fn receipt_is_true_of_listener_that_the_issuer_never_heard_of() -> Result<()> {
         let pins = issuer.pins()?;
         let plugin = |cluster: &str| {
             json!({
-                "trustBundle": {"cluster": cluster, "keys": pins},
+                "trustBundle": {"cluster": cluster, "pollToken": issuer.poll_token(), "keys": pins},
                 "jwtRules": [{"issuer": issuer.url(), "audiences": ["orders"], "trustBundle": true}],
             })
         };
