@@ -164,12 +164,13 @@ async fn catch_up(issuer: &Issuer, have: u64, proven: bool) -> Result<(), Proble
 async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<&'static str, Problem> {
     let deadline = Instant::now() + wait;
     let mut versions = issuer.publisher.versions();
+    let waited = Some(*versions.borrow()) == have;
     let newer = versions.wait_for(|version| Some(*version) != have);
     let came = tokio::select! {
         came = timeout_at(deadline, newer) => matches!(came, Ok(Ok(_))),
         () = issuer.ending.cancelled() => false,
     };
-    if came && have.is_some() {
+    if came && waited {
         issuer.publisher.stagger().await;
     }
     Ok(match (came, have) {

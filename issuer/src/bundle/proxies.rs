@@ -207,7 +207,11 @@ impl Proxies {
             let Some(id) = record.id() else { continue };
             if record.accepts_until > 0 {
                 book.change(id, |worker| worker.learn(record, now));
-            } else if book.workers.get(&id).is_some_and(|worker| worker.last_seen(now) <= record.seen_at) {
+            } else if book
+                .workers
+                .get(&id)
+                .is_some_and(|worker| worker.waiting == 0 && worker.last_seen(now) <= record.seen_at)
+            {
                 book.remove(id);
             }
         }
@@ -364,7 +368,10 @@ impl Proxies {
     pub(crate) fn drop_gone(&self, workers: &[String]) {
         let mut book = self.lock();
         for id in workers.iter().filter_map(|worker| u64::from_str_radix(worker, 16).ok()) {
-            book.remove(id);
+            // One that polls again is not gone.
+            if book.workers.get(&id).is_some_and(|worker| worker.waiting == 0) {
+                book.remove(id);
+            }
         }
         self.tell_floor(&book);
     }

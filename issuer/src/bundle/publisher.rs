@@ -264,7 +264,7 @@ impl Publisher {
 
     async fn ask(&self, opened: &mut Opened) -> Result<Head, StoreError> {
         let (asked_ms, asked) = (self.clock.steady_ms(), self.clock.now());
-        let head = match self.store.head().await {
+        let mut head = match self.store.head().await {
             // The state row is wrong: a look at all rows names the others, once.
             Err(StoreError::Tampered(rows)) if self.tampered.load().is_none() => {
                 self.store.load().await?;
@@ -272,15 +272,18 @@ impl Publisher {
             }
             head => head?,
         };
-        if self.incident.load().as_deref() != head.incident.as_ref() {
-            self.incident.store(head.incident.clone().map(Arc::new));
-        }
+        self.note_incident(&head);
         let is_new = head.version != self.current.load().version();
         let is_due = asked_ms >= self.proven_ms.load(Ordering::Relaxed).saturating_add(PROVE_EVERY_MS);
         if is_new || is_due {
             let persisted = self.load_whole(is_due).await?;
             if is_due {
                 self.proven_ms.store(asked_ms, Ordering::Relaxed);
+            }
+            if persisted.version != head.version {
+                // What was lost may have been restored, which is an incident: no receipt may miss it.
+                head = self.store.head().await?;
+                self.note_incident(&head);
             }
             if persisted.version == self.current.load().version() {
                 self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
@@ -297,6 +300,12 @@ impl Publisher {
         self.confirmed_ms.store(asked_ms, Ordering::Relaxed);
         self.vouched.store(asked, Ordering::Relaxed);
         Ok(head)
+    }
+
+    fn note_incident(&self, head: &Head) {
+        if self.incident.load().as_deref() != head.incident.as_ref() {
+            self.incident.store(head.incident.clone().map(Arc::new));
+        }
     }
 
     /// Loads what the database holds; `is_due` to read and prove every row. Whatever it lost and this

@@ -52,7 +52,8 @@ pub async fn stored_mark(store: &dyn Store, clock: &dyn Clock, master: &MasterKe
             ClockMark { seen_ms: time.now_ms, boot, steady_ms: time.steady_ms, ..ClockMark::default() }
         } else {
             tracing::error!("the clock mark is missing or lacks its MAC; entries are kept for longer");
-            ClockMark::unobserved(time.now_ms)
+            let latest_ms = time.database.map_or(u64::MAX, |database| database.latest_ms);
+            ClockMark::unobserved(time.now_ms.min(latest_ms))
         };
         // Another replica may have made it.
         if store.replace(NAME, &text, &sealed(&mark, master)).await? {

@@ -186,12 +186,14 @@ async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<D
 async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Done, OAuthError> {
     let Some(index) = index_of(&jti) else { return Ok(Done::nothing("token", "jti-without-index")) };
     // An index that was never used would revoke a future token of any client.
-    let unused = issuer.store.lease_indices(1, 0).await?.start;
+    let unused = issuer.store.lease_indices(1, 0).await?.start.max(issuer.indices.highest());
     if index >= unused {
         return Ok(Done::nothing("token", "jti-unknown").advising("no token has this jti yet; is it misspelt?"));
     }
     let oldest_ms = certain_time(issuer).await?.saturating_sub(MAX_TOKEN_LIFE_S).saturating_mul(1_000);
-    if index < index_floor(oldest_ms.saturating_sub(MAX_BLOCK_AGE_MS + CLOCK_SPREAD_MS)) {
+    // Earlier programs used blocks for as long as they ran. For a day after an upgrade, time lags.
+    let lags = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?.lag_ms > 0;
+    if !lags && index < index_floor(oldest_ms.saturating_sub(MAX_BLOCK_AGE_MS + CLOCK_SPREAD_MS)) {
         return Ok(Done::nothing("token", "jti-expired")
             .advising("no living token is as old as this jti; is it misspelt, or of another issuer?"));
     }

@@ -21,22 +21,22 @@ pub(super) async fn apply(
     change: &Change,
     now_ms: u64,
 ) -> Result<u64, StoreError> {
-    apply_at(transaction, keys, change, now_ms, None).await
+    apply_at(transaction, keys, change, now_ms, &mut None).await
 }
 
-/// The same. Where this version was made earlier in this transaction, the change belongs to it.
+/// The same. `made` is the version that this transaction has made: what only revokes belongs to it, too.
 pub(super) async fn apply_at(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
     change: &Change,
     now_ms: u64,
-    shared: Option<u64>,
+    made: &mut Option<u64>,
 ) -> Result<u64, StoreError> {
     let state = State::lock(transaction, keys).await?;
     if change.expected_version.is_some_and(|expected| expected != state.version) {
         return Err(StoreError::Conflict);
     }
-    let is_shared = shared == Some(state.version) && change.only_revokes();
+    let is_shared = *made == Some(state.version) && change.only_revokes();
     let next = now_ms
         .max(state.version.saturating_add(1))
         .max(change.merge.iter().max().map_or(0, |lost| lost.saturating_add(1)))
@@ -65,6 +65,7 @@ pub(super) async fn apply_at(
     state.next_index = state.next_index.max(change.next_index);
     if !is_shared {
         state.advance(version, &change.merge);
+        *made = Some(version);
     }
     state.save(transaction, keys).await?;
     Ok(version)

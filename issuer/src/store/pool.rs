@@ -1,7 +1,7 @@
 //! Connections and transactions. A connection is used again only after its transaction ended as it
 //! should.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,8 +61,10 @@ pub(super) struct Pool {
     permits: Semaphore,
     idle: Mutex<Vec<Held>>,
     max_age: Duration,
-    /// Whether the write-ahead log of a SQLite file may hold a destroyed key. At the start it may.
-    log_is_due: AtomicBool,
+    /// How many times a key was destroyed, the start included: a run before may have destroyed one.
+    destroyed: AtomicU64,
+    /// How many of those the write-ahead log of a SQLite file was emptied after.
+    emptied: AtomicU64,
 }
 
 struct Held {
@@ -80,8 +82,8 @@ impl Pool {
         // No bound for a file: a new connection to it reaches no other server.
         let (connections, max_age) = if file.is_some() { (1, Duration::MAX) } else { (CONNECTIONS, max_age) };
         let (permits, idle) = (Semaphore::new(connections), Mutex::default());
-        let log_is_due = AtomicBool::new(file.is_some());
-        Ok(Self { file, hosts, preferred: AtomicUsize::new(0), permits, idle, max_age, log_is_due })
+        let (destroyed, emptied) = (AtomicU64::new(1), AtomicU64::new(0));
+        Ok(Self { file, hosts, preferred: AtomicUsize::new(0), permits, idle, max_age, destroyed, emptied })
     }
 
     /// Returns whether the database is a SQLite file.
@@ -111,20 +113,21 @@ impl Pool {
 
     /// Notes that the write-ahead log of a SQLite file holds the page of a destroyed key.
     pub(super) fn log_holds_key(&self) {
-        self.log_is_due.store(self.is_file(), Ordering::SeqCst);
+        self.destroyed.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Empties the write-ahead log if it may hold a destroyed key. Returns whether it holds none now:
     /// while another program reads, SQLite keeps the log.
     pub(super) async fn empty_log(&self) -> Result<bool, Outage> {
-        if !self.log_is_due.swap(false, Ordering::SeqCst) {
+        let destroyed = self.destroyed.load(Ordering::SeqCst);
+        if !self.is_file() || self.emptied.load(Ordering::SeqCst) >= destroyed {
             return Ok(true);
         }
-        let emptied = self.checkpoint().await;
-        if !matches!(emptied, Ok(true)) {
-            self.log_holds_key();
+        let is_empty = self.checkpoint().await?;
+        if is_empty {
+            self.emptied.fetch_max(destroyed, Ordering::SeqCst);
         }
-        emptied
+        Ok(is_empty)
     }
 
     async fn checkpoint(&self) -> Result<bool, Outage> {

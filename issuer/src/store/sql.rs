@@ -140,9 +140,12 @@ impl SqlStore {
             let merged = records::merge(transaction.connection()?, seen).await;
             applied = merged.map_err(Into::into).and(applied);
         }
+        if change.destroys_keys() {
+            // Before the end, after which the caller may be gone.
+            self.pool.log_holds_key();
+        }
         let version = transaction.end(applied).await?;
         if change.destroys_keys() {
-            self.pool.log_holds_key();
             self.tidy().await;
         }
         Ok(version)
@@ -217,19 +220,16 @@ async fn apply_all(
     changes: &[Change],
     now_ms: u64,
 ) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
-    let (begun, mut shared) = (Instant::now(), None);
+    let (begun, mut made) = (Instant::now(), None);
     let mut versions = Vec::with_capacity(changes.len());
     for change in changes {
         if !versions.is_empty() && begun.elapsed() >= LONGEST_GROUP {
             break;
         }
         transaction.execute("SAVEPOINT one").await?;
-        let applied = change::apply_at(transaction, keys, change, now_ms, shared).await;
+        let applied = change::apply_at(transaction, keys, change, now_ms, &mut made).await;
         match &applied {
-            Ok(version) => {
-                shared = Some(*version);
-                transaction.execute("RELEASE SAVEPOINT one").await?
-            }
+            Ok(_) => transaction.execute("RELEASE SAVEPOINT one").await?,
             Err(StoreError::Full(_) | StoreError::Conflict) => {
                 transaction.execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one").await?
             }

@@ -244,6 +244,10 @@ async fn one_transaction_of_several_changes_leaves_out_those_refused(database: A
     let mut kept: Vec<u64> = loaded.revoked.iter().map(|token| token.index).collect();
     kept.sort_unstable();
     assert_eq!((kept, loaded.version), (vec![1, 4], NOW_MS), "one version");
+    // Repeating a revocation makes no version, so the next change makes one.
+    let changes = [revoke(&[1], 9, by(None)), revoke(&[6], 9, by(None)), revoke(&[1], 9, by(None))];
+    let versions = store.commit_all(&changes, NOW_MS + 5).await.unwrap();
+    assert_eq!(versions, [Ok(NOW_MS), Ok(NOW_MS + 5), Ok(NOW_MS + 5)]);
 }
 
 async fn what_is_read_is_of_one_moment(database: Arc<Database>) {
