@@ -191,8 +191,8 @@ async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Don
         return Ok(Done::nothing("token", "jti-unknown").advising("no token has this jti yet; is it misspelt?"));
     }
     let oldest_ms = certain_time(issuer).await?.saturating_sub(MAX_TOKEN_LIFE_S).saturating_mul(1_000);
-    // Earlier programs used blocks for as long as they ran. For a day after an upgrade, time lags.
-    let lags = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?.lag_ms > 0;
+    // Earlier programs used blocks for as long as they ran. For a day after an upgrade, time lags by a day.
+    let lags = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?.lag_ms >= MAX_BLOCK_AGE_MS;
     if !lags && index < index_floor(oldest_ms.saturating_sub(MAX_BLOCK_AGE_MS + CLOCK_SPREAD_MS)) {
         return Ok(Done::nothing("token", "jti-expired")
             .advising("no living token is as old as this jti; is it misspelt, or of another issuer?"));
