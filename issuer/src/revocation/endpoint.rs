@@ -110,7 +110,8 @@ async fn carry_out(issuer: &Issuer, caller: &Client, target: Target) -> Result<D
 
 async fn revoke_group(issuer: &Issuer, kind: EpochKind, name: String, before: u64) -> Result<Done, OAuthError> {
     let record = epoch(kind, name.clone(), before);
-    if record.expires_at <= certain_time(issuer).await? {
+    let (certain, _) = certain_time(issuer).await?;
+    if record.expires_at <= certain {
         return Ok(Done::nothing(kind.name(), "tokens-expired")
             .advising("every token issued before `issued_before` has expired; give a later time, or none for now"));
     }
@@ -136,11 +137,11 @@ fn unknown_group(issuer: &Issuer, kind: EpochKind, name: &str) -> Option<&'stati
     }
 }
 
-/// Returns the Unix seconds that have passed for certain: a clock that is ahead must not hide
-/// living tokens (ADR 20).
-async fn certain_time(issuer: &Issuer) -> Result<u64, StoreError> {
+/// Returns the Unix seconds that have passed for certain, and whether they lag by an hour or more. A
+/// clock that is ahead must not hide living tokens (ADR 20).
+async fn certain_time(issuer: &Issuer) -> Result<(u64, bool), StoreError> {
     let mark = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?;
-    Ok(issuer.clock.now().min(mark.certain_ms() / 1_000))
+    Ok((issuer.clock.now().min(mark.certain_ms() / 1_000), mark.lag_ms >= MAX_BLOCK_AGE_MS))
 }
 
 async fn commit_token(issuer: &Issuer, caller: &Client, token: RevokedToken, jti: &str) -> Result<Done, OAuthError> {
@@ -190,9 +191,9 @@ async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Don
     if index >= unused {
         return Ok(Done::nothing("token", "jti-unknown").advising("no token has this jti yet; is it misspelt?"));
     }
-    let oldest_ms = certain_time(issuer).await?.saturating_sub(MAX_TOKEN_LIFE_S).saturating_mul(1_000);
+    let (certain, lags) = certain_time(issuer).await?;
+    let oldest_ms = certain.saturating_sub(MAX_TOKEN_LIFE_S).saturating_mul(1_000);
     // Earlier programs used blocks for as long as they ran. For a day after an upgrade, time lags by a day.
-    let lags = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?.lag_ms >= MAX_BLOCK_AGE_MS;
     if !lags && index < index_floor(oldest_ms.saturating_sub(MAX_BLOCK_AGE_MS + CLOCK_SPREAD_MS)) {
         return Ok(Done::nothing("token", "jti-expired")
             .advising("no living token is as old as this jti; is it misspelt, or of another issuer?"));
