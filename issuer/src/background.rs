@@ -1,4 +1,5 @@
-//! What goes on beside requests: following the database, scheduled key work, writing down what proxies confirmed.
+//! What goes on beside requests: following the database, scheduled key work, writing down what
+//! proxies confirmed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,13 @@ pub fn spawn(issuer: &Arc<Issuer>) -> JoinSet<()> {
         let issuer = issuer.clone();
         tasks.spawn(async move {
             let task = || run(name, issuer.clone());
-            supervise(name, task, &issuer.metrics.background_restarts, &issuer.ending).await;
+            supervise(
+                name,
+                task,
+                &issuer.metrics.background_restarts,
+                &issuer.ending,
+            )
+            .await;
         });
     }
     tasks
@@ -58,7 +65,11 @@ async fn supervise<F: Future<Output = ()> + Send + 'static>(
     while let Err(error) = AbortOnDropHandle::new(tokio::spawn(task())).await {
         restarts.increment(name);
         tracing::error!(task = name, %error, "a background task died; restarting it");
-        if ending.run_until_cancelled(sleep(RESTART_AFTER)).await.is_none() {
+        if ending
+            .run_until_cancelled(sleep(RESTART_AFTER))
+            .await
+            .is_none()
+        {
             break;
         }
     }
@@ -88,7 +99,12 @@ async fn follow(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(FOLLOW_EVERY), Health("following the database", true));
     let mut clock = Health("the clock", true);
     let mut consulted_s = None;
-    while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
+    while issuer
+        .ending
+        .run_until_cancelled(ticks.tick())
+        .await
+        .is_some()
+    {
         health.turned(&follow_once(&issuer).await);
         let time = issuer.clock.read();
         // Once a second: an offset, unlike the state, changes slowly.
@@ -131,7 +147,12 @@ async fn keep(issuer: Arc<Issuer>) {
 async fn write_down(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(KEEP_EVERY), Health("writing to the database", true));
     let mut tidied_at = None;
-    while issuer.ending.run_until_cancelled(ticks.tick()).await.is_some() {
+    while issuer
+        .ending
+        .run_until_cancelled(ticks.tick())
+        .await
+        .is_some()
+    {
         health.turned(&write_down_once(&issuer).await);
         let now = issuer.clock.steady();
         if tidied_at.is_none_or(|at| now >= TIDY_EVERY_S.saturating_add(at)) {
@@ -148,7 +169,10 @@ async fn write_down(issuer: Arc<Issuer>) {
 /// [`StoreError::Unavailable`]; what was not written is tried again next time.
 pub async fn write_down_once(issuer: &Issuer) -> Result<(), StoreError> {
     issuer.proxies.save(&*issuer.store).await?;
-    issuer.indices.top_up(&*issuer.store, issuer.clock.read().latest_issue_ms()).await
+    issuer
+        .indices
+        .top_up(&*issuer.store, issuer.clock.read().latest_issue_ms())
+        .await
 }
 
 #[cfg(test)]
@@ -165,14 +189,23 @@ mod tests {
             async move { assert!(starts.fetch_add(1, Ordering::SeqCst) >= 2, "told to die") }
         };
         supervise("follow", task, &restarts, &CancellationToken::new()).await;
-        assert_eq!((starts.load(Ordering::SeqCst), restarts.get(&"follow")), (3, 2));
+        assert_eq!(
+            (starts.load(Ordering::SeqCst), restarts.get(&"follow")),
+            (3, 2)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn ends_with_process_instead_of_restarting() {
         let (ending, restarts) = (CancellationToken::new(), LabelledCounter::default());
         ending.cancel();
-        supervise("follow", || async { panic!("told to die") }, &restarts, &ending).await;
+        supervise(
+            "follow",
+            || async { panic!("told to die") },
+            &restarts,
+            &ending,
+        )
+        .await;
         assert_eq!(restarts.get(&"follow"), 1);
     }
 }

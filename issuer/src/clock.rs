@@ -1,8 +1,10 @@
-//! The only place that reads a clock. Everything else is told the time, so that tests can choose it.
+//! The only place that reads a clock. Everything else is told the time, so that tests can choose
+//! it.
 //!
-//! The wall clock may step in either direction (NTP, an operator, a restored virtual machine); the monotonic clock only runs
-//! on. [`Guard`] checks the first against the second (I38), so that the time it returns never goes back and never jumps
-//! ahead unconfirmed. [`ClockMark`] carries that knowledge over restarts. ADR 20 gives the reasons.
+//! The wall clock may step in either direction (NTP, an operator, a restored virtual machine); the
+//! monotonic clock only runs on. [`Guard`] checks the first against the second (I38), so that the
+//! time it returns never goes back and never jumps ahead unconfirmed. [`ClockMark`] carries that
+//! knowledge over restarts. ADR 20 gives the reasons.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,23 +13,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::MAX_TOKEN_LIFE_S;
 
-/// Largest step of the wall clock, in milliseconds, that is accepted at once. Also the allowed spread between replicas.
+/// Largest step of the wall clock, in milliseconds, that is accepted at once. Also the allowed
+/// spread between replicas.
 pub const MAX_STEP_MS: u64 = 5_000;
 
-/// Longest time, in milliseconds, that a step forward must last before it is accepted without confirmation. One that the
-/// database server's clock contradicts is not accepted.
+/// Longest time, in milliseconds, that a step forward must last before it is accepted without
+/// confirmation. One that the database server's clock contradicts is not accepted.
 pub const CONFIRM_MS: u64 = 600_000;
 
 /// A small step forward must last for this many times its own length.
 const CONFIRM_FACTOR: u64 = 10;
 
-/// Largest difference, in milliseconds, between the machine's and the database server's clock at start.
+/// Largest difference, in milliseconds, between the machine's and the database server's clock at
+/// start.
 pub const MAX_DISAGREEMENT_MS: u64 = 60_000;
 
 /// Longest gap, in milliseconds, between two leaders that counts as elapsed time.
 const TAKEOVER_MS: u64 = 60_000;
 
-/// Milliseconds of agreement after which no entry is left that was stored under an older line of time.
+/// Milliseconds of agreement after which no entry is left that was stored under an older line of
+/// time.
 const SETTLE_MS: u64 = (MAX_TOKEN_LIFE_S + 3_600) * 1_000;
 
 /// Source of time.
@@ -35,11 +40,12 @@ pub trait Clock: Send + Sync {
     /// Reads both clocks.
     fn read(&self) -> Time;
 
-    /// Records the database server's clock, read between two moments of monotonic time (milliseconds).
+    /// Records the database server's clock, read between two moments of monotonic time
+    /// (milliseconds).
     fn heard(&self, _database_ms: Option<u64>, _asked_ms: u64, _answered_ms: u64) {}
 
-    /// Continues after a restart: no earlier time than that of the mark is returned, unless the database server's clock confirms
-    /// it. A mark of this boot tells what the time must be by now.
+    /// Continues after a restart: no earlier time than that of the mark is returned, unless the
+    /// database server's clock confirms it. A mark of this boot tells what the time must be by now.
     fn resume(&self, _mark: &ClockMark) {}
 
     /// Names the boot of the machine since which monotonic time counts; 0 when it is unknown.
@@ -57,7 +63,8 @@ pub trait Clock: Send + Sync {
         self.now_ms() / 1000
     }
 
-    /// Milliseconds since some moment, whatever happens to the time of day: for rates, patience and freshness.
+    /// Milliseconds since some moment, whatever happens to the time of day: for rates, patience and
+    /// freshness.
     fn steady_ms(&self) -> u64 {
         self.read().steady_ms
     }
@@ -77,7 +84,8 @@ pub struct Time {
     pub steady_ms: u64,
     /// Milliseconds by which the wall clock is behind `now_ms`, because it was put back.
     pub behind_ms: u64,
-    /// Milliseconds by which the wall clock is ahead of `now_ms`: a step forward that is not confirmed.
+    /// Milliseconds by which the wall clock is ahead of `now_ms`: a step forward that is not
+    /// confirmed.
     pub ahead_ms: u64,
     /// The database server's clock, unless the database is a file.
     pub database: Option<Bounds>,
@@ -99,12 +107,13 @@ impl Time {
         self.behind_ms <= MAX_STEP_MS && self.ahead_ms <= MAX_STEP_MS
     }
 
-    /// Date of a token that is issued now (Unix milliseconds): not after the machine's clock, nor after the database server's
-    /// where the two agree, so that replicas date by one clock.
+    /// Date of a token that is issued now (Unix milliseconds): not after the machine's clock, nor
+    /// after the database server's where the two agree, so that replicas date by one clock.
     #[must_use]
     pub fn issue_ms(&self) -> u64 {
         let shared = self.database.map(|database| database.earliest_ms);
-        let shared = shared.filter(|shared| self.now_ms.saturating_sub(*shared) <= MAX_DISAGREEMENT_MS);
+        let shared =
+            shared.filter(|shared| self.now_ms.saturating_sub(*shared) <= MAX_DISAGREEMENT_MS);
         shared.map_or(self.now_ms, |shared| shared.min(self.now_ms))
     }
 
@@ -112,7 +121,9 @@ impl Time {
     #[must_use]
     pub fn latest_issue_ms(&self) -> u64 {
         let spread = self.now_ms.saturating_add(MAX_STEP_MS);
-        self.database.map_or(self.now_ms, |database| database.latest_ms.min(spread).max(self.now_ms))
+        self.database.map_or(self.now_ms, |database| {
+            database.latest_ms.min(spread).max(self.now_ms)
+        })
     }
 
     /// Milliseconds between `now_ms` and the database server's clock.
@@ -130,7 +141,10 @@ impl Time {
         let seconds = |ms: u64| ms.div_ceil(1_000);
         let remedy = "correct it, or restart with --accept-clock if it is right";
         if self.behind_ms > MAX_STEP_MS {
-            return Some(format!("the machine's clock is {} s behind; {remedy}", seconds(self.behind_ms)));
+            return Some(format!(
+                "the machine's clock is {} s behind; {remedy}",
+                seconds(self.behind_ms)
+            ));
         }
         (self.ahead_ms > MAX_STEP_MS).then(|| {
             let ahead = seconds(self.ahead_ms);
@@ -150,10 +164,15 @@ impl Time {
 
 const fn confirm_ms(step_ms: u64) -> u64 {
     let wanted = step_ms.saturating_mul(CONFIRM_FACTOR);
-    if wanted < CONFIRM_MS { wanted } else { CONFIRM_MS }
+    if wanted < CONFIRM_MS {
+        wanted
+    } else {
+        CONFIRM_MS
+    }
 }
 
-/// Returns whether the database server's clock is nearer to the wall clock than to the time that was expected.
+/// Returns whether the database server's clock is nearer to the wall clock than to the time that
+/// was expected.
 const fn is_nearer(database_ms: u64, wall_ms: u64, expected_ms: u64) -> bool {
     database_ms.abs_diff(wall_ms) < database_ms.abs_diff(expected_ms)
 }
@@ -169,7 +188,8 @@ struct Line {
     told_ms: u64,
     /// A step forward that waits for confirmation.
     suspect: Option<Suspect>,
-    /// The database server's time minus monotonic time: lower bound, and the highest upper bound so far.
+    /// The database server's time minus monotonic time: lower bound, and the highest upper bound so
+    /// far.
     database: Option<(u64, u64)>,
 }
 
@@ -185,21 +205,29 @@ impl Guard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one reading of both clocks. A small step is accepted. After a large one the time runs on as if there had been none:
-    /// until the wall clock has caught up, or until a step forward is confirmed.
+    /// Takes one reading of both clocks. A small step is accepted. After a large one the time runs
+    /// on as if there had been none: until the wall clock has caught up, or until a step forward is
+    /// confirmed.
     fn tell(&self, wall_ms: u64, steady_ms: u64) -> Time {
         let mut line = self.lock();
         let expected_ms = steady_ms.saturating_add(line.offset_ms);
         let is_first = line.told_ms == 0;
         let behind = wall_ms.saturating_add(MAX_STEP_MS) < expected_ms;
         let ahead = !is_first && wall_ms > expected_ms.saturating_add(MAX_STEP_MS);
-        line.suspect = if ahead { Some(line.suspect_at(wall_ms, steady_ms)) } else { None };
+        line.suspect = if ahead {
+            Some(line.suspect_at(wall_ms, steady_ms))
+        } else {
+            None
+        };
         let lasts = line.suspect.is_some_and(|suspect| {
             let lasted_ms = steady_ms.saturating_sub(suspect.since_ms);
             lasted_ms >= confirm_ms(wall_ms.saturating_sub(expected_ms))
         });
-        let database_ms = line.database.map(|(earliest_ms, _)| earliest_ms.saturating_add(steady_ms));
-        let contradicted = database_ms.is_some_and(|database_ms| !is_nearer(database_ms, wall_ms, expected_ms));
+        let database_ms = line
+            .database
+            .map(|(earliest_ms, _)| earliest_ms.saturating_add(steady_ms));
+        let contradicted =
+            database_ms.is_some_and(|database_ms| !is_nearer(database_ms, wall_ms, expected_ms));
         let confirmed = lasts && !contradicted;
         if confirmed || !(behind || ahead) {
             line.accept(wall_ms, steady_ms);
@@ -211,14 +239,27 @@ impl Guard {
             latest_ms: latest_ms.saturating_add(steady_ms),
         });
         let now_ms = line.told_ms;
-        let (behind_ms, ahead_ms) = (now_ms.saturating_sub(wall_ms), wall_ms.saturating_sub(now_ms));
-        Time { now_ms, steady_ms, behind_ms, ahead_ms, database }
+        let (behind_ms, ahead_ms) = (
+            now_ms.saturating_sub(wall_ms),
+            wall_ms.saturating_sub(now_ms),
+        );
+        Time {
+            now_ms,
+            steady_ms,
+            behind_ms,
+            ahead_ms,
+            database,
+        }
     }
 
-    /// Records the database server's clock. It confirms a step forward when it is nearer to the wall clock than to the old line.
+    /// Records the database server's clock. It confirms a step forward when it is nearer to the
+    /// wall clock than to the old line.
     fn heard(&self, wall_ms: u64, database_ms: u64, asked_ms: u64, answered_ms: u64) {
         let mut line = self.lock();
-        let (earliest, latest) = (database_ms.saturating_sub(answered_ms), database_ms.saturating_sub(asked_ms));
+        let (earliest, latest) = (
+            database_ms.saturating_sub(answered_ms),
+            database_ms.saturating_sub(asked_ms),
+        );
         let latest = line.database.map_or(latest, |(_, known)| known.max(latest));
         line.database = Some((earliest, latest));
         let expected_ms = answered_ms.saturating_add(line.offset_ms);
@@ -229,9 +270,13 @@ impl Guard {
 
     /// Sets the line of a process that has just started.
     fn resume(&self, wall_ms: u64, steady_ms: u64, boot: u64, mark: &ClockMark) {
-        let expected_ms = mark.expected_ms(boot, steady_ms).filter(|expected| expected.abs_diff(wall_ms) > MAX_STEP_MS);
+        let expected_ms = mark
+            .expected_ms(boot, steady_ms)
+            .filter(|expected| expected.abs_diff(wall_ms) > MAX_STEP_MS);
         let mut line = self.lock();
-        let database_ms = line.database.map(|(earliest, _)| earliest.saturating_add(steady_ms));
+        let database_ms = line
+            .database
+            .map(|(earliest, _)| earliest.saturating_add(steady_ms));
         let start_ms = match database_ms {
             Some(database_ms) if database_ms.abs_diff(wall_ms) > MAX_DISAGREEMENT_MS => database_ms,
             Some(_) => wall_ms,
@@ -252,20 +297,26 @@ impl Line {
     /// Returns the pending step; another one if the wall clock has stepped again.
     fn suspect_at(&self, wall_ms: u64, steady_ms: u64) -> Suspect {
         let offset_ms = wall_ms.saturating_sub(steady_ms);
-        let same = self.suspect.filter(|known| known.offset_ms.abs_diff(offset_ms) <= MAX_STEP_MS);
-        same.unwrap_or(Suspect { offset_ms, since_ms: steady_ms })
+        let same = self
+            .suspect
+            .filter(|known| known.offset_ms.abs_diff(offset_ms) <= MAX_STEP_MS);
+        same.unwrap_or(Suspect {
+            offset_ms,
+            since_ms: steady_ms,
+        })
     }
 }
 
 /// Time as issuers on one database have observed it together, stored there.
 ///
-/// [`ClockMark::certain_ms`] advances no faster than the monotonic clock of the leading replica, so that a wall clock that is
-/// wrong, for whatever time, makes nothing expire.
+/// [`ClockMark::certain_ms`] advances no faster than the monotonic clock of the leading replica, so
+/// that a wall clock that is wrong, for whatever time, makes nothing expire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockMark {
     /// Latest time that a leader recorded (Unix milliseconds); 0 before the first.
     pub seen_ms: u64,
-    /// Milliseconds by which `seen_ms` advanced without monotonic time to show for it: while no issuer ran, or by a step.
+    /// Milliseconds by which `seen_ms` advanced without monotonic time to show for it: while no
+    /// issuer ran, or by a step.
     pub lag_ms: u64,
     /// Milliseconds of monotonic time since the lag last grew.
     pub settled_ms: u64,
@@ -277,7 +328,13 @@ pub struct ClockMark {
 
 impl fmt::Display for ClockMark {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seen_ms, lag_ms, settled_ms, boot, steady_ms } = self;
+        let Self {
+            seen_ms,
+            lag_ms,
+            settled_ms,
+            boot,
+            steady_ms,
+        } = self;
         write!(out, "{seen_ms} {lag_ms} {settled_ms} {boot} {steady_ms}")
     }
 }
@@ -300,7 +357,11 @@ impl ClockMark {
     /// Returns a mark of which only the time is known: nothing has expired for certain.
     #[must_use]
     pub fn unobserved(now_ms: u64) -> Self {
-        Self { seen_ms: now_ms, lag_ms: SETTLE_MS, ..Self::default() }
+        Self {
+            seen_ms: now_ms,
+            lag_ms: SETTLE_MS,
+            ..Self::default()
+        }
     }
 
     /// Time that has passed for certain (Unix milliseconds).
@@ -309,7 +370,8 @@ impl ClockMark {
         self.seen_ms.saturating_sub(self.lag_ms)
     }
 
-    /// Returns the time (Unix milliseconds) at this monotonic time of a boot; `None` for a mark of another boot.
+    /// Returns the time (Unix milliseconds) at this monotonic time of a boot; `None` for a mark of
+    /// another boot.
     #[must_use]
     pub fn expected_ms(&self, boot: u64, steady_ms: u64) -> Option<u64> {
         let elapsed_ms = steady_ms.checked_sub(self.begun_ms(boot)?)?;
@@ -319,7 +381,11 @@ impl ClockMark {
     /// Returns the monotonic time of the mark on this boot; `None` for a mark of another one.
     #[must_use]
     pub const fn begun_ms(&self, boot: u64) -> Option<u64> {
-        if boot != 0 && self.boot == boot && self.seen_ms > 0 { Some(self.steady_ms) } else { None }
+        if boot != 0 && self.boot == boot && self.seen_ms > 0 {
+            Some(self.steady_ms)
+        } else {
+            None
+        }
     }
 
     /// Returns whether time passed between the mark and `now_ms` in which no issuer ran.
@@ -328,11 +394,15 @@ impl ClockMark {
         self.seen_ms > 0 && now_ms.saturating_sub(self.seen_ms) > TAKEOVER_MS
     }
 
-    /// Advances to `now_ms`, with the monotonic time since this leader's last mark; `None` for its first one.
+    /// Advances to `now_ms`, with the monotonic time since this leader's last mark; `None` for its
+    /// first one.
     #[must_use]
     pub fn advanced(self, now_ms: u64, elapsed_ms: Option<u64>) -> Self {
         if self.seen_ms == 0 {
-            return Self { seen_ms: now_ms, ..Self::default() };
+            return Self {
+                seen_ms: now_ms,
+                ..Self::default()
+            };
         }
         if now_ms.saturating_add(MAX_STEP_MS) < self.seen_ms {
             return self.put_back(now_ms);
@@ -346,17 +416,36 @@ impl ClockMark {
         let unexplained_ms = gap_ms.saturating_sub(counted_ms);
         // A minute without explanation costs the whole time of settling.
         let cost_ms = unexplained_ms.saturating_mul(SETTLE_MS / TAKEOVER_MS);
-        let settled_ms = self.settled_ms.saturating_add(counted_ms).saturating_sub(cost_ms);
-        let (lag_ms, seen_ms) = (self.lag_ms.saturating_add(unexplained_ms), self.seen_ms.max(now_ms));
+        let settled_ms = self
+            .settled_ms
+            .saturating_add(counted_ms)
+            .saturating_sub(cost_ms);
+        let (lag_ms, seen_ms) = (
+            self.lag_ms.saturating_add(unexplained_ms),
+            self.seen_ms.max(now_ms),
+        );
         if lag_ms == 0 || settled_ms >= SETTLE_MS {
-            return Self { seen_ms, ..Self::default() };
+            return Self {
+                seen_ms,
+                ..Self::default()
+            };
         }
-        Self { seen_ms, lag_ms, settled_ms, ..Self::default() }
+        Self {
+            seen_ms,
+            lag_ms,
+            settled_ms,
+            ..Self::default()
+        }
     }
 
-    /// Returns to an earlier time that the database server or an operator has confirmed. What is certain stays.
+    /// Returns to an earlier time that the database server or an operator has confirmed. What is
+    /// certain stays.
     fn put_back(self, now_ms: u64) -> Self {
-        Self { seen_ms: now_ms, lag_ms: now_ms.saturating_sub(self.certain_ms()), ..Self::default() }
+        Self {
+            seen_ms: now_ms,
+            lag_ms: now_ms.saturating_sub(self.certain_ms()),
+            ..Self::default()
+        }
     }
 }
 
@@ -372,38 +461,55 @@ impl SystemClock {
     /// Begins to watch it.
     #[must_use]
     pub fn new() -> Self {
-        Self { boot: boot_id(), ..Self::default() }
+        Self {
+            boot: boot_id(),
+            ..Self::default()
+        }
     }
 
     /// Begins to watch it; at start it counts as right, whatever the database says.
     #[must_use]
     pub fn accepted() -> Self {
-        Self { is_accepted: true, ..Self::new() }
+        Self {
+            is_accepted: true,
+            ..Self::new()
+        }
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 fn wall_ms() -> u64 {
-    milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
+    milliseconds(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO),
+    )
 }
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reads the monotonic clock that also runs while the machine is suspended, so that waking up is no step.
+/// Reads the monotonic clock that also runs while the machine is suspended, so that waking up is no
+/// step.
 #[cfg(target_os = "linux")]
 fn steady_ms() -> u64 {
     let read = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(read.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000).saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0) / 1_000_000)
+    seconds
+        .saturating_mul(1_000)
+        .saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0) / 1_000_000)
 }
 
 /// Returns a number of the boot: half of the kernel's random id of it.
 #[cfg(target_os = "linux")]
 fn boot_id() -> u64 {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    let digits: String = text
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(16)
+        .collect();
     u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
@@ -416,7 +522,8 @@ fn boot_id() -> u64 {
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 fn steady_ms() -> u64 {
-    static STARTED: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    static STARTED: std::sync::LazyLock<std::time::Instant> =
+        std::sync::LazyLock::new(std::time::Instant::now);
     milliseconds(STARTED.elapsed())
 }
 
@@ -427,7 +534,8 @@ impl Clock for SystemClock {
 
     fn heard(&self, database_ms: Option<u64>, asked_ms: u64, answered_ms: u64) {
         if let Some(database_ms) = database_ms {
-            self.guard.heard(wall_ms(), database_ms, asked_ms, answered_ms);
+            self.guard
+                .heard(wall_ms(), database_ms, asked_ms, answered_ms);
         }
     }
 
@@ -459,7 +567,13 @@ impl FixedClock {
     pub fn at(seconds: u64) -> Self {
         let zero = || AtomicU64::new(0);
         let wall_ms = AtomicU64::new(seconds.saturating_mul(1000));
-        Self { wall_ms, steady_ms: zero(), database_ms: zero(), boot: zero(), guard: Guard::default() }
+        Self {
+            wall_ms,
+            steady_ms: zero(),
+            database_ms: zero(),
+            boot: zero(),
+            guard: Guard::default(),
+        }
     }
 
     /// So many seconds pass.
@@ -473,10 +587,13 @@ impl FixedClock {
         self.steady_ms.fetch_add(milliseconds, Ordering::Relaxed);
     }
 
-    /// The time of day is put back by so many seconds, or forward by a negative number, while no time passes.
+    /// The time of day is put back by so many seconds, or forward by a negative number, while no
+    /// time passes.
     pub fn put_back(&self, seconds: i64) {
         let put = |wall_ms: u64| Some(wall_ms.saturating_add_signed(seconds.saturating_mul(-1000)));
-        let _always = self.wall_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
+        let _always = self
+            .wall_ms
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
     }
 
     /// Names the boot since which its monotonic time counts.
@@ -487,13 +604,19 @@ impl FixedClock {
     /// Gives the database server a clock, which reads this many seconds now and runs on.
     pub fn set_database(&self, seconds: u64) {
         let steady_ms = self.steady_ms.load(Ordering::Relaxed);
-        self.database_ms.store(seconds.saturating_mul(1000).saturating_sub(steady_ms), Ordering::Relaxed);
+        self.database_ms.store(
+            seconds.saturating_mul(1000).saturating_sub(steady_ms),
+            Ordering::Relaxed,
+        );
     }
 }
 
 impl Clock for FixedClock {
     fn read(&self) -> Time {
-        self.guard.tell(self.wall_ms.load(Ordering::Relaxed), self.steady_ms.load(Ordering::Relaxed))
+        self.guard.tell(
+            self.wall_ms.load(Ordering::Relaxed),
+            self.steady_ms.load(Ordering::Relaxed),
+        )
     }
 
     /// Takes no real time: the database server's clock is the one that was set.
@@ -501,12 +624,20 @@ impl Clock for FixedClock {
         let offset_ms = self.database_ms.load(Ordering::Relaxed);
         if offset_ms > 0 {
             let database_ms = offset_ms.saturating_add(answered_ms);
-            self.guard.heard(self.wall_ms.load(Ordering::Relaxed), database_ms, asked_ms, answered_ms);
+            self.guard.heard(
+                self.wall_ms.load(Ordering::Relaxed),
+                database_ms,
+                asked_ms,
+                answered_ms,
+            );
         }
     }
 
     fn resume(&self, mark: &ClockMark) {
-        let (wall_ms, steady_ms) = (self.wall_ms.load(Ordering::Relaxed), self.steady_ms.load(Ordering::Relaxed));
+        let (wall_ms, steady_ms) = (
+            self.wall_ms.load(Ordering::Relaxed),
+            self.steady_ms.load(Ordering::Relaxed),
+        );
         self.guard.resume(wall_ms, steady_ms, self.boot(), mark);
     }
 
@@ -524,9 +655,18 @@ mod tests {
     #[test]
     fn step_back_is_unsound_until_caught_up() {
         let clock = FixedClock::at(1_000);
-        assert_eq!(clock.read(), Time { now_ms: 1_000_000, ..Time::default() });
+        assert_eq!(
+            clock.read(),
+            Time {
+                now_ms: 1_000_000,
+                ..Time::default()
+            }
+        );
         clock.put_back(60);
-        assert_eq!((clock.now(), clock.read().behind_ms, clock.read().is_sound()), (1_000, 60_000, false));
+        assert_eq!(
+            (clock.now(), clock.read().behind_ms, clock.read().is_sound()),
+            (1_000, 60_000, false)
+        );
         clock.advance(10);
         assert_eq!(
             (clock.now(), clock.steady(), clock.read().is_sound()),
@@ -534,7 +674,11 @@ mod tests {
             "as if nothing had been"
         );
         clock.put_back(-56);
-        assert_eq!((clock.now(), clock.read().is_sound()), (1_010, true), "caught up, nearly");
+        assert_eq!(
+            (clock.now(), clock.read().is_sound()),
+            (1_010, true),
+            "caught up, nearly"
+        );
         clock.advance(5);
         assert_eq!(clock.now(), 1_011, "the machine's time again");
     }
@@ -556,17 +700,27 @@ mod tests {
         let clock = FixedClock::at(1_000);
         clock.read();
         clock.put_back(-4);
-        assert_eq!((clock.now(), clock.read().is_sound()), (1_004, true), "small");
+        assert_eq!(
+            (clock.now(), clock.read().is_sound()),
+            (1_004, true),
+            "small"
+        );
         clock.put_back(-90_000);
         assert_eq!((clock.now(), clock.read().is_sound()), (1_004, false));
         clock.advance(599);
         assert_eq!((clock.now(), clock.read().is_sound()), (1_603, false));
         clock.put_back(60);
-        assert!(!clock.read().is_sound(), "another step, which must last itself");
+        assert!(
+            !clock.read().is_sound(),
+            "another step, which must last itself"
+        );
         clock.advance(599);
         assert!(!clock.read().is_sound());
         clock.advance(1);
-        assert_eq!((clock.now(), clock.read().is_sound()), (1_004 + 90_000 - 60 + 1_199, true));
+        assert_eq!(
+            (clock.now(), clock.read().is_sound()),
+            (1_004 + 90_000 - 60 + 1_199, true)
+        );
         clock.put_back(-6);
         clock.read();
         clock.advance(60);
@@ -616,13 +770,25 @@ mod tests {
         let resumed = |wall: u64, boot: u64| {
             let clock = FixedClock::at(wall);
             clock.set_boot(boot);
-            clock.resume(&ClockMark { seen_ms: 1_000_000, boot: 7, ..ClockMark::default() });
+            clock.resume(&ClockMark {
+                seen_ms: 1_000_000,
+                boot: 7,
+                ..ClockMark::default()
+            });
             (clock.now(), clock.read().is_sound())
         };
         for wall in [10, 100_000] {
             assert_eq!(resumed(wall, 7), (1_000, false), "no time has passed");
-            assert_eq!(resumed(wall, 8), (wall.max(1_000), wall > 1_000), "another boot may have begun at any time");
-            assert_eq!(resumed(wall, 0), (wall.max(1_000), wall > 1_000), "an unknown one, too");
+            assert_eq!(
+                resumed(wall, 8),
+                (wall.max(1_000), wall > 1_000),
+                "another boot may have begun at any time"
+            );
+            assert_eq!(
+                resumed(wall, 0),
+                (wall.max(1_000), wall > 1_000),
+                "an unknown one, too"
+            );
         }
         assert_eq!(resumed(1_003, 7), (1_003, true), "a small step is accepted");
     }
@@ -635,28 +801,66 @@ mod tests {
                 clock.set_database(database);
                 clock.heard(None, 0, 0);
             }
-            clock.resume(&ClockMark { seen_ms: floor * 1_000, ..ClockMark::default() });
+            clock.resume(&ClockMark {
+                seen_ms: floor * 1_000,
+                ..ClockMark::default()
+            });
             (clock.now(), clock.read().is_sound())
         };
-        assert_eq!(resumed(9_000, 1_000, None), (9_000, true), "the machine was off");
-        assert_eq!(resumed(998, 1_000, None), (1_000, true), "no time is told twice");
+        assert_eq!(
+            resumed(9_000, 1_000, None),
+            (9_000, true),
+            "the machine was off"
+        );
+        assert_eq!(
+            resumed(998, 1_000, None),
+            (1_000, true),
+            "no time is told twice"
+        );
         assert_eq!(resumed(900, 1_000, None), (1_000, false));
-        assert_eq!(resumed(900, 1_000, Some(901)), (900, true), "the floor was wrong");
+        assert_eq!(
+            resumed(900, 1_000, Some(901)),
+            (900, true),
+            "the floor was wrong"
+        );
         assert_eq!(resumed(900, 100, Some(1_000)), (1_000, false));
-        assert_eq!(resumed(9_000, 100, Some(1_000)), (1_000, false), "ahead of everybody");
+        assert_eq!(
+            resumed(9_000, 100, Some(1_000)),
+            (1_000, false),
+            "ahead of everybody"
+        );
     }
 
     #[test]
     fn replicas_date_by_the_database_clock() {
         let time = |database_ms: u64| {
-            let bounds = Bounds { earliest_ms: database_ms, latest_ms: database_ms + 10 };
-            Time { now_ms: 1_000_000, database: Some(bounds), ..Time::default() }
+            let bounds = Bounds {
+                earliest_ms: database_ms,
+                latest_ms: database_ms + 10,
+            };
+            Time {
+                now_ms: 1_000_000,
+                database: Some(bounds),
+                ..Time::default()
+            }
         };
         let dates = |time: Time| (time.issue_ms(), time.latest_issue_ms());
-        assert_eq!(dates(time(999_000)), (999_000, 1_000_000), "ahead of the database");
+        assert_eq!(
+            dates(time(999_000)),
+            (999_000, 1_000_000),
+            "ahead of the database"
+        );
         assert_eq!(dates(time(1_003_000)), (1_000_000, 1_003_010), "behind it");
-        assert_eq!(dates(time(9_000_000)), (1_000_000, 1_005_000), "a database clock that is wrong");
-        assert_eq!(dates(time(500_000)), (1_000_000, 1_000_000), "and one that is wrong the other way");
+        assert_eq!(
+            dates(time(9_000_000)),
+            (1_000_000, 1_005_000),
+            "a database clock that is wrong"
+        );
+        assert_eq!(
+            dates(time(500_000)),
+            (1_000_000, 1_000_000),
+            "and one that is wrong the other way"
+        );
         assert_eq!(time(999_000).disagreement_ms(), 990);
     }
 
@@ -665,27 +869,42 @@ mod tests {
         let start = ClockMark::default().advanced(HOUR * 1_000, None);
         assert_eq!(start.certain_ms(), HOUR * 1_000, "a new database");
         let ticked = start.advanced((HOUR + 10) * 1_000, Some(10_000));
-        assert_eq!((ticked.certain_ms(), ticked.lag_ms), ((HOUR + 10) * 1_000, 0));
+        assert_eq!(
+            (ticked.certain_ms(), ticked.lag_ms),
+            ((HOUR + 10) * 1_000, 0)
+        );
         let stepped = ticked.advanced((26 * HOUR) * 1_000, Some(10_000));
         assert_eq!(stepped.certain_ms(), (HOUR + 20) * 1_000);
         let off = ticked.advanced((26 * HOUR) * 1_000, None);
         assert_eq!(off.certain_ms(), (HOUR + 10) * 1_000, "the machine was off");
         let restarted = ticked.advanced((HOUR + 40) * 1_000, None);
         assert_eq!(restarted.certain_ms(), (HOUR + 40) * 1_000, "a restart");
-        assert_eq!(off.advanced(2 * HOUR * 1_000, Some(0)).certain_ms(), off.certain_ms(), "put back, and confirmed");
+        assert_eq!(
+            off.advanced(2 * HOUR * 1_000, Some(0)).certain_ms(),
+            off.certain_ms(),
+            "put back, and confirmed"
+        );
     }
 
     #[test]
     fn lag_ends_once_older_entries_have_gone() {
-        let mut mark = ClockMark { seen_ms: HOUR * 1_000, ..ClockMark::default() }.advanced(50 * HOUR * 1_000, None);
+        let mut mark = ClockMark {
+            seen_ms: HOUR * 1_000,
+            ..ClockMark::default()
+        }
+        .advanced(50 * HOUR * 1_000, None);
         let mut hours = 0;
         while mark.lag_ms > 0 && hours < 100 {
             hours += 1;
             mark = mark.advanced(mark.seen_ms + HOUR * 1_000, Some(HOUR * 1_000));
         }
         assert_eq!(hours, MAX_TOKEN_LIFE_S.div_ceil(HOUR) + 1);
-        let drifting =
-            (0..100).fold(mark, |mark, _| mark.advanced(mark.seen_ms + HOUR * 1_000 + 3_000, Some(HOUR * 1_000)));
-        assert!(drifting.lag_ms > 100_000, "a clock that gains is not believed: {drifting:?}");
+        let drifting = (0..100).fold(mark, |mark, _| {
+            mark.advanced(mark.seen_ms + HOUR * 1_000 + 3_000, Some(HOUR * 1_000))
+        });
+        assert!(
+            drifting.lag_ms > 100_000,
+            "a clock that gains is not believed: {drifting:?}"
+        );
     }
 }

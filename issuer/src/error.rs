@@ -1,5 +1,5 @@
-//! How failures are answered: RFC 6749 §5.2 for OAuth endpoints, RFC 9457 for the others. The one file that turns an error
-//! into HTTP.
+//! How failures are answered: RFC 6749 §5.2 for OAuth endpoints, RFC 9457 for the others. The one
+//! file that turns an error into HTTP.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -73,7 +73,10 @@ impl OAuthErrorKind {
     /// A refusal of this kind.
     #[must_use]
     pub fn because(self, description: impl Into<String>) -> OAuthError {
-        OAuthError { kind: self, description: description.into() }
+        OAuthError {
+            kind: self,
+            description: description.into(),
+        }
     }
 }
 
@@ -133,15 +136,19 @@ impl From<StoreError> for OAuthError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full(full) => full.into(),
-            StoreError::Conflict => OAuthErrorKind::Unavailable.because("the state keeps changing; try again"),
+            StoreError::Conflict => {
+                OAuthErrorKind::Unavailable.because("the state keeps changing; try again")
+            }
             StoreError::Unavailable(ref outage) => {
                 tracing::warn!(%error, "answered 503");
                 let what = outage.reason.summary();
-                OAuthErrorKind::Unavailable.because(format!("the issuer's database {what}; try again"))
+                OAuthErrorKind::Unavailable
+                    .because(format!("the issuer's database {what}; try again"))
             }
             StoreError::Tampered(_) => {
                 tracing::error!(%error, "answered 503");
-                OAuthErrorKind::Unavailable.because("the issuer's database was tampered with; see its log")
+                OAuthErrorKind::Unavailable
+                    .because("the issuer's database was tampered with; see its log")
             }
         }
     }
@@ -196,31 +203,51 @@ impl Problem {
     /// 400: the request is wrong.
     #[must_use]
     pub fn bad_request(detail: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, title: "Bad request", detail: detail.into() }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            title: "Bad request",
+            detail: detail.into(),
+        }
     }
 
     /// 401: the request needs a bearer token.
     #[must_use]
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        Self { status: StatusCode::UNAUTHORIZED, title: "Unauthorized", detail: detail.into() }
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            title: "Unauthorized",
+            detail: detail.into(),
+        }
     }
 
     /// 404: there is no such thing.
     #[must_use]
     pub fn not_found(detail: impl Into<String>) -> Self {
-        Self { status: StatusCode::NOT_FOUND, title: "Not found", detail: detail.into() }
+        Self {
+            status: StatusCode::NOT_FOUND,
+            title: "Not found",
+            detail: detail.into(),
+        }
     }
 
     /// 409: the request does not fit the state.
     #[must_use]
     pub fn conflict(detail: impl Into<String>) -> Self {
-        Self { status: StatusCode::CONFLICT, title: "Conflict", detail: detail.into() }
+        Self {
+            status: StatusCode::CONFLICT,
+            title: "Conflict",
+            detail: detail.into(),
+        }
     }
 
     /// 503: try again.
     #[must_use]
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, title: "Unavailable", detail: detail.into() }
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            title: "Unavailable",
+            detail: detail.into(),
+        }
     }
 }
 
@@ -229,13 +256,19 @@ impl IntoResponse for Problem {
         let body = json!({ "type": "about:blank", "title": self.title, "status": self.status.as_u16(), "detail": self.detail });
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"meshseal\""));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"meshseal\""),
+            );
         }
         response
     }
@@ -245,13 +278,16 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "answered 503");
         match error {
-            StoreError::Unavailable(outage) => {
-                Self::unavailable(format!("the issuer's database {}; try again", outage.reason.summary()))
-            }
+            StoreError::Unavailable(outage) => Self::unavailable(format!(
+                "the issuer's database {}; try again",
+                outage.reason.summary()
+            )),
             StoreError::Conflict | StoreError::Full(_) => {
                 Self::unavailable("the issuer's database does not answer; try again")
             }
-            StoreError::Tampered(_) => Self::unavailable("the issuer's database was tampered with; see its log"),
+            StoreError::Tampered(_) => {
+                Self::unavailable("the issuer's database was tampered with; see its log")
+            }
         }
     }
 }
@@ -260,8 +296,12 @@ impl From<SyncError> for Problem {
     fn from(error: SyncError) -> Self {
         match error {
             SyncError::Store(error) => error.into(),
-            SyncError::Ahead => Self::conflict("`have` is newer than anything this issuer published"),
-            SyncError::Expired => Self::unavailable("the issuer's database is away for longer than `bundle.notAfter`"),
+            SyncError::Ahead => {
+                Self::conflict("`have` is newer than anything this issuer published")
+            }
+            SyncError::Expired => {
+                Self::unavailable("the issuer's database is away for longer than `bundle.notAfter`")
+            }
             SyncError::Signer(error) => {
                 tracing::error!(%error, "answered 503");
                 Self::unavailable("the issuer cannot sign bundles now; try again")

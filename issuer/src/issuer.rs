@@ -11,7 +11,9 @@ use crate::clients::{Failures, Registry, Replays, SecretHasher};
 use crate::clock::Clock;
 use crate::config::{Config, MAX_CLOCK_SKEW_S};
 use crate::error::{OAuthError, OAuthErrorKind};
-use crate::keys::{Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark};
+use crate::keys::{
+    Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark,
+};
 use crate::revocation::MAX_WAITING;
 use crate::store::{self, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -122,11 +124,21 @@ impl Issuer {
         let policies = policies(&config, FRESH_MS.div_ceil(1_000));
         bootstrap(&*store, &master, &*clock, &policies).await?;
         let secrets = SecretHasher::new(&master);
-        let publisher =
-            Publisher::start(&config.issuer, config.bundle.not_after_s, store.clone(), clock.clone(), master).await?;
+        let publisher = Publisher::start(
+            &config.issuer,
+            config.bundle.not_after_s,
+            store.clone(),
+            clock.clone(),
+            master,
+        )
+        .await?;
         require_signers(&publisher)?;
         let replica = replica_name();
-        let proxies = Arc::new(Proxies::new(clock.clone(), replica.clone(), config.bundle.not_after_s));
+        let proxies = Arc::new(Proxies::new(
+            clock.clone(),
+            replica.clone(),
+            config.bundle.not_after_s,
+        ));
         // Those of earlier runs count until their bundles have expired.
         proxies.learn(&store.proxies(&replica).await?);
         let keeper = Keeper::new(replica, policies, clock.steady(), proxies.count() > 0);
@@ -168,12 +180,18 @@ impl Issuer {
         self.proxies.live(all_known)
     }
 
-    /// Returns whether the records of workers may be among what the database lost. Such a worker acts on its bundle until the
-    /// not-after, or polls and is recorded again. Where rules say `action: SERVE` it may act for longer: until the operator ends
-    /// the incident.
+    /// Returns whether the records of workers may be among what the database lost. Such a worker
+    /// acts on its bundle until the not-after, or polls and is recorded again. Where rules say
+    /// `action: SERVE` it may act for longer: until the operator ends the incident.
     pub(crate) fn may_lack_workers(&self) -> bool {
-        let Some(incident) = self.publisher.incident() else { return false };
-        let longest_s = self.config.bundle.not_after_s.saturating_add(MAX_CLOCK_SKEW_S);
+        let Some(incident) = self.publisher.incident() else {
+            return false;
+        };
+        let longest_s = self
+            .config
+            .bundle
+            .not_after_s
+            .saturating_add(MAX_CLOCK_SKEW_S);
         self.clock.now() < incident.since.saturating_add(longest_s) || self.proxies.has_unbounded()
     }
 
@@ -190,10 +208,12 @@ impl Issuer {
         if self.publisher.tampered().is_none() {
             return Ok(());
         }
-        Err(OAuthErrorKind::Unavailable.because("the issuer's database was tampered with; see its log"))
+        Err(OAuthErrorKind::Unavailable
+            .because("the issuer's database was tampered with; see its log"))
     }
 
-    /// Rejects while the machine's clock has stepped in either direction (I38): a token would be dated wrongly.
+    /// Rejects while the machine's clock has stepped in either direction (I38): a token would be
+    /// dated wrongly.
     pub(crate) fn require_clock(&self) -> Result<(), OAuthError> {
         match self.clock.read().fault() {
             None => Ok(()),

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::paths;
 
-/// A local reply carries Envoy's response code details in this header, so that a test can read them.
+/// A local reply carries Envoy's response code details in this header, so that a test can read
+/// them.
 pub const DETAILS: &str = "x-details";
 
 /// A bootstrap: listeners on free ports of the loopback interface, and clusters.
@@ -40,7 +41,8 @@ impl Bootstrap {
         self
     }
 
-    /// Takes listeners from a file beside the bootstrap as well, and again whenever another is moved over it.
+    /// Takes listeners from a file beside the bootstrap as well, and again whenever another is
+    /// moved over it.
     #[must_use]
     pub fn listeners_from(mut self, file: &Path) -> Self {
         let watched = file.parent().unwrap_or(file);
@@ -51,7 +53,8 @@ impl Bootstrap {
         self
     }
 
-    /// The bootstrap. Statistics are merged five times a second, so that histograms can be waited for.
+    /// The bootstrap. Statistics are merged five times a second, so that histograms can be waited
+    /// for.
     pub fn to_json(&self) -> Value {
         let mut bootstrap = json!({
             "admin": {"address": address(SocketAddr::from(([127, 0, 0, 1], 0)))},
@@ -110,23 +113,38 @@ pub fn write_listeners(file: &Path, plugins: &[(&str, &Value)]) -> Result<()> {
     let resource = |(name, plugin): &(&str, &Value)| {
         let mut resource = listener(name, &[meshseal(plugin)], "echo");
         if let Some(members) = resource.as_object_mut() {
-            members.insert("@type".to_owned(), "type.googleapis.com/envoy.config.listener.v3.Listener".into());
+            members.insert(
+                "@type".to_owned(),
+                "type.googleapis.com/envoy.config.listener.v3.Listener".into(),
+            );
         }
         resource
     };
     let resources: Vec<Value> = plugins.iter().map(resource).collect();
-    write_whole(file, &json!({"version_info": "1", "resources": resources}).to_string())
+    write_whole(
+        file,
+        &json!({"version_info": "1", "resources": resources}).to_string(),
+    )
 }
 
-/// A listener on a free port with these HTTP filters before the router, everything routed to `cluster`. Connections are spread
-/// exactly, so that two of them reach two workers.
+/// A listener on a free port with these HTTP filters before the router, everything routed to
+/// `cluster`. Connections are spread exactly, so that two of them reach two workers.
 pub fn listener(name: &str, filters: &[Value], cluster: &str) -> Value {
-    routed(name, filters, &json!({"match": {"prefix": "/"}, "route": {"cluster": cluster}}))
+    routed(
+        name,
+        filters,
+        &json!({"match": {"prefix": "/"}, "route": {"cluster": cluster}}),
+    )
 }
 
-/// The same, but Envoy itself answers 200 to what passes the filters: nothing but their cost is left to measure.
+/// The same, but Envoy itself answers 200 to what passes the filters: nothing but their cost is
+/// left to measure.
 pub fn answering_listener(name: &str, filters: &[Value]) -> Value {
-    routed(name, filters, &json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}}))
+    routed(
+        name,
+        filters,
+        &json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}}),
+    )
 }
 
 fn routed(name: &str, filters: &[Value], route: &Value) -> Value {

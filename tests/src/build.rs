@@ -34,7 +34,9 @@ pub fn issuer() -> Result<PathBuf> {
 /// When there is none and none can be fetched; the message names the remedy.
 pub fn envoy() -> Result<PathBuf> {
     static PATH: OnceLock<Result<String, String>> = OnceLock::new();
-    match PATH.get_or_init(|| script("tests/scripts/envoy.sh").map_err(|error| format!("{error:#}"))) {
+    match PATH
+        .get_or_init(|| script("tests/scripts/envoy.sh").map_err(|error| format!("{error:#}")))
+    {
         Ok(path) => Ok(PathBuf::from(path)),
         Err(message) => bail!("{message}"),
     }
@@ -55,7 +57,11 @@ fn script(path: &str) -> Result<String> {
         .output()
         .with_context(|| format!("cannot run {path}"))?;
     if !output.status.success() {
-        bail!("{path} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+        bail!(
+            "{path} failed ({}):\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

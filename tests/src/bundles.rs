@@ -1,5 +1,6 @@
-//! A scriptable bundle server: answers as the issuer would, or as no issuer should. Bundles are written out by hand here, from the
-//! description of the format, so that the filter's reading is checked against the format and not against the code that writes it.
+//! A scriptable bundle server: answers as the issuer would, or as no issuer should. Bundles are
+//! written out by hand here, from the description of the format, so that the filter's reading is
+//! checked against the format and not against the code that writes it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,7 +42,8 @@ pub struct Poll {
 /// How polls are answered.
 #[derive(Clone, Debug, Default)]
 pub enum Manner {
-    /// As the issuer does: at once when there is something newer, else when there is, or when the wait is over.
+    /// As the issuer does: at once when there is something newer, else when there is, or when the
+    /// wait is over.
     #[default]
     Right,
     /// As `Right`, but a poll that waits is not told of anything new: only the next poll is.
@@ -94,7 +96,11 @@ impl Bundles {
             manner: watch::Sender::new(Manner::Right),
             lifetime: Mutex::new(3_600),
         };
-        Ok(Self { inner: Arc::new(inner), port: crate::ports::free()?, server: None })
+        Ok(Self {
+            inner: Arc::new(inner),
+            port: crate::ports::free()?,
+            server: None,
+        })
     }
 
     /// Where it listens, or will.
@@ -112,7 +118,9 @@ impl Bundles {
     /// # Errors
     /// When the port was taken meanwhile.
     pub fn revive(&mut self) -> Result<()> {
-        let app = Router::new().route("/bundle", get(answer)).with_state(Arc::clone(&self.inner));
+        let app = Router::new()
+            .route("/bundle", get(answer))
+            .with_state(Arc::clone(&self.inner));
         self.server = Some(Server::start(self.port, app)?);
         Ok(())
     }
@@ -149,17 +157,28 @@ impl Bundles {
 
     /// Seconds until the not-after of bundles from now on; 3600 at first.
     pub fn set_lifetime(&self, seconds: u64) {
-        *self.inner.lifetime.lock().unwrap_or_else(PoisonError::into_inner) = seconds;
+        *self
+            .inner
+            .lifetime
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = seconds;
     }
 
     /// All polls so far.
     pub fn polls(&self) -> Vec<Poll> {
-        self.inner.polls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner
+            .polls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The version that each worker says it has, by `x-meshseal-worker`.
     pub fn held(&self) -> BTreeMap<String, u64> {
-        self.polls().into_iter().filter_map(|poll| Some((poll.worker, poll.have?))).collect()
+        self.polls()
+            .into_iter()
+            .filter_map(|poll| Some((poll.worker, poll.have?)))
+            .collect()
     }
 
     /// The workers that have ever asked.
@@ -179,22 +198,37 @@ impl Bundles {
 impl Inner {
     fn times(&self) -> (u64, u64) {
         let now = unix_now();
-        (now, now + *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner))
+        (
+            now,
+            now + *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     fn full(&self) -> Result<String> {
         let (version, issuers) = self.now.borrow().clone();
         let (iat, exp) = self.times();
-        sign(&self.key, &json!({"iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "issuers": issuers}))
+        sign(
+            &self.key,
+            &json!({"iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "issuers": issuers}),
+        )
     }
 
     fn heartbeat(&self, version: u64) -> Result<String> {
         let (iat, exp) = self.times();
-        sign(&self.key, &json!({"iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "base": version}))
+        sign(
+            &self.key,
+            &json!({"iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "base": version}),
+        )
     }
 
     /// What the issuer would answer to a poll that arrived when `current` was the version.
-    async fn right(&self, current: u64, have: Option<u64>, wait: u64, deaf: bool) -> Result<String> {
+    async fn right(
+        &self,
+        current: u64,
+        have: Option<u64>,
+        wait: u64,
+        deaf: bool,
+    ) -> Result<String> {
         let mut now = self.now.subscribe();
         if have != Some(current) {
             return self.full();
@@ -203,7 +237,10 @@ impl Inner {
             if deaf {
                 std::future::pending::<()>().await;
             }
-            now.wait_for(|(version, _)| *version != current).await.map(drop).context("the server is gone")
+            now.wait_for(|(version, _)| *version != current)
+                .await
+                .map(drop)
+                .context("the server is gone")
         };
         match tokio::time::timeout(Duration::from_secs(wait), newer).await {
             Ok(_) => self.full(),
@@ -218,7 +255,9 @@ impl Inner {
 /// When signing fails.
 pub fn sign(key: &Key, payload: &Value) -> Result<String> {
     let header = json!({"alg": "EdDSA", "kid": key.kid(), "typ": TYPE}).to_string();
-    seal(&header, payload.to_string().as_bytes(), |input| key.sign("EdDSA", input))
+    seal(&header, payload.to_string().as_bytes(), |input| {
+        key.sign("EdDSA", input)
+    })
 }
 
 /// Trust in one issuer's keys, as a bundle's `issuers` has it.
@@ -226,7 +265,10 @@ pub fn sign(key: &Key, payload: &Value) -> Result<String> {
 /// # Errors
 /// When a key has no JWK.
 pub fn trust(issuer: &str, keys: &[&Key]) -> Result<Value> {
-    let keys = keys.iter().map(|key| Ok(json!({"jwk": key.jwk()?, "state": "active"}))).collect::<Result<Vec<_>>>()?;
+    let keys = keys
+        .iter()
+        .map(|key| Ok(json!({"jwk": key.jwk()?, "state": "active"})))
+        .collect::<Result<Vec<_>>>()?;
     Ok(json!({ issuer: {"keys": keys} }))
 }
 
@@ -236,15 +278,27 @@ async fn answer(
     headers: HeaderMap,
 ) -> Response {
     let number = |name: &str| query.get(name).and_then(|text| text.parse::<u64>().ok());
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let (have, wait) = (number("have"), number("wait").unwrap_or(0));
-    inner.polls.lock().unwrap_or_else(PoisonError::into_inner).push(Poll {
-        have,
-        wait,
-        worker: text("x-meshseal-worker"),
-        node: text("x-meshseal-node"),
-        authorization: headers.get(header::AUTHORIZATION).map(|_| text("authorization")),
-    });
+    inner
+        .polls
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(Poll {
+            have,
+            wait,
+            worker: text("x-meshseal-worker"),
+            node: text("x-meshseal-node"),
+            authorization: headers
+                .get(header::AUTHORIZATION)
+                .map(|_| text("authorization")),
+        });
     let version = inner.now.borrow().0;
     let mut manner = inner.manner.subscribe();
     loop {
@@ -259,17 +313,25 @@ async fn answer(
 }
 
 impl Inner {
-    async fn respond(&self, manner: Manner, version: u64, have: Option<u64>, wait: u64) -> Response {
+    async fn respond(
+        &self,
+        manner: Manner,
+        version: u64,
+        have: Option<u64>,
+        wait: u64,
+    ) -> Response {
         let deaf = matches!(manner, Manner::Deaf);
         match manner {
             Manner::Right | Manner::Deaf => match self.right(version, have, wait, deaf).await {
                 Ok(jws) => ([(header::CONTENT_TYPE, "application/jose")], jws).into_response(),
-                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+                Err(error) => {
+                    (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+                }
             },
             Manner::Bytes(bytes) => Body::from(bytes).into_response(),
-            Manner::Status(code) => {
-                StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR).into_response()
-            }
+            Manner::Status(code) => StatusCode::from_u16(code)
+                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+                .into_response(),
             Manner::Silent => std::future::pending().await,
         }
     }

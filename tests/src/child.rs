@@ -1,7 +1,8 @@
 //! Child processes that never outlive the process that started them.
 //!
-//! Three nets, one under the other: [`Child`] ends its process when dropped; the runner turns Ctrl-C into an orderly end; and on
-//! Linux every child starts through `meshseal-leash`, which has the kernel end it should this process die without a word.
+//! Three nets, one under the other: [`Child`] ends its process when dropped; the runner turns
+//! Ctrl-C into an orderly end; and on Linux every child starts through `meshseal-leash`, which has
+//! the kernel end it should this process die without a word.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -28,7 +29,8 @@ pub struct Program {
     pub env: Vec<(OsString, OsString)>,
     /// The working directory.
     pub dir: PathBuf,
-    /// Takes standard output and standard error; appended to, so that a restart keeps what came before.
+    /// Takes standard output and standard error; appended to, so that a restart keeps what came
+    /// before.
     pub log: PathBuf,
 }
 
@@ -47,7 +49,8 @@ impl Child {
     /// When the log cannot be opened, the leash is not built or the program cannot be started.
     pub fn start(program: &Program) -> Result<Self> {
         if let Some(parent) = program.log.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+            fs::create_dir_all(parent)
+                .with_context(|| format!("cannot make {}", parent.display()))?;
         }
         let log = File::options()
             .create(true)
@@ -64,8 +67,13 @@ impl Child {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let process = spawn_from_keeper(command).with_context(|| format!("cannot start {}", program.name))?;
-        Ok(Self { name: program.name.clone(), log: program.log.clone(), process })
+        let process =
+            spawn_from_keeper(command).with_context(|| format!("cannot start {}", program.name))?;
+        Ok(Self {
+            name: program.name.clone(),
+            log: program.log.clone(),
+            process,
+        })
     }
 
     /// The process id.
@@ -78,7 +86,8 @@ impl Child {
         self.process.try_wait().ok().flatten()
     }
 
-    /// An error with the end of its log when it has ended, so that waiting for its readiness can stop early.
+    /// An error with the end of its log when it has ended, so that waiting for its readiness can
+    /// stop early.
     ///
     /// # Errors
     /// When it has ended.
@@ -86,17 +95,28 @@ impl Child {
         match self.ended() {
             None => Ok(()),
             Some(status) => {
-                bail!("{} ended ({status}); the end of {}:\n{}", self.name, self.log.display(), self.log_tail())
+                bail!(
+                    "{} ended ({status}); the end of {}:\n{}",
+                    self.name,
+                    self.log.display(),
+                    self.log_tail()
+                )
             }
         }
     }
 
     /// The last lines it wrote.
     pub fn log_tail(&self) -> String {
-        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let text = fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(25);
-        lines.iter().skip(from).map(|line| format!("  {line}\n")).collect()
+        lines
+            .iter()
+            .skip(from)
+            .map(|line| format!("  {line}\n"))
+            .collect()
     }
 
     /// Ends it at once, as a crash would.
@@ -109,9 +129,10 @@ impl Child {
     /// Asks it to end, and ends it when it does not within five seconds.
     pub async fn stop(&mut self) {
         terminate(self.process.id());
-        let ended =
-            until("the end", Duration::from_secs(5), || std::future::ready(self.process.try_wait().ok().flatten()))
-                .await;
+        let ended = until("the end", Duration::from_secs(5), || {
+            std::future::ready(self.process.try_wait().ok().flatten())
+        })
+        .await;
         if ended.is_err() {
             self.kill();
         }
@@ -126,7 +147,9 @@ impl Drop for Child {
 
 #[cfg(target_os = "linux")]
 fn terminate(pid: u32) {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
@@ -150,8 +173,8 @@ fn leash() -> Result<PathBuf> {
 
 type Order = (Command, Sender<std::io::Result<Process>>);
 
-/// Starts the process from a thread that lives as long as this process: the kernel ties a leashed child to the *thread* that
-/// started it, and a test's thread ends with its test.
+/// Starts the process from a thread that lives as long as this process: the kernel ties a leashed
+/// child to the *thread* that started it, and a test's thread ends with its test.
 fn spawn_from_keeper(command: Command) -> Result<Process> {
     static KEEPER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
     let keeper = KEEPER.get_or_init(|| {

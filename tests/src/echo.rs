@@ -30,7 +30,11 @@ pub struct Seen {
 impl Seen {
     /// All values of a header (lower case).
     pub fn header(&self, name: &str) -> Vec<&str> {
-        self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+        self.headers
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 }
 
@@ -55,10 +59,16 @@ impl Echo {
             .with_context(|| format!("the echo upstream cannot listen on port {port}"))?;
         let address = listener.local_addr()?;
         let memory = Memory::default();
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&memory));
+        let app = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&memory));
         // axum::serve ends only with the task.
         let server = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
-        Ok(Self { address, memory, server })
+        Ok(Self {
+            address,
+            memory,
+            server,
+        })
     }
 
     /// Where it listens.
@@ -68,7 +78,11 @@ impl Echo {
 
     /// What arrived with that `x-case` header, and forgets it.
     pub fn take(&self, case: &str) -> Vec<Seen> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(case).unwrap_or_default()
+        self.memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(case)
+            .unwrap_or_default()
     }
 }
 
@@ -81,16 +95,29 @@ impl Drop for Echo {
 async fn answer(State(memory): State<Memory>, request: Request) -> Json<Value> {
     let seen = Seen {
         method: request.method().to_string(),
-        path: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
+        path: request
+            .uri()
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string),
         headers: request
             .headers()
             .iter()
-            .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .map(|(name, value)| {
+                (
+                    name.as_str().to_owned(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
             .collect(),
     };
     let body = describe(&seen);
     if let Some(case) = seen.header(CASE).first().map(|case| (*case).to_owned()) {
-        memory.lock().unwrap_or_else(PoisonError::into_inner).entry(case).or_default().push(seen);
+        memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(case)
+            .or_default()
+            .push(seen);
     }
     Json(body)
 }

@@ -41,7 +41,8 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts Envoy from the repository's root (the shipped bootstraps name the module relative to it) and waits until it is live.
+    /// Starts Envoy from the repository's root (the shipped bootstraps name the module relative to
+    /// it) and waits until it is live.
     ///
     /// # Errors
     /// When it ends, or is not live after a minute; the message has the end of its log.
@@ -113,7 +114,9 @@ impl Envoy {
 
     /// All that it has logged.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// GET of an admin path.
@@ -132,7 +135,9 @@ impl Envoy {
         let response = self.admin_get(&format!("/stats?filter={filter}")).await?;
         let text = response.text();
         let pairs = text.lines().filter_map(|line| line.split_once(": "));
-        Ok(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+        Ok(pairs
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect())
     }
 
     /// One counter or gauge; 0 when it is not there yet.
@@ -140,7 +145,12 @@ impl Envoy {
     /// # Errors
     /// When the admin interface does not answer.
     pub async fn stat(&self, name: &str) -> Result<u64> {
-        Ok(self.stats(&format!("^{}$", name.replace('.', "\\."))).await?.get(name).copied().unwrap_or(0))
+        Ok(self
+            .stats(&format!("^{}$", name.replace('.', "\\.")))
+            .await?
+            .get(name)
+            .copied()
+            .unwrap_or(0))
     }
 
     /// The address a listener bound (its configuration may say port 0).
@@ -149,25 +159,34 @@ impl Envoy {
     /// When there is no listener of that name.
     pub async fn listener(&self, name: &str) -> Result<SocketAddr> {
         let listeners = self.admin_get("/listeners?format=json").await?.json();
-        listener_address(&listeners, name).with_context(|| format!("Envoy has no listener {name}: {listeners}"))
+        listener_address(&listeners, name)
+            .with_context(|| format!("Envoy has no listener {name}: {listeners}"))
     }
 
-    /// Connections that each worker of a listener has ever taken, by the counter's name. In statistics a listener goes by its
-    /// `stat_prefix`, else by the address in its configuration, such as `127.0.0.1_10000`.
+    /// Connections that each worker of a listener has ever taken, by the counter's name. In
+    /// statistics a listener goes by its `stat_prefix`, else by the address in its configuration,
+    /// such as `127.0.0.1_10000`.
     ///
     /// # Errors
     /// When the admin interface does not answer.
     pub async fn connections(&self, listener: &str) -> Result<BTreeMap<String, u64>> {
-        self.stats(&format!("^listener\\.{listener}\\.worker_.*downstream_cx_total$")).await
+        self.stats(&format!(
+            "^listener\\.{listener}\\.worker_.*downstream_cx_total$"
+        ))
+        .await
     }
 }
 
 fn listener_address(listeners: &Value, name: &str) -> Option<SocketAddr> {
     let all = listeners.get("listener_statuses")?.as_array()?;
-    let one = all.iter().find(|status| status.get("name").and_then(Value::as_str) == Some(name))?;
+    let one = all
+        .iter()
+        .find(|status| status.get("name").and_then(Value::as_str) == Some(name))?;
     let socket = one.pointer("/local_address/socket_address")?;
     let port = u16::try_from(socket.get("port_value")?.as_u64()?).ok()?;
-    format!("{}:{port}", socket.get("address")?.as_str()?).parse().ok()
+    format!("{}:{port}", socket.get("address")?.as_str()?)
+        .parse()
+        .ok()
 }
 
 async fn wait_live(child: &mut Child, address_file: &Path) -> Result<SocketAddr> {
@@ -176,14 +195,21 @@ async fn wait_live(child: &mut Child, address_file: &Path) -> Result<SocketAddr>
         if let Err(ended) = child.borrow_mut().check_alive() {
             return Some(Err(ended));
         }
-        let admin = fs::read_to_string(address_file).ok()?.trim().parse::<SocketAddr>().ok()?;
+        let admin = fs::read_to_string(address_file)
+            .ok()?
+            .trim()
+            .parse::<SocketAddr>()
+            .ok()?;
         let ready = send(admin, &Request::get("/ready")).await.ok()?;
         (ready.status == 200).then_some(Ok(admin))
     })
     .await;
     match live {
         Ok(result) => result,
-        Err(timeout) => bail!("{timeout:#}; the end of its log:\n{}", child.borrow().log_tail()),
+        Err(timeout) => bail!(
+            "{timeout:#}; the end of its log:\n{}",
+            child.borrow().log_tail()
+        ),
     }
 }
 
@@ -199,7 +225,11 @@ pub fn validate(config: &Path) -> Result<()> {
         .output()
         .context("cannot run Envoy")?;
     if !output.status.success() {
-        bail!("Envoy refuses {}:\n{}", config.display(), String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "Envoy refuses {}:\n{}",
+            config.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! A small HTTP client that hides nothing: repeated headers, raw paths, one connection at a time, HTTP/1.1 or HTTP/2.
+//! A small HTTP client that hides nothing: repeated headers, raw paths, one connection at a time,
+//! HTTP/1.1 or HTTP/2.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -32,7 +33,12 @@ pub struct Request {
 impl Request {
     /// A request without headers or body.
     pub fn new(method: &str, path: &str) -> Self {
-        Self { method: method.to_owned(), path: path.to_owned(), headers: Vec::new(), body: Bytes::new() }
+        Self {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+        }
     }
 
     /// A GET.
@@ -42,7 +48,8 @@ impl Request {
 
     /// A POST of a form that is encoded already.
     pub fn form(path: &str, form: &str) -> Self {
-        let mut request = Self::new("POST", path).header("content-type", "application/x-www-form-urlencoded");
+        let mut request =
+            Self::new("POST", path).header("content-type", "application/x-www-form-urlencoded");
         request.body = Bytes::copy_from_slice(form.as_bytes());
         request
     }
@@ -68,20 +75,34 @@ impl Request {
     }
 
     fn build(&self, host: &str, whole_uri: bool) -> Result<hyper::Request<Full<Bytes>>> {
-        let given =
-            self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| value.as_str());
+        let given = self
+            .headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case("host"))
+            .map(|(_, value)| value.as_str());
         let host = given.unwrap_or(host);
-        let uri = if whole_uri { format!("http://{host}{}", self.path) } else { self.path.clone() };
-        let mut request =
-            hyper::Request::builder().method(self.method.as_str()).uri(uri).body(Full::new(self.body.clone()))?;
+        let uri = if whole_uri {
+            format!("http://{host}{}", self.path)
+        } else {
+            self.path.clone()
+        };
+        let mut request = hyper::Request::builder()
+            .method(self.method.as_str())
+            .uri(uri)
+            .body(Full::new(self.body.clone()))?;
         for (name, value) in &self.headers {
             if whole_uri && name.eq_ignore_ascii_case("host") {
                 continue;
             }
-            request.headers_mut().append(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value)?);
+            request.headers_mut().append(
+                HeaderName::from_bytes(name.as_bytes())?,
+                HeaderValue::from_str(value)?,
+            );
         }
         if !whole_uri && given.is_none() {
-            request.headers_mut().insert(HOST, HeaderValue::from_str(host)?);
+            request
+                .headers_mut()
+                .insert(HOST, HeaderValue::from_str(host)?);
         }
         Ok(request)
     }
@@ -101,7 +122,10 @@ pub struct Response {
 impl Response {
     /// The first header of that name (lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -116,7 +140,10 @@ impl Response {
 
     /// The stable code of a Meshseal rejection: the `code` member of the problem body.
     pub fn code(&self) -> Option<String> {
-        self.json().get("code").and_then(Value::as_str).map(str::to_owned)
+        self.json()
+            .get("code")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
     }
 }
 
@@ -141,7 +168,10 @@ impl Connection {
     pub async fn open(to: SocketAddr) -> Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(connect(to).await?)).await?;
         tokio::spawn(connection);
-        Ok(Self { to, sender: Sender::One(sender) })
+        Ok(Self {
+            to,
+            sender: Sender::One(sender),
+        })
     }
 
     /// Opens an HTTP/2 connection with prior knowledge, as a gRPC client would.
@@ -149,9 +179,13 @@ impl Connection {
     /// # Errors
     /// When nobody listens there.
     pub async fn open_h2(to: SocketAddr) -> Result<Self> {
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(connect(to).await?)).await?;
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(connect(to).await?)).await?;
         tokio::spawn(connection);
-        Ok(Self { to, sender: Sender::Two(sender) })
+        Ok(Self {
+            to,
+            sender: Sender::Two(sender),
+        })
     }
 
     /// Whether the peer has closed it.
@@ -182,14 +216,23 @@ impl Connection {
             read(response).await
         };
         match timeout(PATIENCE, exchange).await {
-            Ok(answer) => answer.with_context(|| format!("{} {} at {to}", request.method, request.path)),
-            Err(_) => bail!("no answer to {} {} at {to} within {} s", request.method, request.path, PATIENCE.as_secs()),
+            Ok(answer) => {
+                answer.with_context(|| format!("{} {} at {to}", request.method, request.path))
+            }
+            Err(_) => bail!(
+                "no answer to {} {} at {to} within {} s",
+                request.method,
+                request.path,
+                PATIENCE.as_secs()
+            ),
         }
     }
 }
 
 async fn connect(to: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect(to).await.with_context(|| format!("cannot connect to {to}"))?;
+    let stream = TcpStream::connect(to)
+        .await
+        .with_context(|| format!("cannot connect to {to}"))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -199,9 +242,18 @@ async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Respon
     let headers = head
         .headers
         .iter()
-        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
         .collect();
-    Ok(Response { status: head.status.as_u16(), headers, body: body.collect().await?.to_bytes() })
+    Ok(Response {
+        status: head.status.as_u16(),
+        headers,
+        body: body.collect().await?.to_bytes(),
+    })
 }
 
 /// Sends one request on a connection of its own.

@@ -36,7 +36,8 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Writes a configuration into an emptied folder; tokens for `orders` live `lifetime_s` seconds. Starts nothing.
+    /// Writes a configuration into an emptied folder; tokens for `orders` live `lifetime_s`
+    /// seconds. Starts nothing.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -48,7 +49,15 @@ impl Issuer {
         let (admin_port, poll_token) = (ports::free()?, self::secret()?);
         let (secret, operator_secret) = (self::secret()?, self::secret()?);
         let dir = dir.to_path_buf();
-        let issuer = Self { dir, port, admin_port, secret, operator_secret, poll_token, child: None };
+        let issuer = Self {
+            dir,
+            port,
+            admin_port,
+            secret,
+            operator_secret,
+            poll_token,
+            child: None,
+        };
         fs::write(issuer.config(), issuer.yaml(lifetime_s))?;
         Ok(issuer)
     }
@@ -103,7 +112,8 @@ impl Issuer {
         &self.poll_token
     }
 
-    /// The public keys that sign bundles, as `meshseal keys pins` prints them; makes them when this is the first call.
+    /// The public keys that sign bundles, as `meshseal keys pins` prints them; makes them when this
+    /// is the first call.
     ///
     /// # Errors
     /// When the command fails; with what it said.
@@ -114,9 +124,17 @@ impl Issuer {
             .current_dir(&self.dir)
             .output()
             .context("cannot run meshseal")?;
-        ensure!(output.status.success(), "meshseal keys pins failed:\n{}", String::from_utf8_lossy(&output.stderr));
-        let printed: Value = serde_json::from_slice(&output.stdout).context("meshseal keys pins printed no JSON")?;
-        printed.get("keys").cloned().context("meshseal keys pins printed no `keys`")
+        ensure!(
+            output.status.success(),
+            "meshseal keys pins failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let printed: Value =
+            serde_json::from_slice(&output.stdout).context("meshseal keys pins printed no JSON")?;
+        printed
+            .get("keys")
+            .cloned()
+            .context("meshseal keys pins printed no `keys`")
     }
 
     /// Starts it and waits until it is ready.
@@ -184,9 +202,13 @@ impl Issuer {
     /// When it refuses.
     pub async fn token(&self, audience: &str) -> Result<String> {
         let form = format!("grant_type=client_credentials&audience={audience}");
-        let request = Request::form("/token", &form).header("authorization", &basic(CLIENT, &self.secret));
+        let request =
+            Request::form("/token", &form).header("authorization", &basic(CLIENT, &self.secret));
         let body = ok(self.send(request).await?)?;
-        body.get("access_token").and_then(Value::as_str).map(str::to_owned).context("no access_token")
+        body.get("access_token")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .context("no access_token")
     }
 
     async fn operate(&self, port: u16, request: Request) -> Result<Value> {
@@ -199,7 +221,9 @@ impl Issuer {
     /// # Errors
     /// When the issuer refuses.
     pub async fn rotate(&self) -> Result<()> {
-        self.operate(self.admin_port, Request::form("/admin/keys/rotate", "")).await.map(drop)
+        self.operate(self.admin_port, Request::form("/admin/keys/rotate", ""))
+            .await
+            .map(drop)
     }
 
     /// The `kid` of the key that signs tokens now.
@@ -207,11 +231,24 @@ impl Issuer {
     /// # Errors
     /// When there is none.
     pub async fn signing_kid(&self) -> Result<String> {
-        let view = self.operate(self.admin_port, Request::get("/admin/keys")).await?;
-        let keys = view.get("keys").and_then(Value::as_array).context("no keys")?;
-        let is = |key: &Value, name: &str, value: &str| key.get(name).and_then(Value::as_str) == Some(value);
-        let signing = keys.iter().find(|key| is(key, "purpose", "token") && is(key, "state", "active"));
-        signing.and_then(|key| key.get("kid")).and_then(Value::as_str).map(str::to_owned).context("no active key")
+        let view = self
+            .operate(self.admin_port, Request::get("/admin/keys"))
+            .await?;
+        let keys = view
+            .get("keys")
+            .and_then(Value::as_array)
+            .context("no keys")?;
+        let is = |key: &Value, name: &str, value: &str| {
+            key.get(name).and_then(Value::as_str) == Some(value)
+        };
+        let signing = keys
+            .iter()
+            .find(|key| is(key, "purpose", "token") && is(key, "state", "active"));
+        signing
+            .and_then(|key| key.get("kid"))
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .context("no active key")
     }
 
     /// Rotates and waits until the new key signs; its `kid`.
@@ -221,7 +258,10 @@ impl Issuer {
     pub async fn rotate_and_wait(&self, limit: Duration) -> Result<String> {
         let old = self.signing_kid().await?;
         self.rotate().await?;
-        until("the new key to sign", limit, || async { self.signing_kid().await.ok().filter(|kid| *kid != old) }).await
+        until("the new key to sign", limit, || async {
+            self.signing_kid().await.ok().filter(|kid| *kid != old)
+        })
+        .await
     }
 
     /// Revokes a signing key at once; another takes its place.
@@ -229,7 +269,12 @@ impl Issuer {
     /// # Errors
     /// When the issuer refuses.
     pub async fn revoke_key(&self, kid: &str) -> Result<()> {
-        self.operate(self.admin_port, Request::form("/admin/keys/revoke", &format!("kid={kid}"))).await.map(drop)
+        self.operate(
+            self.admin_port,
+            Request::form("/admin/keys/revoke", &format!("kid={kid}")),
+        )
+        .await
+        .map(drop)
     }
 
     /// How many workers of proxies are live, and how many of them have the present version.
@@ -237,9 +282,17 @@ impl Issuer {
     /// # Errors
     /// When the issuer does not say.
     pub async fn proxies(&self) -> Result<(usize, usize)> {
-        let view = self.operate(self.admin_port, Request::get("/admin/proxies")).await?;
-        let proxies = view.get("proxies").and_then(Value::as_array).context("no proxies")?;
-        let current = proxies.iter().filter(|proxy| proxy.get("current") == Some(&Value::Bool(true))).count();
+        let view = self
+            .operate(self.admin_port, Request::get("/admin/proxies"))
+            .await?;
+        let proxies = view
+            .get("proxies")
+            .and_then(Value::as_array)
+            .context("no proxies")?;
+        let current = proxies
+            .iter()
+            .filter(|proxy| proxy.get("current") == Some(&Value::Bool(true)))
+            .count();
         Ok((proxies.len(), current))
     }
 
@@ -248,9 +301,17 @@ impl Issuer {
     /// # Errors
     /// When they have not within `limit`.
     pub async fn wait_for_proxies(&self, count: usize, limit: Duration) -> Result<()> {
-        until(&format!("{count} workers to confirm the bundle"), limit, || async {
-            self.proxies().await.ok().filter(|(live, current)| *live >= count && live == current).map(drop)
-        })
+        until(
+            &format!("{count} workers to confirm the bundle"),
+            limit,
+            || async {
+                self.proxies()
+                    .await
+                    .ok()
+                    .filter(|(live, current)| *live >= count && live == current)
+                    .map(drop)
+            },
+        )
         .await
     }
 
@@ -267,7 +328,11 @@ impl Issuer {
     /// # Errors
     /// When the issuer refuses.
     pub async fn revoke_within(&self, what: &str, wait_s: u32) -> Result<Value> {
-        self.operate(self.port, Request::form("/revoke", &format!("{what}&wait={wait_s}"))).await
+        self.operate(
+            self.port,
+            Request::form("/revoke", &format!("{what}&wait={wait_s}")),
+        )
+        .await
     }
 
     /// Declares a node's workers gone.
@@ -275,7 +340,12 @@ impl Issuer {
     /// # Errors
     /// When the issuer refuses.
     pub async fn forget_proxy(&self, node: &str) -> Result<()> {
-        self.operate(self.admin_port, Request::form("/admin/proxies/forget", &format!("name={node}"))).await.map(drop)
+        self.operate(
+            self.admin_port,
+            Request::form("/admin/proxies/forget", &format!("name={node}")),
+        )
+        .await
+        .map(drop)
     }
 
     /// The public keys that it publishes.
@@ -293,7 +363,12 @@ fn basic(id: &str, secret: &str) -> String {
 }
 
 fn ok(response: Response) -> Result<Value> {
-    ensure!((200..300).contains(&response.status), "the issuer answered {}: {}", response.status, response.text());
+    ensure!(
+        (200..300).contains(&response.status),
+        "the issuer answered {}: {}",
+        response.status,
+        response.text()
+    );
     Ok(response.json())
 }
 
@@ -308,8 +383,13 @@ fn secret() -> Result<String> {
 /// # Errors
 /// When it is no token.
 pub fn kid_of(token: &str) -> Result<String> {
-    let header: Value = serde_json::from_slice(&unb64(token.split('.').next().unwrap_or_default())?)?;
-    header.get("kid").and_then(Value::as_str).map(str::to_owned).context("no kid")
+    let header: Value =
+        serde_json::from_slice(&unb64(token.split('.').next().unwrap_or_default())?)?;
+    header
+        .get("kid")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .context("no kid")
 }
 
 /// Where the runner and the end-to-end tests keep their state.

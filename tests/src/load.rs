@@ -47,7 +47,11 @@ pub struct Report {
 impl Report {
     /// Requests with any other answer than 200.
     pub fn rejected(&self) -> u64 {
-        self.answers.iter().filter(|(answer, _)| *answer != "200").map(|(_, count)| count).sum()
+        self.answers
+            .iter()
+            .filter(|(answer, _)| *answer != "200")
+            .map(|(_, count)| count)
+            .sum()
     }
 }
 
@@ -56,16 +60,31 @@ impl Load {
     ///
     /// # Errors
     /// When a connection cannot be opened.
-    pub async fn start(to: SocketAddr, path: &str, first_token: String, rate: u32, connections: u32) -> Result<Self> {
+    pub async fn start(
+        to: SocketAddr,
+        path: &str,
+        first_token: String,
+        rate: u32,
+        connections: u32,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.put(first_token);
         let pace = Duration::from_secs(1) * connections / rate;
         let mut tasks = JoinSet::new();
         for _ in 0..connections {
             let connection = Connection::open(to).await?;
-            tasks.spawn(send_steadily(connection, path.to_owned(), pace, Arc::clone(&shared)));
+            tasks.spawn(send_steadily(
+                connection,
+                path.to_owned(),
+                pace,
+                Arc::clone(&shared),
+            ));
         }
-        Ok(Self { shared, tasks, watch: Stopwatch::start() })
+        Ok(Self {
+            shared,
+            tasks,
+            watch: Stopwatch::start(),
+        })
     }
 
     /// Adds a token, which is used at once.
@@ -89,9 +108,18 @@ impl Load {
         }
         let elapsed = self.watch.elapsed().as_secs_f64();
         let total = self.sent();
-        let answers = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let answers = self
+            .shared
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        Ok(Report { answers, total, rate: total as f64 / elapsed })
+        Ok(Report {
+            answers,
+            total,
+            rate: total as f64 / elapsed,
+        })
     }
 }
 
@@ -105,22 +133,38 @@ impl Shared {
     fn next_token(&self) -> String {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = if turn.is_multiple_of(2) { 0 } else { (turn / 2) % tokens.len().max(1) };
+        let index = if turn.is_multiple_of(2) {
+            0
+        } else {
+            (turn / 2) % tokens.len().max(1)
+        };
         tokens.get(index).cloned().unwrap_or_default()
     }
 }
 
-async fn send_steadily(mut connection: Connection, path: String, pace: Duration, shared: Arc<Shared>) -> Result<()> {
+async fn send_steadily(
+    mut connection: Connection,
+    path: String,
+    pace: Duration,
+    shared: Arc<Shared>,
+) -> Result<()> {
     let mut ticks = interval(pace);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     while !shared.over.load(Ordering::Relaxed) {
         ticks.tick().await;
-        let response = connection.send(&Request::get(&path).bearer(&shared.next_token())).await?;
+        let response = connection
+            .send(&Request::get(&path).bearer(&shared.next_token()))
+            .await?;
         let answer = match response.status {
             200 => "200".to_owned(),
             status => format!("{status} {}", response.code().unwrap_or_default()),
         };
-        *shared.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(answer).or_default() += 1;
+        *shared
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(answer)
+            .or_default() += 1;
         shared.sent.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())

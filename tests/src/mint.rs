@@ -1,13 +1,14 @@
-//! Tokens made by hand: keys and signatures from aws-lc, JSON put together as the caller says. Nothing here is Meshseal's code, so
-//! that the filter is never judged by itself.
+//! Tokens made by hand: keys and signatures from aws-lc, JSON put together as the caller says.
+//! Nothing here is Meshseal's code, so that the filter is never judged by itself.
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aws_lc_rs::rand::{SystemRandom, fill};
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
-    Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
-    RSA_PSS_SHA512, RsaEncoding,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+    ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+    RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
+    RsaEncoding,
 };
 use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
@@ -24,7 +25,9 @@ pub fn b64(bytes: impl AsRef<[u8]>) -> String {
 /// # Errors
 /// When it is not that.
 pub fn unb64(text: &str) -> Result<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|error| anyhow!("not base64url: {error}"))
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|error| anyhow!("not base64url: {error}"))
 }
 
 /// Kinds of keys.
@@ -78,7 +81,11 @@ impl Key {
                 Secret::Oct(bytes)
             }
         };
-        Ok(Self { kind, kid: kid.to_owned(), secret })
+        Ok(Self {
+            kind,
+            kid: kid.to_owned(),
+            secret,
+        })
     }
 
     /// Its key id.
@@ -98,7 +105,8 @@ impl Key {
         }
     }
 
-    /// The JWK that a verifier needs, with `kid`, `alg` and `use`; of an `oct` key the secret itself.
+    /// The JWK that a verifier needs, with `kid`, `alg` and `use`; of an `oct` key the secret
+    /// itself.
     ///
     /// # Errors
     /// When the public key has not the expected form.
@@ -113,8 +121,10 @@ impl Key {
     pub fn jwk_for(&self, alg: &str) -> Result<Value> {
         let mut jwk = self.bare_jwk()?;
         let members = jwk.as_object_mut().context("a JWK is an object")?;
-        members
-            .extend([("kid", self.kid.as_str()), ("alg", alg), ("use", "sig")].map(|(k, v)| (k.to_owned(), v.into())));
+        members.extend(
+            [("kid", self.kid.as_str()), ("alg", alg), ("use", "sig")]
+                .map(|(k, v)| (k.to_owned(), v.into())),
+        );
         Ok(jwk)
     }
 
@@ -124,10 +134,18 @@ impl Key {
     /// When the public key has not the expected form.
     pub fn bare_jwk(&self) -> Result<Value> {
         Ok(match &self.secret {
-            Secret::Ed25519(pair) => json!({"kty": "OKP", "crv": "Ed25519", "x": b64(pair.public_key())}),
+            Secret::Ed25519(pair) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "x": b64(pair.public_key())})
+            }
             Secret::Ecdsa(pair) => {
-                let point = pair.public_key().as_ref().get(1..).context("an uncompressed point")?;
-                let (x, y) = point.split_at_checked(point.len() / 2).context("an uncompressed point")?;
+                let point = pair
+                    .public_key()
+                    .as_ref()
+                    .get(1..)
+                    .context("an uncompressed point")?;
+                let (x, y) = point
+                    .split_at_checked(point.len() / 2)
+                    .context("an uncompressed point")?;
                 json!({"kty": "EC", "crv": self.curve(), "x": b64(x), "y": b64(y)})
             }
             Secret::Rsa(pair) => json!({"kty": "RSA", "n": b64(modulus(pair)?), "e": "AQAB"}),
@@ -161,7 +179,12 @@ impl Key {
             Secret::Ecdsa(pair) => pair.sign(&SystemRandom::new(), input)?.as_ref().to_vec(),
             Secret::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(rsa_encoding(alg)?, &SystemRandom::new(), input, &mut signature)?;
+                pair.sign(
+                    rsa_encoding(alg)?,
+                    &SystemRandom::new(),
+                    input,
+                    &mut signature,
+                )?;
                 signature
             }
             Secret::Oct(bytes) => mac(alg, bytes, input)?,
@@ -180,7 +203,9 @@ pub fn mac(alg: &str, secret: &[u8], input: &[u8]) -> Result<Vec<u8>> {
         "HS512" => hmac::HMAC_SHA512,
         other => bail!("no HMAC for {other}"),
     };
-    Ok(hmac::sign(&hmac::Key::new(algorithm, secret), input).as_ref().to_vec())
+    Ok(hmac::sign(&hmac::Key::new(algorithm, secret), input)
+        .as_ref()
+        .to_vec())
 }
 
 /// SHA-256 in base64url.
@@ -200,10 +225,13 @@ fn rsa_encoding(alg: &str) -> Result<&'static dyn RsaEncoding> {
     })
 }
 
-/// The modulus inside `RSAPublicKey ::= SEQUENCE { modulus INTEGER, publicExponent INTEGER }` (RFC 8017 A.1.1) of a 2048-bit key:
-/// nine bytes of tags, lengths and sign, then 256 of modulus.
+/// The modulus inside `RSAPublicKey ::= SEQUENCE { modulus INTEGER, publicExponent INTEGER }` (RFC
+/// 8017 A.1.1) of a 2048-bit key: nine bytes of tags, lengths and sign, then 256 of modulus.
 fn modulus(pair: &RsaKeyPair) -> Result<&[u8]> {
-    pair.public_key().as_ref().get(9..265).ok_or_else(|| anyhow!("not a 2048-bit RSA public key"))
+    pair.public_key()
+        .as_ref()
+        .get(9..265)
+        .ok_or_else(|| anyhow!("not a 2048-bit RSA public key"))
 }
 
 /// A JWKS of the keys' JWKs.
@@ -211,11 +239,15 @@ fn modulus(pair: &RsaKeyPair) -> Result<&[u8]> {
 /// # Errors
 /// As [`Key::jwk`].
 pub fn jwks(keys: &[&Key]) -> Result<Value> {
-    let keys = keys.iter().map(|key| key.jwk()).collect::<Result<Vec<_>>>()?;
+    let keys = keys
+        .iter()
+        .map(|key| key.jwk())
+        .collect::<Result<Vec<_>>>()?;
     Ok(json!({ "keys": keys }))
 }
 
-/// A token under construction. Starts as a correct RFC 9068 access token; every change is a deviation.
+/// A token under construction. Starts as a correct RFC 9068 access token; every change is a
+/// deviation.
 #[derive(Clone, Debug)]
 pub struct Token {
     /// The protected header.
@@ -235,7 +267,10 @@ impl Token {
             "iat": now, "exp": now + 300, "jti": b64(jti),
         });
         let header = json!({ "typ": "at+jwt" });
-        Self { header: object(header), claims: object(claims) }
+        Self {
+            header: object(header),
+            claims: object(claims),
+        }
     }
 
     /// Sets a claim.
@@ -273,7 +308,12 @@ impl Token {
     pub fn sign(mut self, key: &Key) -> Result<String> {
         self.header.entry("alg").or_insert_with(|| key.alg().into());
         self.header.entry("kid").or_insert_with(|| key.kid().into());
-        let alg = self.header.get("alg").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let alg = self
+            .header
+            .get("alg")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         self.seal(|input| key.sign(&alg, input))
     }
 
@@ -292,7 +332,11 @@ impl Token {
 ///
 /// # Errors
 /// Those of `signature`.
-pub fn seal(header: &str, payload: &[u8], signature: impl FnOnce(&[u8]) -> Result<Vec<u8>>) -> Result<String> {
+pub fn seal(
+    header: &str,
+    payload: &[u8],
+    signature: impl FnOnce(&[u8]) -> Result<Vec<u8>>,
+) -> Result<String> {
     let input = format!("{}.{}", b64(header), b64(payload));
     let signature = signature(input.as_bytes())?;
     Ok(format!("{input}.{}", b64(signature)))
@@ -301,6 +345,8 @@ pub fn seal(header: &str, payload: &[u8], signature: impl FnOnce(&[u8]) -> Resul
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(members) => members,
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Map::new()
+        }
     }
 }

@@ -21,7 +21,11 @@ pub fn free() -> Result<u16> {
     loop {
         let listener = TcpListener::bind(loopback(0)).context("no free port on 127.0.0.1")?;
         let port = listener.local_addr()?.port();
-        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+        if GIVEN
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(port)
+        {
             return Ok(port);
         }
     }

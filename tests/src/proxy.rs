@@ -1,5 +1,5 @@
-//! A test's Envoy with the current module: two workers, an echo upstream, and one kept connection per listener and worker, so that
-//! a request can be put before each of them.
+//! A test's Envoy with the current module: two workers, an echo upstream, and one kept connection
+//! per listener and worker, so that a request can be put before each of them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,15 +22,21 @@ use crate::{build, paths};
 /// Worker threads of a test's Envoy.
 pub const WORKERS: usize = 2;
 
-/// The runtime that all tests of one executable share: what one test opened stays open for the next.
+/// The runtime that all tests of one executable share: what one test opened stays open for the
+/// next.
 ///
 /// # Errors
 /// When the system gives no threads.
 pub fn runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
-    let made =
-        RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());
-    made.as_ref().map_err(|error| anyhow::anyhow!("no runtime: {error}"))
+    let made = RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+    });
+    made.as_ref()
+        .map_err(|error| anyhow::anyhow!("no runtime: {error}"))
 }
 
 /// Runs a test's body on the shared runtime.
@@ -55,19 +61,29 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Builds the module and starts Envoy with one listener per plugin configuration and these clusters besides `echo`.
+    /// Builds the module and starts Envoy with one listener per plugin configuration and these
+    /// clusters besides `echo`.
     ///
     /// # Errors
     /// When the module does not build or Envoy does not come up.
-    pub async fn start(name: &str, plugins: &[(&str, Value)], clusters: &[(&str, SocketAddr)]) -> Result<Self> {
-        let listeners = plugins.iter().map(|(name, plugin)| listener(name, &[meshseal(plugin)], "echo"));
+    pub async fn start(
+        name: &str,
+        plugins: &[(&str, Value)],
+        clusters: &[(&str, SocketAddr)],
+    ) -> Result<Self> {
+        let listeners = plugins
+            .iter()
+            .map(|(name, plugin)| listener(name, &[meshseal(plugin)], "echo"));
         let bootstrap = listeners.fold(Bootstrap::new(), Bootstrap::listener);
-        let bootstrap = clusters.iter().fold(bootstrap, |bootstrap, (name, to)| bootstrap.cluster(name, *to));
+        let bootstrap = clusters.iter().fold(bootstrap, |bootstrap, (name, to)| {
+            bootstrap.cluster(name, *to)
+        });
         let names: Vec<&str> = plugins.iter().map(|(name, _)| *name).collect();
         Self::start_with(name, bootstrap, &names).await
     }
 
-    /// The same with a bootstrap of the test's own; `echo` is added to its clusters. Connections are kept to the named listeners.
+    /// The same with a bootstrap of the test's own; `echo` is added to its clusters. Connections
+    /// are kept to the named listeners.
     ///
     /// # Errors
     /// As [`Proxy::start`].
@@ -90,12 +106,23 @@ impl Proxy {
         let dir = folder(name);
         let config = dir.join("bootstrap.json");
         bootstrap.cluster("echo", echo.address()).write(&config)?;
-        let options = Options { config, workers: u32::try_from(WORKERS)?, node: name.to_owned(), dir };
+        let options = Options {
+            config,
+            workers: u32::try_from(WORKERS)?,
+            node: name.to_owned(),
+            dir,
+        };
         let envoy = Envoy::start_with_env(&options, env).await?;
-        let mut proxy = Self { envoy, echo, listeners: BTreeMap::new() };
+        let mut proxy = Self {
+            envoy,
+            echo,
+            listeners: BTreeMap::new(),
+        };
         for name in listeners {
             let address = proxy.envoy.listener(name).await?;
-            proxy.listeners.insert((*name).to_owned(), (address, Mutex::default()));
+            proxy
+                .listeners
+                .insert((*name).to_owned(), (address, Mutex::default()));
         }
         Ok(proxy)
     }
@@ -119,14 +146,20 @@ impl Proxy {
     }
 
     fn entry(&self, listener: &str) -> Result<&(SocketAddr, Mutex<Vec<Connection>>)> {
-        self.listeners.get(listener).with_context(|| format!("no listener {listener}"))
+        self.listeners
+            .get(listener)
+            .with_context(|| format!("no listener {listener}"))
     }
 
     /// Puts a request before each worker: `make(worker)` gives each its own.
     ///
     /// # Errors
     /// When Envoy does not answer, or not with both workers.
-    pub async fn ask_each_worker(&self, listener: &str, make: impl Fn(usize) -> Request) -> Result<Vec<Response>> {
+    pub async fn ask_each_worker(
+        &self,
+        listener: &str,
+        make: impl Fn(usize) -> Request,
+    ) -> Result<Vec<Response>> {
         let (address, kept) = self.entry(listener)?;
         let mut connections = kept.lock().await;
         if connections.is_empty() || connections.iter().any(Connection::is_closed) {

@@ -9,7 +9,8 @@ use tokio::runtime::Runtime;
 
 use crate::ports::loopback;
 
-/// An axum app on a runtime of its own, so that ending the runtime breaks its connections as a crash would.
+/// An axum app on a runtime of its own, so that ending the runtime breaks its connections as a
+/// crash would.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -22,7 +23,10 @@ impl Server {
     /// # Errors
     /// When the port is taken.
     pub fn start(port: u16, app: Router) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
         let (bound, address) = std::sync::mpsc::channel();
         runtime.spawn(async move {
             let listener = TcpListener::bind(loopback(port)).await;
@@ -35,9 +39,14 @@ impl Server {
                 drop(axum::serve(listener, app).await);
             }
         });
-        let address =
-            address.recv()?.map_err(|error| anyhow::anyhow!(error)).with_context(|| format!("port {port}"))?;
-        Ok(Self { address, runtime: Some(runtime) })
+        let address = address
+            .recv()?
+            .map_err(|error| anyhow::anyhow!(error))
+            .with_context(|| format!("port {port}"))?;
+        Ok(Self {
+            address,
+            runtime: Some(runtime),
+        })
     }
 
     /// Where it listens.

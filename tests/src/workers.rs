@@ -13,8 +13,9 @@ use crate::wait::until;
 /// Enough tries for any way of spreading connections.
 const TRIES: usize = 64;
 
-/// One kept-alive connection per worker of a listener (see [`Envoy::connections`] for its name), in the workers' order. Nobody else may connect meanwhile: a connection
-/// is told to belong to the worker whose counter it moves.
+/// One kept-alive connection per worker of a listener (see [`Envoy::connections`] for its name), in
+/// the workers' order. Nobody else may connect meanwhile: a connection is told to belong to the
+/// worker whose counter it moves.
 ///
 /// # Errors
 /// When the workers cannot be told apart, or one never gets a connection.
@@ -30,12 +31,16 @@ pub async fn connect_each(
     for _ in 0..TRIES {
         let before = envoy.connections(listener).await?;
         let connection = Connection::open(address).await?;
-        let worker = until("a worker to take the connection", Duration::from_secs(5), || async {
-            let now = envoy.connections(listener).await.ok()?;
-            now.into_iter()
-                .find(|(worker, total)| *total > before.get(worker).copied().unwrap_or(0))
-                .map(|(worker, _)| worker)
-        })
+        let worker = until(
+            "a worker to take the connection",
+            Duration::from_secs(5),
+            || async {
+                let now = envoy.connections(listener).await.ok()?;
+                now.into_iter()
+                    .find(|(worker, total)| *total > before.get(worker).copied().unwrap_or(0))
+                    .map(|(worker, _)| worker)
+            },
+        )
         .await?;
         if let Some(same) = found.insert(worker, connection) {
             spare.push(same);
@@ -44,5 +49,8 @@ pub async fn connect_each(
             return Ok(found.into_values().collect());
         }
     }
-    bail!("only {} of {workers} workers took one of {TRIES} connections to {listener}", found.len())
+    bail!(
+        "only {} of {workers} workers took one of {TRIES} connections to {listener}",
+        found.len()
+    )
 }

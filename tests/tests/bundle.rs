@@ -1,4 +1,5 @@
-//! The trust bundle in a real Envoy, from a server that does everything right and then everything wrong.
+//! The trust bundle in a real Envoy, from a server that does everything right and then everything
+//! wrong.
 
 use std::time::Duration;
 
@@ -49,8 +50,13 @@ impl Scene {
             "jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "trustBundle": true}],
         });
         let key = Key::generate(Kind::Ed25519, "first")?;
-        let proxy = Proxy::start(name, &[("edge", plugin)], &[("bundles", bundles.address())]).await?;
-        Ok(Self { bundles, key, proxy })
+        let proxy =
+            Proxy::start(name, &[("edge", plugin)], &[("bundles", bundles.address())]).await?;
+        Ok(Self {
+            bundles,
+            key,
+            proxy,
+        })
     }
 
     fn token(&self) -> Result<String> {
@@ -58,38 +64,60 @@ impl Scene {
     }
 
     async fn ask(&self, token: &str) -> Result<Vec<Response>> {
-        self.proxy.ask_each_worker("edge", |_| Request::get("/").bearer(token)).await
+        self.proxy
+            .ask_each_worker("edge", |_| Request::get("/").bearer(token))
+            .await
     }
 
     /// Both workers answer with that status now.
     async fn expect(&self, token: &str, status: u16, code: Option<&str>) -> Result<()> {
         for response in self.ask(token).await? {
-            ensure!(response.status == status, "expected {status}, got {response:?}");
-            ensure!(response.code().as_deref() == code, "expected {code:?}, got {response:?}");
+            ensure!(
+                response.status == status,
+                "expected {status}, got {response:?}"
+            );
+            ensure!(
+                response.code().as_deref() == code,
+                "expected {code:?}, got {response:?}"
+            );
         }
         Ok(())
     }
 
     /// Waits until both workers answer with that status.
     async fn until_answered(&self, token: &str, status: u16) -> Result<()> {
-        until(&format!("status {status} from both workers"), SOON, || async {
-            let responses = self.ask(token).await.ok()?;
-            responses.iter().all(|response| response.status == status).then_some(())
-        })
+        until(
+            &format!("status {status} from both workers"),
+            SOON,
+            || async {
+                let responses = self.ask(token).await.ok()?;
+                responses
+                    .iter()
+                    .all(|response| response.status == status)
+                    .then_some(())
+            },
+        )
         .await
     }
 
     /// Waits until every thread has acknowledged that version.
     async fn until_held(&self, version: u64) -> Result<()> {
-        until(&format!("version {version} in every thread"), SOON, || async {
-            let held = self.bundles.held();
-            (held.len() == POLLERS && held.values().all(|&have| have == version)).then_some(())
-        })
+        until(
+            &format!("version {version} in every thread"),
+            SOON,
+            || async {
+                let held = self.bundles.held();
+                (held.len() == POLLERS && held.values().all(|&have| have == version)).then_some(())
+            },
+        )
         .await
     }
 
     async fn stat(&self, name: &str) -> Result<u64> {
-        self.proxy.envoy().stat(&format!("wasmcustom.meshseal.{name}")).await
+        self.proxy
+            .envoy()
+            .stat(&format!("wasmcustom.meshseal.{name}"))
+            .await
     }
 
     /// Has the server answer every poll with these bytes until every thread has refused them.
@@ -97,7 +125,8 @@ impl Scene {
         let before = self.stat("bundle.refused").await? + self.stat("bundle.poll_failed").await?;
         self.bundles.set_manner(Manner::Bytes(bytes));
         until("every thread to refuse", SOON, || async {
-            let now = self.stat("bundle.refused").await.ok()? + self.stat("bundle.poll_failed").await.ok()?;
+            let now = self.stat("bundle.refused").await.ok()?
+                + self.stat("bundle.poll_failed").await.ok()?;
             (now >= before + POLLERS as u64).then_some(())
         })
         .await
@@ -125,9 +154,17 @@ fn every_worker_polls_for_itself_and_says_what_it_has() -> Result<()> {
         let scene = Scene::ready("bundle-polls").await?;
         let version = scene.bundles.publish(trust(ISSUER, &[&scene.key])?);
         scene.until_held(version).await?;
-        assert_eq!(scene.bundles.workers().len(), POLLERS, "one poller a thread: {:?}", scene.bundles.workers());
+        assert_eq!(
+            scene.bundles.workers().len(),
+            POLLERS,
+            "one poller a thread: {:?}",
+            scene.bundles.workers()
+        );
         for poll in scene.bundles.polls() {
-            assert!(poll.worker.len() == 16 && poll.worker.bytes().all(|byte| byte.is_ascii_hexdigit()), "{poll:?}");
+            assert!(
+                poll.worker.len() == 16 && poll.worker.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                "{poll:?}"
+            );
             assert_eq!(poll.node, "bundle-polls");
             assert!(poll.wait <= 55 && poll.authorization.is_none(), "{poll:?}");
         }
@@ -141,9 +178,16 @@ fn every_worker_polls_for_itself_and_says_what_it_has() -> Result<()> {
 #[test]
 fn poll_token_is_sent() -> Result<()> {
     run(async {
-        let scene = Scene::with("bundle-poll-token", Bundles::start()?, json!({"pollToken": "let-me-poll"})).await?;
-        until("a poll of each worker", SOON, || async { (scene.bundles.workers().len() == POLLERS).then_some(()) })
-            .await?;
+        let scene = Scene::with(
+            "bundle-poll-token",
+            Bundles::start()?,
+            json!({"pollToken": "let-me-poll"}),
+        )
+        .await?;
+        until("a poll of each worker", SOON, || async {
+            (scene.bundles.workers().len() == POLLERS).then_some(())
+        })
+        .await?;
         for poll in scene.bundles.polls() {
             assert_eq!(poll.authorization.as_deref(), Some("Bearer let-me-poll"));
         }
@@ -155,7 +199,9 @@ fn poll_token_is_sent() -> Result<()> {
 fn a_late_server_is_found() -> Result<()> {
     run(async {
         let mut scene = Scene::with("bundle-late", Bundles::stopped()?, json!({})).await?;
-        scene.expect(&scene.token()?, 503, Some("keys-unavailable")).await?;
+        scene
+            .expect(&scene.token()?, 503, Some("keys-unavailable"))
+            .await?;
         scene.bundles.publish(trust(ISSUER, &[&scene.key])?);
         scene.bundles.revive()?;
         scene.until_answered(&scene.token()?, 200).await
@@ -199,10 +245,13 @@ fn an_older_version_is_refused() -> Result<()> {
         let scene = Scene::ready("bundle-rollback").await?;
         let stranger = Key::generate(Kind::Ed25519, "older")?;
         let now = unix_now();
-        let older =
-            json!({"iss": "x", "ver": 1, "iat": now, "exp": now + 600, "issuers": trust(ISSUER, &[&stranger])?});
-        scene.refuses(sign(scene.bundles.key(), &older)?.into_bytes()).await?;
-        scene.expect(&token_of(&stranger)?, 401, Some("key-unknown")).await?;
+        let older = json!({"iss": "x", "ver": 1, "iat": now, "exp": now + 600, "issuers": trust(ISSUER, &[&stranger])?});
+        scene
+            .refuses(sign(scene.bundles.key(), &older)?.into_bytes())
+            .await?;
+        scene
+            .expect(&token_of(&stranger)?, 401, Some("key-unknown"))
+            .await?;
         scene.recovers().await
     })
 }
@@ -217,7 +266,9 @@ fn a_foreign_signature_is_refused() -> Result<()> {
         let now = unix_now();
         let bundle = json!({"iss": "bundles.test", "ver": 999, "iat": now, "exp": now + 600, "issuers": trust(ISSUER, &[&mine])?});
         scene.refuses(sign(&foreign, &bundle)?.into_bytes()).await?;
-        scene.expect(&token_of(&mine)?, 401, Some("key-unknown")).await?;
+        scene
+            .expect(&token_of(&mine)?, 401, Some("key-unknown"))
+            .await?;
         scene.recovers().await
     })
 }
@@ -228,7 +279,8 @@ fn a_token_is_no_bundle() -> Result<()> {
         let scene = Scene::ready("bundle-type").await?;
         // Signed by the pinned key, with a bundle's content, but of another type.
         let now = unix_now();
-        let content = json!({"iss": "bundles.test", "ver": 999, "iat": now, "exp": now + 600}).to_string();
+        let content =
+            json!({"iss": "bundles.test", "ver": 999, "iat": now, "exp": now + 600}).to_string();
         let key = scene.bundles.key();
         let jws = meshseal_tests::mint::seal(
             r#"{"alg":"EdDSA","kid":"bundle","typ":"at+jwt"}"#,
@@ -264,7 +316,9 @@ fn ten_megabytes_are_refused() -> Result<()> {
 fn an_answer_that_is_no_bundle_is_refused() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-html").await?;
-        scene.refuses(b"<html>502 Bad Gateway</html>".to_vec()).await?;
+        scene
+            .refuses(b"<html>502 Bad Gateway</html>".to_vec())
+            .await?;
         scene.recovers().await
     })
 }
@@ -292,7 +346,9 @@ fn an_outdated_bundle_is_not_used() -> Result<()> {
         scene.until_held(version).await?;
         scene.bundles.kill();
         scene.until_answered(&scene.token()?, 503).await?;
-        scene.expect(&scene.token()?, 503, Some("bundle-stale")).await?;
+        scene
+            .expect(&scene.token()?, 503, Some("bundle-stale"))
+            .await?;
         scene.bundles.set_lifetime(3_600);
         scene.bundles.revive()?;
         scene.until_answered(&scene.token()?, 200).await
@@ -329,7 +385,9 @@ fn an_embedded_bundle_serves_until_the_issuer_is_there() -> Result<()> {
         scene.bundles.publish(trust(ISSUER, &[&scene.key])?);
         scene.bundles.revive()?;
         scene.until_answered(&scene.token()?, 200).await?;
-        scene.expect(&token_of(&key)?, 401, Some("key-unknown")).await
+        scene
+            .expect(&token_of(&key)?, 401, Some("key-unknown"))
+            .await
     })
 }
 
@@ -337,21 +395,31 @@ fn an_embedded_bundle_serves_until_the_issuer_is_there() -> Result<()> {
 fn revocations_arrive() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-revoked").await?;
-        // A jti is eight bytes of index and eight of chance; the set is a list of differences in LEB128.
+        // A jti is eight bytes of index and eight of chance; the set is a list of differences in
+        // LEB128.
         let jti = |index: u64| b64([index.to_be_bytes(), [7; 8]].concat());
-        let token = |index: u64| Token::new(ISSUER, "orders", unix_now()).claim("jti", jti(index)).sign(&scene.key);
+        let token = |index: u64| {
+            Token::new(ISSUER, "orders", unix_now())
+                .claim("jti", jti(index))
+                .sign(&scene.key)
+        };
         let mut issuers = trust(ISSUER, &[&scene.key])?;
         let (revoked, other) = (token(5)?, token(6)?);
         scene.expect(&revoked, 200, None).await?;
         if let Some(trust) = issuers.get_mut(ISSUER).and_then(Value::as_object_mut) {
             trust.insert("revoked".to_owned(), b64([5]).into());
-            trust.insert("epochs".to_owned(), json!({"sub": {"mallory": unix_now() + 1}}));
+            trust.insert(
+                "epochs".to_owned(),
+                json!({"sub": {"mallory": unix_now() + 1}}),
+            );
         }
         let version = scene.bundles.publish(issuers);
         scene.until_held(version).await?;
         scene.expect(&revoked, 401, Some("token-revoked")).await?;
         scene.expect(&other, 200, None).await?;
-        let mallory = Token::new(ISSUER, "orders", unix_now()).claim("sub", "mallory").sign(&scene.key)?;
+        let mallory = Token::new(ISSUER, "orders", unix_now())
+            .claim("sub", "mallory")
+            .sign(&scene.key)?;
         scene.expect(&mallory, 401, Some("subject-revoked")).await
     })
 }
@@ -360,7 +428,8 @@ fn revocations_arrive() -> Result<()> {
 fn an_unknown_key_is_asked_for_while_the_request_waits() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-wait").await?;
-        // The polls that wait are not told; only a poll that the waiting request causes can bring the key in time.
+        // The polls that wait are not told; only a poll that the waiting request causes can bring
+        // the key in time.
         scene.bundles.set_manner(Manner::Deaf);
         let fresh = Key::generate(Kind::Ed25519, "fresh")?;
         scene.bundles.publish(trust(ISSUER, &[&scene.key, &fresh])?);
@@ -377,12 +446,16 @@ fn a_flood_of_unknown_keys_causes_few_polls() -> Result<()> {
         let before = scene.bundles.polls().len();
         let stranger = Key::generate(Kind::Ed25519, "x")?;
         for number in 0..100 {
-            let token =
-                Token::new(ISSUER, "orders", unix_now()).header("kid", format!("made-up-{number}")).sign(&stranger)?;
+            let token = Token::new(ISSUER, "orders", unix_now())
+                .header("kid", format!("made-up-{number}"))
+                .sign(&stranger)?;
             scene.expect(&token, 401, Some("key-unknown")).await?;
         }
         let polls = scene.bundles.polls().len() - before;
-        assert!(polls <= 60, "200 requests with unknown keys caused {polls} polls");
+        assert!(
+            polls <= 60,
+            "200 requests with unknown keys caused {polls} polls"
+        );
         Ok(())
     })
 }

@@ -30,19 +30,32 @@ use serde_json::json;
 const ISSUER: &str = "https://idp.example";
 const DAY: i64 = 86_400;
 
-/// Compiles the library that shifts the time of day of a process. A C compiler is there, because aws-lc needs one.
+/// Compiles the library that shifts the time of day of a process. A C compiler is there, because
+/// aws-lc needs one.
 fn library(name: &str) -> Result<PathBuf> {
     let library = folder(name).join("wall_clock.so");
     let source = paths::root().join("tests/scripts/wall_clock.c");
     fs::create_dir_all(folder(name))?;
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(&source).output()?;
-    ensure!(compiled.status.success(), "cc: {}", String::from_utf8_lossy(&compiled.stderr));
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O2", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .output()?;
+    ensure!(
+        compiled.status.success(),
+        "cc: {}",
+        String::from_utf8_lossy(&compiled.stderr)
+    );
     Ok(library)
 }
 
 /// Writes in place, because Envoy has mapped the file.
 fn shift_by(file: &Path, seconds: i64) -> Result<()> {
-    let mut file = File::options().write(true).create(true).truncate(false).open(file)?;
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(file)?;
     Ok(file.write_all(&seconds.to_ne_bytes())?)
 }
 
@@ -54,7 +67,9 @@ fn shifted(library: &Path, shift: &Path) -> Result<Vec<(OsString, OsString)>> {
 }
 
 async fn statuses(proxy: &Proxy, token: &str) -> Result<Vec<u16>> {
-    let responses = proxy.ask_each_worker("edge", |_| Request::get("/").bearer(token)).await?;
+    let responses = proxy
+        .ask_each_worker("edge", |_| Request::get("/").bearer(token))
+        .await?;
     Ok(responses.iter().map(|response| response.status).collect())
 }
 
@@ -63,12 +78,18 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
     let library = library("clock")?;
     run(async {
         let key = Key::generate(Kind::P256, "k")?;
-        let (fetches, keys, port) = (Arc::new(AtomicUsize::new(0)), jwks(&[&key])?.to_string(), free()?);
+        let (fetches, keys, port) = (
+            Arc::new(AtomicUsize::new(0)),
+            jwks(&[&key])?.to_string(),
+            free()?,
+        );
         let answer = |State((fetches, keys)): State<(Arc<AtomicUsize>, String)>| async move {
             fetches.fetch_add(1, Ordering::SeqCst);
             keys
         };
-        let app = Router::new().route("/keys", get(answer)).with_state((Arc::clone(&fetches), keys));
+        let app = Router::new()
+            .route("/keys", get(answer))
+            .with_state((Arc::clone(&fetches), keys));
         let _server = Server::start(port, app)?;
         let plugin = json!({"jwtRules": [{
             "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
@@ -77,11 +98,14 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
         let shift = folder("clock").join("shift");
         let env = shifted(&library, &shift)?;
         let edge = listener("edge", &[meshseal(&plugin)], "echo");
-        let bootstrap = Bootstrap::new().listener(edge).cluster("idp", loopback(port));
+        let bootstrap = Bootstrap::new()
+            .listener(edge)
+            .cluster("idp", loopback(port));
         let proxy = Proxy::start_with_env("clock", bootstrap, &["edge"], env).await?;
         let good_at = |now: u64| Token::new(ISSUER, "orders", now).sign(&key);
         until("keys", Duration::from_secs(20), || async {
-            (statuses(&proxy, &good_at(unix_now()).ok()?).await.ok()? == [200; WORKERS]).then_some(())
+            (statuses(&proxy, &good_at(unix_now()).ok()?).await.ok()? == [200; WORKERS])
+                .then_some(())
         })
         .await?;
         for shifted_by in [400 * DAY, -DAY, 0] {
@@ -93,15 +117,30 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
                 statuses(&proxy, &good).await? == [200; WORKERS],
                 "Envoy's time of day is not shifted by {shifted_by} s"
             );
-            let unknown = Token::new(ISSUER, "orders", shifted).header("kid", "made-up").sign(&key)?;
+            let unknown = Token::new(ISSUER, "orders", shifted)
+                .header("kid", "made-up")
+                .sign(&key)?;
             let asked = Stopwatch::start();
-            ensure!(statuses(&proxy, &unknown).await? == [401; WORKERS], "an unknown key");
-            ensure!(asked.elapsed() < Duration::from_secs(2), "held for {:?} after {shifted_by} s", asked.elapsed());
+            ensure!(
+                statuses(&proxy, &unknown).await? == [401; WORKERS],
+                "an unknown key"
+            );
+            ensure!(
+                asked.elapsed() < Duration::from_secs(2),
+                "held for {:?} after {shifted_by} s",
+                asked.elapsed()
+            );
             tokio::time::sleep(Duration::from_secs(13)).await;
             // A refresh of each worker, and what the unknown key may ask for.
             let fetched = fetches.load(Ordering::SeqCst) - before;
-            ensure!((WORKERS..=4 * WORKERS).contains(&fetched), "{fetched} fetches within 13 s after {shifted_by} s");
-            ensure!(statuses(&proxy, &good).await? == [200; WORKERS], "good keys after {shifted_by} s");
+            ensure!(
+                (WORKERS..=4 * WORKERS).contains(&fetched),
+                "{fetched} fetches within 13 s after {shifted_by} s"
+            );
+            ensure!(
+                statuses(&proxy, &good).await? == [200; WORKERS],
+                "good keys after {shifted_by} s"
+            );
         }
         Ok(())
     })
@@ -122,26 +161,35 @@ fn steps_of_the_wall_clock_change_no_bundle() -> Result<()> {
         let shift = folder("bundle-clock").join("shift");
         let env = shifted(&library, &shift)?;
         let edge = listener("edge", &[meshseal(&plugin)], "echo");
-        let bootstrap = Bootstrap::new().listener(edge).cluster("bundles", bundles.address());
+        let bootstrap = Bootstrap::new()
+            .listener(edge)
+            .cluster("bundles", bundles.address());
         let proxy = Proxy::start_with_env("bundle-clock", bootstrap, &["edge"], env).await?;
         let sign = |key: &Key, shifted_by: i64| {
             let jti = meshseal_core::revocation::jti_with_index(7, [1; 8]);
             let now = unix_now().saturating_add_signed(shifted_by);
-            Token::new(ISSUER, "orders", now).claim("jti", jti).sign(key)
+            Token::new(ISSUER, "orders", now)
+                .claim("jti", jti)
+                .sign(key)
         };
         let mut key = Key::generate(Kind::Ed25519, "first")?;
         bundles.publish(trust(ISSUER, &[&key])?);
         for shifted_by in [0, -DAY, 400 * DAY] {
             let answers = |key: &Key, status: u16| {
                 let (token, proxy) = (sign(key, shifted_by), &proxy);
-                async move { (statuses(proxy, &token.ok()?).await.ok()? == [status; WORKERS]).then_some(()) }
+                async move {
+                    (statuses(proxy, &token.ok()?).await.ok()? == [status; WORKERS]).then_some(())
+                }
             };
             let soon = Duration::from_secs(15);
             shift_by(&shift, shifted_by)?;
             until("a bundle", soon, || answers(&key, 200)).await?;
             // Two maximum ages: only a bundle that is confirmed is still good.
             tokio::time::sleep(Duration::from_secs(12)).await;
-            ensure!(statuses(&proxy, &sign(&key, shifted_by)?).await? == [200; WORKERS], "after {shifted_by} s");
+            ensure!(
+                statuses(&proxy, &sign(&key, shifted_by)?).await? == [200; WORKERS],
+                "after {shifted_by} s"
+            );
             let withdrawn = key;
             key = Key::generate(Kind::Ed25519, &format!("after{shifted_by}"))?;
             bundles.publish(trust(ISSUER, &[&key])?);

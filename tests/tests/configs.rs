@@ -1,4 +1,5 @@
-//! Every shipped Envoy configuration is accepted by Envoy itself, and its plugin configurations by the published schema.
+//! Every shipped Envoy configuration is accepted by Envoy itself, and its plugin configurations by
+//! the published schema.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +13,10 @@ fn shipped() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(paths::envoy_config())? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
             files.push(path);
         }
     }
@@ -22,19 +26,31 @@ fn shipped() -> Result<Vec<PathBuf>> {
 
 fn schema() -> Result<jsonschema::Validator> {
     let text = fs::read_to_string(paths::envoy_config().join("plugin-config.schema.json"))?;
-    jsonschema::draft202012::new(&serde_json::from_str(&text)?).context("the schema is no JSON Schema")
+    jsonschema::draft202012::new(&serde_json::from_str(&text)?)
+        .context("the schema is no JSON Schema")
 }
 
 /// All plugin configurations in a bootstrap: the JSON texts of its `google.protobuf.StringValue`s.
 fn plugin_configs(value: &Value, found: &mut Vec<Value>) -> Result<()> {
     match value {
         Value::Object(members) => {
-            if members.get("@type").and_then(Value::as_str) == Some("type.googleapis.com/google.protobuf.StringValue") {
-                found.push(serde_json::from_str(members.get("value").and_then(Value::as_str).context("a text")?)?);
+            if members.get("@type").and_then(Value::as_str)
+                == Some("type.googleapis.com/google.protobuf.StringValue")
+            {
+                found.push(serde_json::from_str(
+                    members
+                        .get("value")
+                        .and_then(Value::as_str)
+                        .context("a text")?,
+                )?);
             }
-            members.values().try_for_each(|member| plugin_configs(member, found))
+            members
+                .values()
+                .try_for_each(|member| plugin_configs(member, found))
         }
-        Value::Array(items) => items.iter().try_for_each(|item| plugin_configs(item, found)),
+        Value::Array(items) => items
+            .iter()
+            .try_for_each(|item| plugin_configs(item, found)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
     }
 }
@@ -54,12 +70,19 @@ fn schema_and_filter_accept_every_shipped_plugin_configuration() -> Result<()> {
         let bootstrap: Value = serde_saphyr::from_str(&fs::read_to_string(&file)?)?;
         let mut configs = Vec::new();
         plugin_configs(&bootstrap, &mut configs)?;
-        ensure!(!configs.is_empty(), "{} configures no plugin", file.display());
+        ensure!(
+            !configs.is_empty(),
+            "{} configures no plugin",
+            file.display()
+        );
         for config in &configs {
-            let problems: Vec<String> =
-                schema.iter_errors(config).map(|problem| format!("{}: {problem}", problem.instance_path())).collect();
+            let problems: Vec<String> = schema
+                .iter_errors(config)
+                .map(|problem| format!("{}: {problem}", problem.instance_path()))
+                .collect();
             ensure!(problems.is_empty(), "{}: {problems:?}", file.display());
-            Policy::from_json(&config.to_string()).with_context(|| format!("the filter on {}", file.display()))?;
+            Policy::from_json(&config.to_string())
+                .with_context(|| format!("the filter on {}", file.display()))?;
         }
     }
     Ok(())
@@ -86,7 +109,10 @@ fn the_schema_refuses_what_the_filter_refuses() -> Result<()> {
     ];
     for config in refused {
         ensure!(!schema.is_valid(&config), "the schema accepts {config}");
-        ensure!(meshseal_core::policy::Policy::from_json(&config.to_string()).is_err(), "the filter accepts {config}");
+        ensure!(
+            meshseal_core::policy::Policy::from_json(&config.to_string()).is_err(),
+            "the filter accepts {config}"
+        );
     }
     Ok(())
 }
@@ -116,16 +142,28 @@ fn top(name: &str, value: Value) -> Value {
 #[test]
 fn schema_refuses_each_single_mistake() -> Result<()> {
     let schema = schema()?;
-    let when = |key: &str, value: &str| top("rules", json!([{ "when": [{ "key": key, "values": [value] }] }]));
-    let from = |prefix: &str| rule(json!({ "fromHeaders": [{ "name": "x-token", "prefix": prefix }] }));
+    let when = |key: &str, value: &str| {
+        top(
+            "rules",
+            json!([{ "when": [{ "key": key, "values": [value] }] }]),
+        )
+    };
+    let from =
+        |prefix: &str| rule(json!({ "fromHeaders": [{ "name": "x-token", "prefix": prefix }] }));
     let refused = [
         top("statPrefix", json!("")),
         top("rules", json!([{ "to": [{ "operation": {} }] }])),
-        top("rules", json!([{ "to": [{ "operation": { "methods": ["get"] } }] }])),
+        top(
+            "rules",
+            json!([{ "to": [{ "operation": { "methods": ["get"] } }] }]),
+        ),
         top("rules", json!([{ "from": [{ "source": {} }] }])),
         top("rules", json!([{ "name": "" }])),
         top("rules", json!([{ "scopes": ["a b"] }])),
-        top("rules", json!([{ "staleness": { "maxAge": "1m", "action": "SERVE" } }])),
+        top(
+            "rules",
+            json!([{ "staleness": { "maxAge": "1m", "action": "SERVE" } }]),
+        ),
         when("request.auth.subjectType", "service"),
         when("request.auth.delegated", "*"),
         when("request.auth.delegationDepth", "01"),
@@ -142,7 +180,10 @@ fn schema_refuses_each_single_mistake() -> Result<()> {
         rule(json!({ "subjectType": { "claim": "[a" } })),
     ];
     for config in refused {
-        ensure!(Policy::from_json(&config.to_string()).is_err(), "the filter accepts {config}");
+        ensure!(
+            Policy::from_json(&config.to_string()).is_err(),
+            "the filter accepts {config}"
+        );
         ensure!(!schema.is_valid(&config), "the schema accepts {config}");
     }
     Ok(())
@@ -154,23 +195,37 @@ fn schema_accepts_what_the_filter_accepts() -> Result<()> {
     let schema = schema()?;
     let when = |key: &str, value: &str| {
         let mut config = rule(json!({}));
-        config["rules"] = json!([{ "allowMissing": true, "when": [{ "key": key, "notValues": [value] }] }]);
+        config["rules"] =
+            json!([{ "allowMissing": true, "when": [{ "key": key, "notValues": [value] }] }]);
         config
     };
     let accepted = [
         rule(json!({ "trustBundle": false })),
-        rule(json!({ "tokenTypes": ["at+jwt", "JWT", "ID"], "requiredClaims": ["sub"], "audienceClaim": "client_id" })),
-        rule(json!({ "scopeClaims": ["scp", "[a.b]"], "subjectType": { "claim": "idtyp", "clientValues": ["app"] } })),
-        rule(json!({ "onUnsafe": "REJECT", "outputMaxValueBytes": 61_440, "outputMaxTotalBytes": 1 })),
-        rule(json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "[a.b][c]", "onUnsafe": "OMIT" }] })),
+        rule(
+            json!({ "tokenTypes": ["at+jwt", "JWT", "ID"], "requiredClaims": ["sub"], "audienceClaim": "client_id" }),
+        ),
+        rule(
+            json!({ "scopeClaims": ["scp", "[a.b]"], "subjectType": { "claim": "idtyp", "clientValues": ["app"] } }),
+        ),
+        rule(
+            json!({ "onUnsafe": "REJECT", "outputMaxValueBytes": 61_440, "outputMaxTotalBytes": 1 }),
+        ),
+        rule(
+            json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "[a.b][c]", "onUnsafe": "OMIT" }] }),
+        ),
         when("request.auth.claims[kubernetes.io][namespace]", "shop"),
         when("request.auth.claims[a b]", "x"),
         rule(
             json!({ "fromHeaders": [{ "name": "a" }, { "name": "b", "prefix": "x" }, { "name": "c", "prefix": "a b " }] }),
         ),
-        rule(json!({ "fromCookies": ["s", "__Host-session"], "scopeClaims": ["a.b", "it's", "[a b]"] })),
+        rule(
+            json!({ "fromCookies": ["s", "__Host-session"], "scopeClaims": ["a.b", "it's", "[a b]"] }),
+        ),
         top("statPrefix", json!("a")),
-        top("rules", json!([{ "to": [{ "operation": { "methods": ["M-SEARCH", "*"] } }], "scopes": ["a:b/c"] }])),
+        top(
+            "rules",
+            json!([{ "to": [{ "operation": { "methods": ["M-SEARCH", "*"] } }], "scopes": ["a:b/c"] }]),
+        ),
         when("request.auth.principal", "*"),
         when("request.auth.audiences", "a"),
         when("request.auth.presenter", "a"),
@@ -180,7 +235,8 @@ fn schema_accepts_what_the_filter_accepts() -> Result<()> {
         when("request.auth.delegationDepth", "2"),
     ];
     for config in accepted {
-        Policy::from_json(&config.to_string()).with_context(|| format!("the filter refuses {config}"))?;
+        Policy::from_json(&config.to_string())
+            .with_context(|| format!("the filter refuses {config}"))?;
         ensure!(schema.is_valid(&config), "the schema refuses {config}");
     }
     Ok(())

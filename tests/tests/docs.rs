@@ -1,6 +1,9 @@
 //! What the documents point at is there.
 
-#![expect(clippy::expect_used, reason = "helpers of tests: a surprise must stop the test")]
+#![expect(
+    clippy::expect_used,
+    reason = "helpers of tests: a surprise must stop the test"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +14,11 @@ use meshseal_tests::paths;
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() && !name.starts_with('.') && name != "target" && name != "node_modules" {
             documents(&path, found);
         } else if name.ends_with(".md") {
@@ -22,7 +29,11 @@ fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// The targets of `[text](target)`, without those on the web and without the part after `#`.
 fn links(text: &str) -> impl Iterator<Item = &str> {
-    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target);
     targets
         .filter(|target| !target.contains("://") && !target.starts_with('#'))
         .map(|target| target.split_once('#').map_or(target, |(file, _)| file))
@@ -46,12 +57,19 @@ fn every_link_leads_to_a_file() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The tables of docs/validation-rules.md name the tests that prove each rule; `…` stands for the rest of a name.
+/// The tables of docs/validation-rules.md name the tests that prove each rule; `…` stands for the
+/// rest of a name.
 #[test]
 fn every_test_that_the_rules_name_exists() {
     let rules = rules();
-    let sources: String = sources().iter().map(|file| fs::read_to_string(file).expect("a source")).collect();
-    let proofs = rules.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once('|')).map(|(_, proof)| proof);
+    let sources: String = sources()
+        .iter()
+        .map(|file| fs::read_to_string(file).expect("a source"))
+        .collect();
+    let proofs = rules
+        .lines()
+        .filter_map(|line| line.strip_suffix(" |")?.rsplit_once('|'))
+        .map(|(_, proof)| proof);
     let quoted = proofs.flat_map(|proof| proof.split('`').skip(1).step_by(2));
     let names = quoted
         .filter_map(|word| word.rsplit("::").next())
@@ -70,14 +88,20 @@ fn every_test_that_the_rules_name_exists() {
 #[test]
 fn every_source_that_the_rules_name_exists() {
     let (rules, files) = (rules(), sources());
-    let quoted = rules.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let quoted = rules
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
     let named: Vec<&Path> = quoted
         .filter_map(|word| word.split("::").next())
         .filter(|word| word.ends_with(".rs") && !word.contains(['*', ' ']))
         .map(Path::new)
         .collect();
     assert!(named.len() > 60, "{named:?}");
-    let missing: Vec<_> = named.iter().filter(|name| !files.iter().any(|file| file.ends_with(name))).collect();
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|name| !files.iter().any(|file| file.ends_with(name)))
+        .collect();
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
@@ -96,7 +120,11 @@ fn sources() -> Vec<PathBuf> {
 fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() && name != "target" && name != "node_modules" {
             source_files(&path, files);
         } else if name.ends_with(".rs") {

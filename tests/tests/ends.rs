@@ -23,22 +23,30 @@ const SOON: Duration = Duration::from_secs(20);
 /// Sends a request and closes the connection so long after it.
 async fn send_and_leave(to: SocketAddr, token: &str, after: Duration) -> Result<()> {
     let mut connection = TcpStream::connect(to).await?;
-    let request = format!("GET / HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer {token}\r\n\r\n");
+    let request =
+        format!("GET / HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer {token}\r\n\r\n");
     connection.write_all(request.as_bytes()).await?;
     sleep(after).await;
     Ok(())
 }
 
-/// Holds every request for ever; counts at each tick, and at the end of the stream, whether the request has a duration.
+/// Holds every request for ever; counts at each tick, and at the end of the stream, whether the
+/// request has a duration.
 fn probe(name: &str) -> Result<PathBuf> {
-    let metrics = ["probe.held", "probe.held_known", "probe.ended", "probe.ended_known"];
+    let metrics = [
+        "probe.held",
+        "probe.held_known",
+        "probe.ended",
+        "probe.ended_known",
+    ];
     let mut data = String::new();
     let mut define = String::new();
     for (at, metric) in metrics.iter().enumerate() {
         let (text, id, length) = (100 + at * 32, 16 + at * 4, metric.len());
         data += &format!("(data (i32.const {text}) \"{metric}\")");
-        define +=
-            &format!("(drop (call $define (i32.const 0) (i32.const {text}) (i32.const {length}) (i32.const {id})))");
+        define += &format!(
+            "(drop (call $define (i32.const 0) (i32.const {text}) (i32.const {length}) (i32.const {id})))"
+        );
     }
     let module = wat::parse_str(format!(
         r#"(module
@@ -79,42 +87,75 @@ fn a_request_has_a_duration_when_it_is_over_and_not_before() -> Result<()> {
     run(async {
         let name = "ends-duration";
         let filter = wasm("probe", &probe(name)?, &json!({}));
-        let proxy =
-            Proxy::start_with(name, Bootstrap::new().listener(answering_listener("edge", &[filter])), &["edge"])
-                .await?;
-        let count = async |metric: &str| proxy.envoy().stat(&format!("wasmcustom.probe.{metric}")).await;
+        let proxy = Proxy::start_with(
+            name,
+            Bootstrap::new().listener(answering_listener("edge", &[filter])),
+            &["edge"],
+        )
+        .await?;
+        let count = async |metric: &str| {
+            proxy
+                .envoy()
+                .stat(&format!("wasmcustom.probe.{metric}"))
+                .await
+        };
         for _ in 0..3 {
             send_and_leave(proxy.address("edge")?, "x", Duration::from_millis(200)).await?;
         }
-        until("the streams to end", SOON, || async { (count("ended").await.ok()? == 3).then_some(()) }).await?;
+        until("the streams to end", SOON, || async {
+            (count("ended").await.ok()? == 3).then_some(())
+        })
+        .await?;
         ensure!(count("held").await? > 3, "looked at while they were held");
-        ensure!(count("held_known").await? == 0, "a request that is held has a duration already");
-        ensure!(count("ended_known").await? == 3, "a request that is over has no duration");
+        ensure!(
+            count("held_known").await? == 0,
+            "a request that is held has a duration already"
+        );
+        ensure!(
+            count("ended_known").await? == 3,
+            "a request that is over has no duration"
+        );
         Ok(())
     })
 }
 
-/// A smoke test: some of these are over when their turn comes, in the same turn of Envoy's event loop, but a release of Envoy need not show it.
-/// What is done about them is held by the engine's tests.
+/// A smoke test: some of these are over when their turn comes, in the same turn of Envoy's event
+/// loop, but a release of Envoy need not show it. What is done about them is held by the engine's
+/// tests.
 #[test]
 fn requests_may_end_at_the_moment_at_which_they_are_answered() -> Result<()> {
     run(async {
         let bundles = Bundles::start()?;
-        let (known, stranger) = (Key::generate(Kind::Ed25519, "known")?, Key::generate(Kind::Ed25519, "stranger")?);
+        let (known, stranger) = (
+            Key::generate(Kind::Ed25519, "known")?,
+            Key::generate(Kind::Ed25519, "stranger")?,
+        );
         let plugin = json!({
             "trustBundle": bundles.config("bundles")?,
             "jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "trustBundle": true}],
         });
-        let proxy = Proxy::start("ends-race", &[("edge", plugin)], &[("bundles", bundles.address())]).await?;
+        let proxy = Proxy::start(
+            "ends-race",
+            &[("edge", plugin)],
+            &[("bundles", bundles.address())],
+        )
+        .await?;
         bundles.publish(trust(ISSUER, &[&known])?);
         let token = |key: &Key| Token::new(ISSUER, "orders", unix_now()).sign(key);
         let good = token(&known)?;
         let all_pass = async || {
-            let responses = proxy.ask_each_worker("edge", |_| Request::get("/").bearer(&good)).await.ok()?;
-            responses.iter().all(|response| response.status == 200).then_some(())
+            let responses = proxy
+                .ask_each_worker("edge", |_| Request::get("/").bearer(&good))
+                .await
+                .ok()?;
+            responses
+                .iter()
+                .all(|response| response.status == 200)
+                .then_some(())
         };
         until("the bundle to arrive", SOON, &all_pass).await?;
-        // Those who wait do so for as long as they may, and are answered at the tick after it: between 160 and 180 ms.
+        // Those who wait do so for as long as they may, and are answered at the tick after it:
+        // between 160 and 180 ms.
         bundles.set_manner(Manner::Silent);
         let (unknown, to) = (token(&stranger)?, proxy.address("edge")?);
         for _ in 0..4 {

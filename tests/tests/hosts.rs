@@ -1,5 +1,5 @@
-//! The built module under a small host that refuses one call after the other. A missing facility is never a trap: the decisions stay
-//! the same, or the module rejects every request.
+//! The built module under a small host that refuses one call after the other. A missing facility is
+//! never a trap: the decisions stay the same, or the module rejects every request.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,8 @@ use wasmi::{Caller, Engine, ExternType, Instance, Linker, Memory, Module, Store,
 const ISSUER: &str = "https://idp.example";
 const ROOT: i32 = 1;
 
-/// Statuses of the ABI: `Unimplemented`, `NotFound`, `InternalFailure`, `BadArgument`, and one that is not defined.
+/// Statuses of the ABI: `Unimplemented`, `NotFound`, `InternalFailure`, `BadArgument`, and one that
+/// is not defined.
 const REFUSALS: [i32; 5] = [12, 1, 10, 2, 99];
 
 /// Functions without which every decision stays the same.
@@ -67,10 +68,16 @@ impl Vm {
         let mut store = Store::new(engine, host);
         let mut linker = Linker::new(engine);
         for import in module.imports() {
-            let ExternType::Func(signature) = import.ty() else { continue };
+            let ExternType::Func(signature) = import.ty() else {
+                continue;
+            };
             let name = import.name().to_owned();
             let serve = move |caller: Caller<'_, Host>, arguments: &[Val], results: &mut [Val]| {
-                let status = answer(caller, &name, &arguments.iter().map(number).collect::<Vec<_>>())?;
+                let status = answer(
+                    caller,
+                    &name,
+                    &arguments.iter().map(number).collect::<Vec<_>>(),
+                )?;
                 if let Some(result) = results.first_mut() {
                     *result = Val::I32(status);
                 }
@@ -79,10 +86,17 @@ impl Vm {
             linker.func_new(import.module(), import.name(), signature.clone(), serve)?;
         }
         let instance = linker.instantiate_and_start(&mut store, module)?;
-        let mut vm = Self { store, instance, streams: 100 };
+        let mut vm = Self {
+            store,
+            instance,
+            streams: 100,
+        };
         vm.call("_initialize", &[])?;
         vm.call("proxy_on_context_create", &[ROOT, 0])?;
-        ensure!(vm.call("proxy_on_vm_start", &[ROOT, 0])? == 1, "the VM does not start");
+        ensure!(
+            vm.call("proxy_on_vm_start", &[ROOT, 0])? == 1,
+            "the VM does not start"
+        );
         Ok(vm)
     }
 
@@ -93,12 +107,17 @@ impl Vm {
 
     /// Calls an export; its result, or 0 if it has none. A trap is an error.
     fn call(&mut self, export: &str, arguments: &[i32]) -> Result<i32> {
-        let function = self.instance.get_func(&self.store, export).with_context(|| format!("no export {export}"))?;
+        let function = self
+            .instance
+            .get_func(&self.store, export)
+            .with_context(|| format!("no export {export}"))?;
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
         let arguments: Vec<Val> = arguments.iter().copied().map(Val::I32).collect();
         let called = function.call(&mut self.store, &arguments, &mut results);
         called.map_err(|trap| anyhow!("{export}: {trap}; log: {:?}", self.store.data().log))?;
-        Ok(results.first().map_or(0, |result| i32::try_from(number(result)).unwrap_or(-1)))
+        Ok(results
+            .first()
+            .map_or(0, |result| i32::try_from(number(result)).unwrap_or(-1)))
     }
 
     fn tick(&mut self) -> Result<()> {
@@ -108,15 +127,26 @@ impl Vm {
     /// Answers the last call with a key set.
     fn answer_call(&mut self, body: &str) -> Result<()> {
         self.store.data_mut().call_body = body.as_bytes().to_vec();
-        let (token, size) = (i32::try_from(self.store.data().calls)?, i32::try_from(body.len())?);
-        self.call("proxy_on_http_call_response", &[ROOT, token, 1, size, 0]).map(drop)
+        let (token, size) = (
+            i32::try_from(self.store.data().calls)?,
+            i32::try_from(body.len())?,
+        );
+        self.call("proxy_on_http_call_response", &[ROOT, token, 1, size, 0])
+            .map(drop)
     }
 
     fn request(&mut self, headers: &[(&str, &str)]) -> Result<Outcome> {
         self.streams += 1;
-        let mut all = vec![(":method", "GET"), (":authority", "orders"), (":path", "/orders/1")];
+        let mut all = vec![
+            (":method", "GET"),
+            (":authority", "orders"),
+            (":path", "/orders/1"),
+        ];
         all.retain(|(name, _)| headers.iter().all(|(other, _)| other != name));
-        let all = all.iter().chain(headers).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let all = all
+            .iter()
+            .chain(headers)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         self.store.data_mut().request = all.collect();
         self.store.data_mut().replies.clear();
         self.call("proxy_on_context_create", &[self.streams, ROOT])?;
@@ -124,7 +154,11 @@ impl Vm {
         let host = self.store.data();
         Ok(match (goes_on, host.replies.first()) {
             (true, _) => {
-                let subject = host.request.iter().find(|(name, _)| name == "x-sub").map(|(_, value)| value.clone());
+                let subject = host
+                    .request
+                    .iter()
+                    .find(|(name, _)| name == "x-sub")
+                    .map(|(_, value)| value.clone());
                 Outcome::Passed { subject }
             }
             (false, Some(status)) => Outcome::Answered(*status),
@@ -134,7 +168,11 @@ impl Vm {
 }
 
 fn number(value: &Val) -> i64 {
-    value.i32().map(i64::from).or_else(|| value.i64()).unwrap_or_default()
+    value
+        .i32()
+        .map(i64::from)
+        .or_else(|| value.i64())
+        .unwrap_or_default()
 }
 
 fn trap(what: impl std::fmt::Display) -> wasmi::Error {
@@ -142,25 +180,43 @@ fn trap(what: impl std::fmt::Display) -> wasmi::Error {
 }
 
 fn memory(caller: &Caller<'_, Host>) -> Result<Memory, wasmi::Error> {
-    caller.get_export("memory").and_then(wasmi::Extern::into_memory).ok_or_else(|| trap("no memory"))
+    caller
+        .get_export("memory")
+        .and_then(wasmi::Extern::into_memory)
+        .ok_or_else(|| trap("no memory"))
 }
 
 fn read(caller: &Caller<'_, Host>, at: i64, size: i64) -> Result<String, wasmi::Error> {
     let mut bytes = vec![0; usize::try_from(size).map_err(trap)?];
-    memory(caller)?.read(caller, usize::try_from(at).map_err(trap)?, &mut bytes).map_err(trap)?;
+    memory(caller)?
+        .read(caller, usize::try_from(at).map_err(trap)?, &mut bytes)
+        .map_err(trap)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn write(caller: &mut Caller<'_, Host>, at: i64, bytes: &[u8]) -> Result<(), wasmi::Error> {
-    memory(caller)?.write(caller, usize::try_from(at).map_err(trap)?, bytes).map_err(trap)
+    memory(caller)?
+        .write(caller, usize::try_from(at).map_err(trap)?, bytes)
+        .map_err(trap)
 }
 
 /// Gives bytes in memory that the module allocates.
-fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], data: i64, size: i64) -> Result<i32, wasmi::Error> {
+fn give(
+    caller: &mut Caller<'_, Host>,
+    bytes: &[u8],
+    data: i64,
+    size: i64,
+) -> Result<i32, wasmi::Error> {
     let length = i32::try_from(bytes.len()).map_err(trap)?;
-    let allocate = caller.get_export("proxy_on_memory_allocate").and_then(wasmi::Extern::into_func);
+    let allocate = caller
+        .get_export("proxy_on_memory_allocate")
+        .and_then(wasmi::Extern::into_func);
     let mut place = [Val::I32(0)];
-    allocate.ok_or_else(|| trap("no allocator"))?.call(&mut *caller, &[Val::I32(length)], &mut place)?;
+    allocate.ok_or_else(|| trap("no allocator"))?.call(
+        &mut *caller,
+        &[Val::I32(length)],
+        &mut place,
+    )?;
     let [place] = place;
     write(caller, number(&place), bytes)?;
     let place = u32::try_from(number(&place)).unwrap_or_default();
@@ -171,7 +227,10 @@ fn give(caller: &mut Caller<'_, Host>, bytes: &[u8], data: i64, size: i64) -> Re
 
 fn pairs(headers: &[(String, String)]) -> Vec<u8> {
     let size = |text: &str| u32::try_from(text.len()).unwrap_or_default().to_le_bytes();
-    let mut bytes = u32::try_from(headers.len()).unwrap_or_default().to_le_bytes().to_vec();
+    let mut bytes = u32::try_from(headers.len())
+        .unwrap_or_default()
+        .to_le_bytes()
+        .to_vec();
     for (name, value) in headers {
         bytes.extend(size(name));
         bytes.extend(size(value));
@@ -183,7 +242,11 @@ fn pairs(headers: &[(String, String)]) -> Vec<u8> {
 }
 
 /// One host call: its status.
-fn answer(mut caller: Caller<'_, Host>, name: &str, arguments: &[i64]) -> Result<i32, wasmi::Error> {
+fn answer(
+    mut caller: Caller<'_, Host>,
+    name: &str,
+    arguments: &[i64],
+) -> Result<i32, wasmi::Error> {
     if let Some(status) = caller.data().refused.get(name) {
         return Ok(*status);
     }
@@ -200,25 +263,45 @@ fn answer(mut caller: Caller<'_, Host>, name: &str, arguments: &[i64]) -> Result
         ("proxy_define_metric", [_, _, _, id]) => write(&mut caller, *id, &7_u32.to_le_bytes())?,
         ("proxy_get_buffer_bytes", [kind, _, _, data, size]) => {
             let host = caller.data();
-            let bytes = if *kind == 7 { host.configuration.clone() } else { host.call_body.clone() };
+            let bytes = if *kind == 7 {
+                host.configuration.clone()
+            } else {
+                host.call_body.clone()
+            };
             return give(&mut caller, &bytes, *data, *size);
         }
         ("proxy_get_header_map_pairs", [map, data, size]) => {
             let status = [(":status".to_owned(), "200".to_owned())];
-            let bytes = if *map == 0 { pairs(&caller.data().request) } else { pairs(&status) };
+            let bytes = if *map == 0 {
+                pairs(&caller.data().request)
+            } else {
+                pairs(&status)
+            };
             return give(&mut caller, &bytes, *data, *size);
         }
         ("proxy_add_header_map_value", [_, name, size, value, value_size]) => {
-            let header = (read(&caller, *name, *size)?, read(&caller, *value, *value_size)?);
+            let header = (
+                read(&caller, *name, *size)?,
+                read(&caller, *value, *value_size)?,
+            );
             caller.data_mut().request.push(header);
         }
         ("proxy_remove_header_map_value", [_, name, size]) => {
             let name = read(&caller, *name, *size)?;
-            caller.data_mut().request.retain(|(known, _)| *known != name);
+            caller
+                .data_mut()
+                .request
+                .retain(|(known, _)| *known != name);
         }
         ("proxy_replace_header_map_value", [_, name, size, value, value_size]) => {
-            let header = (read(&caller, *name, *size)?, read(&caller, *value, *value_size)?);
-            caller.data_mut().request.retain(|(known, _)| *known != header.0);
+            let header = (
+                read(&caller, *name, *size)?,
+                read(&caller, *value, *value_size)?,
+            );
+            caller
+                .data_mut()
+                .request
+                .retain(|(known, _)| *known != header.0);
             caller.data_mut().request.push(header);
         }
         ("proxy_http_call", [.., token]) => {
@@ -227,14 +310,27 @@ fn answer(mut caller: Caller<'_, Host>, name: &str, arguments: &[i64]) -> Result
             write(&mut caller, *token, &calls.to_le_bytes())?;
         }
         ("proxy_send_local_response", [status, ..]) => {
-            caller.data_mut().replies.push(u32::try_from(*status).unwrap_or_default());
+            caller
+                .data_mut()
+                .replies
+                .push(u32::try_from(*status).unwrap_or_default());
         }
-        ("random_get", [place, size]) => write(&mut caller, *place, &vec![4; usize::try_from(*size).map_err(trap)?])?,
+        ("random_get", [place, size]) => write(
+            &mut caller,
+            *place,
+            &vec![4; usize::try_from(*size).map_err(trap)?],
+        )?,
         ("environ_sizes_get", [count, size]) => {
             write(&mut caller, *count, &[0; 4])?;
             write(&mut caller, *size, &[0; 4])?;
         }
-        ("environ_get" | "proxy_increment_metric" | "proxy_record_metric" | "proxy_set_effective_context", _)
+        (
+            "environ_get"
+            | "proxy_increment_metric"
+            | "proxy_record_metric"
+            | "proxy_set_effective_context",
+            _,
+        )
         | ("proxy_continue_stream" | "proxy_set_tick_period_milliseconds", _) => {}
         ("fd_write", [_, vectors, _, written]) => {
             let text = read(&caller, *vectors, 8)?;
@@ -259,7 +355,10 @@ struct Case {
 
 impl Case {
     fn new() -> Result<Self> {
-        let (key, stranger) = (Key::generate(Kind::P256, "k")?, Key::generate(Kind::P256, "k")?);
+        let (key, stranger) = (
+            Key::generate(Kind::P256, "k")?,
+            Key::generate(Kind::P256, "k")?,
+        );
         let keys = jwks(&[&key])?;
         let rule = |source: Value| {
             let mut rule = json!({"issuer": ISSUER, "audiences": ["orders"],
@@ -274,8 +373,14 @@ impl Case {
             inline: rule(json!({ "jwks": keys })),
             remote: rule(json!({"jwksUri": "https://idp.example/keys", "jwksCluster": "idp"})),
             keys: keys.to_string(),
-            good: format!("Bearer {}", Token::new(ISSUER, "orders", unix_now()).sign(&key)?),
-            bad: format!("Bearer {}", Token::new(ISSUER, "orders", unix_now()).sign(&stranger)?),
+            good: format!(
+                "Bearer {}",
+                Token::new(ISSUER, "orders", unix_now()).sign(&key)?
+            ),
+            bad: format!(
+                "Bearer {}",
+                Token::new(ISSUER, "orders", unix_now()).sign(&stranger)?
+            ),
         })
     }
 
@@ -296,7 +401,13 @@ impl Case {
 }
 
 fn right() -> [Outcome; 3] {
-    [Outcome::Passed { subject: Some("alice".to_owned()) }, Outcome::Answered(401), Outcome::Answered(401)]
+    [
+        Outcome::Passed {
+            subject: Some("alice".to_owned()),
+        },
+        Outcome::Answered(401),
+        Outcome::Answered(401),
+    ]
 }
 
 #[test]
@@ -305,13 +416,20 @@ fn a_missing_facility_changes_no_decision() -> Result<()> {
     ensure!(case.decide(&[])? == right(), "a host with everything");
     for status in REFUSALS {
         for name in OPTIONAL {
-            let outcomes = case.decide(&[(name, status)]).with_context(|| format!("{name} answers {status}"))?;
+            let outcomes = case
+                .decide(&[(name, status)])
+                .with_context(|| format!("{name} answers {status}"))?;
             ensure!(outcomes == right(), "{name} answers {status}: {outcomes:?}");
         }
         // WASI's clock stands in for the ABI's, so one of them stays.
         let all = OPTIONAL.map(|name| (name, status));
-        let all: Vec<_> = all.into_iter().filter(|(name, _)| *name != "clock_time_get").collect();
-        let outcomes = case.decide(&all).with_context(|| format!("all answer {status}"))?;
+        let all: Vec<_> = all
+            .into_iter()
+            .filter(|(name, _)| *name != "clock_time_get")
+            .collect();
+        let outcomes = case
+            .decide(&all)
+            .with_context(|| format!("all answer {status}"))?;
         ensure!(outcomes == right(), "all answer {status}: {outcomes:?}");
     }
     Ok(())
@@ -332,11 +450,16 @@ fn without_an_essential_facility_nothing_passes() -> Result<()> {
     for status in REFUSALS {
         for names in essential {
             let refused: Vec<_> = names.iter().map(|name| (*name, status)).collect();
-            let outcomes = case.decide(&refused).with_context(|| format!("{names:?} answer {status}"))?;
+            let outcomes = case
+                .decide(&refused)
+                .with_context(|| format!("{names:?} answer {status}"))?;
             let local = names == ["proxy_send_local_response"];
             let rejected = |outcome: &Outcome| !matches!(outcome, Outcome::Passed { .. });
             let skip = usize::from(local);
-            ensure!(outcomes.iter().skip(skip).all(rejected), "{names:?} answer {status}: {outcomes:?}");
+            ensure!(
+                outcomes.iter().skip(skip).all(rejected),
+                "{names:?} answer {status}: {outcomes:?}"
+            );
         }
     }
     Ok(())
@@ -347,8 +470,15 @@ fn without_an_essential_facility_nothing_passes() -> Result<()> {
 fn token_that_cannot_be_removed_does_not_pass() -> Result<()> {
     let case = Case::new()?;
     let token = case.good.trim_start_matches("Bearer ");
-    let (remove, replace) = ("proxy_remove_header_map_value", "proxy_replace_header_map_value");
-    let (alone, cookies, path) = (format!("s={token}"), format!("a=b; s={token}"), format!("/?t={token}"));
+    let (remove, replace) = (
+        "proxy_remove_header_map_value",
+        "proxy_replace_header_map_value",
+    );
+    let (alone, cookies, path) = (
+        format!("s={token}"),
+        format!("a=b; s={token}"),
+        format!("/?t={token}"),
+    );
     let places = [
         (
             json!({"fromHeaders": [{"name": "authorization", "prefix": "Bearer "}]}),
@@ -365,13 +495,24 @@ fn token_that_cannot_be_removed_does_not_pass() -> Result<()> {
         rule.extend(place.as_object().context("a place")?.clone());
         let ask = |refused: &[(&'static str, i32)]| -> Result<Outcome> {
             let mut vm = Vm::start(&case.module, &plugin, refused)?;
-            ensure!(vm.configure()?, "the configuration is good: {:?}", vm.store.data().log);
+            ensure!(
+                vm.configure()?,
+                "the configuration is good: {:?}",
+                vm.store.data().log
+            );
             vm.request(&[(name, value)])
         };
-        ensure!(matches!(ask(&[])?, Outcome::Passed { .. }), "{name} on a host that removes");
+        ensure!(
+            matches!(ask(&[])?, Outcome::Passed { .. }),
+            "{name} on a host that removes"
+        );
         for status in REFUSALS {
-            let outcome = ask(&[(function, status)]).with_context(|| format!("{function} answers {status}"))?;
-            ensure!(outcome == Outcome::Answered(503), "{name}: {function} answers {status}: {outcome:?}");
+            let outcome = ask(&[(function, status)])
+                .with_context(|| format!("{function} answers {status}"))?;
+            ensure!(
+                outcome == Outcome::Answered(503),
+                "{name}: {function} answers {status}: {outcome:?}"
+            );
         }
     }
     Ok(())
@@ -380,10 +521,18 @@ fn token_that_cannot_be_removed_does_not_pass() -> Result<()> {
 #[test]
 fn every_import_may_refuse_without_a_trap() -> Result<()> {
     let case = Case::new()?;
-    for (_, name) in meshseal_postlink::IMPORTS.iter().filter(|(module, _)| *module == "env") {
+    for (_, name) in meshseal_postlink::IMPORTS
+        .iter()
+        .filter(|(module, _)| *module == "env")
+    {
         for status in REFUSALS {
-            let outcomes = case.decide(&[(name, status)]).with_context(|| format!("{name} answers {status}"))?;
-            ensure!(!matches!(outcomes[1], Outcome::Passed { .. }), "{name} answers {status}: {outcomes:?}");
+            let outcomes = case
+                .decide(&[(name, status)])
+                .with_context(|| format!("{name} answers {status}"))?;
+            ensure!(
+                !matches!(outcomes[1], Outcome::Passed { .. }),
+                "{name} answers {status}: {outcomes:?}"
+            );
         }
     }
     Ok(())
@@ -394,7 +543,11 @@ fn fetching_without_calls_or_timers_is_unavailable() -> Result<()> {
     let case = Case::new()?;
     let run = |refused: &[(&'static str, i32)]| -> Result<Outcome> {
         let mut vm = Vm::start(&case.module, &case.remote, refused)?;
-        ensure!(vm.configure()?, "the configuration is good: {:?}", vm.store.data().log);
+        ensure!(
+            vm.configure()?,
+            "the configuration is good: {:?}",
+            vm.store.data().log
+        );
         vm.tick()?;
         if vm.store.data().calls > 0 {
             vm.answer_call(&case.keys)?;
@@ -403,17 +556,33 @@ fn fetching_without_calls_or_timers_is_unavailable() -> Result<()> {
         vm.request(&[("authorization", &case.good)])
     };
     for status in REFUSALS {
-        for name in
-            ["proxy_set_tick_period_milliseconds", "proxy_define_metric", "clock_time_get", "proxy_get_property"]
-        {
-            let outcome = run(&[(name, status)]).with_context(|| format!("{name} answers {status}"))?;
-            ensure!(matches!(outcome, Outcome::Passed { .. }), "{name} answers {status}: {outcome:?}");
+        for name in [
+            "proxy_set_tick_period_milliseconds",
+            "proxy_define_metric",
+            "clock_time_get",
+            "proxy_get_property",
+        ] {
+            let outcome =
+                run(&[(name, status)]).with_context(|| format!("{name} answers {status}"))?;
+            ensure!(
+                matches!(outcome, Outcome::Passed { .. }),
+                "{name} answers {status}: {outcome:?}"
+            );
         }
-        let outcome = run(&[("proxy_http_call", status)]).with_context(|| format!("no calls: {status}"))?;
-        ensure!(outcome == Outcome::Answered(503), "no calls: {status}: {outcome:?}");
-        // Without header maps neither the status of an answer nor the token of a request can be read.
-        let outcome = run(&[("proxy_get_header_map_pairs", status)]).with_context(|| format!("no maps: {status}"))?;
-        ensure!(matches!(outcome, Outcome::Answered(_)), "no maps: {status}: {outcome:?}");
+        let outcome =
+            run(&[("proxy_http_call", status)]).with_context(|| format!("no calls: {status}"))?;
+        ensure!(
+            outcome == Outcome::Answered(503),
+            "no calls: {status}: {outcome:?}"
+        );
+        // Without header maps neither the status of an answer nor the token of a request can be
+        // read.
+        let outcome = run(&[("proxy_get_header_map_pairs", status)])
+            .with_context(|| format!("no maps: {status}"))?;
+        ensure!(
+            matches!(outcome, Outcome::Answered(_)),
+            "no maps: {status}: {outcome:?}"
+        );
     }
     Ok(())
 }

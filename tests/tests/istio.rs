@@ -1,6 +1,6 @@
-//! What istio/ configures is right by our own code, both sides mean the same (names that the filter expects are those that the
-//! issuer has), and the filter decides when it is loaded as Istio loads it. Schemas of the Kubernetes and Istio kinds are checked
-//! by tests/image/check.sh.
+//! What istio/ configures is right by our own code, both sides mean the same (names that the filter
+//! expects are those that the issuer has), and the filter decides when it is loaded as Istio loads
+//! it. Schemas of the Kubernetes and Istio kinds are checked by tests/image/check.sh.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,8 +18,10 @@ use meshseal_tests::{build, paths, ports};
 use serde_json::{Value, json};
 
 /// Both kinds that load the filter, and where each has the plugin's configuration.
-const FILTERS: [(&str, &str); 2] =
-    [("wasmplugin.yaml", "/spec/pluginConfig"), ("trafficextension.yaml", "/spec/wasm/pluginConfig")];
+const FILTERS: [(&str, &str); 2] = [
+    ("wasmplugin.yaml", "/spec/pluginConfig"),
+    ("trafficextension.yaml", "/spec/wasm/pluginConfig"),
+];
 const ISSUERS: [&str; 2] = ["issuer/issuer.yaml", "issuer-postgres/issuer.yaml"];
 
 fn istio(path: &str) -> PathBuf {
@@ -35,15 +37,23 @@ fn yaml(path: &str) -> Result<Value> {
 fn plugin_configs() -> Result<Vec<(Value, Policy)>> {
     let parse = |(file, pointer): (&str, &str)| {
         let document = yaml(&format!("filter/{file}"))?;
-        let config = document.pointer(pointer).with_context(|| format!("{file} has no {pointer}"))?;
-        let policy = Policy::from_json(&config.to_string()).map_err(|errors| anyhow::anyhow!("{file}: {errors}"))?;
+        let config = document
+            .pointer(pointer)
+            .with_context(|| format!("{file} has no {pointer}"))?;
+        let policy = Policy::from_json(&config.to_string())
+            .map_err(|errors| anyhow::anyhow!("{file}: {errors}"))?;
         Ok((config.clone(), policy))
     };
     FILTERS.into_iter().map(parse).collect()
 }
 
 fn texts(value: &Value) -> Vec<&str> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 #[test]
@@ -51,10 +61,15 @@ fn the_filter_accepts_both_plugin_configurations_and_so_does_the_schema() -> Res
     let schema = fs::read_to_string(paths::envoy_config().join("plugin-config.schema.json"))?;
     let schema = jsonschema::draft202012::new(&serde_json::from_str(&schema)?)?;
     for (config, policy) in plugin_configs()? {
-        let problems: Vec<String> =
-            schema.iter_errors(&config).map(|problem| format!("{}: {problem}", problem.instance_path())).collect();
+        let problems: Vec<String> = schema
+            .iter_errors(&config)
+            .map(|problem| format!("{}: {problem}", problem.instance_path()))
+            .collect();
         ensure!(problems.is_empty(), "{problems:?}");
-        ensure!(policy.mode() == Mode::Enforce, "what is shipped enforces; shadow mode is a step of the rollout");
+        ensure!(
+            policy.mode() == Mode::Enforce,
+            "what is shipped enforces; shadow mode is a step of the rollout"
+        );
     }
     Ok(())
 }
@@ -63,27 +78,51 @@ fn the_filter_accepts_both_plugin_configurations_and_so_does_the_schema() -> Res
 #[test]
 fn config_check_accepts_every_file() -> Result<()> {
     let filters = FILTERS.map(|(file, _)| istio(&format!("filter/{file}")));
-    let output =
-        Command::new(build::issuer()?).args(["config", "check"]).args(filters).args(ISSUERS.map(istio)).output()?;
+    let output = Command::new(build::issuer()?)
+        .args(["config", "check"])
+        .args(filters)
+        .args(ISSUERS.map(istio))
+        .output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{said}");
-    ensure!(said.matches("ok (plugin configuration").count() == FILTERS.len(), "{said}");
-    ensure!(said.matches("ok (issuer configuration)").count() == ISSUERS.len(), "{said}");
+    ensure!(
+        said.matches("ok (plugin configuration").count() == FILTERS.len(),
+        "{said}"
+    );
+    ensure!(
+        said.matches("ok (issuer configuration)").count() == ISSUERS.len(),
+        "{said}"
+    );
     Ok(())
 }
 
 /// Istio's name for a Service's cluster: direction, port, subset, host.
 #[test]
 fn the_filter_polls_the_service_of_the_issuer() -> Result<()> {
-    let (service, kustomization) = (yaml("issuer/service.yaml")?, yaml("issuer/kustomization.yaml")?);
-    let name = service.pointer("/metadata/name").and_then(Value::as_str).context("the Service has no name")?;
-    let port = service.pointer("/spec/ports/0/port").and_then(Value::as_u64).context("the Service has no port")?;
-    let namespace =
-        kustomization.pointer("/namespace").and_then(Value::as_str).context("the kustomization names no namespace")?;
+    let (service, kustomization) = (
+        yaml("issuer/service.yaml")?,
+        yaml("issuer/kustomization.yaml")?,
+    );
+    let name = service
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .context("the Service has no name")?;
+    let port = service
+        .pointer("/spec/ports/0/port")
+        .and_then(Value::as_u64)
+        .context("the Service has no port")?;
+    let namespace = kustomization
+        .pointer("/namespace")
+        .and_then(Value::as_str)
+        .context("the kustomization names no namespace")?;
     let host = format!("{name}.{namespace}.svc.cluster.local");
     for (_, policy) in plugin_configs()? {
         let bundle = policy.trust_bundle().context("there is no trust bundle")?;
-        ensure!(*bundle.cluster == *format!("outbound|{port}||{host}"), "{}", bundle.cluster);
+        ensure!(
+            *bundle.cluster == *format!("outbound|{port}||{host}"),
+            "{}",
+            bundle.cluster
+        );
         // The cluster's name, the default, is no host: it has bars in it.
         ensure!(*bundle.authority == *host, "{}", bundle.authority);
     }
@@ -93,17 +132,29 @@ fn the_filter_polls_the_service_of_the_issuer() -> Result<()> {
 #[test]
 fn issuer_audiences_and_scopes_are_the_same_on_both_sides() -> Result<()> {
     let issuer = yaml(ISSUERS[0])?;
-    let identifier = issuer.pointer("/issuer").and_then(Value::as_str).context("issuer.yaml has no issuer")?;
-    let services = issuer.pointer("/services").and_then(Value::as_array).context("issuer.yaml has no services")?;
+    let identifier = issuer
+        .pointer("/issuer")
+        .and_then(Value::as_str)
+        .context("issuer.yaml has no issuer")?;
+    let services = issuer
+        .pointer("/services")
+        .and_then(Value::as_array)
+        .context("issuer.yaml has no services")?;
     for (config, policy) in plugin_configs()? {
         let [rule] = policy.jwt_rules() else {
             anyhow::bail!("{} jwtRules; the example has one", policy.jwt_rules().len())
         };
         ensure!(*rule.issuer == *identifier && matches!(rule.keys, KeySource::Bundle));
-        let [audience] = rule.audiences.as_slice() else { anyhow::bail!("the example has one audience") };
-        let service = services.iter().find(|service| service.get("audience").and_then(Value::as_str) == Some(audience));
-        let known =
-            service.and_then(|service| service.get("scopes")).map(texts).context("no service has the audience")?;
+        let [audience] = rule.audiences.as_slice() else {
+            anyhow::bail!("the example has one audience")
+        };
+        let service = services
+            .iter()
+            .find(|service| service.get("audience").and_then(Value::as_str) == Some(audience));
+        let known = service
+            .and_then(|service| service.get("scopes"))
+            .map(texts)
+            .context("no service has the audience")?;
         for wanted in config
             .pointer("/rules")
             .and_then(Value::as_array)
@@ -111,28 +162,45 @@ fn issuer_audiences_and_scopes_are_the_same_on_both_sides() -> Result<()> {
             .flatten()
             .filter_map(|rule| rule.get("scopes"))
         {
-            ensure!(texts(wanted).iter().all(|scope| known.contains(scope)), "{wanted} is not among {known:?}");
+            ensure!(
+                texts(wanted).iter().all(|scope| known.contains(scope)),
+                "{wanted} is not among {known:?}"
+            );
         }
     }
     Ok(())
 }
 
-/// A sidecar must not ask for tokens on what its own workload sends, and must never let pass what it could not check.
+/// A sidecar must not ask for tokens on what its own workload sends, and must never let pass what
+/// it could not check.
 #[test]
 fn the_filter_guards_what_comes_in_and_fails_closed() -> Result<()> {
-    let (plugin, extension) = (yaml("filter/wasmplugin.yaml")?, yaml("filter/trafficextension.yaml")?);
+    let (plugin, extension) = (
+        yaml("filter/wasmplugin.yaml")?,
+        yaml("filter/trafficextension.yaml")?,
+    );
     for (document, wasm) in [(&plugin, "/spec"), (&extension, "/spec/wasm")] {
-        let at = |path: &str| document.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        ensure!(at("/spec/match/0/mode") == "SERVER" && document.pointer("/spec/match/1").is_none());
+        let at = |path: &str| {
+            document
+                .pointer(path)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        ensure!(
+            at("/spec/match/0/mode") == "SERVER" && document.pointer("/spec/match/1").is_none()
+        );
         ensure!(at("/spec/phase") == "AUTHN");
         ensure!(at(&format!("{wasm}/failStrategy")) == "FAIL_RELOAD");
-        ensure!(at(&format!("{wasm}/sha256")) == "0".repeat(64), "the placeholder must match no image");
+        ensure!(
+            at(&format!("{wasm}/sha256")) == "0".repeat(64),
+            "the placeholder must match no image"
+        );
     }
     Ok(())
 }
 
-/// The Wasm filter as istiod makes it of a WasmPlugin (istio/istio pilot/pkg/model/extensions.go): neither root_id nor vm_id, the
-/// configuration as JSON text, and variables of its own in the VM.
+/// The Wasm filter as istiod makes it of a WasmPlugin (istio/istio pilot/pkg/model/extensions.go):
+/// neither root_id nor vm_id, the configuration as JSON text, and variables of its own in the VM.
 fn as_istiod_makes_it(config: &Value) -> Value {
     json!({
         "name": "extensions.istio.io/wasmplugin/shop.meshseal",
@@ -152,7 +220,8 @@ fn as_istiod_makes_it(config: &Value) -> Value {
     })
 }
 
-/// What is shipped, with this issuer's address and pins for the placeholders, in a real Envoy with Istio's name for the cluster.
+/// What is shipped, with this issuer's address and pins for the placeholders, in a real Envoy with
+/// Istio's name for the cluster.
 #[test]
 fn the_shipped_plugin_polls_the_issuer_and_decides() -> Result<()> {
     run(async {
@@ -162,17 +231,27 @@ fn the_shipped_plugin_polls_the_issuer_and_decides() -> Result<()> {
         issuer.start().await?;
         let [(mut config, policy), _] =
             <[_; 2]>::try_from(plugin_configs()?).map_err(|_| anyhow::anyhow!("two kinds"))?;
-        let mut put =
-            |at: &str, value: Value| config.pointer_mut(at).map(|place| *place = value).context("no such place");
+        let mut put = |at: &str, value: Value| {
+            config
+                .pointer_mut(at)
+                .map(|place| *place = value)
+                .context("no such place")
+        };
         put("/trustBundle/keys", pins)?;
         put("/trustBundle/pollToken", issuer.poll_token().into())?;
         put("/jwtRules/0/issuer", issuer.url().into())?;
-        let cluster = policy.trust_bundle().context("no trust bundle")?.cluster.to_string();
+        let cluster = policy
+            .trust_bundle()
+            .context("no trust bundle")?
+            .cluster
+            .to_string();
         let bootstrap = Bootstrap::new()
             .listener(listener("inbound", &[as_istiod_makes_it(&config)], "echo"))
             .cluster(&cluster, ports::loopback(port));
         let proxy = Proxy::start_with("istio", bootstrap, &["inbound"]).await?;
-        issuer.wait_for_proxies(WORKERS, Duration::from_secs(20)).await?;
+        issuer
+            .wait_for_proxies(WORKERS, Duration::from_secs(20))
+            .await?;
 
         let token = issuer.token("orders").await?;
         let cases = [
@@ -182,10 +261,19 @@ fn the_shipped_plugin_polls_the_issuer_and_decides() -> Result<()> {
             (Request::new("POST", "/orders").bearer(&token), 403, None),
         ];
         for (request, status, subject) in cases {
-            for response in proxy.ask_each_worker("inbound", |_| request.clone()).await? {
-                ensure!(response.status == status, "expected {status}, got {response:?}");
+            for response in proxy
+                .ask_each_worker("inbound", |_| request.clone())
+                .await?
+            {
+                ensure!(
+                    response.status == status,
+                    "expected {status}, got {response:?}"
+                );
                 let seen = response.json();
-                ensure!(seen.pointer("/headers/x-subject").and_then(Value::as_str) == subject, "{response:?}");
+                ensure!(
+                    seen.pointer("/headers/x-subject").and_then(Value::as_str) == subject,
+                    "{response:?}"
+                );
             }
         }
         Ok(())

@@ -15,12 +15,20 @@ fn module() -> Result<Module> {
 fn imports_only_what_every_host_offers() -> Result<()> {
     let module = module()?;
     let allowed: BTreeSet<(&str, &str)> = IMPORTS.iter().copied().collect();
-    let found: BTreeSet<(&str, &str)> =
-        module.imports.iter().map(|import| (import.module.as_str(), import.name.as_str())).collect();
+    let found: BTreeSet<(&str, &str)> = module
+        .imports
+        .iter()
+        .map(|import| (import.module.as_str(), import.name.as_str()))
+        .collect();
     let strange: Vec<_> = found.difference(&allowed).collect();
-    assert!(strange.is_empty(), "a host without these could not load the module: {strange:?}");
     assert!(
-        IMPORTS.iter().all(|(module, _)| ["env", "wasi_snapshot_preview1"].contains(module)),
+        strange.is_empty(),
+        "a host without these could not load the module: {strange:?}"
+    );
+    assert!(
+        IMPORTS
+            .iter()
+            .all(|(module, _)| ["env", "wasi_snapshot_preview1"].contains(module)),
         "only proxy-wasm and WASI"
     );
     Ok(())
@@ -30,11 +38,22 @@ fn imports_only_what_every_host_offers() -> Result<()> {
 fn exports_only_the_callbacks_it_needs() -> Result<()> {
     let module = module()?;
     let needed: BTreeSet<&str> = EXPORTS.iter().copied().collect();
-    let found: BTreeSet<&str> = module.exports.iter().map(|export| export.name.as_str()).collect();
-    assert_eq!(found, needed, "each callback more is called for every request and costs time for nothing");
-    for expensive in
-        ["proxy_on_response_headers", "proxy_on_request_body", "proxy_on_log", "proxy_on_done", "proxy_on_delete"]
-    {
+    let found: BTreeSet<&str> = module
+        .exports
+        .iter()
+        .map(|export| export.name.as_str())
+        .collect();
+    assert_eq!(
+        found, needed,
+        "each callback more is called for every request and costs time for nothing"
+    );
+    for expensive in [
+        "proxy_on_response_headers",
+        "proxy_on_request_body",
+        "proxy_on_log",
+        "proxy_on_done",
+        "proxy_on_delete",
+    ] {
         assert!(!found.contains(expensive), "{expensive}");
     }
     Ok(())

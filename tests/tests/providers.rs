@@ -43,18 +43,35 @@ struct Provider {
 
 impl Provider {
     fn new() -> Result<Self> {
-        Ok(Self { shelf: Arc::default(), port: free()?, server: None })
+        Ok(Self {
+            shelf: Arc::default(),
+            port: free()?,
+            server: None,
+        })
     }
 
     fn serve(&mut self) -> Result<()> {
-        async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, headers: HeaderMap) -> (StatusCode, String) {
+        async fn answer(
+            State(shelf): State<Arc<Mutex<Shelf>>>,
+            headers: HeaderMap,
+        ) -> (StatusCode, String) {
             let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
             shelf.fetches += 1;
-            let header =
-                |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-            let admitted = shelf.credential.as_ref().is_none_or(|credential| header("authorization") == *credential);
+            let header = |name: &str| {
+                headers
+                    .get(name)
+                    .and_then(|value| value.to_str().ok())
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            let admitted = shelf
+                .credential
+                .as_ref()
+                .is_none_or(|credential| header("authorization") == *credential);
             // As the Kubernetes API server decides.
-            let acceptable = header("accept").split(", ").any(|kind| kind == "application/jwk-set+json");
+            let acceptable = header("accept")
+                .split(", ")
+                .any(|kind| kind == "application/jwk-set+json");
             let status = match (admitted, acceptable) {
                 (false, _) => StatusCode::FORBIDDEN,
                 (true, false) => StatusCode::NOT_ACCEPTABLE,
@@ -72,11 +89,17 @@ impl Provider {
     }
 
     fn publish(&self, keys: impl ToString) {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).keys = keys.to_string();
+        self.shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys = keys.to_string();
     }
 
     fn fetches(&self) -> usize {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).fetches
+        self.shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .fetches
     }
 
     async fn proxy(&self, name: &str) -> Result<Proxy> {
@@ -93,7 +116,10 @@ fn token(key: &Key) -> Result<String> {
 }
 
 async fn expect(proxy: &Proxy, token: &str, status: u16, code: Option<&str>) -> Result<()> {
-    for response in proxy.ask_each_worker("edge", |_| Request::get("/").bearer(token)).await? {
+    for response in proxy
+        .ask_each_worker("edge", |_| Request::get("/").bearer(token))
+        .await?
+    {
         ensure!(
             response.status == status && response.code().as_deref() == code,
             "expected {status} {code:?}, got {response:?}"
@@ -103,16 +129,32 @@ async fn expect(proxy: &Proxy, token: &str, status: u16, code: Option<&str>) -> 
 }
 
 async fn until_answered(proxy: &Proxy, token: &str, status: u16) -> Result<()> {
-    until(&format!("status {status} from both workers"), SOON, || async {
-        let responses = proxy.ask_each_worker("edge", |_| Request::get("/").bearer(token)).await.ok()?;
-        responses.iter().all(|response| response.status == status).then_some(())
-    })
+    until(
+        &format!("status {status} from both workers"),
+        SOON,
+        || async {
+            let responses = proxy
+                .ask_each_worker("edge", |_| Request::get("/").bearer(token))
+                .await
+                .ok()?;
+            responses
+                .iter()
+                .all(|response| response.status == status)
+                .then_some(())
+        },
+    )
     .await
 }
 
 async fn counted(proxy: &Proxy, stat: &str, least: u64) -> Result<()> {
     until(stat, SOON, || async {
-        (proxy.envoy().stat(&format!("wasmcustom.meshseal.{stat}")).await.ok()? >= least).then_some(())
+        (proxy
+            .envoy()
+            .stat(&format!("wasmcustom.meshseal.{stat}"))
+            .await
+            .ok()?
+            >= least)
+            .then_some(())
     })
     .await
 }
@@ -121,7 +163,10 @@ async fn counted(proxy: &Proxy, stat: &str, least: u64) -> Result<()> {
 fn keys_are_fetched_and_a_new_key_is_asked_for_while_the_request_waits() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
-        let (first, second) = (Key::generate(Kind::Rsa, "first")?, Key::generate(Kind::P256, "second")?);
+        let (first, second) = (
+            Key::generate(Kind::Rsa, "first")?,
+            Key::generate(Kind::P256, "second")?,
+        );
         provider.publish(jwks(&[&first])?);
         provider.serve()?;
         let proxy = provider.proxy("idp-rotation").await?;
@@ -149,17 +194,27 @@ fn without_a_provider_the_filter_cannot_know_and_then_learns() -> Result<()> {
 fn the_last_good_keys_stay_when_the_provider_is_away_or_talks_nonsense() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
-        let (key, stranger) = (Key::generate(Kind::Ed25519, "k")?, Key::generate(Kind::Ed25519, "stranger")?);
+        let (key, stranger) = (
+            Key::generate(Kind::Ed25519, "k")?,
+            Key::generate(Kind::Ed25519, "stranger")?,
+        );
         provider.publish(jwks(&[&key])?);
         provider.serve()?;
         let proxy = provider.proxy("idp-away").await?;
         until_answered(&proxy, &token(&key)?, 200).await?;
-        for nonsense in ["<html>maintenance</html>", "{\"keys\": []}", "{\"keys\": 7}", ""] {
+        for nonsense in [
+            "<html>maintenance</html>",
+            "{\"keys\": []}",
+            "{\"keys\": 7}",
+            "",
+        ] {
             let fetches = provider.fetches();
             provider.publish(nonsense);
             // An unknown kid makes the filter fetch again, as soon as its rate limit lets it.
             until(&format!("a fetch of {nonsense:?}"), SOON, || async {
-                expect(&proxy, &token(&stranger).ok()?, 401, Some("key-unknown")).await.ok()?;
+                expect(&proxy, &token(&stranger).ok()?, 401, Some("key-unknown"))
+                    .await
+                    .ok()?;
                 (provider.fetches() > fetches).then_some(())
             })
             .await?;
@@ -185,7 +240,9 @@ fn a_key_without_alg_is_bound_to_one_and_unknown_keys_are_skipped() -> Result<()
         provider.serve()?;
         let proxy = provider.proxy("idp-bare").await?;
         until_answered(&proxy, &token(&key)?, 200).await?;
-        let pss = Token::new(ISSUER, "orders", unix_now()).header("alg", "PS256").sign(&key)?;
+        let pss = Token::new(ISSUER, "orders", unix_now())
+            .header("alg", "PS256")
+            .sign(&key)?;
         expect(&proxy, &pss, 401, Some("algorithm-mismatch")).await?;
         counted(&proxy, "jwks.skipped_keys", 1).await
     })
@@ -195,7 +252,10 @@ fn a_key_without_alg_is_bound_to_one_and_unknown_keys_are_skipped() -> Result<()
 fn a_replaced_key_with_the_same_kid_is_fetched() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
-        let (old, new) = (Key::generate(Kind::P256, "main")?, Key::generate(Kind::P256, "main")?);
+        let (old, new) = (
+            Key::generate(Kind::P256, "main")?,
+            Key::generate(Kind::P256, "main")?,
+        );
         provider.publish(jwks(&[&old])?);
         provider.serve()?;
         let proxy = provider.proxy("idp-same-kid").await?;
@@ -211,8 +271,14 @@ fn a_replaced_key_with_the_same_kid_is_fetched() -> Result<()> {
 fn sets_with_flaws_serve_their_good_keys() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
-        let (good, rsa) = (Key::generate(Kind::P256, "good")?, Key::generate(Kind::Rsa, "main")?);
-        let twins = [Key::generate(Kind::Ed25519, "twin")?, Key::generate(Kind::Ed25519, "twin")?];
+        let (good, rsa) = (
+            Key::generate(Kind::P256, "good")?,
+            Key::generate(Kind::Rsa, "main")?,
+        );
+        let twins = [
+            Key::generate(Kind::Ed25519, "twin")?,
+            Key::generate(Kind::Ed25519, "twin")?,
+        ];
         let mut unset = good.jwk()?;
         for name in ["d", "oth", "key_ops", "x5c"] {
             unset[name] = if name == "d" { Value::Null } else { json!([]) };
@@ -226,14 +292,22 @@ fn sets_with_flaws_serve_their_good_keys() -> Result<()> {
         let proxy = provider.proxy("idp-flaws").await?;
         until_answered(&proxy, &token(&good)?, 200).await?;
         expect(&proxy, &token(&rsa)?, 200, None).await?;
-        let longer = Token::new(ISSUER, "orders", unix_now()).header("alg", "RS512").sign(&rsa)?;
+        let longer = Token::new(ISSUER, "orders", unix_now())
+            .header("alg", "RS512")
+            .sign(&rsa)?;
         expect(&proxy, &longer, 200, None).await?;
         expect(&proxy, &token(&twins[0])?, 401, Some("key-ambiguous")).await?;
         let log = proxy.envoy().log();
-        for reason in ["keys[4]: kid \"twin\" names different keys for EdDSA", "keys[6].d: a private member"] {
+        for reason in [
+            "keys[4]: kid \"twin\" names different keys for EdDSA",
+            "keys[6].d: a private member",
+        ] {
             // Once for each worker: Envoy writes a line for each VM.
             let told = log.matches(reason).count();
-            ensure!((1..=WORKERS + 1).contains(&told), "{reason}: told {told} times");
+            ensure!(
+                (1..=WORKERS + 1).contains(&told),
+                "{reason}: told {told} times"
+            );
         }
         Ok(())
     })
@@ -265,7 +339,10 @@ fn keys_past_their_maximum_age_are_a_503() -> Result<()> {
 fn two_key_sets_of_one_issuer_are_tried() -> Result<()> {
     run(async {
         let (mut first, mut second) = (Provider::new()?, Provider::new()?);
-        let (a, b) = (Key::generate(Kind::P256, "main")?, Key::generate(Kind::P256, "main")?);
+        let (a, b) = (
+            Key::generate(Kind::P256, "main")?,
+            Key::generate(Kind::P256, "main")?,
+        );
         first.publish(jwks(&[&a])?);
         second.publish(jwks(&[&b])?);
         first.serve()?;
@@ -292,29 +369,55 @@ fn the_cluster_adds_the_credential_of_a_fetch() -> Result<()> {
         }
         provider.serve()?;
         let shipped = fs::read_to_string(paths::envoy_config().join("jwks-with-credential.yaml"))?;
-        ensure!(!shipped.contains("an-example"), "the secret is in no plugin configuration");
+        ensure!(
+            !shipped.contains("an-example"),
+            "the secret is in no plugin configuration"
+        );
         let shipped = shipped
             .replace("target/meshseal.wasm", &paths::wasm().display().to_string())
             .replace("port_value: 9901", "port_value: 0")
             .replace("port_value: 10000", "port_value: 0")
-            .replace("port_value: 8080", &format!("port_value: {}", provider.port));
+            .replace(
+                "port_value: 8080",
+                &format!("port_value: {}", provider.port),
+            );
         let dir = folder("idp-credential");
         let config = dir.join("bootstrap.yaml");
         write_whole(&config, &shipped)?;
         build::wasm()?;
-        let envoy = Envoy::start(&Options { config, workers: 1, node: "edge".to_owned(), dir }).await?;
+        let envoy = Envoy::start(&Options {
+            config,
+            workers: 1,
+            node: "edge".to_owned(),
+            dir,
+        })
+        .await?;
         let edge = envoy.listener("edge").await?;
         let now = unix_now();
-        let account = Token::new("https://kubernetes.default.svc.cluster.local", "orders", now)
-            .header("typ", "JWT")
-            .sign(&key)?;
+        let account = Token::new(
+            "https://kubernetes.default.svc.cluster.local",
+            "orders",
+            now,
+        )
+        .header("typ", "JWT")
+        .sign(&key)?;
         until("the keys", SOON, || async {
             let response = send(edge, &Request::get("/").bearer(&account)).await.ok()?;
             (response.status == 200).then_some(())
         })
         .await?;
-        let shelf = provider.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        ensure!(shelf.headers.get("authorization").is_some_and(|value| value == bearer), "{:?}", shelf.headers);
+        let shelf = provider
+            .shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        ensure!(
+            shelf
+                .headers
+                .get("authorization")
+                .is_some_and(|value| value == bearer),
+            "{:?}",
+            shelf.headers
+        );
         Ok(())
     })
 }
@@ -330,12 +433,16 @@ fn a_flood_of_unknown_keys_causes_few_fetches() -> Result<()> {
         until_answered(&proxy, &token(&key)?, 200).await?;
         let before = provider.fetches();
         for number in 0..100 {
-            let strange =
-                Token::new(ISSUER, "orders", unix_now()).header("kid", format!("made-up-{number}")).sign(&key)?;
+            let strange = Token::new(ISSUER, "orders", unix_now())
+                .header("kid", format!("made-up-{number}"))
+                .sign(&key)?;
             expect(&proxy, &strange, 401, Some("key-unknown")).await?;
         }
         let fetches = provider.fetches() - before;
-        assert!(fetches <= 20 * WORKERS, "200 requests with unknown keys caused {fetches} fetches");
+        assert!(
+            fetches <= 20 * WORKERS,
+            "200 requests with unknown keys caused {fetches} fetches"
+        );
         Ok(())
     })
 }

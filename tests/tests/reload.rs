@@ -1,4 +1,5 @@
-//! New configuration in a running Envoy: a good one takes effect, a bad one is refused and changes nothing.
+//! New configuration in a running Envoy: a good one takes effect, a bad one is refused and changes
+//! nothing.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,16 +24,23 @@ fn write_listener(file: &Path, plugin: &Value) -> Result<()> {
 
 /// Asks on fresh connections, since a new listener configuration drains the old ones.
 async fn ask(proxy: &Proxy, request: &Request) -> Result<u16> {
-    Ok(send(proxy.envoy().listener("edge").await?, request).await?.status)
+    Ok(send(proxy.envoy().listener("edge").await?, request)
+        .await?
+        .status)
 }
 
 async fn until_answered(proxy: &Proxy, request: &Request, status: u16) -> Result<()> {
-    until(&format!("status {status}"), SOON, || async { (ask(proxy, request).await.ok()? == status).then_some(()) })
-        .await
+    until(&format!("status {status}"), SOON, || async {
+        (ask(proxy, request).await.ok()? == status).then_some(())
+    })
+    .await
 }
 
 async fn rejected_updates(proxy: &Proxy) -> Result<u64> {
-    proxy.envoy().stat("listener_manager.lds.update_rejected").await
+    proxy
+        .envoy()
+        .stat("listener_manager.lds.update_rejected")
+        .await
 }
 
 #[test]
@@ -40,13 +48,19 @@ fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
     run(async {
         let key = Key::generate(Kind::Ed25519, "k")?;
         let namesake = Key::generate(Kind::Ed25519, "k")?;
-        let rule = json!({"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}});
-        let good = json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": ["/a"]}}]}]});
+        let rule =
+            json!({"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}});
+        let good =
+            json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": ["/a"]}}]}]});
         let file = folder("reload-nack").join("listeners.json");
         write_listener(&file, &good)?;
-        let proxy = Proxy::start_with("reload-nack", Bootstrap::new().listeners_from(&file), &[]).await?;
+        let proxy =
+            Proxy::start_with("reload-nack", Bootstrap::new().listeners_from(&file), &[]).await?;
         let token = Token::new(ISSUER, "orders", unix_now()).sign(&key)?;
-        let (a, b) = (Request::get("/a").bearer(&token), Request::get("/b").bearer(&token));
+        let (a, b) = (
+            Request::get("/a").bearer(&token),
+            Request::get("/b").bearer(&token),
+        );
         until_answered(&proxy, &a, 200).await?;
         ensure!(ask(&proxy, &b).await? == 403, "no rule for /b yet");
 
@@ -67,12 +81,21 @@ fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
                 ask(&proxy, &a).await? == 200 && ask(&proxy, &b).await? == 403,
                 "the old configuration is in force"
             );
-            ensure!(ask(&proxy, &Request::get("/a")).await? == 401, "and still refuses");
+            ensure!(
+                ask(&proxy, &Request::get("/a")).await? == 401,
+                "and still refuses"
+            );
         }
 
-        write_listener(&file, &json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": ["/b"]}}]}]}))?;
+        write_listener(
+            &file,
+            &json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": ["/b"]}}]}]}),
+        )?;
         until_answered(&proxy, &b, 200).await?;
-        ensure!(ask(&proxy, &a).await? == 403, "the new configuration has no rule for /a");
+        ensure!(
+            ask(&proxy, &a).await? == 403,
+            "the new configuration has no rule for /a"
+        );
         Ok(())
     })
 }
@@ -89,7 +112,8 @@ fn every_mistake_is_reported_at_once_with_its_path() -> Result<()> {
                 "rules": [{"action": "PERHAPS", "scope": ["orders.read"]}],
             }),
         )?;
-        let proxy = Proxy::start_with("reload-report", Bootstrap::new().listeners_from(&file), &[]).await?;
+        let proxy =
+            Proxy::start_with("reload-report", Bootstrap::new().listeners_from(&file), &[]).await?;
         until("Envoy to reject the update", SOON, || async {
             (rejected_updates(&proxy).await.ok()? > 0).then_some(())
         })
@@ -109,7 +133,8 @@ fn every_mistake_is_reported_at_once_with_its_path() -> Result<()> {
     })
 }
 
-/// A change of configuration starts from the keys that are already known, even when the issuer is away at that moment.
+/// A change of configuration starts from the keys that are already known, even when the issuer is
+/// away at that moment.
 #[test]
 fn keys_survive_a_new_configuration() -> Result<()> {
     run(async {
@@ -126,7 +151,9 @@ fn keys_survive_a_new_configuration() -> Result<()> {
         let (before, after) = (plugin(&["/a"])?, plugin(&["/a", "/b"])?);
         let file = folder("reload-keys").join("listeners.json");
         write_listener(&file, &before)?;
-        let bootstrap = Bootstrap::new().listeners_from(&file).cluster("bundles", bundles.address());
+        let bootstrap = Bootstrap::new()
+            .listeners_from(&file)
+            .cluster("bundles", bundles.address());
         let proxy = Proxy::start_with("reload-keys", bootstrap, &[]).await?;
         let token = Token::new(ISSUER, "orders", unix_now()).sign(&key)?;
         until_answered(&proxy, &Request::get("/a").bearer(&token), 200).await?;
@@ -144,11 +171,13 @@ fn keys_survive_a_new_configuration() -> Result<()> {
 fn configurations_that_have_ended_are_dropped_and_the_vm_serves_on() -> Result<()> {
     run(async {
         let key = Key::generate(Kind::Ed25519, "k")?;
-        let rule = json!({"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}});
+        let rule =
+            json!({"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}});
         let plugin = |path: &str| json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": [path]}}]}]});
         let file = folder("reload-ends").join("listeners.json");
         write_listener(&file, &plugin("/0"))?;
-        let proxy = Proxy::start_with("reload-ends", Bootstrap::new().listeners_from(&file), &[]).await?;
+        let proxy =
+            Proxy::start_with("reload-ends", Bootstrap::new().listeners_from(&file), &[]).await?;
         let token = Token::new(ISSUER, "orders", unix_now()).sign(&key)?;
         let stat = async |name: &str| proxy.envoy().stat(name).await;
         for path in ["/0", "/1", "/2", "/3"] {
@@ -157,9 +186,15 @@ fn configurations_that_have_ended_are_dropped_and_the_vm_serves_on() -> Result<(
             until_answered(&proxy, &request, 200).await?;
             let mut connections = until("both workers to have it", SOON, || async {
                 let address = proxy.envoy().listener("edge").await.ok()?;
-                let mut connections = connect_each(proxy.envoy(), "edge", address, WORKERS).await.ok()?;
+                let mut connections = connect_each(proxy.envoy(), "edge", address, WORKERS)
+                    .await
+                    .ok()?;
                 for connection in &mut connections {
-                    connection.send(&request).await.ok().filter(|response| response.status == 200)?;
+                    connection
+                        .send(&request)
+                        .await
+                        .ok()
+                        .filter(|response| response.status == 200)?;
                 }
                 Some(connections)
             })
@@ -171,7 +206,11 @@ fn configurations_that_have_ended_are_dropped_and_the_vm_serves_on() -> Result<(
                 }
             }
             until("the replaced listener to go", SOON, || async {
-                (stat("listener_manager.total_listeners_draining").await.ok()? == 0).then_some(())
+                (stat("listener_manager.total_listeners_draining")
+                    .await
+                    .ok()?
+                    == 0)
+                    .then_some(())
             })
             .await?;
         }

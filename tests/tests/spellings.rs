@@ -34,8 +34,16 @@ fn judge(name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
         "python" => Ok(("python3".into(), vec![file("judge.py")])),
         _ => {
             let binary = folder("judges").join(format!("judge-{}", std::process::id()));
-            let built = Command::new("go").arg("build").arg("-o").arg(&binary).arg(file("judge.go")).status();
-            ensure!(built.context("cannot run go")?.success(), "go build of judge.go failed");
+            let built = Command::new("go")
+                .arg("build")
+                .arg("-o")
+                .arg(&binary)
+                .arg(file("judge.go"))
+                .status();
+            ensure!(
+                built.context("cannot run go")?.success(),
+                "go build of judge.go failed"
+            );
             Ok((binary, Vec::new()))
         }
     }
@@ -45,8 +53,17 @@ fn judge(name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
 fn readings(name: &str, corpus: &[String]) -> Result<Vec<Vec<Value>>> {
     let (program, arguments) = judge(name)?;
     let mut command = Command::new(program);
-    let mut child = command.args(arguments).arg("read").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    child.stdin.take().context("a pipe")?.write_all(serde_json::to_string(corpus)?.as_bytes())?;
+    let mut child = command
+        .args(arguments)
+        .arg("read")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .context("a pipe")?
+        .write_all(serde_json::to_string(corpus)?.as_bytes())?;
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "{name} failed");
     Ok(serde_json::from_slice(&output.stdout)?)
@@ -64,7 +81,10 @@ impl Random {
     }
 
     fn of<'p>(&mut self, parts: &[&'p str]) -> &'p str {
-        parts.get(self.next() % parts.len()).copied().unwrap_or_default()
+        parts
+            .get(self.next() % parts.len())
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -72,8 +92,16 @@ impl Random {
 fn corpus() -> Vec<String> {
     let mut corpus = Vec::new();
     for octet in 0..=255_u8 {
-        for escape in [format!("%{octet:02X}"), format!("%{octet:02x}"), format!("%{:X}{:x}", octet >> 4, octet & 15)] {
-            corpus.extend([format!("/{escape}"), format!("/a{escape}b/c"), format!("/a/{escape}/b?{escape}")]);
+        for escape in [
+            format!("%{octet:02X}"),
+            format!("%{octet:02x}"),
+            format!("%{:X}{:x}", octet >> 4, octet & 15),
+        ] {
+            corpus.extend([
+                format!("/{escape}"),
+                format!("/a{escape}b/c"),
+                format!("/a/{escape}/b?{escape}"),
+            ]);
         }
     }
     const PARTS: [&str; 40] = [
@@ -121,7 +149,11 @@ fn corpus() -> Vec<String> {
     let mut random = Random(0x6d65_7368_7365_616c);
     for _ in 0..RANDOM_PATHS {
         let parts = 1 + random.next() % 7;
-        corpus.push(std::iter::once("/").chain((0..parts).map(|_| random.of(&PARTS))).collect());
+        corpus.push(
+            std::iter::once("/")
+                .chain((0..parts).map(|_| random.of(&PARTS)))
+                .collect(),
+        );
     }
     corpus
 }
@@ -146,10 +178,18 @@ fn judges_read_the_canonical_form() -> Result<()> {
     for name in JUDGES {
         let mut accepted = 0;
         for (path, readings) in corpus.iter().zip(readings(name, &corpus)?) {
-            if let Ok(request) = policy.canonical(&Request { method: "GET", host: "h", path }) {
+            if let Ok(request) = policy.canonical(&Request {
+                method: "GET",
+                host: "h",
+                path,
+            }) {
                 accepted += 1;
                 let same = readings.iter().all(|reading| reading == request.path());
-                ensure!(same, "{path}: {name} reads {readings:?}, the filter {:?}", request.path());
+                ensure!(
+                    same,
+                    "{path}: {name} reads {readings:?}, the filter {:?}",
+                    request.path()
+                );
             }
         }
         ensure!(accepted > 2_000, "only {accepted} paths were compared");
@@ -158,11 +198,20 @@ fn judges_read_the_canonical_form() -> Result<()> {
 }
 
 /// Guarded paths, and how a rule names them.
-const GUARDED: [&str; 5] = ["/admin", "/admin/*", "/users/@me", "/caf%c3%a9/*", "*:cancel"];
+const GUARDED: [&str; 5] = [
+    "/admin",
+    "/admin/*",
+    "/users/@me",
+    "/caf%c3%a9/*",
+    "*:cancel",
+];
 
 fn is_guarded(reading: &str) -> bool {
     let exact = ["/admin", "/users/@me"].contains(&reading);
-    exact || reading.starts_with("/admin/") || reading.starts_with("/café/") || reading.ends_with(":cancel")
+    exact
+        || reading.starts_with("/admin/")
+        || reading.starts_with("/café/")
+        || reading.ends_with(":cancel")
 }
 
 /// Spellings of guarded paths, by every trick that the documents list, and the documented answer:
@@ -213,14 +262,24 @@ const ATTACKS: [(&str, u16); 38] = [
 async fn ask(to: SocketAddr, target: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(to).await?;
     stream
-        .write_all(format!("GET {target} HTTP/1.1\r\nhost: svc.example\r\nconnection: close\r\n\r\n").as_bytes())
+        .write_all(
+            format!("GET {target} HTTP/1.1\r\nhost: svc.example\r\nconnection: close\r\n\r\n")
+                .as_bytes(),
+        )
         .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     let text = String::from_utf8_lossy(&answer).into_owned();
-    let status =
-        text.split(' ').nth(1).and_then(|status| status.parse().ok()).with_context(|| format!("{target}: {text:?}"))?;
-    let body = text.find('{').zip(text.rfind('}')).and_then(|(from, to)| text.get(from..=to)).unwrap_or_default();
+    let status = text
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .with_context(|| format!("{target}: {text:?}"))?;
+    let body = text
+        .find('{')
+        .zip(text.rfind('}'))
+        .and_then(|(from, to)| text.get(from..=to))
+        .unwrap_or_default();
     Ok((status, body.to_owned()))
 }
 
@@ -232,15 +291,29 @@ async fn serve(name: &str) -> Result<(Child, SocketAddr)> {
     args.extend(["serve".into(), address.port().to_string().into()]);
     let dir = folder("judges");
     let log = dir.join(format!("{name}.log"));
-    let child = Child::start(&Program { name: name.to_owned(), path, args, env: Vec::new(), dir, log })?;
-    until("the judge", Duration::from_secs(20), || async { TcpStream::connect(address).await.ok() }).await?;
+    let child = Child::start(&Program {
+        name: name.to_owned(),
+        path,
+        args,
+        env: Vec::new(),
+        dir,
+        log,
+    })?;
+    until("the judge", Duration::from_secs(20), || async {
+        TcpStream::connect(address).await.ok()
+    })
+    .await?;
     Ok((child, address))
 }
 
 async fn check_judge(name: &str, guarded: SocketAddr, kept: SocketAddr) -> Result<()> {
-    for (path, expected) in
-        [("/admin", 401), ("/admin/x", 401), ("/users/@me", 401), ("/users/7", 200), ("/%61%20+%C3%A9", 200)]
-    {
+    for (path, expected) in [
+        ("/admin", 401),
+        ("/admin/x", 401),
+        ("/users/@me", 401),
+        ("/users/7", 200),
+        ("/%61%20+%C3%A9", 200),
+    ] {
         let (status, body) = ask(guarded, path).await?;
         ensure!(status == expected, "{name} {path}: {status} {body}");
     }
@@ -250,7 +323,11 @@ async fn check_judge(name: &str, guarded: SocketAddr, kept: SocketAddr) -> Resul
         status == 200 && seen.get("target") == Some(&json!("/projects/group%2Fproject")),
         "{name}: {status} {body}"
     );
-    for (path, expected) in [("/projects/a%2Fb/c", 401), ("/projects/a%2F..%2Fb", 400), ("/projects%2Fa", 401)] {
+    for (path, expected) in [
+        ("/projects/a%2Fb/c", 401),
+        ("/projects/a%2F..%2Fb", 400),
+        ("/projects%2Fa", 401),
+    ] {
         let (status, body) = ask(kept, path).await?;
         ensure!(status == expected, "{name} {path}: {status} {body}");
     }
@@ -263,10 +340,17 @@ async fn check_judge(name: &str, guarded: SocketAddr, kept: SocketAddr) -> Resul
         let (path, expected, answer) = answer?;
         let (status, body) = answer?;
         let seen = serde_json::from_str::<Value>(&body).unwrap_or_default();
-        let readings = seen.get("readings").and_then(Value::as_array).cloned().unwrap_or_default();
+        let readings = seen
+            .get("readings")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         let reached = readings.iter().filter_map(Value::as_str).any(is_guarded);
         ensure!(status == expected, "{name} {path}: {status} {body}");
-        ensure!(!(status == 200 && reached), "{name} {path} reads a guarded path: {body}");
+        ensure!(
+            !(status == 200 && reached),
+            "{name} {path} reads a guarded path: {body}"
+        );
     }
     Ok(())
 }
@@ -276,7 +360,8 @@ fn no_spelling_reaches_guarded_path() -> Result<()> {
     run(async {
         std::fs::create_dir_all(folder("judges"))?;
         let open = |paths: Value| json!([{"allowMissing": true, "to": [{"operation": paths}]}, {"scopes": ["all"]}]);
-        let guarded = plugin(json!({"statPrefix": "guarded", "rules": open(json!({"notPaths": GUARDED}))}))?;
+        let guarded =
+            plugin(json!({"statPrefix": "guarded", "rules": open(json!({"notPaths": GUARDED}))}))?;
         let kept = plugin(json!({
             "statPrefix": "kept", "pathWithEscapedSlashesAction": "KEEP_UNCHANGED", "rules": open(json!({"paths": ["/projects/{*}"]})),
         }))?;
@@ -286,16 +371,26 @@ fn no_spelling_reaches_guarded_path() -> Result<()> {
             children.push(child);
             bootstrap = bootstrap
                 .cluster(name, address)
-                .listener(listener(&format!("{name}-guarded"), &[meshseal(&guarded)], name))
+                .listener(listener(
+                    &format!("{name}-guarded"),
+                    &[meshseal(&guarded)],
+                    name,
+                ))
                 .listener(listener(&format!("{name}-kept"), &[meshseal(&kept)], name));
         }
-        let names: Vec<String> =
-            JUDGES.iter().flat_map(|name| [format!("{name}-guarded"), format!("{name}-kept")]).collect();
+        let names: Vec<String> = JUDGES
+            .iter()
+            .flat_map(|name| [format!("{name}-guarded"), format!("{name}-kept")])
+            .collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let proxy = Proxy::start_with("spellings", bootstrap, &names).await?;
         for name in JUDGES {
-            check_judge(name, proxy.address(&format!("{name}-guarded"))?, proxy.address(&format!("{name}-kept"))?)
-                .await?;
+            check_judge(
+                name,
+                proxy.address(&format!("{name}-guarded"))?,
+                proxy.address(&format!("{name}-kept"))?,
+            )
+            .await?;
         }
         Ok(())
     })

@@ -1,4 +1,5 @@
-//! Issuer, filter and Envoy together: what is pushed arrives, is acknowledged, and survives the issuer's death.
+//! Issuer, filter and Envoy together: what is pushed arrives, is acknowledged, and survives the
+//! issuer's death.
 
 use std::time::Duration;
 
@@ -38,7 +39,9 @@ impl Scene {
     }
 
     async fn ask(&self, token: &str) -> Result<Vec<Response>> {
-        self.proxy.ask_each_worker("edge", |_| Request::get("/").bearer(token)).await
+        self.proxy
+            .ask_each_worker("edge", |_| Request::get("/").bearer(token))
+            .await
     }
 
     async fn expect(&self, token: &str, status: u16, code: Option<&str>) -> Result<()> {
@@ -53,19 +56,31 @@ impl Scene {
 }
 
 fn number(receipt: &Value, name: &str) -> Result<u64> {
-    receipt.get(name).and_then(Value::as_u64).with_context(|| format!("no {name} in {receipt}"))
+    receipt
+        .get(name)
+        .and_then(Value::as_u64)
+        .with_context(|| format!("no {name} in {receipt}"))
 }
 
 #[test]
 fn a_token_of_the_issuer_passes_and_one_for_another_service_does_not() -> Result<()> {
     run(async {
         let scene = Scene::start("together-token").await?;
-        scene.expect(&scene.issuer.token("orders").await?, 200, None).await?;
-        scene.expect(&scene.issuer.token("billing").await?, 401, Some("audience-mismatch")).await
+        scene
+            .expect(&scene.issuer.token("orders").await?, 200, None)
+            .await?;
+        scene
+            .expect(
+                &scene.issuer.token("billing").await?,
+                401,
+                Some("audience-mismatch"),
+            )
+            .await
     })
 }
 
-/// The key that signs changes three times while requests come in, each token used the moment it is there: none is rejected.
+/// The key that signs changes three times while requests come in, each token used the moment it is
+/// there: none is rejected.
 #[test]
 fn rotations_under_load_reject_no_token() -> Result<()> {
     run(async {
@@ -76,7 +91,8 @@ fn rotations_under_load_reject_no_token() -> Result<()> {
         for _ in 0..3 {
             scene.issuer.rotate().await?;
             let old = kids.last().cloned().unwrap_or_default();
-            // A token after each look: the first one under the new key is used as soon as it exists.
+            // A token after each look: the first one under the new key is used as soon as it
+            // exists.
             let kid = until("a token under a new key", SOON, || async {
                 let token = scene.issuer.token("orders").await.ok()?;
                 let kid = kid_of(&token).ok()?;
@@ -86,10 +102,16 @@ fn rotations_under_load_reject_no_token() -> Result<()> {
             .await?;
             kids.push(kid);
             let target = load.sent() + 500;
-            until("requests under the new key", SOON, || async { (load.sent() >= target).then_some(()) }).await?;
+            until("requests under the new key", SOON, || async {
+                (load.sent() >= target).then_some(())
+            })
+            .await?;
         }
         let report = load.finish().await?;
-        ensure!(report.rejected() == 0 && report.total >= 1_500, "{report:?}");
+        ensure!(
+            report.rejected() == 0 && report.total >= 1_500,
+            "{report:?}"
+        );
         kids.sort();
         kids.dedup();
         ensure!(kids.len() == 4, "four keys signed: {kids:?}");
@@ -101,28 +123,39 @@ fn rotations_under_load_reject_no_token() -> Result<()> {
 fn a_revocation_comes_with_a_receipt_that_is_true() -> Result<()> {
     run(async {
         let scene = Scene::start("together-revocation").await?;
-        let (revoked, other) = (scene.issuer.token("orders").await?, scene.issuer.token("orders").await?);
+        let (revoked, other) = (
+            scene.issuer.token("orders").await?,
+            scene.issuer.token("orders").await?,
+        );
         scene.expect(&revoked, 200, None).await?;
         let receipt = scene.issuer.revoke(&format!("token={revoked}")).await?;
-        ensure!(number(&receipt, "confirmed")? == number(&receipt, "proxies")?, "{receipt}");
+        ensure!(
+            number(&receipt, "confirmed")? == number(&receipt, "proxies")?,
+            "{receipt}"
+        );
         ensure!(number(&receipt, "proxies")? == POLLERS as u64, "{receipt}");
         // The receipt is true at once: no waiting here.
         scene.expect(&revoked, 401, Some("token-revoked")).await?;
         scene.expect(&other, 200, None).await?;
 
         let receipt = scene.issuer.revoke("client=shop").await?;
-        ensure!(number(&receipt, "confirmed")? == POLLERS as u64, "{receipt}");
+        ensure!(
+            number(&receipt, "confirmed")? == POLLERS as u64,
+            "{receipt}"
+        );
         let responses = scene.ask(&other).await?;
         ensure!(
-            responses.iter().all(|response| response.code().is_some_and(|code| code == "client-revoked")),
+            responses
+                .iter()
+                .all(|response| response.code().is_some_and(|code| code == "client-revoked")),
             "{responses:?}"
         );
         Ok(())
     })
 }
 
-/// A second listener takes over the bundle of the first. It cannot reach the issuer, which never hears
-/// of it, and so no receipt lists it.
+/// A second listener takes over the bundle of the first. It cannot reach the issuer, which never
+/// hears of it, and so no receipt lists it.
 #[test]
 fn receipt_is_true_of_listener_that_the_issuer_never_heard_of() -> Result<()> {
     run(async {
@@ -139,24 +172,35 @@ fn receipt_is_true_of_listener_that_the_issuer_never_heard_of() -> Result<()> {
         issuer.start().await?;
         let file = folder("together-lent").join("listeners.json");
         write_listeners(&file, &[("heard", &heard)])?;
-        let clusters = Bootstrap::new().cluster("issuer", loopback(port)).cluster("nobody", loopback(nobody));
-        let proxy = Proxy::start_with("together-lent", clusters.listeners_from(&file), &["heard"]).await?;
+        let clusters = Bootstrap::new()
+            .cluster("issuer", loopback(port))
+            .cluster("nobody", loopback(nobody));
+        let proxy =
+            Proxy::start_with("together-lent", clusters.listeners_from(&file), &["heard"]).await?;
         issuer.wait_for_proxies(POLLERS, SOON).await?;
         write_listeners(&file, &[("heard", &heard), ("unheard", &unheard)])?;
-        let address =
-            until("the second listener", SOON, || async { proxy.envoy().listener("unheard").await.ok() }).await?;
+        let address = until("the second listener", SOON, || async {
+            proxy.envoy().listener("unheard").await.ok()
+        })
+        .await?;
         let mut workers = connect_each(proxy.envoy(), "unheard", address, WORKERS).await?;
 
         let revoked = issuer.token("orders").await?;
         for worker in &mut workers {
             let response = worker.send(&Request::get("/").bearer(&revoked)).await?;
-            ensure!(response.status == 200, "it has the bundle of the first: {response:?}");
+            ensure!(
+                response.status == 200,
+                "it has the bundle of the first: {response:?}"
+            );
         }
         let receipt = issuer.revoke(&format!("token={revoked}")).await?;
         ensure!(receipt.get("complete") == Some(&true.into()), "{receipt}");
         for worker in &mut workers {
             let response = worker.send(&Request::get("/").bearer(&revoked)).await?;
-            ensure!(response.code().as_deref() == Some("token-revoked"), "{response:?}");
+            ensure!(
+                response.code().as_deref() == Some("token-revoked"),
+                "{response:?}"
+            );
         }
         Ok(())
     })
@@ -171,7 +215,12 @@ fn a_revoked_key_is_refused_at_once_and_replaced() -> Result<()> {
         scene.issuer.wait_for_proxies(POLLERS, SOON).await?;
         scene.expect(&token, 401, Some("key-revoked")).await?;
         let fresh = until("a token under another key", SOON, || async {
-            scene.issuer.token("orders").await.ok().filter(|fresh| kid_of(fresh).ok() != kid_of(&token).ok())
+            scene
+                .issuer
+                .token("orders")
+                .await
+                .ok()
+                .filter(|fresh| kid_of(fresh).ok() != kid_of(&token).ok())
         })
         .await?;
         scene.expect(&fresh, 200, None).await
@@ -193,7 +242,10 @@ fn good_tokens_outlive_the_issuer_and_pushes_resume_when_it_is_back() -> Result<
         ensure!(kid_of(&fresh)? != kid_of(&token)?, "another key signs");
         scene.expect(&fresh, 200, None).await?;
         let receipt = scene.issuer.revoke(&format!("token={token}")).await?;
-        ensure!(number(&receipt, "confirmed")? == POLLERS as u64, "{receipt}");
+        ensure!(
+            number(&receipt, "confirmed")? == POLLERS as u64,
+            "{receipt}"
+        );
         scene.expect(&token, 401, Some("token-revoked")).await?;
         scene.expect(&fresh, 200, None).await
     })

@@ -18,21 +18,27 @@ thread_local! {
     static KEPT: Cell<Kept> = const { Cell::new(Kept { arguments: Vec::new(), answer: Vec::new() }) };
 }
 
-/// Calls a function of the host: `write` appends its arguments, `read` gets its answer. `None` if the host has no such function, or
-/// none at all, or refuses the arguments; natively always.
+/// Calls a function of the host: `write` appends its arguments, `read` gets its answer. `None` if
+/// the host has no such function, or none at all, or refuses the arguments; natively always.
 pub fn call_foreign_function<T>(
     name: &str,
     write: impl FnOnce(&mut Vec<u8>),
     read: impl FnOnce(&[u8]) -> T,
 ) -> Option<T> {
-    let Kept { mut arguments, answer } = KEPT.take();
+    let Kept {
+        mut arguments,
+        answer,
+    } = KEPT.take();
     arguments.clear();
     // Once, instead of a little more with each longer token.
     arguments.reserve(LIKELY_BYTES);
     write(&mut arguments);
     let answer = call(name, &arguments, answer);
     let result = answer.as_deref().map(read);
-    KEPT.set(Kept { arguments, answer: answer.map(Filled::into_block).unwrap_or_default() });
+    KEPT.set(Kept {
+        arguments,
+        answer: answer.map(Filled::into_block).unwrap_or_default(),
+    });
     result
 }
 
@@ -42,7 +48,10 @@ fn call(_name: &str, _arguments: &[u8], _block: Vec<u8>) -> Option<Filled> {
 }
 
 #[cfg(target_arch = "wasm32")]
-#[expect(unsafe_code, reason = "a host function can only be imported and called as unsafe; see the SAFETY notes")]
+#[expect(
+    unsafe_code,
+    reason = "a host function can only be imported and called as unsafe; see the SAFETY notes"
+)]
 fn call(name: &str, arguments: &[u8], block: Vec<u8>) -> Option<Filled> {
     // SAFETY: name and signature are those of proxy_call_foreign_function in the ABI 0.2.1.
     #[link(wasm_import_module = "env")]
@@ -56,8 +65,8 @@ fn call(name: &str, arguments: &[u8], block: Vec<u8>) -> Option<Filled> {
             size: *mut usize,
         ) -> u32;
     }
-    // SAFETY: the host only reads the two ranges, which live until it returns, writes one pointer and one size to where the last two
-    // arguments point, and returns its status.
+    // SAFETY: the host only reads the two ranges, which live until it returns, writes one pointer
+    // and one size to where the last two arguments point, and returns its status.
     unsafe {
         Filled::by(block, |given| {
             proxy_call_foreign_function(
@@ -86,7 +95,12 @@ mod tests {
             };
             assert_eq!(call_foreign_function("any", write, <[u8]>::len), None);
         }
-        let [(first, place), (second, same_place)] = seen.as_slice() else { panic!("two calls") };
-        assert_eq!((&**first, &**second, place), (&[1; 10][..], &[2; 3][..], same_place));
+        let [(first, place), (second, same_place)] = seen.as_slice() else {
+            panic!("two calls")
+        };
+        assert_eq!(
+            (&**first, &**second, place),
+            (&[1; 10][..], &[2; 3][..], same_place)
+        );
     }
 }

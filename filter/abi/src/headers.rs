@@ -6,14 +6,15 @@ use std::ops::Deref;
 use crate::host;
 use crate::memory::Filled;
 
-/// A header map as the ABI lays it out; [`Pairs`] reads it. Every request brings one, so its memory serves the next.
+/// A header map as the ABI lays it out; [`Pairs`] reads it. Every request brings one, so its memory
+/// serves the next.
 #[derive(Debug, Default)]
 pub struct HeaderMap {
     filled: Filled,
 }
 
-/// The longest block that is kept for the next request: what Envoy takes by default (60 KiB), and not what a single long request has
-/// left.
+/// The longest block that is kept for the next request: what Envoy takes by default (60 KiB), and
+/// not what a single long request has left.
 const MAX_KEPT_BYTES: usize = 64 * 1024;
 
 thread_local! {
@@ -49,13 +50,15 @@ impl Drop for HeaderMap {
     }
 }
 
-/// The headers of the request in the effective stream, repeated ones repeated. Empty where the host has none to give, and natively.
+/// The headers of the request in the effective stream, repeated ones repeated. Empty where the host
+/// has none to give, and natively.
 #[must_use]
 pub fn request_headers() -> HeaderMap {
     host::pairs(host::REQUEST_HEADERS, KEPT.take())
 }
 
-/// The pairs of a header map as the ABI lays it out, in order. Ends early where the layout is wrong.
+/// The pairs of a header map as the ABI lays it out, in order. Ends early where the layout is
+/// wrong.
 #[derive(Clone, Debug)]
 pub struct Pairs<'m> {
     sizes: &'m [u8],
@@ -72,7 +75,10 @@ impl<'m> Pairs<'m> {
             let (sizes, texts) = rest.split_at_checked(count.checked_mul(8)?)?;
             Some(Self { sizes, texts })
         };
-        split().unwrap_or(Self { sizes: &[], texts: &[] })
+        split().unwrap_or(Self {
+            sizes: &[],
+            texts: &[],
+        })
     }
 }
 
@@ -93,10 +99,15 @@ impl<'m> Iterator for Pairs<'m> {
     }
 }
 
-/// Lays out a header map: the count, the sizes of all names and values, then each followed by a zero byte.
+/// Lays out a header map: the count, the sizes of all names and values, then each followed by a
+/// zero byte.
 #[must_use]
 pub fn header_map(headers: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> Vec<u8> {
-    let texts = || headers.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]);
+    let texts = || {
+        headers
+            .iter()
+            .flat_map(|(name, value)| [name.as_ref(), value.as_ref()])
+    };
     let mut bytes = Vec::with_capacity(texts().map(|text| text.len() + 5).sum::<usize>() + 4);
     bytes.extend_from_slice(&length(headers.len()));
     for text in texts() {
@@ -147,7 +158,12 @@ mod tests {
     fn the_memory_of_a_map_serves_the_next_unless_it_is_very_long() {
         for (length, kept) in [(MAX_KEPT_BYTES + 1, 0), (MAX_KEPT_BYTES, MAX_KEPT_BYTES)] {
             KEPT.take();
-            let map = HeaderMap { filled: Filled { block: vec![7; length], size: 3 } };
+            let map = HeaderMap {
+                filled: Filled {
+                    block: vec![7; length],
+                    size: 3,
+                },
+            };
             assert_eq!(*map, [7; 3]);
             drop(map);
             assert_eq!(KEPT.take().len(), kept);

@@ -1,6 +1,10 @@
-//! Host calls of the proxy-wasm ABI (0.2.1) and the clocks of WASI, with every status that a host may answer as a value. The SDK
-//! (proxy-wasm 0.2.5) panics on a status that it does not expect, and a panic ends the VM.
-#![expect(unsafe_code, reason = "a host function can only be imported and called as unsafe; see the SAFETY notes")]
+//! Host calls of the proxy-wasm ABI (0.2.1) and the clocks of WASI, with every status that a host
+//! may answer as a value. The SDK (proxy-wasm 0.2.5) panics on a status that it does not expect,
+//! and a panic ends the VM.
+#![expect(
+    unsafe_code,
+    reason = "a host function can only be imported and called as unsafe; see the SAFETY notes"
+)]
 
 #[cfg(target_arch = "wasm32")]
 use crate::memory::Filled;
@@ -23,14 +27,20 @@ const MONOTONIC: u32 = 1;
 
 #[cfg(target_arch = "wasm32")]
 mod raw {
-    // SAFETY: names and signatures are those of the ABI 0.2.1. A host writes no more than the value behind a reference.
+    // SAFETY: names and signatures are those of the ABI 0.2.1. A host writes no more than the value
+    // behind a reference.
     #[link(wasm_import_module = "env")]
     unsafe extern "C" {
         pub(super) fn proxy_log(level: u32, message: *const u8, size: usize) -> u32;
         pub(super) safe fn proxy_get_log_level(level: &mut u32) -> u32;
         pub(super) safe fn proxy_get_current_time_nanoseconds(time: &mut u64) -> u32;
         pub(super) safe fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
-        pub(super) fn proxy_define_metric(kind: u32, name: *const u8, size: usize, id: &mut u32) -> u32;
+        pub(super) fn proxy_define_metric(
+            kind: u32,
+            name: *const u8,
+            size: usize,
+            id: &mut u32,
+        ) -> u32;
         pub(super) safe fn proxy_increment_metric(id: u32, by: i64) -> u32;
         pub(super) safe fn proxy_record_metric(id: u32, value: u64) -> u32;
         pub(super) safe fn proxy_set_effective_context(context: u32) -> u32;
@@ -75,7 +85,11 @@ mod raw {
             data: *mut *mut u8,
             size: *mut usize,
         ) -> u32;
-        pub(super) fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+        pub(super) fn proxy_get_header_map_pairs(
+            map: u32,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
     }
 
     // SAFETY: name and signature are those of WASI preview 1.
@@ -123,7 +137,11 @@ mod raw {
 }
 
 fn ok(status: u32) -> Result<(), HostRefused> {
-    if status == 0 { Ok(()) } else { Err(HostRefused(status)) }
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(HostRefused(status))
+    }
 }
 
 /// Writes a line to the host's log; levels are those of the ABI (0 trace to 5 critical).
@@ -151,11 +169,13 @@ pub fn log_level() -> Result<u32, HostRefused> {
 pub fn time_of_day() -> Result<u64, HostRefused> {
     let mut time = 0;
     let asked = ok(raw::proxy_get_current_time_nanoseconds(&mut time));
-    asked.or_else(|_| ok(raw::clock_time_get(REALTIME, 1, &mut time))).map(|()| time)
+    asked
+        .or_else(|_| ok(raw::clock_time_get(REALTIME, 1, &mut time)))
+        .map(|()| time)
 }
 
-/// WASI's monotonic clock in nanoseconds. Envoy answers with its own monotonic clock (proxy-wasm-cpp-host, `exports.cc`,
-/// `wasi_unstable_clock_time_get`).
+/// WASI's monotonic clock in nanoseconds. Envoy answers with its own monotonic clock
+/// (proxy-wasm-cpp-host, `exports.cc`, `wasi_unstable_clock_time_get`).
 ///
 /// # Errors
 /// [`HostRefused`].
@@ -221,7 +241,9 @@ pub fn continue_request() -> Result<(), HostRefused> {
 pub fn add_request_header(name: &str, value: &str) -> Result<(), HostRefused> {
     let (map, size, value_size) = (REQUEST_HEADERS, name.len(), value.len());
     // SAFETY: the host only reads the ranges, which live until it returns.
-    ok(unsafe { raw::proxy_add_header_map_value(map, name.as_ptr(), size, value.as_ptr(), value_size) })
+    ok(unsafe {
+        raw::proxy_add_header_map_value(map, name.as_ptr(), size, value.as_ptr(), value_size)
+    })
 }
 
 /// Replaces a request header; values need not be UTF-8.
@@ -231,7 +253,9 @@ pub fn add_request_header(name: &str, value: &str) -> Result<(), HostRefused> {
 pub fn replace_request_header(name: &str, value: &[u8]) -> Result<(), HostRefused> {
     let (map, size, value_size) = (REQUEST_HEADERS, name.len(), value.len());
     // SAFETY: the host only reads the ranges, which live until it returns.
-    ok(unsafe { raw::proxy_replace_header_map_value(map, name.as_ptr(), size, value.as_ptr(), value_size) })
+    ok(unsafe {
+        raw::proxy_replace_header_map_value(map, name.as_ptr(), size, value.as_ptr(), value_size)
+    })
 }
 
 /// Removes every copy of a request header.
@@ -243,8 +267,8 @@ pub fn remove_request_header(name: &str) -> Result<(), HostRefused> {
     ok(unsafe { raw::proxy_remove_header_map_value(REQUEST_HEADERS, name.as_ptr(), name.len()) })
 }
 
-/// Makes an HTTP call without a body; `headers` is laid out by [`crate::header_map`]. Returns the token under which the response
-/// comes.
+/// Makes an HTTP call without a body; `headers` is laid out by [`crate::header_map`]. Returns the
+/// token under which the response comes.
 ///
 /// # Errors
 /// [`HostRefused`]: no response will come.
@@ -298,9 +322,12 @@ fn buffer(_kind: u32, _size: usize) -> Option<Vec<u8>> {
 
 #[cfg(target_arch = "wasm32")]
 fn buffer(kind: u32, most: usize) -> Option<Vec<u8>> {
-    // SAFETY: the host writes one pointer and one size to where the last two arguments point, and returns its status.
+    // SAFETY: the host writes one pointer and one size to where the last two arguments point, and
+    // returns its status.
     let filled = unsafe {
-        Filled::by(Vec::new(), |given| raw::proxy_get_buffer_bytes(kind, 0, most, &mut given.data, &mut given.size))
+        Filled::by(Vec::new(), |given| {
+            raw::proxy_get_buffer_bytes(kind, 0, most, &mut given.data, &mut given.size)
+        })
     };
     filled.map(Filled::into_bytes)
 }
@@ -318,8 +345,8 @@ fn joined_property(_path: &str) -> Option<Vec<u8>> {
 
 #[cfg(target_arch = "wasm32")]
 fn joined_property(path: &str) -> Option<Vec<u8>> {
-    // SAFETY: the host only reads the range, which lives until it returns, writes one pointer and one size to where the last two
-    // arguments point, and returns its status.
+    // SAFETY: the host only reads the range, which lives until it returns, writes one pointer and
+    // one size to where the last two arguments point, and returns its status.
     let filled = unsafe {
         Filled::by(Vec::new(), |given| {
             raw::proxy_get_property(path.as_ptr(), path.len(), &mut given.data, &mut given.size)
@@ -328,7 +355,8 @@ fn joined_property(path: &str) -> Option<Vec<u8>> {
     filled.map(Filled::into_bytes)
 }
 
-/// The headers of a call's response, in the callback that announces it. Empty where the call failed, and natively.
+/// The headers of a call's response, in the callback that announces it. Empty where the call
+/// failed, and natively.
 #[must_use]
 pub fn call_headers() -> HeaderMap {
     pairs(CALL_RESPONSE_HEADERS, Vec::new())
@@ -342,8 +370,12 @@ pub(crate) fn pairs(_map: u32, block: Vec<u8>) -> HeaderMap {
 
 #[cfg(target_arch = "wasm32")]
 pub(crate) fn pairs(map: u32, block: Vec<u8>) -> HeaderMap {
-    // SAFETY: the host writes one pointer and one size to where the last two arguments point, and returns its status.
-    let filled =
-        unsafe { Filled::by(block, |given| raw::proxy_get_header_map_pairs(map, &mut given.data, &mut given.size)) };
+    // SAFETY: the host writes one pointer and one size to where the last two arguments point, and
+    // returns its status.
+    let filled = unsafe {
+        Filled::by(block, |given| {
+            raw::proxy_get_header_map_pairs(map, &mut given.data, &mut given.size)
+        })
+    };
     filled.unwrap_or_default().into()
 }

@@ -1,13 +1,17 @@
-//! The proxy-wasm ABI (0.2.1) as the filter needs it: host calls that return every status as a value ([`host`]), local responses
-//! with response code details and a gRPC status, header maps without a copy of every name and value, foreign functions, and
-//! callbacks without a boxed context for each stream ([`streams`]).
+//! The proxy-wasm ABI (0.2.1) as the filter needs it: host calls that return every status as a
+//! value ([`host`]), local responses with response code details and a gRPC status, header maps
+//! without a copy of every name and value, foreign functions, and callbacks without a boxed context
+//! for each stream ([`streams`]).
 //!
 //! The only unsafe code of the project: imports, their calls, and exports.
 
 mod foreign;
 mod headers;
 pub mod host;
-#[cfg_attr(not(any(target_arch = "wasm32", test)), expect(dead_code, reason = "natively there is no host to lend to"))]
+#[cfg_attr(
+    not(any(target_arch = "wasm32", test)),
+    expect(dead_code, reason = "natively there is no host to lend to")
+)]
 mod memory;
 pub mod streams;
 
@@ -39,7 +43,11 @@ pub struct HostRefused(pub u32);
 /// [`HostRefused`]; natively always, because there is no host.
 pub fn send_local_response(response: &LocalResponse<'_>) -> Result<(), HostRefused> {
     let status = call(response);
-    if status == 0 { Ok(()) } else { Err(HostRefused(status)) }
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(HostRefused(status))
+    }
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -49,7 +57,10 @@ fn call(_response: &LocalResponse<'_>) -> u32 {
 }
 
 #[cfg(target_arch = "wasm32")]
-#[expect(unsafe_code, reason = "a host function can only be imported and called as unsafe; see the SAFETY notes")]
+#[expect(
+    unsafe_code,
+    reason = "a host function can only be imported and called as unsafe; see the SAFETY notes"
+)]
 fn call(response: &LocalResponse<'_>) -> u32 {
     // SAFETY: name and signature are those of proxy_send_local_response in the ABI 0.2.1.
     #[link(wasm_import_module = "env")]
@@ -65,8 +76,14 @@ fn call(response: &LocalResponse<'_>) -> u32 {
             grpc_status: i32,
         ) -> u32;
     }
-    let LocalResponse { details, body, headers, .. } = *response;
-    // SAFETY: the host only reads the three ranges, which live until it returns, and keeps none of the pointers.
+    let LocalResponse {
+        details,
+        body,
+        headers,
+        ..
+    } = *response;
+    // SAFETY: the host only reads the three ranges, which live until it returns, and keeps none of
+    // the pointers.
     unsafe {
         proxy_send_local_response(
             response.status,

@@ -12,7 +12,10 @@ pub(crate) struct Filled {
 
 impl From<Vec<u8>> for Filled {
     fn from(block: Vec<u8>) -> Self {
-        Self { size: block.len(), block }
+        Self {
+            size: block.len(),
+            block,
+        }
     }
 }
 
@@ -32,7 +35,8 @@ impl Filled {
         self.block
     }
 
-    /// The memory, to be filled again. Should a host give a range and write nothing to it, what it gave before must not be found there.
+    /// The memory, to be filled again. Should a host give a range and write nothing to it, what it
+    /// gave before must not be found there.
     pub(crate) fn into_block(mut self) -> Vec<u8> {
         self.block.get_mut(..self.size).unwrap_or_default().fill(0);
         self.block
@@ -41,16 +45,24 @@ impl Filled {
 
 #[cfg(target_arch = "wasm32")]
 impl Filled {
-    /// What the host gives in this call, in `block` if that is long enough. `None` if its status is not 0.
+    /// What the host gives in this call, in `block` if that is long enough. `None` if its status is
+    /// not 0.
     ///
     /// # Safety
-    /// The call must be one of the host's that returns its status, and nothing else may write to what it is given.
-    #[expect(unsafe_code, reason = "memory from the host comes as pointer and size; see the SAFETY notes")]
+    /// The call must be one of the host's that returns its status, and nothing else may write to
+    /// what it is given.
+    #[expect(
+        unsafe_code,
+        reason = "memory from the host comes as pointer and size; see the SAFETY notes"
+    )]
     pub(crate) unsafe fn by(block: Vec<u8>, call: impl FnOnce(&mut Given) -> u32) -> Option<Self> {
         let mut given = Given::NOTHING;
         let (status, lent) = lending(block, || call(&mut given));
         match lent {
-            Some(block) if status == 0 && block.as_ptr() == given.data => Some(Self { size: given.size, block }),
+            Some(block) if status == 0 && block.as_ptr() == given.data => Some(Self {
+                size: given.size,
+                block,
+            }),
             Some(_) => None,
             // SAFETY: nothing but the host has written to it, and no block was lent.
             None => unsafe { given.take(status) }.map(Self::from),
@@ -67,13 +79,19 @@ pub(crate) struct Given {
 
 #[cfg(target_arch = "wasm32")]
 impl Given {
-    const NOTHING: Self = Self { data: core::ptr::null_mut(), size: 0 };
+    const NOTHING: Self = Self {
+        data: core::ptr::null_mut(),
+        size: 0,
+    };
 
     /// What the host gave with this status.
     ///
     /// # Safety
     /// Only the host may have written to the fields, in a call in which no block was lent.
-    #[expect(unsafe_code, reason = "memory from the host comes as pointer and size; see the SAFETY note")]
+    #[expect(
+        unsafe_code,
+        reason = "memory from the host comes as pointer and size; see the SAFETY note"
+    )]
     unsafe fn take(self, status: u32) -> Option<Vec<u8>> {
         if status != 0 {
             return None;
@@ -81,8 +99,9 @@ impl Given {
         if self.data.is_null() {
             return Some(Vec::new());
         }
-        // SAFETY: the range was allocated by the SDK's proxy_on_memory_allocate as a boxed slice of exactly `size` bytes, was
-        // filled by the host, and now belongs to the caller (ABI 0.2.1, "Memory ownership"). The SDK takes it over in the same way.
+        // SAFETY: the range was allocated by the SDK's proxy_on_memory_allocate as a boxed slice of
+        // exactly `size` bytes, was filled by the host, and now belongs to the caller (ABI 0.2.1,
+        // "Memory ownership"). The SDK takes it over in the same way.
         Some(unsafe { Vec::from_raw_parts(self.data, self.size, self.size) })
     }
 }
@@ -101,10 +120,12 @@ thread_local! {
 /// Headers of a browser's request behind a proxy.
 const LIKELY_BYTES: usize = 4096;
 
-/// Makes a call in which the first range that the host wants memory for is lent to it, from `block` if that is long enough.
-/// Returns what the call does, and the block if the host has it; it is initialised from end to end.
+/// Makes a call in which the first range that the host wants memory for is lent to it, from `block`
+/// if that is long enough. Returns what the call does, and the block if the host has it; it is
+/// initialised from end to end.
 fn lending<T>(block: Vec<u8>, call: impl FnOnce() -> T) -> (T, Option<Vec<u8>>) {
-    // A host may call back, and be called in turn, before it has taken what was offered, or after: that stays its own.
+    // A host may call back, and be called in turn, before it has taken what was offered, or after:
+    // that stays its own.
     let before = BLOCK.replace(Block::Offered(block));
     let result = call();
     match BLOCK.replace(before) {
@@ -137,8 +158,8 @@ fn lend(size: usize) -> Option<*mut u8> {
     reason = "an export has a fixed name, and the SDK's can only be called by it; see the SAFETY notes"
 )]
 mod exports {
-    // SAFETY: name and signature are those of the SDK (proxy-wasm 0.2.5, allocator.rs), which is linked into every module that
-    // uses this crate; it is a safe function there.
+    // SAFETY: name and signature are those of the SDK (proxy-wasm 0.2.5, allocator.rs), which is
+    // linked into every module that uses this crate; it is a safe function there.
     unsafe extern "C" {
         safe fn proxy_on_memory_allocate(size: usize) -> *mut u8;
     }
@@ -160,7 +181,10 @@ mod tests {
         let place = block.as_ptr();
         let (lent, filled) = lending(block, || [lend(100), lend(1)]);
         assert_eq!(lent, [Some(place.cast_mut()), None]);
-        assert_eq!(filled.map(|block| (block.as_ptr(), block.len())), Some((place, 100)));
+        assert_eq!(
+            filled.map(|block| (block.as_ptr(), block.len())),
+            Some((place, 100))
+        );
         assert_eq!(lend(1), None, "nothing is offered between calls");
     }
 
@@ -168,7 +192,10 @@ mod tests {
     fn a_block_that_is_too_short_is_replaced_by_one_that_is_not() {
         for (size, length) in [(1, LIKELY_BYTES), (LIKELY_BYTES + 1, LIKELY_BYTES + 1)] {
             let (lent, filled) = lending(Vec::new(), || lend(size));
-            assert_eq!(filled.map(|mut block| (Some(block.as_mut_ptr()), block.len())), Some((lent, length)));
+            assert_eq!(
+                filled.map(|mut block| (Some(block.as_mut_ptr()), block.len())),
+                Some((lent, length))
+            );
         }
     }
 
@@ -176,7 +203,9 @@ mod tests {
     fn each_call_has_its_own_block_whether_the_host_calls_back_before_it_takes_it_or_after() {
         for outer_first in [true, false] {
             let blocks = [vec![0; 100], vec![0; 100]];
-            let places = blocks.each_ref().map(|block| Some(block.as_ptr().cast_mut()));
+            let places = blocks
+                .each_ref()
+                .map(|block| Some(block.as_ptr().cast_mut()));
             let [outer, inner] = blocks;
             let mut outer_lent = None;
             let ((inner_lent, inner), outer) = lending(outer, || {
@@ -190,13 +219,19 @@ mod tests {
                 called
             });
             assert_eq!([outer_lent, inner_lent], places);
-            assert_eq!([outer, inner].map(|block| block.map(|mut block| block.as_mut_ptr())), places);
+            assert_eq!(
+                [outer, inner].map(|block| block.map(|mut block| block.as_mut_ptr())),
+                places
+            );
         }
     }
 
     #[test]
     fn what_was_read_is_not_left_for_the_next_call() {
-        let filled = Filled { block: vec![8, 1, 7], size: 2 };
+        let filled = Filled {
+            block: vec![8, 1, 7],
+            size: 2,
+        };
         assert_eq!(&*filled, [8, 1]);
         assert_eq!(filled.into_block(), [0, 0, 7]);
     }

@@ -1,6 +1,10 @@
 //! The core's decisions by themselves: `make bench-core`.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a surprise must stop the bench")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a surprise must stop the bench"
+)]
 
 mod fixtures;
 
@@ -23,7 +27,10 @@ use serde_json::json;
 
 fn main() {
     let criterion = Criterion::default().warm_up_time(Duration::from_millis(300));
-    let mut criterion = criterion.measurement_time(Duration::from_millis(1_200)).sample_size(30).configure_from_args();
+    let mut criterion = criterion
+        .measurement_time(Duration::from_millis(1_200))
+        .sample_size(30)
+        .configure_from_args();
     tokens(&mut criterion);
     growth(&mut criterion);
     revocation(&mut criterion);
@@ -36,7 +43,9 @@ fn tokens(criterion: &mut Criterion) {
     for alg in ["EdDSA", "ES256", "ES384", "ES512", "RS256", "PS256"] {
         let signer = Signer::of(alg);
         let (policy, token) = (policy(&[&signer], 1), signer.token(8));
-        group.bench_function(alg, |bench| bench.iter(|| validate(black_box(&token), &policy, &trust, NOW).unwrap()));
+        group.bench_function(alg, |bench| {
+            bench.iter(|| validate(black_box(&token), &policy, &trust, NOW).unwrap());
+        });
     }
     group.finish();
     let signer = Signer::ed25519(1);
@@ -44,22 +53,41 @@ fn tokens(criterion: &mut Criterion) {
     let policy = policy(&[&signer], 1);
     let verified = validate(&token, &policy, &trust, NOW).unwrap();
     let mut verdicts = Verdicts::new(BuildHasherDefault::<DefaultHasher>::default());
-    verdicts.accept(&token, verified.proof(), Rc::new(policy.standing(&verified)), 0, &trust);
-    let mut again = || verdicts.get(black_box(token.as_bytes()), &policy, &trust, || NOW).unwrap().unwrap();
+    verdicts.accept(
+        &token,
+        verified.proof(),
+        Rc::new(policy.standing(&verified)),
+        0,
+        &trust,
+    );
+    let mut again = || {
+        verdicts
+            .get(black_box(token.as_bytes()), &policy, &trust, || NOW)
+            .unwrap()
+            .unwrap()
+    };
     criterion.bench_function("again", |bench| bench.iter(&mut again));
 }
 
 fn growth(criterion: &mut Criterion) {
     let signer = Signer::ed25519(1);
     let trust = Trust::new();
-    let request = Request { method: "GET", host: "orders", path: "/orders/1" };
+    let request = Request {
+        method: "GET",
+        host: "orders",
+        path: "/orders/1",
+    };
     let mut group = criterion.benchmark_group("rules");
     for count in [1, 10, 100, 1_000] {
         let policy = policy(&[&signer], count);
         let standing = policy.standing(&validate(&signer.token(8), &policy, &trust, NOW).unwrap());
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
             let request = policy.canonical(&request).unwrap();
-            bench.iter(|| policy.authorize(black_box(&request), &standing, Freshness::default()).unwrap());
+            bench.iter(|| {
+                policy
+                    .authorize(black_box(&request), &standing, Freshness::default())
+                    .unwrap();
+            });
         });
     }
     group.finish();
@@ -69,7 +97,11 @@ fn growth(criterion: &mut Criterion) {
         let policy = policy(&signers.iter().collect::<Vec<_>>(), 1);
         let token = signers.last().unwrap().token(8);
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
-            bench.iter(|| check(black_box(&token), &policy, &trust, || NOW).map(drop).unwrap());
+            bench.iter(|| {
+                check(black_box(&token), &policy, &trust, || NOW)
+                    .map(drop)
+                    .unwrap();
+            });
         });
     }
     group.finish();
@@ -78,7 +110,11 @@ fn growth(criterion: &mut Criterion) {
     for count in [8, 20, 50, 100] {
         let token = signer.token(count);
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
-            bench.iter(|| check(black_box(&token), &policy, &trust, || NOW).map(drop).unwrap());
+            bench.iter(|| {
+                check(black_box(&token), &policy, &trust, || NOW)
+                    .map(drop)
+                    .unwrap();
+            });
         });
     }
     group.finish();
@@ -89,7 +125,9 @@ fn revocation(criterion: &mut Criterion) {
     for count in [100, 1_000, 10_000, 100_000] {
         let set = revoked(count);
         // Tokens that are good, wherever the search for them ends.
-        let tokens: Vec<String> = (0..4_096).map(|at| jti_with_index((at * 7_919 % 1_000_000) | 1, [1; 8])).collect();
+        let tokens: Vec<String> = (0..4_096)
+            .map(|at| jti_with_index((at * 7_919 % 1_000_000) | 1, [1; 8]))
+            .collect();
         let mut turn = 0;
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
             bench.iter(|| {
@@ -103,7 +141,11 @@ fn revocation(criterion: &mut Criterion) {
     for count in [0, 1_000, 10_000, 100_000] {
         let (pin, bundle) = bundle(count);
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
-            bench.iter(|| Trust::new().accept_bundle(black_box(&bundle), &pin, NOW).unwrap());
+            bench.iter(|| {
+                Trust::new()
+                    .accept_bundle(black_box(&bundle), &pin, NOW)
+                    .unwrap()
+            });
         });
     }
     group.finish();
@@ -112,10 +154,24 @@ fn revocation(criterion: &mut Criterion) {
 /// A full bundle with a key and so many revocations, and the key that it is pinned to.
 fn bundle(count: u64) -> (KeySet, String) {
     let (pin, signer) = (Signer::ed25519(99), Signer::ed25519(1));
-    let keys = vec![PublishedKey { jwk: signer.jwk(), state: KeyState::Active }];
-    let trust = IssuerTrust { keys, revoked: revoked(count), ..IssuerTrust::default() };
-    let snapshot = Snapshot { version: 1, issuers: BTreeMap::from([("https://issuer.example".to_owned(), trust)]) };
-    let times = Times { issuer: "https://issuer.example".to_owned(), issued_at: NOW, not_after: NOW + 3_600 };
+    let keys = vec![PublishedKey {
+        jwk: signer.jwk(),
+        state: KeyState::Active,
+    }];
+    let trust = IssuerTrust {
+        keys,
+        revoked: revoked(count),
+        ..IssuerTrust::default()
+    };
+    let snapshot = Snapshot {
+        version: 1,
+        issuers: BTreeMap::from([("https://issuer.example".to_owned(), trust)]),
+    };
+    let times = Times {
+        issuer: "https://issuer.example".to_owned(),
+        issued_at: NOW,
+        not_after: NOW + 3_600,
+    };
     let input = snapshot.full(times).signing_input(pin.kid());
     let pins = json!({"keys": [pin.jwk()]}).to_string();
     let pins = KeySet::from_config(&pins, &[meshseal_core::alg::Alg::EdDsa], false).unwrap();

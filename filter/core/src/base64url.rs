@@ -1,4 +1,5 @@
-//! Strict base64url (RFC 7515 §2): no padding, no other characters, unused bits zero (V2), so that a token has one spelling.
+//! Strict base64url (RFC 7515 §2): no padding, no other characters, unused bits zero (V2), so that
+//! a token has one spelling.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,7 +12,8 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// Decodes into `out` and returns the part that was filled; `None` if not canonical or `out` is too small.
+/// Decodes into `out` and returns the part that was filled; `None` if not canonical or `out` is too
+/// small.
 #[must_use]
 pub fn decode_into<'o>(text: &str, out: &'o mut [u8]) -> Option<&'o [u8]> {
     let filled = URL_SAFE_NO_PAD.decode_slice(text, out).ok()?;
@@ -33,14 +35,26 @@ impl<const SHORT: usize> Decoded<SHORT> {
         // Room for the last group of four characters as if it were whole.
         if text.len().div_ceil(4).saturating_mul(3) <= SHORT {
             let length = decode_into(text, &mut short)?.len();
-            return Some(Self { short, long: Vec::new(), length });
+            return Some(Self {
+                short,
+                long: Vec::new(),
+                length,
+            });
         }
         let long = decode(text)?;
-        Some(Self { short, length: long.len(), long })
+        Some(Self {
+            short,
+            length: long.len(),
+            long,
+        })
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        let bytes = if self.long.is_empty() { &self.short } else { &*self.long };
+        let bytes = if self.long.is_empty() {
+            &self.short
+        } else {
+            &*self.long
+        };
         bytes.get(..self.length).unwrap_or_default()
     }
 }
@@ -68,7 +82,9 @@ mod tests {
     #[test]
     fn other_spellings_are_refused() {
         // "AA" is one zero byte; "AB" differs in an unused bit only.
-        for text in ["AB", "AA==", "AA=", "A", "A-z/4ME", "A z_4ME", "AA\n", "AA.", "ÄA"] {
+        for text in [
+            "AB", "AA==", "AA=", "A", "A-z/4ME", "A z_4ME", "AA\n", "AA.", "ÄA",
+        ] {
             assert_eq!(decode(text), None, "{text:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! Comparison of bytes on the path that every request takes.
 
-/// Whether both are the same, eight bytes at a time: the compiler's own comparison goes byte by byte in wasm. Not for secrets.
+/// Whether both are the same, eight bytes at a time: the compiler's own comparison goes byte by
+/// byte in wasm. Not for secrets.
 #[must_use]
 #[inline]
 pub fn equal(left: &[u8], right: &[u8]) -> bool {
@@ -11,7 +12,9 @@ pub fn equal(left: &[u8], right: &[u8]) -> bool {
     if let (Some(left_end), Some(right_end)) = (left.last_chunk::<8>(), right.last_chunk::<8>()) {
         let (lefts, rights) = (left.as_chunks::<8>().0, right.as_chunks::<8>().0);
         left_end == right_end && lefts.iter().zip(rights).all(|(left, right)| left == right)
-    } else if let (Some(left_end), Some(right_end)) = (left.last_chunk::<4>(), right.last_chunk::<4>()) {
+    } else if let (Some(left_end), Some(right_end)) =
+        (left.last_chunk::<4>(), right.last_chunk::<4>())
+    {
         left_end == right_end && left.first_chunk::<4>() == right.first_chunk::<4>()
     } else {
         left.iter().eq(right)
@@ -24,10 +27,14 @@ pub fn equal(left: &[u8], right: &[u8]) -> bool {
 pub fn contains(bytes: &[u8], byte: u8) -> bool {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let wanted = EACH.wrapping_mul(u64::from(byte));
-    // Hacker's Delight, "Find First 0-Byte": a bit is left where a byte is zero, and nowhere if none is.
+    // Hacker's Delight, "Find First 0-Byte": a bit is left where a byte is zero, and nowhere if
+    // none is.
     let has_zero = |word: u64| word.wrapping_sub(EACH) & !word & EACH << 7 != 0;
     let (words, rest) = bytes.as_chunks::<8>();
-    rest.contains(&byte) || words.iter().any(|word| has_zero(u64::from_ne_bytes(*word) ^ wanted))
+    rest.contains(&byte)
+        || words
+            .iter()
+            .any(|word| has_zero(u64::from_ne_bytes(*word) ^ wanted))
 }
 
 #[cfg(test)]

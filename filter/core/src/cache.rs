@@ -1,11 +1,12 @@
-//! Verdicts that were reached before (V27): keyed by the exact bytes of the token, bounded in number and bytes, never served past
-//! the token's end.
+//! Verdicts that were reached before (V27): keyed by the exact bytes of the token, bounded in
+//! number and bytes, never served past the token's end.
 //!
-//! When keys or revocations change, a good token is checked again before it is believed, all but its signature: so a revocation
-//! takes effect at once and costs the tokens that it does not concern no verification.
+//! When keys or revocations change, a good token is checked again before it is believed, all but
+//! its signature: so a revocation takes effect at once and costs the tokens that it does not
+//! concern no verification.
 //!
-//! Refusals have a place of their own, so that a flood of bad tokens cannot push out good ones. Only the refusal that no
-//! passage of time can change is kept: a bad signature.
+//! Refusals have a place of their own, so that a flood of bad tokens cannot push out good ones.
+//! Only the refusal that no passage of time can change is kept: a bad signature.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -18,8 +19,9 @@ use crate::trust::Trust;
 use crate::validate::Proof;
 use crate::{bytes, limits};
 
-/// What is remembered of tokens seen before: for a good one a note of the caller's, such as what the policy makes of it. Notes
-/// hold for one policy. `S` hashes with a secret, so that nobody can aim for collisions.
+/// What is remembered of tokens seen before: for a good one a note of the caller's, such as what
+/// the policy makes of it. Notes hold for one policy. `S` hashes with a secret, so that nobody can
+/// aim for collisions.
 pub struct Verdicts<T, S> {
     hasher: S,
     verified: Slots<Good<T>>,
@@ -28,8 +30,9 @@ pub struct Verdicts<T, S> {
     refused_under: u64,
 }
 
-/// How much of a token's end is hashed: most of an ECDSA or Ed25519 signature. Nobody can make a second good token with the same end.
-/// Anybody can make as many refused ones as they like: of those with one hash only the last is remembered.
+/// How much of a token's end is hashed: most of an ECDSA or Ed25519 signature. Nobody can make a
+/// second good token with the same end. Anybody can make as many refused ones as they like: of
+/// those with one hash only the last is remembered.
 const HASHED_BYTES: usize = 64;
 
 struct Good<T> {
@@ -45,12 +48,16 @@ impl<T, S: BuildHasher> Verdicts<T, S> {
         Self {
             hasher,
             verified: Slots::new(limits::MAX_CACHED_TOKENS, limits::MAX_CACHED_BYTES),
-            refused: Slots::new(limits::MAX_CACHED_REFUSALS, limits::MAX_CACHED_REFUSAL_BYTES),
+            refused: Slots::new(
+                limits::MAX_CACHED_REFUSALS,
+                limits::MAX_CACHED_REFUSAL_BYTES,
+            ),
             refused_under: 0,
         }
     }
 
-    /// What was found out about exactly this token, if it still holds. The clock (Unix seconds) is read for a good one only.
+    /// What was found out about exactly this token, if it still holds. The clock (Unix seconds) is
+    /// read for a good one only.
     pub fn get(
         &mut self,
         bytes: &[u8],
@@ -78,14 +85,33 @@ impl<T, S: BuildHasher> Verdicts<T, S> {
             self.refused.clear();
             self.refused_under = generation;
         }
-        self.refused.get(hash, bytes).map(|_| Err(Rejection::SignatureInvalid))
+        self.refused
+            .get(hash, bytes)
+            .map(|_| Err(Rejection::SignatureInvalid))
     }
 
-    /// Remembers a token that was verified under this trust, and what to make of it; `heap_bytes` is what the note holds.
-    pub fn accept(&mut self, token: &str, proof: Proof, note: Rc<T>, heap_bytes: usize, trust: &Trust) {
+    /// Remembers a token that was verified under this trust, and what to make of it; `heap_bytes`
+    /// is what the note holds.
+    pub fn accept(
+        &mut self,
+        token: &str,
+        proof: Proof,
+        note: Rc<T>,
+        heap_bytes: usize,
+        trust: &Trust,
+    ) {
         let bytes = heap_bytes.saturating_add(size_of::<T>());
         let hash = self.hash(token.as_bytes());
-        self.verified.put(hash, token, Good { proof, generation: trust.generation(), note }, bytes);
+        self.verified.put(
+            hash,
+            token,
+            Good {
+                proof,
+                generation: trust.generation(),
+                note,
+            },
+            bytes,
+        );
     }
 
     /// Remembers a token whose signature is bad.
@@ -117,9 +143,11 @@ impl<T, S: BuildHasher> Verdicts<T, S> {
     }
 }
 
-/// A map of fixed budget. A clock hand goes round the slots: it spares an entry that was used since it last came by.
+/// A map of fixed budget. A clock hand goes round the slots: it spares an entry that was used since
+/// it last came by.
 ///
-/// The chains are its own, because a table that marks what was taken out of it grows when entries come and go at its limit.
+/// The chains are its own, because a table that marks what was taken out of it grows when entries
+/// come and go at its limit.
 struct Slots<V> {
     /// The first slot of each chain; their number is a power of two.
     heads: Vec<usize>,
@@ -149,7 +177,15 @@ const FEWEST_CHAINS: usize = 16;
 
 impl<V> Slots<V> {
     fn new(max_entries: usize, max_bytes: usize) -> Self {
-        Self { heads: Vec::new(), slots: Vec::new(), free: Vec::new(), hand: 0, held_bytes: 0, max_entries, max_bytes }
+        Self {
+            heads: Vec::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+            held_bytes: 0,
+            max_entries,
+            max_bytes,
+        }
     }
 
     fn len(&self) -> usize {
@@ -171,15 +207,27 @@ impl<V> Slots<V> {
     }
 
     fn put(&mut self, hash: usize, token: &str, value: V, heap_bytes: usize) {
-        let bytes = token.len().saturating_add(heap_bytes).saturating_add(size_of::<Slot<V>>());
+        let bytes = token
+            .len()
+            .saturating_add(heap_bytes)
+            .saturating_add(size_of::<Slot<V>>());
         self.forget(hash, token.as_bytes());
         if bytes > self.max_bytes {
             return;
         }
-        while self.len() >= self.max_entries || self.held_bytes.saturating_add(bytes) > self.max_bytes {
+        while self.len() >= self.max_entries
+            || self.held_bytes.saturating_add(bytes) > self.max_bytes
+        {
             self.evict_one();
         }
-        let at = self.place(Slot { token: token.into(), hash, next: END, value, bytes, used: false });
+        let at = self.place(Slot {
+            token: token.into(),
+            hash,
+            next: END,
+            value,
+            bytes,
+            used: false,
+        });
         self.held_bytes = self.held_bytes.saturating_add(bytes);
         if self.slots.len() > self.heads.len() {
             self.lengthen();
@@ -232,8 +280,11 @@ impl<V> Slots<V> {
 
     /// Makes the slot the first of its chain.
     fn link(&mut self, at: usize) {
-        let Some(chain) = self.slot(at).map(|slot| self.chain(slot.hash)) else { return };
-        if let (Some(head), Some(Some(slot))) = (self.heads.get_mut(chain), self.slots.get_mut(at)) {
+        let Some(chain) = self.slot(at).map(|slot| self.chain(slot.hash)) else {
+            return;
+        };
+        if let (Some(head), Some(Some(slot))) = (self.heads.get_mut(chain), self.slots.get_mut(at))
+        {
             slot.next = core::mem::replace(head, at);
         }
     }
@@ -249,7 +300,9 @@ impl<V> Slots<V> {
     }
 
     fn empty(&mut self, at: usize) {
-        let Some(slot) = self.slots.get_mut(at).and_then(Option::take) else { return };
+        let Some(slot) = self.slots.get_mut(at).and_then(Option::take) else {
+            return;
+        };
         self.held_bytes = self.held_bytes.saturating_sub(slot.bytes);
         self.free.push(at);
         let chain = self.chain(slot.hash);
@@ -260,7 +313,11 @@ impl<V> Slots<V> {
                 return;
             }
             let next = *next;
-            link = self.slots.get_mut(next).and_then(Option::as_mut).map(|slot| &mut slot.next);
+            link = self
+                .slots
+                .get_mut(next)
+                .and_then(Option::as_mut)
+                .map(|slot| &mut slot.next);
         }
     }
 

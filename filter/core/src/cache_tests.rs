@@ -23,7 +23,9 @@ impl core::hash::Hasher for Sum {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+        self.0 = bytes.iter().fold(self.0, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
+        });
     }
 }
 
@@ -31,7 +33,9 @@ type Hashing = BuildHasherDefault<Sum>;
 
 /// Eight hashes for all tokens: every probe meets others.
 fn crowded(token: &[u8]) -> usize {
-    token.iter().fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte))) % 8
+    token.iter().fold(0, |sum: usize, byte| {
+        sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
+    }) % 8
 }
 
 impl<V> Slots<V> {
@@ -53,20 +57,31 @@ struct Memory {
 
 impl Memory {
     fn of(policy: Policy, trust: Trust) -> Self {
-        Self { verdicts: Verdicts::new(Hashing::default()), policy, trust }
+        Self {
+            verdicts: Verdicts::new(Hashing::default()),
+            policy,
+            trust,
+        }
     }
 
     fn inline() -> Self {
-        Self::of(inline_policy(&[&key()], json!({}), Value::Null), Trust::new())
+        Self::of(
+            inline_policy(&[&key()], json!({}), Value::Null),
+            Trust::new(),
+        )
     }
 
     fn get(&mut self, token: &str, now: u64) -> Option<Result<Rc<u32>, Rejection>> {
-        self.verdicts.get(token.as_bytes(), &self.policy, &self.trust, || now)
+        self.verdicts
+            .get(token.as_bytes(), &self.policy, &self.trust, || now)
     }
 
     fn accept(&mut self, token: &str) {
-        let proof = validate(token, &self.policy, &self.trust, NOW).unwrap().proof();
-        self.verdicts.accept(token, proof, Rc::new(42), 0, &self.trust);
+        let proof = validate(token, &self.policy, &self.trust, NOW)
+            .unwrap()
+            .proof();
+        self.verdicts
+            .accept(token, proof, Rc::new(42), 0, &self.trust);
     }
 }
 
@@ -76,16 +91,35 @@ fn key() -> TestKey {
 
 /// What trusts `key`, has revoked these indices and is in force as this version.
 fn bundle(key: &TestKey, version: u64, revoked: &[u64]) -> Snapshot {
-    let Value::Object(jwk) = key.jwk() else { panic!("an object") };
-    let keys = alloc::vec![PublishedKey { jwk, state: KeyState::Active }];
-    let trust = IssuerTrust { keys, revoked: revoked.iter().copied().collect(), ..IssuerTrust::default() };
-    Snapshot { version, issuers: BTreeMap::from([(ISSUER.into(), trust)]) }
+    let Value::Object(jwk) = key.jwk() else {
+        panic!("an object")
+    };
+    let keys = alloc::vec![PublishedKey {
+        jwk,
+        state: KeyState::Active
+    }];
+    let trust = IssuerTrust {
+        keys,
+        revoked: revoked.iter().copied().collect(),
+        ..IssuerTrust::default()
+    };
+    Snapshot {
+        version,
+        issuers: BTreeMap::from([(ISSUER.into(), trust)]),
+    }
 }
 
 fn push(memory: &mut Memory, pin: &TestKey, snapshot: &Snapshot) {
-    let payload = snapshot.full(Times { issuer: ISSUER.into(), issued_at: NOW, not_after: NOW + 3600 });
+    let payload = snapshot.full(Times {
+        issuer: ISSUER.into(),
+        issued_at: NOW,
+        not_after: NOW + 3600,
+    });
     let jws = pin.seal(payload.signing_input(pin.kid));
-    memory.trust.accept_bundle(&jws, &memory.policy.trust_bundle().unwrap().pins, NOW).unwrap();
+    memory
+        .trust
+        .accept_bundle(&jws, &memory.policy.trust_bundle().unwrap().pins, NOW)
+        .unwrap();
 }
 
 #[test]
@@ -97,7 +131,10 @@ fn a_verdict_holds_until_the_token_ends_and_for_its_very_bytes() {
     assert_eq!(memory.get(&token, NOW), Some(Ok(Rc::new(42))));
     assert!(memory.get(&token[..token.len() - 1], NOW).is_none());
     assert!(memory.get(&token, NOW + 39).is_some());
-    assert!(memory.get(&token, NOW + 40).is_none(), "exp and leeway have passed");
+    assert!(
+        memory.get(&token, NOW + 40).is_none(),
+        "exp and leeway have passed"
+    );
 }
 
 #[test]
@@ -110,7 +147,10 @@ fn a_revocation_reaches_the_remembered_token_and_spares_the_others() {
     memory.accept(&one);
     memory.accept(&other);
     push(&mut memory, &pin, &bundle(&key(), 2, &[1]));
-    assert!(memory.get(&one, NOW).is_none(), "no longer known, so it is validated, and refused");
+    assert!(
+        memory.get(&one, NOW).is_none(),
+        "no longer known, so it is validated, and refused"
+    );
     assert!(memory.get(&other, NOW).is_some());
     assert_eq!(memory.verdicts.len(), 1);
 }
@@ -133,11 +173,17 @@ fn a_bad_signature_is_forgotten_when_keys_change() {
     push(&mut memory, &pin, &bundle(&key(), 1, &[]));
     assert!(memory.get("bad", NOW).is_none());
     memory.verdicts.refuse("bad", &memory.trust);
-    assert_eq!(memory.get("bad", NOW), Some(Err(Rejection::SignatureInvalid)));
+    assert_eq!(
+        memory.get("bad", NOW),
+        Some(Err(Rejection::SignatureInvalid))
+    );
     push(&mut memory, &pin, &bundle(&key(), 2, &[]));
     memory.verdicts.refuse("worse", &memory.trust);
     assert!(memory.get("bad", NOW).is_none());
-    assert!(memory.get("worse", NOW).is_none(), "found out under another trust than the last one asked for");
+    assert!(
+        memory.get("worse", NOW).is_none(),
+        "found out under another trust than the last one asked for"
+    );
 }
 
 #[test]
@@ -150,7 +196,10 @@ fn bad_signatures_push_out_no_good_token() {
     }
     assert_eq!(memory.verdicts.refused.len(), limits::MAX_CACHED_REFUSALS);
     let last = format!("bad {}", 3 * limits::MAX_CACHED_REFUSALS - 1);
-    assert_eq!(memory.get(&last, NOW), Some(Err(Rejection::SignatureInvalid)));
+    assert_eq!(
+        memory.get(&last, NOW),
+        Some(Err(Rejection::SignatureInvalid))
+    );
     assert!(memory.get(&token, NOW).is_some());
 }
 
@@ -162,7 +211,10 @@ fn of_refused_tokens_with_one_end_only_the_last_is_remembered() {
     for start in ['a', 'b', 'c'] {
         memory.verdicts.refuse(&forged(start), &memory.trust);
     }
-    assert_eq!(['a', 'b', 'c'].map(|start| refused(&mut memory, start)), [false, false, true]);
+    assert_eq!(
+        ['a', 'b', 'c'].map(|start| refused(&mut memory, start)),
+        [false, false, true]
+    );
     assert_eq!(memory.verdicts.refused.len(), 1);
 }
 
@@ -192,7 +244,13 @@ fn the_clock_spares_what_is_in_use() {
     slots.crowd("f", "f", 0);
     slots.crowd("g", "g", 0);
     assert!(slots.look(b"b").is_some());
-    assert_eq!(["a", "c", "d"].iter().filter(|token| slots.look(token.as_bytes()).is_some()).count(), 0);
+    assert_eq!(
+        ["a", "c", "d"]
+            .iter()
+            .filter(|token| slots.look(token.as_bytes()).is_some())
+            .count(),
+        0
+    );
 }
 
 #[test]

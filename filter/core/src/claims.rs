@@ -1,4 +1,5 @@
-//! The claims of a token (RFC 7519 §4, RFC 9068 §2.2): strict JSON with the registered claims type-checked (V13).
+//! The claims of a token (RFC 7519 §4, RFC 9068 §2.2): strict JSON with the registered claims
+//! type-checked (V13).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -7,7 +8,8 @@ use crate::header::over_limit;
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 
-/// Claims whose form is right. Only [`crate::validate::Verified`] lends them out, so whoever reads claims has verified them.
+/// Claims whose form is right. Only [`crate::validate::Verified`] lends them out, so whoever reads
+/// claims has verified them.
 #[derive(Clone, Debug)]
 pub struct Claims {
     document: Document<'static>,
@@ -68,13 +70,14 @@ impl Places {
     }
 }
 
-/// Type of a registered claim (V13). Where well-known providers deviate from the standard, their form is accepted, too; a claim
-/// is compared and forwarded as it was signed.
+/// Type of a registered claim (V13). Where well-known providers deviate from the standard, their
+/// form is accepted, too; a claim is compared and forwarded as it was signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// A string.
     Text,
-    /// A string or a list of strings. RFC 8693 wants a string for `scope`; Ory and others send a list.
+    /// A string or a list of strings. RFC 8693 wants a string for `scope`; Ory and others send a
+    /// list.
     Texts,
     /// A NumericDate.
     Date,
@@ -88,15 +91,18 @@ enum Form {
     ObjectOrText,
     /// A chain of actors.
     Actor,
-    /// A string, or a list of strings or objects: SCIM values (RFC 9068 §2.2.3.1), and `amr` of Supabase.
+    /// A string, or a list of strings or objects: SCIM values (RFC 9068 §2.2.3.1), and `amr` of
+    /// Supabase.
     Values,
 }
 
 impl Form {
-    /// Form of a registered claim: RFC 7519 §4.1, RFC 7800 §3.1, RFC 8417 §2.2, RFC 8693 §4, RFC 9068 §2.2, Grant Management,
-    /// OpenID Connect Core §2, §5.1, §5.6.2 and §7.4, Front-Channel Logout §3.
+    /// Form of a registered claim: RFC 7519 §4.1, RFC 7800 §3.1, RFC 8417 §2.2, RFC 8693 §4, RFC
+    /// 9068 §2.2, Grant Management, OpenID Connect Core §2, §5.1, §5.6.2 and §7.4, Front-Channel
+    /// Logout §3.
     fn of(name: &str) -> Option<Self> {
-        // The length first: most names differ in it, and most claims of a large token are not registered.
+        // The length first: most names differ in it, and most claims of a large token are not
+        // registered.
         Some(match (name.len(), name) {
             (3, "iss" | "sub" | "jti" | "sid" | "acr" | "azp") => Self::Text,
             (3, "exp" | "nbf" | "iat") => Self::Date,
@@ -104,10 +110,16 @@ impl Form {
             (3, "cnf") | (6, "events") | (7, "may_act" | "sub_jwk") => Self::Object,
             (3, "act") => Self::Actor,
             (3, "amr") | (5, "roles") | (6, "groups") | (12, "entitlements") => Self::Values,
-            (4, "name") | (5, "nonce" | "email") | (6, "c_hash" | "s_hash" | "gender" | "locale") => Self::Text,
+            (4, "name")
+            | (5, "nonce" | "email")
+            | (6, "c_hash" | "s_hash" | "gender" | "locale") => Self::Text,
             (7, "at_hash" | "profile" | "picture" | "website") => Self::Text,
-            (8, "grant_id" | "nickname" | "zoneinfo") | (9, "client_id" | "birthdate") => Self::Text,
-            (10, "given_name") | (11, "family_name" | "middle_name") | (12, "phone_number") => Self::Text,
+            (8, "grant_id" | "nickname" | "zoneinfo") | (9, "client_id" | "birthdate") => {
+                Self::Text
+            }
+            (10, "given_name") | (11, "family_name" | "middle_name") | (12, "phone_number") => {
+                Self::Text
+            }
             (18, "preferred_username") => Self::Text,
             (7, "address") => Self::ObjectOrText,
             (9, "auth_time") | (10, "updated_at") => Self::DateOrText,
@@ -137,13 +149,19 @@ fn is_list(value: Value<'_>, of: &[Kind]) -> bool {
     value.kind() == Kind::Array && value.items().all(|item| of.contains(&item.kind()))
 }
 
-/// Returns whether each level of an actor chain has the form of RFC 8693 §4.1: an object whose identity claims are strings.
+/// Returns whether each level of an actor chain has the form of RFC 8693 §4.1: an object whose
+/// identity claims are strings.
 ///
-/// Nested levels decide nothing, but the depth counts them, so a level of another type must not hide the rest.
+/// Nested levels decide nothing, but the depth counts them, so a level of another type must not
+/// hide the rest.
 fn is_actor(value: Value<'_>) -> bool {
     let mut next = Some(value);
     while let Some(actor) = next {
-        let named = |name: &str| actor.get(name).is_none_or(|value| value.kind() == Kind::String);
+        let named = |name: &str| {
+            actor
+                .get(name)
+                .is_none_or(|value| value.kind() == Kind::String)
+        };
         if actor.kind() != Kind::Object || !["iss", "sub", "client_id"].into_iter().all(named) {
             return false;
         }
@@ -158,8 +176,8 @@ impl Claims {
     /// # Errors
     /// [`Rejection::ClaimsMalformed`], [`Rejection::TokenTooDeep`].
     pub fn parse(payload: Vec<u8>) -> Result<Self, Rejection> {
-        let document =
-            Document::parse(payload, Budget::TOKEN).map_err(|error| over_limit(error, Rejection::ClaimsMalformed))?;
+        let document = Document::parse(payload, Budget::TOKEN)
+            .map_err(|error| over_limit(error, Rejection::ClaimsMalformed))?;
         if document.root().kind() != Kind::Object {
             return Err(Rejection::ClaimsMalformed);
         }
@@ -249,13 +267,16 @@ impl Claims {
     /// Whether the subject is the client itself rather than a user (RFC 9068 §5, V23).
     #[must_use]
     pub fn subject_is_client(&self) -> bool {
-        self.subject().is_some_and(|subject| self.client_id() == Some(subject))
+        self.subject()
+            .is_some_and(|subject| self.client_id() == Some(subject))
     }
 
-    /// Returns whether this is an ID token (OpenID Connect Core §2), by what only ID tokens contain (V11).
+    /// Returns whether this is an ID token (OpenID Connect Core §2), by what only ID tokens contain
+    /// (V11).
     ///
-    /// Keycloak and Cognito say so themselves. A hash of another token is enough, a `nonce` is if nothing speaks for an access
-    /// token: Keycloak up to version 24 copies it into access tokens, which have a scope.
+    /// Keycloak and Cognito say so themselves. A hash of another token is enough, a `nonce` is if
+    /// nothing speaks for an access token: Keycloak up to version 24 copies it into access tokens,
+    /// which have a scope.
     #[must_use]
     pub(crate) fn is_id_token(&self) -> bool {
         let access = self.says("Bearer", "access") || self.says("DPoP", "access");
@@ -264,20 +285,25 @@ impl Claims {
         self.says("ID", "id") || (bound_to_login && !access)
     }
 
-    /// Returns whether this is neither an access token nor an ID token: a logout token or another security event (RFC 8417),
-    /// or a token of Keycloak for its own endpoints (V11).
+    /// Returns whether this is neither an access token nor an ID token: a logout token or another
+    /// security event (RFC 8417), or a token of Keycloak for its own endpoints (V11).
     #[must_use]
     pub(crate) fn is_for_another_use(&self) -> bool {
-        let own = ["Refresh", "Offline", "Logout"].into_iter().any(|kind| self.text(self.places.typ) == Some(kind));
+        let own = ["Refresh", "Offline", "Logout"]
+            .into_iter()
+            .any(|kind| self.text(self.places.typ) == Some(kind));
         own || self.places.events.is_some()
     }
 
-    /// Returns whether the issuer states the use of the token: Keycloak in a claim `typ`, Cognito in `token_use`.
+    /// Returns whether the issuer states the use of the token: Keycloak in a claim `typ`, Cognito
+    /// in `token_use`.
     fn says(&self, keycloak: &str, cognito: &str) -> bool {
-        self.text(self.places.typ) == Some(keycloak) || self.text(self.places.token_use) == Some(cognito)
+        self.text(self.places.typ) == Some(keycloak)
+            || self.text(self.places.token_use) == Some(cognito)
     }
 
-    /// Returns whether an actor uses the token on behalf of the subject: `act` is present, whatever it contains (RFC 8693 §4.1).
+    /// Returns whether an actor uses the token on behalf of the subject: `act` is present, whatever
+    /// it contains (RFC 8693 §4.1).
     #[must_use]
     pub fn is_delegated(&self) -> bool {
         self.places.act.is_some()
@@ -285,11 +311,17 @@ impl Claims {
 
     /// Issuer and name of the outermost actor, the only one that decides (RFC 8693 §4.1).
     ///
-    /// The name is `sub`, else `client_id`. An actor without `iss` belongs to the issuer of the token.
+    /// The name is `sub`, else `client_id`. An actor without `iss` belongs to the issuer of the
+    /// token.
     #[must_use]
     pub fn actor(&self) -> Option<(&str, &str)> {
         let actor = self.document.value(self.places.act?);
-        let text = |name: &str| actor.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let text = |name: &str| {
+            actor
+                .get(name)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+        };
         let name = text("sub").or_else(|| text("client_id"))?;
         Some((text("iss").or_else(|| self.issuer())?, name))
     }
@@ -303,7 +335,10 @@ impl Claims {
 
     /// The audiences.
     pub fn audiences(&self) -> impl Iterator<Item = &str> {
-        self.places.aud.into_iter().flat_map(|at| texts(self.document.value(at)))
+        self.places
+            .aud
+            .into_iter()
+            .flat_map(|at| texts(self.document.value(at)))
     }
 
     /// Whether `aud` is there at all.
@@ -315,7 +350,9 @@ impl Claims {
     /// Whether `scope` grants this scope (RFC 6749 §3.3: separated by spaces, compared exactly).
     #[must_use]
     pub fn has_scope(&self, scope: &str) -> bool {
-        self.places.scope.is_some_and(|at| grants(self.document.value(at), scope))
+        self.places
+            .scope
+            .is_some_and(|at| grants(self.document.value(at), scope))
     }
 
     /// Whether the claim at this path grants this scope.
@@ -327,7 +364,8 @@ impl Claims {
     /// Whether the claim at this path is present: neither null nor an empty string.
     #[must_use]
     pub(crate) fn has(&self, path: &[Box<str>]) -> bool {
-        self.get(path).is_some_and(|value| value.kind() != Kind::Null && value.as_str() != Some(""))
+        self.get(path)
+            .is_some_and(|value| value.kind() != Kind::Null && value.as_str() != Some(""))
     }
 
     /// The claim at a path of member names.
@@ -348,12 +386,17 @@ impl Claims {
 }
 
 fn grants(claim: Value<'_>, scope: &str) -> bool {
-    texts(claim).flat_map(|list| list.split(' ')).any(|one| one == scope)
+    texts(claim)
+        .flat_map(|list| list.split(' '))
+        .any(|one| one == scope)
 }
 
 /// A string, or the strings of a list.
 pub(crate) fn texts(value: Value<'_>) -> impl Iterator<Item = &str> {
-    value.as_str().into_iter().chain(value.items().filter_map(Value::as_str))
+    value
+        .as_str()
+        .into_iter()
+        .chain(value.items().filter_map(Value::as_str))
 }
 
 #[cfg(test)]
@@ -398,21 +441,48 @@ mod tests {
             "\"claims\"",
             "",
         ] {
-            assert_eq!(parse(json).unwrap_err(), Rejection::ClaimsMalformed, "{json}");
+            assert_eq!(
+                parse(json).unwrap_err(),
+                Rejection::ClaimsMalformed,
+                "{json}"
+            );
         }
     }
 
     #[test]
     fn every_registered_claim_has_its_type() {
         let wrong = |name: &str, good: &[&str]| {
-            for value in
-                [r#""text""#, r#""""#, "1", "-1", "true", "null", "{}", "[]", r#"["a"]"#, "[1]", "[{}]", "[null]"]
-            {
+            for value in [
+                r#""text""#,
+                r#""""#,
+                "1",
+                "-1",
+                "true",
+                "null",
+                "{}",
+                "[]",
+                r#"["a"]"#,
+                "[1]",
+                "[{}]",
+                "[null]",
+            ] {
                 let parsed = parse(&alloc::format!("{{\"{name}\":{value}}}"));
                 assert_eq!(parsed.is_ok(), good.contains(&value), "{name}: {value}");
             }
         };
-        let text = ["iss", "sub", "jti", "client_id", "sid", "grant_id", "acr", "azp", "nonce", "at_hash", "c_hash"];
+        let text = [
+            "iss",
+            "sub",
+            "jti",
+            "client_id",
+            "sid",
+            "grant_id",
+            "acr",
+            "azp",
+            "nonce",
+            "at_hash",
+            "c_hash",
+        ];
         let profile = [
             "name",
             "given_name",
@@ -431,16 +501,30 @@ mod tests {
             "phone_number",
             "s_hash",
         ];
-        text.iter().chain(&profile).for_each(|name| wrong(name, &[r#""text""#, r#""""#]));
+        text.iter()
+            .chain(&profile)
+            .for_each(|name| wrong(name, &[r#""text""#, r#""""#]));
         for name in ["aud", "scope"] {
             wrong(name, &[r#""text""#, r#""""#, "[]", r#"["a"]"#]);
         }
         for name in ["roles", "groups", "entitlements", "amr"] {
             wrong(name, &[r#""text""#, r#""""#, "[]", r#"["a"]"#, "[{}]"]);
         }
-        ["exp", "nbf", "iat"].into_iter().for_each(|name| wrong(name, &["1"]));
-        ["auth_time", "updated_at"].into_iter().for_each(|name| wrong(name, &["1", r#""text""#, r#""""#]));
-        for name in ["cnf", "act", "may_act", "events", "sub_jwk", "_claim_names", "_claim_sources"] {
+        ["exp", "nbf", "iat"]
+            .into_iter()
+            .for_each(|name| wrong(name, &["1"]));
+        ["auth_time", "updated_at"]
+            .into_iter()
+            .for_each(|name| wrong(name, &["1", r#""text""#, r#""""#]));
+        for name in [
+            "cnf",
+            "act",
+            "may_act",
+            "events",
+            "sub_jwk",
+            "_claim_names",
+            "_claim_sources",
+        ] {
             wrong(name, &["{}"]);
         }
         wrong("address", &["{}", r#""text""#, r#""""#]);
@@ -454,17 +538,31 @@ mod tests {
     fn empty_text_claims_are_absent() {
         let claims =
             parse(r#"{"iss":"","sub":"","jti":"","client_id":"","sid":"","grant_id":"","aud":"","nonce":""}"#).unwrap();
-        let texts =
-            [claims.issuer(), claims.subject(), claims.jti(), claims.client_id(), claims.session(), claims.grant()];
+        let texts = [
+            claims.issuer(),
+            claims.subject(),
+            claims.jti(),
+            claims.client_id(),
+            claims.session(),
+            claims.grant(),
+        ];
         assert_eq!(texts, [None; 6]);
-        assert!(!claims.has_audience_claim() && !claims.subject_is_client() && !claims.is_id_token());
+        assert!(
+            !claims.has_audience_claim() && !claims.subject_is_client() && !claims.is_id_token()
+        );
     }
 
     #[test]
     fn scopes_are_compared_whole() {
         let claims = parse(r#"{"scope":"orders.read  orders.write-all","x":1}"#).unwrap();
         assert!(claims.has_scope("orders.read"));
-        for scope in ["orders", "orders.write", "read", "ORDERS.READ", "orders.read orders.write-all"] {
+        for scope in [
+            "orders",
+            "orders.write",
+            "read",
+            "ORDERS.READ",
+            "orders.read orders.write-all",
+        ] {
             assert!(!claims.has_scope(scope), "{scope}");
         }
         assert!(parse(r#"{"scope":["a b","c"]}"#).unwrap().has_scope("b"));
@@ -474,7 +572,10 @@ mod tests {
     fn a_claim_path_is_followed_by_exact_names() {
         let claims = parse(r#"{"a":{"b.c":{"d":1}},"e":2}"#).unwrap();
         let get = |path: &[&str]| {
-            let path = path.iter().map(|&name| name.into()).collect::<Vec<Box<str>>>();
+            let path = path
+                .iter()
+                .map(|&name| name.into())
+                .collect::<Vec<Box<str>>>();
             claims.get(&path).and_then(Value::as_u64)
         };
         assert_eq!(get(&["a", "b.c", "d"]), Some(1));
@@ -485,8 +586,16 @@ mod tests {
 
     #[test]
     fn client_and_user_subjects_are_told_apart() {
-        assert!(parse(r#"{"sub":"checkout","client_id":"checkout"}"#).unwrap().subject_is_client());
-        assert!(!parse(r#"{"sub":"alice","client_id":"checkout"}"#).unwrap().subject_is_client());
+        assert!(
+            parse(r#"{"sub":"checkout","client_id":"checkout"}"#)
+                .unwrap()
+                .subject_is_client()
+        );
+        assert!(
+            !parse(r#"{"sub":"alice","client_id":"checkout"}"#)
+                .unwrap()
+                .subject_is_client()
+        );
         assert!(!parse(r#"{"sub":"alice"}"#).unwrap().subject_is_client());
     }
 }

@@ -1,5 +1,5 @@
-//! The DER of public keys, certificates and ECDSA signatures (X.690 §10; RFC 5280 §4.1, RFC 3279 §2.3), as far as keys of providers
-//! and a proxy's own verification need it.
+//! The DER of public keys, certificates and ECDSA signatures (X.690 §10; RFC 5280 §4.1, RFC 3279
+//! §2.3), as far as keys of providers and a proxy's own verification need it.
 
 use alloc::vec::Vec;
 
@@ -12,16 +12,23 @@ const SEQUENCE: u8 = 0x30;
 /// Tags, lengths and signs of two numbers of an RSA key, and of what holds them.
 const MOST_AROUND_INTEGERS: usize = 16;
 
-/// `AlgorithmIdentifier`s: rsaEncryption (RFC 8017 appendix A.1), id-ecPublicKey with its curve (RFC 5480 §2.1.1).
-const RSA: &[u8] = &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
-const P256: &[u8] = &[
-    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03,
-    0x01, 0x07,
+/// `AlgorithmIdentifier`s: rsaEncryption (RFC 8017 appendix A.1), id-ecPublicKey with its curve
+/// (RFC 5480 §2.1.1).
+const RSA: &[u8] = &[
+    0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
 ];
-const P384: &[u8] =
-    &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
-const P521: &[u8] =
-    &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+const P256: &[u8] = &[
+    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
+    0xce, 0x3d, 0x03, 0x01, 0x07,
+];
+const P384: &[u8] = &[
+    0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04,
+    0x00, 0x22,
+];
+const P521: &[u8] = &[
+    0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04,
+    0x00, 0x23,
+];
 
 /// Ed25519 (RFC 8410 §3).
 const ED25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
@@ -53,7 +60,8 @@ impl<'d> PublicKeyInfo<'d> {
         }
     }
 
-    /// The family, and the key's JWK parameters: `n` and `e`, `x` and `y`, or `x`. `None` for other types of keys.
+    /// The family, and the key's JWK parameters: `n` and `e`, `x` and `y`, or `x`. `None` for other
+    /// types of keys.
     pub(crate) fn parameters(&self) -> Option<(Family, Vec<Vec<u8>>)> {
         let family = match self.algorithm {
             RSA => Family::Rsa,
@@ -68,7 +76,10 @@ impl<'d> PublicKeyInfo<'d> {
                 let mut whole = Reader(self.key);
                 let mut numbers = Reader(whole.content(SEQUENCE)?);
                 let parts = [numbers.unsigned()?, numbers.unsigned()?];
-                (whole.0.is_empty() && numbers.0.is_empty()).then_some(parts)?.map(<[u8]>::to_vec).to_vec()
+                (whole.0.is_empty() && numbers.0.is_empty())
+                    .then_some(parts)?
+                    .map(<[u8]>::to_vec)
+                    .to_vec()
             }
             Family::Ed25519 => alloc::vec![self.key.to_vec()],
             Family::P256 | Family::P384 | Family::P521 | Family::Oct => {
@@ -117,8 +128,12 @@ impl<'d> Reader<'d> {
         let (first, rest) = rest.split_first()?;
         let (length, rest) = match *first {
             short @ ..=0x7f => (usize::from(short), rest),
-            0x81 => rest.split_first().map(|(length, rest)| (usize::from(*length), rest))?,
-            0x82 => rest.split_first_chunk().map(|(length, rest)| (usize::from(u16::from_be_bytes(*length)), rest))?,
+            0x81 => rest
+                .split_first()
+                .map(|(length, rest)| (usize::from(*length), rest))?,
+            0x82 => rest
+                .split_first_chunk()
+                .map(|(length, rest)| (usize::from(u16::from_be_bytes(*length)), rest))?,
             _ => return None,
         };
         let shortest = match *first {
@@ -129,12 +144,18 @@ impl<'d> Reader<'d> {
         let (content, rest) = rest.split_at_checked(length).filter(|_| shortest)?;
         let whole = all.get(..all.len().saturating_sub(rest.len()))?;
         self.0 = rest;
-        Some(Element { tag: *tag, content, whole })
+        Some(Element {
+            tag: *tag,
+            content,
+            whole,
+        })
     }
 
     /// The content of the next value, which must have this tag.
     fn content(&mut self, tag: u8) -> Option<&'d [u8]> {
-        self.element().filter(|element| element.tag == tag).map(|element| element.content)
+        self.element()
+            .filter(|element| element.tag == tag)
+            .map(|element| element.content)
     }
 
     /// The next value, a positive number, without its sign.
@@ -147,7 +168,8 @@ impl<'d> Reader<'d> {
     }
 }
 
-/// `SubjectPublicKeyInfo` of a key whose JWK has these two parameters: `n` and `e`, or `x` and `y`. None for other families.
+/// `SubjectPublicKeyInfo` of a key whose JWK has these two parameters: `n` and `e`, or `x` and `y`.
+/// None for other families.
 pub(crate) fn subject_public_key_info(family: Family, one: &[u8], two: &[u8]) -> Option<Vec<u8>> {
     let (algorithm, key) = match family {
         Family::Rsa => (RSA, integers(one, two)),
@@ -157,20 +179,30 @@ pub(crate) fn subject_public_key_info(family: Family, one: &[u8], two: &[u8]) ->
         Family::Ed25519 | Family::Oct => return None,
     };
     // No bit of the last byte is unused.
-    Some(value(SEQUENCE, &[algorithm, &value(BIT_STRING, &[&[0], &key])]))
+    Some(value(
+        SEQUENCE,
+        &[algorithm, &value(BIT_STRING, &[&[0], &key])],
+    ))
 }
 
-/// `Ecdsa-Sig-Value` of a JWS signature, which is r and s in equal halves (RFC 7518 §3.4). None for an odd length.
+/// `Ecdsa-Sig-Value` of a JWS signature, which is r and s in equal halves (RFC 7518 §3.4). None for
+/// an odd length.
 #[must_use]
 pub fn ecdsa_signature(signature: &[u8]) -> Option<Vec<u8>> {
     let half = signature.len() / 2;
-    let (r, s) = signature.split_at_checked(half).filter(|(r, s)| r.len() == s.len())?;
+    let (r, s) = signature
+        .split_at_checked(half)
+        .filter(|(r, s)| r.len() == s.len())?;
     Some(integers(r, s))
 }
 
 /// A sequence of two numbers, in one allocation.
 fn integers(one: &[u8], two: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(one.len().saturating_add(two.len()).saturating_add(MOST_AROUND_INTEGERS));
+    let mut out = Vec::with_capacity(
+        one.len()
+            .saturating_add(two.len())
+            .saturating_add(MOST_AROUND_INTEGERS),
+    );
     integer(&mut out, one);
     integer(&mut out, two);
     let length = out.len();
@@ -183,14 +215,20 @@ fn integers(one: &[u8], two: &[u8]) -> Vec<u8> {
 fn integer(out: &mut Vec<u8>, number: &[u8]) {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let number = number.get(zeros..).unwrap_or_default();
-    let sign: &[u8] = if number.first().is_none_or(|byte| byte & 0x80 != 0) { &[0] } else { &[] };
+    let sign: &[u8] = if number.first().is_none_or(|byte| byte & 0x80 != 0) {
+        &[0]
+    } else {
+        &[]
+    };
     tag_and_length(out, INTEGER, sign.len().saturating_add(number.len()));
     out.extend_from_slice(sign);
     out.extend_from_slice(number);
 }
 
 fn value(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let length = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+    let length = parts
+        .iter()
+        .fold(0_usize, |sum, part| sum.saturating_add(part.len()));
     let mut out = Vec::new();
     tag_and_length(&mut out, tag, length);
     parts.iter().for_each(|part| out.extend_from_slice(part));
@@ -234,7 +272,10 @@ mod tests {
 
     #[test]
     fn a_signature_is_two_numbers() {
-        assert_eq!(ecdsa_signature(&[0, 5, 0x90, 1]).unwrap(), [0x30, 8, 2, 1, 5, 2, 3, 0, 0x90, 1]);
+        assert_eq!(
+            ecdsa_signature(&[0, 5, 0x90, 1]).unwrap(),
+            [0x30, 8, 2, 1, 5, 2, 3, 0, 0x90, 1]
+        );
         assert_eq!(ecdsa_signature(&[1, 2, 3]), None);
     }
 

@@ -1,5 +1,6 @@
-//! The JOSE header (RFC 7515 §4). Only `alg`, `kid`, `typ`, `crit` and `b64` are read; `jwk`, `jku`, `x5u`, `x5c` and
-//! all others are ignored (V7), because a token cannot say which key to trust.
+//! The JOSE header (RFC 7515 §4). Only `alg`, `kid`, `typ`, `crit` and `b64` are read; `jwk`,
+//! `jku`, `x5u`, `x5c` and all others are ignored (V7), because a token cannot say which key to
+//! trust.
 
 use crate::alg::Alg;
 use crate::base64url::Decoded;
@@ -35,9 +36,10 @@ impl Header {
             return Err(Rejection::HeaderTooLarge);
         }
         let bytes = Decoded::<SHORT_HEADER_BYTES>::of(encoded).ok_or(Rejection::TokenMalformed)?;
-        let text = core::str::from_utf8(bytes.as_bytes()).map_err(|_| Rejection::HeaderMalformed)?;
-        let document =
-            Document::lent(text, Budget::TOKEN).map_err(|error| over_limit(error, Rejection::HeaderMalformed))?;
+        let text =
+            core::str::from_utf8(bytes.as_bytes()).map_err(|_| Rejection::HeaderMalformed)?;
+        let document = Document::lent(text, Budget::TOKEN)
+            .map_err(|error| over_limit(error, Rejection::HeaderMalformed))?;
         let root = document.root();
         if root.kind() != Kind::Object {
             return Err(Rejection::HeaderMalformed);
@@ -46,12 +48,18 @@ impl Header {
         let alg = string(root, "alg")?.ok_or(Rejection::HeaderMalformed)?;
         let alg = Alg::parse(alg).ok_or(Rejection::AlgorithmNotAllowed)?;
         // As in a claim, an empty text is none.
-        let kid = string(root, "kid")?.filter(|kid| !kid.is_empty()).map(Kid::new);
+        let kid = string(root, "kid")?
+            .filter(|kid| !kid.is_empty())
+            .map(Kid::new);
         let typ = string(root, "typ")?.map(Inline::new);
         Ok(Self {
             alg,
-            kid: kid.map(|kid| kid.ok_or(Rejection::KidTooLong)).transpose()?,
-            typ: typ.map(|typ| typ.ok_or(Rejection::TypeTooLong)).transpose()?,
+            kid: kid
+                .map(|kid| kid.ok_or(Rejection::KidTooLong))
+                .transpose()?,
+            typ: typ
+                .map(|typ| typ.ok_or(Rejection::TypeTooLong))
+                .transpose()?,
         })
     }
 
@@ -88,10 +96,12 @@ pub(crate) fn over_limit(error: JsonError, malformed: Rejection) -> Rejection {
     }
 }
 
-/// We understand no extension, so any `crit` names an unknown one; an empty or ill-typed list is invalid anyway
-/// (RFC 7515 §4.1.11). `b64: false` changes what is signed (RFC 7797 §3).
+/// We understand no extension, so any `crit` names an unknown one; an empty or ill-typed list is
+/// invalid anyway (RFC 7515 §4.1.11). `b64: false` changes what is signed (RFC 7797 §3).
 fn refuse_extensions(header: Value<'_>) -> Result<(), Rejection> {
-    let plain_payload = header.get("b64").is_some_and(|b64| b64.as_bool() != Some(true));
+    let plain_payload = header
+        .get("b64")
+        .is_some_and(|b64| b64.as_bool() != Some(true));
     if header.get("crit").is_some() || plain_payload {
         return Err(Rejection::CriticalHeader);
     }
@@ -99,7 +109,10 @@ fn refuse_extensions(header: Value<'_>) -> Result<(), Rejection> {
 }
 
 fn string<'d>(header: Value<'d>, name: &str) -> Result<Option<&'d str>, Rejection> {
-    header.get(name).map(|value| value.as_str().ok_or(Rejection::HeaderMalformed)).transpose()
+    header
+        .get(name)
+        .map(|value| value.as_str().ok_or(Rejection::HeaderMalformed))
+        .transpose()
 }
 
 #[cfg(test)]
@@ -120,7 +133,10 @@ mod tests {
             r#"{"typ":"at+jwt","jwk":{"kty":"oct","k":"AA"},"jku":"https://evil","x5c":["x"],"alg":"ES256","kid":"k\u0031"}"#,
         )
         .unwrap();
-        assert_eq!((header.alg(), header.kid(), header.typ()), (Alg::Es256, Some("k1"), Some("at+jwt")));
+        assert_eq!(
+            (header.alg(), header.kid(), header.typ()),
+            (Alg::Es256, Some("k1"), Some("at+jwt"))
+        );
     }
 
     #[test]
@@ -144,11 +160,21 @@ mod tests {
         ] {
             assert_eq!(parse(json).unwrap_err(), expected, "{json}");
         }
-        let long = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, "k".repeat(limits::MAX_KID_BYTES + 1));
+        let long = format!(
+            r#"{{"alg":"EdDSA","kid":"{}"}}"#,
+            "k".repeat(limits::MAX_KID_BYTES + 1)
+        );
         assert_eq!(parse(&long).unwrap_err(), Rejection::KidTooLong);
-        let deep = format!(r#"{{"alg":"EdDSA","x":{}{}}}"#, "[".repeat(40), "]".repeat(40));
+        let deep = format!(
+            r#"{{"alg":"EdDSA","x":{}{}}}"#,
+            "[".repeat(40),
+            "]".repeat(40)
+        );
         assert_eq!(parse(&deep).unwrap_err(), Rejection::TokenTooDeep);
-        let huge = format!(r#"{{"alg":"EdDSA","x":"{}"}}"#, "k".repeat(limits::MAX_HEADER_SEGMENT_BYTES));
+        let huge = format!(
+            r#"{{"alg":"EdDSA","x":"{}"}}"#,
+            "k".repeat(limits::MAX_HEADER_SEGMENT_BYTES)
+        );
         assert_eq!(parse(&huge).unwrap_err(), Rejection::HeaderTooLarge);
     }
 

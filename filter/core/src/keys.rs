@@ -104,13 +104,20 @@ pub struct KeyProblem {
 
 impl KeyProblem {
     fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into() }
+        Self {
+            path: path.into(),
+            message: message.into(),
+        }
     }
 }
 
 impl fmt::Display for KeyProblem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() { out.write_str(&self.message) } else { write!(out, "{}: {}", self.path, self.message) }
+        if self.path.is_empty() {
+            out.write_str(&self.message)
+        } else {
+            write!(out, "{}: {}", self.path, self.message)
+        }
     }
 }
 
@@ -121,7 +128,8 @@ impl core::error::Error for KeyProblem {}
 pub struct PassedOver {
     /// The place in the set and the reason.
     pub problem: KeyProblem,
-    /// Whether the key is faulty. The other keys are sound and serve another purpose, such as encryption.
+    /// Whether the key is faulty. The other keys are sound and serve another purpose, such as
+    /// encryption.
     pub faulty: bool,
 }
 
@@ -151,14 +159,21 @@ impl KeySet {
         Self::default()
     }
 
-    /// Reads a set from configuration: every mistake is an error, all are reported at once. Keys of unknown types and of
-    /// other uses are passed over; a set that leaves no key is an error. Secrets (`oct`) only if `symmetric_ok`.
+    /// Reads a set from configuration: every mistake is an error, all are reported at once. Keys of
+    /// unknown types and of other uses are passed over; a set that leaves no key is an error.
+    /// Secrets (`oct`) only if `symmetric_ok`.
     ///
     /// # Errors
     /// The mistakes, with their paths.
-    pub fn from_config(jwks: &str, allowed: &[Alg], symmetric_ok: bool) -> Result<Self, Vec<KeyProblem>> {
+    pub fn from_config(
+        jwks: &str,
+        allowed: &[Alg],
+        symmetric_ok: bool,
+    ) -> Result<Self, Vec<KeyProblem>> {
         let document = parse_set(jwks).map_err(|problem| alloc::vec![problem])?;
-        let mut set = Self::of(set_members(&document).map(|(path, jwk)| (path, read_key(jwk, allowed, symmetric_ok))));
+        let mut set = Self::of(
+            set_members(&document).map(|(path, jwk)| (path, read_key(jwk, allowed, symmetric_ok))),
+        );
         set.leave_out_surplus(set_size(&document));
         let faulty = set.passed_over.iter().filter(|passed| passed.faulty);
         let mut problems: Vec<KeyProblem> = faulty.map(|passed| passed.problem.clone()).collect();
@@ -168,11 +183,16 @@ impl KeySet {
                 "no key here can verify an allowed algorithm; add one or allow its algorithm",
             ));
         }
-        if problems.is_empty() { Ok(set) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(set)
+        } else {
+            Err(problems)
+        }
     }
 
-    /// Reads a set that a provider published: a JWK Set (RFC 7517 §5), or a map from key ids to certificates or public keys in
-    /// PEM, as Google publishes them. Each key that cannot be used is passed over, with its reason.
+    /// Reads a set that a provider published: a JWK Set (RFC 7517 §5), or a map from key ids to
+    /// certificates or public keys in PEM, as Google publishes them. Each key that cannot be used
+    /// is passed over, with its reason.
     ///
     /// # Errors
     /// A document that is neither, or too big.
@@ -185,24 +205,31 @@ impl KeySet {
                 return Err(no_set(JsonError::DuplicateName));
             }
             let first = map.take(limits::MAX_KEYS);
-            let mut set = Self::of(first.map(|(kid, pem)| (shown(kid), read_pem(kid, pem, allowed))));
+            let mut set =
+                Self::of(first.map(|(kid, pem)| (shown(kid), read_pem(kid, pem, allowed))));
             set.leave_out_surplus(document.root().members().count());
             return Ok(set);
         }
         let document = parse_set(text)?;
-        let mut set = Self::of(set_members(&document).map(|(path, jwk)| (path, read_key(jwk, allowed, false))));
+        let mut set = Self::of(
+            set_members(&document).map(|(path, jwk)| (path, read_key(jwk, allowed, false))),
+        );
         set.leave_out_surplus(set_size(&document));
         Ok(set)
     }
 
-    /// Sorts keys from what gives none. A key that is listed twice counts once; different keys with one `kid` and one algorithm
-    /// are all passed over.
+    /// Sorts keys from what gives none. A key that is listed twice counts once; different keys with
+    /// one `kid` and one algorithm are all passed over.
     fn of(read: impl Iterator<Item = (String, Result<Key, Unusable>)>) -> Self {
         let mut set = Self::default();
         let mut paths: Vec<String> = Vec::new();
         for (path, key) in read {
             match key {
-                Ok(key) if set.keys.iter().any(|known| known.id == key.id && known.kid == key.kid) => {}
+                Ok(key)
+                    if set
+                        .keys
+                        .iter()
+                        .any(|known| known.id == key.id && known.kid == key.kid) => {}
                 Ok(key) => {
                     set.keys.push(key);
                     paths.push(path);
@@ -218,8 +245,14 @@ impl KeySet {
     fn leave_out_surplus(&mut self, listed: usize) {
         let surplus = listed.saturating_sub(limits::MAX_KEYS);
         if surplus > 0 {
-            let message = format!("{surplus} keys after the first {} are not read", limits::MAX_KEYS);
-            self.passed_over.push(PassedOver { problem: KeyProblem::new("keys", message), faulty: true });
+            let message = format!(
+                "{surplus} keys after the first {} are not read",
+                limits::MAX_KEYS
+            );
+            self.passed_over.push(PassedOver {
+                problem: KeyProblem::new("keys", message),
+                faulty: true,
+            });
         }
     }
 
@@ -229,32 +262,50 @@ impl KeySet {
         for (at, key) in self.keys.iter().enumerate() {
             let Some(kid) = key.kid() else { continue };
             let is_same = |other: &Key| other.kid() == Some(kid) && other.alg == key.alg;
-            let known = ambiguous.iter().any(|(of, alg)| **of == *kid && *alg == key.alg);
-            if known || self.keys.iter().enumerate().any(|(other_at, other)| other_at > at && is_same(other)) {
+            let known = ambiguous
+                .iter()
+                .any(|(of, alg)| **of == *kid && *alg == key.alg);
+            if known
+                || self
+                    .keys
+                    .iter()
+                    .enumerate()
+                    .any(|(other_at, other)| other_at > at && is_same(other))
+            {
                 let message = format!(
                     "kid {} names different keys for {}; the provider must give each its own kid",
                     shown(kid),
                     key.alg.name()
                 );
                 let path = paths.get(at).cloned().unwrap_or_default();
-                self.passed_over.push(PassedOver { problem: KeyProblem { path, message }, faulty: true });
+                self.passed_over.push(PassedOver {
+                    problem: KeyProblem { path, message },
+                    faulty: true,
+                });
                 if !known {
                     ambiguous.push((kid.into(), key.alg));
                 }
             }
         }
         if !ambiguous.is_empty() {
-            self.keys.retain(|key| !ambiguous.iter().any(|(kid, alg)| key.kid() == Some(kid) && key.alg == *alg));
+            self.keys.retain(|key| {
+                !ambiguous
+                    .iter()
+                    .any(|(kid, alg)| key.kid() == Some(kid) && key.alg == *alg)
+            });
             self.ambiguous = ambiguous;
         }
     }
 
-    /// The key that a token names, and the algorithm it must be for. The algorithm tells keys with the same `kid` apart.
+    /// The key that a token names, and the algorithm it must be for. The algorithm tells keys with
+    /// the same `kid` apart.
     ///
     /// # Errors
     /// [`Rejection::KeyUnknown`], [`Rejection::KeyAmbiguous`], [`Rejection::AlgorithmMismatch`].
     pub fn find(&self, kid: Option<&str>, alg: Alg) -> Result<&Key, Rejection> {
-        let Some(kid) = kid else { return self.only_key_for(alg) };
+        let Some(kid) = kid else {
+            return self.only_key_for(alg);
+        };
         let mut other_algorithm = false;
         for key in self.keys.iter().filter(|key| key.kid() == Some(kid)) {
             if key.alg == alg {
@@ -262,20 +313,36 @@ impl KeySet {
             }
             other_algorithm = true;
         }
-        if self.ambiguous.iter().any(|(of, of_alg)| **of == *kid && *of_alg == alg) {
+        if self
+            .ambiguous
+            .iter()
+            .any(|(of, of_alg)| **of == *kid && *of_alg == alg)
+        {
             return Err(Rejection::KeyAmbiguous);
         }
-        Err(if other_algorithm { Rejection::AlgorithmMismatch } else { Rejection::KeyUnknown })
+        Err(if other_algorithm {
+            Rejection::AlgorithmMismatch
+        } else {
+            Rejection::KeyUnknown
+        })
     }
 
     fn only_key_for(&self, alg: Alg) -> Result<&Key, Rejection> {
         let mut fitting = self.keys.iter().filter(|key| key.alg == alg);
         let ambiguous = self.ambiguous.iter().any(|(_, of)| *of == alg);
         let Some(key) = fitting.next() else {
-            return Err(if ambiguous { Rejection::KeyAmbiguous } else { Rejection::KeyUnknown });
+            return Err(if ambiguous {
+                Rejection::KeyAmbiguous
+            } else {
+                Rejection::KeyUnknown
+            });
         };
         // One key may have several names.
-        if ambiguous || fitting.any(|other| other.id != key.id) { Err(Rejection::KeyAmbiguous) } else { Ok(key) }
+        if ambiguous || fitting.any(|other| other.id != key.id) {
+            Err(Rejection::KeyAmbiguous)
+        } else {
+            Ok(key)
+        }
     }
 
     /// The keys.
@@ -319,8 +386,15 @@ impl Unusable {
             Self::Foreign(member, message) => (false, member, message),
             Self::Wrong(member, message) => (true, member, message),
         };
-        let path = if member.is_empty() { path.into() } else { format!("{path}.{member}") };
-        PassedOver { problem: KeyProblem { path, message }, faulty }
+        let path = if member.is_empty() {
+            path.into()
+        } else {
+            format!("{path}.{member}")
+        };
+        PassedOver {
+            problem: KeyProblem { path, message },
+            faulty,
+        }
     }
 }
 
@@ -338,7 +412,10 @@ fn shown(text: &str) -> String {
 
 fn parse_set(jwks: &str) -> Result<Document<'_>, KeyProblem> {
     if jwks.len() > limits::MAX_JWKS_BYTES {
-        return Err(KeyProblem::new("", format!("larger than {} bytes", limits::MAX_JWKS_BYTES)));
+        return Err(KeyProblem::new(
+            "",
+            format!("larger than {} bytes", limits::MAX_JWKS_BYTES),
+        ));
     }
     let document = Document::lent(jwks, Budget::JWKS).map_err(no_set)?;
     if document.root().repeats_name() {
@@ -346,27 +423,42 @@ fn parse_set(jwks: &str) -> Result<Document<'_>, KeyProblem> {
     }
     match document.root().get("keys") {
         Some(keys) if keys.kind() == Kind::Array => Ok(document),
-        _ => Err(KeyProblem::new("keys", "missing or not a list; a JSON Web Key Set is {\"keys\":[…]}")),
+        _ => Err(KeyProblem::new(
+            "keys",
+            "missing or not a list; a JSON Web Key Set is {\"keys\":[…]}",
+        )),
     }
 }
 
 fn no_set(error: JsonError) -> KeyProblem {
-    KeyProblem::new("", format!("{error}; a JSON Web Key Set is {{\"keys\":[…]}}"))
+    KeyProblem::new(
+        "",
+        format!("{error}; a JSON Web Key Set is {{\"keys\":[…]}}"),
+    )
 }
 
 /// The keys that are read, each with its place.
 fn set_members<'d>(document: &'d Document<'d>) -> impl Iterator<Item = (String, Value<'d>)> {
-    let keys = document.root().get("keys").into_iter().flat_map(Value::items);
-    keys.take(limits::MAX_KEYS).enumerate().map(|(at, jwk)| (format!("keys[{at}]"), jwk))
+    let keys = document
+        .root()
+        .get("keys")
+        .into_iter()
+        .flat_map(Value::items);
+    keys.take(limits::MAX_KEYS)
+        .enumerate()
+        .map(|(at, jwk)| (format!("keys[{at}]"), jwk))
 }
 
 /// The number of keys that a set lists.
 fn set_size(document: &Document<'_>) -> usize {
-    document.root().get("keys").map_or(0, |keys| keys.items().count())
+    document
+        .root()
+        .get("keys")
+        .map_or(0, |keys| keys.items().count())
 }
 
-/// The value of a member. A member that is null, an empty list or an empty string counts as absent: serializers write these for
-/// fields without a value.
+/// The value of a member. A member that is null, an empty list or an empty string counts as absent:
+/// serializers write these for fields without a value.
 fn member<'d>(jwk: Value<'d>, name: &str) -> Option<Value<'d>> {
     jwk.get(name).filter(|value| match value.kind() {
         Kind::Null => false,
@@ -396,8 +488,15 @@ fn read_key(jwk: Value<'_>, allowed: &[Alg], symmetric_ok: bool) -> Result<Key, 
     check_no_private_members(jwk, family, symmetric_ok)?;
     let alg = bound_alg(jwk, family, allowed)?;
     let parts = parameters(jwk, family)?;
-    let public = if family == Family::Oct { read_secret(jwk, alg)? } else { public_key(family, &parts)? };
-    Ok(Key { kid: read_kid(jwk)?, ..Key::of(family, alg, public, &parts) })
+    let public = if family == Family::Oct {
+        read_secret(jwk, alg)?
+    } else {
+        public_key(family, &parts)?
+    };
+    Ok(Key {
+        kid: read_kid(jwk)?,
+        ..Key::of(family, alg, public, &parts)
+    })
 }
 
 impl Key {
@@ -407,12 +506,20 @@ impl Key {
             [one, two] => der::subject_public_key_info(family, one, two).map(Into::into),
             _ => None,
         };
-        Self { id: KeyId::of(alg, parts), kid: None, alg, public, spki }
+        Self {
+            id: KeyId::of(alg, parts),
+            kid: None,
+            alg,
+            public,
+            spki,
+        }
     }
 }
 
 fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
-    let kty = member(jwk, "kty").and_then(Value::as_str).ok_or_else(|| wrong("kty", "missing; RSA, EC, OKP or oct"))?;
+    let kty = member(jwk, "kty")
+        .and_then(Value::as_str)
+        .ok_or_else(|| wrong("kty", "missing; RSA, EC, OKP or oct"))?;
     let crv = member(jwk, "crv").and_then(Value::as_str);
     match (kty, crv) {
         ("RSA", _) => Ok(Family::Rsa),
@@ -422,8 +529,13 @@ fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
         ("EC", Some("P-521")) => Ok(Family::P521),
         ("OKP", Some("Ed25519")) => Ok(Family::Ed25519),
         ("EC" | "OKP", None) => Err(wrong("crv", "missing")),
-        ("EC" | "OKP", Some(crv)) => Err(foreign("crv", format!("unsupported curve {}", shown(crv)))),
-        (kty, _) => Err(foreign("kty", format!("unsupported key type {}", shown(kty)))),
+        ("EC" | "OKP", Some(crv)) => {
+            Err(foreign("crv", format!("unsupported curve {}", shown(crv))))
+        }
+        (kty, _) => Err(foreign(
+            "kty",
+            format!("unsupported key type {}", shown(kty)),
+        )),
     }
 }
 
@@ -436,8 +548,17 @@ fn parameters(jwk: Value<'_>, family: Family) -> Result<Vec<Vec<u8>>, Unusable> 
         Family::Oct => &["k"],
     };
     // One key has one identity, however its numbers are padded.
-    let canonical = |bytes: Vec<u8>| if family == Family::Rsa { without_zeros(&bytes).to_vec() } else { bytes };
-    members.iter().map(|member| bytes(jwk, member).map(canonical)).collect()
+    let canonical = |bytes: Vec<u8>| {
+        if family == Family::Rsa {
+            without_zeros(&bytes).to_vec()
+        } else {
+            bytes
+        }
+    };
+    members
+        .iter()
+        .map(|member| bytes(jwk, member).map(canonical))
+        .collect()
 }
 
 /// A big-endian number in as few bytes as hold it.
@@ -458,14 +579,21 @@ fn check_use(jwk: Value<'_>) -> Result<(), Unusable> {
         if operations.kind() != Kind::Array {
             return Err(wrong("key_ops", "not a list"));
         }
-        if !operations.items().any(|operation| operation.as_str() == Some("verify")) {
+        if !operations
+            .items()
+            .any(|operation| operation.as_str() == Some("verify"))
+        {
             return Err(foreign("key_ops", "does not contain \"verify\""));
         }
     }
     Ok(())
 }
 
-fn check_no_private_members(jwk: Value<'_>, family: Family, symmetric_ok: bool) -> Result<(), Unusable> {
+fn check_no_private_members(
+    jwk: Value<'_>,
+    family: Family,
+    symmetric_ok: bool,
+) -> Result<(), Unusable> {
     if family == Family::Oct {
         return if symmetric_ok {
             Ok(())
@@ -478,27 +606,39 @@ fn check_no_private_members(jwk: Value<'_>, family: Family, symmetric_ok: bool) 
     }
     let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
     match private.into_iter().find(|name| member(jwk, name).is_some()) {
-        Some(name) => {
-            Err(wrong(name, "a private member in a public key set; whoever read it can sign, so replace the key"))
-        }
+        Some(name) => Err(wrong(
+            name,
+            "a private member in a public key set; whoever read it can sign, so replace the key",
+        )),
         None => Ok(()),
     }
 }
 
 /// V5: the algorithm that the key names, else the one its family is bound to.
 fn bound_alg(jwk: Value<'_>, family: Family, allowed: &[Alg]) -> Result<Alg, Unusable> {
-    let Some(named) = member(jwk, "alg") else { return family_alg(family, allowed) };
+    let Some(named) = member(jwk, "alg") else {
+        return family_alg(family, allowed);
+    };
     let named = named.as_str().ok_or_else(|| wrong("alg", "not a string"))?;
     let Some(alg) = Alg::parse(named) else {
-        return Err(foreign("alg", format!("unsupported algorithm {}", shown(named))));
+        return Err(foreign(
+            "alg",
+            format!("unsupported algorithm {}", shown(named)),
+        ));
     };
     if alg.family() != family {
-        return Err(wrong("alg", format!("{named} does not go with this kty and crv")));
+        return Err(wrong(
+            "alg",
+            format!("{named} does not go with this kty and crv"),
+        ));
     }
     if allowed.contains(&alg) {
         Ok(alg)
     } else {
-        Err(foreign("alg", format!("{named} is not among the rule's algorithms")))
+        Err(foreign(
+            "alg",
+            format!("{named} is not among the rule's algorithms"),
+        ))
     }
 }
 
@@ -507,27 +647,45 @@ fn family_alg(family: Family, allowed: &[Alg]) -> Result<Alg, Unusable> {
     let of_family = allowed.iter().any(|alg| alg.family() == family);
     family.bind(allowed).ok_or_else(|| {
         if of_family {
-            wrong("alg", "missing, and the rule allows several algorithms for this key; name one")
+            wrong(
+                "alg",
+                "missing, and the rule allows several algorithms for this key; name one",
+            )
         } else {
             foreign("kty", "the rule allows no algorithm for this type of key")
         }
     })
 }
 
-/// A key of a map from key ids to PEM texts. The certificate is not validated: the provider's URL and TLS vouch for the map
-/// (ADR 15).
+/// A key of a map from key ids to PEM texts. The certificate is not validated: the provider's URL
+/// and TLS vouch for the map (ADR 15).
 fn read_pem(kid: &str, text: Value<'_>, allowed: &[Alg]) -> Result<Key, Unusable> {
     if kid.is_empty() || kid.len() > limits::MAX_KID_BYTES {
-        return Err(wrong("", format!("the key id is empty or longer than {} bytes", limits::MAX_KID_BYTES)));
+        return Err(wrong(
+            "",
+            format!(
+                "the key id is empty or longer than {} bytes",
+                limits::MAX_KID_BYTES
+            ),
+        ));
     }
     let der = pem::decode(text.as_str().unwrap_or_default())
         .ok_or_else(|| wrong("", "not a certificate or public key in PEM"))?;
-    let public =
-        der.public_key().ok_or_else(|| wrong("", "not the DER of an X.509 certificate or SubjectPublicKeyInfo"))?;
-    let (family, parts) = public.parameters().ok_or_else(|| foreign("", "unsupported type of public key"))?;
+    let public = der.public_key().ok_or_else(|| {
+        wrong(
+            "",
+            "not the DER of an X.509 certificate or SubjectPublicKeyInfo",
+        )
+    })?;
+    let (family, parts) = public
+        .parameters()
+        .ok_or_else(|| foreign("", "unsupported type of public key"))?;
     let alg = family_alg(family, allowed)?;
     let public = public_key(family, &parts)?;
-    Ok(Key { kid: Some(kid.into()), ..Key::of(family, alg, public, &parts) })
+    Ok(Key {
+        kid: Some(kid.into()),
+        ..Key::of(family, alg, public, &parts)
+    })
 }
 
 /// An asymmetric key of its JWK parameters in the order of [`parameters`].
@@ -538,43 +696,69 @@ fn public_key(family: Family, parts: &[Vec<u8>]) -> Result<PublicKey, Unusable> 
         (Family::P384, [x, y]) => Ok(PublicKey::P384(on_curve(x, y, 48, EcKey::new)?)),
         (Family::P521, [x, y]) => Ok(PublicKey::P521(on_curve(x, y, 66, EcKey::new)?)),
         (Family::Ed25519, [x]) => ed25519(x),
-        (Family::Rsa | Family::P256 | Family::P384 | Family::P521 | Family::Ed25519 | Family::Oct, _) => {
-            Err(wrong("kty", "not a public key"))
-        }
+        (
+            Family::Rsa
+            | Family::P256
+            | Family::P384
+            | Family::P521
+            | Family::Ed25519
+            | Family::Oct,
+            _,
+        ) => Err(wrong("kty", "not a public key")),
     }
 }
 
 fn read_kid(jwk: Value<'_>) -> Result<Option<Box<str>>, Unusable> {
-    let Some(kid) = member(jwk, "kid") else { return Ok(None) };
+    let Some(kid) = member(jwk, "kid") else {
+        return Ok(None);
+    };
     match kid.as_str() {
         Some(kid) if kid.len() <= limits::MAX_KID_BYTES => Ok(Some(kid.into())),
-        Some(_) => Err(wrong("kid", format!("longer than {} bytes", limits::MAX_KID_BYTES))),
+        Some(_) => Err(wrong(
+            "kid",
+            format!("longer than {} bytes", limits::MAX_KID_BYTES),
+        )),
         None => Err(wrong("kid", "not a string")),
     }
 }
 
 fn bytes(jwk: Value<'_>, member: &'static str) -> Result<Vec<u8>, Unusable> {
-    let text =
-        self::member(jwk, member).and_then(Value::as_str).ok_or_else(|| wrong(member, "missing or not a string"))?;
+    let text = self::member(jwk, member)
+        .and_then(Value::as_str)
+        .ok_or_else(|| wrong(member, "missing or not a string"))?;
     base64url::decode(text).ok_or_else(|| wrong(member, "not base64url without padding"))
 }
 
 fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<PublicKey, Unusable> {
     let key = RsaKey::new(modulus, exponent).map_err(|problem| match problem {
-        RsaProblem::Size(bits) => {
-            wrong("n", format!("{bits} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)", limits::MAX_RSA_BITS))
-        }
-        RsaProblem::Exponent => wrong("e", "not an odd public exponent of at least 3 for an odd modulus"),
+        RsaProblem::Size(bits) => wrong(
+            "n",
+            format!(
+                "{bits} bits; RSA keys have 2048 to {} (RFC 7518 §3.3)",
+                limits::MAX_RSA_BITS
+            ),
+        ),
+        RsaProblem::Exponent => wrong(
+            "e",
+            "not an odd public exponent of at least 3 for an odd modulus",
+        ),
     })?;
     Ok(PublicKey::Rsa(key))
 }
 
 /// A point in affine coordinates, and on the curve.
-fn on_curve<K>(x: &[u8], y: &[u8], length: usize, read: fn(&[u8], &[u8]) -> Option<K>) -> Result<K, Unusable> {
+fn on_curve<K>(
+    x: &[u8],
+    y: &[u8],
+    length: usize,
+    read: fn(&[u8], &[u8]) -> Option<K>,
+) -> Result<K, Unusable> {
     for (member, coordinate) in [("x", x), ("y", y)] {
         if coordinate.len() != length {
-            let told =
-                format!("{} bytes; this curve's coordinates have {length} (RFC 7518 §6.2.1.2)", coordinate.len());
+            let told = format!(
+                "{} bytes; this curve's coordinates have {length} (RFC 7518 §6.2.1.2)",
+                coordinate.len()
+            );
             return Err(wrong(member, told));
         }
     }
@@ -582,16 +766,25 @@ fn on_curve<K>(x: &[u8], y: &[u8], length: usize, read: fn(&[u8], &[u8]) -> Opti
 }
 
 fn ed25519(x: &[u8]) -> Result<PublicKey, Unusable> {
-    let x: [u8; 32] = x.try_into().map_err(|_| wrong("x", "not 32 bytes (RFC 8037 §2)"))?;
-    EdKey::new(&x).map(PublicKey::Ed25519).map_err(|problem| match problem {
-        EdProblem::NoPoint => wrong("x", "not the encoding of a point on the curve"),
-        EdProblem::SmallOrder => wrong("x", "low-order point: such a key accepts forged signatures"),
-    })
+    let x: [u8; 32] = x
+        .try_into()
+        .map_err(|_| wrong("x", "not 32 bytes (RFC 8037 §2)"))?;
+    EdKey::new(&x)
+        .map(PublicKey::Ed25519)
+        .map_err(|problem| match problem {
+            EdProblem::NoPoint => wrong("x", "not the encoding of a point on the curve"),
+            EdProblem::SmallOrder => {
+                wrong("x", "low-order point: such a key accepts forged signatures")
+            }
+        })
 }
 
 fn read_secret(jwk: Value<'_>, alg: Alg) -> Result<PublicKey, Unusable> {
     let secret = bytes(jwk, "k")?;
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the family is oct: only HS256 is left")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the family is oct: only HS256 is left"
+    )]
     let least = match alg {
         Alg::Hs512 => 64,
         Alg::Hs384 => 48,
@@ -600,19 +793,30 @@ fn read_secret(jwk: Value<'_>, alg: Alg) -> Result<PublicKey, Unusable> {
     if secret.len() < least {
         return Err(wrong(
             "k",
-            format!("{} bytes; {} needs at least {least} (RFC 7518 §3.2)", secret.len(), alg.name()),
+            format!(
+                "{} bytes; {} needs at least {least} (RFC 7518 §3.2)",
+                secret.len(),
+                alg.name()
+            ),
         ));
     }
     Ok(PublicKey::Secret(Secret(secret)))
 }
 
-/// The RFC 7638 SHA-256 thumbprint of a JWK's public part, in base64url; `None` for what is not a JWK.
+/// The RFC 7638 SHA-256 thumbprint of a JWK's public part, in base64url; `None` for what is not a
+/// JWK.
 #[must_use]
 pub fn thumbprint(jwk: &str) -> Option<String> {
     let jwk: JsonWebKey<'_> = serde_json::from_str(jwk).ok()?;
-    let public = if jwk.is_signing_key() { jwk.to_verifying_key() } else { jwk };
+    let public = if jwk.is_signing_key() {
+        jwk.to_verifying_key()
+    } else {
+        jwk
+    };
     // Written out it is the canonical form of RFC 7638 §3.2.
-    Some(base64url::encode(&Sha256::digest(public.to_string().as_bytes())))
+    Some(base64url::encode(&Sha256::digest(
+        public.to_string().as_bytes(),
+    )))
 }
 
 #[cfg(test)]

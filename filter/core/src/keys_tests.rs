@@ -10,7 +10,11 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 fn problem(jwk: &Value) -> String {
     match KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL, false) {
         Ok(_) => String::new(),
-        Err(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        Err(problems) => problems
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n"),
     }
 }
 
@@ -38,19 +42,36 @@ fn v6_weak_or_private_keys_are_refused() {
         (rsa(&even, &[1, 0, 1]), "keys[0].e"),
         (point(&[1; 32], &[1; 32]), "keys[0].x: not a point"),
         (point(&[1; 31], &[1; 32]), "keys[0].x: 31 bytes"),
-        (changed(json!({ "x": base64url::encode(&[0; 32]) })), "low-order point"),
+        (
+            changed(json!({ "x": base64url::encode(&[0; 32]) })),
+            "low-order point",
+        ),
         (changed(json!({ "x": "AA" })), "keys[0].x: not 32 bytes"),
         (changed(json!({ "x": "AA==" })), "keys[0].x: not base64url"),
-        (changed(json!({ "alg": "ES256" })), "keys[0].alg: ES256 does not go with"),
+        (
+            changed(json!({ "alg": "ES256" })),
+            "keys[0].alg: ES256 does not go with",
+        ),
         (changed(json!({ "kid": "k".repeat(257) })), "keys[0].kid"),
-        (changed(json!({ "d": "AAAA" })), "keys[0].d: a private member"),
+        (
+            changed(json!({ "d": "AAAA" })),
+            "keys[0].d: a private member",
+        ),
         (changed(json!({ "kty": null })), "keys[0].kty: missing"),
-        (json!({ "kty": "oct", "alg": "HS256", "k": base64url::encode(&[1; 32]) }), "keys[0].kty: a shared secret"),
+        (
+            json!({ "kty": "oct", "alg": "HS256", "k": base64url::encode(&[1; 32]) }),
+            "keys[0].kty: a shared secret",
+        ),
     ] {
         let told = problem(&jwk);
         assert!(told.contains(expected), "{jwk}: {told}");
-        let fetched = KeySet::from_provider(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL).unwrap();
-        assert_eq!((fetched.len(), reasons(&fetched).join("\n")), (0, told), "{jwk}");
+        let fetched =
+            KeySet::from_provider(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL).unwrap();
+        assert_eq!(
+            (fetched.len(), reasons(&fetched).join("\n")),
+            (0, told),
+            "{jwk}"
+        );
     }
     assert_eq!(problem(&rsa(&[0xff; 256], &[1, 0, 1])), "");
     assert_eq!(problem(&rsa(&[0xff; 256], &[3])), "");
@@ -59,7 +80,8 @@ fn v6_weak_or_private_keys_are_refused() {
 #[test]
 fn secrets_are_as_long_as_their_hash() {
     let read = |alg: &str, length: usize| {
-        let jwk = json!({ "kty": "oct", "alg": alg, "k": base64url::encode(&alloc::vec![1; length]) });
+        let jwk =
+            json!({ "kty": "oct", "alg": alg, "k": base64url::encode(&alloc::vec![1; length]) });
         KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL, true).is_ok()
     };
     for (alg, least) in [("HS256", 32), ("HS384", 48), ("HS512", 64)] {
@@ -81,7 +103,10 @@ fn foreign_keys_are_skipped_and_counted() {
     keys.push(good);
     let set = KeySet::from_config(&json!({ "keys": keys }).to_string(), &Alg::ALL, false).unwrap();
     assert_eq!((set.len(), set.skipped()), (1, foreign.len()));
-    assert!(KeySet::from_config(&json!({ "keys": foreign }).to_string(), &Alg::ALL, false).is_err(), "no key left");
+    assert!(
+        KeySet::from_config(&json!({ "keys": foreign }).to_string(), &Alg::ALL, false).is_err(),
+        "no key left"
+    );
 }
 
 fn fetched(keys: Value) -> KeySet {
@@ -89,14 +114,23 @@ fn fetched(keys: Value) -> KeySet {
 }
 
 fn reasons(set: &KeySet) -> Vec<String> {
-    set.passed_over().iter().map(|passed| passed.problem.to_string()).collect()
+    set.passed_over()
+        .iter()
+        .map(|passed| passed.problem.to_string())
+        .collect()
 }
 
 #[test]
 fn one_bad_key_spoils_no_set() {
     let private = changed(json!({ "kid": "p", "d": "AAAA" }));
     let oct = json!({ "kty": "oct", "alg": "HS256", "k": base64url::encode(&[1; 32]) });
-    let read = fetched(json!([TestKey::new("k1", 1).jwk(), private, oct, rsa(&[0xff; 128], &[1, 0, 1]), 7]));
+    let read = fetched(json!([
+        TestKey::new("k1", 1).jwk(),
+        private,
+        oct,
+        rsa(&[0xff; 128], &[1, 0, 1]),
+        7
+    ]));
     assert_eq!((read.len(), read.skipped()), (1, 4));
     assert!(KeySet::from_provider("{}", &Alg::ALL).is_err());
     assert!(KeySet::from_provider(&" ".repeat(limits::MAX_JWKS_BYTES + 1), &Alg::ALL).is_err());
@@ -108,31 +142,66 @@ fn surplus_keys_are_left_out() {
     keys.extend([1, 2, 3].map(|seed| TestKey::new("k1", seed).jwk()));
     let set = fetched(json!(keys));
     assert_eq!((set.len(), set.skipped()), (1, limits::MAX_KEYS));
-    assert_eq!(reasons(&set).last().unwrap(), "keys: 2 keys after the first 100 are not read");
-    let configured = KeySet::from_config(&json!({ "keys": keys }).to_string(), &Alg::ALL, false).unwrap_err();
+    assert_eq!(
+        reasons(&set).last().unwrap(),
+        "keys: 2 keys after the first 100 are not read"
+    );
+    let configured =
+        KeySet::from_config(&json!({ "keys": keys }).to_string(), &Alg::ALL, false).unwrap_err();
     assert_eq!(configured.len(), 1, "a mistake in a configuration");
     let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----";
-    let map: Value =
-        (0..limits::MAX_KEYS + 1).map(|at| (format!("k{at}"), json!(key))).collect::<serde_json::Map<_, _>>().into();
+    let map: Value = (0..limits::MAX_KEYS + 1)
+        .map(|at| (format!("k{at}"), json!(key)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     let set = KeySet::from_provider(&map.to_string(), &Alg::ALL).unwrap();
-    assert_eq!((set.len(), reasons(&set).join("")), (100, "keys: 1 keys after the first 100 are not read".into()));
+    assert_eq!(
+        (set.len(), reasons(&set).join("")),
+        (100, "keys: 1 keys after the first 100 are not read".into())
+    );
 }
 
 #[test]
 fn key_that_repeats_a_member_is_left_out() {
-    let [good, other] = [1, 2].map(|seed| TestKey::new(if seed == 1 { "k1" } else { "k2" }, seed).jwk().to_string());
+    let [good, other] = [1, 2].map(|seed| {
+        TestKey::new(if seed == 1 { "k1" } else { "k2" }, seed)
+            .jwk()
+            .to_string()
+    });
     let repeated = |member: &str| format!("{},{member}}}", &other[..other.len() - 1]);
-    for member in [r#""kid":"k2""#, r#""\u0078":"AA""#, r#""more":[{"a":1,"a":2}]"#] {
-        let set = KeySet::from_provider(&format!(r#"{{"keys":[{},{good}]}}"#, repeated(member)), &Alg::ALL).unwrap();
-        assert_eq!(set.kids().collect::<alloc::vec::Vec<_>>(), [Some("k1")], "{member}");
-        assert_eq!(reasons(&set), ["keys[0]: has two members of the same name"], "{member}");
+    for member in [
+        r#""kid":"k2""#,
+        r#""\u0078":"AA""#,
+        r#""more":[{"a":1,"a":2}]"#,
+    ] {
+        let set = KeySet::from_provider(
+            &format!(r#"{{"keys":[{},{good}]}}"#, repeated(member)),
+            &Alg::ALL,
+        )
+        .unwrap();
+        assert_eq!(
+            set.kids().collect::<alloc::vec::Vec<_>>(),
+            [Some("k1")],
+            "{member}"
+        );
+        assert_eq!(
+            reasons(&set),
+            ["keys[0]: has two members of the same name"],
+            "{member}"
+        );
     }
     // Which of two lists is meant cannot be known, nor which of two keys a map names.
-    for text in
-        [format!(r#"{{"keys":[{good}],"keys":[{other}]}}"#), r#"{"k":"-----BEGIN X","k":"-----BEGIN X"}"#.into()]
-    {
-        let problem = KeySet::from_provider(&text, &Alg::ALL).unwrap_err().to_string();
-        assert!(problem.starts_with("an object has two members of the same name"), "{problem}");
+    for text in [
+        format!(r#"{{"keys":[{good}],"keys":[{other}]}}"#),
+        r#"{"k":"-----BEGIN X","k":"-----BEGIN X"}"#.into(),
+    ] {
+        let problem = KeySet::from_provider(&text, &Alg::ALL)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            problem.starts_with("an object has two members of the same name"),
+            "{problem}"
+        );
     }
 }
 
@@ -140,14 +209,38 @@ fn key_that_repeats_a_member_is_left_out() {
 fn only_an_ambiguous_key_is_left_out() {
     let [one, other, third] = [1, 2, 3].map(|seed| TestKey::new("twin", seed).jwk());
     let good = TestKey::new("k1", 9).jwk();
-    for keys in [json!([one, good, other]), json!([one, other, one, good, third])] {
+    for keys in [
+        json!([one, good, other]),
+        json!([one, other, one, good, third]),
+    ] {
         let set = fetched(keys.clone());
-        assert_eq!(set.find(Some("twin"), Alg::EdDsa), Err(Rejection::KeyAmbiguous), "{keys}");
-        assert_eq!(set.find(Some("k1"), Alg::EdDsa).map(Key::kid), Ok(Some("k1")), "{keys}");
-        assert_eq!(set.find(None, Alg::EdDsa), Err(Rejection::KeyAmbiguous), "{keys}");
-        assert!(reasons(&set).iter().all(|reason| reason.contains("kid \"twin\" names different keys for EdDSA")));
+        assert_eq!(
+            set.find(Some("twin"), Alg::EdDsa),
+            Err(Rejection::KeyAmbiguous),
+            "{keys}"
+        );
+        assert_eq!(
+            set.find(Some("k1"), Alg::EdDsa).map(Key::kid),
+            Ok(Some("k1")),
+            "{keys}"
+        );
+        assert_eq!(
+            set.find(None, Alg::EdDsa),
+            Err(Rejection::KeyAmbiguous),
+            "{keys}"
+        );
+        assert!(
+            reasons(&set)
+                .iter()
+                .all(|reason| reason.contains("kid \"twin\" names different keys for EdDSA"))
+        );
     }
-    assert_eq!(reasons(&fetched(json!([one, good, other])))[1].split(':').next(), Some("keys[2]"));
+    assert_eq!(
+        reasons(&fetched(json!([one, good, other])))[1]
+            .split(':')
+            .next(),
+        Some("keys[2]")
+    );
 }
 
 #[test]
@@ -158,11 +251,19 @@ fn algorithm_and_type_tell_keys_apart() {
         merge(&mut jwk, json!({ "kid": "main", "alg": alg }));
         jwk
     };
-    let set = fetched(json!([named("RS256", 0xff), ed, named("PS512", 0xff), named("RS384", 0xfd)]));
+    let set = fetched(json!([
+        named("RS256", 0xff),
+        ed,
+        named("PS512", 0xff),
+        named("RS384", 0xfd)
+    ]));
     for alg in [Alg::Rs256, Alg::EdDsa, Alg::Ps512, Alg::Rs384] {
         assert_eq!(set.find(Some("main"), alg).map(Key::alg), Ok(alg));
     }
-    assert_eq!(set.find(Some("main"), Alg::Es256), Err(Rejection::AlgorithmMismatch));
+    assert_eq!(
+        set.find(Some("main"), Alg::Es256),
+        Err(Rejection::AlgorithmMismatch)
+    );
     assert_eq!(set.skipped(), 0);
 }
 
@@ -182,8 +283,10 @@ fn the_same_key_counts_once() {
 
 #[test]
 fn a_member_without_a_value_is_absent() {
-    for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "use", "key_ops", "alg", "kid", "x5c", "x5t", "crv_note"]
-    {
+    for name in [
+        "d", "p", "q", "dp", "dq", "qi", "oth", "k", "use", "key_ops", "alg", "kid", "x5c", "x5t",
+        "crv_note",
+    ] {
         for empty in [json!(null), json!([]), json!("")] {
             let mut jwk = TestKey::new("k1", 1).jwk();
             jwk[name] = empty.clone();
@@ -191,25 +294,59 @@ fn a_member_without_a_value_is_absent() {
             assert_eq!((set.len(), set.skipped()), (1, 0), "{name}: {empty}");
         }
     }
-    assert_eq!(problem(&changed(json!({ "d": 0 }))).split(':').next(), Some("keys[0].d"), "a value is a value");
+    assert_eq!(
+        problem(&changed(json!({ "d": 0 }))).split(':').next(),
+        Some("keys[0].d"),
+        "a value is a value"
+    );
 }
 
 #[test]
 fn each_key_is_passed_over_for_its_own_reason() {
     for (jwk, expected) in [
-        (changed(json!({ "use": "enc" })), "keys[0].use: \"enc\", not \"sig\""),
-        (changed(json!({ "key_ops": ["sign"] })), "keys[0].key_ops: does not contain \"verify\""),
-        (changed(json!({ "crv": "X25519" })), "keys[0].crv: unsupported curve \"X25519\""),
-        (json!({ "kty": "AKP" }), "keys[0].kty: unsupported key type \"AKP\""),
-        (changed(json!({ "alg": "Ed448" })), "keys[0].alg: unsupported algorithm \"Ed448\""),
-        (changed(json!({ "alg": "\n".repeat(65) })), "keys[0].alg: unsupported algorithm \"\\n\\n"),
-        (changed(json!({ "d": "AAAA" })), "keys[0].d: a private member"),
+        (
+            changed(json!({ "use": "enc" })),
+            "keys[0].use: \"enc\", not \"sig\"",
+        ),
+        (
+            changed(json!({ "key_ops": ["sign"] })),
+            "keys[0].key_ops: does not contain \"verify\"",
+        ),
+        (
+            changed(json!({ "crv": "X25519" })),
+            "keys[0].crv: unsupported curve \"X25519\"",
+        ),
+        (
+            json!({ "kty": "AKP" }),
+            "keys[0].kty: unsupported key type \"AKP\"",
+        ),
+        (
+            changed(json!({ "alg": "Ed448" })),
+            "keys[0].alg: unsupported algorithm \"Ed448\"",
+        ),
+        (
+            changed(json!({ "alg": "\n".repeat(65) })),
+            "keys[0].alg: unsupported algorithm \"\\n\\n",
+        ),
+        (
+            changed(json!({ "d": "AAAA" })),
+            "keys[0].d: a private member",
+        ),
     ] {
         let told = reasons(&fetched(json!([jwk]))).join("");
-        assert!(told.starts_with(expected) && told.len() < 250, "{jwk}: {told}");
+        assert!(
+            told.starts_with(expected) && told.len() < 250,
+            "{jwk}: {told}"
+        );
     }
-    let unlisted = KeySet::from_provider(&json!({ "keys": [TestKey::new("k1", 1).jwk()] }).to_string(), &[Alg::Rs256]);
-    assert_eq!(reasons(&unlisted.unwrap()), ["keys[0].alg: EdDSA is not among the rule's algorithms"]);
+    let unlisted = KeySet::from_provider(
+        &json!({ "keys": [TestKey::new("k1", 1).jwk()] }).to_string(),
+        &[Alg::Rs256],
+    );
+    assert_eq!(
+        reasons(&unlisted.unwrap()),
+        ["keys[0].alg: EdDSA is not among the rule's algorithms"]
+    );
 }
 
 /// Certificates and keys made by OpenSSL; `keys` are the same as JWKs.
@@ -226,7 +363,11 @@ fn certificates_give_the_keys_in_them() {
     }
     let es = KeySet::from_provider(&both["map"].to_string(), &[Alg::Es256]).unwrap();
     assert_eq!((es.len(), es.skipped()), (1, 4));
-    assert!(reasons(&es)[0].starts_with("\"ed\".kty: the rule allows no algorithm"), "{:?}", reasons(&es));
+    assert!(
+        reasons(&es)[0].starts_with("\"ed\".kty: the rule allows no algorithm"),
+        "{:?}",
+        reasons(&es)
+    );
 }
 
 #[test]
@@ -234,28 +375,45 @@ fn a_damaged_certificate_gives_no_key() {
     let both: Value = serde_json::from_str(X509_MAP).unwrap();
     let pem = both["map"]["rsa"].as_str().unwrap();
     let good = TestKey::new("k1", 1).jwk();
-    for damaged in
-        [pem.replace("MII", "MIA"), pem.replace('/', "_"), pem[..600].to_string(), pem.replace("CERT", "CRET")]
-    {
+    for damaged in [
+        pem.replace("MII", "MIA"),
+        pem.replace('/', "_"),
+        pem[..600].to_string(),
+        pem.replace("CERT", "CRET"),
+    ] {
         let map = json!({ "rsa": damaged, "p256": both["map"]["p256"], "note": 7 });
         let set = KeySet::from_provider(&map.to_string(), &Alg::ALL).unwrap();
         assert_eq!((set.len(), set.skipped()), (1, 2), "{:?}", reasons(&set));
     }
     // A JWK Set stays one, whatever else is in it.
     let mixed = json!({ "keys": [good], "rsa": pem });
-    assert_eq!(KeySet::from_provider(&mixed.to_string(), &Alg::ALL).unwrap().kids().next(), Some(Some("k1")));
+    assert_eq!(
+        KeySet::from_provider(&mixed.to_string(), &Alg::ALL)
+            .unwrap()
+            .kids()
+            .next(),
+        Some(Some("k1"))
+    );
 }
 
 #[test]
 fn a_key_without_alg_takes_the_only_allowed_one_of_its_family() {
     let jwks = json!({ "keys": [rsa(&[0xff; 256], &[1, 0, 1])] }).to_string();
-    let bound =
-        |allowed: &[Alg]| KeySet::from_provider(&jwks, allowed).unwrap().iter().map(Key::alg).collect::<Vec<_>>();
+    let bound = |allowed: &[Alg]| {
+        KeySet::from_provider(&jwks, allowed)
+            .unwrap()
+            .iter()
+            .map(Key::alg)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(bound(&[Alg::Ps256, Alg::Es256]), [Alg::Ps256]);
     assert_eq!(bound(&[Alg::Ps256, Alg::Rs256]), [Alg::Rs256]);
     assert_eq!(bound(&[Alg::Ps256, Alg::Ps512]), []);
     let told = KeySet::from_config(&jwks, &[Alg::Ps256, Alg::Ps512], false).unwrap_err();
-    assert!(told[0].to_string().contains("keys[0].alg: missing"), "{told:?}");
+    assert!(
+        told[0].to_string().contains("keys[0].alg: missing"),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -263,5 +421,8 @@ fn debug_output_never_shows_a_secret() {
     let jwk = json!({ "kty": "oct", "alg": "HS256", "k": base64url::encode(b"a secret that nobody may ever see") });
     let set = KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL, true).unwrap();
     let shown = format!("{set:?}");
-    assert!(shown.contains("Secret(..)") && !shown.contains("97, 32"), "{shown}");
+    assert!(
+        shown.contains("Secret(..)") && !shown.contains("97, 32"),
+        "{shown}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Meshseal's decisions, without a clock, I/O, host or log: the same code decides in the proxy, in the issuer and in the CLI.
+//! Meshseal's decisions, without a clock, I/O, host or log: the same code decides in the proxy, in
+//! the issuer and in the CLI.
 //!
 //! A request's token takes one way through this crate:
 //!
@@ -9,12 +10,21 @@
 //!                              policy::authorize (route, scopes, staleness) ◀──── Verified
 //! ```
 //!
-//! [`validate`] is the one place that states the order of the checks, [`rejection`] names every way to fail,
-//! [`limits`] holds every budget. What issuer and filter must agree on is [`bundle`] and [`revocation`].
+//! [`validate`] is the one place that states the order of the checks, [`rejection`] names every way
+//! to fail, [`limits`] holds every budget. What issuer and filter must agree on is [`bundle`] and
+//! [`revocation`].
 #![no_std]
-#![deny(clippy::std_instead_of_core, clippy::std_instead_of_alloc, clippy::alloc_instead_of_core)]
-// A trap in the module is an outage of the proxy: arithmetic on what came from outside says what happens at its ends.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::as_conversions))]
+#![deny(
+    clippy::std_instead_of_core,
+    clippy::std_instead_of_alloc,
+    clippy::alloc_instead_of_core
+)]
+// A trap in the module is an outage of the proxy: arithmetic on what came from outside says what
+// happens at its ends.
+#![cfg_attr(
+    not(test),
+    deny(clippy::arithmetic_side_effects, clippy::as_conversions)
+)]
 
 extern crate alloc;
 

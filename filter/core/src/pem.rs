@@ -30,15 +30,27 @@ impl Pem {
 }
 
 /// The members of a map from key ids to PEM texts; `None` for any other document.
-pub(crate) fn members<'d>(root: Value<'d>) -> Option<impl Iterator<Item = (&'d str, Value<'d>)> + use<'d>> {
-    let is_pem = |value: Value<'_>| value.as_str().is_some_and(|text| text.trim_ascii_start().starts_with(BEGIN));
-    let is_set = root.get("keys").is_some_and(|keys| keys.kind() == Kind::Array);
+pub(crate) fn members<'d>(
+    root: Value<'d>,
+) -> Option<impl Iterator<Item = (&'d str, Value<'d>)> + use<'d>> {
+    let is_pem = |value: Value<'_>| {
+        value
+            .as_str()
+            .is_some_and(|text| text.trim_ascii_start().starts_with(BEGIN))
+    };
+    let is_set = root
+        .get("keys")
+        .is_some_and(|keys| keys.kind() == Kind::Array);
     (!is_set && root.members().any(|(_, value)| is_pem(value))).then(|| root.members())
 }
 
-/// Decodes the first block of a text. A provider that publishes a chain puts the signing certificate first.
+/// Decodes the first block of a text. A provider that publishes a chain puts the signing
+/// certificate first.
 pub(crate) fn decode(text: &str) -> Option<Pem> {
-    let (label, rest) = text.trim_ascii_start().strip_prefix(BEGIN)?.split_once("-----")?;
+    let (label, rest) = text
+        .trim_ascii_start()
+        .strip_prefix(BEGIN)?
+        .split_once("-----")?;
     let (body, end) = rest.split_once("-----END ")?;
     end.strip_prefix(label)?.strip_prefix("-----")?;
     let mut url_safe = String::with_capacity(body.len());

@@ -1,6 +1,8 @@
-//! Every way a request can be refused: flat, `Copy`, without text, with a code that stays the same between versions.
+//! Every way a request can be refused: flat, `Copy`, without text, with a code that stays the same
+//! between versions.
 //!
-//! The filter maps [`Class`] to HTTP in one file; operators find the codes in counters, response code details and bodies.
+//! The filter maps [`Class`] to HTTP in one file; operators find the codes in counters, response
+//! code details and bodies.
 
 use crate::limits;
 
@@ -130,7 +132,8 @@ rejections! {
     GrantRevoked = "grant-revoked", InvalidToken;
     /// Keys and revocations are older than the route accepts (V16).
     BundleStale = "bundle-stale", Unavailable;
-    /// A claim cannot be forwarded as a header unchanged, or is too long, and its output has `onUnsafe: REJECT`.
+    /// A claim cannot be forwarded as a header unchanged, or is too long, and its output has
+    /// `onUnsafe: REJECT`.
     OutputUnsafe = "output-unsafe", Forbidden;
     /// A DENY rule matches.
     RuleDenied = "rule-denied", Forbidden;
@@ -158,7 +161,10 @@ impl Rejection {
         if self == Self::TokenTooDeep {
             return Some(limits::MAX_JSON_DEPTH.into());
         }
-        LIMITS.iter().find(|(rejection, _)| *rejection == self).map(|(_, limit)| *limit)
+        LIMITS
+            .iter()
+            .find(|(rejection, _)| *rejection == self)
+            .map(|(_, limit)| *limit)
     }
 }
 
@@ -180,8 +186,18 @@ mod tests {
     fn codes_are_distinct_kebab_case() {
         for (at, rejection) in Rejection::ALL.iter().enumerate() {
             let code = rejection.code();
-            assert!(code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{code}");
-            assert!(Rejection::ALL.iter().skip(at + 1).all(|other| other.code() != code), "{code} twice");
+            assert!(
+                code.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+                "{code}"
+            );
+            assert!(
+                Rejection::ALL
+                    .iter()
+                    .skip(at + 1)
+                    .all(|other| other.code() != code),
+                "{code} twice"
+            );
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Revocation: the exact set of revoked tokens, and times before which whole groups of tokens are revoked (V15).
+//! Revocation: the exact set of revoked tokens, and times before which whole groups of tokens are
+//! revoked (V15).
 //!
-//! Each token of the issuer has a dense index, the front half of its `jti`; the set of revoked indices is small, so a sorted
-//! list of differences in LEB128 is both exact and shorter than any filter (218 bytes for 100 of a million).
+//! Each token of the issuer has a dense index, the front half of its `jti`; the set of revoked
+//! indices is small, so a sorted list of differences in LEB128 is both exact and shorter than any
+//! filter (218 bytes for 100 of a million).
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -23,14 +25,18 @@ pub struct IndexSet {
 impl IndexSet {
     /// Adds an index; false if it was there.
     pub fn insert(&mut self, index: u64) -> bool {
-        let Err(at) = self.sorted.binary_search(&index) else { return false };
+        let Err(at) = self.sorted.binary_search(&index) else {
+            return false;
+        };
         self.sorted.insert(at, index);
         true
     }
 
     /// Removes an index; false if it was not there.
     pub fn remove(&mut self, index: u64) -> bool {
-        let Ok(at) = self.sorted.binary_search(&index) else { return false };
+        let Ok(at) = self.sorted.binary_search(&index) else {
+            return false;
+        };
         self.sorted.remove(at);
         true
     }
@@ -61,14 +67,22 @@ impl IndexSet {
     /// This set with those of `added`, without those of `dropped`; one pass over each.
     #[must_use]
     pub fn changed(&self, added: &Self, dropped: &Self) -> Self {
-        let all = self.iter().chain(added.iter()).filter(|index| !dropped.contains(*index));
+        let all = self
+            .iter()
+            .chain(added.iter())
+            .filter(|index| !dropped.contains(*index));
         all.collect()
     }
 
     /// Those of this set that `other` lacks.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
-        Self { sorted: self.iter().filter(|index| !other.contains(*index)).collect() }
+        Self {
+            sorted: self
+                .iter()
+                .filter(|index| !other.contains(*index))
+                .collect(),
+        }
     }
 
     /// The differences between neighbours, in unsigned LEB128; the first index counts from zero.
@@ -83,7 +97,8 @@ impl IndexSet {
         out
     }
 
-    /// Reads [`IndexSet::encode`]'s output; `None` unless it is the one encoding of a set within [`limits::MAX_REVOKED`].
+    /// Reads [`IndexSet::encode`]'s output; `None` unless it is the one encoding of a set within
+    /// [`limits::MAX_REVOKED`].
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut sorted: Vec<u64> = Vec::new();
@@ -149,15 +164,15 @@ fn take_leb128(bytes: &mut impl Iterator<Item = u8>) -> Option<Option<u64>> {
 
 /// Times before which tokens are revoked: a token with `iat` less than the value is refused.
 ///
-/// To revoke everything issued up to and including second T, the issuer stores T + 1. For `kid` the key itself is
-/// revoked, whatever the time: see [`Epochs::revokes_key`].
+/// To revoke everything issued up to and including second T, the issuer stores T + 1. For `kid` the
+/// key itself is revoked, whatever the time: see [`Epochs::revokes_key`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Epochs {
     /// All tokens of the issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all: Option<u64>,
-    /// Key of the digests that stand for names in `sub`, `client`, `sid` and `grant` ([`name_digest`], poll protocol 2). Without
-    /// it the names themselves stand there.
+    /// Key of the digests that stand for names in `sub`, `client`, `sid` and `grant`
+    /// ([`name_digest`], poll protocol 2). Without it the names themselves stand there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest_key: Option<String>,
     /// By signing key.
@@ -178,13 +193,15 @@ pub struct Epochs {
 }
 
 impl Epochs {
-    /// Whether this key was revoked. A stolen key can write any `iat`, so its epoch's time is not compared.
+    /// Whether this key was revoked. A stolen key can write any `iat`, so its epoch's time is not
+    /// compared.
     #[must_use]
     pub fn revokes_key(&self, kid: &str) -> bool {
         self.kid.contains_key(kid)
     }
 
-    /// Why these claims are revoked, if they are. A token without `iat` counts as issued at the beginning of time.
+    /// Why these claims are revoked, if they are. A token without `iat` counts as issued at the
+    /// beginning of time.
     #[must_use]
     pub fn revokes(&self, claims: &Claims) -> Option<Rejection> {
         let issued_at = claims.issued_at().unwrap_or(0);
@@ -192,14 +209,35 @@ impl Epochs {
             return Some(Rejection::IssuedBeforeEpoch);
         }
         [
-            ("sub", &self.sub, claims.subject(), Rejection::SubjectRevoked),
-            ("client", &self.client, claims.client_id(), Rejection::ClientRevoked),
-            ("sid", &self.sid, claims.session(), Rejection::SessionRevoked),
-            ("grant", &self.grant, claims.grant(), Rejection::GrantRevoked),
+            (
+                "sub",
+                &self.sub,
+                claims.subject(),
+                Rejection::SubjectRevoked,
+            ),
+            (
+                "client",
+                &self.client,
+                claims.client_id(),
+                Rejection::ClientRevoked,
+            ),
+            (
+                "sid",
+                &self.sid,
+                claims.session(),
+                Rejection::SessionRevoked,
+            ),
+            (
+                "grant",
+                &self.grant,
+                claims.grant(),
+                Rejection::GrantRevoked,
+            ),
         ]
         .into_iter()
         .find(|(kind, epochs, name, _)| {
-            name.and_then(|name| self.epoch(kind, epochs, name)).is_some_and(|at| issued_at < at)
+            name.and_then(|name| self.epoch(kind, epochs, name))
+                .is_some_and(|at| issued_at < at)
         })
         .map(|(.., rejection)| rejection)
     }
@@ -217,10 +255,17 @@ impl Epochs {
     /// These epochs with digests in place of names.
     #[must_use]
     pub fn with_digests(mut self, key: &str) -> Self {
-        let kinds =
-            [("sub", &mut self.sub), ("client", &mut self.client), ("sid", &mut self.sid), ("grant", &mut self.grant)];
+        let kinds = [
+            ("sub", &mut self.sub),
+            ("client", &mut self.client),
+            ("sid", &mut self.sid),
+            ("grant", &mut self.grant),
+        ];
         for (kind, epochs) in kinds {
-            *epochs = epochs.iter().map(|(name, epoch)| (name_digest(key, kind, name), *epoch)).collect();
+            *epochs = epochs
+                .iter()
+                .map(|(name, epoch)| (name_digest(key, kind, name), *epoch))
+                .collect();
         }
         self.digest_key = Some(String::from(key));
         self
@@ -231,16 +276,25 @@ impl Epochs {
     }
 }
 
-/// What stands for a name in a bundle: the first 16 bytes of HMAC-SHA256 (RFC 2104) over the kind of group, a zero byte and the
-/// name, in base64url. A reader of the bundle learns no name from it that it cannot guess.
+/// What stands for a name in a bundle: the first 16 bytes of HMAC-SHA256 (RFC 2104) over the kind
+/// of group, a zero byte and the name, in base64url. A reader of the bundle learns no name from it
+/// that it cannot guess.
 #[must_use]
 pub fn name_digest(key: &str, kind: &str, name: &str) -> String {
-    let Ok(mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else { return String::new() };
-    let digest = mac.chain_update(kind).chain_update([0]).chain_update(name).finalize().into_bytes();
+    let Ok(mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else {
+        return String::new();
+    };
+    let digest = mac
+        .chain_update(kind)
+        .chain_update([0])
+        .chain_update(name)
+        .finalize()
+        .into_bytes();
     base64url::encode(digest.get(..16).unwrap_or_default())
 }
 
-/// A `jti` that carries the token's index: 22 characters for 8 bytes of index and 8 random bytes (I5).
+/// A `jti` that carries the token's index: 22 characters for 8 bytes of index and 8 random bytes
+/// (I5).
 #[must_use]
 pub fn jti_with_index(index: u64, random: [u8; 8]) -> String {
     let mut bytes = Vec::with_capacity(16);
@@ -293,9 +347,13 @@ mod tests {
             let jti = jti_with_index(index, [9; 8]);
             assert_eq!((jti.len(), index_of(&jti)), (22, Some(index)));
         }
-        for jti in
-            ["", "x", "5b0bb4b8-2c58-4cfa-a27c-2ba04a9a6b6d", "AAAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAB"]
-        {
+        for jti in [
+            "",
+            "x",
+            "5b0bb4b8-2c58-4cfa-a27c-2ba04a9a6b6d",
+            "AAAAAAAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAAAB",
+        ] {
             assert_eq!(index_of(jti), None, "{jti}");
         }
     }
@@ -303,31 +361,79 @@ mod tests {
     #[test]
     fn epochs_refuse_what_was_issued_before_them() {
         let claims = |iat: u64| {
-            let json = alloc::format!(r#"{{"iat":{iat},"sub":"alice","client_id":"app","sid":"s","grant_id":"g"}}"#);
+            let json = alloc::format!(
+                r#"{{"iat":{iat},"sub":"alice","client_id":"app","sid":"s","grant_id":"g"}}"#
+            );
             Claims::parse(json.into_bytes()).unwrap()
         };
         let one = |name: &str| BTreeMap::from([(String::from(name), 100)]);
         for (epochs, expected) in [
-            (Epochs { all: Some(100), ..Epochs::default() }, Rejection::IssuedBeforeEpoch),
-            (Epochs { sub: one("alice"), ..Epochs::default() }, Rejection::SubjectRevoked),
-            (Epochs { client: one("app"), ..Epochs::default() }, Rejection::ClientRevoked),
-            (Epochs { sid: one("s"), ..Epochs::default() }, Rejection::SessionRevoked),
-            (Epochs { grant: one("g"), ..Epochs::default() }, Rejection::GrantRevoked),
+            (
+                Epochs {
+                    all: Some(100),
+                    ..Epochs::default()
+                },
+                Rejection::IssuedBeforeEpoch,
+            ),
+            (
+                Epochs {
+                    sub: one("alice"),
+                    ..Epochs::default()
+                },
+                Rejection::SubjectRevoked,
+            ),
+            (
+                Epochs {
+                    client: one("app"),
+                    ..Epochs::default()
+                },
+                Rejection::ClientRevoked,
+            ),
+            (
+                Epochs {
+                    sid: one("s"),
+                    ..Epochs::default()
+                },
+                Rejection::SessionRevoked,
+            ),
+            (
+                Epochs {
+                    grant: one("g"),
+                    ..Epochs::default()
+                },
+                Rejection::GrantRevoked,
+            ),
         ] {
             assert_eq!(epochs.revokes(&claims(99)), Some(expected));
             assert_eq!(epochs.revokes(&claims(100)), None);
         }
-        assert_eq!(Epochs { sub: one("bob"), ..Epochs::default() }.revokes(&claims(1)), None);
-        let named = Epochs { sub: one("alice"), grant: one("alice"), ..Epochs::default() };
+        assert_eq!(
+            Epochs {
+                sub: one("bob"),
+                ..Epochs::default()
+            }
+            .revokes(&claims(1)),
+            None
+        );
+        let named = Epochs {
+            sub: one("alice"),
+            grant: one("alice"),
+            ..Epochs::default()
+        };
         let hidden = named.with_digests("a key that only this issuer has");
         assert_eq!(hidden.revokes(&claims(99)), Some(Rejection::SubjectRevoked));
         assert_eq!(hidden.revokes(&claims(100)), None);
         let names: Vec<&String> = hidden.sub.keys().chain(hidden.grant.keys()).collect();
-        // Computed with Python: hmac.new(key, b"sub\0alice", "sha256").digest()[:16] in base64url, and with "grant".
+        // Computed with Python: hmac.new(key, b"sub\0alice", "sha256").digest()[:16] in base64url,
+        // and with "grant".
         assert_eq!(names, ["55GTuQUUGXGS09n6S-mg6g", "86hyYQ8-UT2Tmks5QhqFvw"]);
         let undated = Claims::parse(br#"{"sub":"alice"}"#.to_vec()).unwrap();
         assert_eq!(
-            Epochs { sub: one("alice"), ..Epochs::default() }.revokes(&undated),
+            Epochs {
+                sub: one("alice"),
+                ..Epochs::default()
+            }
+            .revokes(&undated),
             Some(Rejection::SubjectRevoked)
         );
     }

@@ -1,4 +1,5 @@
-//! What the tests of core and plugin share (feature `testing`): a signing key and the claims of a good token.
+//! What the tests of core and plugin share (feature `testing`): a signing key and the claims of a
+//! good token.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -25,7 +26,10 @@ impl TestKey {
     /// Different seeds make different keys.
     #[must_use]
     pub fn new(kid: &'static str, seed: u8) -> Self {
-        Self { kid, signing: SigningKey::from_bytes(&[seed; 32]) }
+        Self {
+            kid,
+            signing: SigningKey::from_bytes(&[seed; 32]),
+        }
     }
 
     /// The public key (RFC 8037 §2).
@@ -44,8 +48,11 @@ impl TestKey {
     /// A token with any header and any payload.
     #[must_use]
     pub fn sign(&self, header: &Value, payload: &str) -> String {
-        let input =
-            format!("{}.{}", base64url::encode(header.to_string().as_bytes()), base64url::encode(payload.as_bytes()));
+        let input = format!(
+            "{}.{}",
+            base64url::encode(header.to_string().as_bytes()),
+            base64url::encode(payload.as_bytes())
+        );
         self.seal(input)
     }
 
@@ -77,7 +84,9 @@ pub fn claims_at(now: u64, changes: Value) -> Value {
 
 /// Sets members; null removes one.
 pub fn merge(target: &mut Value, changes: Value) {
-    let (Some(target), Value::Object(changes)) = (target.as_object_mut(), changes) else { return };
+    let (Some(target), Value::Object(changes)) = (target.as_object_mut(), changes) else {
+        return;
+    };
     for (name, value) in changes {
         if value.is_null() {
             target.remove(&name);
@@ -105,10 +114,12 @@ mod policies {
         claims_at(NOW, changes)
     }
 
-    /// A configuration with one issuer whose keys are inline, with changes to its rule and the route rules given.
+    /// A configuration with one issuer whose keys are inline, with changes to its rule and the
+    /// route rules given.
     pub(crate) fn inline_policy(keys: &[&TestKey], rule: Value, rules: Value) -> Policy {
         let jwks: Value = keys.iter().map(|key| key.jwk()).collect();
-        let mut jwt_rule = json!({ "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": jwks } });
+        let mut jwt_rule =
+            json!({ "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": jwks } });
         merge(&mut jwt_rule, rule);
         let mut config = json!({ "jwtRules": [jwt_rule] });
         merge(&mut config, json!({ "rules": rules }));

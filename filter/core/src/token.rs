@@ -20,8 +20,9 @@ pub struct Compact<'t> {
 }
 
 impl<'t> Compact<'t> {
-    /// Splits a token. Characters are checked by the decoders, which accept one spelling only; a missing signature by
-    /// [`Compact::decode_signature`], so that an `alg: none` is called by its name.
+    /// Splits a token. Characters are checked by the decoders, which accept one spelling only; a
+    /// missing signature by [`Compact::decode_signature`], so that an `alg: none` is called by its
+    /// name.
     ///
     /// # Errors
     /// [`Rejection::TokenTooLarge`], [`Rejection::TokenMalformed`].
@@ -38,7 +39,12 @@ impl<'t> Compact<'t> {
         let (header, payload) = signing_input.split_once('.')?;
         let three = !bytes::contains(payload.as_bytes(), b'.');
         let full = !header.is_empty() && !payload.is_empty();
-        (three && full).then_some(Self { signing_input, header, payload, signature })
+        (three && full).then_some(Self {
+            signing_input,
+            header,
+            payload,
+            signature,
+        })
     }
 
     /// The decoded payload.
@@ -52,8 +58,8 @@ impl<'t> Compact<'t> {
     /// The decoded signature.
     ///
     /// # Errors
-    /// [`Rejection::TokenMalformed`] when it is empty or not canonical base64url, [`Rejection::SignatureTooLong`] when it is
-    /// longer than any key makes one.
+    /// [`Rejection::TokenMalformed`] when it is empty or not canonical base64url,
+    /// [`Rejection::SignatureTooLong`] when it is longer than any key makes one.
     pub fn decode_signature(&self) -> Result<Signature, Rejection> {
         if self.signature.len() > MAX_SIGNATURE_SEGMENT_BYTES {
             return Err(Rejection::SignatureTooLong);
@@ -89,18 +95,46 @@ mod tests {
 
     #[test]
     fn only_three_full_parts_are_a_token() {
-        for token in
-            ["", ".", "..", "a.b", ".b.c", "a..c", "a.b.c.", "a.b.c.d.e", ".a.b.c", "a.b..c", "{\"payload\":\"a\"}"]
-        {
-            assert_eq!(Compact::split(token).unwrap_err(), Rejection::TokenMalformed, "{token:?}");
+        for token in [
+            "",
+            ".",
+            "..",
+            "a.b",
+            ".b.c",
+            "a..c",
+            "a.b.c.",
+            "a.b.c.d.e",
+            ".a.b.c",
+            "a.b..c",
+            "{\"payload\":\"a\"}",
+        ] {
+            assert_eq!(
+                Compact::split(token).unwrap_err(),
+                Rejection::TokenMalformed,
+                "{token:?}"
+            );
         }
         let parts = Compact::split("a.b.c").unwrap();
-        assert_eq!((parts.signing_input, parts.header, parts.payload, parts.signature), ("a.b", "a", "b", "c"));
+        assert_eq!(
+            (
+                parts.signing_input,
+                parts.header,
+                parts.payload,
+                parts.signature
+            ),
+            ("a.b", "a", "b", "c")
+        );
     }
 
     #[test]
     fn a_missing_signature_is_malformed() {
-        assert_eq!(Compact::split("a.b.").unwrap().decode_signature().unwrap_err(), Rejection::TokenMalformed);
+        assert_eq!(
+            Compact::split("a.b.")
+                .unwrap()
+                .decode_signature()
+                .unwrap_err(),
+            Rejection::TokenMalformed
+        );
     }
 
     #[test]
@@ -114,10 +148,23 @@ mod tests {
         let encoded = base64url::encode(&[7; limits::MAX_SIGNATURE_BYTES]);
         let token = format!("a.b.{encoded}");
         assert_eq!(
-            Compact::split(&token).unwrap().decode_signature().unwrap().as_bytes(),
+            Compact::split(&token)
+                .unwrap()
+                .decode_signature()
+                .unwrap()
+                .as_bytes(),
             [7; limits::MAX_SIGNATURE_BYTES]
         );
-        let token = format!("a.b.{}", base64url::encode(&[7; limits::MAX_SIGNATURE_BYTES + 1]));
-        assert_eq!(Compact::split(&token).unwrap().decode_signature().unwrap_err(), Rejection::SignatureTooLong);
+        let token = format!(
+            "a.b.{}",
+            base64url::encode(&[7; limits::MAX_SIGNATURE_BYTES + 1])
+        );
+        assert_eq!(
+            Compact::split(&token)
+                .unwrap()
+                .decode_signature()
+                .unwrap_err(),
+            Rejection::SignatureTooLong
+        );
     }
 }

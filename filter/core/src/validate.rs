@@ -13,10 +13,12 @@
 //! 10 revocation token, then epochs                token-revoked, …
 //! ```
 //!
-//! An issuer may have several rules, each with keys of its own. Steps 5 to 8 run for each of them; the signature decides.
+//! An issuer may have several rules, each with keys of its own. Steps 5 to 8 run for each of them;
+//! the signature decides.
 //!
-//! Steps 4 to 8 read claims that nobody has vouched for yet, and can only refuse: the dear step comes after all the cheap
-//! ones. What was read is believed, and lent out, from step 10 on, as [`Verified`].
+//! Steps 4 to 8 read claims that nobody has vouched for yet, and can only refuse: the dear step
+//! comes after all the cheap ones. What was read is believed, and lent out, from step 10 on, as
+//! [`Verified`].
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -69,8 +71,9 @@ pub struct Verified {
     proof: Proof,
 }
 
-/// What is left to know of a signature that was verified: under which key, and until when the token is good. It says something
-/// about exactly the bytes that were verified, so only [`crate::cache`], which compares them, believes it.
+/// What is left to know of a signature that was verified: under which key, and until when the token
+/// is good. It says something about exactly the bytes that were verified, so only [`crate::cache`],
+/// which compares them, believes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
     key: KeyId,
@@ -79,16 +82,27 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// Until when the token is good, leeway included: Unix seconds; the first second in which it is not.
+    /// Until when the token is good, leeway included: Unix seconds; the first second in which it is
+    /// not.
     #[must_use]
     pub fn expires_at(&self) -> u64 {
         self.expires_at
     }
 
-    /// Whether the very bytes that it is about would be accepted now: every check but the signature, which does not change.
-    pub(crate) fn still_holds(&self, token: &str, policy: &Policy, trust: &Trust, now: u64) -> bool {
-        let Ok(checked) = check(token, policy, trust, || now) else { return false };
-        let revoked = |revocations: Revocations<'_>| revocations.check(&checked.token.claims).is_err();
+    /// Whether the very bytes that it is about would be accepted now: every check but the
+    /// signature, which does not change.
+    pub(crate) fn still_holds(
+        &self,
+        token: &str,
+        policy: &Policy,
+        trust: &Trust,
+        now: u64,
+    ) -> bool {
+        let Ok(checked) = check(token, policy, trust, || now) else {
+            return false;
+        };
+        let revoked =
+            |revocations: Revocations<'_>| revocations.check(&checked.token.claims).is_err();
         let mut candidates = core::iter::once(&checked.first).chain(&checked.others);
         candidates.any(|candidate| {
             let is_same = candidate.key.id() == self.key && candidate.rule_index == self.rule_index;
@@ -139,11 +153,17 @@ impl Verified {
 ///
 /// # Errors
 /// The first check that it fails.
-pub fn validate(token: &str, policy: &Policy, trust: &Trust, now: u64) -> Result<Verified, Rejection> {
+pub fn validate(
+    token: &str,
+    policy: &Policy,
+    trust: &Trust,
+    now: u64,
+) -> Result<Verified, Rejection> {
     check(token, policy, trust, || now)?.verify(&Portable)
 }
 
-/// Validates a token against one rule and a set of keys, without revocation: client assertions and the issuer's own tokens.
+/// Validates a token against one rule and a set of keys, without revocation: client assertions and
+/// the issuer's own tokens.
 ///
 /// # Errors
 /// The first check that it fails.
@@ -163,12 +183,23 @@ pub fn validate_with(
     let token_type = token.admit(rule)?;
     let key = keys.find(token.header.kid(), token.header.alg())?;
     let expires_at = check_claims(&token.claims, rule, token_type, now)?;
-    let first = Candidate { key, revocations: None, rule_index: 0, expires_at };
-    Checked { token, first, others: Vec::new(), unavailable: None }.verify(verifier)
+    let first = Candidate {
+        key,
+        revocations: None,
+        rule_index: 0,
+        expires_at,
+    };
+    Checked {
+        token,
+        first,
+        others: Vec::new(),
+        unavailable: None,
+    }
+    .verify(verifier)
 }
 
-/// Every check that needs no signature arithmetic: steps 1 to 8. The clock (Unix seconds) is read for step 7 only: most proxies
-/// charge for it, and what is no token never gets there.
+/// Every check that needs no signature arithmetic: steps 1 to 8. The clock (Unix seconds) is read
+/// for step 7 only: most proxies charge for it, and what is no token never gets there.
 ///
 /// # Errors
 /// The first check that it fails.
@@ -182,18 +213,33 @@ pub fn check<'a>(
     let issuer = token.claims.issuer().ok_or(Rejection::ClaimMissing)?;
     let now = LazyCell::new(now);
     let (mut first, mut others) = (None, Vec::new());
-    let (mut refusal, mut unavailable) = (Refusal { rejection: Rejection::IssuerUnknown, has_key: false }, None);
+    let (mut refusal, mut unavailable) = (
+        Refusal {
+            rejection: Rejection::IssuerUnknown,
+            has_key: false,
+        },
+        None,
+    );
     for (rule_index, rule) in policy.jwt_rules_for(issuer) {
         match token.candidate(rule_index, rule, trust, || *now) {
             Ok(candidate) if first.is_none() => first = Some(candidate),
             Ok(candidate) => others.push(candidate),
-            Err(refused) if refused.rejection.class() == Class::Unavailable => unavailable = Some(refused.rejection),
-            Err(refused) if refusal.rejection == Rejection::IssuerUnknown || refused.has_key => refusal = refused,
+            Err(refused) if refused.rejection.class() == Class::Unavailable => {
+                unavailable = Some(refused.rejection);
+            }
+            Err(refused) if refusal.rejection == Rejection::IssuerUnknown || refused.has_key => {
+                refusal = refused;
+            }
             Err(_) => {}
         }
     }
     match (first, unavailable) {
-        (Some(first), _) => Ok(Checked { token, first, others, unavailable }),
+        (Some(first), _) => Ok(Checked {
+            token,
+            first,
+            others,
+            unavailable,
+        }),
         // The rule whose keys are not available may be the one that knows the token's key.
         (None, Some(unavailable)) if !refusal.has_key => Err(unavailable),
         (None, _) => Err(refusal.rejection),
@@ -214,13 +260,22 @@ impl<'t> Untrusted<'t> {
         let header = Header::parse(compact.header)?;
         let signature = compact.decode_signature()?;
         let claims = Claims::parse(compact.decode_payload()?)?;
-        Ok(Self { signing_input: compact.signing_input, signature, header, claims })
+        Ok(Self {
+            signing_input: compact.signing_input,
+            signature,
+            header,
+            claims,
+        })
     }
 
     /// Step 5.
     fn admit(&self, rule: &JwtRule) -> Result<TokenType, Rejection> {
         let token_type = rule.admit_type(self.header.typ(), &self.claims)?;
-        if rule.algorithms.contains(&self.header.alg()) { Ok(token_type) } else { Err(Rejection::AlgorithmNotAllowed) }
+        if rule.algorithms.contains(&self.header.alg()) {
+            Ok(token_type)
+        } else {
+            Err(Rejection::AlgorithmNotAllowed)
+        }
     }
 
     /// Steps 5 to 8 by one rule of the issuer.
@@ -233,9 +288,17 @@ impl<'t> Untrusted<'t> {
     ) -> Result<Candidate<'a>, Refusal> {
         let refused = |has_key| move |rejection| Refusal { rejection, has_key };
         let token_type = self.admit(rule).map_err(refused(false))?;
-        let key = trust.key(rule_index, rule, self.header.kid(), self.header.alg()).map_err(refused(false))?;
-        let expires_at = check_claims(&self.claims, rule, token_type, now()).map_err(refused(true))?;
-        Ok(Candidate { key, revocations: trust.revocations(&rule.keys, &rule.issuer), rule_index, expires_at })
+        let key = trust
+            .key(rule_index, rule, self.header.kid(), self.header.alg())
+            .map_err(refused(false))?;
+        let expires_at =
+            check_claims(&self.claims, rule, token_type, now()).map_err(refused(true))?;
+        Ok(Candidate {
+            key,
+            revocations: trust.revocations(&rule.keys, &rule.issuer),
+            rule_index,
+            expires_at,
+        })
     }
 }
 
@@ -245,23 +308,50 @@ impl Checked<'_> {
     /// # Errors
     /// [`Rejection::SignatureInvalid`], or that of a revocation.
     pub fn verify(self, verifier: &dyn SignatureVerifier) -> Result<Verified, Rejection> {
-        let Untrusted { signing_input, signature, header, claims } = self.token;
-        let good = |of: &Candidate<'_>| verifier.verify(of.key, signing_input.as_bytes(), signature.as_bytes());
-        let Some(Candidate { key, revocations, rule_index, expires_at }) =
-            core::iter::once(self.first).chain(self.others).find(good)
+        let Untrusted {
+            signing_input,
+            signature,
+            header,
+            claims,
+        } = self.token;
+        let good = |of: &Candidate<'_>| {
+            verifier.verify(of.key, signing_input.as_bytes(), signature.as_bytes())
+        };
+        let Some(Candidate {
+            key,
+            revocations,
+            rule_index,
+            expires_at,
+        }) = core::iter::once(self.first).chain(self.others).find(good)
         else {
             return Err(self.unavailable.unwrap_or(Rejection::SignatureInvalid));
         };
         if let Some(revocations) = revocations {
             revocations.check(&claims)?;
         }
-        let proof = Proof { key: key.id(), rule_index, expires_at };
-        Ok(Verified { claims, rule_index, kid: header.into_kid(), alg: key.alg(), proof })
+        let proof = Proof {
+            key: key.id(),
+            rule_index,
+            expires_at,
+        };
+        Ok(Verified {
+            claims,
+            rule_index,
+            kid: header.into_kid(),
+            alg: key.alg(),
+            proof,
+        })
     }
 }
 
-/// Steps 7 and 8: times (V12), audience (V10), required claims (V13), binding (V19). Returns the first second in which the token is not good.
-fn check_claims(claims: &Claims, rule: &JwtRule, token_type: TokenType, now: u64) -> Result<u64, Rejection> {
+/// Steps 7 and 8: times (V12), audience (V10), required claims (V13), binding (V19). Returns the
+/// first second in which the token is not good.
+fn check_claims(
+    claims: &Claims,
+    rule: &JwtRule,
+    token_type: TokenType,
+    now: u64,
+) -> Result<u64, Rejection> {
     let exp = claims.expires_at().ok_or(Rejection::ClaimMissing)?;
     let complete = match (&rule.required_claims, token_type) {
         (Some(required), _) => required.iter().all(|path| claims.has(path)),
@@ -277,7 +367,11 @@ fn check_claims(claims: &Claims, rule: &JwtRule, token_type: TokenType, now: u64
     }
     check_audience(claims, rule)?;
     let expires_at = check_times(claims, rule, exp, now)?;
-    if claims.is_bound() { Err(Rejection::BindingUnsupported) } else { Ok(expires_at) }
+    if claims.is_bound() {
+        Err(Rejection::BindingUnsupported)
+    } else {
+        Ok(expires_at)
+    }
 }
 
 /// V10. A token that has `aud` is for whom `aud` names, whatever another claim says.
@@ -286,10 +380,20 @@ fn check_audience(claims: &Claims, rule: &JwtRule) -> Result<(), Rejection> {
     let matches = if claims.has_audience_claim() {
         claims.audiences().any(is_ours)
     } else {
-        let named = rule.audience_claim.as_ref().filter(|path| claims.has(path)).ok_or(Rejection::ClaimMissing)?;
-        claims.get(named).is_some_and(|value| texts(value).any(is_ours))
+        let named = rule
+            .audience_claim
+            .as_ref()
+            .filter(|path| claims.has(path))
+            .ok_or(Rejection::ClaimMissing)?;
+        claims
+            .get(named)
+            .is_some_and(|value| texts(value).any(is_ours))
     };
-    if matches { Ok(()) } else { Err(Rejection::AudienceMismatch) }
+    if matches {
+        Ok(())
+    } else {
+        Err(Rejection::AudienceMismatch)
+    }
 }
 
 fn check_times(claims: &Claims, rule: &JwtRule, exp: u64, now: u64) -> Result<u64, Rejection> {
@@ -298,18 +402,29 @@ fn check_times(claims: &Claims, rule: &JwtRule, exp: u64, now: u64) -> Result<u6
     if now >= expires_at {
         return Err(Rejection::TokenExpired);
     }
-    if claims.not_before().is_some_and(|not_before| not_before > latest) {
+    if claims
+        .not_before()
+        .is_some_and(|not_before| not_before > latest)
+    {
         return Err(Rejection::TokenNotYetValid);
     }
-    if claims.issued_at().is_some_and(|issued_at| issued_at > latest) {
+    if claims
+        .issued_at()
+        .is_some_and(|issued_at| issued_at > latest)
+    {
         return Err(Rejection::TokenIssuedInFuture);
     }
     // Without `iat` what is left of the life is all there is to measure.
     let lifetime = exp.saturating_sub(claims.issued_at().unwrap_or(now));
-    if lifetime > rule.max_lifetime { Err(Rejection::TokenLifetimeTooLong) } else { Ok(expires_at) }
+    if lifetime > rule.max_lifetime {
+        Err(Rejection::TokenLifetimeTooLong)
+    } else {
+        Ok(expires_at)
+    }
 }
 
-/// Checks form, header, key and signature only (steps 1, 2, 6 and 9); the payload need not be claims.
+/// Checks form, header, key and signature only (steps 1, 2, 6 and 9); the payload need not be
+/// claims.
 ///
 /// # Errors
 /// The first check that it fails.
@@ -320,10 +435,15 @@ pub fn signature_only(token: &str, keys: &KeySet) -> Result<(), Rejection> {
     compact.decode_payload()?;
     let key = keys.find(header.kid(), header.alg())?;
     let verified = Portable.verify(key, compact.signing_input.as_bytes(), signature.as_bytes());
-    if verified { Ok(()) } else { Err(Rejection::SignatureInvalid) }
+    if verified {
+        Ok(())
+    } else {
+        Err(Rejection::SignatureInvalid)
+    }
 }
 
-/// What a token says of itself. UNVERIFIED: for logs, and for choosing whom to ask for keys; never for a decision.
+/// What a token says of itself. UNVERIFIED: for logs, and for choosing whom to ask for keys; never
+/// for a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hints {
     /// `iss`.

@@ -28,7 +28,11 @@ fn rejection(token: &str) -> Rejection {
 }
 
 fn with_claims(changes: Value) -> Option<Rejection> {
-    verdict(&key().token(&claims(changes)), &inline_policy(&[&key()], json!({}), Value::Null)).err()
+    verdict(
+        &key().token(&claims(changes)),
+        &inline_policy(&[&key()], json!({}), Value::Null),
+    )
+    .err()
 }
 
 fn with_header(changes: Value) -> Rejection {
@@ -37,7 +41,8 @@ fn with_header(changes: Value) -> Rejection {
     rejection(&key().sign(&header, &claims(json!({})).to_string()))
 }
 
-/// For every algorithm, with insertions too: `tests/mutations.rs`, whose signers do not run in wasm.
+/// For every algorithm, with insertions too: `tests/mutations.rs`, whose signers do not run in
+/// wasm.
 #[test]
 fn a_token_with_any_bit_flipped_or_any_end_cut_off_is_refused() {
     let policy = inline_policy(&[&key()], json!({}), Value::Null);
@@ -56,12 +61,18 @@ fn a_token_with_any_bit_flipped_or_any_end_cut_off_is_refused() {
 
 #[test]
 fn a_good_token_lends_out_its_claims() {
-    let verified =
-        verdict(&key().token(&claims(json!({}))), &inline_policy(&[&key()], json!({}), Value::Null)).unwrap();
+    let verified = verdict(
+        &key().token(&claims(json!({}))),
+        &inline_policy(&[&key()], json!({}), Value::Null),
+    )
+    .unwrap();
     assert_eq!(verified.claims().subject(), Some("checkout"));
     assert_eq!(verified.claims().issuer(), Some(ISSUER));
     assert!(verified.claims().has_scope("orders.read"));
-    assert_eq!((verified.kid(), verified.alg(), verified.jwt_rule()), (Some("k1"), Alg::EdDsa, 0));
+    assert_eq!(
+        (verified.kid(), verified.alg(), verified.jwt_rule()),
+        (Some("k1"), Alg::EdDsa, 0)
+    );
     assert_eq!(verified.expires_at(), NOW + 290 + 30);
 }
 
@@ -77,7 +88,10 @@ fn v1_only_the_compact_form_is_a_token() {
     ] {
         assert_eq!(rejection(&spelled), Rejection::TokenMalformed, "{spelled}");
     }
-    assert_eq!(rejection(&json!({ "payload": "e30", "signatures": [] }).to_string()), Rejection::TokenMalformed);
+    assert_eq!(
+        rejection(&json!({ "payload": "e30", "signatures": [] }).to_string()),
+        Rejection::TokenMalformed
+    );
 }
 
 #[test]
@@ -88,28 +102,51 @@ fn v2_one_token_has_one_spelling() {
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let at = alphabet.find(last).unwrap();
     assert_eq!(at % 16, 0, "canonical");
-    assert_eq!(rejection(&format!("{head}{}", &alphabet[at + 1..at + 2])), Rejection::TokenMalformed);
+    assert_eq!(
+        rejection(&format!("{head}{}", &alphabet[at + 1..at + 2])),
+        Rejection::TokenMalformed
+    );
     assert_eq!(rejection(&format!("{token}==")), Rejection::TokenMalformed);
 }
 
 #[test]
 fn v3_repeated_names_anywhere_refuse_the_token() {
-    let twice = claims(json!({})).to_string().replacen('{', "{\"sub\":\"admin\",", 1);
-    assert_eq!(rejection(&key().sign(&key().header(), &twice)), Rejection::ClaimsMalformed);
-    let nested = claims(json!({ "x": "@" })).to_string().replace("\"@\"", "{\"a\":1,\"a\":2}");
-    assert_eq!(rejection(&key().sign(&key().header(), &nested)), Rejection::ClaimsMalformed);
+    let twice = claims(json!({}))
+        .to_string()
+        .replacen('{', "{\"sub\":\"admin\",", 1);
+    assert_eq!(
+        rejection(&key().sign(&key().header(), &twice)),
+        Rejection::ClaimsMalformed
+    );
+    let nested = claims(json!({ "x": "@" }))
+        .to_string()
+        .replace("\"@\"", "{\"a\":1,\"a\":2}");
+    assert_eq!(
+        rejection(&key().sign(&key().header(), &nested)),
+        Rejection::ClaimsMalformed
+    );
 }
 
 #[test]
 fn v3_size_comes_before_everything() {
-    assert_eq!(rejection(&"a".repeat(limits::MAX_TOKEN_BYTES + 1)), Rejection::TokenTooLarge);
-    assert_eq!(with_claims(json!({ "x": "a".repeat(limits::MAX_TOKEN_BYTES) })), Some(Rejection::TokenTooLarge));
+    assert_eq!(
+        rejection(&"a".repeat(limits::MAX_TOKEN_BYTES + 1)),
+        Rejection::TokenTooLarge
+    );
+    assert_eq!(
+        with_claims(json!({ "x": "a".repeat(limits::MAX_TOKEN_BYTES) })),
+        Some(Rejection::TokenTooLarge)
+    );
 }
 
 #[test]
 fn v4_none_and_foreign_algorithms_are_not_allowed() {
     for alg in ["none", "None", "NONE", "", "HS256", "ES256K", "eddsa"] {
-        assert_eq!(with_header(json!({ "alg": alg })), Rejection::AlgorithmNotAllowed, "{alg}");
+        assert_eq!(
+            with_header(json!({ "alg": alg })),
+            Rejection::AlgorithmNotAllowed,
+            "{alg}"
+        );
     }
     let unsigned = format!(
         "{}.{}.",
@@ -117,7 +154,11 @@ fn v4_none_and_foreign_algorithms_are_not_allowed() {
         base64url::encode(claims(json!({})).to_string().as_bytes())
     );
     assert_eq!(rejection(&unsigned), Rejection::AlgorithmNotAllowed);
-    let stripped = key().token(&claims(json!({}))).rsplit_once('.').map(|(head, _)| format!("{head}.")).unwrap();
+    let stripped = key()
+        .token(&claims(json!({})))
+        .rsplit_once('.')
+        .map(|(head, _)| format!("{head}."))
+        .unwrap();
     assert_eq!(rejection(&stripped), Rejection::TokenMalformed);
 }
 
@@ -127,25 +168,43 @@ fn v4_an_algorithm_outside_the_rules_list_is_not_allowed() {
     let mut header = key().header();
     merge(&mut header, json!({ "alg": "ES256" }));
     let token = key().sign(&header, &claims(json!({})).to_string());
-    assert_eq!(verdict(&token, &policy).unwrap_err(), Rejection::AlgorithmNotAllowed);
+    assert_eq!(
+        verdict(&token, &policy).unwrap_err(),
+        Rejection::AlgorithmNotAllowed
+    );
 }
 
 #[test]
 fn v5_the_header_must_name_the_keys_own_algorithm() {
-    assert_eq!(with_header(json!({ "alg": "ES256" })), Rejection::AlgorithmMismatch);
+    assert_eq!(
+        with_header(json!({ "alg": "ES256" })),
+        Rejection::AlgorithmMismatch
+    );
     let mut header = key().header();
     merge(&mut header, json!({ "alg": "Ed25519" }));
     let token = key().sign(&header, &claims(json!({})).to_string());
-    assert!(verdict(&token, &inline_policy(&[&key()], json!({}), Value::Null)).is_ok(), "RFC 9864's name for the same");
+    assert!(
+        verdict(&token, &inline_policy(&[&key()], json!({}), Value::Null)).is_ok(),
+        "RFC 9864's name for the same"
+    );
 }
 
 #[test]
 fn v7_keys_come_from_the_issuer_alone() {
     let mallory = TestKey::new("k1", 66);
     let mut header = mallory.header();
-    merge(&mut header, json!({ "jwk": mallory.jwk(), "jku": "https://mallory.example", "x5c": ["AA"] }));
-    assert_eq!(rejection(&mallory.sign(&header, &claims(json!({})).to_string())), Rejection::SignatureInvalid);
-    assert_eq!(with_header(json!({ "kid": "../../etc/passwd" })), Rejection::KeyUnknown);
+    merge(
+        &mut header,
+        json!({ "jwk": mallory.jwk(), "jku": "https://mallory.example", "x5c": ["AA"] }),
+    );
+    assert_eq!(
+        rejection(&mallory.sign(&header, &claims(json!({})).to_string())),
+        Rejection::SignatureInvalid
+    );
+    assert_eq!(
+        with_header(json!({ "kid": "../../etc/passwd" })),
+        Rejection::KeyUnknown
+    );
 }
 
 #[test]
@@ -160,37 +219,79 @@ fn a_token_without_kid_needs_a_single_fitting_key() {
 
 #[test]
 fn v8_extensions_refuse_the_token() {
-    assert_eq!(with_header(json!({ "crit": ["b64"], "b64": false })), Rejection::CriticalHeader);
-    assert_eq!(with_header(json!({ "crit": ["exp"], "exp": 1 })), Rejection::CriticalHeader);
+    assert_eq!(
+        with_header(json!({ "crit": ["b64"], "b64": false })),
+        Rejection::CriticalHeader
+    );
+    assert_eq!(
+        with_header(json!({ "crit": ["exp"], "exp": 1 })),
+        Rejection::CriticalHeader
+    );
 }
 
 #[test]
 fn v9_the_issuer_is_compared_exactly() {
-    for issuer in ["https://issuer.example/", "https://ISSUER.example", "http://issuer.example", "issuer.example"] {
-        assert_eq!(with_claims(json!({ "iss": issuer })), Some(Rejection::IssuerUnknown), "{issuer}");
+    for issuer in [
+        "https://issuer.example/",
+        "https://ISSUER.example",
+        "http://issuer.example",
+        "issuer.example",
+    ] {
+        assert_eq!(
+            with_claims(json!({ "iss": issuer })),
+            Some(Rejection::IssuerUnknown),
+            "{issuer}"
+        );
     }
-    assert_eq!(with_claims(json!({ "iss": null })), Some(Rejection::ClaimMissing));
+    assert_eq!(
+        with_claims(json!({ "iss": null })),
+        Some(Rejection::ClaimMissing)
+    );
 }
 
 #[test]
 fn v9_a_key_of_one_issuer_does_not_speak_for_another() {
     let (ours, theirs) = (TestKey::new("a", 1), TestKey::new("b", 2));
     let rule = |issuer: &str, key: &TestKey| json!({ "issuer": issuer, "audiences": ["orders"], "jwks": { "keys": [key.jwk()] } });
-    let config = json!({ "jwtRules": [rule(ISSUER, &ours), rule("https://other.example", &theirs)] });
+    let config =
+        json!({ "jwtRules": [rule(ISSUER, &ours), rule("https://other.example", &theirs)] });
     let policy = Policy::from_json(&config.to_string()).unwrap();
-    assert_eq!(verdict(&theirs.token(&claims(json!({}))), &policy).unwrap_err(), Rejection::KeyUnknown);
-    let accepted = verdict(&theirs.token(&claims(json!({ "iss": "https://other.example" }))), &policy).unwrap();
+    assert_eq!(
+        verdict(&theirs.token(&claims(json!({}))), &policy).unwrap_err(),
+        Rejection::KeyUnknown
+    );
+    let accepted = verdict(
+        &theirs.token(&claims(json!({ "iss": "https://other.example" }))),
+        &policy,
+    )
+    .unwrap();
     assert_eq!(accepted.jwt_rule(), 1);
 }
 
 #[test]
 fn v10_the_audience_must_be_ours() {
     assert_eq!(with_claims(json!({ "aud": ["billing", "orders"] })), None);
-    for audience in [json!("billing"), json!([]), json!("orders/"), json!("ORDERS"), json!("https://orders")] {
-        assert_eq!(with_claims(json!({ "aud": audience })), Some(Rejection::AudienceMismatch), "{audience}");
+    for audience in [
+        json!("billing"),
+        json!([]),
+        json!("orders/"),
+        json!("ORDERS"),
+        json!("https://orders"),
+    ] {
+        assert_eq!(
+            with_claims(json!({ "aud": audience })),
+            Some(Rejection::AudienceMismatch),
+            "{audience}"
+        );
     }
-    assert_eq!(with_claims(json!({ "aud": null })), Some(Rejection::ClaimMissing));
-    assert_eq!(with_claims(json!({ "aud": "" })), Some(Rejection::ClaimMissing));
+    assert_eq!(
+        with_claims(json!({ "aud": null })),
+        Some(Rejection::ClaimMissing)
+    );
+    assert_eq!(
+        with_claims(json!({ "aud": "" })),
+        Some(Rejection::ClaimMissing)
+    );
 }
 
 fn plain() -> Policy {
@@ -210,20 +311,43 @@ fn v10_another_claim_names_the_audience_only_without_aud() {
     let rule = json!({ "audienceClaim": "client_id", "tokenTypes": ["JWT"] });
     let verdict = |changes: Value| under(rule.clone(), "JWT", changes);
     assert_eq!(verdict(json!({ "aud": null, "client_id": "orders" })), None);
-    assert_eq!(verdict(json!({ "aud": "", "client_id": ["x", "orders"] })), Some(Rejection::ClaimsMalformed));
-    assert_eq!(verdict(json!({ "aud": null, "client_id": "other" })), Some(Rejection::AudienceMismatch));
-    assert_eq!(verdict(json!({ "aud": null, "client_id": null })), Some(Rejection::ClaimMissing));
-    assert_eq!(verdict(json!({ "aud": "other", "client_id": "orders" })), Some(Rejection::AudienceMismatch));
-    assert_eq!(verdict(json!({ "aud": "orders", "client_id": "other" })), None);
+    assert_eq!(
+        verdict(json!({ "aud": "", "client_id": ["x", "orders"] })),
+        Some(Rejection::ClaimsMalformed)
+    );
+    assert_eq!(
+        verdict(json!({ "aud": null, "client_id": "other" })),
+        Some(Rejection::AudienceMismatch)
+    );
+    assert_eq!(
+        verdict(json!({ "aud": null, "client_id": null })),
+        Some(Rejection::ClaimMissing)
+    );
+    assert_eq!(
+        verdict(json!({ "aud": "other", "client_id": "orders" })),
+        Some(Rejection::AudienceMismatch)
+    );
+    assert_eq!(
+        verdict(json!({ "aud": "orders", "client_id": "other" })),
+        None
+    );
 }
 
 #[test]
 fn v11_only_access_tokens_are_tokens_unless_configured() {
-    for typ in [json!("at+jwt"), json!("AT+JWT"), json!("application/at+jwt"), json!("Application/at+JWT")] {
+    for typ in [
+        json!("at+jwt"),
+        json!("AT+JWT"),
+        json!("application/at+jwt"),
+        json!("Application/at+JWT"),
+    ] {
         let mut header = key().header();
         merge(&mut header, json!({ "typ": typ }));
         let token = key().sign(&header, &claims(json!({})).to_string());
-        assert!(verdict(&token, &inline_policy(&[&key()], json!({}), Value::Null)).is_ok(), "{typ}");
+        assert!(
+            verdict(&token, &inline_policy(&[&key()], json!({}), Value::Null)).is_ok(),
+            "{typ}"
+        );
     }
     let others = [
         "JWT",
@@ -236,15 +360,23 @@ fn v11_only_access_tokens_are_tokens_unless_configured() {
         "",
     ];
     for typ in others {
-        assert_eq!(with_header(json!({ "typ": typ })), Rejection::TypeNotAllowed, "{typ}");
+        assert_eq!(
+            with_header(json!({ "typ": typ })),
+            Rejection::TypeNotAllowed,
+            "{typ}"
+        );
     }
-    assert_eq!(with_header(json!({ "typ": null })), Rejection::TypeNotAllowed);
+    assert_eq!(
+        with_header(json!({ "typ": null })),
+        Rejection::TypeNotAllowed
+    );
 }
 
 #[test]
 fn v11_a_rule_for_other_providers_takes_plain_jwts_and_nothing_else() {
     let policy = inline_policy(&[&key()], json!({ "tokenTypes": ["JWT"] }), Value::Null);
-    let plain = claims(json!({ "client_id": null, "jti": null, "iat": null, "sub": null })).to_string();
+    let plain =
+        claims(json!({ "client_id": null, "jti": null, "iat": null, "sub": null })).to_string();
     for (typ, accepted) in [
         (json!("JWT"), true),
         (json!("jose"), true),
@@ -254,7 +386,11 @@ fn v11_a_rule_for_other_providers_takes_plain_jwts_and_nothing_else() {
     ] {
         let mut header = key().header();
         merge(&mut header, json!({ "typ": typ }));
-        assert_eq!(verdict(&key().sign(&header, &plain), &policy).is_ok(), accepted, "{typ}");
+        assert_eq!(
+            verdict(&key().sign(&header, &plain), &policy).is_ok(),
+            accepted,
+            "{typ}"
+        );
     }
 }
 
@@ -263,8 +399,12 @@ fn v11_id_tokens_are_no_access_tokens() {
     let verdict = |types: Value, changes: Value| {
         let mut all = json!({ "scope": null });
         merge(&mut all, json!({}));
-        let Value::Object(changes) = changes else { panic!() };
-        changes.into_iter().for_each(|(name, value)| all[name] = value);
+        let Value::Object(changes) = changes else {
+            panic!()
+        };
+        changes
+            .into_iter()
+            .for_each(|(name, value)| all[name] = value);
         under(json!({ "tokenTypes": types }), "JWT", all)
     };
     let refused = Some(Rejection::TypeNotAllowed);
@@ -278,11 +418,23 @@ fn v11_id_tokens_are_no_access_tokens() {
     ];
     for token in id_tokens {
         assert_eq!(verdict(json!(["JWT"]), token.clone()), refused, "{token}");
-        assert_eq!(verdict(json!(["at+jwt", "JWT"]), token.clone()), refused, "{token}");
+        assert_eq!(
+            verdict(json!(["at+jwt", "JWT"]), token.clone()),
+            refused,
+            "{token}"
+        );
         assert_eq!(verdict(json!(["ID"]), token.clone()), None, "{token}");
     }
-    for token in [json!({ "typ": "Refresh" }), json!({ "typ": "Offline" }), json!({ "typ": "Logout" })] {
-        assert_eq!(verdict(json!(["JWT", "ID"]), token.clone()), refused, "{token}");
+    for token in [
+        json!({ "typ": "Refresh" }),
+        json!({ "typ": "Offline" }),
+        json!({ "typ": "Logout" }),
+    ] {
+        assert_eq!(
+            verdict(json!(["JWT", "ID"]), token.clone()),
+            refused,
+            "{token}"
+        );
     }
     let access_tokens = [
         json!({}),
@@ -302,9 +454,17 @@ fn v11_id_tokens_are_no_access_tokens() {
 #[test]
 fn v11_security_events_are_refused_in_every_slot() {
     let logout = json!({ "events": { "http://schemas.openid.net/event/backchannel-logout": {} } });
-    for (types, typ) in [(json!(["JWT"]), "JWT"), (json!(["at+jwt"]), "at+jwt"), (json!(["ID"]), "JWT")] {
+    for (types, typ) in [
+        (json!(["JWT"]), "JWT"),
+        (json!(["at+jwt"]), "at+jwt"),
+        (json!(["ID"]), "JWT"),
+    ] {
         for events in [logout.clone(), json!({ "events": {} })] {
-            assert_eq!(under(json!({ "tokenTypes": types }), typ, events), Some(Rejection::TypeNotAllowed), "{types}");
+            assert_eq!(
+                under(json!({ "tokenTypes": types }), typ, events),
+                Some(Rejection::TypeNotAllowed),
+                "{types}"
+            );
         }
     }
 }
@@ -321,10 +481,19 @@ fn v12_times_are_kept_to_the_second_of_the_leeway() {
         (json!({ "iat": NOW + 30 }), None),
         (json!({ "iat": NOW + 31 }), Some(TokenIssuedInFuture)),
         (json!({ "iat": NOW, "exp": NOW + 24 * 3600 }), None),
-        (json!({ "iat": NOW, "exp": NOW + 24 * 3600 + 1 }), Some(TokenLifetimeTooLong)),
-        (json!({ "exp": 9_007_199_254_740_992_u64 }), Some(TokenLifetimeTooLong)),
+        (
+            json!({ "iat": NOW, "exp": NOW + 24 * 3600 + 1 }),
+            Some(TokenLifetimeTooLong),
+        ),
+        (
+            json!({ "exp": 9_007_199_254_740_992_u64 }),
+            Some(TokenLifetimeTooLong),
+        ),
         (json!({ "exp": null }), Some(Rejection::ClaimMissing)),
-        (json!({ "exp": "1700000290" }), Some(Rejection::ClaimsMalformed)),
+        (
+            json!({ "exp": "1700000290" }),
+            Some(Rejection::ClaimsMalformed),
+        ),
     ] {
         assert_eq!(with_claims(changes.clone()), expected, "{changes}");
     }
@@ -332,32 +501,83 @@ fn v12_times_are_kept_to_the_second_of_the_leeway() {
 
 #[test]
 fn v12_leeway_and_lifetime_are_the_rules_own() {
-    let policy = inline_policy(&[&key()], json!({ "clockSkew": "0s", "maxLifetime": "5m" }), Value::Null);
+    let policy = inline_policy(
+        &[&key()],
+        json!({ "clockSkew": "0s", "maxLifetime": "5m" }),
+        Value::Null,
+    );
     let verdict = |changes: Value| verdict(&key().token(&claims(changes)), &policy).err();
     assert_eq!(verdict(json!({ "exp": NOW + 1 })), None);
-    assert_eq!(verdict(json!({ "exp": NOW })), Some(Rejection::TokenExpired));
-    assert_eq!(verdict(json!({ "iat": NOW - 10, "exp": NOW + 291 })), Some(Rejection::TokenLifetimeTooLong));
+    assert_eq!(
+        verdict(json!({ "exp": NOW })),
+        Some(Rejection::TokenExpired)
+    );
+    assert_eq!(
+        verdict(json!({ "iat": NOW - 10, "exp": NOW + 291 })),
+        Some(Rejection::TokenLifetimeTooLong)
+    );
 }
 
 #[test]
 fn v13_access_tokens_have_all_their_claims() {
     for claim in ["sub", "client_id", "iat", "jti"] {
-        assert_eq!(with_claims(json!({ claim: null })), Some(Rejection::ClaimMissing), "{claim}");
+        assert_eq!(
+            with_claims(json!({ claim: null })),
+            Some(Rejection::ClaimMissing),
+            "{claim}"
+        );
     }
 }
 
 #[test]
 fn required_claims_replace_those_of_the_type() {
     let rule = |claims: Value| json!({ "requiredClaims": claims });
-    assert_eq!(under(rule(json!(["client_id", "jti"])), "at+jwt", json!({ "sub": null, "iat": null })), None);
+    assert_eq!(
+        under(
+            rule(json!(["client_id", "jti"])),
+            "at+jwt",
+            json!({ "sub": null, "iat": null })
+        ),
+        None
+    );
     let missing = Some(Rejection::ClaimMissing);
-    assert_eq!(under(rule(json!(["client_id", "jti"])), "at+jwt", json!({ "jti": null })), missing);
-    assert_eq!(under(rule(json!(["sub"])), "at+jwt", json!({ "sub": "" })), missing);
-    assert_eq!(under(rule(json!(["realm.name"])), "at+jwt", json!({ "realm": { "name": "a" } })), None);
-    assert_eq!(under(rule(json!(["[realm.name]"])), "at+jwt", json!({ "realm": { "name": "a" } })), missing);
+    assert_eq!(
+        under(
+            rule(json!(["client_id", "jti"])),
+            "at+jwt",
+            json!({ "jti": null })
+        ),
+        missing
+    );
+    assert_eq!(
+        under(rule(json!(["sub"])), "at+jwt", json!({ "sub": "" })),
+        missing
+    );
+    assert_eq!(
+        under(
+            rule(json!(["realm.name"])),
+            "at+jwt",
+            json!({ "realm": { "name": "a" } })
+        ),
+        None
+    );
+    assert_eq!(
+        under(
+            rule(json!(["[realm.name]"])),
+            "at+jwt",
+            json!({ "realm": { "name": "a" } })
+        ),
+        missing
+    );
     // `exp` and `aud` are not up to the setting.
-    assert_eq!(under(rule(json!(["sub"])), "at+jwt", json!({ "exp": null })), missing);
-    assert_eq!(under(rule(json!(["sub"])), "at+jwt", json!({ "aud": null })), missing);
+    assert_eq!(
+        under(rule(json!(["sub"])), "at+jwt", json!({ "exp": null })),
+        missing
+    );
+    assert_eq!(
+        under(rule(json!(["sub"])), "at+jwt", json!({ "aud": null })),
+        missing
+    );
     let jwt = json!({ "tokenTypes": ["JWT"], "requiredClaims": ["sub"] });
     assert_eq!(under(jwt, "JWT", json!({ "sub": null })), missing);
 }
@@ -367,28 +587,70 @@ fn v3_each_limit_has_its_own_code() {
     let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
     let payload = |members: &str| {
         let claims = claims(json!({})).to_string();
-        key().sign(&key().header(), &format!("{},{members}}}", &claims[..claims.len() - 1]))
+        key().sign(
+            &key().header(),
+            &format!("{},{members}}}", &claims[..claims.len() - 1]),
+        )
     };
     let deepest = usize::from(limits::MAX_JSON_DEPTH);
-    assert_eq!(verdict(&payload(&format!("\"x\":{}", nested(deepest))), &plain()).err(), Some(Rejection::TokenTooDeep));
-    assert!(verdict(&payload(&format!("\"x\":{}", nested(deepest - 1))), &plain()).is_ok());
-    assert_eq!(with_header(json!({ "kid": "k".repeat(limits::MAX_KID_BYTES + 1) })), Rejection::KidTooLong);
-    assert_eq!(with_header(json!({ "x": "k".repeat(limits::MAX_HEADER_SEGMENT_BYTES) })), Rejection::HeaderTooLarge);
+    assert_eq!(
+        verdict(&payload(&format!("\"x\":{}", nested(deepest))), &plain()).err(),
+        Some(Rejection::TokenTooDeep)
+    );
+    assert!(
+        verdict(
+            &payload(&format!("\"x\":{}", nested(deepest - 1))),
+            &plain()
+        )
+        .is_ok()
+    );
+    assert_eq!(
+        with_header(json!({ "kid": "k".repeat(limits::MAX_KID_BYTES + 1) })),
+        Rejection::KidTooLong
+    );
+    assert_eq!(
+        with_header(json!({ "x": "k".repeat(limits::MAX_HEADER_SEGMENT_BYTES) })),
+        Rejection::HeaderTooLarge
+    );
     let long = base64url::encode(&[7; limits::MAX_SIGNATURE_BYTES + 1]);
     let token = key().token(&claims(json!({})));
     let (head, _) = token.rsplit_once('.').unwrap();
-    assert_eq!(rejection(&format!("{head}.{long}")), Rejection::SignatureTooLong);
+    assert_eq!(
+        rejection(&format!("{head}.{long}")),
+        Rejection::SignatureTooLong
+    );
     let typ = |bytes: usize| with_header(json!({ "typ": "t".repeat(bytes) }));
     assert_eq!(typ(limits::MAX_TYP_BYTES + 1), Rejection::TypeTooLong);
     assert_eq!(typ(limits::MAX_TYP_BYTES), Rejection::TypeNotAllowed);
     let operation = json!({ "paths": ["/*"], "hosts": ["*"] });
-    let policy = inline_policy(&[&key()], json!({}), json!([{ "to": [{ "operation": operation }] }]));
-    let route = |host: &str, path: &str| policy.canonical(&Request { method: "GET", host, path }).err();
+    let policy = inline_policy(
+        &[&key()],
+        json!({}),
+        json!([{ "to": [{ "operation": operation }] }]),
+    );
+    let route = |host: &str, path: &str| {
+        policy
+            .canonical(&Request {
+                method: "GET",
+                host,
+                path,
+            })
+            .err()
+    };
     let path = |bytes: usize| "/".to_string() + &"a".repeat(bytes - 1);
-    assert_eq!(route("h", &path(limits::MAX_PATH_BYTES + 1)), Some(Rejection::PathTooLong));
-    assert_eq!(route("h", &(path(limits::MAX_PATH_BYTES) + "?" + &path(9_000))), None);
+    assert_eq!(
+        route("h", &path(limits::MAX_PATH_BYTES + 1)),
+        Some(Rejection::PathTooLong)
+    );
+    assert_eq!(
+        route("h", &(path(limits::MAX_PATH_BYTES) + "?" + &path(9_000))),
+        None
+    );
     let host = |bytes: usize| "a".repeat(bytes) + ".:443";
-    assert_eq!(route(&host(limits::MAX_HOST_BYTES + 1), "/"), Some(Rejection::HostTooLong));
+    assert_eq!(
+        route(&host(limits::MAX_HOST_BYTES + 1), "/"),
+        Some(Rejection::HostTooLong)
+    );
     assert_eq!(route(&host(limits::MAX_HOST_BYTES), "/"), None);
     // Each code of a limit is tried above, or in `v3_size_comes_before_everything`.
     let tried = [
@@ -400,7 +662,11 @@ fn v3_each_limit_has_its_own_code() {
         Rejection::KidTooLong,
         Rejection::SignatureTooLong,
     ];
-    assert!(tried.iter().eq(crate::rejection::LIMITS.iter().map(|(rejection, _)| rejection)));
+    assert!(
+        tried.iter().eq(crate::rejection::LIMITS
+            .iter()
+            .map(|(rejection, _)| rejection))
+    );
     assert_eq!(Rejection::TokenTooDeep.limit(), Some(deepest));
 }
 
@@ -412,7 +678,13 @@ fn v3_no_token_within_the_size_is_refused_for_its_shape() {
         json!({ "resource_access": Value::Object(each.collect()) })
     };
     let groups = |count: usize| json!({ "groups": (0..count).map(|at| format!("g{at:04}")).collect::<Value>() });
-    for changes in [clients(129), clients(330), groups(1_000), groups(1_400), json!({ "x": alloc::vec![0; 5_500] })] {
+    for changes in [
+        clients(129),
+        clients(330),
+        groups(1_000),
+        groups(1_400),
+        json!({ "x": alloc::vec![0; 5_500] }),
+    ] {
         let token = key().token(&claims(changes));
         assert!(token.len() <= limits::MAX_TOKEN_BYTES, "{}", token.len());
         assert!(verdict(&token, &plain()).is_ok(), "{}", token.len());
@@ -425,15 +697,30 @@ fn v14_a_changed_claim_does_not_verify() {
     let forged = key().token(&claims(json!({ "sub": "admin" })));
     let (head, signature) = token.rsplit_once('.').unwrap();
     let (forged_head, _) = forged.rsplit_once('.').unwrap();
-    assert_eq!(rejection(&format!("{forged_head}.{signature}")), Rejection::SignatureInvalid);
-    assert_eq!(rejection(&format!("{head}.{}", base64url::encode(&[0; 64]))), Rejection::SignatureInvalid);
-    assert_eq!(rejection(&format!("{head}.{}", base64url::encode(&[0; 63]))), Rejection::SignatureInvalid);
+    assert_eq!(
+        rejection(&format!("{forged_head}.{signature}")),
+        Rejection::SignatureInvalid
+    );
+    assert_eq!(
+        rejection(&format!("{head}.{}", base64url::encode(&[0; 64]))),
+        Rejection::SignatureInvalid
+    );
+    assert_eq!(
+        rejection(&format!("{head}.{}", base64url::encode(&[0; 63]))),
+        Rejection::SignatureInvalid
+    );
 }
 
 #[test]
 fn v19_a_bound_token_is_no_bearer_token() {
-    assert_eq!(with_claims(json!({ "cnf": { "jkt": "x" } })), Some(Rejection::BindingUnsupported));
-    assert_eq!(with_claims(json!({ "cnf": {} })), Some(Rejection::BindingUnsupported));
+    assert_eq!(
+        with_claims(json!({ "cnf": { "jkt": "x" } })),
+        Some(Rejection::BindingUnsupported)
+    );
+    assert_eq!(
+        with_claims(json!({ "cnf": {} })),
+        Some(Rejection::BindingUnsupported)
+    );
 }
 
 #[test]
@@ -449,10 +736,18 @@ fn cheap_checks_refuse_before_any_signature_work() {
     let (trust, counted) = (Trust::new(), Counted(core::cell::Cell::new(0)));
     let run = |changes: Value| {
         let token = key().token(&claims(changes));
-        check(&token, &policy, &trust, || NOW).and_then(|checked| checked.verify(&counted)).err()
+        check(&token, &policy, &trust, || NOW)
+            .and_then(|checked| checked.verify(&counted))
+            .err()
     };
-    assert_eq!(run(json!({ "exp": NOW - 100 })), Some(Rejection::TokenExpired));
-    assert_eq!(run(json!({ "aud": "billing" })), Some(Rejection::AudienceMismatch));
+    assert_eq!(
+        run(json!({ "exp": NOW - 100 })),
+        Some(Rejection::TokenExpired)
+    );
+    assert_eq!(
+        run(json!({ "aud": "billing" })),
+        Some(Rejection::AudienceMismatch)
+    );
     assert_eq!(counted.0.get(), 0);
     assert_eq!(run(json!({})), Some(Rejection::SignatureInvalid));
     assert_eq!(counted.0.get(), 1);
@@ -460,15 +755,31 @@ fn cheap_checks_refuse_before_any_signature_work() {
 
 #[test]
 fn signature_only_does_not_look_at_claims() {
-    let set = KeySet::from_config(&json!({ "keys": [key().jwk()] }).to_string(), &Alg::ALL, true).unwrap();
-    assert_eq!(signature_only(&key().sign(&key().header(), "no claims"), &set), Ok(()));
+    let set = KeySet::from_config(
+        &json!({ "keys": [key().jwk()] }).to_string(),
+        &Alg::ALL,
+        true,
+    )
+    .unwrap();
+    assert_eq!(
+        signature_only(&key().sign(&key().header(), "no claims"), &set),
+        Ok(())
+    );
     let other = TestKey::new("k1", 9);
-    assert_eq!(signature_only(&other.sign(&key().header(), "no claims"), &set), Err(Rejection::SignatureInvalid));
+    assert_eq!(
+        signature_only(&other.sign(&key().header(), "no claims"), &set),
+        Err(Rejection::SignatureInvalid)
+    );
 }
 
 #[test]
 fn an_assertion_is_validated_against_its_rule_alone() {
-    let set = KeySet::from_config(&json!({ "keys": [key().jwk()] }).to_string(), &Alg::ALL, false).unwrap();
+    let set = KeySet::from_config(
+        &json!({ "keys": [key().jwk()] }).to_string(),
+        &Alg::ALL,
+        false,
+    )
+    .unwrap();
     let mut rule = JwtRule::new(ISSUER, alloc::vec!["orders".into()]);
     rule.token_types = alloc::vec![TokenType::ClientAuthentication];
     let mut header = key().header();
@@ -476,11 +787,24 @@ fn an_assertion_is_validated_against_its_rule_alone() {
     let assertion = key().sign(&header, &claims(json!({ "client_id": null })).to_string());
     assert!(validate_with(&assertion, &set, &rule, NOW, &Portable).is_ok());
     assert_eq!(
-        validate_with(&key().token(&claims(json!({}))), &set, &rule, NOW, &Portable).unwrap_err(),
+        validate_with(
+            &key().token(&claims(json!({}))),
+            &set,
+            &rule,
+            NOW,
+            &Portable
+        )
+        .unwrap_err(),
         Rejection::TypeNotAllowed
     );
-    let other = JwtRule { issuer: "https://other.example".into(), ..rule };
-    assert_eq!(validate_with(&assertion, &set, &other, NOW, &Portable).unwrap_err(), Rejection::IssuerUnknown);
+    let other = JwtRule {
+        issuer: "https://other.example".into(),
+        ..rule
+    };
+    assert_eq!(
+        validate_with(&assertion, &set, &other, NOW, &Portable).unwrap_err(),
+        Rejection::IssuerUnknown
+    );
 }
 
 proptest! {
@@ -501,12 +825,17 @@ fn two_clusters() -> Policy {
             "refreshInterval": "10s",
         })
     };
-    Policy::from_json(&json!({ "jwtRules": [rule("a", "orders"), rule("b", "orders")] }).to_string()).unwrap()
+    Policy::from_json(
+        &json!({ "jwtRules": [rule("a", "orders"), rule("b", "orders")] }).to_string(),
+    )
+    .unwrap()
 }
 
 fn fetch(trust: &mut Trust, policy: &Policy, rule: usize, key: &TestKey, at: u64) {
     let jwks = json!({ "keys": [key.jwk()] }).to_string();
-    trust.accept_jwks(rule, &jwks, policy, Duration::from_secs(at)).unwrap();
+    trust
+        .accept_jwks(rule, &jwks, policy, Duration::from_secs(at))
+        .unwrap();
 }
 
 #[test]
@@ -514,16 +843,26 @@ fn one_issuer_may_have_two_key_sets() {
     let policy = two_clusters();
     // The clusters may even give their keys the same name.
     for (kid_a, kid_b) in [("a", "b"), ("main", "main")] {
-        let [a, b, c] = [(kid_a, 1), (kid_b, 2), (kid_b, 3)].map(|(kid, seed)| TestKey::new(kid, seed));
+        let [a, b, c] =
+            [(kid_a, 1), (kid_b, 2), (kid_b, 3)].map(|(kid, seed)| TestKey::new(kid, seed));
         let [of_a, of_b, of_c] = [&a, &b, &c].map(|key| key.token(&claims(json!({}))));
         let mut trust = Trust::new();
-        let rule_of = |trust: &Trust, token: &str| validate(token, &policy, trust, NOW).map(|token| token.jwt_rule());
+        let rule_of = |trust: &Trust, token: &str| {
+            validate(token, &policy, trust, NOW).map(|token| token.jwt_rule())
+        };
         assert_eq!(rule_of(&trust, &of_a), Err(Rejection::KeysUnavailable));
         fetch(&mut trust, &policy, 0, &a, 0);
         assert_eq!(rule_of(&trust, &of_a), Ok(0));
-        assert_eq!(rule_of(&trust, &of_b), Err(Rejection::KeysUnavailable), "cluster b may have signed it");
+        assert_eq!(
+            rule_of(&trust, &of_b),
+            Err(Rejection::KeysUnavailable),
+            "cluster b may have signed it"
+        );
         fetch(&mut trust, &policy, 1, &b, 0);
-        assert_eq!([rule_of(&trust, &of_a), rule_of(&trust, &of_b)], [Ok(0), Ok(1)]);
+        assert_eq!(
+            [rule_of(&trust, &of_a), rule_of(&trust, &of_b)],
+            [Ok(0), Ok(1)]
+        );
         let expired = a.token(&claims(json!({ "exp": NOW - 100 })));
         assert_eq!(rule_of(&trust, &expired), Err(Rejection::TokenExpired));
         assert_eq!(rule_of(&trust, &of_c), Err(Rejection::SignatureInvalid));
@@ -542,7 +881,10 @@ fn a_remembered_token_stays_with_its_rule() {
     assert!(proof.still_holds(&token, &policy, &trust, NOW));
     fetch(&mut trust, &policy, 0, &b, 0);
     fetch(&mut trust, &policy, 1, &a, 0);
-    assert!(!proof.still_holds(&token, &policy, &trust, NOW), "the other rule accepts it now, by other settings");
+    assert!(
+        !proof.still_holds(&token, &policy, &trust, NOW),
+        "the other rule accepts it now, by other settings"
+    );
 }
 
 #[test]
@@ -557,11 +899,21 @@ fn fetched_keys_that_are_too_old_are_not_decided_by() {
         let before = trust.generation();
         let aged = trust.age_jwks(&policy, Duration::from_secs(now));
         let changed = trust.generation() != before;
-        (aged, changed, validate(&token, &policy, trust, NOW).map(|token| token.jwt_rule()))
+        (
+            aged,
+            changed,
+            validate(&token, &policy, trust, NOW).map(|token| token.jwt_rule()),
+        )
     };
     assert_eq!(verdict_at(&mut trust, 1_030), (vec![], false, Ok(0)));
-    assert_eq!(verdict_at(&mut trust, 1_031), (vec![0], true, Err(Rejection::KeysStale)));
-    assert_eq!(verdict_at(&mut trust, 1_032), (vec![], false, Err(Rejection::KeysStale)));
+    assert_eq!(
+        verdict_at(&mut trust, 1_031),
+        (vec![0], true, Err(Rejection::KeysStale))
+    );
+    assert_eq!(
+        verdict_at(&mut trust, 1_032),
+        (vec![], false, Err(Rejection::KeysStale))
+    );
     assert_eq!(trust.keys().count(), 1);
     fetch(&mut trust, &policy, 0, &a, 1_033);
     assert_eq!(verdict_at(&mut trust, 1_033), (vec![], false, Ok(0)));

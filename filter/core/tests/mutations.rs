@@ -1,7 +1,9 @@
-//! Tokens that somebody else signed, in every algorithm, and what becomes of them when a byte changes.
+//! Tokens that somebody else signed, in every algorithm, and what becomes of them when a byte
+//! changes.
 //!
-//! aws-lc-rs signs; jsonwebtoken (over aws-lc-rs) and jwt-compact's own parser judge beside us. aws-lc-rs is C, so this file is
-//! for native targets. Its keys are new in every run: a failure's message holds all that is needed to see it again.
+//! aws-lc-rs signs; jsonwebtoken (over aws-lc-rs) and jwt-compact's own parser judge beside us.
+//! aws-lc-rs is C, so this file is for native targets. Its keys are new in every run: a failure's
+//! message holds all that is needed to see it again.
 
 #![cfg(not(target_family = "wasm"))]
 #![expect(
@@ -31,7 +33,8 @@ use serde_json::{Value, json};
 const NOW: u64 = 1_800_000_000;
 const SECRET: [u8; 64] = [0x5a; 64];
 
-/// One private key of each kind, and the set of their public parts: a key for each algorithm, named after it.
+/// One private key of each kind, and the set of their public parts: a key for each algorithm, named
+/// after it.
 struct Signers {
     rsa: RsaKeyPair,
     p256: EcdsaKeyPair,
@@ -54,7 +57,11 @@ static SIGNERS: LazyLock<Signers> = LazyLock::new(|| {
 fn sign(alg: Alg, message: &[u8]) -> Vec<u8> {
     let (random, signers) = (SystemRandom::new(), &*SIGNERS);
     let ecdsa = |key: &EcdsaKeyPair| key.sign(&random, message).unwrap().as_ref().to_vec();
-    let tag = |hash| hmac::sign(&hmac::Key::new(hash, &SECRET), message).as_ref().to_vec();
+    let tag = |hash| {
+        hmac::sign(&hmac::Key::new(hash, &SECRET), message)
+            .as_ref()
+            .to_vec()
+    };
     let padding: &'static dyn signature::RsaEncoding = match alg {
         Alg::Es256 => return ecdsa(&signers.p256),
         Alg::Es384 => return ecdsa(&signers.p384),
@@ -71,7 +78,10 @@ fn sign(alg: Alg, message: &[u8]) -> Vec<u8> {
         Alg::Ps512 => &signature::RSA_PSS_SHA512,
     };
     let mut signature = vec![0; signers.rsa.public_modulus_len()];
-    signers.rsa.sign(padding, &random, message, &mut signature).unwrap();
+    signers
+        .rsa
+        .sign(padding, &random, message, &mut signature)
+        .unwrap();
     signature
 }
 
@@ -87,7 +97,9 @@ fn jwk(alg: Alg) -> Value {
         Alg::Es256 => ecdsa(&signers.p256, "P-256"),
         Alg::Es384 => ecdsa(&signers.p384, "P-384"),
         Alg::Es512 => ecdsa(&signers.p521, "P-521"),
-        Alg::EdDsa => json!({"kty": "OKP", "crv": "Ed25519", "x": text(signers.ed25519.public_key().as_ref())}),
+        Alg::EdDsa => {
+            json!({"kty": "OKP", "crv": "Ed25519", "x": text(signers.ed25519.public_key().as_ref())})
+        }
         Alg::Hs256 | Alg::Hs384 | Alg::Hs512 => json!({"kty": "oct", "k": text(&SECRET)}),
         _ => {
             let public = signers.rsa.public_key();
@@ -101,7 +113,11 @@ fn jwk(alg: Alg) -> Value {
 }
 
 fn seal(alg: Alg, header: &str, payload: &str) -> String {
-    let mut token = format!("{}.{}", base64url::encode(header.as_bytes()), base64url::encode(payload.as_bytes()));
+    let mut token = format!(
+        "{}.{}",
+        base64url::encode(header.as_bytes()),
+        base64url::encode(payload.as_bytes())
+    );
     let signature = base64url::encode(&sign(alg, token.as_bytes()));
     token.push('.');
     token.push_str(&signature);
@@ -128,17 +144,19 @@ fn accepted(token: &str) -> bool {
     validate(token, &POLICY, &Trust::new(), NOW).is_ok()
 }
 
-/// Every change of one bit, every cut at either end, and every insertion of one of `.=A \n`; a change that is no text any more
-/// never gets as far as the core.
+/// Every change of one bit, every cut at either end, and every insertion of one of `.=A \n`; a
+/// change that is no text any more never gets as far as the core.
 fn mutants(token: &str) -> impl Iterator<Item = String> {
     let flips = (0..token.len() * 8).filter_map(move |bit| {
         let mut bytes = token.as_bytes().to_vec();
         bytes[bit / 8] ^= 1 << (bit % 8);
         String::from_utf8(bytes).ok()
     });
-    let cuts = (0..token.len()).flat_map(move |at| [token[..at].to_string(), token[at + 1..].to_string()]);
+    let cuts =
+        (0..token.len()).flat_map(move |at| [token[..at].to_string(), token[at + 1..].to_string()]);
     let insertions = (0..=token.len()).flat_map(move |at| {
-        [".", "=", "A", " ", "\n"].map(move |inserted| format!("{}{inserted}{}", &token[..at], &token[at..]))
+        [".", "=", "A", " ", "\n"]
+            .map(move |inserted| format!("{}{inserted}{}", &token[..at], &token[at..]))
     });
     flips.chain(cuts).chain(insertions)
 }
@@ -148,7 +166,11 @@ fn only_the_token_itself_is_accepted(alg: Alg) {
     assert!(accepted(&token), "{token} under {}", jwk(alg));
     let mut tried = 0;
     for mutant in mutants(&token) {
-        assert!(!accepted(&mutant), "{mutant}\nis a mutant of {token}\nunder {}", jwk(alg));
+        assert!(
+            !accepted(&mutant),
+            "{mutant}\nis a mutant of {token}\nunder {}",
+            jwk(alg)
+        );
         tried += 1;
     }
     // Seven of eight flips leave a text; two cuts and five insertions a position.
@@ -174,15 +196,22 @@ mutation_tests!(
     es256: Es256, es384: Es384, es512: Es512, eddsa: EdDsa, hs256: Hs256, hs384: Hs384, hs512: Hs512
 );
 
-/// A signature proves nothing under another algorithm's name or key, whatever the two have in common (V5).
+/// A signature proves nothing under another algorithm's name or key, whatever the two have in
+/// common (V5).
 #[test]
 fn no_algorithm_stands_in_for_another() {
     let claims = "{}";
     for signed in Alg::ALL {
         for named in Alg::ALL {
             for key in Alg::ALL {
-                let keys = KeySet::from_config(&json!({"keys": [jwk(key)]}).to_string(), &Alg::ALL, true).unwrap();
-                let token = seal(signed, &json!({"alg": named.name(), "kid": jwk(key)["kid"]}).to_string(), claims);
+                let keys =
+                    KeySet::from_config(&json!({"keys": [jwk(key)]}).to_string(), &Alg::ALL, true)
+                        .unwrap();
+                let token = seal(
+                    signed,
+                    &json!({"alg": named.name(), "kid": jwk(key)["kid"]}).to_string(),
+                    claims,
+                );
                 let same = signed == named && named == key;
                 assert_eq!(
                     signature_only(&token, &keys).is_ok(),
@@ -194,23 +223,45 @@ fn no_algorithm_stands_in_for_another() {
     }
 }
 
-/// The oldest confusion: an HMAC whose secret is the public key, in each form in which a verifier may have it.
+/// The oldest confusion: an HMAC whose secret is the public key, in each form in which a verifier
+/// may have it.
 #[test]
 fn a_public_key_is_no_secret() {
-    let keys =
-        KeySet::from_config(&json!({"keys": [jwk(Alg::Rs256), jwk(Alg::EdDsa)]}).to_string(), &Alg::ALL, true).unwrap();
+    let keys = KeySet::from_config(
+        &json!({"keys": [jwk(Alg::Rs256), jwk(Alg::EdDsa)]}).to_string(),
+        &Alg::ALL,
+        true,
+    )
+    .unwrap();
     for public in [jwk(Alg::Rs256), jwk(Alg::EdDsa)] {
-        let material = public.get("n").or(public.get("x")).unwrap().as_str().unwrap();
-        for secret in
-            [material.as_bytes().to_vec(), base64url::decode(material).unwrap(), public.to_string().into_bytes()]
-        {
+        let material = public
+            .get("n")
+            .or(public.get("x"))
+            .unwrap()
+            .as_str()
+            .unwrap();
+        for secret in [
+            material.as_bytes().to_vec(),
+            base64url::decode(material).unwrap(),
+            public.to_string().into_bytes(),
+        ] {
             for kid in [public["kid"].clone(), Value::Null] {
                 let mut header = json!({"alg": "HS256", "kid": kid});
-                header.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+                header
+                    .as_object_mut()
+                    .unwrap()
+                    .retain(|_, value| !value.is_null());
                 let input = format!("{}.e30", base64url::encode(header.to_string().as_bytes()));
-                let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), input.as_bytes());
+                let tag = hmac::sign(
+                    &hmac::Key::new(hmac::HMAC_SHA256, &secret),
+                    input.as_bytes(),
+                );
                 assert!(
-                    signature_only(&format!("{input}.{}", base64url::encode(tag.as_ref())), &keys).is_err(),
+                    signature_only(
+                        &format!("{input}.{}", base64url::encode(tag.as_ref())),
+                        &keys
+                    )
+                    .is_err(),
                     "{header}"
                 );
             }
@@ -228,7 +279,8 @@ fn jsonwebtoken_accepts(token: &str, alg: Alg) -> Result<Value, jsonwebtoken::er
     jsonwebtoken::decode::<Value>(token, &key, &rule).map(|data| data.claims)
 }
 
-/// Headers between good and bad: members in any order, repeated, escaped, spaced, of extensions, and of attacks.
+/// Headers between good and bad: members in any order, repeated, escaped, spaced, of extensions,
+/// and of attacks.
 fn header(alg: Alg) -> impl Strategy<Value = String> {
     let kid = jwk(alg)["kid"].as_str().unwrap().to_owned();
     let name = alg.name();
@@ -249,22 +301,39 @@ fn header(alg: Alg) -> impl Strategy<Value = String> {
         r#""jwk":{"kty":"oct","k":"AAAA"}"#.into(),
     ];
     let some = proptest::sample::subsequence(members, 0..5).prop_shuffle();
-    (some, prop::sample::select(vec!["", ",", " ", "}", "\u{feff}"]), any::<prop::sample::Index>(), 0..8_u8).prop_map(
-        move |(mut members, slip, at, odds)| {
+    (
+        some,
+        prop::sample::select(vec!["", ",", " ", "}", "\u{feff}"]),
+        any::<prop::sample::Index>(),
+        0..8_u8,
+    )
+        .prop_map(move |(mut members, slip, at, odds)| {
             members.insert(at.index(members.len() + 1), format!(r#""alg":"{name}""#));
             // Mostly without a slip of the pen, or nothing would ever be accepted.
             let slip = if odds == 0 { slip } else { "" };
             format!("{{{}{slip}}}", members.join(","))
-        },
-    )
+        })
 }
 
 fn judged_alg() -> impl Strategy<Value = Alg> {
-    prop::sample::select(vec![Alg::Rs256, Alg::Ps256, Alg::Es256, Alg::Es384, Alg::EdDsa, Alg::Hs256])
+    prop::sample::select(vec![
+        Alg::Rs256,
+        Alg::Ps256,
+        Alg::Es256,
+        Alg::Es384,
+        Alg::EdDsa,
+        Alg::Hs256,
+    ])
 }
 
-static SET: LazyLock<KeySet> =
-    LazyLock::new(|| KeySet::from_config(&json!({"keys": Alg::ALL.map(jwk)}).to_string(), &Alg::ALL, true).unwrap());
+static SET: LazyLock<KeySet> = LazyLock::new(|| {
+    KeySet::from_config(
+        &json!({"keys": Alg::ALL.map(jwk)}).to_string(),
+        &Alg::ALL,
+        true,
+    )
+    .unwrap()
+});
 
 #[derive(Clone, Debug)]
 struct Edit {
@@ -275,9 +344,13 @@ struct Edit {
 
 /// Edits of a few bytes, mostly within the alphabet of the text that is edited.
 fn edits() -> impl Strategy<Value = Vec<Edit>> {
-    let insert = prop_oneof!["[A-Za-z0-9_-]{0,3}", "[.=\"{}\\[\\],:\\\\]{0,2}", "\\PC{0,2}"];
-    let edit =
-        (any::<prop::sample::Index>(), 0..4_usize, insert).prop_map(|(at, remove, insert)| Edit { at, remove, insert });
+    let insert = prop_oneof![
+        "[A-Za-z0-9_-]{0,3}",
+        "[.=\"{}\\[\\],:\\\\]{0,2}",
+        "\\PC{0,2}"
+    ];
+    let edit = (any::<prop::sample::Index>(), 0..4_usize, insert)
+        .prop_map(|(at, remove, insert)| Edit { at, remove, insert });
     prop::collection::vec(edit, 1..4)
 }
 
@@ -310,19 +383,29 @@ fn what_we_accept_others_accept() {
                 "{}",
                 header
             );
-            let parsed =
-                UntrustedToken::new(&token).map_err(|error| TestCaseError::fail(format!("{error}: {header}")))?;
+            let parsed = UntrustedToken::new(&token)
+                .map_err(|error| TestCaseError::fail(format!("{error}: {header}")))?;
             let kid = hints(&token).and_then(|hints| hints.kid);
-            prop_assert_eq!((parsed.algorithm(), parsed.header().key_id.as_deref()), (alg.name(), kid.as_deref()));
+            prop_assert_eq!(
+                (parsed.algorithm(), parsed.header().key_id.as_deref()),
+                (alg.name(), kid.as_deref())
+            );
             agreed.set(agreed.get() + 1);
             Ok(())
         })
         .unwrap();
-    assert!(agreed.get() >= 16, "only {} tokens were accepted at all", agreed.get());
+    assert!(
+        agreed.get() >= 16,
+        "only {} tokens were accepted at all",
+        agreed.get()
+    );
 }
 
 fn without_files() -> ProptestConfig {
-    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {
@@ -352,7 +435,8 @@ proptest! {
     }
 }
 
-/// What a proxy is asked to verify with: aws-lc, from which BoringSSL's code stems too, reads key and signature.
+/// What a proxy is asked to verify with: aws-lc, from which BoringSSL's code stems too, reads key
+/// and signature.
 #[test]
 fn keys_and_signatures_mean_the_same_in_der() {
     let hosted: [(Alg, &dyn signature::VerificationAlgorithm); 6] = [
@@ -364,21 +448,32 @@ fn keys_and_signatures_mean_the_same_in_der() {
         (Alg::Es512, &signature::ECDSA_P521_SHA512_ASN1),
     ];
     for (alg, theirs) in hosted {
-        let set = KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, false).unwrap();
+        let set = KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, false)
+            .unwrap();
         let spki = set.iter().next().unwrap().spki().unwrap();
         // Often enough for an r or an s with a leading one bit, and one with a leading zero byte.
         for round in 0..600_u32 {
             let message = round.to_be_bytes();
             let signed = sign(alg, &message);
             let ecdsa = matches!(alg, Alg::Es256 | Alg::Es384 | Alg::Es512);
-            let signed = if ecdsa { der::ecdsa_signature(&signed).unwrap() } else { signed };
-            assert!(theirs.verify_sig(spki, &message, &signed).is_ok(), "{} {round}", alg.name());
+            let signed = if ecdsa {
+                der::ecdsa_signature(&signed).unwrap()
+            } else {
+                signed
+            };
+            assert!(
+                theirs.verify_sig(spki, &message, &signed).is_ok(),
+                "{} {round}",
+                alg.name()
+            );
             if !ecdsa {
                 break;
             }
         }
     }
-    let none = |alg| KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, true).unwrap();
+    let none = |alg| {
+        KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, true).unwrap()
+    };
     for alg in [Alg::EdDsa, Alg::Hs256] {
         assert!(none(alg).iter().next().unwrap().spki().is_none());
     }

@@ -1,7 +1,12 @@
-//! The examples that the RFCs themselves sign, under the RFCs' own keys: RFC 7515 A.1–A.4, RFC 7520 §4.1–§4.4, RFC 8037 A.3 and
-//! A.4, RFC 7638 §3.1. Their private keys are public knowledge, which is why they may stand in `data/`.
+//! The examples that the RFCs themselves sign, under the RFCs' own keys: RFC 7515 A.1–A.4, RFC 7520
+//! §4.1–§4.4, RFC 8037 A.3 and A.4, RFC 7638 §3.1. Their private keys are public knowledge, which
+//! is why they may stand in `data/`.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests: a surprise must stop the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a surprise must stop the test"
+)]
 
 use meshseal_core::alg::Alg;
 use meshseal_core::base64url;
@@ -29,11 +34,18 @@ fn examples() -> Vec<Example> {
         token: example["token"].as_str().unwrap().into(),
         jwk: example["jwk"].clone(),
     };
-    serde_json::from_str::<Vec<Value>>(EXAMPLES).unwrap().iter().map(read).collect()
+    serde_json::from_str::<Vec<Value>>(EXAMPLES)
+        .unwrap()
+        .iter()
+        .map(read)
+        .collect()
 }
 
 fn example(name: &str) -> Example {
-    examples().into_iter().find(|example| example.name == name).unwrap()
+    examples()
+        .into_iter()
+        .find(|example| example.name == name)
+        .unwrap()
 }
 
 /// The RFCs print whole private keys; a set of public keys must not have their private part.
@@ -48,7 +60,8 @@ fn read(jwk: &Value, allowed: &[Alg]) -> Result<KeySet, Vec<keys::KeyProblem>> {
     KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), allowed, true)
 }
 
-/// The RFCs' keys rarely name their algorithm, so each is bound to that of the example, as a rule's `algorithms` would.
+/// The RFCs' keys rarely name their algorithm, so each is bound to that of the example, as a rule's
+/// `algorithms` would.
 fn key_for(example: &Example) -> KeySet {
     read(&public(example.jwk.clone()), &[example.alg]).unwrap()
 }
@@ -59,16 +72,25 @@ fn foreign_key(example: &Example) -> Value {
         // RFC 7517 A.1, RFC 8032 §7.1 test 2.
         Some("P-256") => json!({"kty": "EC", "crv": "P-256",
             "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}),
-        Some("Ed25519") => json!({"kty": "OKP", "crv": "Ed25519", "x": "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"}),
+        Some("Ed25519") => {
+            json!({"kty": "OKP", "crv": "Ed25519", "x": "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"})
+        }
         curve => {
             let differs = |other: &Example| {
                 other.jwk["n"] != example.jwk["n"]
                     || other.jwk["k"] != example.jwk["k"]
                     || other.jwk["x"] != example.jwk["x"]
             };
-            let same_kind =
-                |other: &Example| other.jwk["kty"] == example.jwk["kty"] && other.jwk["crv"].as_str() == curve;
-            public(examples().into_iter().find(|other| same_kind(other) && differs(other)).unwrap().jwk)
+            let same_kind = |other: &Example| {
+                other.jwk["kty"] == example.jwk["kty"] && other.jwk["crv"].as_str() == curve
+            };
+            public(
+                examples()
+                    .into_iter()
+                    .find(|other| same_kind(other) && differs(other))
+                    .unwrap()
+                    .jwk,
+            )
         }
     }
 }
@@ -90,7 +112,11 @@ fn every_example_verifies_and_no_change_of_it_does() {
         assert_eq!(signature_only(&example.token, &keys), Ok(()), "{name}");
         for part in [1, 2] {
             let changed = with_part(&example.token, part, |bytes| bytes[0] ^= 1);
-            assert_eq!(signature_only(&changed, &keys), Err(Rejection::SignatureInvalid), "{name}, part {part}");
+            assert_eq!(
+                signature_only(&changed, &keys),
+                Err(Rejection::SignatureInvalid),
+                "{name}, part {part}"
+            );
         }
         let longer = with_part(&example.token, 2, |bytes| bytes.insert(0, 0));
         assert_eq!(
@@ -108,19 +134,41 @@ fn another_key_of_the_same_kind_verifies_no_example() {
         // Under the same name, so that only the arithmetic can tell.
         foreign["kid"] = example.jwk.get("kid").cloned().unwrap_or("other".into());
         let keys = read(&foreign, &[example.alg]).unwrap();
-        assert_eq!(signature_only(&example.token, &keys), Err(Rejection::SignatureInvalid), "{}", example.name);
+        assert_eq!(
+            signature_only(&example.token, &keys),
+            Err(Rejection::SignatureInvalid),
+            "{}",
+            example.name
+        );
     }
 }
 
 #[test]
 fn the_rfcs_keys_are_refused_with_their_private_members() {
-    let private: Vec<Example> = examples().into_iter().filter(|example| example.jwk.get("d").is_some()).collect();
+    let private: Vec<Example> = examples()
+        .into_iter()
+        .filter(|example| example.jwk.get("d").is_some())
+        .collect();
     assert_eq!(private.len(), 6);
     for example in private {
         let problems = read(&example.jwk, &[example.alg]).unwrap_err();
-        assert_eq!((problems.len(), problems[0].path.as_str()), (1, "keys[0].d"), "{}", example.name);
-        let published = KeySet::from_provider(&json!({ "keys": [example.jwk] }).to_string(), &[example.alg]).unwrap();
-        assert_eq!((published.len(), published.skipped()), (0, 1), "{}", example.name);
+        assert_eq!(
+            (problems.len(), problems[0].path.as_str()),
+            (1, "keys[0].d"),
+            "{}",
+            example.name
+        );
+        let published = KeySet::from_provider(
+            &json!({ "keys": [example.jwk] }).to_string(),
+            &[example.alg],
+        )
+        .unwrap();
+        assert_eq!(
+            (published.len(), published.skipped()),
+            (0, 1),
+            "{}",
+            example.name
+        );
     }
 }
 
@@ -129,20 +177,30 @@ fn a_key_without_alg_serves_one_algorithm_only() {
     // RFC 7515 A.1's secret of 64 bytes would do for HS512 as well.
     let hs256 = example("RFC 7515 A.1");
     let keys = read(&hs256.jwk, &Alg::ALL).unwrap();
-    assert_eq!(keys.iter().map(keys::Key::alg).collect::<Vec<_>>(), [Alg::Hs256]);
+    assert_eq!(
+        keys.iter().map(keys::Key::alg).collect::<Vec<_>>(),
+        [Alg::Hs256]
+    );
     assert_eq!(signature_only(&hs256.token, &keys), Ok(()));
-    // RFC 7520 signs with the same RSA key in two ways; a rule that allows both has to be told which one it is.
+    // RFC 7520 signs with the same RSA key in two ways; a rule that allows both has to be told
+    // which one it is.
     let (rs256, ps384) = (example("RFC 7520 4.1"), example("RFC 7520 4.2"));
     let keys = read(&public(ps384.jwk), &Alg::ALL).unwrap();
     assert_eq!(signature_only(&rs256.token, &keys), Ok(()));
-    assert_eq!(signature_only(&ps384.token, &keys), Err(Rejection::AlgorithmMismatch));
+    assert_eq!(
+        signature_only(&ps384.token, &keys),
+        Err(Rejection::AlgorithmMismatch)
+    );
 }
 
 #[test]
 fn a_secret_is_a_key_only_where_it_is_asked_for() {
     let example = example("RFC 7520 4.4");
     let set = json!({ "keys": [example.jwk] }).to_string();
-    assert_eq!(KeySet::from_config(&set, &[Alg::Hs256], false).unwrap_err()[0].path, "keys[0].kty");
+    assert_eq!(
+        KeySet::from_config(&set, &[Alg::Hs256], false).unwrap_err()[0].path,
+        "keys[0].kty"
+    );
     assert_eq!(KeySet::from_provider(&set, &[Alg::Hs256]).unwrap().len(), 0);
 }
 
@@ -150,10 +208,16 @@ fn a_secret_is_a_key_only_where_it_is_asked_for() {
 fn thumbprints_are_the_rfcs() {
     let rfc_7638: Value = serde_json::from_str(THUMBPRINT).unwrap();
     let print = |jwk: &Value| keys::thumbprint(&jwk.to_string());
-    assert_eq!(print(&rfc_7638["jwk"]).as_deref(), rfc_7638["thumbprint"].as_str());
+    assert_eq!(
+        print(&rfc_7638["jwk"]).as_deref(),
+        rfc_7638["thumbprint"].as_str()
+    );
     // RFC 8037 A.3; the private part makes no difference.
     let ed25519 = example("RFC 8037 A.4").jwk;
     for jwk in [public(ed25519.clone()), ed25519] {
-        assert_eq!(print(&jwk).as_deref(), Some("kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"));
+        assert_eq!(
+            print(&jwk).as_deref(),
+            Some("kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k")
+        );
     }
 }

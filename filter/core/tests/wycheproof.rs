@@ -1,9 +1,14 @@
-//! Project Wycheproof's vectors against [`Portable`] and [`KeyTables`], which must agree, each key read from a JWK as a rule's key would be.
+//! Project Wycheproof's vectors against [`Portable`] and [`KeyTables`], which must agree, each key
+//! read from a JWK as a rule's key would be.
 //!
-//! Valid vectors must verify and invalid ones must not. Whatever else happens stands in a table of [`Exception`]s with its
-//! reason; a vector that no exception explains fails the test, and so does an exception that explains none.
+//! Valid vectors must verify and invalid ones must not. Whatever else happens stands in a table of
+//! [`Exception`]s with its reason; a vector that no exception explains fails the test, and so does
+//! an exception that explains none.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests: a surprise must stop the test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: a surprise must stop the test"
+)]
 
 use meshseal_core::alg::Alg;
 use meshseal_core::base64url;
@@ -67,7 +72,11 @@ fn text(bytes: &[u8]) -> Value {
 }
 
 fn verify(jwk: &Value, alg: Alg, vectors: &[Vector]) -> Vec<Option<bool>> {
-    let keys = KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), &[alg], alg.is_symmetric());
+    let keys = KeySet::from_config(
+        &json!({ "keys": [jwk] }).to_string(),
+        &[alg],
+        alg.is_symmetric(),
+    );
     let key = keys.as_ref().ok().and_then(|keys| keys.iter().next());
     let mut tables = KeyTables::new();
     tables.keep(key);
@@ -75,12 +84,19 @@ fn verify(jwk: &Value, alg: Alg, vectors: &[Vector]) -> Vec<Option<bool>> {
     let judge = |key: &Key, vector: &Vector| {
         let verdict = Portable.verify(key, &vector.message, &vector.signature);
         let with_tables = tables.verify(key, &vector.message, &vector.signature);
-        assert_eq!(with_tables, verdict, "{} {:?}: with tables and without", vector.id, vector.comment);
+        assert_eq!(
+            with_tables, verdict,
+            "{} {:?}: with tables and without",
+            vector.id, vector.comment
+        );
         verdict
     };
     let elliptic = matches!(alg, Alg::Es256 | Alg::Es384 | Alg::Es512 | Alg::EdDsa);
     assert!(key.is_none_or(|key| tables.is_ready(key) == elliptic));
-    vectors.iter().map(|vector| key.map(|key| judge(key, vector))).collect()
+    vectors
+        .iter()
+        .map(|vector| key.map(|key| judge(key, vector)))
+        .collect()
 }
 
 fn check(set: &str, alg: Alg, groups: Vec<Group>, expected: &Expected) {
@@ -92,12 +108,16 @@ fn check(set: &str, alg: Alg, groups: Vec<Group>, expected: &Expected) {
             if verdict.is_none() {
                 vector.tags.push("key refused".into());
             }
-            let exception =
-                expected.exceptions.iter().position(|exception| vector.tags.iter().any(|tag| tag == exception.tag));
+            let exception = expected
+                .exceptions
+                .iter()
+                .position(|exception| vector.tags.iter().any(|tag| tag == exception.tag));
             match (vector.result, verdict == Some(true), exception) {
                 (TestResult::Valid, true, None) => verified += 1,
                 (TestResult::Invalid, false, _) => refused += 1,
-                (TestResult::Valid | TestResult::Acceptable, false, Some(at)) => *explained.get_mut(at).unwrap() += 1,
+                (TestResult::Valid | TestResult::Acceptable, false, Some(at)) => {
+                    *explained.get_mut(at).unwrap() += 1;
+                }
                 (result, verdict, _) => {
                     wrong.push(format!(
                         "{set} {} is {result:?}, verified: {verdict}: {} {:?}",
@@ -108,39 +128,95 @@ fn check(set: &str, alg: Alg, groups: Vec<Group>, expected: &Expected) {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(verified >= expected.verified, "{set}: only {verified} verified");
+    assert!(
+        verified >= expected.verified,
+        "{set}: only {verified} verified"
+    );
     assert!(refused >= expected.refused, "{set}: only {refused} refused");
     for (exception, count) in expected.exceptions.iter().zip(explained) {
-        assert_eq!(count, exception.vectors, "{set}: vectors that the exception {:?} explains", exception.tag);
+        assert_eq!(
+            count, exception.vectors,
+            "{set}: vectors that the exception {:?} explains",
+            exception.tag
+        );
     }
 }
 
-fn ecdsa_set(name: ecdsa::TestName, alg: Alg, curve: EllipticCurve, crv: &str, expected: &Expected) {
+fn ecdsa_set(
+    name: ecdsa::TestName,
+    alg: Alg,
+    curve: EllipticCurve,
+    crv: &str,
+    expected: &Expected,
+) {
     let read = |group: ecdsa::TestGroup| {
         assert_eq!(group.key.curve, curve);
-        let (x, y) = group.key.key.get(1..).unwrap().split_at(group.key.key.len() / 2);
-        Group { jwk: json!({"kty": "EC", "crv": crv, "x": text(x), "y": text(y)}), vectors: vectors!(group.tests, sig) }
+        let (x, y) = group
+            .key
+            .key
+            .get(1..)
+            .unwrap()
+            .split_at(group.key.key.len() / 2);
+        Group {
+            jwk: json!({"kty": "EC", "crv": crv, "x": text(x), "y": text(y)}),
+            vectors: vectors!(group.tests, sig),
+        }
     };
-    let groups = ecdsa::TestSet::load(name).unwrap().test_groups.into_iter().map(read).collect();
+    let groups = ecdsa::TestSet::load(name)
+        .unwrap()
+        .test_groups
+        .into_iter()
+        .map(read)
+        .collect();
     check(&format!("{name:?}"), alg, groups, expected);
 }
 
 #[test]
 fn ecdsa_p256() {
-    let expected = Expected { verified: 173, refused: 89, exceptions: &[] };
-    ecdsa_set(ecdsa::TestName::EcdsaSecp256r1Sha256P1363, Alg::Es256, EllipticCurve::Secp256r1, "P-256", &expected);
+    let expected = Expected {
+        verified: 173,
+        refused: 89,
+        exceptions: &[],
+    };
+    ecdsa_set(
+        ecdsa::TestName::EcdsaSecp256r1Sha256P1363,
+        Alg::Es256,
+        EllipticCurve::Secp256r1,
+        "P-256",
+        &expected,
+    );
 }
 
 #[test]
 fn ecdsa_p384() {
-    let expected = Expected { verified: 193, refused: 87, exceptions: &[] };
-    ecdsa_set(ecdsa::TestName::EcdsaSecp384r1Sha384P1363, Alg::Es384, EllipticCurve::Secp384r1, "P-384", &expected);
+    let expected = Expected {
+        verified: 193,
+        refused: 87,
+        exceptions: &[],
+    };
+    ecdsa_set(
+        ecdsa::TestName::EcdsaSecp384r1Sha384P1363,
+        Alg::Es384,
+        EllipticCurve::Secp384r1,
+        "P-384",
+        &expected,
+    );
 }
 
 #[test]
 fn ecdsa_p521() {
-    let expected = Expected { verified: 231, refused: 87, exceptions: &[] };
-    ecdsa_set(ecdsa::TestName::EcdsaSecp521r1Sha512P1363, Alg::Es512, EllipticCurve::Secp521r1, "P-521", &expected);
+    let expected = Expected {
+        verified: 231,
+        refused: 87,
+        exceptions: &[],
+    };
+    ecdsa_set(
+        ecdsa::TestName::EcdsaSecp521r1Sha512P1363,
+        Alg::Es512,
+        EllipticCurve::Secp521r1,
+        "P-521",
+        &expected,
+    );
 }
 
 #[test]
@@ -149,16 +225,32 @@ fn ed25519() {
         jwk: json!({"kty": "OKP", "crv": "Ed25519", "x": text(&group.key.pk)}),
         vectors: vectors!(group.tests, sig),
     };
-    let groups = eddsa::TestSet::load(eddsa::TestName::Ed25519).unwrap().test_groups.into_iter().map(read).collect();
-    check("Ed25519", Alg::EdDsa, groups, &Expected { verified: 88, refused: 63, exceptions: &[] });
+    let groups = eddsa::TestSet::load(eddsa::TestName::Ed25519)
+        .unwrap()
+        .test_groups
+        .into_iter()
+        .map(read)
+        .collect();
+    check(
+        "Ed25519",
+        Alg::EdDsa,
+        groups,
+        &Expected {
+            verified: 88,
+            refused: 63,
+            exceptions: &[],
+        },
+    );
 }
 
-/// The cases of "Taming the many EdDSAs" (ed25519-speccheck, Apache-2.0), on which libraries disagree: keys and nonces of small
-/// or mixed order, cofactored equations, scalars past the group order, points in another encoding. We take the strictest side,
-/// so that no other verifier refuses what we accept; only the fourth satisfies everybody.
+/// The cases of "Taming the many EdDSAs" (ed25519-speccheck, Apache-2.0), on which libraries
+/// disagree: keys and nonces of small or mixed order, cofactored equations, scalars past the group
+/// order, points in another encoding. We take the strictest side, so that no other verifier refuses
+/// what we accept; only the fourth satisfies everybody.
 #[test]
 fn ed25519_where_libraries_disagree() {
-    let cases: Vec<Value> = serde_json::from_str(include_str!("data/ed25519_speccheck.json")).unwrap();
+    let cases: Vec<Value> =
+        serde_json::from_str(include_str!("data/ed25519_speccheck.json")).unwrap();
     let verdicts: Vec<Option<bool>> = cases
         .iter()
         .map(|case| {
@@ -180,8 +272,18 @@ fn ed25519_where_libraries_disagree() {
         })
         .collect();
     let (key_refused, refused) = (None, Some(false));
-    let expected =
-        [key_refused, key_refused, refused, Some(true), refused, refused, refused, refused, refused, refused];
+    let expected = [
+        key_refused,
+        key_refused,
+        refused,
+        Some(true),
+        refused,
+        refused,
+        refused,
+        refused,
+        refused,
+        refused,
+    ];
     assert_eq!(verdicts, expected);
 }
 
@@ -196,8 +298,22 @@ fn pkcs1_set(name: pkcs1::TestName, alg: Alg, verified: usize, refused: usize) {
         jwk: json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)}),
         vectors: vectors!(group.tests, sig),
     };
-    let groups = pkcs1::TestSet::load(name).unwrap().test_groups.into_iter().map(read).collect();
-    check(&format!("{name:?}"), alg, groups, &Expected { verified, refused, exceptions: MISSING_NULL });
+    let groups = pkcs1::TestSet::load(name)
+        .unwrap()
+        .test_groups
+        .into_iter()
+        .map(read)
+        .collect();
+    check(
+        &format!("{name:?}"),
+        alg,
+        groups,
+        &Expected {
+            verified,
+            refused,
+            exceptions: MISSING_NULL,
+        },
+    );
 }
 
 #[test]
@@ -232,28 +348,81 @@ fn rsa_pkcs1_8192() {
 fn pss_groups(name: pss::TestName) -> Vec<(Group, pss::TestGroup)> {
     let read = |group: pss::TestGroup| {
         let jwk = json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)});
-        (Group { jwk, vectors: vectors!(group.tests.clone(), sig) }, group)
+        (
+            Group {
+                jwk,
+                vectors: vectors!(group.tests.clone(), sig),
+            },
+            group,
+        )
     };
-    pss::TestSet::load(name).unwrap().test_groups.into_iter().map(read).collect()
+    pss::TestSet::load(name)
+        .unwrap()
+        .test_groups
+        .into_iter()
+        .map(read)
+        .collect()
 }
 
 fn pss_set(name: pss::TestName, alg: Alg, verified: usize, refused: usize) {
-    let groups = pss_groups(name).into_iter().map(|(group, _)| group).collect();
-    check(&format!("{name:?}"), alg, groups, &Expected { verified, refused, exceptions: &[] });
+    let groups = pss_groups(name)
+        .into_iter()
+        .map(|(group, _)| group)
+        .collect();
+    check(
+        &format!("{name:?}"),
+        alg,
+        groups,
+        &Expected {
+            verified,
+            refused,
+            exceptions: &[],
+        },
+    );
 }
 
 #[test]
 fn rsa_pss() {
-    pss_set(pss::TestName::RsaPss2048Sha256Mgf1SaltLen32, Alg::Ps256, 63, 45);
-    pss_set(pss::TestName::RsaPss2048Sha384Mgf1SaltLen48, Alg::Ps384, 95, 46);
-    pss_set(pss::TestName::RsaPss3072Sha256Mgf1SaltLen32, Alg::Ps256, 63, 45);
-    pss_set(pss::TestName::RsaPss4096Sha256Mgf1SaltLen32, Alg::Ps256, 63, 45);
-    pss_set(pss::TestName::RsaPss4096Sha384Mgf1SaltLen48, Alg::Ps384, 95, 46);
-    pss_set(pss::TestName::RsaPss4096Sha512Mgf1SaltLen64, Alg::Ps512, 132, 47);
+    pss_set(
+        pss::TestName::RsaPss2048Sha256Mgf1SaltLen32,
+        Alg::Ps256,
+        63,
+        45,
+    );
+    pss_set(
+        pss::TestName::RsaPss2048Sha384Mgf1SaltLen48,
+        Alg::Ps384,
+        95,
+        46,
+    );
+    pss_set(
+        pss::TestName::RsaPss3072Sha256Mgf1SaltLen32,
+        Alg::Ps256,
+        63,
+        45,
+    );
+    pss_set(
+        pss::TestName::RsaPss4096Sha256Mgf1SaltLen32,
+        Alg::Ps256,
+        63,
+        45,
+    );
+    pss_set(
+        pss::TestName::RsaPss4096Sha384Mgf1SaltLen48,
+        Alg::Ps384,
+        95,
+        46,
+    );
+    pss_set(
+        pss::TestName::RsaPss4096Sha512Mgf1SaltLen64,
+        Alg::Ps512,
+        132,
+        47,
+    );
 }
 
-/// RFC 7518 §3.5 leaves no choice of parameters: signatures that are good under another hash, another MGF1 hash or another
-/// salt length are bad JWSs.
+/// RFC 7518 §3.5 leaves no choice of parameters: signatures that are good under another hash,
+/// another MGF1 hash or another salt length are bad JWSs.
 #[test]
 fn rsa_pss_with_other_parameters() {
     let jose = [
@@ -274,11 +443,23 @@ fn rsa_pss_with_other_parameters() {
             let fits = given == (hash, Some(hash), salt);
             // A set for another salt length holds one vector each that is bad for having ours.
             let ours = |vector: &Vector| {
-                (hash, Some(hash)) == (given.0, given.1) && vector.comment == format!("s_len changed to {salt}")
+                (hash, Some(hash)) == (given.0, given.1)
+                    && vector.comment == format!("s_len changed to {salt}")
             };
-            for (vector, verdict) in group.vectors.iter().zip(verify(&group.jwk, alg, &group.vectors)) {
+            for (vector, verdict) in
+                group
+                    .vectors
+                    .iter()
+                    .zip(verify(&group.jwk, alg, &group.vectors))
+            {
                 let good = (fits && vector.result == TestResult::Valid) || ours(vector);
-                assert_eq!(verdict, Some(good), "{alg:?} {given:?} {} {}", vector.id, vector.comment);
+                assert_eq!(
+                    verdict,
+                    Some(good),
+                    "{alg:?} {given:?} {} {}",
+                    vector.id,
+                    vector.comment
+                );
                 *if good { &mut verified } else { &mut refused } += 1;
             }
         }
@@ -305,15 +486,21 @@ fn plus_modulus(signature: &[u8], modulus: &[u8]) -> Option<Vec<u8>> {
     (carry == 0 && signature.len() == modulus.len()).then_some(sum)
 }
 
-/// RFC 8017 §5.2.2 step 1: a signature not below the modulus is refused, or the same signature would have a second spelling.
-/// Wycheproof tries it with signatures that are too long as well; these have the right length.
+/// RFC 8017 §5.2.2 step 1: a signature not below the modulus is refused, or the same signature
+/// would have a second spelling. Wycheproof tries it with signatures that are too long as well;
+/// these have the right length.
 #[test]
 fn rsa_signatures_not_below_the_modulus() {
     let mut tried = [0, 0];
     let mut wrong = Vec::new();
     let mut try_all = |at: usize, alg: Alg, jwk: &Value, modulus: &[u8], vectors: &[Vector]| {
-        for vector in vectors.iter().filter(|vector| vector.result == TestResult::Valid) {
-            let Some(signature) = plus_modulus(&vector.signature, modulus) else { continue };
+        for vector in vectors
+            .iter()
+            .filter(|vector| vector.result == TestResult::Valid)
+        {
+            let Some(signature) = plus_modulus(&vector.signature, modulus) else {
+                continue;
+            };
             let bigger = Vector {
                 signature,
                 id: vector.id,
@@ -328,22 +515,44 @@ fn rsa_signatures_not_below_the_modulus() {
             }
         }
     };
-    for group in pkcs1::TestSet::load(pkcs1::TestName::Rsa2048Sha256).unwrap().test_groups {
+    for group in pkcs1::TestSet::load(pkcs1::TestName::Rsa2048Sha256)
+        .unwrap()
+        .test_groups
+    {
         let jwk = json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)});
-        try_all(0, Alg::Rs256, &jwk, &group.key.n, &vectors!(group.tests, sig));
+        try_all(
+            0,
+            Alg::Rs256,
+            &jwk,
+            &group.key.n,
+            &vectors!(group.tests, sig),
+        );
     }
     for (group, parameters) in pss_groups(pss::TestName::RsaPss2048Sha256Mgf1SaltLen32) {
         try_all(1, Alg::Ps256, &group.jwk, &parameters.key.n, &group.vectors);
     }
     assert!(tried[0] >= 1 && tried[1] >= 20, "tried {tried:?}");
-    assert!(wrong.is_empty(), "{} verified: {}", wrong.len(), wrong.join(", "));
+    assert!(
+        wrong.is_empty(),
+        "{} verified: {}",
+        wrong.len(),
+        wrong.join(", ")
+    );
 }
 
 /// Keys are part of each vector, so each is a group of its own.
 fn hmac_set(name: mac::TestName, alg: Alg, hash_bits: usize) {
     const EXCEPTIONS: &[Exception] = &[
-        Exception { tag: "key refused", vectors: 6, why: "RFC 7518 §3.2: a secret is at least as long as the hash" },
-        Exception { tag: "short tag", vectors: 30, why: "RFC 7518 §3.2: a JWS carries the whole tag" },
+        Exception {
+            tag: "key refused",
+            vectors: 6,
+            why: "RFC 7518 §3.2: a secret is at least as long as the hash",
+        },
+        Exception {
+            tag: "short tag",
+            vectors: 30,
+            why: "RFC 7518 §3.2: a JWS carries the whole tag",
+        },
     ];
     let read = |group: mac::TestGroup| {
         let short = group.tag_size < hash_bits;
@@ -351,13 +560,29 @@ fn hmac_set(name: mac::TestName, alg: Alg, hash_bits: usize) {
             let jwk = json!({"kty": "oct", "k": text(&test.key)});
             let mut vectors = vectors!([test], tag);
             if short {
-                vectors.iter_mut().for_each(|vector| vector.tags.push("short tag".into()));
+                vectors
+                    .iter_mut()
+                    .for_each(|vector| vector.tags.push("short tag".into()));
             }
             Group { jwk, vectors }
         })
     };
-    let groups = mac::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(read).collect();
-    check(&format!("{name:?}"), alg, groups, &Expected { verified: 30, refused: 108, exceptions: EXCEPTIONS });
+    let groups = mac::TestSet::load(name)
+        .unwrap()
+        .test_groups
+        .into_iter()
+        .flat_map(read)
+        .collect();
+    check(
+        &format!("{name:?}"),
+        alg,
+        groups,
+        &Expected {
+            verified: 30,
+            refused: 108,
+            exceptions: EXCEPTIONS,
+        },
+    );
 }
 
 #[test]

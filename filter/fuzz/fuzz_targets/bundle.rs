@@ -9,10 +9,23 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(set) = IndexSet::decode(bytes) {
         assert_eq!(set.encode(), bytes);
     }
-    let Ok(payload) = Payload::from_json(bytes.to_vec()) else { return };
-    let Ok(snapshot) = Snapshot::default().apply(&payload) else { return };
-    let times = Times { issuer: payload.iss.clone(), issued_at: payload.iat, not_after: payload.exp };
+    let Ok(payload) = Payload::from_json(bytes.to_vec()) else {
+        return;
+    };
+    let Ok(snapshot) = Snapshot::default().apply(&payload) else {
+        return;
+    };
+    let times = Times {
+        issuer: payload.iss.clone(),
+        issued_at: payload.iat,
+        not_after: payload.exp,
+    };
     let heartbeat = snapshot.delta_from(&snapshot, times.clone());
     assert_eq!(snapshot.apply(&heartbeat).expect("a heartbeat"), snapshot);
-    assert_eq!(Snapshot::default().apply(&snapshot.full(times)).expect("a full bundle"), snapshot);
+    assert_eq!(
+        Snapshot::default()
+            .apply(&snapshot.full(times))
+            .expect("a full bundle"),
+        snapshot
+    );
 });

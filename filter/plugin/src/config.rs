@@ -21,7 +21,8 @@ use crate::sync::bundle::{BundleSync, Identity};
 use crate::sync::jwks::JwksSync;
 use crate::verify::Hosted;
 
-/// Envoy hands a `google.protobuf.Struct` on as its binary encoding, unlike what its documentation says (seen in 1.40).
+/// Envoy hands a `google.protobuf.Struct` on as its binary encoding, unlike what its documentation
+/// says (seen in 1.40).
 const NOT_TEXT: &str = "the plugin configuration is not text; give it as a google.protobuf.StringValue that holds JSON";
 
 /// Longest time between two ticks, and how far a step of the wall clock may go unnoticed between
@@ -37,7 +38,10 @@ pub(crate) struct Ticked {
 
 impl Ticked {
     pub(crate) fn now(host: &impl Host) -> Self {
-        Self { wall: host.now(), steady: host.steady() }
+        Self {
+            wall: host.now(),
+            steady: host.steady(),
+        }
     }
 
     /// Whether the wall clock went ahead of the monotonic clock since an earlier tick.
@@ -67,7 +71,8 @@ pub(crate) struct Active {
     pub(crate) ticked: Cell<Ticked>,
     /// Verdicts on tokens seen before; they hold for this policy only.
     pub(crate) verdicts: RefCell<Verdicts<Admitted, RandomState>>,
-    /// Algorithms whose signatures the host verifies; none before it was asked, which takes a millisecond and waits for a tick.
+    /// Algorithms whose signatures the host verifies; none before it was asked, which takes a
+    /// millisecond and waits for a tick.
     pub(crate) hosted: Option<Hosted>,
     /// The generation of `trust` whose keys have their tables, or will.
     pub(crate) tables_of: Option<u64>,
@@ -81,18 +86,20 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    /// Reads a configuration. What other configurations of this VM know and this one may believe is taken over, so that a change
-    /// of configuration does not start from nothing.
+    /// Reads a configuration. What other configurations of this VM know and this one may believe is
+    /// taken over, so that a change of configuration does not start from nothing.
     ///
     /// # Errors
     /// One line for each mistake, with its path.
     pub(crate) fn read(host: &impl Host, text: &[u8]) -> Result<Self, Vec<String>> {
         if text.is_empty() {
-            return Err(vec!["there is no plugin configuration; give at least jwtRules".to_owned()]);
+            return Err(vec![
+                "there is no plugin configuration; give at least jwtRules".to_owned(),
+            ]);
         }
         let text = std::str::from_utf8(text).map_err(|_| vec![NOT_TEXT.to_owned()])?;
-        let policy =
-            Policy::from_json(text).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let policy = Policy::from_json(text)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         for warning in policy.warnings() {
             host.log(Level::Warn, &format!("configuration: {warning}"));
         }
@@ -102,7 +109,10 @@ impl Active {
         accept_embedded(host, &policy, &mut trust, &metrics)?;
         metrics.add(Count::JwksSkippedKeys, policy.skipped_inline_keys());
         for (rule, passed) in policy.passed_over_inline_keys() {
-            host.log(Level::Info, &format!("jwtRules[{rule}].jwks: passed over {}", passed.problem));
+            host.log(
+                Level::Info,
+                &format!("jwtRules[{rule}].jwks: passed over {}", passed.problem),
+            );
         }
         let mut sanitized: Vec<Box<str>> = Vec::new();
         for name in policy.sanitized_headers() {
@@ -132,8 +142,15 @@ impl Active {
 }
 
 /// A bundle in the configuration: a wrong one is a mistake, an old one only helps less.
-fn accept_embedded(host: &impl Host, policy: &Policy, trust: &mut Trust, metrics: &Metrics) -> Result<(), Vec<String>> {
-    let Some((config, jws)) = policy.trust_bundle().and_then(|config| Some((config, config.embedded.as_deref()?)))
+fn accept_embedded(
+    host: &impl Host,
+    policy: &Policy,
+    trust: &mut Trust,
+    metrics: &Metrics,
+) -> Result<(), Vec<String>> {
+    let Some((config, jws)) = policy
+        .trust_bundle()
+        .and_then(|config| Some((config, config.embedded.as_deref()?)))
     else {
         return Ok(());
     };

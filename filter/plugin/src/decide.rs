@@ -1,7 +1,8 @@
-//! The decision about one request. It changes neither request nor trust; it remembers verdicts on tokens.
+//! The decision about one request. It changes neither request nor trust; it remembers verdicts on
+//! tokens.
 //!
-//! The order is the contract with operators: spoofed headers were removed before; preflight; path; locate the token; none: only
-//! where a route admits that; validate; location; authorize; outputs.
+//! The order is the contract with operators: spoofed headers were removed before; preflight; path;
+//! locate the token; none: only where a route admits that; validate; location; authorize; outputs.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -34,7 +35,8 @@ pub(crate) enum Verdict<'a> {
     Accepted(Accepted<'a>),
     /// Refused.
     Refused(Refusal),
-    /// No key here signed the token; these sources may have a newer one. Without it, the request is rejected.
+    /// No key here signed the token; these sources may have a newer one. Without it, the request is
+    /// rejected.
     KeyMayBeNewer(Rejection, Vec<Source>),
 }
 
@@ -56,7 +58,9 @@ pub(crate) struct Admitted {
 impl<'a> Accepted<'a> {
     /// Headers to add.
     pub(crate) fn outputs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.admitted.outputs.headers(self.rule, self.located.bytes())
+        self.admitted
+            .outputs
+            .headers(self.rule, self.located.bytes())
     }
 
     /// Number of headers that the configuration asks for and the request does not get.
@@ -71,34 +75,63 @@ impl<'a> Accepted<'a> {
 }
 
 /// Decides. The engine must have removed spoofed output headers already.
-pub(crate) fn decide<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) -> Verdict<'a> {
+pub(crate) fn decide<'a>(
+    active: &'a Active,
+    host: &impl Host,
+    headers: &'a RequestHeaders,
+) -> Verdict<'a> {
     match admit(active, host, headers) {
         Ok(verdict) => verdict,
         Err(refusal) => Verdict::Refused(refusal),
     }
 }
 
-fn admit<'a>(active: &'a Active, host: &impl Host, headers: &'a RequestHeaders) -> Result<Verdict<'a>, Refusal> {
+fn admit<'a>(
+    active: &'a Active,
+    host: &impl Host,
+    headers: &'a RequestHeaders,
+) -> Result<Verdict<'a>, Refusal> {
     let policy: &Policy = &active.policy;
     let request = headers.request()?;
     if policy.bypass_cors_preflight() && headers.is_cors_preflight(&request) {
         return Ok(Verdict::Preflight);
     }
     let canonical = policy.canonical(&request)?;
-    let canonical =
-        if policy.needs_scheme(&canonical) { canonical.with_default_ports(headers.default_ports()) } else { canonical };
+    let canonical = if policy.needs_scheme(&canonical) {
+        canonical.with_default_ports(headers.default_ports())
+    } else {
+        canonical
+    };
     let located = match active.places.locate(headers, request.path) {
-        Err(Rejection::TokenMissing) if policy.admits_anonymous(&canonical) => return Ok(Verdict::Anonymous),
+        Err(Rejection::TokenMissing) if policy.admits_anonymous(&canonical) => {
+            return Ok(Verdict::Anonymous);
+        }
         located => located?,
     };
     // Nothing can hold it now; if something does nevertheless, what is trusted cannot be known.
-    let trust = active.trust.try_borrow().map_err(|_| Rejection::KeysUnavailable)?;
-    let clock = Clock { host, read: OnceCell::new() };
+    let trust = active
+        .trust
+        .try_borrow()
+        .map_err(|_| Rejection::KeysUnavailable)?;
+    let clock = Clock {
+        host,
+        read: OnceCell::new(),
+    };
     match validate(active, &clock, &located, &trust) {
-        Ok(admitted) => authorize(policy, &canonical, located, admitted, freshness(active, &clock, &trust)),
+        Ok(admitted) => authorize(
+            policy,
+            &canonical,
+            located,
+            admitted,
+            freshness(active, &clock, &trust),
+        ),
         Err(rejection) => {
             let sources = sources(active, &located, rejection);
-            if sources.is_empty() { Err(rejection.into()) } else { Ok(Verdict::KeyMayBeNewer(rejection, sources)) }
+            if sources.is_empty() {
+                Err(rejection.into())
+            } else {
+                Ok(Verdict::KeyMayBeNewer(rejection, sources))
+            }
         }
     }
 }
@@ -120,10 +153,14 @@ fn freshness(active: &Active, clock: &Clock<'_, impl Host>, trust: &Trust) -> Fr
         return Freshness::default();
     }
     let wall = clock.now();
-    trust.freshness(Moment { wall_s: wall.as_secs(), steady: active.ticked.get().steady_at(wall, clock.host) })
+    trust.freshness(Moment {
+        wall_s: wall.as_secs(),
+        steady: active.ticked.get().steady_at(wall, clock.host),
+    })
 }
 
-/// The verdict on a token: the one reached before, if it still holds (V27), or a new one, which is timed if it took a verification.
+/// The verdict on a token: the one reached before, if it still holds (V27), or a new one, which is
+/// timed if it took a verification.
 fn validate(
     active: &Active,
     clock: &Clock<'_, impl Host>,
@@ -134,23 +171,43 @@ fn validate(
     let seconds = || clock.now().as_secs();
     // Nothing can hold them now; if something does nevertheless, nothing is remembered.
     let mut verdicts = active.verdicts.try_borrow_mut().ok();
-    let known = verdicts.as_mut().and_then(|verdicts| verdicts.get(located.bytes(), policy, trust, seconds));
+    let known = verdicts
+        .as_mut()
+        .and_then(|verdicts| verdicts.get(located.bytes(), policy, trust, seconds));
     if let Some(known) = known {
         return known;
     }
     let begun = host.steady();
-    let checked = located.text().and_then(|token| Ok((token, validate::check(token, policy, trust, seconds)?)));
-    let (token, checked) =
-        checked.map_err(|rejection| if located.is_joined() { Rejection::TokenRepeated } else { rejection })?;
-    let verifier = Verifier { host, hosted: active.hosted.as_ref() };
+    let checked = located
+        .text()
+        .and_then(|token| Ok((token, validate::check(token, policy, trust, seconds)?)));
+    let (token, checked) = checked.map_err(|rejection| {
+        if located.is_joined() {
+            Rejection::TokenRepeated
+        } else {
+            rejection
+        }
+    })?;
+    let verifier = Verifier {
+        host,
+        hosted: active.hosted.as_ref(),
+    };
     let verdict = checked.verify(&verifier);
     let took = host.steady().saturating_sub(begun).as_micros();
-    active.metrics.validation_us(host, u64::try_from(took).unwrap_or(u64::MAX));
+    active
+        .metrics
+        .validation_us(host, u64::try_from(took).unwrap_or(u64::MAX));
     match verdict {
         Ok(verified) => {
             let admitted = Rc::new(Admitted::new(active, host, token, &verified)?);
             if let Some(verdicts) = verdicts.as_mut() {
-                verdicts.accept(token, verified.proof(), Rc::clone(&admitted), admitted.heap_bytes(), trust);
+                verdicts.accept(
+                    token,
+                    verified.proof(),
+                    Rc::clone(&admitted),
+                    admitted.heap_bytes(),
+                    trust,
+                );
             }
             Ok(admitted)
         }
@@ -164,15 +221,26 @@ fn validate(
 }
 
 impl Admitted {
-    fn new(active: &Active, host: &impl Host, token: &str, verified: &Verified) -> Result<Self, Rejection> {
+    fn new(
+        active: &Active,
+        host: &impl Host,
+        token: &str,
+        verified: &Verified,
+    ) -> Result<Self, Rejection> {
         let policy = &active.policy;
-        let rule = policy.jwt_rules().get(verified.jwt_rule()).ok_or(Rejection::IssuerUnknown)?;
+        let rule = policy
+            .jwt_rules()
+            .get(verified.jwt_rule())
+            .ok_or(Rejection::IssuerUnknown)?;
         let outputs = Outputs::of(rule, verified, token, |omission| {
             if let Some(unlogged) = active.omissions.admit(host.steady()) {
                 host.log(Level::Warn, &log::omitted(&omission, verified, unlogged));
             }
         });
-        Ok(Self { standing: policy.standing(verified), outputs })
+        Ok(Self {
+            standing: policy.standing(verified),
+            outputs,
+        })
     }
 
     fn heap_bytes(&self) -> usize {
@@ -187,28 +255,50 @@ fn authorize<'a>(
     admitted: Rc<Admitted>,
     freshness: Freshness,
 ) -> Result<Verdict<'a>, Refusal> {
-    // Where a rule does not look, its issuer's tokens are not taken: a token for a header must not work from a cookie.
-    let index = admitted.standing.jwt_rule().filter(|rule| located.is_expected_by(*rule));
-    let rule = index.and_then(|index| policy.jwt_rules().get(index)).ok_or(Rejection::IssuerUnknown)?;
+    // Where a rule does not look, its issuer's tokens are not taken: a token for a header must not
+    // work from a cookie.
+    let index = admitted
+        .standing
+        .jwt_rule()
+        .filter(|rule| located.is_expected_by(*rule));
+    let rule = index
+        .and_then(|index| policy.jwt_rules().get(index))
+        .ok_or(Rejection::IssuerUnknown)?;
     policy
         .authorize(request, &admitted.standing, freshness)
-        .map_err(|denied| Refusal { rejection: denied.rejection, scopes: denied.scopes.to_vec() })?;
+        .map_err(|denied| Refusal {
+            rejection: denied.rejection,
+            scopes: denied.scopes.to_vec(),
+        })?;
     if admitted.outputs.rejects() {
         return Err(Rejection::OutputUnsafe.into());
     }
-    Ok(Verdict::Accepted(Accepted { rule, located, admitted }))
+    Ok(Verdict::Accepted(Accepted {
+        rule,
+        located,
+        admitted,
+    }))
 }
 
-/// Sources that may have a newer key for a token, chosen by its unverified `iss`. A provider may replace a key and keep its `kid`
-/// (RFC 7517 §4.5 does not forbid it); our issuer does not.
+/// Sources that may have a newer key for a token, chosen by its unverified `iss`. A provider may
+/// replace a key and keep its `kid` (RFC 7517 §4.5 does not forbid it); our issuer does not.
 fn sources(active: &Active, located: &Located<'_>, rejection: Rejection) -> Vec<Source> {
     let unknown = rejection == Rejection::KeyUnknown;
-    let replaced = matches!(rejection, Rejection::SignatureInvalid | Rejection::AlgorithmMismatch);
+    let replaced = matches!(
+        rejection,
+        Rejection::SignatureInvalid | Rejection::AlgorithmMismatch
+    );
     if !unknown && (!replaced || active.jwks.is_empty()) {
         return Vec::new();
     }
-    let issuer = located.text().ok().and_then(validate::hints).and_then(|hints| hints.issuer);
-    let rules = issuer.iter().flat_map(|issuer| active.policy.jwt_rules_for(issuer));
+    let issuer = located
+        .text()
+        .ok()
+        .and_then(validate::hints)
+        .and_then(|hints| hints.issuer);
+    let rules = issuer
+        .iter()
+        .flat_map(|issuer| active.policy.jwt_rules_for(issuer));
     let source = |(index, rule): (usize, &JwtRule)| match &rule.keys {
         KeySource::Inline(_) => None,
         KeySource::Bundle => unknown.then_some(Source::Bundle),

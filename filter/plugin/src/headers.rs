@@ -6,11 +6,13 @@ use meshseal_core::policy::Request;
 use meshseal_core::policy::host::DefaultPorts;
 use meshseal_core::rejection::Rejection;
 
-/// All request headers, in order: a header map as the ABI lays it out, read where it lies. A request is asked for a handful of them.
+/// All request headers, in order: a header map as the ABI lays it out, read where it lies. A
+/// request is asked for a handful of them.
 #[derive(Debug)]
 pub struct RequestHeaders {
     map: HeaderMap,
-    /// The lengths of names, as [`length_bit`]: most names that are asked for have a length that no header has.
+    /// The lengths of names, as [`length_bit`]: most names that are asked for have a length that no
+    /// header has.
     lengths: u64,
 }
 
@@ -35,19 +37,26 @@ impl RequestHeaders {
     #[must_use]
     pub fn new(map: impl Into<HeaderMap>) -> Self {
         let map = map.into();
-        let lengths = Pairs::of(&map).fold(0, |lengths, (name, _)| lengths | length_bit(name.len()));
+        let lengths =
+            Pairs::of(&map).fold(0, |lengths, (name, _)| lengths | length_bit(name.len()));
         Self { map, lengths }
     }
 
     /// The names of a length, with the value of each.
     fn named(&self, length: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let map: &[u8] = if self.lengths & length_bit(length) == 0 { &[] } else { &self.map };
+        let map: &[u8] = if self.lengths & length_bit(length) == 0 {
+            &[]
+        } else {
+            &self.map
+        };
         Pairs::of(map).filter(move |(name, _)| name.len() == length)
     }
 
     /// Every value of a header, in order.
     pub(crate) fn all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
-        self.named(name.len()).filter(move |(key, _)| same_name(key, name)).map(|(_, value)| value)
+        self.named(name.len())
+            .filter(move |(key, _)| same_name(key, name))
+            .map(|(_, value)| value)
     }
 
     /// The value of a header, if it is not repeated.
@@ -60,10 +69,12 @@ impl RequestHeaders {
         }
     }
 
-    /// The names in this request that an upstream may take for `name`: case does not matter, and CGI-like servers
-    /// (PHP, WSGI, Rack) map `-` and `_` to the same variable.
+    /// The names in this request that an upstream may take for `name`: case does not matter, and
+    /// CGI-like servers (PHP, WSGI, Rack) map `-` and `_` to the same variable.
     pub(crate) fn spellings<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h str> {
-        let texts = self.named(name.len()).filter_map(|(key, _)| std::str::from_utf8(key).ok());
+        let texts = self
+            .named(name.len())
+            .filter_map(|(key, _)| std::str::from_utf8(key).ok());
         texts.filter(move |key| same_variable(key, name))
     }
 
@@ -86,7 +97,9 @@ impl RequestHeaders {
                 }
             }
         }
-        let text = |value: Option<_>, rejection| std::str::from_utf8(value.unwrap_or_default()).map_err(|_| rejection);
+        let text = |value: Option<_>, rejection| {
+            std::str::from_utf8(value.unwrap_or_default()).map_err(|_| rejection)
+        };
         let [method, host, path] = found;
         Ok(Request {
             method: text(method, Rejection::PathNotNormalized)?,
@@ -109,19 +122,28 @@ impl RequestHeaders {
 
     /// Whether the caller speaks gRPC (gRPC over HTTP/2, "Content-Type").
     pub(crate) fn is_grpc(&self) -> bool {
-        self.all("content-type").any(|value| value.starts_with(b"application/grpc"))
+        self.all("content-type")
+            .any(|value| value.starts_with(b"application/grpc"))
     }
 }
 
 /// Names as proxies spell them are the rule, others the exception.
 #[inline]
 fn same_name(key: &[u8], name: &str) -> bool {
-    let spelled = |key: &[u8]| bytes::equal(key, name.as_bytes()) || key.eq_ignore_ascii_case(name.as_bytes());
+    let spelled = |key: &[u8]| {
+        bytes::equal(key, name.as_bytes()) || key.eq_ignore_ascii_case(name.as_bytes())
+    };
     key.len() == name.len() && spelled(key)
 }
 
 fn same_variable(left: &str, right: &str) -> bool {
-    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let fold = |byte: u8| {
+        if byte == b'_' {
+            b'-'
+        } else {
+            byte.to_ascii_lowercase()
+        }
+    };
     left.bytes().map(fold).eq(right.bytes().map(fold))
 }
 
@@ -143,8 +165,16 @@ mod tests {
 
     #[test]
     fn spellings_that_an_upstream_folds_into_one_are_found() {
-        let headers = headers(&[("x-user", "1"), ("X_User", "2"), ("x-user-id", "3"), ("xuser", "4")]);
-        assert_eq!(headers.spellings("x-user").collect::<Vec<_>>(), ["x-user", "X_User"]);
+        let headers = headers(&[
+            ("x-user", "1"),
+            ("X_User", "2"),
+            ("x-user-id", "3"),
+            ("xuser", "4"),
+        ]);
+        assert_eq!(
+            headers.spellings("x-user").collect::<Vec<_>>(),
+            ["x-user", "X_User"]
+        );
     }
 
     #[test]
@@ -163,7 +193,11 @@ mod tests {
 
     #[test]
     fn a_preflight_has_method_origin_and_requested_method() {
-        let full = [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "PUT")];
+        let full = [
+            (":method", "OPTIONS"),
+            ("origin", "https://a"),
+            ("access-control-request-method", "PUT"),
+        ];
         let is_preflight = |pairs: &[(&str, &str)]| {
             let headers = headers(pairs);
             headers.is_cors_preflight(&headers.request().unwrap())

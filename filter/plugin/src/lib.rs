@@ -11,8 +11,8 @@
 //!                             └─▶ host           a trait; host/proxy.rs alone names the SDK's host calls
 //! ```
 //!
-//! Whatever decides is in `meshseal-core`. This crate moves bytes between that and the proxy; it never panics, and where it
-//! cannot know it refuses (V28).
+//! Whatever decides is in `meshseal-core`. This crate moves bytes between that and the proxy; it
+//! never panics, and where it cannot know it refuses (V28).
 
 mod config;
 mod decide;

@@ -33,10 +33,14 @@ const SINGLE: [&str; 2] = ["authorization", "proxy-authorization"];
 
 impl Place {
     fn all_of(rule: &JwtRule) -> impl Iterator<Item = Self> + '_ {
-        let headers =
-            rule.from_headers.iter().map(|from| Self::Header { name: from.name.clone(), prefix: from.prefix.clone() });
+        let headers = rule.from_headers.iter().map(|from| Self::Header {
+            name: from.name.clone(),
+            prefix: from.prefix.clone(),
+        });
         let cookies = rule.from_cookies.iter().cloned().map(Self::Cookie);
-        headers.chain(cookies).chain(rule.from_params.iter().cloned().map(Self::Param))
+        headers
+            .chain(cookies)
+            .chain(rule.from_params.iter().cloned().map(Self::Param))
     }
 }
 
@@ -83,10 +87,12 @@ impl<'a> Located<'a> {
         std::str::from_utf8(self.token).map_err(|_| Rejection::TokenMalformed)
     }
 
-    /// Whether these are the copies of a header that Envoy has joined with commas, as it does with some headers, `authorization`
-    /// among them, before a filter sees them. No token has a comma.
+    /// Whether these are the copies of a header that Envoy has joined with commas, as it does with
+    /// some headers, `authorization` among them, before a filter sees them. No token has a comma.
     pub(crate) fn is_joined(&self) -> bool {
-        matches!(self.first.place, Place::Header { .. }) && !self.first.list && bytes::contains(self.token, b',')
+        matches!(self.first.place, Place::Header { .. })
+            && !self.first.list
+            && bytes::contains(self.token, b',')
     }
 
     /// Returns whether a rule looks where the token is: a token is only good where its issuer's
@@ -97,10 +103,23 @@ impl<'a> Located<'a> {
 
     /// The places that hold the token.
     fn holders(&self) -> impl Iterator<Item = &'a Entry> {
-        let Self { token, first, headers, path, .. } = *self;
+        let Self {
+            token,
+            first,
+            headers,
+            path,
+            ..
+        } = *self;
         let others = if self.repeated { &*self.places.0 } else { &[] };
-        let holds = move |entry: &&Entry| find(entry, headers, path).is_ok_and(|found| found == Some(token));
-        std::iter::once(first).chain(others.iter().filter(|entry| entry.place != first.place).filter(holds))
+        let holds = move |entry: &&Entry| {
+            find(entry, headers, path).is_ok_and(|found| found == Some(token))
+        };
+        std::iter::once(first).chain(
+            others
+                .iter()
+                .filter(|entry| entry.place != first.place)
+                .filter(holds),
+        )
     }
 
     /// Takes the token out of the request, wherever it is. False if the proxy refuses: the request
@@ -111,13 +130,19 @@ impl<'a> Located<'a> {
         for entry in self.holders() {
             let removed = match &entry.place {
                 Place::Header { name, .. } if entry.list => {
-                    let is_token = |item: &[u8]| self.holders().any(|holder| holder.is_item(name, item));
+                    let is_token =
+                        |item: &[u8]| self.holders().any(|holder| holder.is_item(name, item));
                     replace(host, name, cut(self.headers.all(name), b',', is_token))
                 }
                 Place::Header { name, .. } => host.remove_request_header(name),
                 Place::Cookie(_) => {
-                    let is_token = |crumb: &[u8]| self.holders().any(|holder| holder.is_crumb(crumb));
-                    replace(host, "cookie", cut(self.headers.all("cookie"), b';', is_token))
+                    let is_token =
+                        |crumb: &[u8]| self.holders().any(|holder| holder.is_crumb(crumb));
+                    replace(
+                        host,
+                        "cookie",
+                        cut(self.headers.all("cookie"), b';', is_token),
+                    )
                 }
                 Place::Param(name) => {
                     path = Some(without_param(path.as_deref().unwrap_or(self.path), name));
@@ -141,16 +166,29 @@ impl Places {
                     Some(entry) => entry.rules.push(rule),
                     None => {
                         let list = matches!(&place, Place::Header { name, .. } if !SINGLE.iter().any(|single| **name == **single));
-                        entries.push(Entry { place, list, rules: vec![rule], longer: Vec::new() });
+                        entries.push(Entry {
+                            place,
+                            list,
+                            rules: vec![rule],
+                            longer: Vec::new(),
+                        });
                     }
                 }
             }
         }
         let places: Vec<Place> = entries.iter().map(|entry| entry.place.clone()).collect();
         for entry in &mut entries {
-            let Place::Header { name: ours, prefix: short } = &entry.place else { continue };
+            let Place::Header {
+                name: ours,
+                prefix: short,
+            } = &entry.place
+            else {
+                continue;
+            };
             let longer = places.iter().filter_map(|place| match place {
-                Place::Header { name, prefix } if name == ours && prefix.len() > short.len() => Some(prefix.clone()),
+                Place::Header { name, prefix } if name == ours && prefix.len() > short.len() => {
+                    Some(prefix.clone())
+                }
                 Place::Header { .. } | Place::Cookie(_) | Place::Param(_) => None,
             });
             entry.longer = longer.collect();
@@ -162,12 +200,27 @@ impl Places {
     ///
     /// # Errors
     /// [`Rejection::TokenMissing`], [`Rejection::TokenRepeated`].
-    pub(crate) fn locate<'a>(&'a self, headers: &'a RequestHeaders, path: &'a str) -> Result<Located<'a>, Rejection> {
+    pub(crate) fn locate<'a>(
+        &'a self,
+        headers: &'a RequestHeaders,
+        path: &'a str,
+    ) -> Result<Located<'a>, Rejection> {
         let mut found: Option<Located<'a>> = None;
         for entry in &self.0 {
-            let Some(token) = find(entry, headers, path)? else { continue };
+            let Some(token) = find(entry, headers, path)? else {
+                continue;
+            };
             match &mut found {
-                None => found = Some(Located { token, first: entry, repeated: false, places: self, headers, path }),
+                None => {
+                    found = Some(Located {
+                        token,
+                        first: entry,
+                        repeated: false,
+                        places: self,
+                        headers,
+                        path,
+                    });
+                }
                 Some(located) if located.token == token => located.repeated = true,
                 Some(_) => return Err(Rejection::TokenRepeated),
             }
@@ -179,15 +232,21 @@ impl Places {
 impl Entry {
     /// The token in a header's value, or in one item of it.
     fn value_in<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
-        let Place::Header { prefix, .. } = &self.place else { return None };
+        let Place::Header { prefix, .. } = &self.place else {
+            return None;
+        };
         let token = after_prefix(value, prefix).filter(|token| !token.is_empty())?;
-        let of_another = self.longer.iter().any(|longer| after_prefix(value, longer).is_some());
+        let of_another = self
+            .longer
+            .iter()
+            .any(|longer| after_prefix(value, longer).is_some());
         (!of_another).then_some(token)
     }
 
     /// Returns whether an item of a list header is the token of this place.
     fn is_item(&self, header: &str, item: &[u8]) -> bool {
-        matches!(&self.place, Place::Header { name, .. } if **name == *header) && self.value_in(item).is_some()
+        matches!(&self.place, Place::Header { name, .. } if **name == *header)
+            && self.value_in(item).is_some()
     }
 
     /// Returns whether a cookie-pair is the token of this place.
@@ -196,10 +255,16 @@ impl Entry {
     }
 }
 
-fn find<'a>(entry: &'a Entry, headers: &'a RequestHeaders, path: &'a str) -> Result<Option<&'a [u8]>, Rejection> {
+fn find<'a>(
+    entry: &'a Entry,
+    headers: &'a RequestHeaders,
+    path: &'a str,
+) -> Result<Option<&'a [u8]>, Rejection> {
     match &entry.place {
         Place::Header { name, .. } if entry.list => {
-            let items = headers.all(name).flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+            let items = headers
+                .all(name)
+                .flat_map(|value| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
             only(items.filter_map(|item| entry.value_in(item)))
         }
         Place::Header { name, .. } => match headers.once(name) {
@@ -211,17 +276,29 @@ fn find<'a>(entry: &'a Entry, headers: &'a RequestHeaders, path: &'a str) -> Res
             let crumbs = headers.all("cookie").flat_map(crumbs);
             only(crumbs.filter_map(|crumb| crumb_value(crumb, name.as_bytes())))
         }
-        Place::Param(name) => only(params(path).filter_map(|param| param_value(param, name)).map(str::as_bytes)),
+        Place::Param(name) => only(
+            params(path)
+                .filter_map(|param| param_value(param, name))
+                .map(str::as_bytes),
+        ),
     }
 }
 
-/// A header without the prefix has no token, unless a copy that was joined to it has (see [`Located::is_joined`]).
+/// A header without the prefix has no token, unless a copy that was joined to it has (see
+/// [`Located::is_joined`]).
 fn header_value<'v>(entry: &Entry, value: &'v [u8]) -> Result<Option<&'v [u8]>, Rejection> {
     if let Some(token) = entry.value_in(value) {
         return Ok(Some(token));
     }
-    let mut copies = value.split(|byte| *byte == b',').skip(1).map(<[u8]>::trim_ascii);
-    if copies.any(|copy| entry.value_in(copy).is_some()) { Err(Rejection::TokenRepeated) } else { Ok(None) }
+    let mut copies = value
+        .split(|byte| *byte == b',')
+        .skip(1)
+        .map(<[u8]>::trim_ascii);
+    if copies.any(|copy| entry.value_in(copy).is_some()) {
+        Err(Rejection::TokenRepeated)
+    } else {
+        Ok(None)
+    }
 }
 
 /// A token that is twice in one place is no token, even if both copies agree: the next reader may
@@ -238,8 +315,11 @@ fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8
 /// 9110 §11.1). One or more spaces separate it from the token (RFC 6750 §2.1).
 fn after_prefix<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
     let (head, rest) = value.split_at_checked(prefix.len())?;
-    let matches =
-        if prefix.ends_with(' ') { head.eq_ignore_ascii_case(prefix.as_bytes()) } else { head == prefix.as_bytes() };
+    let matches = if prefix.ends_with(' ') {
+        head.eq_ignore_ascii_case(prefix.as_bytes())
+    } else {
+        head == prefix.as_bytes()
+    };
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
     matches.then(|| rest.get(spaces..).unwrap_or_default())
 }
@@ -251,20 +331,28 @@ fn crumbs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn crumb_value<'c>(crumb: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
     let at = crumb.iter().position(|byte| *byte == b'=')?;
     let (key, value) = crumb.split_at_checked(at)?;
-    (key.trim_ascii_end() == name).then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii_start()))
+    (key.trim_ascii_end() == name)
+        .then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii_start()))
 }
 
 /// A cookie's value may stand in quotes, which are not part of it (RFC 6265 §4.1.1).
 fn unquoted(value: &[u8]) -> &[u8] {
-    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+    value
+        .strip_prefix(b"\"")
+        .and_then(|value| value.strip_suffix(b"\""))
+        .unwrap_or(value)
 }
 
 fn params(path: &str) -> impl Iterator<Item = &str> {
-    path.split_once('?').map(|(_, query)| query).unwrap_or_default().split('&')
+    path.split_once('?')
+        .map(|(_, query)| query)
+        .unwrap_or_default()
+        .split('&')
 }
 
-/// The name is compared as an upstream would read it, with escapes resolved, so that no second spelling slips through. The value
-/// is not: a token needs no escapes, and the validator refuses one that has them.
+/// The name is compared as an upstream would read it, with escapes resolved, so that no second
+/// spelling slips through. The value is not: a token needs no escapes, and the validator refuses
+/// one that has them.
 fn param_value<'p>(param: &'p str, name: &str) -> Option<&'p str> {
     let (key, value) = param.split_once('=').unwrap_or((param, ""));
     unescaped(key).eq(name.bytes()).then_some(value)
@@ -274,7 +362,10 @@ fn unescaped(text: &str) -> impl Iterator<Item = u8> + '_ {
     let mut rest = text.as_bytes();
     std::iter::from_fn(move || {
         if let [b'%', high, low, tail @ ..] = rest
-            && let (Some(high), Some(low)) = (char::from(*high).to_digit(16), char::from(*low).to_digit(16))
+            && let (Some(high), Some(low)) = (
+                char::from(*high).to_digit(16),
+                char::from(*low).to_digit(16),
+            )
         {
             rest = tail;
             return u8::try_from(high << 4 | low).ok();
@@ -287,11 +378,17 @@ fn unescaped(text: &str) -> impl Iterator<Item = u8> + '_ {
 
 /// The values of a list header or cookie header without the parts that are the token. All other
 /// bytes stay as they are; several headers become one, as Envoy joins them.
-fn cut<'v>(values: impl Iterator<Item = &'v [u8]>, separator: u8, is_token: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+fn cut<'v>(
+    values: impl Iterator<Item = &'v [u8]>,
+    separator: u8,
+    is_token: impl Fn(&[u8]) -> bool,
+) -> Vec<u8> {
     let mut kept = Vec::new();
     for value in values {
-        let parts: Vec<&[u8]> =
-            value.split(|byte| *byte == separator).filter(|part| !is_token(part.trim_ascii())).collect();
+        let parts: Vec<&[u8]> = value
+            .split(|byte| *byte == separator)
+            .filter(|part| !is_token(part.trim_ascii()))
+            .collect();
         let value = parts.join(&separator);
         let value = value.trim_ascii();
         if !value.is_empty() {
@@ -305,14 +402,24 @@ fn cut<'v>(values: impl Iterator<Item = &'v [u8]>, separator: u8, is_token: impl
 }
 
 fn replace(host: &impl Host, name: &str, value: Vec<u8>) -> bool {
-    if value.is_empty() { host.remove_request_header(name) } else { host.set_request_header(name, &value) }
+    if value.is_empty() {
+        host.remove_request_header(name)
+    } else {
+        host.set_request_header(name, &value)
+    }
 }
 
 fn without_param(path: &str, name: &str) -> String {
-    let kept: Vec<&str> = params(path).filter(|param| param_value(param, name).is_none()).collect();
+    let kept: Vec<&str> = params(path)
+        .filter(|param| param_value(param, name).is_none())
+        .collect();
     let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
     let query = kept.join("&");
-    if query.is_empty() { bare.to_owned() } else { format!("{bare}?{query}") }
+    if query.is_empty() {
+        bare.to_owned()
+    } else {
+        format!("{bare}?{query}")
+    }
 }
 
 #[cfg(test)]

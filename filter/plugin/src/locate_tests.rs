@@ -24,7 +24,11 @@ fn found(places: &Places, pairs: &[(&str, &str)], path: &str) -> String {
 #[test]
 fn the_scheme_is_compared_without_case() {
     for value in ["Bearer t.o.k", "bearer t.o.k", "BEARER t.o.k"] {
-        assert_eq!(found(&places(json!({})), &[("authorization", value)], "/"), "t.o.k", "{value}");
+        assert_eq!(
+            found(&places(json!({})), &[("authorization", value)], "/"),
+            "t.o.k",
+            "{value}"
+        );
     }
 }
 
@@ -32,7 +36,10 @@ fn the_scheme_is_compared_without_case() {
 fn a_prefix_that_is_no_scheme_is_compared_exactly() {
     let places = places(json!({ "fromHeaders": [{ "name": "x-token", "prefix": "jwt:" }] }));
     assert_eq!(found(&places, &[("x-token", "jwt:t.o.k")], "/"), "t.o.k");
-    assert_eq!(found(&places, &[("x-token", "JWT:t.o.k")], "/"), "token-missing");
+    assert_eq!(
+        found(&places, &[("x-token", "JWT:t.o.k")], "/"),
+        "token-missing"
+    );
 }
 
 #[test]
@@ -45,7 +52,11 @@ fn a_header_without_prefix_is_the_token() {
 #[test]
 fn another_scheme_is_no_token() {
     for value in ["Basic dTpw", "Bearer", "Bearertoken", "Bearer "] {
-        assert_eq!(found(&places(json!({})), &[("authorization", value)], "/"), "token-missing", "{value}");
+        assert_eq!(
+            found(&places(json!({})), &[("authorization", value)], "/"),
+            "token-missing",
+            "{value}"
+        );
     }
 }
 
@@ -53,44 +64,95 @@ fn another_scheme_is_no_token() {
 fn a_repeated_header_refuses_the_request_whatever_the_copies_hold() {
     for second in ["Bearer t.o.k", "Basic dTpw", ""] {
         let pairs = [("authorization", "Bearer t.o.k"), ("authorization", second)];
-        assert_eq!(found(&places(json!({})), &pairs, "/"), "token-repeated", "{second}");
+        assert_eq!(
+            found(&places(json!({})), &pairs, "/"),
+            "token-repeated",
+            "{second}"
+        );
     }
 }
 
 #[test]
 fn a_repeated_header_that_the_proxy_has_joined_refuses_the_request_too() {
-    for value in ["Bearer t.o.k,Bearer t.o.k", "Basic dTpw, Bearer t.o.k", "Bearer t.o.k,Basic dTpw"] {
-        assert_eq!(found(&places(json!({})), &[("authorization", value)], "/"), "token-repeated", "{value}");
+    for value in [
+        "Bearer t.o.k,Bearer t.o.k",
+        "Basic dTpw, Bearer t.o.k",
+        "Bearer t.o.k,Basic dTpw",
+    ] {
+        assert_eq!(
+            found(&places(json!({})), &[("authorization", value)], "/"),
+            "token-repeated",
+            "{value}"
+        );
     }
     let digest = r#"Digest username="a", realm="b""#;
-    assert_eq!(found(&places(json!({})), &[("authorization", digest)], "/"), "token-missing");
+    assert_eq!(
+        found(&places(json!({})), &[("authorization", digest)], "/"),
+        "token-missing"
+    );
 }
 
 #[test]
 fn bytes_that_are_no_text_are_no_token() {
-    let headers = RequestHeaders::new(meshseal_abi::header_map(&[("authorization", b"Bearer \xff")]));
+    let headers = RequestHeaders::new(meshseal_abi::header_map(&[(
+        "authorization",
+        b"Bearer \xff",
+    )]));
     let places = places(json!({}));
-    assert_eq!(places.locate(&headers, "/").unwrap().text(), Err(Rejection::TokenMalformed));
+    assert_eq!(
+        places.locate(&headers, "/").unwrap().text(),
+        Err(Rejection::TokenMalformed)
+    );
 }
 
 #[test]
 fn a_cookie_is_found_among_others_and_over_several_headers() {
     let places = places(json!({ "fromCookies": ["session"] }));
-    assert_eq!(found(&places, &[("cookie", "a=b; session=t.o.k;c=d")], "/"), "t.o.k");
-    assert_eq!(found(&places, &[("cookie", "a=b"), ("cookie", "session=t.o.k")], "/"), "t.o.k");
-    assert_eq!(found(&places, &[("cookie", "Session=x; xsession=y; session")], "/"), "token-missing");
+    assert_eq!(
+        found(&places, &[("cookie", "a=b; session=t.o.k;c=d")], "/"),
+        "t.o.k"
+    );
+    assert_eq!(
+        found(
+            &places,
+            &[("cookie", "a=b"), ("cookie", "session=t.o.k")],
+            "/"
+        ),
+        "t.o.k"
+    );
+    assert_eq!(
+        found(
+            &places,
+            &[("cookie", "Session=x; xsession=y; session")],
+            "/"
+        ),
+        "token-missing"
+    );
 }
 
 #[test]
 fn a_cookie_that_is_there_twice_refuses_the_request() {
     let places = places(json!({ "fromCookies": ["session"] }));
-    assert_eq!(found(&places, &[("cookie", "session=t.o.k; session=t.o.k")], "/"), "token-repeated");
-    assert_eq!(found(&places, &[("cookie", "session=t.o.k"), ("cookie", "session=")], "/"), "token-repeated");
+    assert_eq!(
+        found(&places, &[("cookie", "session=t.o.k; session=t.o.k")], "/"),
+        "token-repeated"
+    );
+    assert_eq!(
+        found(
+            &places,
+            &[("cookie", "session=t.o.k"), ("cookie", "session=")],
+            "/"
+        ),
+        "token-repeated"
+    );
 }
 
 #[test]
 fn the_query_is_not_read_unless_a_parameter_is_named() {
-    assert_eq!(found(&places(json!({})), &[], "/?access_token=t.o.k"), "token-missing");
+    assert_eq!(
+        found(&places(json!({})), &[], "/?access_token=t.o.k"),
+        "token-missing"
+    );
 }
 
 #[test]
@@ -98,8 +160,18 @@ fn a_query_parameter_is_found_under_any_spelling_of_its_name() {
     let places = places(json!({ "fromParams": ["access_token"] }));
     assert_eq!(found(&places, &[], "/a?x=1&access_token=t.o.k&y"), "t.o.k");
     assert_eq!(found(&places, &[], "/a?access%5ftoken=t.o.k"), "t.o.k");
-    assert_eq!(found(&places, &[], "/a?access_token=t.o.k&%61ccess_token=other"), "token-repeated");
-    assert_eq!(found(&places, &[], "/access_token=t.o.k?xaccess_token=1&access_token%zz=2"), "token-missing");
+    assert_eq!(
+        found(&places, &[], "/a?access_token=t.o.k&%61ccess_token=other"),
+        "token-repeated"
+    );
+    assert_eq!(
+        found(
+            &places,
+            &[],
+            "/access_token=t.o.k?xaccess_token=1&access_token%zz=2"
+        ),
+        "token-missing"
+    );
 }
 
 #[test]
@@ -109,48 +181,87 @@ fn same_token_in_two_places_is_one() {
     }));
     let header = ("authorization", "Bearer t.o.k");
     assert_eq!(found(&places, &[header], "/"), "t.o.k");
-    assert_eq!(found(&places, &[header, ("cookie", "session=t.o.k")], "/?t=t.o.k"), "t.o.k");
-    for (cookie, path) in
-        [("session=x", "/"), ("session=x", "/?t=t.o.k"), ("session=t.o.k", "/?t=x"), ("session=\"t.o.K\"", "/")]
-    {
-        assert_eq!(found(&places, &[header, ("cookie", cookie)], path), "token-repeated", "{cookie} {path}");
+    assert_eq!(
+        found(&places, &[header, ("cookie", "session=t.o.k")], "/?t=t.o.k"),
+        "t.o.k"
+    );
+    for (cookie, path) in [
+        ("session=x", "/"),
+        ("session=x", "/?t=t.o.k"),
+        ("session=t.o.k", "/?t=x"),
+        ("session=\"t.o.K\"", "/"),
+    ] {
+        assert_eq!(
+            found(&places, &[header, ("cookie", cookie)], path),
+            "token-repeated",
+            "{cookie} {path}"
+        );
     }
 }
 
 #[test]
 fn spaces_after_scheme_do_not_matter() {
     for value in ["Bearer  t.o.k", "bearer     t.o.k"] {
-        assert_eq!(found(&places(json!({})), &[("authorization", value)], "/"), "t.o.k", "{value}");
+        assert_eq!(
+            found(&places(json!({})), &[("authorization", value)], "/"),
+            "t.o.k",
+            "{value}"
+        );
     }
     for value in ["Bearer\tt.o.k", "Bearer   "] {
-        assert_eq!(found(&places(json!({})), &[("authorization", value)], "/"), "token-missing", "{value:?}");
+        assert_eq!(
+            found(&places(json!({})), &[("authorization", value)], "/"),
+            "token-missing",
+            "{value:?}"
+        );
     }
 }
 
 #[test]
 fn longest_prefix_names_the_place() {
     let prefixes = |prefixes: &[&str]| {
-        let headers: Value =
-            prefixes.iter().map(|prefix| json!({ "name": "authorization", "prefix": prefix })).collect();
+        let headers: Value = prefixes
+            .iter()
+            .map(|prefix| json!({ "name": "authorization", "prefix": prefix }))
+            .collect();
         places(json!({ "fromHeaders": headers }))
     };
     for order in [["", "Bearer "], ["Bearer ", ""]] {
         for value in ["t.o.k", "Bearer t.o.k", "bearer  t.o.k"] {
-            assert_eq!(found(&prefixes(&order), &[("authorization", value)], "/"), "t.o.k", "{order:?} {value}");
+            assert_eq!(
+                found(&prefixes(&order), &[("authorization", value)], "/"),
+                "t.o.k",
+                "{order:?} {value}"
+            );
         }
     }
     for value in ["Bearer t.o.k, t.o.x", "t.o.x, Bearer t.o.k", "t.o.k, t.o.k"] {
-        assert_eq!(found(&prefixes(&["", "Bearer "]), &[("authorization", value)], "/"), "token-repeated", "{value}");
+        assert_eq!(
+            found(
+                &prefixes(&["", "Bearer "]),
+                &[("authorization", value)],
+                "/"
+            ),
+            "token-repeated",
+            "{value}"
+        );
     }
     let nested = prefixes(&["Bearer ", "Bearer v2:"]);
-    assert_eq!(found(&nested, &[("authorization", "Bearer v2:t.o.k")], "/"), "t.o.k");
+    assert_eq!(
+        found(&nested, &[("authorization", "Bearer v2:t.o.k")], "/"),
+        "t.o.k"
+    );
 }
 
 /// Two rules that look at one header, each with a prefix of its own.
 #[test]
 fn prefix_decides_whose_token_it_is() {
-    let mut config: Value =
-        serde_json::from_str(&inline_config(&[&TestKey::new("a", 1)], json!({}), json!({}))).unwrap();
+    let mut config: Value = serde_json::from_str(&inline_config(
+        &[&TestKey::new("a", 1)],
+        json!({}),
+        json!({}),
+    ))
+    .unwrap();
     let mut other = config["jwtRules"][0].clone();
     other["issuer"] = json!("https://other.example");
     other["fromHeaders"] = json!([{ "name": "authorization" }]);
@@ -160,15 +271,24 @@ fn prefix_decides_whose_token_it_is() {
         let headers = headers(&[("authorization", value)]);
         let located = places.locate(&headers, "/").unwrap();
         assert_eq!(located.bytes(), b"t.o.k");
-        assert_eq!([0, 1].map(|rule| located.is_expected_by(rule)), rules, "{value}");
+        assert_eq!(
+            [0, 1].map(|rule| located.is_expected_by(rule)),
+            rules,
+            "{value}"
+        );
     }
 }
 
 #[test]
 fn token_is_one_item_of_protocols() {
-    let places = places(json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] }));
+    let places = places(
+        json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] }),
+    );
     let ask = |values: &[&str]| {
-        let pairs: Vec<_> = values.iter().map(|value| ("sec-websocket-protocol", *value)).collect();
+        let pairs: Vec<_> = values
+            .iter()
+            .map(|value| ("sec-websocket-protocol", *value))
+            .collect();
         found(&places, &pairs, "/")
     };
     assert_eq!(ask(&["graphql-ws, bearer.t.o.k"]), "t.o.k");
@@ -181,53 +301,116 @@ fn token_is_one_item_of_protocols() {
 
 #[test]
 fn token_is_one_item_of_any_list_header() {
-    let places = places(json!({ "fromHeaders": [{ "name": "x-tokens", "prefix": "jwt:" }, { "name": "x-bare" }] }));
-    for value in ["a, jwt:t.o.k", "jwt:t.o.k,a", "a, , jwt:t.o.k , b", "jwt:t.o.k"] {
-        assert_eq!(found(&places, &[("x-tokens", value)], "/"), "t.o.k", "{value}");
+    let places = places(
+        json!({ "fromHeaders": [{ "name": "x-tokens", "prefix": "jwt:" }, { "name": "x-bare" }] }),
+    );
+    for value in [
+        "a, jwt:t.o.k",
+        "jwt:t.o.k,a",
+        "a, , jwt:t.o.k , b",
+        "jwt:t.o.k",
+    ] {
+        assert_eq!(
+            found(&places, &[("x-tokens", value)], "/"),
+            "t.o.k",
+            "{value}"
+        );
     }
-    assert_eq!(found(&places, &[("x-tokens", "a"), ("x-tokens", "jwt:t.o.k")], "/"), "t.o.k");
+    assert_eq!(
+        found(
+            &places,
+            &[("x-tokens", "a"), ("x-tokens", "jwt:t.o.k")],
+            "/"
+        ),
+        "t.o.k"
+    );
     for value in ["jwt:t.o.k, jwt:x", "jwt:t.o.k, jwt:t.o.k"] {
-        assert_eq!(found(&places, &[("x-tokens", value)], "/"), "token-repeated", "{value}");
+        assert_eq!(
+            found(&places, &[("x-tokens", value)], "/"),
+            "token-repeated",
+            "{value}"
+        );
     }
-    assert_eq!(found(&places, &[("x-tokens", "jwt:t.o.k"), ("x-tokens", "jwt:x")], "/"), "token-repeated");
-    assert_eq!(found(&places, &[("x-bare", "t.o.k, x")], "/"), "token-repeated", "each item is one without prefix");
-    assert_eq!(found(&places, &[("x-tokens", "a, t.o.k")], "/"), "token-missing");
+    assert_eq!(
+        found(
+            &places,
+            &[("x-tokens", "jwt:t.o.k"), ("x-tokens", "jwt:x")],
+            "/"
+        ),
+        "token-repeated"
+    );
+    assert_eq!(
+        found(&places, &[("x-bare", "t.o.k, x")], "/"),
+        "token-repeated",
+        "each item is one without prefix"
+    );
+    assert_eq!(
+        found(&places, &[("x-tokens", "a, t.o.k")], "/"),
+        "token-missing"
+    );
 }
 
 #[test]
 fn proxy_credentials_are_no_list() {
-    let places = places(json!({ "fromHeaders": [{ "name": "proxy-authorization", "prefix": "Bearer " }] }));
+    let places =
+        places(json!({ "fromHeaders": [{ "name": "proxy-authorization", "prefix": "Bearer " }] }));
     let ask = |value| found(&places, &[("proxy-authorization", value)], "/");
-    assert_eq!([ask("Basic dTpw, Bearer t.o.k"), ask("Bearer t.o.k,x")], ["token-repeated"; 2]);
+    assert_eq!(
+        [ask("Basic dTpw, Bearer t.o.k"), ask("Bearer t.o.k,x")],
+        ["token-repeated"; 2]
+    );
 }
 
 #[test]
 fn quotes_of_cookie_are_no_part_of_token() {
     let places = places(json!({ "fromCookies": ["session"] }));
-    assert_eq!(found(&places, &[("cookie", "a=1; session=\"t.o.k\"; b=2")], "/"), "t.o.k");
-    assert_eq!(found(&places, &[("cookie", "session=\"\"")], "/"), "token-missing");
-    assert_eq!(found(&places, &[("cookie", "session=\"t.o.k")], "/"), "\"t.o.k");
+    assert_eq!(
+        found(&places, &[("cookie", "a=1; session=\"t.o.k\"; b=2")], "/"),
+        "t.o.k"
+    );
+    assert_eq!(
+        found(&places, &[("cookie", "session=\"\"")], "/"),
+        "token-missing"
+    );
+    assert_eq!(
+        found(&places, &[("cookie", "session=\"t.o.k")], "/"),
+        "\"t.o.k"
+    );
 }
 
 /// The named header (one byte per character) after the token was taken out of the places where it
 /// was found.
 fn removed(rule: Value, pairs: &[(&str, &str)], name: &str) -> Option<String> {
     let (host, places) = (FakeHost::new(), places(rule));
-    let bytes = |text: &str| text.chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect::<Vec<u8>>();
-    let pairs: Vec<(String, Vec<u8>)> = pairs.iter().map(|(name, value)| ((*name).to_owned(), bytes(value))).collect();
+    let bytes = |text: &str| {
+        text.chars()
+            .map(|char| u8::try_from(u32::from(char)).unwrap())
+            .collect::<Vec<u8>>()
+    };
+    let pairs: Vec<(String, Vec<u8>)> = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), bytes(value)))
+        .collect();
     host.request_bytes(1, pairs.clone());
     let headers = RequestHeaders::new(meshseal_abi::header_map(&pairs));
     let path = headers.request().unwrap().path;
     assert!(places.locate(&headers, path).unwrap().remove(&host));
-    let left = host.stream(1).headers.into_iter().find(|(key, _)| key == name);
+    let left = host
+        .stream(1)
+        .headers
+        .into_iter()
+        .find(|(key, _)| key == name);
     left.map(|(_, value)| value.into_iter().map(char::from).collect())
 }
 
 #[test]
 fn token_is_taken_out_of_every_place() {
-    let rule =
-        || json!({ "fromHeaders": [{ "name": "x-token" }], "fromCookies": ["session"], "fromParams": ["t", "u"] });
-    let pairs = [(":path", "/?t=t.o.k&a&u=t.o.k"), ("x-token", "t.o.k"), ("cookie", "a=b; session=t.o.k")];
+    let rule = || json!({ "fromHeaders": [{ "name": "x-token" }], "fromCookies": ["session"], "fromParams": ["t", "u"] });
+    let pairs = [
+        (":path", "/?t=t.o.k&a&u=t.o.k"),
+        ("x-token", "t.o.k"),
+        ("cookie", "a=b; session=t.o.k"),
+    ];
     assert_eq!(removed(rule(), &pairs, "x-token"), None);
     assert_eq!(removed(rule(), &pairs, "cookie").as_deref(), Some("a=b"));
     assert_eq!(removed(rule(), &pairs, ":path").as_deref(), Some("/?a"));
@@ -237,25 +420,47 @@ fn token_is_taken_out_of_every_place() {
 #[test]
 fn token_is_taken_out_of_shared_header() {
     let cookies = json!({ "fromCookies": ["a", "b"] });
-    assert_eq!(removed(cookies, &[("cookie", "a=t.o.k; c=d; b=\"t.o.k\"")], "cookie").as_deref(), Some("c=d"));
+    assert_eq!(
+        removed(
+            cookies,
+            &[("cookie", "a=t.o.k; c=d; b=\"t.o.k\"")],
+            "cookie"
+        )
+        .as_deref(),
+        Some("c=d")
+    );
     let protocol = |prefix: &str| json!({ "name": "sec-websocket-protocol", "prefix": prefix });
     let protocols = json!({ "fromHeaders": [protocol("bearer."), protocol("jwt.")] });
     let pairs = [("sec-websocket-protocol", "jwt.t.o.k, mqtt, bearer.t.o.k")];
-    assert_eq!(removed(protocols, &pairs, "sec-websocket-protocol").as_deref(), Some("mqtt"));
+    assert_eq!(
+        removed(protocols, &pairs, "sec-websocket-protocol").as_deref(),
+        Some("mqtt")
+    );
 }
 
 #[test]
 fn other_cookies_keep_their_bytes() {
     for (cookie, left) in [
-        ("sid=42; theme=gr\u{fc}n; session=t.o.k", "sid=42; theme=gr\u{fc}n"),
+        (
+            "sid=42; theme=gr\u{fc}n; session=t.o.k",
+            "sid=42; theme=gr\u{fc}n",
+        ),
         ("session=t.o.k; theme=gr\u{fc}n", "theme=gr\u{fc}n"),
-        ("a=\"x y\";b;  session = \"t.o.k\" ;; c=  \u{ff}", "a=\"x y\";b;; c=  \u{ff}"),
+        (
+            "a=\"x y\";b;  session = \"t.o.k\" ;; c=  \u{ff}",
+            "a=\"x y\";b;; c=  \u{ff}",
+        ),
         ("a=1;session=t.o.k;b=2;", "a=1;b=2;"),
         ("session=t.o.k;", ""),
     ] {
         let left = Some(left).filter(|left| !left.is_empty());
         assert_eq!(
-            removed(json!({ "fromCookies": ["session"] }), &[("cookie", cookie)], "cookie").as_deref(),
+            removed(
+                json!({ "fromCookies": ["session"] }),
+                &[("cookie", cookie)],
+                "cookie"
+            )
+            .as_deref(),
             left,
             "{cookie}"
         );
@@ -264,9 +469,19 @@ fn other_cookies_keep_their_bytes() {
 
 #[test]
 fn other_protocols_stay_in_their_order() {
-    let rule = || json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] });
-    let left = |value| removed(rule(), &[("sec-websocket-protocol", value)], "sec-websocket-protocol");
-    assert_eq!(left("graphql-ws, bearer.t.o.k").as_deref(), Some("graphql-ws"));
+    let rule =
+        || json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] });
+    let left = |value| {
+        removed(
+            rule(),
+            &[("sec-websocket-protocol", value)],
+            "sec-websocket-protocol",
+        )
+    };
+    assert_eq!(
+        left("graphql-ws, bearer.t.o.k").as_deref(),
+        Some("graphql-ws")
+    );
     assert_eq!(left("bearer.t.o.k,b , a").as_deref(), Some("b , a"));
     assert_eq!(left("b,bearer.t.o.k, a").as_deref(), Some("b, a"));
     assert_eq!(left("bearer.t.o.k"), None);
@@ -277,15 +492,36 @@ fn other_protocols_stay_in_their_order() {
 
 #[test]
 fn a_header_is_taken_out_whole() {
-    assert_eq!(removed(json!({}), &[("authorization", "Bearer t.o.k")], "authorization"), None);
+    assert_eq!(
+        removed(
+            json!({}),
+            &[("authorization", "Bearer t.o.k")],
+            "authorization"
+        ),
+        None
+    );
 }
 
 #[test]
 fn a_cookie_is_taken_out_and_the_others_stay() {
     let rule = || json!({ "fromCookies": ["session"] });
-    assert_eq!(removed(rule(), &[("cookie", "a=b; session=t.o.k; c=d")], "cookie").as_deref(), Some("a=b; c=d"));
-    assert_eq!(removed(rule(), &[("cookie", "a=b"), ("cookie", "session=t.o.k")], "cookie").as_deref(), Some("a=b"));
-    assert_eq!(removed(rule(), &[("cookie", "session=t.o.k")], "cookie"), None);
+    assert_eq!(
+        removed(rule(), &[("cookie", "a=b; session=t.o.k; c=d")], "cookie").as_deref(),
+        Some("a=b; c=d")
+    );
+    assert_eq!(
+        removed(
+            rule(),
+            &[("cookie", "a=b"), ("cookie", "session=t.o.k")],
+            "cookie"
+        )
+        .as_deref(),
+        Some("a=b")
+    );
+    assert_eq!(
+        removed(rule(), &[("cookie", "session=t.o.k")], "cookie"),
+        None
+    );
 }
 
 #[test]

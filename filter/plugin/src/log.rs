@@ -15,18 +15,24 @@ const MAX_FIELD_CHARS: usize = 64;
 /// The line for a refused request.
 pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -> String {
     let hints = token.and_then(validate::hints);
-    let said =
-        |read: fn(&validate::Hints) -> &Option<Box<str>>| hints.as_ref().and_then(|hints| read(hints).as_deref());
-    let mut line = format!("{} code={rejection}", if shadow { "would refuse" } else { "refused" });
+    let said = |read: fn(&validate::Hints) -> &Option<Box<str>>| {
+        hints.as_ref().and_then(|hints| read(hints).as_deref())
+    };
+    let mut line = format!(
+        "{} code={rejection}",
+        if shadow { "would refuse" } else { "refused" }
+    );
     if let Some(limit) = rejection.limit() {
         let _ = write!(line, " limit={limit}");
     }
     if let Some(setting) = setting(rejection) {
         let _ = write!(line, " setting={setting}");
     }
-    for (name, value) in
-        [("iss", said(|hints| &hints.issuer)), ("kid", said(|hints| &hints.kid)), ("jti", said(|hints| &hints.jti))]
-    {
+    for (name, value) in [
+        ("iss", said(|hints| &hints.issuer)),
+        ("kid", said(|hints| &hints.kid)),
+        ("jti", said(|hints| &hints.jti)),
+    ] {
         if let Some(value) = value {
             let _ = write!(line, " {name}={}", field(value));
         }
@@ -34,7 +40,8 @@ pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -
     line
 }
 
-/// Setting of `jwtRules[]` that decides about a check, for checks that a provider's tokens often fail.
+/// Setting of `jwtRules[]` that decides about a check, for checks that a provider's tokens often
+/// fail.
 fn setting(rejection: Rejection) -> Option<&'static str> {
     let settings = [
         (Rejection::TypeNotAllowed, "tokenTypes"),
@@ -45,15 +52,29 @@ fn setting(rejection: Rejection) -> Option<&'static str> {
         (Rejection::ScopeMissing, "scopeClaims"),
         (Rejection::OutputUnsafe, "onUnsafe"),
     ];
-    settings.into_iter().find(|(of, _)| *of == rejection).map(|(_, setting)| setting)
+    settings
+        .into_iter()
+        .find(|(of, _)| *of == rejection)
+        .map(|(_, setting)| setting)
 }
 
 /// The line for a token one of whose outputs is left out. It names the header and never the value.
 pub(crate) fn omitted(omission: &Omission<'_>, verified: &Verified, unlogged: u32) -> String {
-    let Omission { header, reason, bytes } = omission;
-    let mut line = format!("output omitted header={header} bytes={bytes} reason=\"{}\"", reason.text());
+    let Omission {
+        header,
+        reason,
+        bytes,
+    } = omission;
+    let mut line = format!(
+        "output omitted header={header} bytes={bytes} reason=\"{}\"",
+        reason.text()
+    );
     let claims = verified.claims();
-    for (name, value) in [("iss", claims.issuer()), ("kid", verified.kid()), ("jti", claims.jti())] {
+    for (name, value) in [
+        ("iss", claims.issuer()),
+        ("kid", verified.kid()),
+        ("jti", claims.jti()),
+    ] {
         if let Some(value) = value {
             let _ = write!(line, " {name}={}", field(value));
         }
@@ -88,11 +109,15 @@ impl Throttle {
     }
 }
 
-/// Text from outside, cut and in quotes, with everything escaped that could end the quotes or the line.
+/// Text from outside, cut and in quotes, with everything escaped that could end the quotes or the
+/// line.
 pub(crate) fn field(text: &str) -> String {
     let mut end = text.char_indices().map(|(at, _)| at).skip(MAX_FIELD_CHARS);
     match end.next() {
-        Some(end) => format!("\"{}…\"", text.get(..end).unwrap_or_default().escape_default()),
+        Some(end) => format!(
+            "\"{}…\"",
+            text.get(..end).unwrap_or_default().escape_default()
+        ),
         None => format!("\"{}\"", text.escape_default()),
     }
 }
@@ -103,27 +128,49 @@ mod tests {
     use meshseal_core::base64url;
 
     fn token(header: &str, payload: &str) -> String {
-        format!("{}.{}.c2lnbmF0dXJl", base64url::encode(header.as_bytes()), base64url::encode(payload.as_bytes()))
+        format!(
+            "{}.{}.c2lnbmF0dXJl",
+            base64url::encode(header.as_bytes()),
+            base64url::encode(payload.as_bytes())
+        )
     }
 
     #[test]
     fn a_refusal_names_key_issuer_and_token_and_nothing_of_the_token_text() {
-        let token = token(r#"{"alg":"EdDSA","kid":"k1"}"#, r#"{"iss":"https://i","jti":"j1","sub":"secret"}"#);
+        let token = token(
+            r#"{"alg":"EdDSA","kid":"k1"}"#,
+            r#"{"iss":"https://i","jti":"j1","sub":"secret"}"#,
+        );
         let line = refused(Rejection::TokenExpired, false, Some(&token));
-        assert_eq!(line, r#"refused code=token-expired iss="https://i" kid="k1" jti="j1""#);
+        assert_eq!(
+            line,
+            r#"refused code=token-expired iss="https://i" kid="k1" jti="j1""#
+        );
     }
 
     #[test]
     fn what_cannot_be_read_is_left_out() {
-        assert_eq!(refused(Rejection::TokenMalformed, true, Some("x")), "would refuse code=token-malformed");
-        assert_eq!(refused(Rejection::TokenMissing, false, None), "refused code=token-missing");
+        assert_eq!(
+            refused(Rejection::TokenMalformed, true, Some("x")),
+            "would refuse code=token-malformed"
+        );
+        assert_eq!(
+            refused(Rejection::TokenMissing, false, None),
+            "refused code=token-missing"
+        );
     }
 
     #[test]
     fn names_limit_and_setting_of_a_check() {
-        assert_eq!(refused(Rejection::TokenTooDeep, false, None), "refused code=token-too-deep limit=32");
+        assert_eq!(
+            refused(Rejection::TokenTooDeep, false, None),
+            "refused code=token-too-deep limit=32"
+        );
         let line = refused(Rejection::TokenLifetimeTooLong, false, None);
-        assert_eq!(line, "refused code=token-lifetime-too-long setting=maxLifetime");
+        assert_eq!(
+            line,
+            "refused code=token-lifetime-too-long setting=maxLifetime"
+        );
     }
 
     #[test]
@@ -139,6 +186,9 @@ mod tests {
     #[test]
     fn text_from_outside_is_cut_and_cannot_forge_a_line() {
         assert_eq!(field("a\"\nb"), r#""a\"\nb""#);
-        assert_eq!(field(&"é".repeat(65)), format!("\"{}…\"", r"\u{e9}".repeat(64)));
+        assert_eq!(
+            field(&"é".repeat(65)),
+            format!("\"{}…\"", r"\u{e9}".repeat(64))
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The filter's statistics. Envoy shows them as `wasmcustom.meshseal.…`.
 //!
-//! What is counted is told to the proxy at the next tick, a second later at the most: a call for each would be a good part of what a
-//! request costs.
+//! What is counted is told to the proxy at the next tick, a second later at the most: a call for
+//! each would be a good part of what a request costs.
 
 use std::cell::{Cell, RefCell};
 
@@ -71,8 +71,8 @@ impl Counter {
     }
 }
 
-/// Metric ids of one configuration. Counters by reason are made when the reason first occurs: 80 names for each plugin and
-/// worker would drown the rest.
+/// Metric ids of one configuration. Counters by reason are made when the reason first occurs: 80
+/// names for each plugin and worker would drown the rest.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     prefix: String,
@@ -88,11 +88,17 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Defines them under `meshseal.<prefix>.`, or `meshseal.` where the prefix is empty.
     pub(crate) fn define(host: &impl Host, prefix: &str) -> Self {
-        let prefix = if prefix.is_empty() { "meshseal.".to_owned() } else { format!("meshseal.{prefix}.") };
+        let prefix = if prefix.is_empty() {
+            "meshseal.".to_owned()
+        } else {
+            format!("meshseal.{prefix}.")
+        };
         let define = |kind, name: &str| host.define_metric(kind, &format!("{prefix}{name}"));
         let metrics = Self {
-            counts: Count::ALL
-                .map(|(_, name)| Counter { metric: define(MetricKind::Counter, name), untold: Cell::new(0) }),
+            counts: Count::ALL.map(|(_, name)| Counter {
+                metric: define(MetricKind::Counter, name),
+                untold: Cell::new(0),
+            }),
             reasons: RefCell::default(),
             bundle_version: define(MetricKind::Gauge, "bundle.version"),
             bundle_age: define(MetricKind::Gauge, "bundle.age_s"),
@@ -101,7 +107,10 @@ impl Metrics {
             prefix,
         };
         if metrics.keys.is_none() {
-            host.log(Level::Warn, "the host offers no metrics: nothing is counted");
+            host.log(
+                Level::Warn,
+                "the host offers no metrics: nothing is counted",
+            );
         }
         metrics
     }
@@ -119,13 +128,18 @@ impl Metrics {
 
     /// Counts a refusal, or what would have been one in shadow mode.
     pub(crate) fn refused(&self, host: &impl Host, rejection: Rejection, shadow: bool) {
-        let Ok(mut reasons) = self.reasons.try_borrow_mut() else { return };
+        let Ok(mut reasons) = self.reasons.try_borrow_mut() else {
+            return;
+        };
         if let Some((_, counter)) = reasons.iter().find(|(of, _)| *of == (shadow, rejection)) {
             return counter.add(1);
         }
         let verdict = if shadow { "shadow" } else { "rejected" };
         let name = format!("{}{verdict}.{}", self.prefix, rejection.code());
-        let counter = Counter { metric: host.define_metric(MetricKind::Counter, &name), untold: Cell::new(1) };
+        let counter = Counter {
+            metric: host.define_metric(MetricKind::Counter, &name),
+            untold: Cell::new(1),
+        };
         reasons.push(((shadow, rejection), counter));
     }
 
@@ -137,13 +151,20 @@ impl Metrics {
         }
     }
 
-    /// Records how long a validation took from the check of its times on, which is in the main its verification, in microseconds.
+    /// Records how long a validation took from the check of its times on, which is in the main its
+    /// verification, in microseconds.
     pub(crate) fn validation_us(&self, host: &impl Host, micros: u64) {
         record(host, self.validation, micros);
     }
 
     /// Records what is trusted now.
-    pub(crate) fn trust(&self, host: &impl Host, version: Option<u64>, age_s: Option<u64>, keys: usize) {
+    pub(crate) fn trust(
+        &self,
+        host: &impl Host,
+        version: Option<u64>,
+        age_s: Option<u64>,
+        keys: usize,
+    ) {
         if let Some(version) = version {
             record(host, self.bundle_version, version);
         }
@@ -185,7 +206,12 @@ mod tests {
             metrics.count(Count::Accepted);
             metrics.refused(&host, Rejection::TokenExpired, false);
         }
-        let told = || [host.metric("meshseal.accepted"), host.metric("meshseal.rejected.token-expired")];
+        let told = || {
+            [
+                host.metric("meshseal.accepted"),
+                host.metric("meshseal.rejected.token-expired"),
+            ]
+        };
         assert_eq!(told(), [0, 0]);
         metrics.tell(&host);
         metrics.tell(&host);

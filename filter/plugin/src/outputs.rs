@@ -1,12 +1,15 @@
 //! What an accepted token tells the upstream: claims and payload as request headers.
 //!
-//! As Envoy's `jwt_authn` does it (`source/extensions/filters/http/jwt_authn/authenticator.cc`): strings, numbers and booleans
-//! as they are, objects and arrays as standard base64 of their JSON, the payload as the token's own base64url.
+//! As Envoy's `jwt_authn` does it (`source/extensions/filters/http/jwt_authn/authenticator.cc`):
+//! strings, numbers and booleans as they are, objects and arrays as standard base64 of their JSON,
+//! the payload as the token's own base64url.
 //!
-//! A claim is left out if it cannot be a header value without changing its meaning on the way: control characters (a line break
-//! would start a header of its own), blanks at either end (HTTP drops them, so that " admin" would arrive as "admin"), or more
-//! bytes than the rule allows. `onUnsafe` decides whether the request goes on; each output that was left out is counted and
-//! logged. The spoofed copy is gone in any case. Null and an empty string are as if the token did not have the claim.
+//! A claim is left out if it cannot be a header value without changing its meaning on the way:
+//! control characters (a line break would start a header of its own), blanks at either end (HTTP
+//! drops them, so that " admin" would arrive as "admin"), or more bytes than the rule allows.
+//! `onUnsafe` decides whether the request goes on; each output that was left out is counted and
+//! logged. The spoofed copy is gone in any case. Null and an empty string are as if the token did
+//! not have the claim.
 
 use std::fmt::{self, Write as _};
 
@@ -19,7 +22,8 @@ use meshseal_core::validate::Verified;
 /// Outputs of a token. They hold for every request that brings it, so they are made once.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outputs {
-    /// Values of the claims' headers, one a line in the order of the configuration; an empty line for a header that is not set.
+    /// Values of the claims' headers, one a line in the order of the configuration; an empty line
+    /// for a header that is not set.
     values: Box<str>,
     /// Whether the payload's header is set, where one is configured.
     payload: bool,
@@ -72,7 +76,10 @@ impl Outputs {
         token: &str,
         mut omit: impl FnMut(Omission<'r>),
     ) -> Self {
-        let mut made = Self { payload: true, ..Self::default() };
+        let mut made = Self {
+            payload: true,
+            ..Self::default()
+        };
         let mut left = rule.output_max_total_bytes;
         let mut omit = |omission: Omission<'r>, on_unsafe: OnUnsafe| {
             made.omitted += 1;
@@ -85,20 +92,41 @@ impl Outputs {
                 Some(rest) => left = rest,
                 None => {
                     made.payload = false;
-                    omit(Omission { header, reason: Reason::TotalTooLong, bytes }, rule.on_unsafe);
+                    omit(
+                        Omission {
+                            header,
+                            reason: Reason::TotalTooLong,
+                            bytes,
+                        },
+                        rule.on_unsafe,
+                    );
                 }
             }
         }
-        let claims = rule.output_claim_to_headers.iter().map(|output| (output, verified.claims().get(&output.claim)));
-        let claims = claims.map(|(output, claim)| (output, claim.map(|value| (value, length(value)))));
-        let fits = |length: usize| if length > rule.output_max_value_bytes { 0 } else { length };
-        let most = claims.clone().map(|(_, claim)| claim.map_or(0, |(_, length)| fits(length)) + 1);
+        let claims = rule
+            .output_claim_to_headers
+            .iter()
+            .map(|output| (output, verified.claims().get(&output.claim)));
+        let claims =
+            claims.map(|(output, claim)| (output, claim.map(|value| (value, length(value)))));
+        let fits = |length: usize| {
+            if length > rule.output_max_value_bytes {
+                0
+            } else {
+                length
+            }
+        };
+        let most = claims
+            .clone()
+            .map(|(_, claim)| claim.map_or(0, |(_, length)| fits(length)) + 1);
         let mut lines = String::with_capacity(most.sum::<usize>().saturating_sub(1));
         for (at, (output, claim)) in claims.enumerate() {
             if at > 0 {
                 lines.push('\n');
             }
-            let Some((value, bytes)) = claim.filter(|(_, bytes)| *bytes > 0) else { continue };
+            let Some((value, bytes)) = claim.filter(|(_, bytes)| *bytes > 0) else {
+                continue;
+            };
             let rest = left.checked_sub(output.header.len() + bytes);
             let pushed = match rest {
                 _ if bytes > rule.output_max_value_bytes => Err(Reason::ValueTooLong),
@@ -108,10 +136,20 @@ impl Outputs {
             match (pushed, rest) {
                 (Ok(()), Some(rest)) => left = rest,
                 (Ok(()), None) => {}
-                (Err(reason), _) => omit(Omission { header: &output.header, reason, bytes }, output.on_unsafe),
+                (Err(reason), _) => omit(
+                    Omission {
+                        header: &output.header,
+                        reason,
+                        bytes,
+                    },
+                    output.on_unsafe,
+                ),
             }
         }
-        Self { values: lines.into(), ..made }
+        Self {
+            values: lines.into(),
+            ..made
+        }
     }
 
     /// The headers that a token sets: the payload as it came, and the claims.
@@ -120,10 +158,20 @@ impl Outputs {
         rule: &'a JwtRule,
         token: &'a [u8],
     ) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let payload = rule.output_payload_to_header.as_deref().filter(|_| self.payload);
+        let payload = rule
+            .output_payload_to_header
+            .as_deref()
+            .filter(|_| self.payload);
         let payload = payload.and_then(|name| Some((name, payload_of(token)?)));
-        let names = rule.output_claim_to_headers.iter().map(|output| &*output.header);
-        payload.into_iter().chain(names.zip(self.values.split('\n')).filter(|(_, value)| !value.is_empty()))
+        let names = rule
+            .output_claim_to_headers
+            .iter()
+            .map(|output| &*output.header);
+        payload.into_iter().chain(
+            names
+                .zip(self.values.split('\n'))
+                .filter(|(_, value)| !value.is_empty()),
+        )
     }
 
     /// Number of outputs that were left out.
@@ -207,30 +255,53 @@ mod tests {
         let document = Document::lent(json, Budget::TOKEN).unwrap();
         let mut line = String::from("before");
         let _ = push_header_value(&mut line, document.root());
-        assert!(line.len() == "before".len() || line.len() == "before".len() + length(document.root()), "{line}");
-        line.strip_prefix("before").filter(|value| !value.is_empty()).map(ToOwned::to_owned)
+        assert!(
+            line.len() == "before".len() || line.len() == "before".len() + length(document.root()),
+            "{line}"
+        );
+        line.strip_prefix("before")
+            .filter(|value| !value.is_empty())
+            .map(ToOwned::to_owned)
     }
 
     #[test]
     fn scalars_are_written_as_they_are() {
         assert_eq!(value_of(r#""Zoë, R&D""#).as_deref(), Some("Zoë, R&D"));
-        assert_eq!(value_of("18446744073709551615").as_deref(), Some("18446744073709551615"));
+        assert_eq!(
+            value_of("18446744073709551615").as_deref(),
+            Some("18446744073709551615")
+        );
         assert_eq!(value_of("-1.50").as_deref(), Some("-1.50"));
-        assert_eq!(value_of("36893488147419103233").as_deref(), Some("36893488147419103233"));
+        assert_eq!(
+            value_of("36893488147419103233").as_deref(),
+            Some("36893488147419103233")
+        );
         assert_eq!(value_of("true").as_deref(), Some("true"));
     }
 
     #[test]
     fn lists_and_objects_are_base64_of_their_json() {
-        assert_eq!(value_of(r#"[ "a", 1 ]"#), Some(STANDARD.encode(r#"["a",1]"#)));
-        assert_eq!(value_of(r#"{"a":{"b":null}}"#), Some(STANDARD.encode(r#"{"a":{"b":null}}"#)));
+        assert_eq!(
+            value_of(r#"[ "a", 1 ]"#),
+            Some(STANDARD.encode(r#"["a",1]"#))
+        );
+        assert_eq!(
+            value_of(r#"{"a":{"b":null}}"#),
+            Some(STANDARD.encode(r#"{"a":{"b":null}}"#))
+        );
     }
 
     #[test]
     fn what_a_header_cannot_carry_unchanged_is_left_out() {
-        for json in
-            [r#""a\r\nx-admin: 1""#, r#""a\u0000""#, r#""a\u0085b""#, r#"" admin""#, r#""admin\t""#, r#""""#, "null"]
-        {
+        for json in [
+            r#""a\r\nx-admin: 1""#,
+            r#""a\u0000""#,
+            r#""a\u0085b""#,
+            r#"" admin""#,
+            r#""admin\t""#,
+            r#""""#,
+            "null",
+        ] {
             assert_eq!(value_of(json), None, "{json}");
         }
     }
@@ -242,7 +313,8 @@ mod tests {
     type Headers = Vec<(String, String)>;
     type Omitted = Vec<(String, Reason, usize)>;
 
-    /// The headers of a token with these claims under a rule with these settings, and what is left out.
+    /// The headers of a token with these claims under a rule with these settings, and what is left
+    /// out.
     fn outputs(rule: serde_json::Value, claims: serde_json::Value) -> (Headers, Omitted, bool) {
         let key = TestKey::new("a", 1);
         let policy = Policy::from_json(&inline_config(&[&key], rule, json!({}))).unwrap();
@@ -254,7 +326,11 @@ mod tests {
         });
         assert_eq!(outputs.omitted(), omitted.len());
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        (outputs.headers(rule, token.as_bytes()).map(own).collect(), omitted, outputs.rejects())
+        (
+            outputs.headers(rule, token.as_bytes()).map(own).collect(),
+            omitted,
+            outputs.rejects(),
+        )
     }
 
     #[test]
@@ -263,11 +339,15 @@ mod tests {
             claim("x-none", "none"), claim("x-sub", "sub"), claim("x-broken", "broken"), claim("x-n", "n"), claim("x-also-none", "gone"),
             claim("x-empty", "empty"),
         ]});
-        let (set, omitted, rejects) = outputs(rule, json!({ "n": 7, "broken": "a\nb", "empty": "" }));
+        let (set, omitted, rejects) =
+            outputs(rule, json!({ "n": 7, "broken": "a\nb", "empty": "" }));
         let names: Vec<&str> = set.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["x-payload", "x-sub", "x-n"]);
         assert_eq!((set[1].1.as_str(), set[2].1.as_str()), ("checkout", "7"));
-        assert_eq!(omitted, [("x-broken".to_owned(), Reason::ControlCharacter, 3)]);
+        assert_eq!(
+            omitted,
+            [("x-broken".to_owned(), Reason::ControlCharacter, 3)]
+        );
         assert!(!rejects);
     }
 
@@ -287,7 +367,8 @@ mod tests {
     #[test]
     fn long_outputs_are_left_out_by_the_setting() {
         let rule = |changes: serde_json::Value| {
-            let mut rule = json!({ "outputClaimToHeaders": [claim("x-a", "a"), claim("x-b", "b")] });
+            let mut rule =
+                json!({ "outputClaimToHeaders": [claim("x-a", "a"), claim("x-b", "b")] });
             meshseal_core::testing::merge(&mut rule, changes);
             rule
         };
@@ -295,17 +376,38 @@ mod tests {
         let lengths = |changes: serde_json::Value, a: usize, b: usize| {
             let (set, omitted, rejects) = outputs(rule(changes), claims(a, b));
             assert!(!rejects);
-            let set = set.into_iter().map(|(_, value)| value.len()).collect::<Vec<_>>();
-            (set, omitted.into_iter().map(|(_, reason, bytes)| (reason, bytes)).collect::<Vec<_>>())
+            let set = set
+                .into_iter()
+                .map(|(_, value)| value.len())
+                .collect::<Vec<_>>();
+            (
+                set,
+                omitted
+                    .into_iter()
+                    .map(|(_, reason, bytes)| (reason, bytes))
+                    .collect::<Vec<_>>(),
+            )
         };
         assert_eq!(lengths(json!({}), 4096, 4096), (vec![4096, 4096], vec![]));
-        assert_eq!(lengths(json!({}), 4097, 1), (vec![1], vec![(Reason::ValueTooLong, 4097)]));
-        assert_eq!(lengths(json!({ "outputMaxValueBytes": 5000 }), 5000, 1), (vec![5000, 1], vec![]));
+        assert_eq!(
+            lengths(json!({}), 4097, 1),
+            (vec![1], vec![(Reason::ValueTooLong, 4097)])
+        );
+        assert_eq!(
+            lengths(json!({ "outputMaxValueBytes": 5000 }), 5000, 1),
+            (vec![5000, 1], vec![])
+        );
         let total = json!({ "outputMaxTotalBytes": 26 });
         assert_eq!(lengths(total.clone(), 10, 10), (vec![10, 10], vec![]));
-        assert_eq!(lengths(total.clone(), 10, 11), (vec![10], vec![(Reason::TotalTooLong, 11)]));
+        assert_eq!(
+            lengths(total.clone(), 10, 11),
+            (vec![10], vec![(Reason::TotalTooLong, 11)])
+        );
         // What is left out takes no part of the total.
-        assert_eq!(lengths(total, 30, 20), (vec![20], vec![(Reason::TotalTooLong, 30)]));
+        assert_eq!(
+            lengths(total, 30, 20),
+            (vec![20], vec![(Reason::TotalTooLong, 30)])
+        );
     }
 
     #[test]
@@ -314,7 +416,10 @@ mod tests {
             "outputClaimToHeaders": [claim("x-sub", "sub")] });
         let (set, omitted, rejects) = outputs(rule, json!({}));
         assert_eq!(set, [("x-sub".to_owned(), "checkout".to_owned())]);
-        assert_eq!((omitted[0].0.as_str(), omitted[0].1, rejects), ("x-payload", Reason::TotalTooLong, true));
+        assert_eq!(
+            (omitted[0].0.as_str(), omitted[0].1, rejects),
+            ("x-payload", Reason::TotalTooLong, true)
+        );
     }
 
     #[test]
@@ -326,9 +431,15 @@ mod tests {
             ("REJECT", Some("OMIT"), false),
         ] {
             let mut claim = claim("x-a", "a");
-            output.into_iter().for_each(|output| claim["onUnsafe"] = output.into());
+            output
+                .into_iter()
+                .for_each(|output| claim["onUnsafe"] = output.into());
             let config = json!({ "onUnsafe": rule, "outputClaimToHeaders": [claim] });
-            assert_eq!(outputs(config.clone(), json!({ "a": " x" })).2, rejects, "{rule} {output:?}");
+            assert_eq!(
+                outputs(config.clone(), json!({ "a": " x" })).2,
+                rejects,
+                "{rule} {output:?}"
+            );
             assert!(!outputs(config, json!({ "a": "x" })).2);
         }
     }

@@ -1,4 +1,5 @@
-//! The root context: configuration and ticks. An adapter between the SDK and the engine, nothing more.
+//! The root context: configuration and ticks. An adapter between the SDK and the engine, nothing
+//! more.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -27,7 +28,9 @@ impl Context for Root {}
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        self.engine.try_borrow_mut().is_ok_and(|mut engine| engine.configure(size))
+        self.engine
+            .try_borrow_mut()
+            .is_ok_and(|mut engine| engine.configure(size))
     }
 
     fn on_tick(&mut self) {

@@ -1,7 +1,9 @@
-//! The streams of this VM: which configuration each belongs to. An adapter between the proxy and the engines, nothing more.
+//! The streams of this VM: which configuration each belongs to. An adapter between the proxy and
+//! the engines, nothing more.
 //!
-//! Nothing is kept of a stream, and its end is not heard of: an export for that would cost every request. Nor is, then, the end of a
-//! configuration; what has ended is looked for when another begins, and every now and then.
+//! Nothing is kept of a stream, and its end is not heard of: an export for that would cost every
+//! request. Nor is, then, the end of a configuration; what has ended is looked for when another
+//! begins, and every now and then.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,8 +15,9 @@ use crate::host::Host;
 use crate::host::proxy::Proxy;
 use crate::response;
 
-/// The engine, shared by the root context and its streams. Each callback borrows it once, for as long as it runs; a host that
-/// calls back inside a callback finds it borrowed, and the adapters then do the safe thing instead of panicking.
+/// The engine, shared by the root context and its streams. Each callback borrows it once, for as
+/// long as it runs; a host that calls back inside a callback finds it borrowed, and the adapters
+/// then do the safe thing instead of panicking.
 pub(crate) type Shared<H> = Rc<RefCell<Engine<H>>>;
 
 /// The configurations of this VM, and which of them the latest streams belong to.
@@ -25,7 +28,8 @@ struct Streams<H> {
     begun: usize,
 }
 
-/// Streams that may begin before the request of the first of them comes. Envoy announces a stream and its request in one go.
+/// Streams that may begin before the request of the first of them comes. Envoy announces a stream
+/// and its request in one go.
 const LATEST: usize = 64;
 
 /// How many streams begin between two looks for configurations that have ended.
@@ -44,7 +48,9 @@ pub(crate) fn listen() {
             }
         },
         request_headers: |stream| on(|streams| request_headers(streams, &Proxy, stream)),
-        call_finished: |root, token, size| on(|streams| call_finished(streams, &Proxy, root, token, size)),
+        call_finished: |root, token, size| {
+            on(|streams| call_finished(streams, &Proxy, root, token, size));
+        },
     });
 }
 
@@ -63,7 +69,11 @@ fn on<T>(act: impl FnOnce(&RefCell<Streams<Proxy>>) -> T) -> T {
 
 impl<H> Streams<H> {
     fn new() -> Self {
-        Self { engines: Vec::new(), latest: [(0, 0); LATEST], begun: 0 }
+        Self {
+            engines: Vec::new(),
+            latest: [(0, 0); LATEST],
+            begun: 0,
+        }
     }
 
     /// The engine of a stream's configuration. Where there is only one, that is it.
@@ -74,19 +84,28 @@ impl<H> Streams<H> {
         let (older, newer) = self.latest.split_at_checked(self.begun % LATEST)?;
         let mut newest_first = older.iter().rev().chain(newer.iter().rev());
         let (_, root) = newest_first.find(|(begun, _)| *begun == stream)?;
-        self.engines.iter().find(|(of, _)| of == root).map(|(_, engine)| engine)
+        self.engines
+            .iter()
+            .find(|(of, _)| of == root)
+            .map(|(_, engine)| engine)
     }
 }
 
 impl<H: Host> Streams<H> {
-    /// Drops the engines of root contexts that have ended, while `context` is the one that the proxy is in. Not now, if an engine is at
-    /// work: then the SDK is, too, and cannot be told.
+    /// Drops the engines of root contexts that have ended, while `context` is the one that the
+    /// proxy is in. Not now, if an engine is at work: then the SDK is, too, and cannot be told.
     fn take_ended(&mut self, host: &H, context: u32) -> Vec<u32> {
-        let at_work = self.engines.iter().any(|(_, engine)| engine.try_borrow_mut().is_err());
+        let at_work = self
+            .engines
+            .iter()
+            .any(|(_, engine)| engine.try_borrow_mut().is_err());
         if at_work || self.engines.is_empty() {
             return Vec::new();
         }
-        let ended: Vec<_> = self.engines.extract_if(.., |(root, _)| !host.enter(*root)).collect();
+        let ended: Vec<_> = self
+            .engines
+            .extract_if(.., |(root, _)| !host.enter(*root))
+            .collect();
         host.enter(context);
         for (_, engine) in &ended {
             if let Ok(engine) = engine.try_borrow() {
@@ -99,7 +118,9 @@ impl<H: Host> Streams<H> {
 
 /// A context has begun. Returns the root contexts that turn out to have ended.
 fn created<H: Host>(streams: &RefCell<Streams<H>>, host: &H, context: u32, root: u32) -> Vec<u32> {
-    let Ok(mut streams) = streams.try_borrow_mut() else { return Vec::new() };
+    let Ok(mut streams) = streams.try_borrow_mut() else {
+        return Vec::new();
+    };
     if root == 0 {
         return streams.take_ended(host, context);
     }
@@ -109,12 +130,19 @@ fn created<H: Host>(streams: &RefCell<Streams<H>>, host: &H, context: u32, root:
     }
     streams.begun = streams.begun.wrapping_add(1);
     let time_to_look = streams.begun % BETWEEN_LOOKS == 0 && streams.engines.len() > 1;
-    if time_to_look { streams.take_ended(host, context) } else { Vec::new() }
+    if time_to_look {
+        streams.take_ended(host, context)
+    } else {
+        Vec::new()
+    }
 }
 
 /// Whether the request goes on. A stream that nobody knows, or whose engine is at work, is refused.
 fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32) -> bool {
-    let engine = streams.try_borrow().ok().and_then(|streams| streams.engine_of(stream).map(Rc::clone));
+    let engine = streams
+        .try_borrow()
+        .ok()
+        .and_then(|streams| streams.engine_of(stream).map(Rc::clone));
     match engine.as_ref().map(|engine| engine.try_borrow_mut()) {
         Some(Ok(mut engine)) => matches!(engine.on_request(stream), Flow::Continue),
         Some(Err(_)) | None => {
@@ -124,12 +152,22 @@ fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32
     }
 }
 
-/// Hands the answer to a call to the configuration that made it. An answer to a configuration that has ended is of no use.
-fn call_finished<H: Host>(streams: &RefCell<Streams<H>>, host: &H, root: u32, token: u32, size: usize) {
-    let engine = streams
-        .try_borrow()
-        .ok()
-        .and_then(|streams| streams.engines.iter().find(|(of, _)| *of == root).map(|(_, engine)| Rc::clone(engine)));
+/// Hands the answer to a call to the configuration that made it. An answer to a configuration that
+/// has ended is of no use.
+fn call_finished<H: Host>(
+    streams: &RefCell<Streams<H>>,
+    host: &H,
+    root: u32,
+    token: u32,
+    size: usize,
+) {
+    let engine = streams.try_borrow().ok().and_then(|streams| {
+        streams
+            .engines
+            .iter()
+            .find(|(of, _)| *of == root)
+            .map(|(_, engine)| Rc::clone(engine))
+    });
     if let Some(Ok(mut engine)) = engine.as_ref().map(|engine| engine.try_borrow_mut())
         && host.enter(root)
     {

@@ -14,33 +14,57 @@ struct Vm {
 impl Vm {
     fn new(configurations: &[String]) -> Self {
         crate::registry::forget();
-        let vm = Self { host: FakeHost::new(), streams: RefCell::new(Streams::new()) };
+        let vm = Self {
+            host: FakeHost::new(),
+            streams: RefCell::new(Streams::new()),
+        };
         for (root, configuration) in (ROOT..).zip(configurations) {
             vm.host.enter(root);
             let mut engine = Engine::new(vm.host.clone(), root);
             assert!(engine.configure(vm.host.configure(configuration)));
-            vm.streams.borrow_mut().engines.push((root, Rc::new(RefCell::new(engine))));
+            vm.streams
+                .borrow_mut()
+                .engines
+                .push((root, Rc::new(RefCell::new(engine))));
         }
         vm
     }
 
-    /// A stream begins, or with root 0 a root context. Returns which root contexts turn out to have ended.
+    /// A stream begins, or with root 0 a root context. Returns which root contexts turn out to have
+    /// ended.
     fn begin(&self, context: u32, root: u32) -> Vec<u32> {
         self.host.enter(context);
         let ended = created(&self.streams, &self.host, context, root);
-        assert_eq!(self.host.context(), context, "the proxy is in the context that begins");
+        assert_eq!(
+            self.host.context(),
+            context,
+            "the proxy is in the context that begins"
+        );
         ended
     }
 
     fn roots(&self) -> Vec<u32> {
-        self.streams.borrow().engines.iter().map(|(root, _)| *root).collect()
+        self.streams
+            .borrow()
+            .engines
+            .iter()
+            .map(|(root, _)| *root)
+            .collect()
     }
 
     /// A request without a token, or with this one, on a stream that the VM may know.
     fn ask(&self, stream: u32, token: Option<&str>) -> bool {
         let authorization = token.map(|token| format!("Bearer {token}"));
-        let mut headers = vec![(":method", "GET"), (":authority", "orders"), (":path", "/orders/1")];
-        headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+        let mut headers = vec![
+            (":method", "GET"),
+            (":authority", "orders"),
+            (":path", "/orders/1"),
+        ];
+        headers.extend(
+            authorization
+                .as_deref()
+                .map(|value| ("authorization", value)),
+        );
         self.host.request(stream, &headers);
         request_headers(&self.streams, &self.host, stream)
     }
@@ -56,7 +80,11 @@ fn key() -> TestKey {
 
 /// Passes requests without a token, or does not.
 fn policy(public: bool) -> String {
-    inline_config(&[&key()], json!({}), json!({ "rules": [{ "allowMissing": public }] }))
+    inline_config(
+        &[&key()],
+        json!({}),
+        json!({ "rules": [{ "allowMissing": public }] }),
+    )
 }
 
 #[test]
@@ -89,7 +117,11 @@ fn where_there_is_a_choice_a_stream_must_have_been_announced() {
 #[test]
 fn streams_may_begin_before_the_first_of_them_is_asked_for() {
     let vm = Vm::new(&[policy(false), policy(true)]);
-    let streams = || (100..).zip([ROOT, ROOT + 1].into_iter().cycle()).take(LATEST);
+    let streams = || {
+        (100..)
+            .zip([ROOT, ROOT + 1].into_iter().cycle())
+            .take(LATEST)
+    };
     for (stream, root) in streams() {
         vm.begin(stream, root);
     }
@@ -115,7 +147,11 @@ fn a_configuration_that_has_ended_is_dropped_when_another_begins() {
     vm.host.end(ROOT);
     assert_eq!(vm.begin(ROOT + 3, 0), [ROOT]);
     assert_eq!(vm.host.metric("meshseal.accepted"), 1, "told at the end");
-    assert_eq!(vm.begin(ROOT + 4, 0), [0; 0], "the SDK must hear of it once only");
+    assert_eq!(
+        vm.begin(ROOT + 4, 0),
+        [0; 0],
+        "the SDK must hear of it once only"
+    );
     assert_eq!(vm.roots(), [ROOT + 1]);
 }
 
@@ -134,8 +170,13 @@ fn nothing_is_dropped_while_an_engine_is_at_work() {
 fn a_configuration_that_has_ended_is_dropped_after_so_many_streams() {
     let vm = Vm::new(&[policy(true), policy(true)]);
     vm.host.end(ROOT);
-    let ended = (100..).take(BETWEEN_LOOKS).flat_map(|stream| vm.begin(stream, ROOT + 1));
-    assert_eq!((ended.collect::<Vec<_>>(), vm.roots()), (vec![ROOT], vec![ROOT + 1]));
+    let ended = (100..)
+        .take(BETWEEN_LOOKS)
+        .flat_map(|stream| vm.begin(stream, ROOT + 1));
+    assert_eq!(
+        (ended.collect::<Vec<_>>(), vm.roots()),
+        (vec![ROOT], vec![ROOT + 1])
+    );
 }
 
 #[test]

@@ -27,14 +27,27 @@ pub(crate) fn pin() -> TestKey {
 pub(crate) fn snapshot(version: u64, keys: &[&TestKey]) -> Snapshot {
     let publish = |key: &&TestKey| {
         let jwk = key.jwk().as_object().cloned().expect("a JWK is an object");
-        PublishedKey { jwk, state: KeyState::Active }
+        PublishedKey {
+            jwk,
+            state: KeyState::Active,
+        }
     };
-    let trust = IssuerTrust { keys: keys.iter().map(publish).collect(), ..IssuerTrust::default() };
-    Snapshot { version, issuers: BTreeMap::from([(ISSUER.to_owned(), trust)]) }
+    let trust = IssuerTrust {
+        keys: keys.iter().map(publish).collect(),
+        ..IssuerTrust::default()
+    };
+    Snapshot {
+        version,
+        issuers: BTreeMap::from([(ISSUER.to_owned(), trust)]),
+    }
 }
 
 pub(crate) fn times(issued_at: u64) -> Times {
-    Times { issuer: ISSUER.to_owned(), issued_at, not_after: issued_at + 3_600 }
+    Times {
+        issuer: ISSUER.to_owned(),
+        issued_at,
+        not_after: issued_at + 3_600,
+    }
 }
 
 /// A full bundle, issued now.
@@ -45,16 +58,25 @@ pub(crate) fn full(version: u64, keys: &[&TestKey]) -> String {
 /// A configuration with one issuer whose keys are inline.
 pub(crate) fn inline_config(keys: &[&TestKey], rule: Value, rest: Value) -> String {
     let jwks: Value = keys.iter().map(|key| key.jwk()).collect();
-    config_with(json!({ "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": jwks } }), rule, rest)
+    config_with(
+        json!({ "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": jwks } }),
+        rule,
+        rest,
+    )
 }
 
 /// A configuration with one issuer whose keys come in bundles signed by [`pin`].
 pub(crate) fn bundle_config(bundle: Value, rest: Value) -> String {
-    let mut trust_bundle = json!({ "cluster": "issuer", "authority": "issuer.local", "keys": [pin().jwk()] });
+    let mut trust_bundle =
+        json!({ "cluster": "issuer", "authority": "issuer.local", "keys": [pin().jwk()] });
     merge(&mut trust_bundle, bundle);
     let mut all = json!({ "trustBundle": trust_bundle });
     merge(&mut all, rest);
-    config_with(json!({ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }), json!({}), all)
+    config_with(
+        json!({ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }),
+        json!({}),
+        all,
+    )
 }
 
 /// A configuration with one issuer whose keys are fetched.

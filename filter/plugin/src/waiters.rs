@@ -1,7 +1,8 @@
 //! Requests that wait for newer keys because their token names one that nobody here knows.
 //!
-//! Bounded in number and time, so that a flood of invented key ids holds neither memory nor connections. A stream that ends
-//! while it waits keeps its place until its time is up: to hear of every stream's end would cost every request.
+//! Bounded in number and time, so that a flood of invented key ids holds neither memory nor
+//! connections. A stream that ends while it waits keeps its place until its time is up: to hear of
+//! every stream's end would cost every request.
 
 use std::time::Duration;
 
@@ -40,7 +41,11 @@ impl Waiters {
     pub(crate) fn admit(&mut self, stream: u32, sources: Vec<Source>, now: Duration) -> bool {
         let room = self.0.len() < MAX_WAITING;
         if room {
-            self.0.push(Waiter { stream, sources, deadline: now.saturating_add(MAX_WAIT) });
+            self.0.push(Waiter {
+                stream,
+                sources,
+                deadline: now.saturating_add(MAX_WAIT),
+            });
         }
         room
     }
@@ -68,7 +73,10 @@ impl Waiters {
     }
 
     fn take(&mut self, chosen: impl Fn(&Waiter) -> bool) -> Vec<u32> {
-        self.0.extract_if(.., |waiter| chosen(waiter)).map(|waiter| waiter.stream).collect()
+        self.0
+            .extract_if(.., |waiter| chosen(waiter))
+            .map(|waiter| waiter.stream)
+            .collect()
     }
 }
 
@@ -86,7 +94,11 @@ mod tests {
     #[test]
     fn only_those_of_the_source_are_served() {
         let mut waiters = Waiters::default();
-        for (stream, source) in [(1, Source::Bundle), (2, Source::Jwks(0)), (3, Source::Jwks(1))] {
+        for (stream, source) in [
+            (1, Source::Bundle),
+            (2, Source::Jwks(0)),
+            (3, Source::Jwks(1)),
+        ] {
             assert!(waiters.admit(stream, vec![source], NOW));
         }
         assert_eq!(waiters.take_served(Source::Jwks(0)), [2]);
@@ -98,7 +110,11 @@ mod tests {
     fn time_is_up_at_the_deadline_and_not_before() {
         let mut waiters = Waiters::default();
         waiters.admit(1, vec![Source::Bundle], NOW);
-        assert!(waiters.take_due(NOW + MAX_WAIT - Duration::from_nanos(1)).is_empty());
+        assert!(
+            waiters
+                .take_due(NOW + MAX_WAIT - Duration::from_nanos(1))
+                .is_empty()
+        );
         assert_eq!(waiters.take_due(NOW + MAX_WAIT), [1]);
     }
 
@@ -107,7 +123,11 @@ mod tests {
         let mut waiters = Waiters::default();
         let later = NOW + Duration::from_nanos(1);
         let times = std::iter::once(NOW).chain(std::iter::repeat(later));
-        assert!((0..64).zip(times).all(|(stream, now)| waiters.admit(stream, vec![Source::Bundle], now)));
+        assert!((0..64).zip(times).all(|(stream, now)| waiters.admit(
+            stream,
+            vec![Source::Bundle],
+            now
+        )));
         assert!(!waiters.admit(64, vec![Source::Bundle], NOW));
         assert_eq!(waiters.take_due(NOW + MAX_WAIT), [0]);
         assert!(waiters.admit(65, vec![Source::Bundle], NOW));

@@ -1,6 +1,7 @@
-//! What a request costs in heap allocations, counted: none for a token seen before, few for a new one. What the proxy itself
-//! allocates in the module to hand over the headers is not counted; it is one block, whatever they are. Memory that is kept from
-//! request to request is counted when it grows, which the first few tokens see to.
+//! What a request costs in heap allocations, counted: none for a token seen before, few for a new
+//! one. What the proxy itself allocates in the module to hand over the headers is not counted; it
+//! is one block, whatever they are. Memory that is kept from request to request is counted when it
+//! grows, which the first few tokens see to.
 
 #![expect(clippy::panic, reason = "helpers of a test: a surprise must stop it")]
 
@@ -11,7 +12,9 @@ use std::time::Duration;
 use meshseal_core::testing::{ISSUER, TestKey, claims_at};
 use meshseal_filter::engine::{Engine, Flow};
 use meshseal_filter::headers::RequestHeaders;
-use meshseal_filter::host::{CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply, foreign};
+use meshseal_filter::host::{
+    CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply, foreign,
+};
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -19,10 +22,12 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 const NOW: u64 = 1_735_689_600;
 
-/// Keys of other algorithms, the public ones and a secret, each with a token that it has signed for [`NOW`].
+/// Keys of other algorithms, the public ones and a secret, each with a token that it has signed for
+/// [`NOW`].
 const OTHERS: &str = include_str!("allocations.json");
 
-/// Most allocations for a token that was never seen: its text, header, payload and their values, and what is remembered.
+/// Most allocations for a token that was never seen: its text, header, payload and their values,
+/// and what is remembered.
 const MOST_FOR_A_NEW_TOKEN: u64 = 8;
 
 /// So many new tokens make the memory of verdicts as large as the following fifteen need it.
@@ -34,7 +39,8 @@ const MOST_TICKS: usize = 1_000;
 /// While tables grow, ticks come faster.
 const AT_REST: Duration = Duration::from_secs(1);
 
-/// A proxy that hands over headers, verifies signatures if it is to, and counts what it is asked to set.
+/// A proxy that hands over headers, verifies signatures if it is to, and counts what it is asked to
+/// set.
 #[derive(Default)]
 struct Proxy {
     configuration: RefCell<String>,
@@ -78,12 +84,16 @@ impl Host for &Proxy {
     fn set_tick_period(&self, period: Duration) {
         self.tick.set(period);
     }
-    /// Yes to the first signature of each hash and key: of known answers the good one comes first, and each token has a key of its own.
+    /// Yes to the first signature of each hash and key: of known answers the good one comes first,
+    /// and each token has a key of its own.
     fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool> {
         // The arguments are written as they are in the module; there is nobody who would answer.
         assert_eq!(foreign::verify_signature(signature), None);
         let before = allocations();
-        let first = self.asked.borrow_mut().insert([signature.hash.as_bytes(), signature.spki].concat());
+        let first = self
+            .asked
+            .borrow_mut()
+            .insert([signature.hash.as_bytes(), signature.spki].concat());
         self.own.set(self.own.get() + allocations() - before);
         self.judged.set(self.judged.get() + 1);
         self.verifies.then_some(first)
@@ -157,7 +167,11 @@ impl Proxy {
 
 /// An engine for the keys of all algorithms, with rules that ask for what rules ask of tokens.
 fn engine<'p>(proxy: &'p Proxy, key: &TestKey, others: &[Value]) -> Engine<&'p Proxy> {
-    let keys: Vec<Value> = others.iter().map(|other| other["jwk"].clone()).chain([key.jwk()]).collect();
+    let keys: Vec<Value> = others
+        .iter()
+        .map(|other| other["jwk"].clone())
+        .chain([key.jwk()])
+        .collect();
     let config = json!({
         "jwtRules": [{
             "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": keys }, "outputPayloadToHeader": "x-payload",
@@ -182,10 +196,13 @@ fn a_token_seen_before_costs_no_allocation_and_a_new_one_few() {
     let _profiler = dhat::Profiler::builder().testing().build();
     let key = TestKey::new("k1", 1);
     let others: Vec<Value> = serde_json::from_str(OTHERS).unwrap();
-    // Who verifies: the proxy what it can, once it was tried at the first tick; the module by itself; the module with tables of all
-    // keys. That must be last, for tables stay.
+    // Who verifies: the proxy what it can, once it was tried at the first tick; the module by
+    // itself; the module with tables of all keys. That must be last, for tables stay.
     for (verifies, ticks) in [(true, 1), (false, 0), (false, MOST_TICKS)] {
-        let proxy = Proxy { verifies, ..Proxy::default() };
+        let proxy = Proxy {
+            verifies,
+            ..Proxy::default()
+        };
         let mut engine = engine(&proxy, &key, &others);
         let used = (0..ticks)
             .take_while(|_| {
@@ -200,13 +217,27 @@ fn a_token_seen_before_costs_no_allocation_and_a_new_one_few() {
             proxy.request(&mut engine);
         }
         let own = [key.token(&claims_at(NOW, json!({ "level": 7, "request": "last" })))];
-        let tokens = own.iter().map(String::as_str).chain(others.iter().filter_map(|other| other["token"].as_str()));
-        let names = ["EdDSA"].into_iter().chain(others.iter().filter_map(|other| other["jwk"]["alg"].as_str()));
+        let tokens = own
+            .iter()
+            .map(String::as_str)
+            .chain(others.iter().filter_map(|other| other["token"].as_str()));
+        let names = ["EdDSA"].into_iter().chain(
+            others
+                .iter()
+                .filter_map(|other| other["jwk"]["alg"].as_str()),
+        );
         for (alg, token) in names.zip(tokens) {
             proxy.bring(token);
             let new = proxy.request(&mut engine);
-            assert!(new > 0 && new <= MOST_FOR_A_NEW_TOKEN, "{new} for a new token of {alg} ({verifies}, {ticks})");
-            assert_eq!(proxy.request(&mut engine), 0, "for a token of {alg} seen before");
+            assert!(
+                new > 0 && new <= MOST_FOR_A_NEW_TOKEN,
+                "{new} for a new token of {alg} ({verifies}, {ticks})"
+            );
+            assert_eq!(
+                proxy.request(&mut engine),
+                0,
+                "for a token of {alg} seen before"
+            );
         }
         // ES256, ES384, ES512, RS256, RS512 are what Envoy verifies.
         assert_eq!(proxy.judged.get() - asked, if verifies { 5 } else { 0 });

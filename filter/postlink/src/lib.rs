@@ -1,17 +1,20 @@
-//! The build step after linking the filter: drops the exports that the module does not need and whatever only they reached,
-//! and refuses a module that imports more than a proxy-wasm host offers. Where the filter answers a callback itself instead of
-//! the SDK, its function takes the name.
+//! The build step after linking the filter: drops the exports that the module does not need and
+//! whatever only they reached, and refuses a module that imports more than a proxy-wasm host
+//! offers. Where the filter answers a callback itself instead of the SDK, its function takes the
+//! name.
 //!
-//! proxy-wasm hosts call a callback for every phase of a request if it is exported, and the SDK exports all of them. What is
-//! not exported is not called: that is worth some 5 µs a request in Envoy.
+//! proxy-wasm hosts call a callback for every phase of a request if it is exported, and the SDK
+//! exports all of them. What is not exported is not called: that is worth some 5 µs a request in
+//! Envoy.
 //!
-//! [`EXPORTS`] and [`IMPORTS`] are the only lists of this kind; the tests of the built module read them too.
+//! [`EXPORTS`] and [`IMPORTS`] are the only lists of this kind; the tests of the built module read
+//! them too.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// The exports that stay: what a host needs to start the module and the callbacks that the filter implements
-/// (proxy-wasm ABI 0.2.1, `abi-versions/v0.2.1/README.md` of proxy-wasm/spec).
+/// The exports that stay: what a host needs to start the module and the callbacks that the filter
+/// implements (proxy-wasm ABI 0.2.1, `abi-versions/v0.2.1/README.md` of proxy-wasm/spec).
 pub const EXPORTS: &[&str] = &[
     "memory",
     "_initialize",
@@ -25,17 +28,22 @@ pub const EXPORTS: &[&str] = &[
     "proxy_on_tick",
 ];
 
-/// Callbacks of the filter's own, and the names under which the proxy is to find them (`filter/abi`, streams).
+/// Callbacks of the filter's own, and the names under which the proxy is to find them
+/// (`filter/abi`, streams).
 pub const OURS: &[(&str, &str)] = &[
     ("meshseal_on_context_create", "proxy_on_context_create"),
     ("meshseal_on_request_headers", "proxy_on_request_headers"),
-    ("meshseal_on_http_call_response", "proxy_on_http_call_response"),
+    (
+        "meshseal_on_http_call_response",
+        "proxy_on_http_call_response",
+    ),
     ("meshseal_on_memory_allocate", "proxy_on_memory_allocate"),
 ];
 
-/// The imports that are allowed, as (module, name): the host functions of proxy-wasm ABI 0.2.1, of which the SDK's traits keep
-/// more linked in than the filter calls, and what Rust's standard library wants of WASI for panics, the environment and the seeds
-/// of hash maps. Every proxy-wasm host offers them.
+/// The imports that are allowed, as (module, name): the host functions of proxy-wasm ABI 0.2.1, of
+/// which the SDK's traits keep more linked in than the filter calls, and what Rust's standard
+/// library wants of WASI for panics, the environment and the seeds of hash maps. Every proxy-wasm
+/// host offers them.
 pub const IMPORTS: &[(&str, &str)] = &[
     ("env", "proxy_add_header_map_value"),
     ("env", "proxy_call_foreign_function"),
@@ -97,7 +105,11 @@ impl fmt::Display for Refusal {
         match self {
             Self::Unreadable(why) => write!(out, "not a readable WebAssembly module: {why}"),
             Self::MissingExports(names) => {
-                write!(out, "exports missing: {}; is this the meshseal-filter cdylib?", names.join(", "))
+                write!(
+                    out,
+                    "exports missing: {}; is this the meshseal-filter cdylib?",
+                    names.join(", ")
+                )
             }
             Self::ForeignImports(names) => {
                 write!(
@@ -112,26 +124,45 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Trims a linked module: only [`EXPORTS`] stay, with what they reach; name and producer sections go.
+/// Trims a linked module: only [`EXPORTS`] stay, with what they reach; name and producer sections
+/// go.
 ///
 /// # Errors
 /// [`Refusal`] when the module is not one that hosts can run.
 pub fn trim(wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut config = walrus::ModuleConfig::new();
-    config.generate_name_section(false).generate_producers_section(false);
-    let mut module = config.parse(wasm).map_err(|error| Refusal::Unreadable(error.to_string()))?;
-    let present: BTreeSet<String> = module.exports.iter().map(|export| export.name.clone()).collect();
+    config
+        .generate_name_section(false)
+        .generate_producers_section(false);
+    let mut module = config
+        .parse(wasm)
+        .map_err(|error| Refusal::Unreadable(error.to_string()))?;
+    let present: BTreeSet<String> = module
+        .exports
+        .iter()
+        .map(|export| export.name.clone())
+        .collect();
     let needed = EXPORTS.iter().chain(OURS.iter().map(|(ours, _)| ours));
-    let missing: Vec<String> = needed.filter(|name| !present.contains(**name)).map(|name| (*name).to_owned()).collect();
+    let missing: Vec<String> = needed
+        .filter(|name| !present.contains(**name))
+        .map(|name| (*name).to_owned())
+        .collect();
     if !missing.is_empty() {
         return Err(Refusal::MissingExports(missing));
     }
     let replaced = |name: &str| OURS.iter().any(|(_, theirs)| *theirs == name);
-    let own = |name: &str| OURS.iter().find(|(ours, _)| *ours == name).map(|(_, theirs)| (*theirs).to_owned());
+    let own = |name: &str| {
+        OURS.iter()
+            .find(|(ours, _)| *ours == name)
+            .map(|(_, theirs)| (*theirs).to_owned())
+    };
     let surplus: Vec<_> = module
         .exports
         .iter()
-        .filter(|export| replaced(&export.name) || !(EXPORTS.contains(&&*export.name) || own(&export.name).is_some()))
+        .filter(|export| {
+            replaced(&export.name)
+                || !(EXPORTS.contains(&&*export.name) || own(&export.name).is_some())
+        })
         .map(|export| export.id())
         .collect();
     for id in surplus {
@@ -160,9 +191,18 @@ pub fn trim(wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
 /// # Errors
 /// [`Refusal::Unreadable`].
 pub fn surface(wasm: &[u8]) -> Result<(BTreeSet<String>, BTreeSet<String>), Refusal> {
-    let module = walrus::Module::from_buffer(wasm).map_err(|error| Refusal::Unreadable(error.to_string()))?;
-    let exports = module.exports.iter().map(|export| export.name.clone()).collect();
-    let imports = module.imports.iter().map(|import| format!("{}.{}", import.module, import.name)).collect();
+    let module = walrus::Module::from_buffer(wasm)
+        .map_err(|error| Refusal::Unreadable(error.to_string()))?;
+    let exports = module
+        .exports
+        .iter()
+        .map(|export| export.name.clone())
+        .collect();
+    let imports = module
+        .imports
+        .iter()
+        .map(|import| format!("{}.{}", import.module, import.name))
+        .collect();
     Ok((exports, imports))
 }
 
@@ -170,7 +210,8 @@ pub fn surface(wasm: &[u8]) -> Result<(BTreeSet<String>, BTreeSet<String>), Refu
 mod tests {
     use super::*;
 
-    /// A module with all of EXPORTS, one callback more (which calls an import of its own), and `extra`.
+    /// A module with all of EXPORTS, one callback more (which calls an import of its own), and
+    /// `extra`.
     fn module(import: &str, without: &str) -> Vec<u8> {
         let functions: String = EXPORTS
             .iter()
@@ -191,34 +232,56 @@ mod tests {
     fn what_is_not_needed_goes_with_all_it_reached() {
         let trimmed = trim(&module("", "")).unwrap();
         let (exports, imports) = surface(&trimmed).unwrap();
-        assert_eq!(exports, EXPORTS.iter().map(|name| (*name).to_owned()).collect());
-        assert_eq!(imports, BTreeSet::new(), "proxy_log was reached by the surplus callback only");
+        assert_eq!(
+            exports,
+            EXPORTS.iter().map(|name| (*name).to_owned()).collect()
+        );
+        assert_eq!(
+            imports,
+            BTreeSet::new(),
+            "proxy_log was reached by the surplus callback only"
+        );
     }
 
     #[test]
     fn a_missing_callback_is_named() {
         let refusal = trim(&module("", "proxy_on_tick")).unwrap_err();
-        assert_eq!(refusal, Refusal::MissingExports(vec!["proxy_on_tick".to_owned()]));
+        assert_eq!(
+            refusal,
+            Refusal::MissingExports(vec!["proxy_on_tick".to_owned()])
+        );
     }
 
     #[test]
     fn the_filters_own_callbacks_take_the_names_of_the_sdks() {
-        let marked = OURS.iter().fold(module("", ""), |wasm, (ours, _)| marked(&wasm, ours));
+        let marked = OURS
+            .iter()
+            .fold(module("", ""), |wasm, (ours, _)| marked(&wasm, ours));
         let trimmed = walrus::Module::from_buffer(&trim(&marked).unwrap()).unwrap();
         for (_, theirs) in OURS {
             let id = trimmed.exports.get_func(*theirs).unwrap();
-            let walrus::FunctionKind::Local(function) = &trimmed.funcs.get(id).kind else { panic!("imported") };
-            assert!(!function.block(function.entry_block()).instrs.is_empty(), "{theirs} is the SDK's");
+            let walrus::FunctionKind::Local(function) = &trimmed.funcs.get(id).kind else {
+                panic!("imported")
+            };
+            assert!(
+                !function.block(function.entry_block()).instrs.is_empty(),
+                "{theirs} is the SDK's"
+            );
         }
         let lacking = trim(&module("", "meshseal_on_memory_allocate")).unwrap_err();
-        assert_eq!(lacking, Refusal::MissingExports(vec!["meshseal_on_memory_allocate".to_owned()]));
+        assert_eq!(
+            lacking,
+            Refusal::MissingExports(vec!["meshseal_on_memory_allocate".to_owned()])
+        );
     }
 
     /// The module with something in the body of an exported function.
     fn marked(wasm: &[u8], export: &str) -> Vec<u8> {
         let mut module = walrus::Module::from_buffer(wasm).unwrap();
         let id = module.exports.get_func(export).unwrap();
-        let walrus::FunctionKind::Local(function) = &mut module.funcs.get_mut(id).kind else { panic!("imported") };
+        let walrus::FunctionKind::Local(function) = &mut module.funcs.get_mut(id).kind else {
+            panic!("imported")
+        };
         function.builder_mut().func_body().i32_const(1).drop();
         module.emit_wasm()
     }
@@ -226,7 +289,10 @@ mod tests {
     #[test]
     fn an_import_of_no_proxy_wasm_host_is_refused() {
         let import = "(import \"wbg\" \"now\" (func $now)) (start $now)";
-        assert_eq!(trim(&module(import, "")).unwrap_err(), Refusal::ForeignImports(vec!["wbg.now".to_owned()]));
+        assert_eq!(
+            trim(&module(import, "")).unwrap_err(),
+            Refusal::ForeignImports(vec!["wbg.now".to_owned()])
+        );
     }
 
     #[test]

@@ -30,5 +30,9 @@ fn run(source: &str, target: &str) -> Result<String, String> {
     let linked = std::fs::read(source).map_err(|error| format!("{source}: {error}"))?;
     let trimmed = meshseal_postlink::trim(&linked).map_err(|error| format!("{source}: {error}"))?;
     std::fs::write(target, &trimmed).map_err(|error| format!("{target}: {error}"))?;
-    Ok(format!("{target}: {} bytes (linked: {} bytes)\n", trimmed.len(), linked.len()))
+    Ok(format!(
+        "{target}: {} bytes (linked: {} bytes)\n",
+        trimmed.len(),
+        linked.len()
+    ))
 }

@@ -32,7 +32,11 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
         .route("/admin/incident/end", post(end_incident))
 }
 
-async fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form) -> Result<&'i Client, OAuthError> {
+async fn require_admin<'i>(
+    issuer: &'i Arc<Issuer>,
+    caller: &Caller,
+    form: &Form,
+) -> Result<&'i Client, OAuthError> {
     let client = authenticate(issuer, caller, form).await?;
     if client.admin {
         return Ok(client);
@@ -40,7 +44,8 @@ async fn require_admin<'i>(issuer: &'i Arc<Issuer>, caller: &Caller, form: &Form
     Err(OAuthErrorKind::Forbidden.because("this client is not an administrator (`admin: true`)"))
 }
 
-/// Authenticates a GET by its Authorization header, since it has no body; a POST by its form as well.
+/// Authenticates a GET by its Authorization header, since it has no body; a POST by its form as
+/// well.
 async fn require_admin_reader(issuer: &Arc<Issuer>, request: Request) -> Result<(), OAuthError> {
     let (caller, form) = if request.method() == Method::POST {
         let OAuthRequest { caller, form } = OAuthRequest::from_request(request, issuer).await?;
@@ -57,46 +62,79 @@ async fn live(issuer: &Issuer) -> Result<Live, OAuthError> {
     if live.all_known {
         Ok(live)
     } else {
-        Err(OAuthErrorKind::Unavailable.because("the proxies of other replicas are unknown; try again"))
+        Err(OAuthErrorKind::Unavailable
+            .because("the proxies of other replicas are unknown; try again"))
     }
 }
 
-async fn list_keys(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<KeysView>, OAuthError> {
+async fn list_keys(
+    State(issuer): State<Arc<Issuer>>,
+    request: Request,
+) -> Result<Json<KeysView>, OAuthError> {
     require_admin_reader(&issuer, request).await?;
     let head = issuer.publisher.refresh().await?;
     let live = live(&issuer).await?;
     let view = KeysView::of(&issuer.publisher.current(), &live, head.rotation_requested);
     let bundle_rotation_requested = issuer.keeper.bundle_rotation_requested(&issuer).await?;
-    Ok(Json(KeysView { bundle_rotation_requested, ..view }))
+    Ok(Json(KeysView {
+        bundle_rotation_requested,
+        ..view
+    }))
 }
 
-async fn list_proxies(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<ProxiesView>, OAuthError> {
+async fn list_proxies(
+    State(issuer): State<Arc<Issuer>>,
+    request: Request,
+) -> Result<Json<ProxiesView>, OAuthError> {
     require_admin_reader(&issuer, request).await?;
     let live = live(&issuer).await?;
-    Ok(Json(ProxiesView::of(issuer.publisher.current().version(), live)))
+    Ok(Json(ProxiesView::of(
+        issuer.publisher.current().version(),
+        live,
+    )))
 }
 
-/// Stops counting workers that an operator knows to be gone: all of a node, or one. A worker that polls cannot be gone.
-async fn forget_proxies(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+/// Stops counting workers that an operator knows to be gone: all of a node, or one. A worker that
+/// polls cannot be gone.
+async fn forget_proxies(
+    State(issuer): State<Arc<Issuer>>,
+    request: OAuthRequest,
+) -> Result<Json<Value>, OAuthError> {
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
     let name = request.form.get("name").ok_or_else(|| {
-        OAuthErrorKind::InvalidRequest.because("`name` is missing: give a worker or a node of `/admin/proxies`")
+        OAuthErrorKind::InvalidRequest
+            .because("`name` is missing: give a worker or a node of `/admin/proxies`")
     })?;
     let named = |counted: &Counted| counted.record.worker == name || counted.record.node == name;
-    let proxies: Vec<Counted> = live(&issuer).await?.proxies.into_iter().filter(named).collect();
+    let proxies: Vec<Counted> = live(&issuer)
+        .await?
+        .proxies
+        .into_iter()
+        .filter(named)
+        .collect();
     if proxies.is_empty() {
-        return Err(OAuthErrorKind::InvalidRequest.because("no counted worker or node has this name"));
+        return Err(
+            OAuthErrorKind::InvalidRequest.because("no counted worker or node has this name")
+        );
     }
-    let gone: Vec<String> =
-        proxies.iter().filter(|proxy| !proxy.reachable).map(|proxy| proxy.record.worker.clone()).collect();
+    let gone: Vec<String> = proxies
+        .iter()
+        .filter(|proxy| !proxy.reachable)
+        .map(|proxy| proxy.record.worker.clone())
+        .collect();
     if gone.is_empty() {
         return Err(OAuthErrorKind::InvalidRequest
             .because("it polls, or did so lately: only an unreachable worker can be gone"));
     }
-    issuer.store.proxies_are_gone(&gone, issuer.clock.now()).await?;
+    issuer
+        .store
+        .proxies_are_gone(&gone, issuer.clock.now())
+        .await?;
     issuer.proxies.drop_gone(&gone);
     tracing::warn!(client = admin.id, name, workers = ?gone, "workers declared gone: receipts no longer wait for them");
-    Ok(Json(json!({ "forgotten": gone, "still_polling": proxies.len().saturating_sub(gone.len()) })))
+    Ok(Json(
+        json!({ "forgotten": gone, "still_polling": proxies.len().saturating_sub(gone.len()) }),
+    ))
 }
 
 async fn rotate(
@@ -106,13 +144,19 @@ async fn rotate(
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
     let purpose = match request.form.get("purpose") {
         None => Purpose::Token,
-        Some(name) => Purpose::parse(name)
-            .ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`purpose` must be token or bundle"))?,
+        Some(name) => Purpose::parse(name).ok_or_else(|| {
+            OAuthErrorKind::InvalidRequest.because("`purpose` must be token or bundle")
+        })?,
     };
     let now = issuer.clock.now();
     if is_forced(&request.form) {
         let version = keys::promote(&issuer, purpose).await?;
-        tracing::warn!(client = admin.id, purpose = purpose.name(), version, "rotation forced");
+        tracing::warn!(
+            client = admin.id,
+            purpose = purpose.name(),
+            version,
+            "rotation forced"
+        );
         return Ok((StatusCode::OK, Json(json!({ "version": version }))));
     }
     match purpose {
@@ -120,7 +164,11 @@ async fn rotate(
         Purpose::Bundle => issuer.keeper.request_bundle_rotation(&issuer).await?,
     }
     issuer.keeper_wanted.notify_one();
-    tracing::info!(client = admin.id, purpose = purpose.name(), "rotation requested");
+    tracing::info!(
+        client = admin.id,
+        purpose = purpose.name(),
+        "rotation requested"
+    );
     Ok((StatusCode::ACCEPTED, Json(json!({ "requested_at": now }))))
 }
 
@@ -128,15 +176,24 @@ fn is_forced(form: &Form) -> bool {
     form.get("force") == Some("true")
 }
 
-async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+async fn revoke(
+    State(issuer): State<Arc<Issuer>>,
+    request: OAuthRequest,
+) -> Result<Json<Value>, OAuthError> {
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
-    let kid = request.form.get("kid").ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`kid` is missing"))?;
+    let kid = request
+        .form
+        .get("kid")
+        .ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`kid` is missing"))?;
     let version = keys::revoke(&issuer, kid, is_forced(&request.form)).await?;
     tracing::warn!(client = admin.id, kid, version, "signing key revoked");
     Ok(Json(json!({ "version": version })))
 }
 
-async fn show_incident(State(issuer): State<Arc<Issuer>>, request: Request) -> Result<Json<IncidentView>, OAuthError> {
+async fn show_incident(
+    State(issuer): State<Arc<Issuer>>,
+    request: Request,
+) -> Result<Json<IncidentView>, OAuthError> {
     require_admin_reader(&issuer, request).await?;
     let incident = match issuer.publisher.refresh().await {
         Ok(head) => head.incident,
@@ -144,28 +201,55 @@ async fn show_incident(State(issuer): State<Arc<Issuer>>, request: Request) -> R
         Err(error) => return Err(error.into()),
     };
     let tampered = issuer.publisher.tampered().map(|rows| String::clone(&rows));
-    let incident = incident.map(|incident| IncidentReport { since: incident.since, reason: incident.reason });
+    let incident = incident.map(|incident| IncidentReport {
+        since: incident.since,
+        reason: incident.reason,
+    });
     Ok(Json(IncidentView { incident, tampered }))
 }
 
-async fn declare_incident(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+async fn declare_incident(
+    State(issuer): State<Arc<Issuer>>,
+    request: OAuthRequest,
+) -> Result<Json<Value>, OAuthError> {
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
-    let reason = request.form.get("reason").filter(|reason| !reason.is_empty() && reason.len() <= MAX_REASON_BYTES);
+    let reason = request
+        .form
+        .get("reason")
+        .filter(|reason| !reason.is_empty() && reason.len() <= MAX_REASON_BYTES);
     let reason = reason.ok_or_else(|| {
-        OAuthErrorKind::InvalidRequest.because(format!("`reason` must have 1 to {MAX_REASON_BYTES} bytes"))
+        OAuthErrorKind::InvalidRequest
+            .because(format!("`reason` must have 1 to {MAX_REASON_BYTES} bytes"))
     })?;
     issuer.indices.forget();
-    let version = issuer.publisher.declare_incident(format!("declared by {}: {reason}", admin.id), &[]).await?;
+    let version = issuer
+        .publisher
+        .declare_incident(format!("declared by {}: {reason}", admin.id), &[])
+        .await?;
     issuer.keeper_wanted.notify_one();
     Ok(Json(json!({ "version": version })))
 }
 
-async fn end_incident(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Json<Value>, OAuthError> {
+async fn end_incident(
+    State(issuer): State<Arc<Issuer>>,
+    request: OAuthRequest,
+) -> Result<Json<Value>, OAuthError> {
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
     let Some(incident) = issuer.publisher.refresh().await?.incident else {
         return Err(OAuthErrorKind::InvalidRequest.because("no incident to end"));
     };
-    let version = issuer.publisher.commit(&Change { incident: Some(None), ..Change::default() }).await?;
-    tracing::warn!(client = admin.id, reason = incident.reason, version, "incident ended");
+    let version = issuer
+        .publisher
+        .commit(&Change {
+            incident: Some(None),
+            ..Change::default()
+        })
+        .await?;
+    tracing::warn!(
+        client = admin.id,
+        reason = incident.reason,
+        version,
+        "incident ended"
+    );
     Ok(Json(json!({ "version": version })))
 }

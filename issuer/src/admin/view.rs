@@ -87,9 +87,11 @@ pub struct ProxyView {
     pub lag_ms: u64,
     /// Last contact, Unix seconds.
     pub seen_at: u64,
-    /// `reachable`, or `unreachable` for one that does not poll and may still act on the version that it has.
+    /// `reachable`, or `unreachable` for one that does not poll and may still act on the version
+    /// that it has.
     pub state: String,
-    /// Time until which it may act on the version that it has, Unix seconds; `None` without limit (`staleness.action: SERVE`).
+    /// Time until which it may act on the version that it has, Unix seconds; `None` without limit
+    /// (`staleness.action: SERVE`).
     pub accepts_until: Option<u64>,
     /// Poll protocol that it speaks.
     pub protocol: u32,
@@ -112,7 +114,13 @@ impl KeysView {
         };
         let keys = published.keys.iter().map(view).collect();
         let (version, proxies) = (published.version(), live.proxies.len());
-        Self { version, rotation_requested, bundle_rotation_requested: None, proxies, keys }
+        Self {
+            version,
+            rotation_requested,
+            bundle_rotation_requested: None,
+            proxies,
+            keys,
+        }
     }
 }
 
@@ -121,16 +129,33 @@ impl ProxiesView {
         let view = |Counted { record, reachable }: Counted| ProxyView {
             current: record.version == version,
             // Versions are milliseconds, unless several changes came within one.
-            lag_ms: if record.version == 0 { 0 } else { version.saturating_sub(record.version) },
+            lag_ms: if record.version == 0 {
+                0
+            } else {
+                version.saturating_sub(record.version)
+            },
             node: record.node,
             worker: record.worker,
             version: record.version,
             seen_at: record.seen_at,
-            state: if reachable { "reachable" } else { "unreachable" }.to_owned(),
+            state: if reachable {
+                "reachable"
+            } else {
+                "unreachable"
+            }
+            .to_owned(),
             accepts_until: Some(record.accepts_until).filter(|until| *until < UNBOUNDED),
             protocol: record.protocol,
-            pins: record.pins.split(',').filter(|pin| !pin.is_empty()).map(String::from).collect(),
+            pins: record
+                .pins
+                .split(',')
+                .filter(|pin| !pin.is_empty())
+                .map(String::from)
+                .collect(),
         };
-        Self { version, proxies: live.proxies.into_iter().map(view).collect() }
+        Self {
+            version,
+            proxies: live.proxies.into_iter().map(view).collect(),
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! What bundles carry besides the state: the acknowledgement value of their version, which a poll returns (ADR 22), and the key of
-//! the digests that stand for names.
+//! What bundles carry besides the state: the acknowledgement value of their version, which a poll
+//! returns (ADR 22), and the key of the digests that stand for names.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
@@ -11,8 +11,8 @@ use crate::keys::MasterKey;
 /// Bytes of a MAC that are kept.
 const BYTES: usize = 16;
 
-/// Computes and checks acknowledgement values. The key comes from the master key, so every replica checks every value, also
-/// after a restart, without state.
+/// Computes and checks acknowledgement values. The key comes from the master key, so every replica
+/// checks every value, also after a restart, without state.
 pub(super) struct Acknowledgements {
     key: hmac::Key,
     digest_key: String,
@@ -22,7 +22,10 @@ impl Acknowledgements {
     /// Derives the keys.
     pub(super) fn new(master: &MasterKey) -> Self {
         let names = hmac::sign(&master.derive("bundle names"), b"");
-        Self { key: master.derive("bundle acknowledgement"), digest_key: encode(&names) }
+        Self {
+            key: master.derive("bundle acknowledgement"),
+            digest_key: encode(&names),
+        }
     }
 
     /// Returns the value of a version.

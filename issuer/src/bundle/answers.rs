@@ -1,4 +1,5 @@
-//! Signed bundles, made once for everybody who asks the same: ten thousand proxies at one version cost one signature.
+//! Signed bundles, made once for everybody who asks the same: ten thousand proxies at one version
+//! cost one signature.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use crate::keys::SignerError;
 /// Versions against which deltas can be made. A proxy further behind gets the full bundle.
 const REMEMBERED: usize = 64;
 
-/// Answers kept for one version and second: one for each remembered base and the full one, in each protocol.
+/// Answers kept for one version and second: one for each remembered base and the full one, in each
+/// protocol.
 const MAX_ANSWERS: usize = (REMEMBERED + 1) * PROTOCOL as usize;
 
 /// Past versions, and what was answered for the present one.
@@ -44,8 +46,14 @@ impl Answers {
         times: Times,
         acknowledgements: &Acknowledgements,
     ) -> Result<Bytes, SignerError> {
-        let past = base.version.and_then(|have| self.past.iter().rev().find(|past| past.version == have)).cloned();
-        let base = Base { version: past.as_ref().map(|past| past.version), ..base };
+        let past = base
+            .version
+            .and_then(|have| self.past.iter().rev().find(|past| past.version == have))
+            .cloned();
+        let base = Base {
+            version: past.as_ref().map(|past| past.version),
+            ..base
+        };
         let moment = (published.version(), times.issued_at);
         if self.moment != moment {
             self.moment = moment;
@@ -61,7 +69,9 @@ impl Answers {
         payload.ack = Some(acknowledgements.value(payload.ver));
         let made = Bytes::from(sign(
             published,
-            &payload.for_protocol(base.protocol, |epochs| published.digested(epochs, acknowledgements.digest_key())),
+            &payload.for_protocol(base.protocol, |epochs| {
+                published.digested(epochs, acknowledgements.digest_key())
+            }),
         )?);
         if self.made.len() < MAX_ANSWERS {
             self.made.insert(base, made.clone());
@@ -71,7 +81,10 @@ impl Answers {
 }
 
 fn sign(published: &Published, payload: &Payload) -> Result<String, SignerError> {
-    let signer = published.bundle_signer.as_ref().ok_or(SignerError::Destroyed)?;
+    let signer = published
+        .bundle_signer
+        .as_ref()
+        .ok_or(SignerError::Destroyed)?;
     let input = payload.signing_input(signer.kid());
     let signature = signer.sign(input.as_bytes())?;
     let bundle = seal(input, &signature);

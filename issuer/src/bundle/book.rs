@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::worker::Worker;
 use crate::clock::Time;
 
-/// Workers by id. Receipts ask how many lack a version, and which of them do not poll: that costs the
-/// same however many workers there are.
+/// Workers by id. Receipts ask how many lack a version, and which of them do not poll: that costs
+/// the same however many workers there are.
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) workers: HashMap<u64, Worker>,
@@ -39,7 +39,9 @@ impl Book {
 
     /// Notes the end of a poll.
     pub(super) fn leave(&mut self, id: u64, now: Time) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         worker.leave(now);
         let is_silent = worker.waiting == 0;
         self.note_silence(id, is_silent);
@@ -79,13 +81,20 @@ impl Book {
             return;
         }
         self.swept_at = Some(second);
-        let gone: Vec<u64> = self.workers.iter().filter(|(_, worker)| !worker.counts(now)).map(|(id, _)| *id).collect();
+        let gone: Vec<u64> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| !worker.counts(now))
+            .map(|(id, _)| *id)
+            .collect();
         gone.into_iter().for_each(|id| self.remove(id));
     }
 
     /// The lowest version; `u64::MAX` without workers.
     pub(super) fn floor(&self) -> u64 {
-        self.levels.first_key_value().map_or(u64::MAX, |(version, _)| *version)
+        self.levels
+            .first_key_value()
+            .map_or(u64::MAX, |(version, _)| *version)
     }
 
     /// How many hold less than a version.
@@ -101,7 +110,9 @@ impl Book {
     /// Those that hold less than a version and do not poll.
     pub(super) fn unreachable(&self, version: u64, now: Time) -> BTreeSet<u64> {
         let is_behind = |id: &&u64| {
-            self.workers.get(id).is_some_and(|worker| worker.version < version && !worker.is_reachable(now))
+            self.workers
+                .get(id)
+                .is_some_and(|worker| worker.version < version && !worker.is_reachable(now))
         };
         self.silent.iter().filter(is_behind).copied().collect()
     }

@@ -32,21 +32,29 @@ struct Look {
 impl Elsewhere {
     /// Nothing looked up yet.
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, begun: AtomicU64::new(0), last: Mutex::default() }
+        Self {
+            store,
+            clock,
+            begun: AtomicU64::new(0),
+            last: Mutex::default(),
+        }
     }
 
-    /// Merges the records of other replicas, as of half a second ago or later. Returns whether the database answered. A failure
-    /// is remembered as long as an answer, so that a database in trouble is not asked more often than one that is well.
+    /// Merges the records of other replicas, as of half a second ago or later. Returns whether the
+    /// database answered. A failure is remembered as long as an answer, so that a database in
+    /// trouble is not asked more often than one that is well.
     pub(crate) async fn look(&self, proxies: &Proxies) -> bool {
         let mut last = self.last.lock().await;
-        let is_new = |look: &Look| self.clock.steady_ms() < look.done_ms.saturating_add(LOOK_EVERY_MS);
+        let is_new =
+            |look: &Look| self.clock.steady_ms() < look.done_ms.saturating_add(LOOK_EVERY_MS);
         match last.filter(is_new) {
             Some(look) => look.known,
             None => self.ask(&mut last, proxies).await,
         }
     }
 
-    /// Merges the records of other replicas, as of this call or later. Concurrent callers share one query.
+    /// Merges the records of other replicas, as of this call or later. Concurrent callers share one
+    /// query.
     pub(crate) async fn look_afresh(&self, proxies: &Proxies) -> bool {
         let before = self.begun.load(Ordering::SeqCst);
         let mut last = self.last.lock().await;
@@ -64,7 +72,11 @@ impl Elsewhere {
             Err(error) => tracing::warn!(%error, "the proxies of other replicas are unknown"),
         }
         let known = answer.is_ok();
-        *last = Some(Look { number, done_ms: self.clock.steady_ms(), known });
+        *last = Some(Look {
+            number,
+            done_ms: self.clock.steady_ms(),
+            known,
+        });
         known
     }
 }

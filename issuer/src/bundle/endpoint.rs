@@ -1,4 +1,5 @@
-//! `GET /bundle`: the long-poll. The request says what the proxy has; the answer comes the moment there is more.
+//! `GET /bundle`: the long-poll. The request says what the proxy has; the answer comes the moment
+//! there is more.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use crate::http::{Peer, Waits};
 use crate::issuer::Issuer;
 use crate::store::StoreError;
 
-/// Time for this replica to learn of a version that another one has published, at the word of a proxy that proves nothing.
+/// Time for this replica to learn of a version that another one has published, at the word of a
+/// proxy that proves nothing.
 const AHEAD_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Where proxies poll.
@@ -39,18 +41,34 @@ async fn bundle(
 ) -> Result<Response, Problem> {
     if let Some(reason) = wrong_poll_token(&issuer, &headers) {
         let source = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Extension(peer)| peer.0);
-        let failure = Failure { endpoint: "bundle", source, client: "", reason };
-        issuer.failures.note(failure, &issuer.registry, &issuer.metrics, issuer.clock.steady_ms());
+        let failure = Failure {
+            endpoint: "bundle",
+            source,
+            client: "",
+            reason,
+        };
+        issuer.failures.note(
+            failure,
+            &issuer.registry,
+            &issuer.metrics,
+            issuer.clock.steady_ms(),
+        );
     }
     let poll = admit(&issuer, &headers, query)?;
-    if let Some(have) = poll.have.filter(|have| is_unknown(&issuer.publisher, *have, poll.proven)) {
+    if let Some(have) = poll
+        .have
+        .filter(|have| is_unknown(&issuer.publisher, *have, poll.proven))
+    {
         catch_up(&issuer, have, poll.proven).await?;
     }
-    // Other replicas could not count a proxy that begins here, so that their receipts would be wrong.
+    // Other replicas could not count a proxy that begins here, so that their receipts would be
+    // wrong.
     let begins = poll.held(issuer.publisher.current().version()).is_none();
     if begins && !issuer.publisher.can_answer() {
         issuer.metrics.bundles.increment("unavailable");
-        return Err(Problem::unavailable("the issuer's database does not answer; what is known may be old"));
+        return Err(Problem::unavailable(
+            "the issuer's database does not answer; what is known may be old",
+        ));
     }
     let present = enter(&issuer, &poll);
     answer(&issuer, &poll, present.as_ref()).await
@@ -62,7 +80,12 @@ pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
         if request.uri().path() != PATH || request.method() != Method::GET {
             return None;
         }
-        let poll = admit(&issuer, request.headers(), Query::try_from_uri(request.uri())).ok()?;
+        let poll = admit(
+            &issuer,
+            request.headers(),
+            Query::try_from_uri(request.uri()),
+        )
+        .ok()?;
         let published = issuer.publisher.current().version();
         let nothing_new = poll.wait_s > 0 && poll.held(published) == Some(published);
         if !nothing_new {
@@ -70,7 +93,11 @@ pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
         }
         let present = enter(&issuer, &poll);
         let issuer = issuer.clone();
-        Some(Box::pin(async move { answer(&issuer, &poll, present.as_ref()).await.into_response() }))
+        Some(Box::pin(async move {
+            answer(&issuer, &poll, present.as_ref())
+                .await
+                .into_response()
+        }))
     })
 }
 
@@ -81,7 +108,9 @@ fn admit(
     query: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Poll, Problem> {
     if wrong_poll_token(issuer, headers).is_some() {
-        return Err(Problem::unauthorized("polling needs one of the tokens in `bundle.pollTokens`"));
+        return Err(Problem::unauthorized(
+            "polling needs one of the tokens in `bundle.pollTokens`",
+        ));
     }
     Poll::read(&issuer.publisher, headers, query)
 }
@@ -100,13 +129,21 @@ fn enter(issuer: &Issuer, poll: &Poll) -> Option<Presence> {
     }))
 }
 
-/// Waits for news and answers. A worker is recorded before it is given a bundle, and a replica that has just recorded one looks
-/// at the newest state first: so no receipt is complete while a worker that it does not count is given an older version.
-async fn answer(issuer: &Issuer, poll: &Poll, present: Option<&Presence>) -> Result<Response, Problem> {
+/// Waits for news and answers. A worker is recorded before it is given a bundle, and a replica that
+/// has just recorded one looks at the newest state first: so no receipt is complete while a worker
+/// that it does not count is given an older version.
+async fn answer(
+    issuer: &Issuer,
+    poll: &Poll,
+    present: Option<&Presence>,
+) -> Result<Response, Problem> {
     let held = poll.held(issuer.publisher.current().version());
     record(issuer, present, issuer.publisher.validity()).await?;
     let kind = hold(issuer, held, Duration::from_secs(poll.wait_s)).await?;
-    let base = Base { version: held, protocol: poll.protocol };
+    let base = Base {
+        version: held,
+        protocol: poll.protocol,
+    };
     let mut answer = issuer.publisher.answer(base)?;
     // The record reaches a minute ahead and is renewed meanwhile, unless the database was away.
     if record(issuer, present, answer.validity).await? {
@@ -119,10 +156,20 @@ async fn answer(issuer: &Issuer, poll: &Poll, present: Option<&Presence>) -> Res
     Ok(respond(answer))
 }
 
-/// Sees to it that the worker is recorded for a bundle with these times. Returns whether it was not before.
-async fn record(issuer: &Issuer, present: Option<&Presence>, validity: Validity) -> Result<bool, SyncError> {
-    let Some(present) = present else { return Ok(false) };
-    let is_new = issuer.proxies.record(present.worker(), validity, &*issuer.store).await?;
+/// Sees to it that the worker is recorded for a bundle with these times. Returns whether it was not
+/// before.
+async fn record(
+    issuer: &Issuer,
+    present: Option<&Presence>,
+    validity: Validity,
+) -> Result<bool, SyncError> {
+    let Some(present) = present else {
+        return Ok(false);
+    };
+    let is_new = issuer
+        .proxies
+        .record(present.worker(), validity, &*issuer.store)
+        .await?;
     if is_new {
         match issuer.publisher.refresh().await {
             // What was in force before is given out, dated as it was last proven.
@@ -133,14 +180,19 @@ async fn record(issuer: &Issuer, present: Option<&Presence>, validity: Validity)
     Ok(is_new)
 }
 
-/// Returns whether a version must be accounted for. A lost version may be less than what was published since, and only a proof
-/// tells it from one that never was.
+/// Returns whether a version must be accounted for. A lost version may be less than what was
+/// published since, and only a proof tells it from one that never was.
 fn is_unknown(publisher: &Publisher, have: u64, proven: bool) -> bool {
-    if proven { !publisher.accounts_for(have) } else { have > publisher.current().version() }
+    if proven {
+        !publisher.accounts_for(have)
+    } else {
+        have > publisher.current().version()
+    }
 }
 
-/// A proxy holds a version that this replica does not know. Its proof shows that an issuer with our master key published that
-/// version, so the database is asked, and has lost state if it does not know it. Without proof nothing happens on its behalf.
+/// A proxy holds a version that this replica does not know. Its proof shows that an issuer with our
+/// master key published that version, so the database is asked, and has lost state if it does not
+/// know it. Without proof nothing happens on its behalf.
 async fn catch_up(issuer: &Issuer, have: u64, proven: bool) -> Result<(), Problem> {
     let caught_up = if proven {
         let declared = issuer.publisher.catch_up(have).await;
@@ -152,7 +204,10 @@ async fn catch_up(issuer: &Issuer, have: u64, proven: bool) -> Result<(), Proble
     } else {
         let mut versions = issuer.publisher.versions();
         let follows = versions.wait_for(|version| *version >= have);
-        timeout_at(Instant::now() + AHEAD_PATIENCE, follows).await.map(|_| ()).map_err(|_| SyncError::Ahead)
+        timeout_at(Instant::now() + AHEAD_PATIENCE, follows)
+            .await
+            .map(|_| ())
+            .map_err(|_| SyncError::Ahead)
     };
     if caught_up == Err(SyncError::Ahead) {
         issuer.metrics.bundles.increment("ahead");
@@ -182,7 +237,10 @@ async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<&'st
 }
 
 fn respond(answer: Answer) -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/jose"), (header::CACHE_CONTROL, "no-store")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/jose"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
     (headers, answer.bundle).into_response()
 }
 
@@ -192,8 +250,13 @@ fn wrong_poll_token(issuer: &Issuer, headers: &HeaderMap) -> Option<&'static str
     if known.is_empty() {
         return None;
     }
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Some("credentials-missing") };
-    let presented = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Some("credentials-missing");
+    };
+    let presented = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.strip_prefix("Bearer "));
     let Some(presented) = presented.map(|token| issuer.secrets.presented(token)) else {
         return Some("header-malformed");
     };

@@ -1,4 +1,5 @@
-//! Revocations that arrive together are committed together: they wait for the disk once, and those of one client are one change.
+//! Revocations that arrive together are committed together: they wait for the disk once, and those
+//! of one client are one change.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,20 +25,28 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Commits a change that only revokes, with those that wait. `now_ms` is asked when its turn has come.
+    /// Commits a change that only revokes, with those that wait. `now_ms` is asked when its turn
+    /// has come.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub(super) async fn commit(&self, store: &dyn Store, change: &Change, now_ms: impl Fn() -> u64 + Sync) -> Answer {
+    pub(super) async fn commit(
+        &self,
+        store: &dyn Store,
+        change: &Change,
+        now_ms: impl Fn() -> u64 + Sync,
+    ) -> Answer {
         loop {
             let (answer, mut answered) = oneshot::channel();
             self.lock().push((change.clone(), answer));
-            // Whoever has been answered needs no turn: a thousand of them would hand it on one by one.
+            // Whoever has been answered needs no turn: a thousand of them would hand it on one by
+            // one.
             let turn = tokio::select! {
                 biased;
                 answer = &mut answered => match answer {
                     Ok(answer) => return answer,
-                    // Taken along by a request that ended before its transaction did: revoking may be repeated.
+                    // Taken along by a request that ended before its transaction did: revoking may
+                    // be repeated.
                     Err(_closed) => continue,
                 },
                 turn = self.turn.lock() => turn,
@@ -46,7 +55,9 @@ impl Group {
                 match answered.try_recv() {
                     Ok(answer) => return answer,
                     Err(oneshot::error::TryRecvError::Closed) => break,
-                    Err(oneshot::error::TryRecvError::Empty) => self.commit_waiting(store, now_ms()).await,
+                    Err(oneshot::error::TryRecvError::Empty) => {
+                        self.commit_waiting(store, now_ms()).await;
+                    }
                 }
             }
             drop(turn);
@@ -70,14 +81,20 @@ impl Group {
         let mut versions = match store.commit_all(&merged, now_ms).await {
             Ok(versions) => versions.into_iter(),
             // One row that is wrong concerns one change: each is tried by itself.
-            Err(StoreError::Tampered(_)) => vec![Err(StoreError::Conflict); merged.len()].into_iter(),
+            Err(StoreError::Tampered(_)) => {
+                vec![Err(StoreError::Conflict); merged.len()].into_iter()
+            }
             Err(error) => vec![Err(error); merged.len()].into_iter(),
         };
         let mut left = Vec::new();
         for part in parts {
             match versions.next() {
-                Some(Err(StoreError::Conflict | StoreError::Full(_))) => one_by_one(store, part, now_ms).await,
-                Some(version) => part.into_iter().for_each(|(_, answer)| tell(answer, version.clone())),
+                Some(Err(StoreError::Conflict | StoreError::Full(_))) => {
+                    one_by_one(store, part, now_ms).await;
+                }
+                Some(version) => part
+                    .into_iter()
+                    .for_each(|(_, answer)| tell(answer, version.clone())),
                 None => left.extend(part),
             }
         }
@@ -100,7 +117,10 @@ fn tell(answer: oneshot::Sender<Answer>, version: Answer) {
 fn by_revoker(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
     let mut parts: Vec<(Revoker, Vec<Waiting>)> = Vec::new();
     for one in waiting {
-        match parts.iter_mut().find(|(revoker, _)| *revoker == one.0.revoker) {
+        match parts
+            .iter_mut()
+            .find(|(revoker, _)| *revoker == one.0.revoker)
+        {
             Some((_, part)) => part.push(one),
             None => parts.push((one.0.revoker.clone(), vec![one])),
         }
@@ -110,19 +130,33 @@ fn by_revoker(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
 
 /// One change that does what all of a part do.
 fn merge(part: &[Waiting]) -> Change {
-    let (mut tokens, mut epochs): (BTreeMap<u64, u64>, BTreeMap<_, EpochRecord>) = Default::default();
+    let (mut tokens, mut epochs): (BTreeMap<u64, u64>, BTreeMap<_, EpochRecord>) =
+        Default::default();
     for (change, _) in part {
         for token in &change.revoke {
             let kept = tokens.entry(token.index).or_insert(token.expires_at);
             *kept = (*kept).max(token.expires_at);
         }
         for epoch in &change.epochs {
-            let kept = epochs.entry((epoch.kind.name(), &*epoch.name)).or_insert_with(|| epoch.clone());
+            let kept = epochs
+                .entry((epoch.kind.name(), &*epoch.name))
+                .or_insert_with(|| epoch.clone());
             kept.before = kept.before.max(epoch.before);
             kept.expires_at = kept.expires_at.max(epoch.expires_at);
         }
     }
-    let revoker = part.first().map(|(change, _)| change.revoker.clone()).unwrap_or_default();
-    let revoke = tokens.into_iter().map(|(index, expires_at)| RevokedToken { index, expires_at }).collect();
-    Change { revoke, epochs: epochs.into_values().collect(), revoker, ..Change::default() }
+    let revoker = part
+        .first()
+        .map(|(change, _)| change.revoker.clone())
+        .unwrap_or_default();
+    let revoke = tokens
+        .into_iter()
+        .map(|(index, expires_at)| RevokedToken { index, expires_at })
+        .collect();
+    Change {
+        revoke,
+        epochs: epochs.into_values().collect(),
+        revoker,
+        ..Change::default()
+    }
 }

@@ -1,4 +1,5 @@
-//! Finds state that the database lost and this replica remembers, and the change that restores it (ADR 0019).
+//! Finds state that the database lost and this replica remembers, and the change that restores it
+//! (ADR 0019).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,8 +10,8 @@ use crate::revocation::{EpochKind, EpochRecord, RevokedToken};
 use crate::store::{Change, Incident, Persisted};
 use crate::tokens::index_floor;
 
-/// Seconds for which a revocation is kept after its expiry: another replica, whose clock is behind, would take its absence for a
-/// loss.
+/// Seconds for which a revocation is kept after its expiry: another replica, whose clock is behind,
+/// would take its absence for a loss.
 pub(crate) const PRUNE_SPREAD_S: u64 = 60;
 
 /// Most tokens that one change restores: a second of database work.
@@ -31,20 +32,33 @@ pub(super) struct Loss {
 impl Loss {
     /// Compares; `None` when the database holds all that is remembered and still needed.
     pub(super) fn between(memory: &Persisted, loaded: &Persisted, now: u64) -> Option<Self> {
-        let epochs: HashMap<_, _> =
-            loaded.epochs.iter().map(|epoch| ((epoch.kind.name(), &*epoch.name), epoch)).collect();
+        let epochs: HashMap<_, _> = loaded
+            .epochs
+            .iter()
+            .map(|epoch| ((epoch.kind.name(), &*epoch.name), epoch))
+            .collect();
         let kept_epoch = |epoch: &EpochRecord| {
             let kept = epochs.get(&(epoch.kind.name(), &*epoch.name));
-            kept.is_some_and(|kept| kept.before >= epoch.before && kept.expires_at >= epoch.expires_at)
+            kept.is_some_and(|kept| {
+                kept.before >= epoch.before && kept.expires_at >= epoch.expires_at
+            })
         };
         // Both are in the order of indices.
         let mut present = loaded.revoked.iter().peekable();
         let mut kept_token = |token: &RevokedToken| {
             while present.next_if(|other| other.index < token.index).is_some() {}
-            present.peek().is_some_and(|other| other.index == token.index && other.expires_at >= token.expires_at)
+            present.peek().is_some_and(|other| {
+                other.index == token.index && other.expires_at >= token.expires_at
+            })
         };
-        let lost_tokens = memory.revoked.iter().filter(|token| token.expires_at > now && !kept_token(token));
-        let lost_epochs = memory.epochs.iter().filter(|epoch| epoch.expires_at > now && !kept_epoch(epoch));
+        let lost_tokens = memory
+            .revoked
+            .iter()
+            .filter(|token| token.expires_at > now && !kept_token(token));
+        let lost_epochs = memory
+            .epochs
+            .iter()
+            .filter(|epoch| epoch.expires_at > now && !kept_epoch(epoch));
         let loss = Self {
             went_back: !loaded.follows(memory.version),
             tokens: lost_tokens.copied().collect(),
@@ -66,12 +80,26 @@ impl Loss {
     }
 
     /// Returns the change that restores what was lost, or the first part of it.
-    pub(super) fn restoration(mut self, memory: &Persisted, loaded: &Persisted, now_ms: u64) -> Change {
+    pub(super) fn restoration(
+        mut self,
+        memory: &Persisted,
+        loaded: &Persisted,
+        now_ms: u64,
+    ) -> Change {
         let reason = self.reason(memory, loaded);
         self.tokens.truncate(TOKENS_PER_CHANGE);
         self.epochs.truncate(EPOCHS_PER_CHANGE);
-        let keys = if self.went_back { restored_keys(memory, loaded, now_ms / 1_000) } else { Vec::new() };
-        let merge = memory.recent.iter().copied().chain([memory.version]).collect();
+        let keys = if self.went_back {
+            restored_keys(memory, loaded, now_ms / 1_000)
+        } else {
+            Vec::new()
+        };
+        let merge = memory
+            .recent
+            .iter()
+            .copied()
+            .chain([memory.version])
+            .collect();
         Change {
             expected_version: Some(loaded.version),
             keys,
@@ -79,15 +107,18 @@ impl Loss {
             epochs: self.epochs,
             merge,
             next_index: index_floor(now_ms).max(memory.next_index),
-            incident: Some(Some(Incident { since: now_ms / 1_000, reason })),
+            incident: Some(Some(Incident {
+                since: now_ms / 1_000,
+                reason,
+            })),
             ..Change::default()
         }
     }
 }
 
 impl Persisted {
-    /// Returns whether this state includes a version: it is this one or an earlier one of the same history. One that is
-    /// older than the remembered history counts as included.
+    /// Returns whether this state includes a version: it is this one or an earlier one of the same
+    /// history. One that is older than the remembered history counts as included.
     #[must_use]
     pub fn follows(&self, version: u64) -> bool {
         let oldest = self.recent.first().copied().unwrap_or(self.version);
@@ -99,28 +130,43 @@ impl Persisted {
 pub(super) fn epoch_of_all(now: u64) -> EpochRecord {
     let before = now.saturating_add(MAX_STEP_MS / 1_000).saturating_add(1);
     let expires_at = before.saturating_add(MAX_TOKEN_LIFE_S);
-    EpochRecord { kind: EpochKind::All, name: String::new(), before, expires_at }
+    EpochRecord {
+        kind: EpochKind::All,
+        name: String::new(),
+        before,
+        expires_at,
+    }
 }
 
-/// Returns whether no token is accepted that was issued when a lost version was published, so that its loss un-revokes none: an
-/// epoch covers them, as after an incident, or they have expired. A version is the time of its publication (Unix milliseconds).
+/// Returns whether no token is accepted that was issued when a lost version was published, so that
+/// its loss un-revokes none: an epoch covers them, as after an incident, or they have expired. A
+/// version is the time of its publication (Unix milliseconds).
 pub(super) fn is_harmless(memory: &Persisted, lost: u64, now_ms: u64) -> bool {
     let latest = lost.saturating_add(MAX_STEP_MS) / 1_000;
     let covers = |epoch: &EpochRecord| epoch.kind == EpochKind::All && epoch.before > latest;
     memory.epochs.iter().any(covers) || latest.saturating_add(MAX_TOKEN_LIFE_S) < now_ms / 1_000
 }
 
-/// Returns the change of an incident in which state was lost that no replica remembers: all tokens are
-/// revoked, and so is each key that may sign or verify them. It may have been revoked in what is lost,
-/// and whoever stole it could sign tokens that no epoch covers. The keeper makes another one at once.
+/// Returns the change of an incident in which state was lost that no replica remembers: all tokens
+/// are revoked, and so is each key that may sign or verify them. It may have been revoked in what
+/// is lost, and whoever stole it could sign tokens that no epoch covers. The keeper makes another
+/// one at once.
 pub(crate) fn unproven(reason: String, lost: &[u64], now_ms: u64, keys: &[KeyRecord]) -> Change {
     let since = now_ms / 1_000;
-    let trusted = |key: &&KeyRecord| key.purpose == Purpose::Token && key.state != KeyState::Retired;
+    let trusted =
+        |key: &&KeyRecord| key.purpose == Purpose::Token && key.state != KeyState::Retired;
     let trusted = || keys.iter().filter(trusted);
-    let retire = |key: &KeyRecord| KeyChange::Enter { kid: key.kid.clone(), state: KeyState::Retired, since };
+    let retire = |key: &KeyRecord| KeyChange::Enter {
+        kid: key.kid.clone(),
+        state: KeyState::Retired,
+        since,
+    };
     Change {
         keys: trusted().map(retire).collect(),
-        epochs: trusted().map(|key| key_epoch(&key.kid, since)).chain([epoch_of_all(since)]).collect(),
+        epochs: trusted()
+            .map(|key| key_epoch(&key.kid, since))
+            .chain([epoch_of_all(since)])
+            .collect(),
         next_index: index_floor(now_ms),
         incident: Some(Some(Incident { since, reason })),
         above: lost.iter().copied().max().unwrap_or(0),
@@ -128,7 +174,8 @@ pub(crate) fn unproven(reason: String, lost: &[u64], now_ms: u64, keys: &[KeyRec
     }
 }
 
-/// Returns the change of an incident in which records of workers were lost. What the present one says stays.
+/// Returns the change of an incident in which records of workers were lost. What the present one
+/// says stays.
 pub(super) fn lost_records(present: Option<&Incident>, now_ms: u64) -> Change {
     let lost = "the database lost records of workers";
     let reason = match present {
@@ -136,8 +183,15 @@ pub(super) fn lost_records(present: Option<&Incident>, now_ms: u64) -> Change {
         Some(present) => format!("{}; {lost}", present.reason),
         None => lost.to_owned(),
     };
-    let incident = Some(Some(Incident { since: now_ms / 1_000, reason }));
-    Change { incident, next_index: index_floor(now_ms), ..Change::default() }
+    let incident = Some(Some(Incident {
+        since: now_ms / 1_000,
+        reason,
+    }));
+    Change {
+        incident,
+        next_index: index_floor(now_ms),
+        ..Change::default()
+    }
 }
 
 fn age(state: KeyState) -> u8 {
@@ -149,13 +203,18 @@ fn age(state: KeyState) -> u8 {
     }
 }
 
-/// Merges both key lists. A key is never younger than either says, drains for the longer of two times, one that was deleted since does not come back, and one key
-/// of each purpose signs.
+/// Merges both key lists. A key is never younger than either says, drains for the longer of two
+/// times, one that was deleted since does not come back, and one key of each purpose signs.
 fn restored_keys(memory: &Persisted, loaded: &Persisted, now: u64) -> Vec<KeyChange> {
     let mut merged: BTreeMap<String, KeyRecord> = BTreeMap::new();
     for key in &loaded.keys {
-        let deleted = key.published <= memory.version && memory.keys.iter().all(|known| known.kid != key.kid);
-        let key = if deleted { key.clone().entering(KeyState::Retired, now) } else { key.clone() };
+        let deleted =
+            key.published <= memory.version && memory.keys.iter().all(|known| known.kid != key.kid);
+        let key = if deleted {
+            key.clone().entering(KeyState::Retired, now)
+        } else {
+            key.clone()
+        };
         merged.insert(key.kid.clone(), key);
     }
     for key in &memory.keys {
@@ -166,19 +225,35 @@ fn restored_keys(memory: &Persisted, loaded: &Persisted, now: u64) -> Vec<KeyCha
             // A branch may have made another key to sign, which this replica never knew.
             let rival = key.state == KeyState::Active
                 && merged.values().any(|other| {
-                    other.purpose == key.purpose && other.state == KeyState::Active && other.published > memory.version
+                    other.purpose == key.purpose
+                        && other.state == KeyState::Active
+                        && other.published > memory.version
                 });
-            let key = if rival { key.clone().entering(KeyState::Draining, now) } else { key.clone() };
-            let drain_s = merged.get(&*key.kid).map_or(0, |known| known.drain_s).max(key.drain_s);
+            let key = if rival {
+                key.clone().entering(KeyState::Draining, now)
+            } else {
+                key.clone()
+            };
+            let drain_s = merged
+                .get(&*key.kid)
+                .map_or(0, |known| known.drain_s)
+                .max(key.drain_s);
             let key = KeyRecord { drain_s, ..key };
             merged.insert(key.kid.clone(), key);
         }
     }
-    let changed: Vec<KeyRecord> = merged.into_values().filter(|key| !loaded.keys.contains(key)).collect();
+    let changed: Vec<KeyRecord> = merged
+        .into_values()
+        .filter(|key| !loaded.keys.contains(key))
+        .collect();
     let held = |key: &&KeyRecord| loaded.keys.iter().any(|known| known.kid == key.kid);
-    let deleted = changed.iter().filter(held).map(|key| KeyChange::Delete { kid: key.kid.clone() });
+    let deleted = changed.iter().filter(held).map(|key| KeyChange::Delete {
+        kid: key.kid.clone(),
+    });
     // A key that signs is deleted before another is written as the one that signs.
-    deleted.chain(changed.iter().cloned().map(KeyChange::Restore)).collect()
+    deleted
+        .chain(changed.iter().cloned().map(KeyChange::Restore))
+        .collect()
 }
 
 #[cfg(test)]
@@ -189,10 +264,23 @@ mod tests {
     fn loss_is_harmless_without_living_tokens() {
         let (lost, now) = (1_000_000, 1_000);
         let mut memory = Persisted::default();
-        assert!(!is_harmless(&memory, lost, (now + MAX_TOKEN_LIFE_S) * 1_000));
-        assert!(is_harmless(&memory, lost, (now + MAX_TOKEN_LIFE_S + 10) * 1_000), "they have expired");
-        memory.epochs.push(EpochRecord { before: now, ..epoch_of_all(now) });
-        assert!(!is_harmless(&memory, lost, lost), "a replica's clock may have been ahead");
+        assert!(!is_harmless(
+            &memory,
+            lost,
+            (now + MAX_TOKEN_LIFE_S) * 1_000
+        ));
+        assert!(
+            is_harmless(&memory, lost, (now + MAX_TOKEN_LIFE_S + 10) * 1_000),
+            "they have expired"
+        );
+        memory.epochs.push(EpochRecord {
+            before: now,
+            ..epoch_of_all(now)
+        });
+        assert!(
+            !is_harmless(&memory, lost, lost),
+            "a replica's clock may have been ahead"
+        );
         memory.epochs.push(epoch_of_all(now));
         assert!(is_harmless(&memory, lost, lost));
     }

@@ -1,4 +1,5 @@
-//! The push: what is trusted now, as a signed bundle, to every proxy that waits for it; and who has confirmed what.
+//! The push: what is trusted now, as a signed bundle, to every proxy that waits for it; and who has
+//! confirmed what.
 
 mod acknowledgement;
 mod answers;

@@ -43,14 +43,23 @@ impl Pace {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(last) = last else { return };
         // Those that were woken are on their way, or wait again.
-        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).max(self.woken.load(Ordering::Relaxed));
-        sleep_until(last + POLL_COST.saturating_mul(waiting).clamp(PUBLISH_EVERY, AT_MOST)).await;
+        let waiting = u32::try_from(waiting)
+            .unwrap_or(u32::MAX)
+            .max(self.woken.load(Ordering::Relaxed));
+        sleep_until(
+            last + POLL_COST
+                .saturating_mul(waiting)
+                .clamp(PUBLISH_EVERY, AT_MOST),
+        )
+        .await;
     }
 
     /// Waits until a poll that the last publication woke may be answered.
     pub(super) async fn answer(&self) {
         let before = self.woken.fetch_add(1, Ordering::Relaxed);
-        let delay = ANSWER_EVERY.saturating_mul(before.saturating_sub(AT_ONCE)).min(AT_MOST);
+        let delay = ANSWER_EVERY
+            .saturating_mul(before.saturating_sub(AT_ONCE))
+            .min(AT_MOST);
         if !delay.is_zero() {
             sleep(delay).await;
         }
@@ -71,7 +80,11 @@ mod tests {
             for _ in 0..waiting.min(256) {
                 pace.answer().await;
             }
-            assert_eq!(last.elapsed(), Duration::ZERO, "the first is immediate, and so are some answers");
+            assert_eq!(
+                last.elapsed(),
+                Duration::ZERO,
+                "the first is immediate, and so are some answers"
+            );
             pace.next(waiting).await;
             assert_eq!(last.elapsed(), Duration::from_millis(most_ms), "{waiting}");
             last = Instant::now();
@@ -79,9 +92,17 @@ mod tests {
         pace.published();
         pace.woken.store(AT_ONCE + 1_000, Ordering::Relaxed);
         pace.answer().await;
-        assert_eq!(last.elapsed(), Duration::from_millis(80), "a thousand others go first");
+        assert_eq!(
+            last.elapsed(),
+            Duration::from_millis(80),
+            "a thousand others go first"
+        );
         pace.woken.store(1_000_000, Ordering::Relaxed);
         pace.next(10).await;
-        assert_eq!(last.elapsed(), Duration::from_secs(2), "those that were woken count");
+        assert_eq!(
+            last.elapsed(),
+            Duration::from_secs(2),
+            "those that were woken count"
+        );
     }
 }

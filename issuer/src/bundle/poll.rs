@@ -3,7 +3,9 @@
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
 use axum::http::HeaderMap;
-use meshseal_core::bundle::{PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER};
+use meshseal_core::bundle::{
+    PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER,
+};
 use meshseal_core::policy::StalenessBound;
 use serde::Deserialize;
 
@@ -50,7 +52,8 @@ pub(super) struct Introduction {
     pub(super) id: u64,
     /// The proxy's node id.
     pub(super) node: String,
-    /// Longest time for which its rules go on by one bundle. Protocol 1 does not state it: the not-after is assumed.
+    /// Longest time for which its rules go on by one bundle. Protocol 1 does not state it: the
+    /// not-after is assumed.
     pub(super) staleness: StalenessBound,
     /// Ids of the bundle keys that it pins, separated by commas. Protocol 1 does not state them.
     pub(super) pins: String,
@@ -66,42 +69,71 @@ impl Poll {
         headers: &HeaderMap,
         query: Result<Query<Parameters>, QueryRejection>,
     ) -> Result<Self, Problem> {
-        let Query(Parameters { have, wait }) =
-            query.map_err(|_| Problem::bad_request("the query is `have=VERSION&wait=SECONDS`, both optional"))?;
+        let Query(Parameters { have, wait }) = query.map_err(|_| {
+            Problem::bad_request("the query is `have=VERSION&wait=SECONDS`, both optional")
+        })?;
         if wait > MAX_WAIT_S {
-            return Err(Problem::bad_request(format!("`wait` may be at most {MAX_WAIT_S} seconds")));
+            return Err(Problem::bad_request(format!(
+                "`wait` may be at most {MAX_WAIT_S} seconds"
+            )));
         }
         let protocol = protocol(headers)?;
         let proof = text(headers, PROOF_HEADER);
-        let proven = have.zip(proof).is_some_and(|(have, proof)| publisher.proves(have, proof));
-        Ok(Self { have, proven, wait_s: wait, protocol, worker: Introduction::read(headers, protocol)? })
+        let proven = have
+            .zip(proof)
+            .is_some_and(|(have, proof)| publisher.proves(have, proof));
+        Ok(Self {
+            have,
+            proven,
+            wait_s: wait,
+            protocol,
+            worker: Introduction::read(headers, protocol)?,
+        })
     }
 
-    /// Returns the version that counts as held: a proven one; from protocol 1, which has no proof, one that was published.
+    /// Returns the version that counts as held: a proven one; from protocol 1, which has no proof,
+    /// one that was published.
     pub(super) fn held(&self, published: u64) -> Option<u64> {
-        self.have.filter(|have| self.proven || (self.protocol < 2 && *have <= published))
+        self.have
+            .filter(|have| self.proven || (self.protocol < 2 && *have <= published))
     }
 }
 
 impl Introduction {
     fn read(headers: &HeaderMap, protocol: u32) -> Result<Option<Self>, Problem> {
-        let Some(id) = id(headers)? else { return Ok(None) };
+        let Some(id) = id(headers)? else {
+            return Ok(None);
+        };
         let node = text(headers, "x-meshseal-node").unwrap_or_default();
         let node = node.get(..MAX_NODE_BYTES).unwrap_or(node).to_owned();
         if protocol < 2 {
-            return Ok(Some(Self { id, node, staleness: StalenessBound::NotAfter, pins: String::new() }));
+            return Ok(Some(Self {
+                id,
+                node,
+                staleness: StalenessBound::NotAfter,
+                pins: String::new(),
+            }));
         }
-        let staleness = text(headers, STALENESS_HEADER).and_then(StalenessBound::parse).ok_or_else(|| {
-            Problem::bad_request(format!(
-                "`{STALENESS_HEADER}` must be a number of seconds, `not-after` or `unbounded`"
-            ))
-        })?;
-        let pins = text(headers, PINS_HEADER).filter(|pins| pins.len() <= MAX_PINS_BYTES).ok_or_else(|| {
-            Problem::bad_request(format!(
-                "`{PINS_HEADER}` must be a list of key ids with at most {MAX_PINS_BYTES} bytes"
-            ))
-        })?;
-        Ok(Some(Self { id, node, staleness, pins: pins.to_owned() }))
+        let staleness = text(headers, STALENESS_HEADER)
+            .and_then(StalenessBound::parse)
+            .ok_or_else(|| {
+                Problem::bad_request(format!(
+                    "`{STALENESS_HEADER}` must be a number of seconds, `not-after` or `unbounded`"
+                ))
+            })?;
+        let pins = text(headers, PINS_HEADER)
+            .filter(|pins| pins.len() <= MAX_PINS_BYTES)
+            .ok_or_else(|| {
+                Problem::bad_request(format!(
+                    "`{PINS_HEADER}` must be a list of key ids with at most {MAX_PINS_BYTES} bytes"
+                ))
+            })?;
+        Ok(Some(Self {
+            id,
+            node,
+            staleness,
+            pins: pins.to_owned(),
+        }))
     }
 }
 
@@ -110,15 +142,29 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 }
 
 fn protocol(headers: &HeaderMap) -> Result<u32, Problem> {
-    let Some(value) = headers.get(PROTOCOL_HEADER) else { return Ok(1) };
-    let stated = value.to_str().ok().and_then(|text| text.parse::<u32>().ok()).filter(|stated| *stated > 0);
-    let wrong = || Problem::bad_request(format!("`{PROTOCOL_HEADER}` must be a whole number from 1"));
+    let Some(value) = headers.get(PROTOCOL_HEADER) else {
+        return Ok(1);
+    };
+    let stated = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<u32>().ok())
+        .filter(|stated| *stated > 0);
+    let wrong =
+        || Problem::bad_request(format!("`{PROTOCOL_HEADER}` must be a whole number from 1"));
     stated.map(|stated| stated.min(PROTOCOL)).ok_or_else(wrong)
 }
 
 fn id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get("x-meshseal-worker") else { return Ok(None) };
-    let text = value.to_str().ok().filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let Some(value) = headers.get("x-meshseal-worker") else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .ok()
+        .filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let worker = text.and_then(|text| u64::from_str_radix(text, 16).ok());
-    worker.map(Some).ok_or_else(|| Problem::bad_request("`x-meshseal-worker` must be 16 hexadecimal digits"))
+    worker
+        .map(Some)
+        .ok_or_else(|| Problem::bad_request("`x-meshseal-worker` must be 16 hexadecimal digits"))
 }

@@ -1,5 +1,6 @@
-//! Workers of proxies, what each has proved to hold, and until when it may act on it (ADR 23). Every worker is recorded in the
-//! database before it is given a bundle, so that other replicas, and this one after a restart, know it too.
+//! Workers of proxies, what each has proved to hold, and until when it may act on it (ADR 23).
+//! Every worker is recorded in the database before it is given a bundle, so that other replicas,
+//! and this one after a restart, know it too.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,8 @@ use super::worker::{ProxyRecord, Validity, Worker};
 use crate::clock::Clock;
 use crate::store::{Store, StoreError};
 
-/// Seconds after its last contact for which a proxy counts as reachable: its longest back-off (10 s) and some to spare.
+/// Seconds after its last contact for which a proxy counts as reachable: its longest back-off (10
+/// s) and some to spare.
 pub const LIVE_S: u64 = 15;
 
 /// Seconds after a start until every reachable proxy has reported again.
@@ -21,14 +23,16 @@ pub const SETTLE_S: u64 = LIVE_S;
 /// Seconds between sightings of a proxy that keeps waiting, as written to the database.
 const SIGHTING_EVERY_S: u64 = 10;
 
-/// Seconds by which the clocks of replicas may differ. Sightings are dated by the replica that writes them.
+/// Seconds by which the clocks of replicas may differ. Sightings are dated by the replica that
+/// writes them.
 const CLOCK_SPREAD_S: u64 = 5;
 
-/// Seconds after the last *written* sighting for which a proxy of another replica counts as reachable. Too long only delays.
+/// Seconds after the last *written* sighting for which a proxy of another replica counts as
+/// reachable. Too long only delays.
 pub(super) const LIVE_ELSEWHERE_S: u64 = LIVE_S + SIGHTING_EVERY_S + 2 + CLOCK_SPREAD_S;
 
-/// Most workers that are kept count of: ten times what one issuer is built to serve. The others are served too, and together
-/// count as one that has confirmed nothing.
+/// Most workers that are kept count of: ten times what one issuer is built to serve. The others are
+/// served too, and together count as one that has confirmed nothing.
 const MAX_WORKERS: usize = 100_000;
 
 /// Most rows with nothing but a newer version that are written at a time.
@@ -76,7 +80,8 @@ pub(crate) struct Behind {
     pub(crate) named: Vec<Counted>,
 }
 
-/// The workers that count at a moment: those that poll, and those that may still act on a bundle that they were given.
+/// The workers that count at a moment: those that poll, and those that may still act on a bundle
+/// that they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Live {
     /// The workers.
@@ -86,26 +91,42 @@ pub struct Live {
 }
 
 impl Live {
-    /// The version that all of them have; `u64::MAX` when there are none, 0 when some may be unknown.
+    /// The version that all of them have; `u64::MAX` when there are none, 0 when some may be
+    /// unknown.
     #[must_use]
     pub fn confirmed(&self) -> u64 {
-        let least = self.proxies.iter().map(|proxy| proxy.record.version).min().unwrap_or(u64::MAX);
+        let least = self
+            .proxies
+            .iter()
+            .map(|proxy| proxy.record.version)
+            .min()
+            .unwrap_or(u64::MAX);
         if self.all_known { least } else { 0 }
     }
 
-    /// Returns how many proxies state that they pin this bundle key, and how many state pins without it. The others speak a
-    /// protocol that states none.
+    /// Returns how many proxies state that they pin this bundle key, and how many state pins
+    /// without it. The others speak a protocol that states none.
     #[must_use]
     pub fn pins(&self, kid: &str) -> (usize, usize) {
-        let stated = self.proxies.iter().map(|proxy| &proxy.record.pins).filter(|pins| !pins.is_empty());
-        let with = stated.clone().filter(|pins| pins.split(',').any(|pin| pin == kid)).count();
+        let stated = self
+            .proxies
+            .iter()
+            .map(|proxy| &proxy.record.pins)
+            .filter(|pins| !pins.is_empty());
+        let with = stated
+            .clone()
+            .filter(|pins| pins.split(',').any(|pin| pin == kid))
+            .count();
         (with, stated.count().saturating_sub(with))
     }
 
     /// How many have at least this version.
     #[must_use]
     pub fn holding(&self, version: u64) -> usize {
-        self.proxies.iter().filter(|proxy| proxy.record.version >= version).count()
+        self.proxies
+            .iter()
+            .filter(|proxy| proxy.record.version >= version)
+            .count()
     }
 }
 
@@ -153,14 +174,16 @@ impl Proxies {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells who waits for the lowest version. Called before the book is unlocked, so that the last word is the newest.
+    /// Tells who waits for the lowest version. Called before the book is unlocked, so that the last
+    /// word is the newest.
     fn tell_floor(&self, book: &Book) {
         let floor = book.floor();
-        self.floor.send_if_modified(|known| std::mem::replace(known, floor) != floor);
+        self.floor
+            .send_if_modified(|known| std::mem::replace(known, floor) != floor);
     }
 
-    /// Notes a poll. The worker counts as waiting until the guard is dropped. What a worker holds never falls (V17), so a poll
-    /// that proves less than an earlier one changes nothing.
+    /// Notes a poll. The worker counts as waiting until the guard is dropped. What a worker holds
+    /// never falls (V17), so a poll that proves less than an earlier one changes nothing.
     #[must_use]
     pub fn enter(self: &Arc<Self>, contact: &Contact<'_>) -> Presence {
         let now = self.clock.read();
@@ -168,15 +191,26 @@ impl Proxies {
         let known = book.workers.contains_key(&contact.worker);
         let counted = known || book.workers.len() < self.most;
         if !counted && !book.workers.contains_key(&self.uncounted) {
-            tracing::error!(most = self.most, "too many proxies to count: nothing counts as confirmed by all of them");
+            tracing::error!(
+                most = self.most,
+                "too many proxies to count: nothing counts as confirmed by all of them"
+            );
         }
-        let uncounted = Contact { worker: self.uncounted, node: UNCOUNTED, version: 0, ..*contact };
+        let uncounted = Contact {
+            worker: self.uncounted,
+            node: UNCOUNTED,
+            version: 0,
+            ..*contact
+        };
         let contact = if counted { contact } else { &uncounted };
         book.change(contact.worker, |worker| worker.note(contact, now));
         self.tell_floor(&book);
         drop(book);
         self.moved.notify_waiters();
-        Presence { proxies: Arc::clone(self), worker: contact.worker }
+        Presence {
+            proxies: Arc::clone(self),
+            worker: contact.worker,
+        }
     }
 
     /// Resolves when some proxy polls after this call.
@@ -184,12 +218,14 @@ impl Proxies {
         self.moved.notified()
     }
 
-    /// The lowest version that a worker holds, now and whenever it changes; `u64::MAX` without workers.
+    /// The lowest version that a worker holds, now and whenever it changes; `u64::MAX` without
+    /// workers.
     pub(crate) fn floor_changes(&self) -> watch::Receiver<u64> {
         self.floor.subscribe()
     }
 
-    /// The lowest version that a worker holds; `u64::MAX` without workers. Costs the same with ten and ten thousand of them.
+    /// The lowest version that a worker holds; `u64::MAX` without workers. Costs the same with ten
+    /// and ten thousand of them.
     #[must_use]
     pub fn floor(&self) -> u64 {
         let now = self.clock.read();
@@ -199,7 +235,8 @@ impl Proxies {
         book.floor()
     }
 
-    /// Takes over rows of the database. A row of a worker that was declared gone removes that worker, unless it was seen later.
+    /// Takes over rows of the database. A row of a worker that was declared gone removes that
+    /// worker, unless it was seen later.
     pub fn learn(&self, records: &[ProxyRecord]) {
         let now = self.clock.read();
         let mut book = self.lock();
@@ -207,11 +244,9 @@ impl Proxies {
             let Some(id) = record.id() else { continue };
             if record.accepts_until > 0 {
                 book.change(id, |worker| worker.learn(record, now));
-            } else if book
-                .workers
-                .get(&id)
-                .is_some_and(|worker| worker.waiting == 0 && worker.last_seen(now) <= record.seen_at)
-            {
+            } else if book.workers.get(&id).is_some_and(|worker| {
+                worker.waiting == 0 && worker.last_seen(now) <= record.seen_at
+            }) {
                 book.remove(id);
             }
         }
@@ -220,13 +255,18 @@ impl Proxies {
         self.tell_floor(&book);
     }
 
-    /// Records a worker, so that it may be given a bundle with these times. Returns whether it was not recorded before: then the replica must look
-    /// at the newest state before it answers, because another replica that does not see the record yet may call a receipt
-    /// complete.
+    /// Records a worker, so that it may be given a bundle with these times. Returns whether it was
+    /// not recorded before: then the replica must look at the newest state before it answers,
+    /// because another replica that does not see the record yet may call a receipt complete.
     ///
     /// # Errors
     /// [`StoreError`]; the worker must not be given a bundle.
-    pub async fn record(&self, worker: u64, validity: Validity, store: &dyn Store) -> Result<bool, StoreError> {
+    pub async fn record(
+        &self,
+        worker: u64,
+        validity: Validity,
+        store: &dyn Store,
+    ) -> Result<bool, StoreError> {
         if self.is_recorded(worker, validity) {
             return Ok(false);
         }
@@ -239,7 +279,10 @@ impl Proxies {
     }
 
     fn is_recorded(&self, worker: u64, validity: Validity) -> bool {
-        self.lock().workers.get(&worker).is_some_and(|worker| !worker.needs_record(validity))
+        self.lock()
+            .workers
+            .get(&worker)
+            .is_some_and(|worker| !worker.needs_record(validity))
     }
 
     /// Writes what the database does not know yet.
@@ -274,17 +317,26 @@ impl Proxies {
         Ok(())
     }
 
-    /// Reads records of workers that were sent and not answered. The database may hold them as ours, with what another replica gave
-    /// the worker.
+    /// Reads records of workers that were sent and not answered. The database may hold them as
+    /// ours, with what another replica gave the worker.
     async fn relearn_unsure(&self, store: &dyn Store) -> Result<(), StoreError> {
-        if !self.lock().workers.values().any(|worker| worker.is_record_unsure) {
+        if !self
+            .lock()
+            .workers
+            .values()
+            .any(|worker| worker.is_record_unsure)
+        {
             return Ok(());
         }
         let records = store.proxies("").await?;
         let now = self.clock.read();
         let mut book = self.lock();
         for record in &records {
-            let is_unsure = |id: &u64| book.workers.get(id).is_some_and(|worker| worker.is_record_unsure);
+            let is_unsure = |id: &u64| {
+                book.workers
+                    .get(id)
+                    .is_some_and(|worker| worker.is_record_unsure)
+            };
             if let Some(id) = record.id().filter(is_unsure) {
                 book.change(id, |worker| worker.learn(record, now));
             }
@@ -292,8 +344,9 @@ impl Proxies {
         Ok(())
     }
 
-    /// Takes what the database does not know yet, and drops those that count no more. Of rows with nothing but a newer version,
-    /// those written longest ago come first, a limited number at a time.
+    /// Takes what the database does not know yet, and drops those that count no more. Of rows with
+    /// nothing but a newer version, those written longest ago come first, a limited number at a
+    /// time.
     fn take_unsaved(&self) -> Vec<ProxyRecord> {
         let now = self.clock.read();
         let mut book = self.lock();
@@ -312,7 +365,10 @@ impl Proxies {
             confirmations.truncate(MAX_CONFIRMATIONS_SAVED);
         }
         let mut unsaved = Vec::new();
-        for id in urgent.into_iter().chain(confirmations.into_iter().map(|(_, id)| id)) {
+        for id in urgent
+            .into_iter()
+            .chain(confirmations.into_iter().map(|(_, id)| id))
+        {
             if let Some(worker) = book.workers.get_mut(&id) {
                 worker.being_saved();
                 worker.saved_at = Some(now.steady_ms / 1000);
@@ -325,7 +381,10 @@ impl Proxies {
     /// The workers that count.
     #[must_use]
     pub fn live(&self, all_known: bool) -> Live {
-        Live { proxies: self.below(u64::MAX), all_known }
+        Live {
+            proxies: self.below(u64::MAX),
+            all_known,
+        }
     }
 
     /// The workers that count and hold less than a version, by node.
@@ -334,8 +393,8 @@ impl Proxies {
         self.behind(version, usize::MAX).named
     }
 
-    /// Those that count and hold less than a version. Every one that does not poll is named, and `most` of
-    /// the others.
+    /// Those that count and hold less than a version. Every one that does not poll is named, and
+    /// `most` of the others.
     #[must_use]
     pub(crate) fn behind(&self, version: u64, most: usize) -> Behind {
         let now = self.clock.read();
@@ -346,16 +405,31 @@ impl Proxies {
         let pending = book.count_below(version).saturating_sub(unreachable.len());
         let counted = |id: u64| {
             let worker = book.workers.get(&id)?;
-            Some(Counted { record: worker.record(id, now), reachable: worker.is_reachable(now) })
+            Some(Counted {
+                record: worker.record(id, now),
+                reachable: worker.is_reachable(now),
+            })
         };
-        let polling = book.below(version).filter(|id| !unreachable.contains(id)).take(most);
-        let mut named: Vec<Counted> = unreachable.iter().copied().chain(polling).filter_map(counted).collect();
+        let polling = book
+            .below(version)
+            .filter(|id| !unreachable.contains(id))
+            .take(most);
+        let mut named: Vec<Counted> = unreachable
+            .iter()
+            .copied()
+            .chain(polling)
+            .filter_map(counted)
+            .collect();
         let unreachable = unreachable.len();
         drop(book);
         named.sort_by(|one, other| {
             (&one.record.node, &one.record.worker).cmp(&(&other.record.node, &other.record.worker))
         });
-        Behind { pending, unreachable, named }
+        Behind {
+            pending,
+            unreachable,
+            named,
+        }
     }
 
     /// How many workers count.
@@ -367,9 +441,16 @@ impl Proxies {
     /// Drops workers that an operator declared gone.
     pub(crate) fn drop_gone(&self, workers: &[String]) {
         let mut book = self.lock();
-        for id in workers.iter().filter_map(|worker| u64::from_str_radix(worker, 16).ok()) {
+        for id in workers
+            .iter()
+            .filter_map(|worker| u64::from_str_radix(worker, 16).ok())
+        {
             // One that polls again is not gone.
-            if book.workers.get(&id).is_some_and(|worker| worker.waiting == 0) {
+            if book
+                .workers
+                .get(&id)
+                .is_some_and(|worker| worker.waiting == 0)
+            {
                 book.remove(id);
             }
         }
@@ -380,7 +461,10 @@ impl Proxies {
     #[must_use]
     pub fn too_many(&self) -> bool {
         let now = self.clock.read();
-        self.lock().workers.get(&self.uncounted).is_some_and(|worker| worker.counts(now))
+        self.lock()
+            .workers
+            .get(&self.uncounted)
+            .is_some_and(|worker| worker.counts(now))
     }
 
     /// Returns whether some worker goes on by an old bundle without limit.
@@ -392,7 +476,11 @@ impl Proxies {
     /// How many polls are being held.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        self.lock().workers.values().map(|worker| u64::from(worker.waiting)).sum()
+        self.lock()
+            .workers
+            .values()
+            .map(|worker| u64::from(worker.waiting))
+            .sum()
     }
 
     /// Name of this replica.

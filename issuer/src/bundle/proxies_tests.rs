@@ -7,7 +7,10 @@ const SKEW_S: u64 = 60;
 
 fn proxies_of(most: usize) -> (Arc<FixedClock>, Arc<Proxies>) {
     let clock = Arc::new(FixedClock::at(1_000));
-    (clock.clone(), Arc::new(Proxies::of_at_most(most, clock, "me".into(), NOT_AFTER_S)))
+    (
+        clock.clone(),
+        Arc::new(Proxies::of_at_most(most, clock, "me".into(), NOT_AFTER_S)),
+    )
 }
 
 fn proxies() -> (Arc<FixedClock>, Arc<Proxies>) {
@@ -28,17 +31,34 @@ fn holds(worker: u64, version: u64) -> Contact<'static> {
 
 fn record(worker: u64, version: u64, seen_at: u64, accepts_until: u64) -> ProxyRecord {
     let (worker, node, pins) = (format!("{worker:016x}"), "edge".into(), "k".into());
-    ProxyRecord { worker, node, version, seen_at, protocol: 2, pins, accepts_until }
+    ProxyRecord {
+        worker,
+        node,
+        version,
+        seen_at,
+        protocol: 2,
+        pins,
+        accepts_until,
+    }
 }
 
 /// A poll that is answered and ends.
 fn polls(proxies: &Arc<Proxies>, contact: &Contact<'_>) {
     let issued_at = proxies.clock.now();
-    proxies.enter(contact).gave(Validity { issued_at, not_after: issued_at + NOT_AFTER_S });
+    proxies.enter(contact).gave(Validity {
+        issued_at,
+        not_after: issued_at + NOT_AFTER_S,
+    });
 }
 
 fn states(proxies: &Proxies) -> Vec<(u64, bool, u64)> {
-    let state = |counted: Counted| (counted.record.version, counted.reachable, counted.record.accepts_until);
+    let state = |counted: Counted| {
+        (
+            counted.record.version,
+            counted.reachable,
+            counted.record.accepts_until,
+        )
+    };
     proxies.live(true).proxies.into_iter().map(state).collect()
 }
 
@@ -66,10 +86,20 @@ fn staleness_bounds_how_long_a_worker_counts() {
         (StalenessBound::Unbounded, UNBOUNDED),
     ] {
         let (clock, proxies) = proxies();
-        polls(&proxies, &Contact { staleness, ..holds(1, 7) });
+        polls(
+            &proxies,
+            &Contact {
+                staleness,
+                ..holds(1, 7)
+            },
+        );
         assert_eq!(states(&proxies), [(7, true, until)], "{staleness:?}");
         clock.advance(NOT_AFTER_S + SKEW_S + 1);
-        assert_eq!(proxies.live(true).proxies.is_empty(), until < UNBOUNDED, "{staleness:?}");
+        assert_eq!(
+            proxies.live(true).proxies.is_empty(),
+            until < UNBOUNDED,
+            "{staleness:?}"
+        );
     }
 }
 
@@ -95,18 +125,36 @@ fn clock_put_forward_releases_no_worker() {
 fn slowest_worker_decides_the_floor() {
     let (_clock, proxies) = proxies();
     let mut told = proxies.floor_changes();
-    assert_eq!((proxies.floor(), proxies.live(true).confirmed()), (u64::MAX, u64::MAX));
+    assert_eq!(
+        (proxies.floor(), proxies.live(true).confirmed()),
+        (u64::MAX, u64::MAX)
+    );
     let _one = proxies.enter(&holds(1, 7));
     let _two = proxies.enter(&holds(2, 9));
     let live = proxies.live(true);
-    assert_eq!((proxies.floor(), live.confirmed(), live.holding(8), live.holding(7)), (7, 7, 1, 2));
+    assert_eq!(
+        (
+            proxies.floor(),
+            live.confirmed(),
+            live.holding(8),
+            live.holding(7)
+        ),
+        (7, 7, 1, 2)
+    );
     assert_eq!((proxies.below(9).len(), proxies.below(7).len()), (1, 0));
     assert_eq!(*told.borrow_and_update(), 7);
     let _three = proxies.enter(&holds(2, 10));
-    assert!(!told.has_changed().unwrap(), "only a change of the lowest is told");
+    assert!(
+        !told.has_changed().unwrap(),
+        "only a change of the lowest is told"
+    );
     let _four = proxies.enter(&holds(1, 11));
     assert_eq!(*told.borrow_and_update(), 10);
-    assert_eq!(proxies.live(false).confirmed(), 0, "while other replicas' are unknown");
+    assert_eq!(
+        proxies.live(false).confirmed(),
+        0,
+        "while other replicas' are unknown"
+    );
 }
 
 #[test]
@@ -114,20 +162,35 @@ fn each_change_is_written_once_and_long_waits_sometimes() {
     let (clock, proxies) = proxies();
     let poll = proxies.enter(&holds(0xabc, 7));
     // Reaches a minute ahead of what may be given now.
-    assert_eq!(proxies.take_unsaved(), [record(0xabc, 7, 1_000, 1_000 + 60 + NOT_AFTER_S + SKEW_S)]);
-    proxies.lock().workers.values_mut().for_each(|worker| worker.saved(&record(0xabc, 7, 1_000, 1_720)));
+    assert_eq!(
+        proxies.take_unsaved(),
+        [record(0xabc, 7, 1_000, 1_000 + 60 + NOT_AFTER_S + SKEW_S)]
+    );
+    proxies
+        .lock()
+        .workers
+        .values_mut()
+        .for_each(|worker| worker.saved(&record(0xabc, 7, 1_000, 1_720)));
     assert_eq!(proxies.take_unsaved(), []);
     clock.advance(SIGHTING_EVERY_S);
     assert_eq!(proxies.take_unsaved().len(), 1);
     drop(poll);
     let _next = proxies.enter(&holds(0xabc, 8));
-    assert_eq!(proxies.take_unsaved().first().map(|record| record.version), Some(8));
+    assert_eq!(
+        proxies.take_unsaved().first().map(|record| record.version),
+        Some(8)
+    );
 }
 
 /// The database has answered.
 fn saved(proxies: &Proxies, records: &[ProxyRecord]) {
     for record in records {
-        proxies.lock().workers.get_mut(&record.id().unwrap()).unwrap().saved(record);
+        proxies
+            .lock()
+            .workers
+            .get_mut(&record.id().unwrap())
+            .unwrap()
+            .saved(record);
     }
 }
 
@@ -135,11 +198,19 @@ fn saved(proxies: &Proxies, records: &[ProxyRecord]) {
 fn many_confirmations_are_written_in_turns() {
     let (_clock, proxies) = proxies_of(10_000);
     let most = u64::try_from(MAX_CONFIRMATIONS_SAVED).unwrap();
-    let _polls: Vec<_> = (0..most + 1).map(|worker| proxies.enter(&holds(worker, 1))).collect();
+    let _polls: Vec<_> = (0..most + 1)
+        .map(|worker| proxies.enter(&holds(worker, 1)))
+        .collect();
     let first = proxies.take_unsaved();
-    assert_eq!(first.len(), MAX_CONFIRMATIONS_SAVED + 1, "a new worker is recorded at once");
+    assert_eq!(
+        first.len(),
+        MAX_CONFIRMATIONS_SAVED + 1,
+        "a new worker is recorded at once"
+    );
     saved(&proxies, &first);
-    let _polls: Vec<_> = (0..most + 1).map(|worker| proxies.enter(&holds(worker, 2))).collect();
+    let _polls: Vec<_> = (0..most + 1)
+        .map(|worker| proxies.enter(&holds(worker, 2)))
+        .collect();
     let second = proxies.take_unsaved();
     assert_eq!(second.len(), MAX_CONFIRMATIONS_SAVED);
     saved(&proxies, &second);
@@ -152,8 +223,17 @@ fn worker_counts_until_its_record_is_answered() {
     polls(&proxies, &holds(1, 7));
     proxies.lock().workers.get_mut(&1).unwrap().being_saved();
     clock.advance(900);
-    assert_eq!(proxies.below(8).len(), 1, "the database may have it as ours");
-    proxies.lock().workers.get_mut(&1).unwrap().saved(&record(1, 7, 1_000, 1_100));
+    assert_eq!(
+        proxies.below(8).len(),
+        1,
+        "the database may have it as ours"
+    );
+    proxies
+        .lock()
+        .workers
+        .get_mut(&1)
+        .unwrap()
+        .saved(&record(1, 7, 1_000, 1_100));
     proxies.lock().swept_at = None;
     assert_eq!(proxies.below(8), []);
 }
@@ -166,9 +246,19 @@ fn records_of_two_replicas_are_merged() {
     proxies.learn(&[record(1, 9, 1_005, 2_000)]);
     assert_eq!(states(&proxies), [(9, true, 2_000)]);
     proxies.learn(&[record(1, 8, 900, 1_900)]);
-    assert_eq!(states(&proxies), [(9, true, 2_000)], "an older record takes nothing back");
+    assert_eq!(
+        states(&proxies),
+        [(9, true, 2_000)],
+        "an older record takes nothing back"
+    );
     proxies.learn(&[record(2, 5, 900, 1_900)]);
-    assert_eq!((proxies.floor(), proxies.below(9).first().map(|counted| counted.reachable)), (5, Some(false)));
+    assert_eq!(
+        (
+            proxies.floor(),
+            proxies.below(9).first().map(|counted| counted.reachable)
+        ),
+        (5, Some(false))
+    );
     proxies.learn(&[record(3, 1, 10, 900)]);
     assert_eq!(proxies.floor(), 5, "its bundle has expired");
 }
@@ -176,8 +266,16 @@ fn records_of_two_replicas_are_merged() {
 #[test]
 fn other_replicas_sighting_is_late_by_its_rhythm() {
     let (_clock, proxies) = proxies();
-    proxies.learn(&[record(1, 7, 1_000 - LIVE_ELSEWHERE_S, 2_000), record(2, 7, 999 - LIVE_ELSEWHERE_S, 2_000)]);
-    let reachable: Vec<bool> = proxies.live(true).proxies.iter().map(|counted| counted.reachable).collect();
+    proxies.learn(&[
+        record(1, 7, 1_000 - LIVE_ELSEWHERE_S, 2_000),
+        record(2, 7, 999 - LIVE_ELSEWHERE_S, 2_000),
+    ]);
+    let reachable: Vec<bool> = proxies
+        .live(true)
+        .proxies
+        .iter()
+        .map(|counted| counted.reachable)
+        .collect();
     assert_eq!(reachable, [true, false]);
 }
 
@@ -209,9 +307,16 @@ fn uncounted_workers_confirm_nothing() {
     other.learn(&unsaved);
     assert_eq!(other.floor(), 0, "other replicas are told");
     let _again = proxies.enter(&holds(2, 8));
-    assert_eq!(proxies.live(true).holding(8), 1, "who is counted stays counted");
+    assert_eq!(
+        proxies.live(true).holding(8),
+        1,
+        "who is counted stays counted"
+    );
     clock.advance(LIVE_S + 1);
-    assert!(proxies.too_many(), "they may still act on what they were given");
+    assert!(
+        proxies.too_many(),
+        "they may still act on what they were given"
+    );
     clock.advance(NOT_AFTER_S + SKEW_S);
     assert_eq!((proxies.floor(), proxies.too_many()), (7, false));
 }
@@ -227,7 +332,10 @@ fn proved_version_never_falls() {
 #[test]
 fn pins_are_counted_by_statement() {
     let (_clock, proxies) = proxies();
-    let pinning = |worker, pins| Contact { pins, ..holds(worker, 7) };
+    let pinning = |worker, pins| Contact {
+        pins,
+        ..holds(worker, 7)
+    };
     let pins = |kid| proxies.live(true).pins(kid);
     let _both = proxies.enter(&pinning(1, "old,new"));
     assert_eq!((pins("new"), pins("ne")), ((1, 0), (0, 1)));
@@ -240,8 +348,15 @@ fn pins_are_counted_by_statement() {
 #[test]
 fn of_pending_workers_a_receipt_names_the_first() {
     let (clock, proxies) = proxies_of(300);
-    let mut held: Vec<Presence> = (0..300).map(|worker| proxies.enter(&holds(worker, 7))).collect();
-    held.iter().for_each(|present| present.gave(Validity { issued_at: 1_000, not_after: 1_000 + NOT_AFTER_S }));
+    let mut held: Vec<Presence> = (0..300)
+        .map(|worker| proxies.enter(&holds(worker, 7)))
+        .collect();
+    held.iter().for_each(|present| {
+        present.gave(Validity {
+            issued_at: 1_000,
+            not_after: 1_000 + NOT_AFTER_S,
+        });
+    });
     let sizes = |version| {
         let behind = proxies.behind(version, 100);
         (behind.pending, behind.unreachable, behind.named.len())

@@ -1,4 +1,5 @@
-//! What is trusted at one version, ready for use: everything that endpoints read, built once and never changed.
+//! What is trusted at one version, ready for use: everything that endpoints read, built once and
+//! never changed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -39,7 +40,8 @@ pub struct KeySetDocument {
 pub struct Published {
     /// As proxies get it.
     pub snapshot: Arc<Snapshot>,
-    /// Rows that it was built from: what this replica can prove should the database lose them (ADR 0019).
+    /// Rows that it was built from: what this replica can prove should the database lose them (ADR
+    /// 0019).
     pub(crate) memory: Arc<Persisted>,
     /// Every key, retired ones too.
     pub keys: Vec<KeyRecord>,
@@ -60,13 +62,26 @@ pub struct Published {
 
 impl Published {
     /// Builds it from what is kept. A key that cannot be opened is logged and does not sign.
-    pub(super) fn build(issuer: &str, persisted: Persisted, master: &MasterKey, opened: &mut Opened) -> Self {
+    pub(super) fn build(
+        issuer: &str,
+        persisted: Persisted,
+        master: &MasterKey,
+        opened: &mut Opened,
+    ) -> Self {
         let memory = Arc::new(persisted);
-        let Persisted { version, keys, revoked, epochs, .. } = Persisted::clone(&memory);
+        let Persisted {
+            version,
+            keys,
+            revoked,
+            epochs,
+            ..
+        } = Persisted::clone(&memory);
         opened.open(&keys, master);
         let signer = |purpose: Purpose| {
             let signs = |key: &&KeyRecord| key.purpose == purpose && key.state == KeyState::Active;
-            keys.iter().find(signs).and_then(|key| opened.signers.get(&key.kid).cloned())
+            keys.iter()
+                .find(signs)
+                .and_then(|key| opened.signers.get(&key.kid).cloned())
         };
         let (token_signer, bundle_signer) = (signer(Purpose::Token), signer(Purpose::Bundle));
         let published: Vec<PublishedKey> = keys.iter().filter_map(published).collect();
@@ -75,10 +90,21 @@ impl Published {
         let verifiers = KeySet::from_provider(&text, &algorithms).unwrap_or_default();
         let tables = opened.tables_of(&verifiers);
         let document = KeySetDocument::new(text);
-        let due = revoked.iter().map(|token| token.expires_at).chain(epochs.iter().map(|epoch| epoch.expires_at)).min();
+        let due = revoked
+            .iter()
+            .map(|token| token.expires_at)
+            .chain(epochs.iter().map(|epoch| epoch.expires_at))
+            .min();
         let revoked = revoked.iter().map(|token| token.index).collect();
-        let trust = IssuerTrust { keys: published, revoked, epochs: epochs_of(epochs) };
-        let snapshot = Arc::new(Snapshot { version, issuers: BTreeMap::from([(issuer.to_owned(), trust)]) });
+        let trust = IssuerTrust {
+            keys: published,
+            revoked,
+            epochs: epochs_of(epochs),
+        };
+        let snapshot = Arc::new(Snapshot {
+            version,
+            issuers: BTreeMap::from([(issuer.to_owned(), trust)]),
+        });
         let digested = OnceLock::new();
         Self {
             snapshot,
@@ -100,9 +126,12 @@ impl Published {
         self.snapshot.version
     }
 
-    /// Returns our epochs with digests in place of names, made once for each version: there may be thousands of names.
+    /// Returns our epochs with digests in place of names, made once for each version: there may be
+    /// thousands of names.
     pub(super) fn digested(&self, epochs: Epochs, key: &str) -> Epochs {
-        self.digested.get_or_init(|| epochs.with_digests(key)).clone()
+        self.digested
+            .get_or_init(|| epochs.with_digests(key))
+            .clone()
     }
 
     /// Our own part of the snapshot.
@@ -114,14 +143,23 @@ impl Published {
 
 impl KeySetDocument {
     fn new(text: String) -> Self {
-        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes())));
-        Self { body: text.into(), etag }
+        let etag = format!(
+            "\"{}\"",
+            URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
+        );
+        Self {
+            body: text.into(),
+            etag,
+        }
     }
 }
 
 impl Opened {
     fn open(&mut self, keys: &[KeyRecord], master: &MasterKey) {
-        self.signers.retain(|kid, _| keys.iter().any(|key| key.kid == *kid && key.sealed.is_some()));
+        self.signers.retain(|kid, _| {
+            keys.iter()
+                .any(|key| key.kid == *kid && key.sealed.is_some())
+        });
         for key in keys.iter().filter(|key| key.state.may_sign()) {
             if self.signers.contains_key(&key.kid) {
                 continue;
@@ -130,12 +168,15 @@ impl Opened {
                 Ok(signer) => {
                     self.signers.insert(key.kid.clone(), Arc::new(signer));
                 }
-                Err(error) => tracing::error!(kid = key.kid, %error, "a signing key cannot be used"),
+                Err(error) => {
+                    tracing::error!(kid = key.kid, %error, "a signing key cannot be used");
+                }
             }
         }
     }
 
-    /// Tables for these keys, whole: some milliseconds for a new key, nothing for a version with the same keys.
+    /// Tables for these keys, whole: some milliseconds for a new key, nothing for a version with
+    /// the same keys.
     fn tables_of(&mut self, keys: &KeySet) -> Arc<KeyTables> {
         let ids: Vec<KeyId> = keys.iter().map(Key::id).collect();
         let (known, tables) = &mut self.tables;
@@ -150,14 +191,20 @@ impl Opened {
 }
 
 fn published(key: &KeyRecord) -> Option<PublishedKey> {
-    let state = key.state.published().filter(|_| key.purpose == Purpose::Token)?;
+    let state = key
+        .state
+        .published()
+        .filter(|_| key.purpose == Purpose::Token)?;
     let jwk = serde_json::from_str(&key.public_jwk).ok()?;
     Some(PublishedKey { jwk, state })
 }
 
 fn epochs_of(records: Vec<EpochRecord>) -> Epochs {
     let mut epochs = Epochs::default();
-    for EpochRecord { kind, name, before, .. } in records {
+    for EpochRecord {
+        kind, name, before, ..
+    } in records
+    {
         let map = match kind {
             EpochKind::All => {
                 epochs.all = Some(before);

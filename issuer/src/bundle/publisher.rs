@@ -21,8 +21,9 @@ use crate::clock::Clock;
 use crate::keys::{MasterKey, SignerError};
 use crate::store::{Change, Head, Incident, Persisted, Store, StoreError};
 
-/// Milliseconds for which what is published counts as current after the database last confirmed it. Past that, this replica
-/// may not know of a revoked key or token, so it neither mints nor vouches for anything.
+/// Milliseconds for which what is published counts as current after the database last confirmed it.
+/// Past that, this replica may not know of a revoked key or token, so it neither mints nor vouches
+/// for anything.
 pub const FRESH_MS: u64 = 5_000;
 
 /// Milliseconds between two proofs of all rows while the version stands still.
@@ -34,7 +35,8 @@ const MAX_RESTORATIONS: usize = 32;
 /// Milliseconds between two lost versions that proxies prove.
 const CATCH_UP_EVERY_MS: u64 = 60_000;
 
-/// Time for another replica to restore a version that it remembers, before a proved one counts as lost.
+/// Time for another replica to restore a version that it remembers, before a proved one counts as
+/// lost.
 const EXPLAIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Milliseconds by which another replica's clock may be ahead of ours.
@@ -148,7 +150,10 @@ impl Publisher {
             versions: watch::Sender::new(published.version()),
             current: ArcSwap::from_pointee(published),
             answers: Mutex::new(answers),
-            refreshing: AsyncMutex::new(Refreshing { opened, last: (0, nothing) }),
+            refreshing: AsyncMutex::new(Refreshing {
+                opened,
+                last: (0, nothing),
+            }),
             group: Group::default(),
             publishing: AsyncMutex::default(),
             pace: Pace::default(),
@@ -183,16 +188,24 @@ impl Publisher {
     /// Whether the database has lately confirmed that this is current.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.clock.steady_ms() <= self.confirmed_ms.load(Ordering::Relaxed).saturating_add(FRESH_MS)
+        self.clock.steady_ms()
+            <= self
+                .confirmed_ms
+                .load(Ordering::Relaxed)
+                .saturating_add(FRESH_MS)
     }
 
     /// Returns for how long the database has not confirmed that this is current, in seconds.
     #[must_use]
     pub fn unconfirmed_s(&self) -> u64 {
-        self.clock.steady_ms().saturating_sub(self.confirmed_ms.load(Ordering::Relaxed)) / 1_000
+        self.clock
+            .steady_ms()
+            .saturating_sub(self.confirmed_ms.load(Ordering::Relaxed))
+            / 1_000
     }
 
-    /// Returns the rows that a program without the master key changed, while the database holds them.
+    /// Returns the rows that a program without the master key changed, while the database holds
+    /// them.
     #[must_use]
     pub fn tampered(&self) -> Option<Arc<String>> {
         self.tampered.load_full()
@@ -204,13 +217,15 @@ impl Publisher {
         self.incident.load_full()
     }
 
-    /// Returns whether bundles can be given out: current ones, or, while rows are tampered with, what was in force before.
+    /// Returns whether bundles can be given out: current ones, or, while rows are tampered with,
+    /// what was in force before.
     #[must_use]
     pub fn can_answer(&self) -> bool {
         self.is_fresh() || self.tampered.load().is_some()
     }
 
-    /// Asks the database, and publishes what is new. Of all who call meanwhile one asks again; the others take what it hears.
+    /// Asks the database, and publishes what is new. Of all who call meanwhile one asks again; the
+    /// others take what it hears.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -228,7 +243,8 @@ impl Publisher {
         said
     }
 
-    /// The same when the next publication is due: whatever revocations it finds have waited for that.
+    /// The same when the next publication is due: whatever revocations it finds have waited for
+    /// that.
     ///
     /// # Errors
     /// As [`Publisher::refresh`].
@@ -239,7 +255,8 @@ impl Publisher {
         self.refresh().await
     }
 
-    /// Asks the database. Once it has lost records of workers, an incident tells every replica that receipts may lack some.
+    /// Asks the database. Once it has lost records of workers, an incident tells every replica that
+    /// receipts may lack some.
     async fn ask_twice(&self, opened: &mut Opened) -> Result<Head, StoreError> {
         let head = self.ask(opened).await?;
         // What was asked first may have been restored meanwhile, and an incident with it.
@@ -251,13 +268,20 @@ impl Publisher {
             return Ok(head);
         }
         let now_ms = self.clock.now_ms();
-        tracing::error!("incident: the database lost records of workers; receipts are unknown for a while");
-        self.store.commit(&lost_records(present.incident.as_ref(), now_ms), self.unused_version(now_ms)).await?;
+        tracing::error!(
+            "incident: the database lost records of workers; receipts are unknown for a while"
+        );
+        self.store
+            .commit(
+                &lost_records(present.incident.as_ref(), now_ms),
+                self.unused_version(now_ms),
+            )
+            .await?;
         self.ask(opened).await
     }
 
-    /// Returns the version of a change made at this time. After a restored backup none comes back that this replica has published
-    /// with other content.
+    /// Returns the version of a change made at this time. After a restored backup none comes back
+    /// that this replica has published with other content.
     fn unused_version(&self, now_ms: u64) -> u64 {
         now_ms.max(self.current.load().version().saturating_add(1))
     }
@@ -274,14 +298,19 @@ impl Publisher {
         };
         self.note_incident(&head);
         let is_new = head.version != self.current.load().version();
-        let is_due = asked_ms >= self.proven_ms.load(Ordering::Relaxed).saturating_add(PROVE_EVERY_MS);
+        let is_due = asked_ms
+            >= self
+                .proven_ms
+                .load(Ordering::Relaxed)
+                .saturating_add(PROVE_EVERY_MS);
         if is_new || is_due {
             let persisted = self.load_whole(is_due).await?;
             if is_due {
                 self.proven_ms.store(asked_ms, Ordering::Relaxed);
             }
             if persisted.version != head.version {
-                // What was lost may have been restored, which is an incident: no receipt may miss it.
+                // What was lost may have been restored, which is an incident: no receipt may miss
+                // it.
                 head = self.store.head().await?;
                 self.note_incident(&head);
             }
@@ -290,7 +319,12 @@ impl Publisher {
                 self.vouched.store(asked, Ordering::Relaxed);
                 return Ok(head);
             }
-            let published = Arc::new(Published::build(&self.issuer, persisted, &self.master, opened));
+            let published = Arc::new(Published::build(
+                &self.issuer,
+                persisted,
+                &self.master,
+                opened,
+            ));
             self.lock_answers().remember(published.snapshot.clone());
             let version = published.version();
             self.current.store(published);
@@ -308,21 +342,31 @@ impl Publisher {
         }
     }
 
-    /// Loads what the database holds; `is_due` to read and prove every row. Whatever it lost and this
-    /// replica remembers is restored first.
+    /// Loads what the database holds; `is_due` to read and prove every row. Whatever it lost and
+    /// this replica remembers is restored first.
     async fn load_whole(&self, is_due: bool) -> Result<Persisted, StoreError> {
         let memory = self.current.load().memory.clone();
         for _ in 0..MAX_RESTORATIONS {
-            let loaded = if is_due { self.store.load().await? } else { self.store.load_changes().await? };
+            let loaded = if is_due {
+                self.store.load().await?
+            } else {
+                self.store.load_changes().await?
+            };
             let now_ms = self.clock.now_ms();
-            let Some(loss) = Loss::between(&memory, &loaded, now_ms / 1_000) else { return Ok(loaded) };
-            tracing::error!(reason = loss.reason(&memory, &loaded), "incident: the database lost state");
+            let Some(loss) = Loss::between(&memory, &loaded, now_ms / 1_000) else {
+                return Ok(loaded);
+            };
+            tracing::error!(
+                reason = loss.reason(&memory, &loaded),
+                "incident: the database lost state"
+            );
             let mut change = loss.restoration(&memory, &loaded, now_ms);
             match self.store.commit(&change, now_ms).await {
                 Ok(_) | Err(StoreError::Conflict) => {}
                 Err(StoreError::Full(full)) => {
                     tracing::error!(%full, "incident: every token issued so far is revoked, since the lost ones do not fit");
-                    (change.revoke, change.epochs) = (Vec::new(), vec![epoch_of_all(now_ms / 1_000)]);
+                    (change.revoke, change.epochs) =
+                        (Vec::new(), vec![epoch_of_all(now_ms / 1_000)]);
                     self.store.commit(&change, now_ms).await?;
                     return self.store.load().await;
                 }
@@ -332,18 +376,28 @@ impl Publisher {
         Err(StoreError::Unavailable("keeps losing state".into()))
     }
 
-    /// Declares an incident: state was lost that no replica remembers. Every token issued so far is revoked, token indices
-    /// jump past all that may have been leased, and the version rises past the lost ones.
+    /// Declares an incident: state was lost that no replica remembers. Every token issued so far is
+    /// revoked, token indices jump past all that may have been leased, and the version rises past
+    /// the lost ones.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn declare_incident(&self, reason: String, lost: &[u64]) -> Result<u64, StoreError> {
         let now_ms = self.clock.now_ms();
-        tracing::error!(reason, "incident: every token issued so far is revoked, and every key that signed them");
+        tracing::error!(
+            reason,
+            "incident: every token issued so far is revoked, and every key that signed them"
+        );
         for _ in 0..MAX_RESTORATIONS {
             let published = self.current();
             let change = unproven(reason.clone(), lost, now_ms, &published.keys);
-            match self.commit(&Change { expected_version: Some(published.version()), ..change }).await {
+            match self
+                .commit(&Change {
+                    expected_version: Some(published.version()),
+                    ..change
+                })
+                .await
+            {
                 Err(StoreError::Conflict) => self.refresh().await?,
                 declared => return declared,
             };
@@ -367,14 +421,16 @@ impl Publisher {
                 tracing::info!("all database rows carry their MACs again");
                 self.tampered.store(None);
             }
-            Ok(_) | Err(StoreError::Conflict | StoreError::Full(_) | StoreError::Unavailable(_)) => {}
+            Ok(_)
+            | Err(StoreError::Conflict | StoreError::Full(_) | StoreError::Unavailable(_)) => {}
         }
     }
 
     /// Makes a change and publishes it.
     ///
     /// # Errors
-    /// [`StoreError`]; when it is [`StoreError::Unavailable`] the change may or may not have been made.
+    /// [`StoreError`]; when it is [`StoreError::Unavailable`] the change may or may not have been
+    /// made.
     pub async fn commit(&self, change: &Change) -> Result<u64, StoreError> {
         let now_ms = || self.unused_version(self.clock.now_ms());
         let version = if change.only_revokes() {
@@ -414,7 +470,12 @@ impl Publisher {
     /// Returns whether the state is too old for any proxy to use.
     #[must_use]
     pub fn is_expired(&self) -> bool {
-        !self.is_fresh() && self.clock.now() >= self.vouched.load(Ordering::Relaxed).saturating_add(self.not_after_s)
+        !self.is_fresh()
+            && self.clock.now()
+                >= self
+                    .vouched
+                    .load(Ordering::Relaxed)
+                    .saturating_add(self.not_after_s)
     }
 
     /// Issue time of a bundle given now. While the database is away or rows are tampered with, it
@@ -432,7 +493,10 @@ impl Publisher {
     #[must_use]
     pub fn validity(&self) -> Validity {
         let issued_at = self.issue_time();
-        Validity { issued_at, not_after: issued_at.saturating_add(self.not_after_s) }
+        Validity {
+            issued_at,
+            not_after: issued_at.saturating_add(self.not_after_s),
+        }
     }
 
     /// Returns the bundle that leads from this base to what is published.
@@ -445,10 +509,23 @@ impl Publisher {
         }
         let published = self.current();
         let validity = self.validity();
-        let Validity { issued_at, not_after } = validity;
-        let times = Times { issuer: self.issuer.clone(), issued_at, not_after };
-        let bundle = self.lock_answers().answer(&published, base, times, &self.acknowledgements)?;
-        Ok(Answer { bundle, version: published.version(), validity })
+        let Validity {
+            issued_at,
+            not_after,
+        } = validity;
+        let times = Times {
+            issuer: self.issuer.clone(),
+            issued_at,
+            not_after,
+        };
+        let bundle = self
+            .lock_answers()
+            .answer(&published, base, times, &self.acknowledgements)?;
+        Ok(Answer {
+            bundle,
+            version: published.version(),
+            validity,
+        })
     }
 
     /// Returns the acknowledgement value of a version.
@@ -463,22 +540,25 @@ impl Publisher {
         self.acknowledgements.proves(version, proof)
     }
 
-    /// Returns whether a version needs no action: what is published includes it, or has replaced it and its loss un-revokes no
-    /// token.
+    /// Returns whether a version needs no action: what is published includes it, or has replaced it
+    /// and its loss un-revokes no token.
     #[must_use]
     pub fn accounts_for(&self, version: u64) -> bool {
         let published = self.current.load();
-        let is_past = || version < published.version() && is_harmless(&published.memory, version, self.clock.now_ms());
+        let is_past = || {
+            version < published.version()
+                && is_harmless(&published.memory, version, self.clock.now_ms())
+        };
         published.memory.follows(version) || is_past()
     }
 
-    /// Accounts for a version that a proxy has proved and that this replica does not know. Another replica may have published
-    /// it, or may remember and restore it. Otherwise the database lost it, and this replica declares an incident, at most once a
-    /// minute. Returns whether it did.
+    /// Accounts for a version that a proxy has proved and that this replica does not know. Another
+    /// replica may have published it, or may remember and restore it. Otherwise the database lost
+    /// it, and this replica declares an incident, at most once a minute. Returns whether it did.
     ///
     /// # Errors
-    /// [`SyncError::Ahead`] for a version that cannot have been published yet, and for lost ones more often than once a minute;
-    /// [`SyncError::Store`].
+    /// [`SyncError::Ahead`] for a version that cannot have been published yet, and for lost ones
+    /// more often than once a minute; [`SyncError::Store`].
     pub async fn catch_up(&self, have: u64) -> Result<bool, SyncError> {
         // No replica can have published that, so the database need not be asked.
         if have > self.clock.now_ms().saturating_add(CLOCK_SPREAD_MS) {
@@ -488,11 +568,18 @@ impl Publisher {
         if self.accounts_for(have) {
             return Ok(false);
         }
-        if have >= self.clock.now_ms() || self.clock.steady_ms() < self.catch_up_ms.load(Ordering::Relaxed) {
+        if have >= self.clock.now_ms()
+            || self.clock.steady_ms() < self.catch_up_ms.load(Ordering::Relaxed)
+        {
             return Err(SyncError::Ahead);
         }
         let mut versions = self.versions();
-        let _explained = timeout(EXPLAIN_PATIENCE, versions.wait_for(|_| self.accounts_for(have))).await.is_ok();
+        let _explained = timeout(
+            EXPLAIN_PATIENCE,
+            versions.wait_for(|_| self.accounts_for(have)),
+        )
+        .await
+        .is_ok();
         let _one = self.catching_up.lock().await;
         self.refresh().await?;
         if self.accounts_for(have) {
@@ -505,8 +592,15 @@ impl Publisher {
         let published = self.current();
         let covered = is_harmless(&published.memory, have, now_ms);
         if covered {
-            tracing::warn!(have, "the database lost a version; no token of that time is accepted");
-            self.commit(&Change { above: have, ..Change::default() }).await?;
+            tracing::warn!(
+                have,
+                "the database lost a version; no token of that time is accepted"
+            );
+            self.commit(&Change {
+                above: have,
+                ..Change::default()
+            })
+            .await?;
         } else {
             let reason = format!(
                 "a proxy proved version {have}, which the database lost (it holds {}); every token issued before is revoked, and \
@@ -516,7 +610,10 @@ impl Publisher {
             );
             self.declare_incident(reason, &[have]).await?;
         }
-        self.catch_up_ms.store(steady_ms.saturating_add(CATCH_UP_EVERY_MS), Ordering::Relaxed);
+        self.catch_up_ms.store(
+            steady_ms.saturating_add(CATCH_UP_EVERY_MS),
+            Ordering::Relaxed,
+        );
         Ok(!covered)
     }
 

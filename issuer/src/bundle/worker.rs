@@ -9,7 +9,8 @@ use crate::clock::Time;
 /// A time that never comes: some rule of the worker says `action: SERVE`.
 pub const UNBOUNDED: u64 = i64::MAX.unsigned_abs();
 
-/// Seconds by which a record reaches ahead of what the worker was given, so that not each answer needs a record of its own.
+/// Seconds by which a record reaches ahead of what the worker was given, so that not each answer
+/// needs a record of its own.
 const RECORD_AHEAD_S: u64 = 60;
 
 /// A worker, as it is recorded.
@@ -25,10 +26,12 @@ pub struct ProxyRecord {
     pub seen_at: u64,
     /// Poll protocol that it speaks.
     pub protocol: u32,
-    /// Ids of the bundle keys that it pins, separated by commas; empty for protocol 1, which does not state them.
+    /// Ids of the bundle keys that it pins, separated by commas; empty for protocol 1, which does
+    /// not state them.
     pub pins: String,
-    /// Time until which it may act on a bundle that it was given, clock skew included (Unix seconds); [`UNBOUNDED`] without
-    /// limit; 0 in a row of a worker that an operator declared gone.
+    /// Time until which it may act on a bundle that it was given, clock skew included (Unix
+    /// seconds); [`UNBOUNDED`] without limit; 0 in a row of a worker that an operator declared
+    /// gone.
     pub accepts_until: u64,
 }
 
@@ -49,13 +52,16 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Returns the time until which a worker may act on the bundle. Its clock may be behind ours, but not by more than the clock
-    /// skew: then the bundle would come from its future, and it would refuse it.
+    /// Returns the time until which a worker may act on the bundle. Its clock may be behind ours,
+    /// but not by more than the clock skew: then the bundle would come from its future, and it
+    /// would refuse it.
     fn deadline(self, staleness: StalenessBound) -> u64 {
         let end = match staleness {
             StalenessBound::Unbounded => return UNBOUNDED,
             StalenessBound::NotAfter => self.not_after,
-            StalenessBound::Seconds(seconds) => self.not_after.min(self.issued_at.saturating_add(seconds)),
+            StalenessBound::Seconds(seconds) => {
+                self.not_after.min(self.issued_at.saturating_add(seconds))
+            }
         };
         end.saturating_add(MAX_CLOCK_SKEW_S)
     }
@@ -77,14 +83,15 @@ pub(super) struct Worker {
     seen_elsewhere: u64,
     /// Polls being held right now.
     pub(super) waiting: u32,
-    /// Time until which it may act on what it was given: by the wall clock, and by the steady one. It has passed when both say
-    /// so: a clock that is put forward releases no worker.
+    /// Time until which it may act on what it was given: by the wall clock, and by the steady one.
+    /// It has passed when both say so: a clock that is put forward releases no worker.
     accepts_until: u64,
     passes_at_steady: u64,
-    /// `accepts_until` as this replica wrote it. What another one wrote does not count: that one would not know what is given here.
+    /// `accepts_until` as this replica wrote it. What another one wrote does not count: that one
+    /// would not know what is given here.
     recorded_until: u64,
-    /// Whether a record was sent and not answered. The database may hold it as one of this replica, with what another one has
-    /// given the worker.
+    /// Whether a record was sent and not answered. The database may hold it as one of this replica,
+    /// with what another one has given the worker.
     pub(super) is_record_unsure: bool,
     pub(super) saved_at: Option<u64>,
     pub(super) changed: bool,
@@ -123,13 +130,16 @@ const fn wall(time: Time) -> u64 {
 /// Times of a bundle that is given out later.
 const fn ahead(now: Time, seconds: u64, not_after_s: u64) -> Validity {
     let issued_at = wall(now).saturating_add(seconds);
-    Validity { issued_at, not_after: issued_at.saturating_add(not_after_s) }
+    Validity {
+        issued_at,
+        not_after: issued_at.saturating_add(not_after_s),
+    }
 }
 
 impl Worker {
-    /// Notes a poll. Its first one introduces a worker. Once that speaks protocol 2, a poll without proof
-    /// may come from anybody who knows its id: it tells only that somebody polls, and for how long a
-    /// bundle may be used.
+    /// Notes a poll. Its first one introduces a worker. Once that speaks protocol 2, a poll without
+    /// proof may come from anybody who knows its id: it tells only that somebody polls, and for how
+    /// long a bundle may be used.
     pub(super) fn note(&mut self, contact: &Contact<'_>, now: Time) {
         self.seen_at = Some(steady(now));
         self.waiting = self.waiting.saturating_add(1);
@@ -138,7 +148,11 @@ impl Worker {
             return;
         }
         let was = self.version;
-        self.version = if self.protocol < 2 && contact.proven { contact.version } else { was.max(contact.version) };
+        self.version = if self.protocol < 2 && contact.proven {
+            contact.version
+        } else {
+            was.max(contact.version)
+        };
         self.changed |= self.version != was || self.saved_at.is_none();
         self.is_introduced = true;
         self.protocol = contact.protocol;
@@ -170,8 +184,8 @@ impl Worker {
         }
     }
 
-    /// Merges what the database has of this worker. What was proved elsewhere replaces what was only
-    /// stated here, in protocol 1.
+    /// Merges what the database has of this worker. What was proved elsewhere replaces what was
+    /// only stated here, in protocol 1.
     pub(super) fn learn(&mut self, record: &ProxyRecord, now: Time) {
         let outweighs = self.protocol < 2 && record.protocol >= 2;
         let first = outweighs || (self.seen_at.is_none() && self.seen_elsewhere == 0);
@@ -193,19 +207,28 @@ impl Worker {
 
     /// Last contact with this replica; that of a poll being held is now.
     fn last_contact(&self, now: Time) -> Option<u64> {
-        if self.waiting > 0 { Some(steady(now)) } else { self.seen_at }
+        if self.waiting > 0 {
+            Some(steady(now))
+        } else {
+            self.seen_at
+        }
     }
 
     /// Last contact with any replica, Unix seconds.
     pub(super) fn last_seen(&self, now: Time) -> u64 {
-        let here = self.last_contact(now).map(|at| wall(now).saturating_sub(steady(now).saturating_sub(at)));
+        let here = self
+            .last_contact(now)
+            .map(|at| wall(now).saturating_sub(steady(now).saturating_sub(at)));
         self.seen_elsewhere.max(here.unwrap_or(0))
     }
 
     /// Returns whether it polls, or did so lately.
     pub(super) fn is_reachable(&self, now: Time) -> bool {
-        let here = self.last_contact(now).is_some_and(|at| steady(now) <= at.saturating_add(LIVE_S));
-        here || (self.seen_elsewhere > 0 && wall(now) <= self.seen_elsewhere.saturating_add(LIVE_ELSEWHERE_S))
+        let here = self
+            .last_contact(now)
+            .is_some_and(|at| steady(now) <= at.saturating_add(LIVE_S));
+        here || (self.seen_elsewhere > 0
+            && wall(now) <= self.seen_elsewhere.saturating_add(LIVE_ELSEWHERE_S))
     }
 
     /// Returns whether it counts: it polls, or may still act on what it was given by any replica.
@@ -224,17 +247,23 @@ impl Worker {
         self.recorded_until < validity.deadline(self.staleness)
     }
 
-    /// Returns whether a contact is written down: a change, now and then a long wait, and a record about to lapse.
+    /// Returns whether a contact is written down: a change, now and then a long wait, and a record
+    /// about to lapse.
     pub(super) fn must_be_saved(&self, now: Time, not_after_s: u64, every_s: u64) -> bool {
         if self.is_record_unsure {
             return true;
         }
-        let Some(contact) = self.last_contact(now) else { return false };
-        let due = self.saved_at.is_none_or(|saved_at| contact >= saved_at.saturating_add(every_s));
+        let Some(contact) = self.last_contact(now) else {
+            return false;
+        };
+        let due = self
+            .saved_at
+            .is_none_or(|saved_at| contact >= saved_at.saturating_add(every_s));
         due || self.lapses(now, not_after_s)
     }
 
-    /// Returns whether the record of a worker in contact covers less than half of what it reaches ahead.
+    /// Returns whether the record of a worker in contact covers less than half of what it reaches
+    /// ahead.
     pub(super) fn lapses(&self, now: Time, not_after_s: u64) -> bool {
         self.waiting > 0 && self.needs_record(ahead(now, RECORD_AHEAD_S / 2, not_after_s))
     }
@@ -243,7 +272,10 @@ impl Worker {
     pub(super) fn to_save(&self, worker: u64, now: Time, not_after_s: u64) -> ProxyRecord {
         let later = ahead(now, RECORD_AHEAD_S, not_after_s).deadline(self.staleness);
         let accepts_until = self.accepts_until.max(later);
-        ProxyRecord { accepts_until, ..self.record(worker, now) }
+        ProxyRecord {
+            accepts_until,
+            ..self.record(worker, now)
+        }
     }
 
     /// Notes that a record was written.
@@ -252,7 +284,8 @@ impl Worker {
         self.recorded_until = self.recorded_until.max(record.accepts_until);
     }
 
-    /// Notes that the record is sent. Until that is answered it is written again: whoever waits for the answer may end first.
+    /// Notes that the record is sent. Until that is answered it is written again: whoever waits for
+    /// the answer may end first.
     pub(super) const fn being_saved(&mut self) {
         self.changed = false;
         self.is_record_unsure = true;

@@ -34,30 +34,43 @@ pub(super) struct Assertions {
 
 impl Assertions {
     /// Reads a PKCS#8 key from a PEM file.
-    pub(super) fn read(path: &Path, client: &str, kid: Option<&str>, issuer: &str) -> Result<Self, Failure> {
-        let wrong =
-            |error: &dyn std::fmt::Display| Failure::usage(format!("--client-key-file {}: {error}", path.display()));
+    pub(super) fn read(
+        path: &Path,
+        client: &str,
+        kid: Option<&str>,
+        issuer: &str,
+    ) -> Result<Self, Failure> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            Failure::usage(format!("--client-key-file {}: {error}", path.display()))
+        };
         let pem = Zeroizing::new(std::fs::read(path).map_err(|error| wrong(&error))?);
         let der = parse_pem(&pem).find_map(|item| match item {
             Ok(PemItem::PrivateKey(key)) => Some(Zeroizing::new(key.der().to_vec())),
             Ok(_) | Err(_) => None,
         });
-        let der = der.ok_or_else(|| wrong(&"holds no private key in PEM (PKCS#8: openssl genpkey)"))?;
+        let der =
+            der.ok_or_else(|| wrong(&"holds no private key in PEM (PKCS#8: openssl genpkey)"))?;
         let key = if let Ok(key) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der) {
             Key::Ed25519(key)
         } else if let Ok(key) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der) {
             Key::P256(key)
         } else {
-            let key =
-                RsaKeyPair::from_pkcs8(&der).map_err(|_| wrong(&"must be a PKCS#8 key: Ed25519, P-256 or RSA"))?;
+            let key = RsaKeyPair::from_pkcs8(&der)
+                .map_err(|_| wrong(&"must be a PKCS#8 key: Ed25519, P-256 or RSA"))?;
             Key::Rsa(key)
         };
-        Ok(Self { key, client: client.to_owned(), kid: kid.map(str::to_owned), issuer: issuer.to_owned() })
+        Ok(Self {
+            key,
+            client: client.to_owned(),
+            kid: kid.map(str::to_owned),
+            issuer: issuer.to_owned(),
+        })
     }
 
     /// Returns the form parameters that authenticate one request. An assertion is good once.
     pub(super) fn parameters(&self) -> Result<[(&'static str, String); 2], Failure> {
-        let failed = |_| Failure::new("could not sign: the operating system returned no random bytes");
+        let failed =
+            |_| Failure::new("could not sign: the operating system returned no random bytes");
         let mut random = [0; 16];
         aws_lc_rs::rand::fill(&mut random).map_err(failed)?;
         let now = SystemClock::new().now();
@@ -74,17 +87,34 @@ impl Assertions {
             "iss": self.client, "sub": self.client, "aud": self.issuer, "iat": now, "exp": now.saturating_add(LIFETIME_S),
             "jti": encode(&random),
         });
-        let input = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));
+        let input = format!(
+            "{}.{}",
+            encode(header.to_string().as_bytes()),
+            encode(claims.to_string().as_bytes())
+        );
         let signature = match &self.key {
             Key::Ed25519(key) => key.sign(input.as_bytes()).as_ref().to_vec(),
-            Key::P256(key) => key.sign(&SystemRandom::new(), input.as_bytes()).map_err(failed)?.as_ref().to_vec(),
+            Key::P256(key) => key
+                .sign(&SystemRandom::new(), input.as_bytes())
+                .map_err(failed)?
+                .as_ref()
+                .to_vec(),
             Key::Rsa(key) => {
                 let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), input.as_bytes(), &mut signature).map_err(failed)?;
+                key.sign(
+                    &RSA_PKCS1_SHA256,
+                    &SystemRandom::new(),
+                    input.as_bytes(),
+                    &mut signature,
+                )
+                .map_err(failed)?;
                 signature
             }
         };
         let assertion = format!("{input}.{}", encode(&signature));
-        Ok([("client_assertion_type", ASSERTION_TYPE.to_owned()), ("client_assertion", assertion)])
+        Ok([
+            ("client_assertion_type", ASSERTION_TYPE.to_owned()),
+            ("client_assertion", assertion),
+        ])
     }
 }

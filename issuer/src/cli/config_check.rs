@@ -11,9 +11,10 @@ use crate::config::{Mistakes, check};
 
 /// Check configuration files: every mistake, with its path and the remedy.
 ///
-/// Knows the issuer's YAML and the plugin's configuration (JSON or YAML), also inside WasmPlugin, TrafficExtension,
-/// EnvoyFilter, ConfigMap, Secret and List documents and Envoy bootstraps. The verdict is that of `meshseal serve` and of the
-/// filter. Exit status: 0 when all are right, 1 when any is wrong, 2 when a file cannot be read or holds nothing to check.
+/// Knows the issuer's YAML and the plugin's configuration (JSON or YAML), also inside WasmPlugin,
+/// TrafficExtension, EnvoyFilter, ConfigMap, Secret and List documents and Envoy bootstraps. The
+/// verdict is that of `meshseal serve` and of the filter. Exit status: 0 when all are right, 1 when
+/// any is wrong, 2 when a file cannot be read or holds nothing to check.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meshseal config check issuer.yaml plugin.yaml
@@ -48,31 +49,49 @@ fn check_file(path: &PathBuf) -> u8 {
             return 1;
         }
     };
-    let verdicts: Vec<Option<bool>> = found.iter().map(|one| verdict(&name.to_string(), one)).collect();
+    let verdicts: Vec<Option<bool>> = found
+        .iter()
+        .map(|one| verdict(&name.to_string(), one))
+        .collect();
     if verdicts.contains(&Some(false)) {
         return 1;
     }
     if verdicts.contains(&Some(true)) {
         return 0;
     }
-    note(&format!("error: {name}: nothing to check: holds no configuration of Meshseal; is it the right file?"));
+    note(&format!(
+        "error: {name}: nothing to check: holds no configuration of Meshseal; is it the right file?"
+    ));
     2
 }
 
 /// Returns whether a configuration is right; none for a document that is no configuration.
 fn verdict(name: &str, found: &Found) -> Option<bool> {
-    let place = if found.at.is_empty() { String::new() } else { format!(" at {}", found.at) };
+    let place = if found.at.is_empty() {
+        String::new()
+    } else {
+        format!(" at {}", found.at)
+    };
     let (sort, wrong) = match &found.what {
         What::Other(what) => {
             print(&format!("{name}: not checked{place}: {what}"));
             return None;
         }
         What::Broken(message) => {
-            let at = if found.at.is_empty() { "(document)" } else { &found.at };
+            let at = if found.at.is_empty() {
+                "(document)"
+            } else {
+                &found.at
+            };
             print(&format!("{name}: {at}: {message}"));
             return Some(false);
         }
-        What::Issuer(value) => ("issuer", check(value).err().map(|Mistakes(mistakes)| Mistakes(mistakes).to_string())),
+        What::Issuer(value) => (
+            "issuer",
+            check(value)
+                .err()
+                .map(|Mistakes(mistakes)| Mistakes(mistakes).to_string()),
+        ),
         What::Plugin(text) => {
             let policy = Policy::from_json(text);
             for warning in policy.iter().flat_map(Policy::warnings) {

@@ -49,14 +49,18 @@ impl Show {
         let view: IncidentView = self.remote.connect()?.get("/admin/incident")?;
         print(&serde_json::to_string(&view).map_err(Failure::new)?);
         let is_over = view.incident.is_none() && view.tampered.is_none();
-        Ok(if is_over { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if is_over {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 
 /// Declare that the database lost state, as after a restored backup.
 ///
-/// Every token issued so far is revoked, because some of them may have been revoked in the lost state. Token indices jump past
-/// all that may have been used.
+/// Every token issued so far is revoked, because some of them may have been revoked in the lost
+/// state. Token indices jump past all that may have been used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   MESHSEAL_CLIENT_SECRET=mss_… meshseal incident declare --reason 'restored last night’s backup' --client-id operator")]
@@ -70,7 +74,10 @@ pub(super) struct Declare {
 
 impl Declare {
     fn run(self) -> Outcome {
-        let answer: Value = self.remote.connect()?.post("/admin/incident/declare", &[("reason", &self.reason)])?;
+        let answer: Value = self
+            .remote
+            .connect()?
+            .post("/admin/incident/declare", &[("reason", &self.reason)])?;
         print(&answer.to_string());
         Ok(ExitCode::SUCCESS)
     }
@@ -97,8 +104,9 @@ impl End {
 
 /// Remove the rows that a program without the master key wrote or changed.
 ///
-/// Works on the database itself. Removed rows may have been revocations, so every token issued so far is revoked; a running
-/// replica puts back the revocations that it remembers. Take away the other program's access first.
+/// Works on the database itself. Removed rows may have been revocations, so every token issued so
+/// far is revoked; a running replica puts back the revocations that it remembers. Take away the
+/// other program's access first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal incident repair --config issuer.yaml")]
@@ -112,9 +120,14 @@ impl Repair {
     async fn run(self) -> Outcome {
         init_logging(LogFormat::Plain);
         let config = serve::load(self.config)?;
-        let removed = Issuer::repair(&config, &SystemClock::new()).await.map_err(Failure::new)?;
+        let removed = Issuer::repair(&config, &SystemClock::new())
+            .await
+            .map_err(Failure::new)?;
         removed.iter().for_each(|row| print(row));
-        note(&format!("{} rows removed; every token issued so far is revoked", removed.len()));
+        note(&format!(
+            "{} rows removed; every token issued so far is revoked",
+            removed.len()
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }

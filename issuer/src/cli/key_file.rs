@@ -10,16 +10,18 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, note};
 
-/// Every usable key of a set, shared secrets too. Those that are not usable are told and passed over.
+/// Every usable key of a set, shared secrets too. Those that are not usable are told and passed
+/// over.
 pub(super) fn any_keys(jwks: &str) -> Result<KeySet, Failure> {
     if let Ok(keys) = KeySet::from_config(jwks, &Alg::ALL, true) {
         return Ok(keys);
     }
-    let document: Value =
-        serde_json::from_str(jwks).map_err(|error| Failure::usage(format!("--jwks: not JSON: {error}")))?;
+    let document: Value = serde_json::from_str(jwks)
+        .map_err(|error| Failure::usage(format!("--jwks: not JSON: {error}")))?;
     let members = document.get("keys").and_then(Value::as_array);
-    let members =
-        members.ok_or_else(|| Failure::usage("--jwks: not a key set: `keys` must be a list of JWKs (RFC 7517 §5)"))?;
+    let members = members.ok_or_else(|| {
+        Failure::usage("--jwks: not a key set: `keys` must be a list of JWKs (RFC 7517 §5)")
+    })?;
     let mut usable = Vec::new();
     for (at, key) in members.iter().enumerate() {
         match KeySet::from_config(&json!({ "keys": [key] }).to_string(), &Alg::ALL, true) {
@@ -34,34 +36,49 @@ pub(super) fn any_keys(jwks: &str) -> Result<KeySet, Failure> {
     if usable.is_empty() {
         return Ok(KeySet::empty());
     }
-    KeySet::from_config(&json!({ "keys": usable }).to_string(), &Alg::ALL, true).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure::usage(format!("--jwks: {}", lines.join("; ")))
-    })
+    KeySet::from_config(&json!({ "keys": usable }).to_string(), &Alg::ALL, true).map_err(
+        |problems| {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Failure::usage(format!("--jwks: {}", lines.join("; ")))
+        },
+    )
 }
 
 /// Makes a rule one whose keys are fetched; from where does not matter here.
 pub(super) fn as_if_fetched(rule: &mut Map<String, Value>) {
     rule.remove("trustBundle");
     rule.remove("jwks");
-    rule.entry("jwksUri").or_insert_with(|| "https://keys.invalid/jwks".into());
+    rule.entry("jwksUri")
+        .or_insert_with(|| "https://keys.invalid/jwks".into());
     rule.entry("jwksCluster").or_insert_with(|| "file".into());
 }
 
 /// A bundle that no rule uses is a mistake in a configuration; here it comes of [`as_if_fetched`].
 pub(super) fn drop_unused_bundle(configuration: &mut Value) {
     let rules = configuration.get("jwtRules").and_then(Value::as_array);
-    let used = rules.into_iter().flatten().any(|rule| rule.get("trustBundle").is_some());
+    let used = rules
+        .into_iter()
+        .flatten()
+        .any(|rule| rule.get("trustBundle").is_some());
     if let (false, Some(members)) = (used, configuration.as_object_mut()) {
         members.remove("trustBundle");
     }
 }
 
 /// Gives a rule its keys as a fetch would. A set without a usable key leaves it without any.
-pub(super) fn give(trust: &mut Trust, policy: &Policy, rule: usize, jwks: &str) -> Result<(), Failure> {
-    KeySet::from_provider(jwks, &Alg::ALL).map_err(|problem| Failure::usage(format!("--jwks: {problem}")))?;
+pub(super) fn give(
+    trust: &mut Trust,
+    policy: &Policy,
+    rule: usize,
+    jwks: &str,
+) -> Result<(), Failure> {
+    KeySet::from_provider(jwks, &Alg::ALL)
+        .map_err(|problem| Failure::usage(format!("--jwks: {problem}")))?;
     match trust.accept_jwks(rule, jwks, policy, Duration::ZERO) {
-        Ok(set) => set.passed_over().iter().for_each(|passed| note(&format!("--jwks: passed over {}", passed.problem))),
+        Ok(set) => set
+            .passed_over()
+            .iter()
+            .for_each(|passed| note(&format!("--jwks: passed over {}", passed.problem))),
         Err(problem) => note(&format!("--jwks: {problem}")),
     }
     Ok(())

@@ -9,8 +9,8 @@ use crate::admin::{KeyView, KeysView};
 
 /// List the keys of a running issuer, where each is in its life, and how many proxies have it.
 ///
-/// A key is made (next), published, confirmed by every live proxy, signs (active), drains until its last token is dead, and
-/// is retired.
+/// A key is made (next), published, confirmed by every live proxy, signs (active), drains until its
+/// last token is dead, and is retired.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   MESHSEAL_CLIENT_SECRET=mss_… meshseal keys list --client-id operator
@@ -32,7 +32,14 @@ impl List {
         }
         let row = |key: KeyView| {
             let confirmed = format!("{}/{}", key.confirmed, view.proxies);
-            [key.kid, key.purpose, key.algorithm, key.state, key.since.to_string(), confirmed]
+            [
+                key.kid,
+                key.purpose,
+                key.algorithm,
+                key.state,
+                key.since.to_string(),
+                confirmed,
+            ]
         };
         let headings = ["kid", "signs", "alg", "state", "since", "confirmed"];
         print_table(headings, view.keys.into_iter().map(row).collect());

@@ -15,9 +15,10 @@ use crate::telemetry::{LogFormat, init_logging};
 
 /// Print the keys that proxies pin: those that sign trust bundles.
 ///
-/// Two are printed: the one that signs and the one that takes its place should it have to be revoked. Put both under
-/// `trustBundle.keys` of the plugin's configuration. Changes nothing in a database. With --init it makes the database and the
-/// keys if they do not exist, so that proxies can be configured before the issuer's first start.
+/// Two are printed: the one that signs and the one that takes its place should it have to be
+/// revoked. Put both under `trustBundle.keys` of the plugin's configuration. Changes nothing in a
+/// database. With --init it makes the database and the keys if they do not exist, so that proxies
+/// can be configured before the issuer's first start.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal keys pins --config issuer.yaml
@@ -36,19 +37,27 @@ impl Pins {
         init_logging(LogFormat::Plain);
         let config = serve::load(self.config)?;
         let known = if self.init {
-            let issuer = Issuer::open(config, std::sync::Arc::new(SystemClock::new())).await.map_err(Failure::new)?;
+            let issuer = Issuer::open(config, std::sync::Arc::new(SystemClock::new()))
+                .await
+                .map_err(Failure::new)?;
             issuer.publisher.current().keys.clone()
         } else {
             existing(&config).await?
         };
         let bundle_keys = |state: KeyState| {
-            let these = known.iter().filter(move |key| key.purpose == Purpose::Bundle && key.state == state);
+            let these = known
+                .iter()
+                .filter(move |key| key.purpose == Purpose::Bundle && key.state == state);
             these.filter_map(|key| serde_json::from_str::<Value>(&key.public_jwk).ok())
         };
         // After a restored backup there may be two standbys; the older one takes the place.
-        let keys: Vec<Value> = bundle_keys(KeyState::Active).chain(bundle_keys(KeyState::Next).take(1)).collect();
+        let keys: Vec<Value> = bundle_keys(KeyState::Active)
+            .chain(bundle_keys(KeyState::Next).take(1))
+            .collect();
         if keys.is_empty() {
-            return Err(Failure::new("the database holds no keys yet: start the issuer, or make them with --init"));
+            return Err(Failure::new(
+                "the database holds no keys yet: start the issuer, or make them with --init",
+            ));
         }
         print(&json!({ "keys": keys }).to_string());
         Ok(ExitCode::SUCCESS)
@@ -59,14 +68,22 @@ impl Pins {
 async fn existing(config: &Config) -> Result<Vec<KeyRecord>, Failure> {
     if let Some(file) = config.database.file().filter(|file| !file.exists()) {
         let remedy = "start the issuer, or make the database and the keys with --init";
-        return Err(Failure::new(format!("{} does not exist: {remedy}", file.display())));
+        return Err(Failure::new(format!(
+            "{} does not exist: {remedy}",
+            file.display()
+        )));
     }
     let mut peek = Peek::open(&config.database).await.map_err(Failure::new)?;
     if peek.is_new().await.map_err(Failure::new)? {
         return Ok(Vec::new());
     }
     let master = MasterKey::existing(&config.master_key, &config.database).map_err(Failure::new)?;
-    let kept = peek.constant(MasterKey::CHECK).await.map_err(Failure::new)?;
-    master.prove(&kept.unwrap_or_default()).map_err(Failure::new)?;
+    let kept = peek
+        .constant(MasterKey::CHECK)
+        .await
+        .map_err(Failure::new)?;
+    master
+        .prove(&kept.unwrap_or_default())
+        .map_err(Failure::new)?;
     Ok(peek.load(&master).await.map_err(Failure::new)?.keys)
 }

@@ -9,8 +9,9 @@ use super::{Outcome, note, print};
 
 /// Take a key out of use at once: for a key that was, or may have been, stolen.
 ///
-/// It leaves the bundle, so that every token it signed is refused everywhere; the standby signs from now on, whether or not
-/// every proxy has it yet. For a planned change use `meshseal keys rotate`, which loses no token.
+/// It leaves the bundle, so that every token it signed is refused everywhere; the standby signs
+/// from now on, whether or not every proxy has it yet. For a planned change use `meshseal keys
+/// rotate`, which loses no token.
 #[derive(Debug, clap::Args)]
 #[command(
     disable_help_flag = true,
@@ -29,7 +30,8 @@ pub(super) struct Revoke {
     help: Option<bool>,
     #[command(flatten)]
     remote: AdminRemote,
-    /// Revoke a bundle key although a proxy does not pin the one that takes its place. Such a proxy stops when its bundle ends.
+    /// Revoke a bundle key although a proxy does not pin the one that takes its place. Such a proxy
+    /// stops when its bundle ends.
     #[arg(long)]
     force: bool,
 }
@@ -37,10 +39,14 @@ pub(super) struct Revoke {
 impl Revoke {
     pub(super) fn run(self) -> Outcome {
         let force = if self.force { "true" } else { "false" };
-        let answer: Value =
-            self.remote.connect()?.post("/admin/keys/revoke", &[("kid", &self.kid), ("force", force)])?;
+        let answer: Value = self.remote.connect()?.post(
+            "/admin/keys/revoke",
+            &[("kid", &self.kid), ("force", force)],
+        )?;
         print(&answer.to_string());
-        note("if it was a bundle key: pin the new ones (`meshseal keys pins`) in the plugin's configuration");
+        note(
+            "if it was a bundle key: pin the new ones (`meshseal keys pins`) in the plugin's configuration",
+        );
         Ok(ExitCode::SUCCESS)
     }
 }

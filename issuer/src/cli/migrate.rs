@@ -30,13 +30,18 @@ impl Migrate {
     pub(super) async fn run(self) -> Outcome {
         init_logging(LogFormat::Plain);
         let location = match &self.database {
-            Some(url) => Location::parse(url).map_err(|error| Failure::usage(format!("--database: {error}")))?,
+            Some(url) => Location::parse(url)
+                .map_err(|error| Failure::usage(format!("--database: {error}")))?,
             None => serve::load(self.config)?.database,
         };
         if self.grant_to.is_some() && location.file().is_some() {
-            return Err(Failure::usage("--grant-to: a SQLite file has no roles; set owner and mode of the file"));
+            return Err(Failure::usage(
+                "--grant-to: a SQLite file has no roles; set owner and mode of the file",
+            ));
         }
-        migrate(&location, self.grant_to.as_deref()).await.map_err(Failure::new)?;
+        migrate(&location, self.grant_to.as_deref())
+            .await
+            .map_err(Failure::new)?;
         print(&format!("{location}: the tables are up to date"));
         Ok(ExitCode::SUCCESS)
     }

@@ -29,7 +29,12 @@ use clap::{Parser, Subcommand};
 
 /// Meshseal: short-lived tokens for services, and proxies that know at once what they are worth.
 #[derive(Debug, Parser)]
-#[command(name = "meshseal", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "meshseal",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -101,12 +106,18 @@ struct Failure {
 impl Failure {
     /// It could not be done: exit 1.
     fn new(message: impl std::fmt::Display) -> Self {
-        Self { message: message.to_string(), exit: 1 }
+        Self {
+            message: message.to_string(),
+            exit: 1,
+        }
     }
 
     /// It was asked wrongly: exit 2.
     fn usage(message: impl std::fmt::Display) -> Self {
-        Self { message: message.to_string(), exit: 2 }
+        Self {
+            message: message.to_string(),
+            exit: 2,
+        }
     }
 }
 
@@ -117,10 +128,14 @@ type Outcome = Result<ExitCode, Failure>;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(run(cli.verb)),
-        Err(error) => Err(Failure::new(format!("the system gives no threads: {error}"))),
+        Err(error) => Err(Failure::new(format!(
+            "the system gives no threads: {error}"
+        ))),
     };
     outcome.unwrap_or_else(|Failure { message, exit }| {
         note(&format!("error: {message}"));
@@ -177,7 +192,12 @@ mod tests {
             ] {
                 let parsed = Cli::try_parse_from(arguments);
                 assert!(
-                    matches!(&parsed, Ok(Cli { verb: Verb::Keys(KeysVerb::Revoke(_)) })),
+                    matches!(
+                        &parsed,
+                        Ok(Cli {
+                            verb: Verb::Keys(KeysVerb::Revoke(_))
+                        })
+                    ),
                     "{arguments:?}: {parsed:?}"
                 );
             }

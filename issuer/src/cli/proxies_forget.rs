@@ -9,9 +9,9 @@ use super::{Outcome, print};
 
 /// Stop counting workers that are known to be gone, such as those of a deleted pod.
 ///
-/// Receipts and rotations wait for an unreachable worker until the last bundle that it was given has expired. Forget it only
-/// if its process has ended: a worker that runs may still accept what was revoked. The issuer logs who forgot what. A worker
-/// that polls is not forgotten.
+/// Receipts and rotations wait for an unreachable worker until the last bundle that it was given
+/// has expired. Forget it only if its process has ended: a worker that runs may still accept what
+/// was revoked. The issuer logs who forgot what. A worker that polls is not forgotten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal proxies list --client-id operator
@@ -26,7 +26,10 @@ pub(super) struct Forget {
 
 impl Forget {
     pub(super) fn run(self) -> Outcome {
-        let answer: Value = self.remote.connect()?.post("/admin/proxies/forget", &[("name", &self.name)])?;
+        let answer: Value = self
+            .remote
+            .connect()?
+            .post("/admin/proxies/forget", &[("name", &self.name)])?;
         print(&answer.to_string());
         Ok(ExitCode::SUCCESS)
     }

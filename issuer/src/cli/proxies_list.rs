@@ -7,9 +7,11 @@ use super::table::print_table;
 use super::{Failure, Outcome, print};
 use crate::admin::{ProxiesView, ProxyView};
 
-/// List the workers of proxies that count: those that poll, and those that may still act on a bundle that they were given.
+/// List the workers of proxies that count: those that poll, and those that may still act on a
+/// bundle that they were given.
 ///
-/// `until` is the time (Unix seconds) until which an unreachable worker may go on by the version that it has.
+/// `until` is the time (Unix seconds) until which an unreachable worker may go on by the version
+/// that it has.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal proxies list --client-id operator
@@ -30,10 +32,21 @@ impl List {
             return Ok(ExitCode::SUCCESS);
         }
         let row = |proxy: ProxyView| {
-            let until = proxy.accepts_until.map_or_else(|| "unbounded".to_owned(), |until| until.to_string());
-            [proxy.worker, proxy.state, proxy.version.to_string(), until, proxy.node]
+            let until = proxy
+                .accepts_until
+                .map_or_else(|| "unbounded".to_owned(), |until| until.to_string());
+            [
+                proxy.worker,
+                proxy.state,
+                proxy.version.to_string(),
+                until,
+                proxy.node,
+            ]
         };
-        print_table(["worker", "state", "version", "until", "node"], view.proxies.into_iter().map(row).collect());
+        print_table(
+            ["worker", "state", "version", "until", "node"],
+            view.proxies.into_iter().map(row).collect(),
+        );
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -19,7 +19,12 @@ const MAX_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub(super) struct Remote {
     /// The issuer's URL.
-    #[arg(long, value_name = "URL", env = "MESHSEAL_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MESHSEAL_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
     url: String,
     #[command(flatten)]
     caller: Caller,
@@ -29,7 +34,12 @@ pub(super) struct Remote {
 #[derive(Debug, clap::Args)]
 pub(super) struct AdminRemote {
     /// Where the issuer serves operators (`admin.listen`).
-    #[arg(long, value_name = "URL", env = "MESHSEAL_ADMIN_URL", default_value = "http://127.0.0.1:8081")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MESHSEAL_ADMIN_URL",
+        default_value = "http://127.0.0.1:8081"
+    )]
     admin_url: String,
     #[command(flatten)]
     caller: Caller,
@@ -44,7 +54,8 @@ struct Caller {
     /// A file with the client's secret; else the variable MESHSEAL_CLIENT_SECRET.
     #[arg(long, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
-    /// A file with the client's private key (PEM, PKCS#8: Ed25519, P-256 or RSA), instead of a secret (private_key_jwt).
+    /// A file with the client's private key (PEM, PKCS#8: Ed25519, P-256 or RSA), instead of a
+    /// secret (private_key_jwt).
     #[arg(
         long,
         value_name = "FILE",
@@ -54,12 +65,18 @@ struct Caller {
     )]
     client_key_file: Option<PathBuf>,
     /// The `kid` of that key in `auth.jwks`, if it has one.
-    #[arg(long, value_name = "KID", requires = "client_key_file", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "KID",
+        requires = "client_key_file",
+        allow_hyphen_values = true
+    )]
     client_key_id: Option<String>,
     /// The issuer identifier (`issuer` of its configuration), for which assertions are made.
     #[arg(long, value_name = "ISS", env = "MESHSEAL_ISSUER")]
     issuer: Option<String>,
-    /// A file with the authority that the issuer's certificate is from (PEM); else the system's authorities.
+    /// A file with the authority that the issuer's certificate is from (PEM); else the system's
+    /// authorities.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 }
@@ -106,43 +123,72 @@ impl Caller {
             .timeout_global(Some(Duration::from_secs(90)))
             .build();
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Connection { agent: agent.into(), url, option, proof })
+        Ok(Connection {
+            agent: agent.into(),
+            url,
+            option,
+            proof,
+        })
     }
 
     fn proof(&self) -> Result<Proof, Failure> {
         if let (Some(path), Some(issuer)) = (&self.client_key_file, &self.issuer) {
-            let assertions = Assertions::read(path, &self.client_id, self.client_key_id.as_deref(), issuer)?;
+            let assertions =
+                Assertions::read(path, &self.client_id, self.client_key_id.as_deref(), issuer)?;
             return Ok(Proof::Assertions(Box::new(assertions)));
         }
         let secret = self.secret()?;
-        let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let joined = Zeroizing::new(format!("{}:{}", encode(&self.client_id), encode(secret.trim())));
-        let basic = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, joined.as_bytes());
+        let encode =
+            |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let joined = Zeroizing::new(format!(
+            "{}:{}",
+            encode(&self.client_id),
+            encode(secret.trim())
+        ));
+        let basic = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            joined.as_bytes(),
+        );
         Ok(Proof::Basic(Zeroizing::new(format!("Basic {basic}"))))
     }
 
     fn secret(&self) -> Result<Zeroizing<String>, Failure> {
         if let Some(path) = &self.client_secret_file {
-            let unreadable = |error| Failure::usage(format!("--client-secret-file {}: {error}", path.display()));
-            return std::fs::read_to_string(path).map(Zeroizing::new).map_err(unreadable);
+            let unreadable =
+                |error| Failure::usage(format!("--client-secret-file {}: {error}", path.display()));
+            return std::fs::read_to_string(path)
+                .map(Zeroizing::new)
+                .map_err(unreadable);
         }
         let missing = |_| {
             Failure::usage(
                 "the client's credential is missing: set MESHSEAL_CLIENT_SECRET, or give --client-secret-file or --client-key-file",
             )
         };
-        std::env::var("MESHSEAL_CLIENT_SECRET").map(Zeroizing::new).map_err(missing)
+        std::env::var("MESHSEAL_CLIENT_SECRET")
+            .map(Zeroizing::new)
+            .map_err(missing)
     }
 
     fn roots(&self) -> Result<RootCerts, Failure> {
-        let Some(path) = &self.ca else { return Ok(RootCerts::PlatformVerifier) };
-        let wrong = |error: &dyn std::fmt::Display| Failure::usage(format!("--ca {}: {error}", path.display()));
+        let Some(path) = &self.ca else {
+            return Ok(RootCerts::PlatformVerifier);
+        };
+        let wrong = |error: &dyn std::fmt::Display| {
+            Failure::usage(format!("--ca {}: {error}", path.display()))
+        };
         let pem = std::fs::read(path).map_err(|error| wrong(&error))?;
         let items: Result<Vec<PemItem<'static>>, _> = parse_pem(&pem).collect();
         let certificates: Vec<_> = items
             .map_err(|error| wrong(&error))?
             .into_iter()
-            .filter_map(|item| if let PemItem::Certificate(certificate) = item { Some(certificate) } else { None })
+            .filter_map(|item| {
+                if let PemItem::Certificate(certificate) = item {
+                    Some(certificate)
+                } else {
+                    None
+                }
+            })
             .collect();
         if certificates.is_empty() {
             Err(wrong(&"holds no certificate"))
@@ -156,23 +202,34 @@ impl Connection {
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let url = format!("{}{path}", self.url);
         match &self.proof {
-            Proof::Basic(authorization) => {
-                self.read(self.agent.get(url).header("authorization", authorization.as_str()).call())
-            }
+            Proof::Basic(authorization) => self.read(
+                self.agent
+                    .get(url)
+                    .header("authorization", authorization.as_str())
+                    .call(),
+            ),
             // A GET has no body, where an assertion belongs.
             Proof::Assertions(_) => self.post(path, &[]),
         }
     }
 
-    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, form: &[(&str, &str)]) -> Result<T, Failure> {
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        form: &[(&str, &str)],
+    ) -> Result<T, Failure> {
         let request = self.agent.post(format!("{}{path}", self.url));
         match &self.proof {
-            Proof::Basic(authorization) => {
-                self.read(request.header("authorization", authorization.as_str()).send_form(form.iter().copied()))
-            }
+            Proof::Basic(authorization) => self.read(
+                request
+                    .header("authorization", authorization.as_str())
+                    .send_form(form.iter().copied()),
+            ),
             Proof::Assertions(assertions) => {
                 let assertion = assertions.parameters()?;
-                let assertion = assertion.iter().map(|(name, value)| (*name, value.as_str()));
+                let assertion = assertion
+                    .iter()
+                    .map(|(name, value)| (*name, value.as_str()));
                 self.read(request.send_form(form.iter().copied().chain(assertion)))
             }
         }
@@ -183,16 +240,30 @@ impl Connection {
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<T, Failure> {
         let mut answer = answer.map_err(|error| {
-            Failure::new(format!("{}: {error}; is the issuer running there ({})?", self.url, self.option))
+            Failure::new(format!(
+                "{}: {error}; is the issuer running there ({})?",
+                self.url, self.option
+            ))
         })?;
         let status = answer.status();
-        let text = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string().map_err(Failure::new)?;
-        let strange =
-            || Failure::new(format!("{} answered {status} with something else than JSON; is it an issuer?", self.url));
+        let text = answer
+            .body_mut()
+            .with_config()
+            .limit(MAX_ANSWER_BYTES)
+            .read_to_string()
+            .map_err(Failure::new)?;
+        let strange = || {
+            Failure::new(format!(
+                "{} answered {status} with something else than JSON; is it an issuer?",
+                self.url
+            ))
+        };
         let value: Value = serde_json::from_str(&text).map_err(|_| strange())?;
         if !status.is_success() {
             let word = |name: &str| value.get(name).and_then(Value::as_str);
-            let reason = word("error_description").or_else(|| word("detail")).unwrap_or("no reason given");
+            let reason = word("error_description")
+                .or_else(|| word("detail"))
+                .unwrap_or("no reason given");
             return Err(Failure::new(format!(
                 "the issuer answered {status} {}: {reason}",
                 word("error").unwrap_or_default()

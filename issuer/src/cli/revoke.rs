@@ -36,7 +36,8 @@ pub(super) struct Revoke {
     /// The token with this `jti`, when the token itself is no longer at hand.
     #[arg(long, value_name = "JTI", allow_hyphen_values = true)]
     jti: Option<String>,
-    /// All tokens that this key signed. The key is taken out of use, as with `meshseal keys revoke`.
+    /// All tokens that this key signed. The key is taken out of use, as with `meshseal keys
+    /// revoke`.
     #[arg(long, value_name = "KID", allow_hyphen_values = true)]
     key: Option<String>,
     /// All tokens of this subject.
@@ -64,8 +65,15 @@ pub(super) struct Revoke {
 
 impl Revoke {
     pub(super) fn run(self) -> Outcome {
-        let token = if self.token { Some(read_token()?) } else { None };
-        let (before, wait) = (self.issued_before.map(|before| before.to_string()), self.wait.to_string());
+        let token = if self.token {
+            Some(read_token()?)
+        } else {
+            None
+        };
+        let (before, wait) = (
+            self.issued_before.map(|before| before.to_string()),
+            self.wait.to_string(),
+        );
         let parameters = [
             ("token", token.as_deref()),
             ("jti", self.jti.as_deref()),
@@ -78,13 +86,20 @@ impl Revoke {
             ("issued_before", before.as_deref()),
             ("wait", Some(wait.as_str())),
         ];
-        let form: Vec<(&str, &str)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let form: Vec<(&str, &str)> = parameters
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect();
         let answer: Value = self.remote.connect()?.post("/revoke", &form)?;
         print(&answer.to_string());
         let hint = answer.get("hint").and_then(Value::as_str);
         if answer.get("revoked") != Some(&Value::Bool(true)) {
-            let reason = answer.get("reason").and_then(Value::as_str).unwrap_or("not recognised");
-            let hint = hint.unwrap_or("check that the token is whole, or revoke by --jti or --client");
+            let reason = answer
+                .get("reason")
+                .and_then(Value::as_str)
+                .unwrap_or("not recognised");
+            let hint =
+                hint.unwrap_or("check that the token is whole, or revoke by --jti or --client");
             note(&format!("nothing was revoked: {reason}; {hint}"));
             return Ok(ExitCode::from(1));
         }
@@ -92,7 +107,11 @@ impl Revoke {
             note(&format!("warning: {hint}"));
         }
         let receipt: Receipt = serde_json::from_value(answer).map_err(Failure::new)?;
-        receipt.waiting_for.iter().flatten().for_each(|laggard| note(&describe(laggard)));
+        receipt
+            .waiting_for
+            .iter()
+            .flatten()
+            .for_each(|laggard| note(&describe(laggard)));
         Ok(match receipt.state {
             ReceiptState::Complete => ExitCode::SUCCESS,
             ReceiptState::Incomplete => ExitCode::from(1),
@@ -107,7 +126,13 @@ impl Revoke {
 }
 
 fn describe(laggard: &Laggard) -> String {
-    let Laggard { node, worker, state, version, .. } = laggard;
+    let Laggard {
+        node,
+        worker,
+        state,
+        version,
+        ..
+    } = laggard;
     let until = laggard.accepts_until.map_or_else(
         || "without limit (staleness.action: SERVE)".to_owned(),
         |until| format!("until {until} (Unix seconds)"),

@@ -18,8 +18,9 @@ const ADMIN_CONNECTIONS: usize = 64;
 
 /// Run the issuer.
 ///
-/// Without --config it listens on 127.0.0.1:8080, for operators on 127.0.0.1:8081, and keeps its state in ./meshseal.db; there are no clients, so it
-/// publishes keys but gives nobody a token. SIGTERM and SIGINT end it: answers under way are finished first.
+/// Without --config it listens on 127.0.0.1:8080, for operators on 127.0.0.1:8081, and keeps its
+/// state in ./meshseal.db; there are no clients, so it publishes keys but gives nobody a token.
+/// SIGTERM and SIGINT end it: answers under way are finished first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meshseal serve
@@ -34,9 +35,11 @@ pub(super) struct Serve {
     /// How log lines on standard error look.
     #[arg(long, value_enum, default_value = "plain")]
     log: LogFormat,
-    /// Trust the machine's clock, although the database remembers a later time or its server disagrees.
+    /// Trust the machine's clock, although the database remembers a later time or its server
+    /// disagrees.
     ///
-    /// Ends the refusal to issue tokens after the clock was wrong for long. Compare with a reliable source first.
+    /// Ends the refusal to issue tokens after the clock was wrong for long. Compare with a reliable
+    /// source first.
     #[arg(long)]
     accept_clock: bool,
 }
@@ -57,8 +60,16 @@ impl Serve {
         let descriptors = http::raise_descriptor_limit();
         let connections = http::affordable_connections(config.limits.connections, descriptors);
         let places = http::Places::new(connections, config.limits.connections_per_address);
-        let clock = if self.accept_clock { SystemClock::accepted() } else { SystemClock::new() };
-        let issuer = Arc::new(Issuer::open(config, Arc::new(clock)).await.map_err(Failure::new)?);
+        let clock = if self.accept_clock {
+            SystemClock::accepted()
+        } else {
+            SystemClock::new()
+        };
+        let issuer = Arc::new(
+            Issuer::open(config, Arc::new(clock))
+                .await
+                .map_err(Failure::new)?,
+        );
         tracing::info!(issuer = issuer.config.issuer, database = %issuer.config.database, clients = issuer.registry.len(), "ready");
         print(&format!("listening on http://{address}"));
         print(&format!("administration on http://{admin_address}"));
@@ -71,7 +82,12 @@ impl Serve {
         });
         let metrics = serve_metrics(&issuer, metrics_listener);
         let places = http::Places::new(ADMIN_CONNECTIONS, 0);
-        let operators = http::serve(admin_listener, admin_app(issuer.clone()), places, issuer.ending.cancelled());
+        let operators = http::serve(
+            admin_listener,
+            admin_app(issuer.clone()),
+            places,
+            issuer.ending.cancelled(),
+        );
         tokio::join!(everybody, operators, metrics);
         tasks.join_all().await;
         Ok(ExitCode::SUCCESS)
@@ -81,12 +97,20 @@ impl Serve {
 async fn serve_metrics(issuer: &Arc<Issuer>, listener: Option<TcpListener>) {
     if let Some(listener) = listener {
         let places = http::Places::new(ADMIN_CONNECTIONS, 0);
-        http::serve(listener, metrics_app(issuer.clone()), places, issuer.ending.cancelled()).await;
+        http::serve(
+            listener,
+            metrics_app(issuer.clone()),
+            places,
+            issuer.ending.cancelled(),
+        )
+        .await;
     }
 }
 
 pub(super) fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
-    let Some(path) = path else { return Ok(Config::default_settings()) };
+    let Some(path) = path else {
+        return Ok(Config::default_settings());
+    };
     from_file(&path).map_err(|error| Failure::usage(format!("{}:\n{error}", path.display())))
 }
 

@@ -3,7 +3,10 @@
 use super::print;
 
 /// Prints rows under headings. Each column is as wide as its longest cell.
-pub(super) fn print_table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: Vec<[String; COLUMNS]>) {
+pub(super) fn print_table<const COLUMNS: usize>(
+    headings: [&str; COLUMNS],
+    rows: Vec<[String; COLUMNS]>,
+) {
     let mut lines = vec![headings.map(str::to_owned)];
     lines.extend(rows);
     let mut widths = [0; COLUMNS];
@@ -13,7 +16,11 @@ pub(super) fn print_table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows:
         }
     }
     for cells in &lines {
-        let cells: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         print(cells.join("  ").trim_end());
     }
 }

@@ -11,8 +11,9 @@ use super::{Failure, Outcome, note, print};
 
 /// Show what tokens say. Nothing is verified.
 ///
-/// Reads tokens from standard input, one a line, and prints {"verified":false,"header":{…},"claims":{…}} for each. Anybody
-/// can write a token that says anything: decide with `meshseal token verify`.
+/// Reads tokens from standard input, one a line, and prints
+/// {"verified":false,"header":{…},"claims":{…}} for each. Anybody can write a token that says
+/// anything: decide with `meshseal token verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal token inspect < token.txt
@@ -31,7 +32,9 @@ impl Inspect {
             if shown.is_none() {
                 exit = ExitCode::from(1);
             }
-            print(&shown.unwrap_or_else(|| r#"{"verified":false,"error":"not a token"}"#.to_owned()));
+            print(
+                &shown.unwrap_or_else(|| r#"{"verified":false,"error":"not a token"}"#.to_owned()),
+            );
         }
         Ok(exit)
     }
@@ -43,6 +46,11 @@ fn show(token: &str) -> Option<String> {
         let document = Document::parse(base64url::decode(encoded)?, Budget::TOKEN).ok()?;
         Some(document.root().to_string())
     };
-    let (header, claims) = (part(compact.header)?, part(compact.payload).unwrap_or_else(|| "null".to_owned()));
-    Some(format!(r#"{{"verified":false,"header":{header},"claims":{claims}}}"#))
+    let (header, claims) = (
+        part(compact.header)?,
+        part(compact.payload).unwrap_or_else(|| "null".to_owned()),
+    );
+    Some(format!(
+        r#"{{"verified":false,"header":{header},"claims":{claims}}}"#
+    ))
 }

@@ -9,8 +9,8 @@ use super::{Outcome, note, print};
 
 /// Get a token from a running issuer.
 ///
-/// Prints the token alone, so that it can be piped. Tokens come from an issuer only: one that was signed past it would have no
-/// index, and so could not be revoked.
+/// Prints the token alone, so that it can be piped. Tokens come from an issuer only: one that was
+/// signed past it would have no index, and so could not be revoked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   export MESHSEAL_CLIENT_SECRET=mss_…
@@ -37,14 +37,22 @@ struct Answer {
 impl Mint {
     pub(super) fn run(self) -> Outcome {
         let mut form = vec![("grant_type", "client_credentials")];
-        form.extend(self.audience.as_deref().map(|audience| ("resource", audience)));
+        form.extend(
+            self.audience
+                .as_deref()
+                .map(|audience| ("resource", audience)),
+        );
         form.extend(self.scope.as_deref().map(|scope| ("scope", scope)));
         let answer: Answer = self.remote.connect()?.post("/token", &form)?;
         print(&answer.access_token);
         note(&format!(
             "good for {} s, scope: {}",
             answer.expires_in,
-            if answer.scope.is_empty() { "none" } else { &answer.scope }
+            if answer.scope.is_empty() {
+                "none"
+            } else {
+                &answer.scope
+            }
         ));
         Ok(ExitCode::SUCCESS)
     }

@@ -17,8 +17,9 @@ use crate::clock::{Clock as _, SystemClock};
 
 /// Decide about tokens exactly as the proxy does.
 ///
-/// Reads tokens from standard input, one a line, and prints one JSON object a line: {"verdict":"accept","claims":{…}} or
-/// {"verdict":"reject","code":"…"}. Exit status: 0 when all were accepted, 1 when any was rejected, 2 for wrong usage.
+/// Reads tokens from standard input, one a line, and prints one JSON object a line:
+/// {"verdict":"accept","claims":{…}} or {"verdict":"reject","code":"…"}. Exit status: 0 when all
+/// were accepted, 1 when any was rejected, 2 for wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meshseal token verify --config plugin.yaml --bundle bundle.jws --method GET --path /orders/7 < tokens.txt
@@ -28,16 +29,19 @@ use crate::clock::{Clock as _, SystemClock};
 
 A file holds the keys, so nothing is fetched. `--at` moves the clock.")]
 pub(super) struct Verify {
-    /// The plugin's configuration, JSON or YAML; also inside a WasmPlugin, TrafficExtension or Envoy bootstrap.
+    /// The plugin's configuration, JSON or YAML; also inside a WasmPlugin, TrafficExtension or
+    /// Envoy bootstrap.
     #[arg(long, value_name = "FILE", conflicts_with = "signature_only", required_unless_present_any = ["jwks"])]
     config: Option<PathBuf>,
-    /// A key set: instead of pushed and fetched keys, or for --issuer and --audience. Unusable keys are passed over.
+    /// A key set: instead of pushed and fetched keys, or for --issuer and --audience. Unusable keys
+    /// are passed over.
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
     /// The issuer; with --config, the one whose keys --jwks replaces.
     #[arg(long, value_name = "ISS", conflicts_with = "signature_only")]
     issuer: Option<String>,
-    /// An accepted audience; may be repeated. With --config, instead of those of the rules that --jwks is for.
+    /// An accepted audience; may be repeated. With --config, instead of those of the rules that
+    /// --jwks is for.
     #[arg(long, value_name = "AUD", conflicts_with = "signature_only")]
     audience: Vec<String>,
     /// An accepted token type (at+jwt, JWT); may be repeated. Default: at+jwt.
@@ -61,7 +65,8 @@ pub(super) struct Verify {
     /// The request's host.
     #[arg(long, default_value = "", requires = "path")]
     host: String,
-    /// Stop after form, header, key and signature; the payload need not be claims, and symmetric keys are allowed.
+    /// Stop after form, header, key and signature; the payload need not be claims, and symmetric
+    /// keys are allowed.
     #[arg(long, requires = "jwks")]
     signature_only: bool,
 }
@@ -69,7 +74,10 @@ pub(super) struct Verify {
 /// What decides about each token.
 enum Judge {
     Signature(KeySet),
-    Proxy { policy: Box<Policy>, trust: Box<Trust> },
+    Proxy {
+        policy: Box<Policy>,
+        trust: Box<Trust>,
+    },
 }
 
 impl Verify {
@@ -81,66 +89,104 @@ impl Verify {
         while let Some(token) = next_token(&mut input).map_err(Failure::usage)? {
             let verdict = token.and_then(|token| self.decide(&judge, &token, now));
             all_accepted &= verdict.is_ok();
-            print(
-                &verdict
-                    .unwrap_or_else(|rejection| json!({ "verdict": "reject", "code": rejection.code() }).to_string()),
-            );
+            print(&verdict.unwrap_or_else(|rejection| {
+                json!({ "verdict": "reject", "code": rejection.code() }).to_string()
+            }));
         }
-        Ok(if all_accepted { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        Ok(if all_accepted {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(1)
+        })
     }
 
     /// The line for an accepted token.
     fn decide(&self, judge: &Judge, token: &str, now: u64) -> Result<String, Rejection> {
         match judge {
-            Judge::Signature(keys) => signature_only(token, keys).map(|()| json!({ "verdict": "accept" }).to_string()),
+            Judge::Signature(keys) => {
+                signature_only(token, keys).map(|()| json!({ "verdict": "accept" }).to_string())
+            }
             Judge::Proxy { policy, trust } => {
                 let verified = self.judge_request(policy, trust, token, now)?;
                 let claims = Document::lent(verified.claims().payload(), Budget::TOKEN);
-                let claims = claims.map_or_else(|_| "null".to_owned(), |claims| claims.root().to_string());
+                let claims =
+                    claims.map_or_else(|_| "null".to_owned(), |claims| claims.root().to_string());
                 Ok(format!(r#"{{"verdict":"accept","claims":{claims}}}"#))
             }
         }
     }
 
     /// In the order in which the filter asks.
-    fn judge_request(&self, policy: &Policy, trust: &Trust, token: &str, now: u64) -> Result<Verified, Rejection> {
-        let (Some(method), Some(path)) = (&self.method, &self.path) else { return validate(token, policy, trust, now) };
-        let request = Request { method, host: &self.host, path };
+    fn judge_request(
+        &self,
+        policy: &Policy,
+        trust: &Trust,
+        token: &str,
+        now: u64,
+    ) -> Result<Verified, Rejection> {
+        let (Some(method), Some(path)) = (&self.method, &self.path) else {
+            return validate(token, policy, trust, now);
+        };
+        let request = Request {
+            method,
+            host: &self.host,
+            path,
+        };
         let request = policy.canonical(&request)?;
         let verified = validate(token, policy, trust, now)?;
         let standing = policy.standing(&verified);
-        policy.authorize(&request, &standing, trust.freshness(now)).map_err(|denied| denied.rejection)?;
+        policy
+            .authorize(&request, &standing, trust.freshness(now))
+            .map_err(|denied| denied.rejection)?;
         Ok(verified)
     }
 
     fn judge(&self, now: u64) -> Result<Judge, Failure> {
         let jwks = self.jwks.as_ref().map(documents::read_text).transpose()?;
         if self.signature_only {
-            return Ok(Judge::Signature(key_file::any_keys(&jwks.unwrap_or_default())?));
+            return Ok(Judge::Signature(key_file::any_keys(
+                &jwks.unwrap_or_default(),
+            )?));
         }
         let (configuration, given) = match (&self.config, &jwks) {
             (Some(path), None) => (documents::plugin_configuration(path)?, Vec::new()),
-            (Some(path), Some(_)) => self.with_given_keys(documents::plugin_configuration(path)?)?,
+            (Some(path), Some(_)) => {
+                self.with_given_keys(documents::plugin_configuration(path)?)?
+            }
             (None, Some(jwks)) => self.own_configuration(jwks)?,
             (None, None) => return Err(Failure::usage("--config or --jwks is needed")),
         };
         let policy = Policy::from_json(&configuration.to_string()).map_err(Failure::usage)?;
         let mut trust = self.trust(&policy, now)?;
         for rule in given {
-            key_file::give(&mut trust, &policy, rule, jwks.as_deref().unwrap_or_default())?;
+            key_file::give(
+                &mut trust,
+                &policy,
+                rule,
+                jwks.as_deref().unwrap_or_default(),
+            )?;
         }
-        Ok(Judge::Proxy { policy: Box::new(policy), trust: Box::new(trust) })
+        Ok(Judge::Proxy {
+            policy: Box::new(policy),
+            trust: Box::new(trust),
+        })
     }
 
-    /// A configuration made of --issuer and --audience. The keys come as if fetched, so that unusable ones are passed over;
-    /// shared secrets can only be written into it.
+    /// A configuration made of --issuer and --audience. The keys come as if fetched, so that
+    /// unusable ones are passed over; shared secrets can only be written into it.
     fn own_configuration(&self, jwks: &str) -> Result<(Value, Vec<usize>), Failure> {
         let (Some(issuer), false) = (&self.issuer, self.audience.is_empty()) else {
-            return Err(Failure::usage("without --config, all of --jwks, --issuer and --audience are needed"));
+            return Err(Failure::usage(
+                "without --config, all of --jwks, --issuer and --audience are needed",
+            ));
         };
         let mut rule = Map::new();
         rule.insert("issuer".into(), issuer.clone().into());
-        let lists = [("audiences", &self.audience), ("tokenTypes", &self.token_type), ("algorithms", &self.algorithm)];
+        let lists = [
+            ("audiences", &self.audience),
+            ("tokenTypes", &self.token_type),
+            ("algorithms", &self.algorithm),
+        ];
         for (name, values) in lists.into_iter().filter(|(_, values)| !values.is_empty()) {
             rule.insert(name.into(), values.clone().into());
         }
@@ -152,16 +198,23 @@ impl Verify {
         Ok((json!({ "jwtRules": [rule] }), vec![0]))
     }
 
-    /// The configuration, changed so that pushed and fetched keys (with --issuer: that issuer's, whatever they are) can be
-    /// given; and the indices of those rules.
+    /// The configuration, changed so that pushed and fetched keys (with --issuer: that issuer's,
+    /// whatever they are) can be given; and the indices of those rules.
     fn with_given_keys(&self, mut configuration: Value) -> Result<(Value, Vec<usize>), Failure> {
         // What is wrong as it stands must not become right by the change.
         Policy::from_json(&configuration.to_string()).map_err(Failure::usage)?;
         let mut given = Vec::new();
-        let rules = configuration.get_mut("jwtRules").and_then(Value::as_array_mut);
+        let rules = configuration
+            .get_mut("jwtRules")
+            .and_then(Value::as_array_mut);
         for (at, rule) in rules.into_iter().flatten().enumerate() {
-            let Some(rule) = rule.as_object_mut() else { continue };
-            let named = self.issuer.as_ref().map(|issuer| rule.get("issuer").and_then(Value::as_str) == Some(issuer));
+            let Some(rule) = rule.as_object_mut() else {
+                continue;
+            };
+            let named = self
+                .issuer
+                .as_ref()
+                .map(|issuer| rule.get("issuer").and_then(Value::as_str) == Some(issuer));
             if named.unwrap_or_else(|| !rule.contains_key("jwks")) {
                 key_file::as_if_fetched(rule);
                 if !self.audience.is_empty() {
@@ -172,16 +225,24 @@ impl Verify {
         }
         key_file::drop_unused_bundle(&mut configuration);
         let message = "--jwks gives pushed or fetched keys, but no rule (for --issuer) has any";
-        if given.is_empty() { Err(Failure::usage(message)) } else { Ok((configuration, given)) }
+        if given.is_empty() {
+            Err(Failure::usage(message))
+        } else {
+            Ok((configuration, given))
+        }
     }
 
     fn trust(&self, policy: &Policy, now: u64) -> Result<Trust, Failure> {
         let mut trust = Trust::new();
-        let Some(configured) = policy.trust_bundle() else { return Ok(trust) };
+        let Some(configured) = policy.trust_bundle() else {
+            return Ok(trust);
+        };
         let given = self.bundle.as_ref().map(documents::read_text).transpose()?;
         if let Some(bundle) = given.as_deref().or(configured.embedded.as_deref()) {
             let refused = |error| Failure::usage(format!("the trust bundle is refused: {error}"));
-            trust.accept_bundle(bundle.trim(), &configured.pins, now).map_err(refused)?;
+            trust
+                .accept_bundle(bundle.trim(), &configured.pins, now)
+                .map_err(refused)?;
         }
         Ok(trust)
     }

@@ -5,11 +5,16 @@ use std::io::{BufRead, Read as _};
 use meshseal_core::limits::MAX_TOKEN_BYTES;
 use meshseal_core::rejection::Rejection;
 
-/// Reads a line. One that is too long, or not text, is told as the filter would tell it. `None` at the end.
-pub(super) fn next_token(input: &mut impl BufRead) -> std::io::Result<Option<Result<String, Rejection>>> {
+/// Reads a line. One that is too long, or not text, is told as the filter would tell it. `None` at
+/// the end.
+pub(super) fn next_token(
+    input: &mut impl BufRead,
+) -> std::io::Result<Option<Result<String, Rejection>>> {
     let mut line = Vec::new();
     // One byte over the limit, and a line end of two.
-    let most = u64::try_from(MAX_TOKEN_BYTES).unwrap_or(u64::MAX).saturating_add(3);
+    let most = u64::try_from(MAX_TOKEN_BYTES)
+        .unwrap_or(u64::MAX)
+        .saturating_add(3);
     if input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
     }
@@ -53,7 +58,9 @@ mod tests {
 
     #[test]
     fn a_line_is_a_token_whatever_ends_it() {
-        let expected: Vec<_> = ["a.b.c", "", "d.e.f"].map(|line| Ok(line.to_owned())).into();
+        let expected: Vec<_> = ["a.b.c", "", "d.e.f"]
+            .map(|line| Ok(line.to_owned()))
+            .into();
         assert_eq!(all(b"a.b.c\r\n\nd.e.f"), expected);
         assert_eq!(all(b""), []);
     }
@@ -63,9 +70,16 @@ mod tests {
         let exact = "x".repeat(MAX_TOKEN_BYTES);
         for extra in [1, 2, 3, 4, 100_000] {
             let text = format!("{exact}{}\nnext\n", "y".repeat(extra));
-            assert_eq!(all(text.as_bytes()), [Err(Rejection::TokenTooLarge), Ok("next".to_owned())], "{extra}");
+            assert_eq!(
+                all(text.as_bytes()),
+                [Err(Rejection::TokenTooLarge), Ok("next".to_owned())],
+                "{extra}"
+            );
         }
-        assert_eq!(all(format!("{exact}\r\nnext").as_bytes()), [Ok(exact), Ok("next".to_owned())]);
+        assert_eq!(
+            all(format!("{exact}\r\nnext").as_bytes()),
+            [Ok(exact), Ok("next".to_owned())]
+        );
         assert_eq!(all(b"\xff\n"), [Err(Rejection::TokenMalformed)]);
     }
 }

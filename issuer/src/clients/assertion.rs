@@ -27,13 +27,17 @@ pub(super) struct Asserted {
 /// The client that an assertion says it is from. Not proven.
 pub(super) fn claimed_client(assertion: &str) -> Option<String> {
     let hints = hints(assertion)?;
-    (hints.issuer == hints.subject).then_some(hints.issuer).flatten().map(Into::into)
+    (hints.issuer == hints.subject)
+        .then_some(hints.issuer)
+        .flatten()
+        .map(Into::into)
 }
 
 /// Checks an assertion of this client for this issuer.
 ///
 /// # Errors
-/// The failed check, for counters and logs. Callers do not learn it, because that would help forging.
+/// The failed check, for counters and logs. Callers do not learn it, because that would help
+/// forging.
 pub(super) fn check(
     assertion: &str,
     client: &str,
@@ -52,11 +56,16 @@ pub(super) fn check(
     let subject = claims.subject() == Some(client);
     // The issuer identifier and nothing else: an assertion for us must be of no use anywhere else.
     let only_us = claims.audiences().count() == 1;
-    let jti = claims.jti().filter(|jti| !jti.is_empty() && jti.len() <= MAX_JTI_BYTES);
+    let jti = claims
+        .jti()
+        .filter(|jti| !jti.is_empty() && jti.len() <= MAX_JTI_BYTES);
     match (subject, only_us, jti) {
         (false, ..) => Err("subject-mismatch"),
         (true, false, _) => Err("audience-mismatch"),
         (true, true, None) => Err("claim-missing"),
-        (true, true, Some(jti)) => Ok(Asserted { jti: jti.to_owned(), expires_at: verified.expires_at() }),
+        (true, true, Some(jti)) => Ok(Asserted {
+            jti: jti.to_owned(),
+            expires_at: verified.expires_at(),
+        }),
     }
 }

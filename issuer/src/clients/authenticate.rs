@@ -1,4 +1,5 @@
-//! Client authentication (RFC 6749 §2.3): exactly one method a request, and nothing said about why it failed.
+//! Client authentication (RFC 6749 §2.3): exactly one method a request, and nothing said about why
+//! it failed.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -70,24 +71,39 @@ impl<'r> Credentials<'r> {
     /// Finds the one proof in a request.
     ///
     /// # Errors
-    /// [`AuthError::Malformed`] for several, [`AuthError::Refused`] for none, or a header that is not
-    /// Basic credentials.
-    pub fn find(authorization: &Authorization, form: &'r Form, hasher: &SecretHasher) -> Result<Self, AuthError> {
+    /// [`AuthError::Malformed`] for several, [`AuthError::Refused`] for none, or a header that is
+    /// not Basic credentials.
+    pub fn find(
+        authorization: &Authorization,
+        form: &'r Form,
+        hasher: &SecretHasher,
+    ) -> Result<Self, AuthError> {
         let authorization = match authorization {
             Authorization::Absent => None,
             Authorization::Value(value) => Some(value.as_str()),
             Authorization::Repeated => {
-                return Err(AuthError::malformed("header-repeated", "more than one Authorization header"));
+                return Err(AuthError::malformed(
+                    "header-repeated",
+                    "more than one Authorization header",
+                ));
             }
         };
         let (secret, assertion) = (form.get("client_secret"), form.get("client_assertion"));
-        let methods = [authorization.is_some(), secret.is_some(), assertion.is_some()];
+        let methods = [
+            authorization.is_some(),
+            secret.is_some(),
+            assertion.is_some(),
+        ];
         if methods.iter().filter(|used| **used).count() > 1 {
-            return Err(AuthError::malformed("methods-several", "use exactly one client authentication method"));
+            return Err(AuthError::malformed(
+                "methods-several",
+                "use exactly one client authentication method",
+            ));
         }
         let claimed = form.get("client_id");
         if let Some(header) = authorization {
-            let (client, hash) = basic(header, hasher).ok_or(AuthError::Refused("header-malformed"))?;
+            let (client, hash) =
+                basic(header, hasher).ok_or(AuthError::Refused("header-malformed"))?;
             if claimed.is_some_and(|claimed| claimed != client) {
                 let mistake = "`client_id` differs from the Authorization header";
                 return Err(AuthError::malformed("client-id-differs", mistake));
@@ -97,7 +113,10 @@ impl<'r> Credentials<'r> {
         if let Some(secret) = secret {
             let mistake = "`client_id` is missing beside `client_secret`";
             let client = claimed.ok_or(AuthError::malformed("client-id-missing", mistake))?;
-            return Ok(Self::Secret { client: client.to_owned(), hash: hasher.presented(secret) });
+            return Ok(Self::Secret {
+                client: client.to_owned(),
+                hash: hasher.presented(secret),
+            });
         }
         let assertion = assertion.ok_or(AuthError::Refused("credentials-missing"))?;
         if form.get("client_assertion_type") != Some(ASSERTION_TYPE) {
@@ -134,17 +153,34 @@ impl<'r> Credentials<'r> {
         match self {
             Self::Secret { client, hash } => {
                 let client = registry.get(client).ok_or(UNKNOWN)?;
-                let ClientAuth::Secrets(secrets) = &client.auth else { return Err(WRONG_METHOD) };
+                let ClientAuth::Secrets(secrets) = &client.auth else {
+                    return Err(WRONG_METHOD);
+                };
                 // Every secret is compared, so that time does not tell which.
                 let matching = secrets.iter().filter(|secret| secret.matches(hash)).count();
-                if matching > 0 { Ok(client) } else { Err(AuthError::Refused("secret-wrong")) }
+                if matching > 0 {
+                    Ok(client)
+                } else {
+                    Err(AuthError::Refused("secret-wrong"))
+                }
             }
             Self::Assertion(assertion) => {
-                let id = assertion::claimed_client(assertion).ok_or(AuthError::Refused("assertion-malformed"))?;
+                let id = assertion::claimed_client(assertion)
+                    .ok_or(AuthError::Refused("assertion-malformed"))?;
                 let client = registry.get(&id).ok_or(UNKNOWN)?;
-                let ClientAuth::Keys(keys) = &client.auth else { return Err(WRONG_METHOD) };
+                let ClientAuth::Keys(keys) = &client.auth else {
+                    return Err(WRONG_METHOD);
+                };
                 let (issuer, skew_s, now) = (checks.issuer, checks.skew_s, checks.now);
-                let asserted = assertion::check(assertion, &id, keys, issuer, skew_s, now, registry.verifier());
+                let asserted = assertion::check(
+                    assertion,
+                    &id,
+                    keys,
+                    issuer,
+                    skew_s,
+                    now,
+                    registry.verifier(),
+                );
                 let asserted = asserted.map_err(AuthError::Refused)?;
                 match replays.use_once(&id, &asserted.jti, asserted.expires_at, checks.now) {
                     Replay::Fresh => Ok(client),
@@ -184,7 +220,11 @@ fn basic(header: &str, hasher: &SecretHasher) -> Option<(String, Presented)> {
 }
 
 fn form_decode(text: &str) -> String {
-    // Only the key half of `text=` is wanted; `&` and `=` in it would be encoded by whoever encodes at all.
+    // Only the key half of `text=` is wanted; `&` and `=` in it would be encoded by whoever encodes
+    // at all.
     let safe = text.replace('&', "%26").replace('=', "%3D");
-    form_urlencoded::parse(safe.as_bytes()).next().map(|(key, _)| key.into_owned()).unwrap_or_default()
+    form_urlencoded::parse(safe.as_bytes())
+        .next()
+        .map(|(key, _)| key.into_owned())
+        .unwrap_or_default()
 }

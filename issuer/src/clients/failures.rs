@@ -74,14 +74,26 @@ impl Failures {
 
     /// Counts a failure and logs it, unless too many were logged lately.
     pub fn note(&self, failure: Failure<'_>, registry: &Registry, metrics: &Metrics, now_ms: u64) {
-        let Failure { endpoint, source, client, reason } = failure;
+        let Failure {
+            endpoint,
+            source,
+            client,
+            reason,
+        } = failure;
         let _exceeded = self.answers.admit((source, client), now_ms);
-        metrics.authentication_failures.increment((endpoint, reason));
-        // Unknown clients of one source share a cell: the names that a caller makes up do not fill the log.
-        let logged_as = if registry.get(client).is_some() { client } else { "" };
+        metrics
+            .authentication_failures
+            .increment((endpoint, reason));
+        // Unknown clients of one source share a cell: the names that a caller makes up do not fill
+        // the log.
+        let logged_as = if registry.get(client).is_some() {
+            client
+        } else {
+            ""
+        };
         let rate = Rate::per_second(ALL_LOG_LINES_PER_SECOND, LOG_BURST_S);
-        let may_log =
-            self.log.admit((source, logged_as), now_ms) && rate.admit(&self.all_log, now_ms.saturating_mul(1_000));
+        let may_log = self.log.admit((source, logged_as), now_ms)
+            && rate.admit(&self.all_log, now_ms.saturating_mul(1_000));
         if may_log {
             let unlogged = self.unlogged.swap(0, Ordering::Relaxed);
             let client = printable(client);
@@ -95,5 +107,9 @@ impl Failures {
 /// The claimed id as far as a log may hold it: a caller may have put its secret there.
 fn printable(client: &str) -> &str {
     let plain = client.len() <= 64 && client.bytes().all(|byte| byte.is_ascii_graphic());
-    if plain && !client.contains(SECRET_PREFIX) { client } else { "(not shown)" }
+    if plain && !client.contains(SECRET_PREFIX) {
+        client
+    } else {
+        "(not shown)"
+    }
 }

@@ -1,10 +1,12 @@
-//! Rates, each in one word: the generic cell rate algorithm (ITU-T I.371), which is a leaky bucket without the ticking.
+//! Rates, each in one word: the generic cell rate algorithm (ITU-T I.371), which is a leaky bucket
+//! without the ticking.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Cells for source addresses. Addresses share cells, so memory is fixed; with random keys nobody can aim at another's.
+/// Cells for source addresses. Addresses share cells, so memory is fixed; with random keys nobody
+/// can aim at another's.
 const CELLS: usize = 4_096;
 
 const SECOND_US: u64 = 1_000_000;
@@ -20,7 +22,10 @@ impl Rate {
     /// So many a second, with bursts of so many seconds' worth.
     #[must_use]
     pub fn per_second(count: u32, burst_s: u64) -> Self {
-        Self { interval_us: SECOND_US / u64::from(count.max(1)), tolerance_us: burst_s.saturating_mul(SECOND_US) }
+        Self {
+            interval_us: SECOND_US / u64::from(count.max(1)),
+            tolerance_us: burst_s.saturating_mul(SECOND_US),
+        }
     }
 
     /// Where the bucket stands after one more event; `None` when it is one too many.
@@ -32,11 +37,15 @@ impl Rate {
     /// Counts one event; false when it is one too many, which does not count.
     #[must_use]
     pub fn admit(self, cell: &AtomicU64, now_us: u64) -> bool {
-        cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at_us| self.next(at_us, now_us)).is_ok()
+        cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at_us| {
+            self.next(at_us, now_us)
+        })
+        .is_ok()
     }
 }
 
-/// Rates by source address and claimed client. Callers behind a sidecar or gateway share one address.
+/// Rates by source address and claimed client. Callers behind a sidecar or gateway share one
+/// address.
 pub struct Limiter {
     cells: Vec<AtomicU64>,
     hasher: RandomState,
@@ -47,25 +56,37 @@ impl Limiter {
     /// Allows `per_second` events of each source, and bursts of `burst_s` seconds' worth.
     #[must_use]
     pub fn new(per_second: u32, burst_s: u64) -> Self {
-        let cells = std::iter::repeat_with(AtomicU64::default).take(CELLS).collect();
-        Self { cells, hasher: RandomState::new(), rate: Rate::per_second(per_second, burst_s) }
+        let cells = std::iter::repeat_with(AtomicU64::default)
+            .take(CELLS)
+            .collect();
+        Self {
+            cells,
+            hasher: RandomState::new(),
+            rate: Rate::per_second(per_second, burst_s),
+        }
     }
 
     fn cell(&self, source: (IpAddr, &str)) -> Option<&AtomicU64> {
         let cells = u64::try_from(CELLS).unwrap_or(1);
-        self.cells.get(usize::try_from(self.hasher.hash_one(source) % cells).unwrap_or(0))
+        self.cells
+            .get(usize::try_from(self.hasher.hash_one(source) % cells).unwrap_or(0))
     }
 
     /// Returns whether this source has used up its rate.
     #[must_use]
     pub fn is_exceeded(&self, source: (IpAddr, &str), now_ms: u64) -> bool {
         let now_us = now_ms.saturating_mul(1_000);
-        self.cell(source).is_some_and(|cell| self.rate.next(cell.load(Ordering::Relaxed), now_us).is_none())
+        self.cell(source).is_some_and(|cell| {
+            self.rate
+                .next(cell.load(Ordering::Relaxed), now_us)
+                .is_none()
+        })
     }
 
     /// Counts an event of this source; false when it is one too many.
     pub fn admit(&self, source: (IpAddr, &str), now_ms: u64) -> bool {
-        self.cell(source).is_none_or(|cell| self.rate.admit(cell, now_ms.saturating_mul(1_000)))
+        self.cell(source)
+            .is_none_or(|cell| self.rate.admit(cell, now_ms.saturating_mul(1_000)))
     }
 }
 
@@ -85,7 +106,10 @@ mod tests {
     #[test]
     fn a_source_exceeds_its_rate_alone_and_for_a_while() {
         let limiter = Limiter::new(1, 10);
-        let (guesser, other) = ((IpAddr::from([10, 0, 0, 1]), "a"), (IpAddr::from([10, 0, 0, 1]), "b"));
+        let (guesser, other) = (
+            (IpAddr::from([10, 0, 0, 1]), "a"),
+            (IpAddr::from([10, 0, 0, 1]), "b"),
+        );
         let cells = [guesser, other].map(|source| limiter.cell(source).map(std::ptr::from_ref));
         let failures = (0..100)
             .take_while(|_| !limiter.is_exceeded(guesser, 5_000))

@@ -20,7 +20,8 @@ pub(crate) use settings::read;
 
 use meshseal_core::keys::KeySet;
 
-/// A client, as configured. It cannot choose its id: the operator does (I8), and `sub` of its tokens is that id.
+/// A client, as configured. It cannot choose its id: the operator does (I8), and `sub` of its
+/// tokens is that id.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Its `client_id`.

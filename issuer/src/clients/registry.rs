@@ -26,11 +26,28 @@ impl Registry {
     #[must_use]
     pub fn new(clients: Vec<Client>, requests_per_second: u32) -> Self {
         let mut tables = KeyTables::new();
-        tables.keep(clients.iter().filter_map(Client::keys).flat_map(KeySet::iter));
+        tables.keep(
+            clients
+                .iter()
+                .filter_map(Client::keys)
+                .flat_map(KeySet::iter),
+        );
         while tables.advance(1) {}
-        let entry = |client: Client| (client.id.clone(), Entry { client, cell: AtomicU64::new(0) });
+        let entry = |client: Client| {
+            (
+                client.id.clone(),
+                Entry {
+                    client,
+                    cell: AtomicU64::new(0),
+                },
+            )
+        };
         let rate = Rate::per_second(requests_per_second, 1);
-        Self { clients: clients.into_iter().map(entry).collect(), rate, tables }
+        Self {
+            clients: clients.into_iter().map(entry).collect(),
+            rate,
+            tables,
+        }
     }
 
     /// How many there are.
@@ -59,6 +76,8 @@ impl Registry {
     /// Counts a request of this client; false when it is one too many.
     #[must_use]
     pub fn admit(&self, id: &str, now_ms: u64) -> bool {
-        self.clients.get(id).is_none_or(|entry| self.rate.admit(&entry.cell, now_ms.saturating_mul(1_000)))
+        self.clients
+            .get(id)
+            .is_none_or(|entry| self.rate.admit(&entry.cell, now_ms.saturating_mul(1_000)))
     }
 }

@@ -1,4 +1,5 @@
-//! Assertions are used once. Kept in memory, by minute of expiry, so that forgetting is dropping a whole minute.
+//! Assertions are used once. Kept in memory, by minute of expiry, so that forgetting is dropping a
+//! whole minute.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -6,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-/// Most assertions remembered: some 50 MB. At five minutes each this is 6 000 a second; with the usual minute, 30 000.
+/// Most assertions remembered: some 50 MB. At five minutes each this is 6 000 a second; with the
+/// usual minute, 30 000.
 const CAPACITY: usize = 2_000_000;
 
 /// What became of an assertion.
@@ -22,7 +24,8 @@ pub enum Replay {
 
 /// The assertions used lately.
 ///
-/// One client cannot use up the memory of the others: it may fill half of it, and of the other half each client has a share.
+/// One client cannot use up the memory of the others: it may fill half of it, and of the other half
+/// each client has a share.
 #[derive(Debug)]
 pub struct Replays {
     used: Mutex<Used>,
@@ -53,7 +56,11 @@ impl Replays {
 
     fn with_capacity(capacity: usize, clients: usize) -> Self {
         let share = (capacity / 2).checked_div(clients).unwrap_or(capacity);
-        Self { used: Mutex::default(), capacity, share }
+        Self {
+            used: Mutex::default(),
+            capacity,
+            share,
+        }
     }
 
     /// Uses an assertion that is good until `expires_at` (Unix seconds).
@@ -106,13 +113,18 @@ impl Used {
     }
 }
 
-/// Half a SHA-256: nobody finds two clients' assertions that collide. The NUL keeps the two texts apart.
+/// Half a SHA-256: nobody finds two clients' assertions that collide. The NUL keeps the two texts
+/// apart.
 fn digest(client: &str, jti: &str) -> u128 {
     let mut context = Context::new(&SHA256);
     context.update(client.as_bytes());
     context.update(&[0]);
     context.update(jti.as_bytes());
-    context.finish().as_ref().first_chunk().map_or(0, |half| u128::from_le_bytes(*half))
+    context
+        .finish()
+        .as_ref()
+        .first_chunk()
+        .map_or(0, |half| u128::from_le_bytes(*half))
 }
 
 #[cfg(test)]
@@ -124,8 +136,16 @@ mod tests {
         let replays = Replays::new(2);
         assert_eq!(replays.use_once("a", "1", 1_090, 1_000), Replay::Fresh);
         assert_eq!(replays.use_once("a", "1", 1_090, 1_089), Replay::Seen);
-        assert_eq!(replays.use_once("a", "1", 1_300, 1_089), Replay::Seen, "whatever expiry it says now");
-        assert_eq!(replays.use_once("b", "1", 1_090, 1_000), Replay::Fresh, "another client's");
+        assert_eq!(
+            replays.use_once("a", "1", 1_300, 1_089),
+            Replay::Seen,
+            "whatever expiry it says now"
+        );
+        assert_eq!(
+            replays.use_once("b", "1", 1_090, 1_000),
+            Replay::Fresh,
+            "another client's"
+        );
     }
 
     #[test]
@@ -143,7 +163,8 @@ mod tests {
     fn greedy_client_leaves_every_other_its_share() {
         let replays = Replays::with_capacity(100, 5);
         let fill = |client: &str| {
-            let fresh = |at: &u32| replays.use_once(client, &at.to_string(), 1_060, 1_000) == Replay::Fresh;
+            let fresh =
+                |at: &u32| replays.use_once(client, &at.to_string(), 1_060, 1_000) == Replay::Fresh;
             (0..200).filter(fresh).count()
         };
         assert_eq!(fill("greedy"), 50, "half");
@@ -152,6 +173,9 @@ mod tests {
         }
         assert_eq!(fill("greedy"), 0);
         let used = replays.used.lock().unwrap();
-        assert_eq!((used.total, used.by_client.values().sum::<usize>()), (90, 90));
+        assert_eq!(
+            (used.total, used.by_client.values().sum::<usize>()),
+            (90, 90)
+        );
     }
 }

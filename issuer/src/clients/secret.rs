@@ -1,5 +1,6 @@
-//! Client secrets: generated here, 256 random bits, stored as hashes only (I11). A slow hash would protect guessable secrets.
-//! These are not, so that a fast one serves. A keyed hash says nothing without the master key.
+//! Client secrets: generated here, 256 random bits, stored as hashes only (I11). A slow hash would
+//! protect guessable secrets. These are not, so that a fast one serves. A keyed hash says nothing
+//! without the master key.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -49,7 +50,10 @@ impl SecretHasher {
     /// Hashes a presented secret in each way in which one may be stored.
     #[must_use]
     pub fn presented(&self, secret: &str) -> Presented {
-        Presented { plain: SecretHash::of(secret), keyed: self.keyed(secret) }
+        Presented {
+            plain: SecretHash::of(secret),
+            keyed: self.keyed(secret),
+        }
     }
 }
 
@@ -75,7 +79,8 @@ impl SecretHash {
         Self::Plain(bytes(digest(&SHA256, secret.as_bytes()).as_ref()))
     }
 
-    /// Reads `sha256:` or `hmac-sha256:` and 43 characters of base64url, as `meshseal client secret` prints it.
+    /// Reads `sha256:` or `hmac-sha256:` and 43 characters of base64url, as `meshseal client
+    /// secret` prints it.
     ///
     /// # Errors
     /// The remedy.
@@ -100,7 +105,9 @@ impl SecretHash {
             return Self::parse(text);
         }
         if text.len() < SHORTEST {
-            return Err(format!("must be a random token of at least {SHORTEST} characters, or its sha256: hash"));
+            return Err(format!(
+                "must be a random token of at least {SHORTEST} characters, or its sha256: hash"
+            ));
         }
         Ok(Self::of(text))
     }
@@ -108,7 +115,11 @@ impl SecretHash {
     /// Returns whether a presented secret has this hash, in constant time.
     #[must_use]
     pub fn matches(&self, presented: &Presented) -> bool {
-        let other = if matches!(self, Self::Plain(_)) { &presented.plain } else { &presented.keyed };
+        let other = if matches!(self, Self::Plain(_)) {
+            &presented.plain
+        } else {
+            &presented.keyed
+        };
         verify_slices_are_equal(self.bytes(), other.bytes()).is_ok()
     }
 
@@ -121,7 +132,11 @@ impl SecretHash {
 
 impl fmt::Display for SecretHash {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefix = if matches!(self, Self::Plain(_)) { PREFIX } else { KEYED_PREFIX };
+        let prefix = if matches!(self, Self::Plain(_)) {
+            PREFIX
+        } else {
+            KEYED_PREFIX
+        };
         write!(out, "{prefix}{}", URL_SAFE_NO_PAD.encode(self.bytes()))
     }
 }
@@ -141,7 +156,10 @@ impl NewSecret {
     pub fn generate() -> Option<Self> {
         let mut bytes = Zeroizing::new([0; BYTES]);
         aws_lc_rs::rand::fill(bytes.as_mut()).ok()?;
-        Some(Self(Zeroizing::new(format!("mss_{}", URL_SAFE_NO_PAD.encode(bytes.as_ref())))))
+        Some(Self(Zeroizing::new(format!(
+            "mss_{}",
+            URL_SAFE_NO_PAD.encode(bytes.as_ref())
+        ))))
     }
 }
 
@@ -156,8 +174,12 @@ mod tests {
 
     #[test]
     fn printed_hash_matches_only_its_secret_and_key() {
-        let (secret, hasher, other) = (NewSecret::generate().unwrap().0, hasher(1), self::hasher(2));
-        for (stored, is_keyed) in [(SecretHash::of(&secret), false), (hasher.keyed(&secret), true)] {
+        let (secret, hasher, other) =
+            (NewSecret::generate().unwrap().0, hasher(1), self::hasher(2));
+        for (stored, is_keyed) in [
+            (SecretHash::of(&secret), false),
+            (hasher.keyed(&secret), true),
+        ] {
             let hash = SecretHash::parse(&stored.to_string()).unwrap();
             assert!(hash.matches(&hasher.presented(&secret)));
             assert!(!hash.matches(&hasher.presented(&secret[1..])));
@@ -168,7 +190,12 @@ mod tests {
 
     #[test]
     fn secrets_in_clear_and_cut_hashes_are_refused() {
-        for text in ["secret", "sha256:", "sha256:abc", "sha512:n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg"] {
+        for text in [
+            "secret",
+            "sha256:",
+            "sha256:abc",
+            "sha512:n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg",
+        ] {
             assert!(SecretHash::parse(text).is_err(), "{text}");
         }
         assert!(SecretHash::of_configured("too-short").is_err());

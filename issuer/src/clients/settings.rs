@@ -17,31 +17,51 @@ pub(crate) fn read(node: &Node<'_>, services: &[Service]) -> Vec<Client> {
     for item in node.items() {
         let members = item.object(&["clientId", "auth", "audiences", "scopes", "access", "admin"]);
         let at = members.get("clientId");
-        let Some(id) = at.required_text() else { continue };
+        let Some(id) = at.required_text() else {
+            continue;
+        };
         if let Err(message) = check_name(id) {
             at.refuse(message);
         }
         if !seen.insert(id) {
-            at.refuse(format!("`{id}` is described twice; give each client its own id"));
+            at.refuse(format!(
+                "`{id}` is described twice; give each client its own id"
+            ));
         }
         let access = access(&members, services);
         let auth = auth(&members.get("auth"));
         let admin = members.get("admin").flag();
-        clients.extend(auth.map(|auth| Client { id: id.to_owned(), auth, access, admin }));
+        clients.extend(auth.map(|auth| Client {
+            id: id.to_owned(),
+            auth,
+            access,
+            admin,
+        }));
     }
     clients
 }
 
-/// Reads `access`, or `audiences` and `scopes`, which suffice when no two of the services share a scope.
+/// Reads `access`, or `audiences` and `scopes`, which suffice when no two of the services share a
+/// scope.
 fn access(members: &Members<'_>, services: &[Service]) -> Vec<Access> {
-    let (listed, audiences, scopes) = (members.get("access"), members.get("audiences"), members.get("scopes"));
+    let (listed, audiences, scopes) = (
+        members.get("access"),
+        members.get("audiences"),
+        members.get("scopes"),
+    );
     if !listed.is_present() {
         let named = audiences.texts(|audience| known_audience(services, audience));
         let granted = scopes.texts(|scope| known_scope(services, &named, scope));
         let at = |audience: &String| {
-            let service = services.iter().find(|service| service.audience == *audience);
-            let known = |scope: &&String| service.is_some_and(|service| service.scopes.contains(scope));
-            Access { audience: audience.clone(), scopes: granted.iter().filter(known).cloned().collect() }
+            let service = services
+                .iter()
+                .find(|service| service.audience == *audience);
+            let known =
+                |scope: &&String| service.is_some_and(|service| service.scopes.contains(scope));
+            Access {
+                audience: audience.clone(),
+                scopes: granted.iter().filter(known).cloned().collect(),
+            }
         };
         return named.iter().map(at).collect();
     }
@@ -53,7 +73,9 @@ fn access(members: &Members<'_>, services: &[Service]) -> Vec<Access> {
     for item in listed.items() {
         let members = item.object(&["audience", "scopes"]);
         let at = members.get("audience");
-        let Some(audience) = at.required_text() else { continue };
+        let Some(audience) = at.required_text() else {
+            continue;
+        };
         if let Err(message) = known_audience(services, audience) {
             at.refuse(message);
         }
@@ -61,8 +83,13 @@ fn access(members: &Members<'_>, services: &[Service]) -> Vec<Access> {
             at.refuse(format!("`{audience}` is listed twice; merge the two"));
         }
         let here = [audience.to_owned()];
-        let scopes = members.get("scopes").texts(|scope| known_scope(services, &here, scope));
-        access.push(Access { audience: audience.to_owned(), scopes });
+        let scopes = members
+            .get("scopes")
+            .texts(|scope| known_scope(services, &here, scope));
+        access.push(Access {
+            audience: audience.to_owned(),
+            scopes,
+        });
     }
     access
 }
@@ -71,12 +98,16 @@ fn known_audience(services: &[Service], audience: &str) -> Result<(), String> {
     if services.iter().any(|service| service.audience == audience) {
         return Ok(());
     }
-    Err(format!("no service has the audience `{audience}`; add it under `services` or correct the name"))
+    Err(format!(
+        "no service has the audience `{audience}`; add it under `services` or correct the name"
+    ))
 }
 
 fn known_scope(services: &[Service], audiences: &[String], scope: &str) -> Result<(), String> {
     check_scope(scope)?;
-    let reachable = services.iter().filter(|service| audiences.contains(&service.audience));
+    let reachable = services
+        .iter()
+        .filter(|service| audiences.contains(&service.audience));
     let mut knowing = reachable.filter(|service| service.scopes.iter().any(|known| known == scope));
     match (knowing.next(), knowing.next()) {
         (Some(_), None) => Ok(()),
@@ -127,8 +158,13 @@ fn secrets(node: &Node<'_>) -> Option<ClientAuth> {
 
 fn keys(node: &Node<'_>) -> Option<ClientAuth> {
     let written = node.raw()?;
-    let text = written.as_str().map_or_else(|| written.to_string(), str::to_owned);
-    let asymmetric: Vec<Alg> = Alg::ALL.into_iter().filter(|alg| !alg.is_symmetric()).collect();
+    let text = written
+        .as_str()
+        .map_or_else(|| written.to_string(), str::to_owned);
+    let asymmetric: Vec<Alg> = Alg::ALL
+        .into_iter()
+        .filter(|alg| !alg.is_symmetric())
+        .collect();
     match KeySet::from_config(&text, &asymmetric, false) {
         Ok(set) => Some(ClientAuth::Keys(set)),
         Err(problems) => {

@@ -1,4 +1,5 @@
-//! Durations as people write them: `250ms` is not among them, whole seconds suffice for everything the issuer times.
+//! Durations as people write them: `250ms` is not among them, whole seconds suffice for everything
+//! the issuer times.
 
 /// Seconds of `90`, `90s`, `5m`, `2h` or `1d`; `None` when it is none of these.
 pub(super) fn parse(text: &str) -> Option<u64> {
@@ -22,10 +23,28 @@ mod tests {
 
     #[test]
     fn units_multiply_and_anything_else_is_none() {
-        for (text, seconds) in [("0s", 0), ("90", 90), ("90s", 90), ("5m", 300), ("2h", 7_200), ("1d", 86_400)] {
+        for (text, seconds) in [
+            ("0s", 0),
+            ("90", 90),
+            ("90s", 90),
+            ("5m", 300),
+            ("2h", 7_200),
+            ("1d", 86_400),
+        ] {
             assert_eq!(parse(text), Some(seconds), "{text}");
         }
-        for text in ["", "s", "-1s", "1.5h", "5 m", "5M", "1w", "99999999999999999999s", "999999999999999999d", "+5s"] {
+        for text in [
+            "",
+            "s",
+            "-1s",
+            "1.5h",
+            "5 m",
+            "5M",
+            "1w",
+            "99999999999999999999s",
+            "999999999999999999d",
+            "+5s",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -40,9 +40,14 @@ pub enum ConfigFileError {
 /// # Errors
 /// [`ConfigFileError`].
 pub fn from_file(path: &Path) -> Result<Config, ConfigFileError> {
-    let unreadable = |error| ConfigFileError::Unreadable { path: path.to_owned(), error };
+    let unreadable = |error| ConfigFileError::Unreadable {
+        path: path.to_owned(),
+        error,
+    };
     if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE_BYTES {
-        return Err(ConfigFileError::TooLarge { path: path.to_owned() });
+        return Err(ConfigFileError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     from_yaml(&std::fs::read_to_string(path).map_err(unreadable)?)
 }
@@ -52,7 +57,9 @@ pub fn from_file(path: &Path) -> Result<Config, ConfigFileError> {
 /// # Errors
 /// [`ConfigFileError::Syntax`], [`ConfigFileError::Mistakes`].
 pub fn from_yaml(text: &str) -> Result<Config, ConfigFileError> {
-    Ok(check(&yaml_to_json(text).map_err(ConfigFileError::Syntax)?)?)
+    Ok(check(
+        &yaml_to_json(text).map_err(ConfigFileError::Syntax)?,
+    )?)
 }
 
 /// Checks a document.
@@ -63,7 +70,11 @@ pub fn check(document: &Value) -> Result<Config, Mistakes> {
     let mistakes = RefCell::default();
     let config = sections::read(Node::root(document, &mistakes));
     let mistakes = mistakes.into_inner();
-    if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    if mistakes.is_empty() {
+        Ok(config)
+    } else {
+        Err(Mistakes(mistakes))
+    }
 }
 
 /// A YAML text of one document as JSON. Repeated names are refused, an empty text is `null`.
@@ -71,7 +82,10 @@ pub fn check(document: &Value) -> Result<Config, Mistakes> {
 /// # Errors
 /// What is wrong and where.
 pub fn yaml_to_json(text: &str) -> Result<Value, String> {
-    if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) {
+    if text
+        .lines()
+        .all(|line| line.trim_start().starts_with('#') || line.trim().is_empty())
+    {
         return Ok(Value::Null);
     }
     serde_saphyr::from_str(text).map_err(|error| error.to_string())

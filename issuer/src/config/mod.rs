@@ -1,5 +1,5 @@
-//! The issuer's configuration: YAML for people, checked whole before anything starts. Every mistake is reported at once,
-//! each with its path and what to do about it.
+//! The issuer's configuration: YAML for people, checked whole before anything starts. Every mistake
+//! is reported at once, each with its path and what to do about it.
 
 mod duration;
 mod file;
@@ -19,8 +19,8 @@ use crate::store::Location;
 /// Leeway in seconds that an issuer's `clockSkew` may ask for, as in the filter (rule V12).
 pub const MAX_CLOCK_SKEW_S: u64 = meshseal_core::limits::MAX_CLOCK_SKEW_S;
 
-/// Longest that any token may live, in seconds, whatever the configuration said when it was issued: the most that
-/// `tokens.maxLifetime` takes, and the leeway of proxies.
+/// Longest that any token may live, in seconds, whatever the configuration said when it was issued:
+/// the most that `tokens.maxLifetime` takes, and the leeway of proxies.
 pub const MAX_TOKEN_LIFE_S: u64 = MAX_LIFETIME_S + MAX_CLOCK_SKEW_S;
 
 /// The most that `tokens.maxLifetime` takes, in seconds.
@@ -66,7 +66,8 @@ pub struct KeySettings {
     pub rotate_every_s: Option<u64>,
     /// Seconds to wait for proxies to confirm the next key before it is used all the same, loudly.
     pub ack_timeout_s: u64,
-    /// Longest time in seconds for which readers may keep a document of `/jwks`. A new key waits for as long.
+    /// Longest time in seconds for which readers may keep a document of `/jwks`. A new key waits
+    /// for as long.
     pub jwks_max_age_s: u64,
 }
 
@@ -75,14 +76,16 @@ pub struct KeySettings {
 pub struct TokenSettings {
     /// Seconds a token lives unless its service says otherwise.
     pub lifetime_s: u64,
-    /// Longest lifetime in seconds that any service may have. Keys and revocations are kept so long.
+    /// Longest lifetime in seconds that any service may have. Keys and revocations are kept so
+    /// long.
     pub max_lifetime_s: u64,
     /// Leeway in seconds for clocks of others.
     pub clock_skew_s: u64,
 }
 
 impl TokenSettings {
-    /// Seconds after which a token signed now is certainly dead everywhere: proxies may grant the largest leeway there is.
+    /// Seconds after which a token signed now is certainly dead everywhere: proxies may grant the
+    /// largest leeway there is.
     #[must_use]
     pub const fn longest_life_s(&self) -> u64 {
         self.max_lifetime_s.saturating_add(MAX_CLOCK_SKEW_S)
@@ -92,7 +95,8 @@ impl TokenSettings {
 /// Where the master key comes from: 32 bytes in base64.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MasterKeySource {
-    /// The environment variable `MESHSEAL_MASTER_KEY`, else a file beside the SQLite data file, made when both are new.
+    /// The environment variable `MESHSEAL_MASTER_KEY`, else a file beside the SQLite data file,
+    /// made when both are new.
     Default,
     /// This file.
     File(PathBuf),
@@ -112,11 +116,13 @@ pub struct BundleSettings {
 pub struct LimitSettings {
     /// Requests that one client may make in a second, whatever for; bursts of as many.
     pub requests_per_second: u32,
-    /// Failed client authentications that one source address may cause in a second; bursts of ten times as many.
+    /// Failed client authentications that one source address may cause in a second; bursts of ten
+    /// times as many.
     pub failures_per_second: u32,
     /// Connections held at a time, waiting proxies among them.
     pub connections: usize,
-    /// Connections that one source address other than loopback may hold at a time; 0 for no bound, as behind a gateway.
+    /// Connections that one source address other than loopback may hold at a time; 0 for no bound,
+    /// as behind a gateway.
     pub connections_per_address: usize,
     /// Tokens that one client may have revoked at a time, unless it is an administrator.
     pub revoked_tokens_per_client: u64,
@@ -139,10 +145,13 @@ impl Config {
     /// The service with this audience.
     #[must_use]
     pub fn service(&self, audience: &str) -> Option<&Service> {
-        self.services.iter().find(|service| service.audience == audience)
+        self.services
+            .iter()
+            .find(|service| service.audience == audience)
     }
 
-    /// What `meshseal serve` runs with when nothing is said: loopback, a SQLite file here, no client.
+    /// What `meshseal serve` runs with when nothing is said: loopback, a SQLite file here, no
+    /// client.
     #[must_use]
     pub fn default_settings() -> Self {
         sections::defaults()

@@ -1,4 +1,5 @@
-//! Reading a configuration tree: a node knows its path, says what is wrong with it, and goes on, so that one look tells all.
+//! Reading a configuration tree: a node knows its path, says what is wrong with it, and goes on, so
+//! that one look tells all.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -44,7 +45,11 @@ impl<'d> Node<'d> {
     /// The document itself.
     #[must_use]
     pub fn root(value: &'d Value, mistakes: &'d RefCell<Vec<Mistake>>) -> Self {
-        Self { value: Some(value).filter(|value| !value.is_null()), path: String::new(), mistakes }
+        Self {
+            value: Some(value).filter(|value| !value.is_null()),
+            path: String::new(),
+            mistakes,
+        }
     }
 
     /// Whether anything is written here.
@@ -61,21 +66,33 @@ impl<'d> Node<'d> {
 
     /// Notes a mistake at this place.
     pub fn refuse(&self, message: impl Into<String>) {
-        self.mistakes.borrow_mut().push(Mistake { path: self.path.clone(), message: message.into() });
+        self.mistakes.borrow_mut().push(Mistake {
+            path: self.path.clone(),
+            message: message.into(),
+        });
     }
 
     /// Notes a mistake below this place.
     pub fn refuse_at(&self, below: &str, message: impl Into<String>) {
-        let dot = if below.is_empty() || self.path.is_empty() || below.starts_with('[') { "" } else { "." };
-        self.mistakes
-            .borrow_mut()
-            .push(Mistake { path: format!("{}{dot}{below}", self.path), message: message.into() });
+        let dot = if below.is_empty() || self.path.is_empty() || below.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
+        self.mistakes.borrow_mut().push(Mistake {
+            path: format!("{}{dot}{below}", self.path),
+            message: message.into(),
+        });
     }
 
     /// The same place again.
     #[must_use]
     pub fn reborrow(&self) -> Self {
-        Self { value: self.value, path: self.path.clone(), mistakes: self.mistakes }
+        Self {
+            value: self.value,
+            path: self.path.clone(),
+            mistakes: self.mistakes,
+        }
     }
 
     /// The members of an object, all of which must be among the known names.
@@ -91,7 +108,8 @@ impl<'d> Node<'d> {
         };
         for name in members.into_iter().flat_map(serde_json::Map::keys) {
             if !known.contains(&name.as_str()) {
-                self.child(name, None).refuse(format!("unknown field; known here: {}", list(known)));
+                self.child(name, None)
+                    .refuse(format!("unknown field; known here: {}", list(known)));
             }
         }
         Members { members, at: self }
@@ -147,7 +165,9 @@ impl<'d> Node<'d> {
         };
         match parsed {
             Some(seconds) if (least..=most).contains(&seconds) => return seconds,
-            Some(seconds) => self.refuse(format!("is {seconds}s; must be between {least}s and {most}s")),
+            Some(seconds) => self.refuse(format!(
+                "is {seconds}s; must be between {least}s and {most}s"
+            )),
             None => self.refuse("must be a duration such as 90s, 5m, 24h or 7d"),
         }
         default
@@ -156,7 +176,9 @@ impl<'d> Node<'d> {
     /// A whole number within bounds, or the default when absent.
     #[must_use]
     pub fn number(&self, default: u64, least: u64, most: u64) -> u64 {
-        let Some(value) = self.value else { return default };
+        let Some(value) = self.value else {
+            return default;
+        };
         match value.as_u64() {
             Some(number) if (least..=most).contains(&number) => return number,
             _ => self.refuse(format!("must be a whole number between {least} and {most}")),
@@ -186,7 +208,9 @@ impl<'d> Node<'d> {
             let Some(text) = item.text() else { continue };
             match check(text) {
                 Err(message) => item.refuse(message),
-                Ok(()) if !seen.insert(text) => item.refuse(format!("`{text}` is listed twice; remove one")),
+                Ok(()) if !seen.insert(text) => {
+                    item.refuse(format!("`{text}` is listed twice; remove one"));
+                }
                 Ok(()) => texts.push(text.to_owned()),
             }
         }
@@ -201,7 +225,11 @@ impl<'d> Node<'d> {
     fn child(&self, name: &str, value: Option<&'d Value>) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
         let value = value.filter(|value| !value.is_null());
-        Self { value, path: format!("{}{dot}{name}", self.path), mistakes: self.mistakes }
+        Self {
+            value,
+            path: format!("{}{dot}{name}", self.path),
+            mistakes: self.mistakes,
+        }
     }
 }
 
@@ -217,7 +245,8 @@ impl<'d> Members<'d> {
     /// The member's place, whether or not it is written.
     #[must_use]
     pub fn get(&self, name: &str) -> Node<'d> {
-        self.at.child(name, self.members.and_then(|members| members.get(name)))
+        self.at
+            .child(name, self.members.and_then(|members| members.get(name)))
     }
 }
 

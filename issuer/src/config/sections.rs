@@ -10,8 +10,8 @@ use url::{Host, Url};
 
 use super::reader::{Members, Node};
 use super::{
-    BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MAX_LIFETIME_S, MasterKeySource, Service,
-    TokenSettings,
+    BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MAX_LIFETIME_S,
+    MasterKeySource, Service, TokenSettings,
 };
 use crate::clients::{self, Client, SecretHash};
 use crate::keys::{Algorithm, MAX_DRAINING};
@@ -64,7 +64,9 @@ pub(super) fn read(root: Node<'_>) -> Config {
     Config {
         issuer: issuer(&document.get("issuer"), &listen),
         database: database(&document.get("database")),
-        database_connection_life_s: document.get("databaseConnectionLifetime").seconds(300, 1, DAY_S),
+        database_connection_life_s: document
+            .get("databaseConnectionLifetime")
+            .seconds(300, 1, DAY_S),
         keys: keys(document.get("keys"), &tokens),
         master_key: master_key(document.get("masterKey")),
         bundle: bundle(document.get("bundle")),
@@ -78,11 +80,18 @@ pub(super) fn read(root: Node<'_>) -> Config {
     }
 }
 
-/// The port after that of everybody else, on loopback: whoever can run a command there may administer, given the secret (I33).
+/// The port after that of everybody else, on loopback: whoever can run a command there may
+/// administer, given the secret (I33).
 fn admin_listen(node: Node<'_>, listen: &str) -> String {
     let at = node.object(&["listen"]).get("listen");
-    let port = listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).filter(|port: &u16| *port > 0);
-    let default = format!("127.0.0.1:{}", port.and_then(|port| port.checked_add(1)).unwrap_or(0));
+    let port = listen
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok())
+        .filter(|port: &u16| *port > 0);
+    let default = format!(
+        "127.0.0.1:{}",
+        port.and_then(|port| port.checked_add(1)).unwrap_or(0)
+    );
     let address = self::listen(&at, &default);
     if clash(&address, listen) {
         at.refuse("must differ from `listen`: administration has its own port");
@@ -92,10 +101,14 @@ fn admin_listen(node: Node<'_>, listen: &str) -> String {
 
 /// Returns whether no two listeners can have these addresses at a time.
 fn clash(one: &str, other: &str) -> bool {
-    let (Some((host, port)), Some((other_host, other_port))) = (one.rsplit_once(':'), other.rsplit_once(':')) else {
+    let (Some((host, port)), Some((other_host, other_port))) =
+        (one.rsplit_once(':'), other.rsplit_once(':'))
+    else {
         return false;
     };
-    let (Ok(port), Ok(other_port)) = (port.parse::<u16>(), other_port.parse::<u16>()) else { return false };
+    let (Ok(port), Ok(other_port)) = (port.parse::<u16>(), other_port.parse::<u16>()) else {
+        return false;
+    };
     if port != other_port || port == 0 {
         return false;
     }
@@ -106,7 +119,9 @@ fn clash(one: &str, other: &str) -> bool {
         // The unspecified address of IPv6 takes IPv4 too.
         (Some(IpAddr::V6(all)), _) | (_, Some(IpAddr::V6(all))) if all.is_unspecified() => true,
         (Some(one), Some(other)) => {
-            one == other || (one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified()))
+            one == other
+                || (one.is_ipv4() == other.is_ipv4()
+                    && (one.is_unspecified() || other.is_unspecified()))
         }
         (_, None) | (None, _) => false,
     }
@@ -114,12 +129,19 @@ fn clash(one: &str, other: &str) -> bool {
 
 fn ip(host: &str) -> Option<IpAddr> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() }
+    if host == "localhost" {
+        Some(Ipv4Addr::LOCALHOST.into())
+    } else {
+        host.parse().ok()
+    }
 }
 
 fn listen(node: &Node<'_>, default: &str) -> String {
     let text = node.text().unwrap_or(default);
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| u16::from_str(port));
+    let port = text
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty())
+        .map(|(_, port)| u16::from_str(port));
     if !matches!(port, Some(Ok(_))) {
         node.refuse("must be HOST:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080");
     }
@@ -142,22 +164,40 @@ fn issuer(node: &Node<'_>, listen: &str) -> String {
 
 /// Checks an issuer identifier (RFC 8414 §2), which is also the base of every endpoint.
 fn check_issuer(text: &str) -> Result<(), String> {
-    let url = Url::parse(text).map_err(|error| format!("must be a URL such as https://issuer.example: {error}"))?;
-    let Some(host) = url.host() else { return Err("must have a host, such as https://issuer.example".to_owned()) };
-    let bare =
-        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    let url = Url::parse(text)
+        .map_err(|error| format!("must be a URL such as https://issuer.example: {error}"))?;
+    let Some(host) = url.host() else {
+        return Err("must have a host, such as https://issuer.example".to_owned());
+    };
+    let bare = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
     if !bare || text.contains(['?', '#', '@']) {
         return Err("must have no user, query or fragment (RFC 8414 §2)".to_owned());
     }
     let path = issuer_path(text);
-    if text.strip_suffix(path).is_some_and(|base| base.ends_with(':')) {
+    if text
+        .strip_suffix(path)
+        .is_some_and(|base| base.ends_with(':'))
+    {
         return Err("must have a port number after the colon".to_owned());
     }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    if path.ends_with('/') || path.contains("//") || !path.bytes().all(plain) || !url.path().ends_with(path) {
-        return Err("must have no trailing slash, and a path of plain segments: letters, digits, `-._~`".to_owned());
+    if path.ends_with('/')
+        || path.contains("//")
+        || !path.bytes().all(plain)
+        || !url.path().ends_with(path)
+    {
+        return Err(
+            "must have no trailing slash, and a path of plain segments: letters, digits, `-._~`"
+                .to_owned(),
+        );
     }
-    if let Some(first) = RESERVED.iter().find(|first| path.split('/').nth(1) == Some(first)) {
+    if let Some(first) = RESERVED
+        .iter()
+        .find(|first| path.split('/').nth(1) == Some(first))
+    {
         return Err(format!(
             "must not have a path that begins with /{first}: the issuer has endpoints of its own there"
         ));
@@ -170,7 +210,9 @@ fn check_issuer(text: &str) -> Result<(), String> {
     match url.scheme() {
         "https" => Ok(()),
         "http" if is_loopback => Ok(()),
-        "http" => Err("must be https unless the host is a loopback address (RFC 8414 §2)".to_owned()),
+        "http" => {
+            Err("must be https unless the host is a loopback address (RFC 8414 §2)".to_owned())
+        }
         _ => Err("must begin with https://".to_owned()),
     }
 }
@@ -178,7 +220,10 @@ fn check_issuer(text: &str) -> Result<(), String> {
 /// The path of an issuer identifier, as written; empty if it has none.
 pub(crate) fn issuer_path(issuer: &str) -> &str {
     let authority = issuer.split_once("://").map_or("", |(_, rest)| rest);
-    authority.find('/').and_then(|at| authority.get(at..)).unwrap_or_default()
+    authority
+        .find('/')
+        .and_then(|at| authority.get(at..))
+        .unwrap_or_default()
 }
 
 fn database(node: &Node<'_>) -> Location {
@@ -216,14 +261,22 @@ fn refuse_longer(node: &Node<'_>, lifetime_s: u64, max_lifetime_s: u64) {
 fn keys(node: Node<'_>, tokens: &TokenSettings) -> KeySettings {
     let section = node.object(&["algorithm", "rotateEvery", "ackTimeout", "jwksMaxAge"]);
     let name = section.get("algorithm");
-    let algorithm = name.text().map_or(Some(Algorithm::EdDsa), Algorithm::parse).unwrap_or_else(|| {
-        name.refuse("must be EdDSA, ES256 or RS256");
-        Algorithm::EdDsa
-    });
+    let algorithm = name
+        .text()
+        .map_or(Some(Algorithm::EdDsa), Algorithm::parse)
+        .unwrap_or_else(|| {
+            name.refuse("must be EdDSA, ES256 or RS256");
+            Algorithm::EdDsa
+        });
     let ack_timeout_s = section.get("ackTimeout").seconds(60, 1, 3_600);
     let jwks_max_age_s = section.get("jwksMaxAge").seconds(360, 0, DAY_S);
     let rotate_every_s = rotate_every(&section.get("rotateEvery"), tokens);
-    KeySettings { algorithm, rotate_every_s, ack_timeout_s, jwks_max_age_s }
+    KeySettings {
+        algorithm,
+        rotate_every_s,
+        ack_timeout_s,
+        jwks_max_age_s,
+    }
 }
 
 fn rotate_every(node: &Node<'_>, tokens: &TokenSettings) -> Option<u64> {
@@ -246,7 +299,12 @@ fn master_key(node: Node<'_>) -> MasterKeySource {
         return MasterKeySource::Default;
     }
     let section = node.object(&["file"]);
-    section.get("file").required_text().map_or(MasterKeySource::Default, |path| MasterKeySource::File(path.into()))
+    section
+        .get("file")
+        .required_text()
+        .map_or(MasterKeySource::Default, |path| {
+            MasterKeySource::File(path.into())
+        })
 }
 
 fn bundle(node: Node<'_>) -> BundleSettings {
@@ -259,7 +317,10 @@ fn bundle(node: Node<'_>) -> BundleSettings {
             None => {}
         }
     }
-    BundleSettings { not_after_s: section.get("notAfter").seconds(3_600, 60, 7 * DAY_S), poll_tokens }
+    BundleSettings {
+        not_after_s: section.get("notAfter").seconds(3_600, 60, 7 * DAY_S),
+        poll_tokens,
+    }
 }
 
 fn limits(node: Node<'_>) -> LimitSettings {
@@ -270,7 +331,9 @@ fn limits(node: Node<'_>) -> LimitSettings {
         "connectionsPerAddress",
         "revokedTokensPerClient",
     ]);
-    let small = |node: Node<'_>, default: u64| u32::try_from(node.number(default, 1, 10_000_000)).unwrap_or(u32::MAX);
+    let small = |node: Node<'_>, default: u64| {
+        u32::try_from(node.number(default, 1, 10_000_000)).unwrap_or(u32::MAX)
+    };
     let places = |name: &str, default: u64, least: u64| {
         usize::try_from(section.get(name).number(default, least, 1_000_000)).unwrap_or(usize::MAX)
     };
@@ -279,7 +342,11 @@ fn limits(node: Node<'_>) -> LimitSettings {
         failures_per_second: small(section.get("failuresPerSecond"), 20),
         connections: places("connections", 20_000, 16),
         connections_per_address: places("connectionsPerAddress", 1_000, 0),
-        revoked_tokens_per_client: section.get("revokedTokensPerClient").number(10_000, 1, MAX_REVOKED as u64),
+        revoked_tokens_per_client: section.get("revokedTokensPerClient").number(
+            10_000,
+            1,
+            MAX_REVOKED as u64,
+        ),
     }
 }
 
@@ -289,12 +356,16 @@ fn services(node: &Node<'_>, tokens: &TokenSettings) -> Vec<Service> {
     for item in node.items() {
         let members = item.object(&["audience", "scopes", "lifetime", "introspectors"]);
         let at = members.get("audience");
-        let Some(audience) = at.required_text() else { continue };
+        let Some(audience) = at.required_text() else {
+            continue;
+        };
         if let Err(message) = check_name(audience) {
             at.refuse(message);
         }
         if !seen.insert(audience) {
-            at.refuse(format!("`{audience}` is described twice; merge the two services"));
+            at.refuse(format!(
+                "`{audience}` is described twice; merge the two services"
+            ));
         }
         services.push(service(&members, audience, tokens));
     }
@@ -307,24 +378,42 @@ fn service(members: &Members<'_>, audience: &str, tokens: &TokenSettings) -> Ser
     refuse_longer(&lifetime, lifetime_s, tokens.max_lifetime_s);
     let scopes = members.get("scopes").texts(check_scope);
     let introspectors = members.get("introspectors").texts(check_name);
-    Service { audience: audience.to_owned(), scopes, lifetime_s, introspectors }
+    Service {
+        audience: audience.to_owned(),
+        scopes,
+        lifetime_s,
+        introspectors,
+    }
 }
 
 fn refuse_unknown_introspectors(node: &Node<'_>, services: &[Service], clients: &[Client]) {
     for service in services {
-        for name in service.introspectors.iter().filter(|name| clients.iter().all(|client| client.id != **name)) {
-            node.refuse(format!("service `{}` names introspector `{name}`, which is not a clientId", service.audience));
+        for name in service
+            .introspectors
+            .iter()
+            .filter(|name| clients.iter().all(|client| client.id != **name))
+        {
+            node.refuse(format!(
+                "service `{}` names introspector `{name}`, which is not a clientId",
+                service.audience
+            ));
         }
     }
 }
 
-/// Names travel in tokens, headers and logs: printable ASCII without spaces, quotes or backslashes, at most 256 bytes.
+/// Names travel in tokens, headers and logs: printable ASCII without spaces, quotes or backslashes,
+/// at most 256 bytes.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let plain = name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
     if plain && name.len() <= 256 {
         return Ok(());
     }
-    Err("must be at most 256 printable ASCII characters without spaces, quotes and backslashes".to_owned())
+    Err(
+        "must be at most 256 printable ASCII characters without spaces, quotes and backslashes"
+            .to_owned(),
+    )
 }
 
 /// A scope token (RFC 6749 §3.3).

@@ -21,18 +21,26 @@ const ANY_ORIGIN: (HeaderName, &str) = (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new()
         .route("/jwks", get(jwks).options(preflight))
-        .route("/.well-known/openid-configuration", get(openid_document).options(preflight))
+        .route(
+            "/.well-known/openid-configuration",
+            get(openid_document).options(preflight),
+        )
         .route("/authorize", get(authorize).post(authorize))
 }
 
 /// Metadata of an issuer identifier with this path (RFC 8414 §3.1, §5), which may be empty.
 pub(crate) fn well_known_routes(path: &str) -> Router<Arc<Issuer>> {
-    let router = Router::new()
-        .route(&format!("/.well-known/oauth-authorization-server{path}"), get(document).options(preflight));
+    let router = Router::new().route(
+        &format!("/.well-known/oauth-authorization-server{path}"),
+        get(document).options(preflight),
+    );
     if path.is_empty() {
         return router;
     }
-    router.route(&format!("/.well-known/openid-configuration{path}"), get(openid_document).options(preflight))
+    router.route(
+        &format!("/.well-known/openid-configuration{path}"),
+        get(openid_document).options(preflight),
+    )
 }
 
 async fn preflight() -> impl IntoResponse {
@@ -45,17 +53,23 @@ async fn preflight() -> impl IntoResponse {
     (StatusCode::NO_CONTENT, headers)
 }
 
-/// OpenID Connect Discovery requires an authorization endpoint. No response type is offered, and nothing is redirected.
+/// OpenID Connect Discovery requires an authorization endpoint. No response type is offered, and
+/// nothing is redirected.
 async fn authorize() -> OAuthError {
-    OAuthErrorKind::UnsupportedResponseType.because("this issuer offers no authorization flow; use client_credentials")
+    OAuthErrorKind::UnsupportedResponseType
+        .because("this issuer offers no authorization flow; use client_credentials")
 }
 
 async fn jwks(State(issuer): State<Arc<Issuer>>, headers: HeaderMap) -> Response {
     let published = issuer.publisher.current();
-    // Drawn anew for each answer, so that readers do not all come back at once (I25).
-    // Counted from the moment at which the database confirmed the set: since then another replica may have published a key, which
-    // signs once the longest `max-age` is over.
-    let most = issuer.config.keys.jwks_max_age_s.saturating_sub(issuer.publisher.unconfirmed_s());
+    // Drawn anew for each answer, so that readers do not all come back at once (I25). Counted from
+    // the moment at which the database confirmed the set: since then another replica may have
+    // published a key, which signs once the longest `max-age` is over.
+    let most = issuer
+        .config
+        .keys
+        .jwks_max_age_s
+        .saturating_sub(issuer.publisher.unconfirmed_s());
     let least = most / 3 * 2;
     let mut random = [0; 8];
     // Without randomness everybody comes back at once, which is a pity and no more.
@@ -63,7 +77,12 @@ async fn jwks(State(issuer): State<Arc<Issuer>>, headers: HeaderMap) -> Response
     let max_age_s = least + u64::from_le_bytes(random) % (most - least + 1);
     let cache_control = format!("public, max-age={max_age_s}, stale-if-error=86400");
     let exposed = (header::ACCESS_CONTROL_EXPOSE_HEADERS, "ETag");
-    let body = etagged(&headers, published.document.body.clone(), &published.document.etag, &cache_control);
+    let body = etagged(
+        &headers,
+        published.document.body.clone(),
+        &published.document.etag,
+        &cache_control,
+    );
     ([ANY_ORIGIN, exposed], body).into_response()
 }
 
@@ -76,5 +95,8 @@ async fn openid_document(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse
 }
 
 fn cacheable(document: Map<String, Value>) -> impl IntoResponse {
-    ([ANY_ORIGIN, (header::CACHE_CONTROL, "public, max-age=3600")], Json(document))
+    (
+        [ANY_ORIGIN, (header::CACHE_CONTROL, "public, max-age=3600")],
+        Json(document),
+    )
 }

@@ -1,9 +1,10 @@
-//! One connection. hyper serves it, except while there is nothing to do for long: hyper keeps 16 KB with a connection, and ten thousand
-//! polls wait at a time.
+//! One connection. hyper serves it, except while there is nothing to do for long: hyper keeps 16 KB
+//! with a connection, and ten thousand polls wait at a time.
 //!
-//! A request that will wait is taken from hyper with its connection, and the connection is given back with the answer: hyper then reads a
-//! stand-in for the request, which is answered at once. Nothing of hyper's is lost on the way: such a request has no body and no wish
-//! about the connection, and it is taken only when all earlier answers have left.
+//! A request that will wait is taken from hyper with its connection, and the connection is given
+//! back with the answer: hyper then reads a stand-in for the request, which is answered at once.
+//! Nothing of hyper's is lost on the way: such a request has no body and no wish about the
+//! connection, and it is taken only when all earlier answers have left.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -35,7 +36,8 @@ use super::places::{Seat, Use};
 use crate::bundle;
 use crate::error::Problem;
 
-/// Time for a new connection to send its first head: while it has asked for nothing, it belongs to no share.
+/// Time for a new connection to send its first head: while it has asked for nothing, it belongs to
+/// no share.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a connection may idle.
@@ -55,7 +57,8 @@ type Request = hyper::Request<Incoming>;
 /// An answer that is not there yet.
 pub type Waiting = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// Looks at a request: what to wait for if its answer is not there yet and nothing is wrong with it.
+/// Looks at a request: what to wait for if its answer is not there yet and nothing is wrong with
+/// it.
 pub type Waits = Box<dyn Fn(&Request) -> Option<Waiting> + Send + Sync>;
 
 /// The address that a connection comes from.
@@ -96,7 +99,12 @@ enum Turn {
 impl Connection {
     /// Serves it until it ends.
     pub(super) async fn serve(self, stream: TcpStream) {
-        let mut io = Io { unread: Bytes::new(), stream, sending: Arc::default(), stall: None };
+        let mut io = Io {
+            unread: Bytes::new(),
+            stream,
+            sending: Arc::default(),
+            stall: None,
+        };
         let mut answer = None;
         let first = Instant::now() + FIRST_PATIENCE;
         let mut until = first;
@@ -105,7 +113,9 @@ impl Connection {
                 return;
             }
             // In a box of its own, which goes with all that hyper holds.
-            let Some((turn, back)) = Box::pin(self.exchange(io, answer.take(), first)).await else { return };
+            let Some((turn, back)) = Box::pin(self.exchange(io, answer.take(), first)).await else {
+                return;
+            };
             until = Instant::now() + IDLE_PATIENCE;
             io = back;
             if let Turn::Waits(waiting) = turn {
@@ -128,23 +138,38 @@ impl Connection {
         }
     }
 
-    /// Has hyper serve it, to begin with `answer` to the stand-in, and to have been asked for something by `first`. Nothing, when the
-    /// connection has ended.
-    async fn exchange(&self, io: Io, answer: Option<Response>, first: Instant) -> Option<(Turn, Io)> {
+    /// Has hyper serve it, to begin with `answer` to the stand-in, and to have been asked for
+    /// something by `first`. Nothing, when the connection has ended.
+    async fn exchange(
+        &self,
+        io: Io,
+        answer: Option<Response>,
+        first: Instant,
+    ) -> Option<(Turn, Io)> {
         let sending = Arc::clone(&io.sending);
-        sending.set(if answer.is_some() { Sending::GIVEN } else { Sending::NONE });
+        sending.set(if answer.is_some() {
+            Sending::GIVEN
+        } else {
+            Sending::NONE
+        });
         let (answer, waiting) = (Mutex::new(answer), Mutex::new(None));
         let service = service_fn(|request| {
             let step = match take(&answer) {
                 Some(mut answer) => {
                     if self.service.ending.is_cancelled() {
-                        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                        answer
+                            .headers_mut()
+                            .insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
                     Step::Answer(Box::new(sending.watch(answer)))
                 }
                 None => {
                     let step = self.step(request, &waiting);
-                    sending.set(if matches!(step, Step::Wait) { Sending::TAKEN } else { Sending::NONE });
+                    sending.set(if matches!(step, Step::Wait) {
+                        Sending::TAKEN
+                    } else {
+                        Sending::NONE
+                    });
                     step
                 }
             };
@@ -157,8 +182,14 @@ impl Connection {
                 }
             }
         });
-        let mut connection = self.service.http.serve_connection(TokioIo::new(io), service);
-        let (mut ending, mut silent) = (pin!(self.service.ending.cancelled()), pin!(self.seat.silence_over(first)));
+        let mut connection = self
+            .service
+            .http
+            .serve_connection(TokioIo::new(io), service);
+        let (mut ending, mut silent) = (
+            pin!(self.service.ending.cancelled()),
+            pin!(self.seat.silence_over(first)),
+        );
         let mut told = false;
         let turn = poll_fn(|context| {
             loop {
@@ -180,7 +211,8 @@ impl Connection {
                     tracing::debug!("a connection that asked for nothing was cut off");
                     return Poll::Ready(None);
                 }
-                // After hyper has looked: it closes a connection that is told before it has read anything.
+                // After hyper has looked: it closes a connection that is told before it has read
+                // anything.
                 if told || ending.as_mut().poll(context).is_pending() {
                     return Poll::Pending;
                 }
@@ -199,10 +231,16 @@ impl Connection {
     fn step(&self, mut request: Request, waiting: &Mutex<Option<Waiting>>) -> Step {
         self.seat.hear();
         if !host::is_valid(request.version(), request.headers()) {
-            let problem = Problem::bad_request("send one Host header: a host and optionally a port (RFC 9112 §3.2)");
+            let problem = Problem::bad_request(
+                "send one Host header: a host and optionally a port (RFC 9112 §3.2)",
+            );
             return Step::Answer(Box::new(last(problem)));
         }
-        let wanted = if request.uri().path() == bundle::PATH { Use::Poll } else { Use::Other };
+        let wanted = if request.uri().path() == bundle::PATH {
+            Use::Poll
+        } else {
+            Use::Other
+        };
         if !self.seat.take_for(wanted) {
             let problem = Problem::unavailable("too many connections of this sort; try again");
             return Step::Answer(Box::new(last(problem)));
@@ -228,7 +266,9 @@ fn is_plain(request: &Request) -> bool {
     let wishes = [header::CONNECTION, header::EXPECT, header::UPGRADE];
     request.version() == Version::HTTP_11
         && request.body().is_end_stream()
-        && !wishes.iter().any(|wish| request.headers().contains_key(wish))
+        && !wishes
+            .iter()
+            .any(|wish| request.headers().contains_key(wish))
 }
 
 /// Returns the new end of patience after a peer has taken `bytes` more.
@@ -241,7 +281,9 @@ fn extended(until: Instant, now: Instant, bytes: usize) -> Instant {
 /// The last answer of a connection.
 fn last(problem: Problem) -> Response {
     let mut refusal = problem.into_response();
-    refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refusal
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     refusal
 }
 
@@ -281,7 +323,9 @@ impl Sending {
     }
 
     fn next(&self, from: u8, to: u8) {
-        let _other = self.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        let _other = self
+            .0
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// hyper drops a body when it has all of it in its own buffer.
@@ -307,7 +351,12 @@ impl Drop for Last {
 impl Io {
     /// Whether there is something to read, once that is known: false when the other side has gone.
     async fn hears(&self) -> bool {
-        !self.unread.is_empty() || self.stream.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0)
+        !self.unread.is_empty()
+            || self
+                .stream
+                .peek(&mut [0])
+                .await
+                .is_ok_and(|bytes| bytes > 0)
     }
 
     /// Resolves when the other side has gone. What it says meanwhile stays where it is.
@@ -319,9 +368,13 @@ impl Io {
 }
 
 impl Io {
-    /// Bounds the time that a write may wait (I32). A peer that does not read, or reads too slowly, is cut off: its answers
-    /// would hold the connection for ever.
-    fn watch_write(&mut self, wrote: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Bounds the time that a write may wait (I32). A peer that does not read, or reads too slowly,
+    /// is cut off: its answers would hold the connection for ever.
+    fn watch_write(
+        &mut self,
+        wrote: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         match (&wrote, &mut self.stall) {
             (Poll::Ready(Ok(bytes)), Some(stall)) => {
                 let until = extended(stall.deadline(), Instant::now(), *bytes);
@@ -330,7 +383,9 @@ impl Io {
             (Poll::Pending, stall) => {
                 let stall = stall.get_or_insert_with(|| Box::pin(sleep(SEND_PATIENCE)));
                 if stall.as_mut().poll(context).is_ready() {
-                    tracing::debug!("a connection whose peer does not read its answers was cut off");
+                    tracing::debug!(
+                        "a connection whose peer does not read its answers was cut off"
+                    );
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
             }
@@ -356,7 +411,11 @@ impl AsyncRead for Io {
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         // Of something else, such as a refusal of hyper's own.
         self.sending.next(Sending::SENT, Sending::NONE);
         let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);

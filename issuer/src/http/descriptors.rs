@@ -20,9 +20,19 @@ pub fn raise_descriptor_limit() -> u64 {
     if wanted == before {
         return before;
     }
-    match setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: found.maximum }) {
+    match setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(wanted),
+            maximum: found.maximum,
+        },
+    ) {
         Ok(()) => {
-            tracing::info!(before, limit = wanted, "raised the soft limit of file descriptors");
+            tracing::info!(
+                before,
+                limit = wanted,
+                "raised the soft limit of file descriptors"
+            );
             wanted
         }
         Err(error) => {

@@ -1,4 +1,5 @@
-//! What OAuth endpoints take from a request, and the order in which a caller is made to prove itself: cheap checks first.
+//! What OAuth endpoints take from a request, and the order in which a caller is made to prove
+//! itself: cheap checks first.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -25,7 +26,12 @@ pub(crate) struct OAuthRequest {
 }
 
 /// Parameters of a form that authenticate.
-const PROOFS: [&str; 4] = ["client_id", "client_secret", "client_assertion", "client_assertion_type"];
+const PROOFS: [&str; 4] = [
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+];
 
 /// Who calls, before anything is proven.
 pub(crate) struct Caller {
@@ -41,16 +47,32 @@ impl Caller {
         let authorization = match (values.next(), values.next()) {
             (None, _) => Authorization::Absent,
             // A value that is not text fails as a header without credentials.
-            (Some(value), None) => Authorization::Value(value.to_str().unwrap_or_default().to_owned()),
+            (Some(value), None) => {
+                Authorization::Value(value.to_str().unwrap_or_default().to_owned())
+            }
             (Some(_), Some(_)) => Authorization::Repeated,
         };
-        Self { authorization, source: source_of(request), endpoint: endpoint(request.uri().path()) }
+        Self {
+            authorization,
+            source: source_of(request),
+            endpoint: endpoint(request.uri().path()),
+        }
     }
 
     /// Counts and logs that this caller failed to authenticate.
     fn failed(&self, issuer: &Issuer, client: &str, reason: &'static str) {
-        let failure = Failure { endpoint: self.endpoint, source: self.source, client, reason };
-        issuer.failures.note(failure, &issuer.registry, &issuer.metrics, issuer.clock.steady_ms());
+        let failure = Failure {
+            endpoint: self.endpoint,
+            source: self.source,
+            client,
+            reason,
+        };
+        issuer.failures.note(
+            failure,
+            &issuer.registry,
+            &issuer.metrics,
+            issuer.clock.steady_ms(),
+        );
     }
 }
 
@@ -66,7 +88,10 @@ fn endpoint(path: &str) -> &'static str {
 
 /// Where a request comes from; unspecified when it did not come over our own server.
 fn source_of(request: &Request) -> IpAddr {
-    request.extensions().get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0)
+    request
+        .extensions()
+        .get::<Peer>()
+        .map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0)
 }
 
 /// Longest wait for a request's body.
@@ -78,22 +103,32 @@ impl FromRequest<Arc<Issuer>> for OAuthRequest {
     async fn from_request(request: Request, issuer: &Arc<Issuer>) -> Result<Self, OAuthError> {
         let invalid = |message: &str| OAuthErrorKind::InvalidRequest.because(message);
         if request.uri().query().is_some() {
-            return Err(invalid("parameters belong in the body, not in the URL (RFC 6749, section 2.3.1)"));
+            return Err(invalid(
+                "parameters belong in the body, not in the URL (RFC 6749, section 2.3.1)",
+            ));
         }
         let caller = Caller::of(&request);
         let json = match media_type(request.headers()) {
             Some(media) if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") => false,
             Some(media)
-                if media.eq_ignore_ascii_case("application/json") && request.uri().path().starts_with("/admin/") =>
+                if media.eq_ignore_ascii_case("application/json")
+                    && request.uri().path().starts_with("/admin/") =>
             {
                 true
             }
             None if request.uri().path().starts_with("/admin/") => false,
-            _ => return Err(invalid("content-type must be application/x-www-form-urlencoded")),
+            _ => {
+                return Err(invalid(
+                    "content-type must be application/x-www-form-urlencoded",
+                ));
+            }
         };
         let unread = |error: axum::Error| {
-            if std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>()) {
-                return OAuthErrorKind::TooLarge.because(format!("the body is longer than {MAX_BODY_BYTES} bytes"));
+            if std::error::Error::source(&error)
+                .is_some_and(|source| source.is::<LengthLimitError>())
+            {
+                return OAuthErrorKind::TooLarge
+                    .because(format!("the body is longer than {MAX_BODY_BYTES} bytes"));
             }
             invalid("the body is cut off or broken")
         };
@@ -101,7 +136,11 @@ impl FromRequest<Arc<Issuer>> for OAuthRequest {
         let body = timeout(BODY_WITHIN, to_bytes(request.into_body(), MAX_BODY_BYTES)).await;
         let late = |_| OAuthErrorKind::Timeout.because("the body took longer than 10 seconds");
         let body = body.map_err(late)?.map_err(unread)?;
-        let form = if json { Form::from_json(&body) } else { Form::parse(&body) };
+        let form = if json {
+            Form::from_json(&body)
+        } else {
+            Form::parse(&body)
+        };
         let form = form.map_err(|error| {
             if matches!(&error, FormError::Repeated(name) if PROOFS.contains(&name.as_str())) {
                 caller.failed(issuer, "", "parameter-repeated");
@@ -140,20 +179,24 @@ pub(crate) async fn authenticate<'i>(
         Ok(Credentials::Assertion(_)) if exceeded => issuer.failures.turn().await,
         _ => None,
     };
-    let checks =
-        Checks { issuer: &issuer.config.issuer, skew_s: issuer.config.tokens.clock_skew_s, now: issuer.clock.now() };
-    let verified = credentials.and_then(|credentials| credentials.verify(&issuer.registry, &issuer.replays, &checks));
+    let checks = Checks {
+        issuer: &issuer.config.issuer,
+        skew_s: issuer.config.tokens.clock_skew_s,
+        now: issuer.clock.now(),
+    };
+    let verified = credentials
+        .and_then(|credentials| credentials.verify(&issuer.registry, &issuer.replays, &checks));
     let client = verified.map_err(|error| {
         caller.failed(issuer, &claimed, error.reason());
         match error {
             AuthError::Malformed { mistake, .. } => OAuthErrorKind::InvalidRequest.because(mistake),
-            AuthError::Refused(_) if exceeded => {
-                OAuthErrorKind::SlowDown.because("client authentication failed, too often from this address")
+            AuthError::Refused(_) if exceeded => OAuthErrorKind::SlowDown
+                .because("client authentication failed, too often from this address"),
+            AuthError::Refused(_) => {
+                OAuthErrorKind::InvalidClient.because("client authentication failed")
             }
-            AuthError::Refused(_) => OAuthErrorKind::InvalidClient.because("client authentication failed"),
-            AuthError::Overloaded => {
-                OAuthErrorKind::Unavailable.because("too many client assertions at a time; try again")
-            }
+            AuthError::Overloaded => OAuthErrorKind::Unavailable
+                .because("too many client assertions at a time; try again"),
         }
     })?;
     if issuer.registry.admit(&client.id, now_ms) {
@@ -163,11 +206,25 @@ pub(crate) async fn authenticate<'i>(
 }
 
 /// A document with an entity tag: 304 when the caller has it (RFC 9110 §13.1.2).
-pub(crate) fn etagged(headers: &HeaderMap, body: Bytes, etag: &str, cache_control: &str) -> Response {
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let known = known.flat_map(|list| list.split(',')).map(|tag| tag.trim().trim_start_matches("W/"));
+pub(crate) fn etagged(
+    headers: &HeaderMap,
+    body: Bytes,
+    etag: &str,
+    cache_control: &str,
+) -> Response {
+    let known = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let known = known
+        .flat_map(|list| list.split(','))
+        .map(|tag| tag.trim().trim_start_matches("W/"));
     let unchanged = { known }.any(|tag| tag == etag || tag == "*");
-    let mut response = if unchanged { StatusCode::NOT_MODIFIED.into_response() } else { body.into_response() };
+    let mut response = if unchanged {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        body.into_response()
+    };
     let answer = response.headers_mut();
     answer.remove(header::CONTENT_TYPE);
     for (name, value) in [(header::ETAG, etag), (header::CACHE_CONTROL, cache_control)] {
@@ -176,7 +233,10 @@ pub(crate) fn etagged(headers: &HeaderMap, body: Bytes, etag: &str, cache_contro
         }
     }
     if !unchanged {
-        answer.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        answer.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
     }
     response
 }

@@ -1,4 +1,5 @@
-//! Form bodies, strictly: a parameter given twice is refused (RFC 6749 §3.2), an empty one counts as absent.
+//! Form bodies, strictly: a parameter given twice is refused (RFC 6749 §3.2), an empty one counts
+//! as absent.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +39,10 @@ impl Form {
     /// [`FormError`].
     pub fn parse(body: &[u8]) -> Result<Self, FormError> {
         std::str::from_utf8(body).map_err(|_| FormError::NotText)?;
-        Self::collect(form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), value.into_owned())))
+        Self::collect(
+            form_urlencoded::parse(body)
+                .map(|(name, value)| (name.into_owned(), value.into_owned())),
+        )
     }
 
     /// Reads a JSON object of texts.
@@ -61,7 +65,12 @@ impl Form {
                 return Err(FormError::TooMany);
             }
             if form.contains_key(&name) {
-                return Err(FormError::Repeated(name.chars().filter(|letter| !letter.is_control()).take(64).collect()));
+                return Err(FormError::Repeated(
+                    name.chars()
+                        .filter(|letter| !letter.is_control())
+                        .take(64)
+                        .collect(),
+                ));
             }
             form.insert(name, value);
         }
@@ -71,11 +80,15 @@ impl Form {
     /// A parameter; an empty one is none (RFC 6749 §3.1).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 }
 
-/// Members of a JSON object in order, repeated ones too: a map would quietly keep the last (RFC 8259 §4).
+/// Members of a JSON object in order, repeated ones too: a map would quietly keep the last (RFC
+/// 8259 §4).
 struct Pairs(Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -115,27 +128,46 @@ mod tests {
 
     #[test]
     fn repeated_parameters_and_broken_text_are_refused() {
-        assert_eq!(Form::parse(b"a=1&a=1").unwrap_err(), FormError::Repeated("a".into()));
+        assert_eq!(
+            Form::parse(b"a=1&a=1").unwrap_err(),
+            FormError::Repeated("a".into())
+        );
         assert_eq!(Form::parse(b"a=%ff").unwrap_err(), FormError::NotText);
         assert_eq!(Form::parse(b"a=\xff").unwrap_err(), FormError::NotText);
         assert_eq!(Form::parse(b"a=1&").unwrap().get("a"), Some("1"));
         let many: String = (0..33).map(|at| format!("p{at}=1&")).collect();
-        assert_eq!(Form::parse(many.as_bytes()).unwrap_err(), FormError::TooMany);
+        assert_eq!(
+            Form::parse(many.as_bytes()).unwrap_err(),
+            FormError::TooMany
+        );
     }
 
     #[test]
     fn json_is_as_strict() {
-        assert_eq!(Form::from_json(br#"{"a":"1","b":"2"}"#).unwrap().get("b"), Some("2"));
-        assert_eq!(Form::from_json(br#"{"a":"1","\u0061":"2"}"#).unwrap_err(), FormError::Repeated("a".into()));
+        assert_eq!(
+            Form::from_json(br#"{"a":"1","b":"2"}"#).unwrap().get("b"),
+            Some("2")
+        );
+        assert_eq!(
+            Form::from_json(br#"{"a":"1","\u0061":"2"}"#).unwrap_err(),
+            FormError::Repeated("a".into())
+        );
         for body in ["", "[]", "{\"a\":1}", "{\"a\":\"1\"} x"] {
-            assert_eq!(Form::from_json(body.as_bytes()).unwrap_err(), FormError::NotTexts, "{body}");
+            assert_eq!(
+                Form::from_json(body.as_bytes()).unwrap_err(),
+                FormError::NotTexts,
+                "{body}"
+            );
         }
     }
 
     #[test]
     fn an_empty_parameter_is_none_and_debug_shows_no_values() {
         let form = Form::parse(b"scope=&client_secret=hunter2").unwrap();
-        assert_eq!((form.get("scope"), form.get("client_secret")), (None, Some("hunter2")));
+        assert_eq!(
+            (form.get("scope"), form.get("client_secret")),
+            (None, Some("hunter2"))
+        );
         assert!(!format!("{form:?}").contains("hunter2"));
     }
 }

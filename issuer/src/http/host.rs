@@ -14,24 +14,36 @@ pub(super) fn is_valid(version: Version, headers: &HeaderMap) -> bool {
     }
 }
 
-/// Returns whether a text is a host, optionally followed by a port. User information is not allowed.
+/// Returns whether a text is a host, optionally followed by a port. User information is not
+/// allowed.
 fn is_authority(text: &str) -> bool {
     let (is_host, port) = match text.strip_prefix('[') {
         Some(rest) => {
-            let Some((address, port)) = rest.split_once(']') else { return false };
-            let port = if port.is_empty() { Some("") } else { port.strip_prefix(':') };
+            let Some((address, port)) = rest.split_once(']') else {
+                return false;
+            };
+            let port = if port.is_empty() {
+                Some("")
+            } else {
+                port.strip_prefix(':')
+            };
             (address.parse::<Ipv6Addr>().is_ok(), port)
         }
         None => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
             (
-                !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)),
+                !host.is_empty()
+                    && host
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)),
                 Some(port),
             )
         }
     };
-    let is_port =
-        |port: &str| port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok());
+    let is_port = |port: &str| {
+        port.is_empty()
+            || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+    };
     is_host && port.is_some_and(is_port)
 }
 
@@ -41,9 +53,16 @@ mod tests {
 
     #[test]
     fn accepts_one_host_with_optional_port() {
-        for text in
-            ["issuer", "issuer.example", "issuer.example:8080", "127.0.0.1:1", "[::1]", "[::1]:8080", "a_b:", "a."]
-        {
+        for text in [
+            "issuer",
+            "issuer.example",
+            "issuer.example:8080",
+            "127.0.0.1:1",
+            "[::1]",
+            "[::1]:8080",
+            "a_b:",
+            "a.",
+        ] {
             assert!(is_authority(text), "{text}");
         }
     }
@@ -51,8 +70,8 @@ mod tests {
     #[test]
     fn rejects_malformed_hosts() {
         for text in [
-            "", ":80", "a:80:80", "a::80", "a:80]", "a:65536", "a:+1", "a b", "u@a", "a/b", "a,b", "[::1", "[::1]80",
-            "[a]", "::1", "a\u{e9}",
+            "", ":80", "a:80:80", "a::80", "a:80]", "a:65536", "a:+1", "a b", "u@a", "a/b", "a,b",
+            "[::1", "[::1]80", "[a]", "::1", "a\u{e9}",
         ] {
             assert!(!is_authority(text), "{text}");
         }

@@ -1,4 +1,5 @@
-//! HTTP plumbing that endpoints share: strict forms, the source of a request, and the server itself.
+//! HTTP plumbing that endpoints share: strict forms, the source of a request, and the server
+//! itself.
 
 mod connection;
 mod descriptors;

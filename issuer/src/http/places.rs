@@ -78,26 +78,43 @@ impl Places {
     }
 
     fn longest_silent(&self) -> Option<CancellationToken> {
-        self.silent().waiting.pop_first().map(|(_, give_way)| give_way)
+        self.silent()
+            .waiting
+            .pop_first()
+            .map(|(_, give_way)| give_way)
     }
 
     fn silent(&self) -> MutexGuard<'_, Silent> {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether this address has as many connections as it may: one more must evict no other.
+    /// Returns whether this address has as many connections as it may: one more must evict no
+    /// other.
     pub(super) fn is_exhausted(&self, address: IpAddr) -> bool {
-        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        self.per_address > 0 && addresses.get(&source(address)).is_some_and(|held| *held >= self.per_address)
+        let addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.per_address > 0
+            && addresses
+                .get(&source(address))
+                .is_some_and(|held| *held >= self.per_address)
     }
 
-    /// A place for a connection from this address, unless it has too many. Connections from this machine are not bounded:
-    /// they are a sidecar's or gateway's, from anywhere.
-    pub(super) fn seat(self: &Arc<Self>, address: IpAddr, place: OwnedSemaphorePermit) -> Option<Seat> {
+    /// A place for a connection from this address, unless it has too many. Connections from this
+    /// machine are not bounded: they are a sidecar's or gateway's, from anywhere.
+    pub(super) fn seat(
+        self: &Arc<Self>,
+        address: IpAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Option<Seat> {
         let source = source(address);
         let bounded = self.per_address > 0 && !source.is_loopback();
         if bounded {
-            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut addresses = self
+                .addresses
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let held = addresses.entry(source).or_default();
             if *held >= self.per_address {
                 return None;
@@ -126,7 +143,9 @@ impl Places {
 fn source(address: IpAddr) -> IpAddr {
     let address = address.to_canonical();
     match address {
-        IpAddr::V6(host) if !host.is_loopback() => Ipv6Addr::from_bits(host.to_bits() & (u128::MAX << 64)).into(),
+        IpAddr::V6(host) if !host.is_loopback() => {
+            Ipv6Addr::from_bits(host.to_bits() & (u128::MAX << 64)).into()
+        }
         IpAddr::V4(_) | IpAddr::V6(_) => address,
     }
 }
@@ -153,8 +172,16 @@ impl Seat {
             return true;
         }
         *used = None;
-        let share = if wanted == Use::Poll { &self.places.polls } else { &self.places.others };
-        *used = share.clone().try_acquire_owned().ok().map(|permit| (wanted, permit));
+        let share = if wanted == Use::Poll {
+            &self.places.polls
+        } else {
+            &self.places.others
+        };
+        *used = share
+            .clone()
+            .try_acquire_owned()
+            .ok()
+            .map(|permit| (wanted, permit));
         used.is_some()
     }
 
@@ -179,7 +206,11 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.places.silent().waiting.remove(&self.number);
         let Some(source) = self.source else { return };
-        let mut addresses = self.places.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self
+            .places
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = addresses.get_mut(&source) {
             *held -= 1;
             if *held == 0 {
@@ -200,17 +231,30 @@ mod tests {
     #[tokio::test]
     async fn one_address_has_so_many_and_gets_them_back() {
         let places = Places::new(100, 2);
-        let mut held = vec![seat(&places, "10.0.0.1").await, seat(&places, "::ffff:10.0.0.1").await];
+        let mut held = vec![
+            seat(&places, "10.0.0.1").await,
+            seat(&places, "::ffff:10.0.0.1").await,
+        ];
         assert!(held.iter().all(Option::is_some) && seat(&places, "10.0.0.1").await.is_none());
         let exhausted = |address: &str| places.is_exhausted(address.parse().unwrap());
         assert!(exhausted("10.0.0.1") && !exhausted("10.0.0.2"));
         assert!(seat(&places, "10.0.0.2").await.is_some(), "another");
         held.pop();
         assert!(seat(&places, "10.0.0.1").await.is_some());
-        let _one_host = [seat(&places, "2001:db8::1").await, seat(&places, "2001:db8::2").await];
-        assert!(seat(&places, "2001:db8::3").await.is_none() && seat(&places, "2001:db8:0:1::1").await.is_some());
+        let _one_host = [
+            seat(&places, "2001:db8::1").await,
+            seat(&places, "2001:db8::2").await,
+        ];
+        assert!(
+            seat(&places, "2001:db8::3").await.is_none()
+                && seat(&places, "2001:db8:0:1::1").await.is_some()
+        );
         held.clear();
-        assert_eq!(places.addresses.lock().unwrap().len(), 1, "who has left is forgotten");
+        assert_eq!(
+            places.addresses.lock().unwrap().len(),
+            1,
+            "who has left is forgotten"
+        );
     }
 
     #[tokio::test]
@@ -231,7 +275,11 @@ mod tests {
                 held.extend(seat(&places, "10.0.0.1").await);
             }
             let taken: Vec<bool> = held.iter().map(|seat| seat.take_for(flood)).collect();
-            assert_eq!(taken.iter().filter(|taken| **taken).count(), 18, "{flood:?}");
+            assert_eq!(
+                taken.iter().filter(|taken| **taken).count(),
+                18,
+                "{flood:?}"
+            );
             assert!(held[0].take_for(flood), "keeps what it has");
             assert!(seat(&places, "10.0.0.1").await.unwrap().take_for(other));
             assert!(held[0].take_for(other), "and may change");

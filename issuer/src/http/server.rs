@@ -1,4 +1,5 @@
-//! The server: bounded connections, slow headers cut off, and an end that waits for answers under way.
+//! The server: bounded connections, slow headers cut off, and an end that waits for answers under
+//! way.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -29,12 +30,24 @@ pub struct Site {
 }
 
 /// Serves until `end` resolves, then lets answers under way finish.
-pub async fn serve(listener: TcpListener, site: Site, places: Arc<Places>, end: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    site: Site,
+    places: Arc<Places>,
+    end: impl Future<Output = ()>,
+) {
     // Without `pipeline_flush`: see `connection`.
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE_PATIENCE).max_buf_size(MAX_HEAD_BYTES);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(IDLE_PATIENCE)
+        .max_buf_size(MAX_HEAD_BYTES);
     let ending = CancellationToken::new();
-    let service = Arc::new(Service { http, router: site.router, waits: site.waits, ending: ending.clone() });
+    let service = Arc::new(Service {
+        http,
+        router: site.router,
+        waits: site.waits,
+        ending: ending.clone(),
+    });
     let connections = TaskTracker::new();
     let mut end = std::pin::pin!(end);
     loop {
@@ -43,7 +56,8 @@ pub async fn serve(listener: TcpListener, site: Site, places: Arc<Places>, end: 
             () = &mut end => break,
         };
         let Ok((stream, peer)) = accepted else {
-            // Out of file descriptors, or the peer has gone already: there is no condition to wait for.
+            // Out of file descriptors, or the peer has gone already: there is no condition to wait
+            // for.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
@@ -56,14 +70,26 @@ pub async fn serve(listener: TcpListener, site: Site, places: Arc<Places>, end: 
             () = &mut end => break,
         };
         let Some(place) = place else { continue };
-        let Some(seat) = places.seat(peer.ip(), place) else { continue };
+        let Some(seat) = places.seat(peer.ip(), place) else {
+            continue;
+        };
         let _slower = stream.set_nodelay(true);
-        connections.spawn(Connection { service: service.clone(), peer: peer.ip(), seat }.serve(stream));
+        connections.spawn(
+            Connection {
+                service: service.clone(),
+                peer: peer.ip(),
+                seat,
+            }
+            .serve(stream),
+        );
     }
     drop(listener);
     ending.cancel();
     connections.close();
-    if tokio::time::timeout(END_PATIENCE, connections.wait()).await.is_err() {
+    if tokio::time::timeout(END_PATIENCE, connections.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!("some connections were cut off at the end");
     }
 }

@@ -20,7 +20,9 @@ impl Algorithm {
     /// By its JOSE name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
     }
 
     /// The JOSE name, as in a token's `alg`.

@@ -2,7 +2,9 @@
 
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair as RsaPair, KeySize};
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -16,7 +18,8 @@ use crate::config::MAX_TOKEN_LIFE_S;
 #[error("a signing key could not be generated")]
 pub struct GenerateError;
 
-/// Makes a key and seals its private half. RSA takes up to a second: not for a thread that serves requests.
+/// Makes a key and seals its private half. RSA takes up to a second: not for a thread that serves
+/// requests.
 ///
 /// # Errors
 /// [`GenerateError`].
@@ -40,7 +43,11 @@ pub fn generate(
                 .map(|(name, value)| (name.into(), value.into())),
         );
     }
-    let sealed = Some(master.seal(&KeyRecord::seal_name(&kid), &pkcs8).map_err(|_| GenerateError)?);
+    let sealed = Some(
+        master
+            .seal(&KeyRecord::seal_name(&kid), &pkcs8)
+            .map_err(|_| GenerateError)?,
+    );
     Ok(KeyRecord {
         kid,
         purpose,
@@ -60,15 +67,25 @@ type Made = (Zeroizing<Vec<u8>>, Value);
 fn ed25519() -> Option<Made> {
     let pair = Ed25519KeyPair::generate().ok()?;
     let pkcs8 = Zeroizing::new(pair.to_pkcs8().ok()?.as_ref().to_vec());
-    Some((pkcs8, json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key().as_ref()) })))
+    Some((
+        pkcs8,
+        json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key().as_ref()) }),
+    ))
 }
 
 fn p256() -> Option<Made> {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).ok()?;
     let pkcs8 = Zeroizing::new(pair.to_pkcs8v1().ok()?.as_ref().to_vec());
     // SEC 1 §2.3.3, uncompressed: 4 ‖ x ‖ y.
-    let (x, y) = pair.public_key().as_ref().strip_prefix(&[4])?.split_at_checked(32)?;
-    Some((pkcs8, json!({ "kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y) })))
+    let (x, y) = pair
+        .public_key()
+        .as_ref()
+        .strip_prefix(&[4])?
+        .split_at_checked(32)?;
+    Some((
+        pkcs8,
+        json!({ "kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y) }),
+    ))
 }
 
 fn rsa() -> Option<Made> {
@@ -96,22 +113,62 @@ mod tests {
         for algorithm in Algorithm::ALL {
             let record = generate(Purpose::Token, algorithm, KeyState::Active, 1, &master).unwrap();
             let jwk: Value = serde_json::from_str(&record.public_jwk).unwrap();
-            assert!(["d", "p", "q", "dp", "dq", "qi"].iter().all(|private| jwk.get(private).is_none()), "{jwk}");
+            assert!(
+                ["d", "p", "q", "dp", "dq", "qi"]
+                    .iter()
+                    .all(|private| jwk.get(private).is_none()),
+                "{jwk}"
+            );
             let keys = json!({ "keys": [jwk] }).to_string();
-            let keys = meshseal_core::keys::KeySet::from_config(&keys, &[algorithm.core()], false).unwrap();
-            let token = Signer::open(&record, &master).unwrap().token(b"{}").unwrap();
-            assert_eq!(meshseal_core::validate::signature_only(&token, &keys), Ok(()), "{}", algorithm.name());
+            let keys = meshseal_core::keys::KeySet::from_config(&keys, &[algorithm.core()], false)
+                .unwrap();
+            let token = Signer::open(&record, &master)
+                .unwrap()
+                .token(b"{}")
+                .unwrap();
+            assert_eq!(
+                meshseal_core::validate::signature_only(&token, &keys),
+                Ok(()),
+                "{}",
+                algorithm.name()
+            );
         }
     }
 
     #[test]
     fn a_key_opens_only_in_its_own_row() {
         let master = MasterKey::from_base64(&STANDARD.encode([7; 32]), "test").unwrap();
-        let one = generate(Purpose::Token, Algorithm::EdDsa, KeyState::Active, 1, &master).unwrap();
-        let two = generate(Purpose::Token, Algorithm::EdDsa, KeyState::Active, 1, &master).unwrap();
-        let swapped = KeyRecord { sealed: two.sealed, ..one.clone() };
-        assert_eq!(Signer::open(&swapped, &master).err(), Some(crate::keys::SignerError::Sealed));
-        let published = KeyRecord { public_jwk: two.public_jwk, ..one };
-        assert_eq!(Signer::open(&published, &master).err(), Some(crate::keys::SignerError::SelfTest));
+        let one = generate(
+            Purpose::Token,
+            Algorithm::EdDsa,
+            KeyState::Active,
+            1,
+            &master,
+        )
+        .unwrap();
+        let two = generate(
+            Purpose::Token,
+            Algorithm::EdDsa,
+            KeyState::Active,
+            1,
+            &master,
+        )
+        .unwrap();
+        let swapped = KeyRecord {
+            sealed: two.sealed,
+            ..one.clone()
+        };
+        assert_eq!(
+            Signer::open(&swapped, &master).err(),
+            Some(crate::keys::SignerError::Sealed)
+        );
+        let published = KeyRecord {
+            public_jwk: two.public_jwk,
+            ..one
+        };
+        assert_eq!(
+            Signer::open(&published, &master).err(),
+            Some(crate::keys::SignerError::SelfTest)
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Does what [`next_step`] says is due: at the start for a database without keys, then on schedule by the one replica that
-//! leads, and at once when a key is revoked. Every step is a compare-and-swap on the version, so that two can never do it.
+//! Does what [`next_step`] says is due: at the start for a database without keys, then on schedule
+//! by the one replica that leads, and at once when a key is revoked. Every step is a
+//! compare-and-swap on the version, so that two can never do it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,8 @@ use super::lifecycle::is_wanted;
 use super::pins::{BundleRequest, is_pinned, standby};
 use super::timekeeper::{Timekeeper, stored_mark};
 use super::{
-    Facts, GenerateError, KeyChange, KeyPolicy, KeyRecord, KeyState, MasterKey, Purpose, Step, generate, next_step,
+    Facts, GenerateError, KeyChange, KeyPolicy, KeyRecord, KeyState, MasterKey, Purpose, Step,
+    generate, next_step,
 };
 use crate::bundle::{PRUNE_SPREAD_S, SETTLE_S};
 use crate::clock::Clock;
@@ -25,8 +27,8 @@ const STEPS_A_ROUND: usize = 8;
 /// Seconds between two looks for revocations to forget.
 const PRUNE_EVERY_S: u64 = 60;
 
-/// Seconds from the reading of the clock until a new key is published: an RSA key takes up to two to
-/// make, and its commit up to five. A reader may keep what it read just before that.
+/// Seconds from the reading of the clock until a new key is published: an RSA key takes up to two
+/// to make, and its commit up to five. A reader may keep what it read just before that.
 const PUBLISHED_WITHIN_S: u64 = 8;
 
 /// Why keys could not be kept.
@@ -40,8 +42,8 @@ pub enum KeeperError {
     Generate(#[from] GenerateError),
 }
 
-/// How the keys of both purposes live, by configuration. `grace_s` is how long another replica may go on signing with a key
-/// after this one put it out of use.
+/// How the keys of both purposes live, by configuration. `grace_s` is how long another replica may
+/// go on signing with a key after this one put it out of use.
 #[must_use]
 pub fn policies(config: &Config, grace_s: u64) -> [KeyPolicy; 2] {
     let token = KeyPolicy {
@@ -52,7 +54,8 @@ pub fn policies(config: &Config, grace_s: u64) -> [KeyPolicy; 2] {
         drain_s: config.tokens.longest_life_s().saturating_add(grace_s),
         cached_s: config.keys.jwks_max_age_s,
     };
-    // The filter pins Ed25519 bundle keys. They change on request only, for each change needs new pins.
+    // The filter pins Ed25519 bundle keys. They change on request only, for each change needs new
+    // pins.
     let bundle = KeyPolicy {
         purpose: Purpose::Bundle,
         algorithm: super::Algorithm::EdDsa,
@@ -87,11 +90,27 @@ pub async fn bootstrap(
             confirmed: 0,
             pinned: false,
         };
-        let due = policies.iter().find_map(|policy| next_step(policy, &facts).map(|step| (policy, step)));
-        let Some((policy, step)) = due else { return Ok(()) };
-        let is_first_start = persisted.keys.iter().all(|key| key.is_first() && now <= key.since.saturating_add(60));
-        let mut change =
-            perform(policy, step, persisted.version, &Facts { certain: observed_s.min(now), ..facts }, master).await?;
+        let due = policies
+            .iter()
+            .find_map(|policy| next_step(policy, &facts).map(|step| (policy, step)));
+        let Some((policy, step)) = due else {
+            return Ok(());
+        };
+        let is_first_start = persisted
+            .keys
+            .iter()
+            .all(|key| key.is_first() && now <= key.since.saturating_add(60));
+        let mut change = perform(
+            policy,
+            step,
+            persisted.version,
+            &Facts {
+                certain: observed_s.min(now),
+                ..facts
+            },
+            master,
+        )
+        .await?;
         if is_first_start {
             change.keys.iter_mut().for_each(mark_first);
         }
@@ -117,29 +136,60 @@ async fn perform(
     facts: &Facts<'_>,
     master: &Arc<MasterKey>,
 ) -> Result<Change, GenerateError> {
-    let enter = |kid: String, state: KeyState| KeyChange::Enter { kid, state, since: facts.now };
+    let enter = |kid: String, state: KeyState| KeyChange::Enter {
+        kid,
+        state,
+        since: facts.now,
+    };
     let (keys, rotation_done) = match step {
         Step::Generate(state) => (
             vec![KeyChange::Insert(
-                make(policy, state, facts.now, if facts.certain == 0 { facts.now } else { facts.certain }, master)
-                    .await?,
+                make(
+                    policy,
+                    state,
+                    facts.now,
+                    if facts.certain == 0 {
+                        facts.now
+                    } else {
+                        facts.certain
+                    },
+                    master,
+                )
+                .await?,
             )],
             false,
         ),
         Step::Promote { kid, from, .. } => {
             let old = from.map(|from| enter(from, KeyState::Draining));
-            (old.into_iter().chain([enter(kid, KeyState::Active)]).collect(), policy.purpose == Purpose::Token)
+            (
+                old.into_iter()
+                    .chain([enter(kid, KeyState::Active)])
+                    .collect(),
+                policy.purpose == Purpose::Token,
+            )
         }
-        Step::Extend(kid) => (vec![KeyChange::Extend { kid, drain_s: policy.drain_s }], false),
+        Step::Extend(kid) => (
+            vec![KeyChange::Extend {
+                kid,
+                drain_s: policy.drain_s,
+            }],
+            false,
+        ),
         Step::Retire(kid) => (vec![enter(kid, KeyState::Retired)], false),
         Step::Delete(kid) => (vec![KeyChange::Delete { kid }], false),
         Step::Full => (Vec::new(), false),
     };
-    Ok(Change { expected_version: Some(version), keys, rotation_done, ..Change::default() })
+    Ok(Change {
+        expected_version: Some(version),
+        keys,
+        rotation_done,
+        ..Change::default()
+    })
 }
 
-/// Makes a key on a thread of its own: RSA takes up to a second. Readers of `/jwks` have it once the longest `max-age` has passed
-/// for certain: a clock that steps over a restart makes no key sign early.
+/// Makes a key on a thread of its own: RSA takes up to a second. Readers of `/jwks` have it once
+/// the longest `max-age` has passed for certain: a clock that steps over a restart makes no key
+/// sign early.
 pub(super) async fn make(
     policy: &KeyPolicy,
     state: KeyState,
@@ -148,11 +198,21 @@ pub(super) async fn make(
     master: &Arc<MasterKey>,
 ) -> Result<KeyRecord, GenerateError> {
     let (purpose, algorithm, master) = (policy.purpose, policy.algorithm, Arc::clone(master));
-    let made = tokio::task::spawn_blocking(move || generate(purpose, algorithm, state, now, &master)).await;
+    let made =
+        tokio::task::spawn_blocking(move || generate(purpose, algorithm, state, now, &master))
+            .await;
     let key = made.map_err(|_| GenerateError)??;
     // Without caches nobody keeps a set without the key.
-    let cached_s = if policy.cached_s == 0 { 0 } else { policy.cached_s.saturating_add(PUBLISHED_WITHIN_S) };
-    Ok(KeyRecord { ready_at: certain.saturating_add(cached_s).max(1), drain_s: policy.drain_s, ..key })
+    let cached_s = if policy.cached_s == 0 {
+        0
+    } else {
+        policy.cached_s.saturating_add(PUBLISHED_WITHIN_S)
+    };
+    Ok(KeyRecord {
+        ready_at: certain.saturating_add(cached_s).max(1),
+        drain_s: policy.drain_s,
+        ..key
+    })
 }
 
 /// The scheduled work of one replica.
@@ -169,10 +229,20 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Of a replica with this name that starts now (steady seconds). Without `heard_of_proxies` there is nobody to wait for.
+    /// Of a replica with this name that starts now (steady seconds). Without `heard_of_proxies`
+    /// there is nobody to wait for.
     #[must_use]
-    pub fn new(replica: String, policies: [KeyPolicy; 2], now: u64, heard_of_proxies: bool) -> Self {
-        let settled_at = if heard_of_proxies { now.saturating_add(SETTLE_S) } else { now };
+    pub fn new(
+        replica: String,
+        policies: [KeyPolicy; 2],
+        now: u64,
+        heard_of_proxies: bool,
+    ) -> Self {
+        let settled_at = if heard_of_proxies {
+            now.saturating_add(SETTLE_S)
+        } else {
+            now
+        };
         let zero = || AtomicU64::new(0);
         let (timekeeper, bundle_request) = (Timekeeper::default(), BundleRequest::default());
         Self {
@@ -203,11 +273,14 @@ impl Keeper {
     pub async fn round_from(&self, issuer: &Issuer, mut head: Head) -> Result<(), KeeperError> {
         if !self.leads(issuer).await? {
             self.timekeeper.leave();
-            // Each replica may sign tokens that live longer than those of the leader, while configurations differ.
+            // Each replica may sign tokens that live longer than those of the leader, while
+            // configurations differ.
             self.extend(issuer).await?;
             return Ok(());
         }
-        self.timekeeper.mark(&*issuer.store, &*issuer.clock, issuer.master(), false).await?;
+        self.timekeeper
+            .mark(&*issuer.store, &*issuer.clock, issuer.master(), false)
+            .await?;
         for _ in 0..STEPS_A_ROUND {
             if !self.step(issuer, head).await? {
                 break;
@@ -217,8 +290,8 @@ impl Keeper {
         Ok(self.prune(issuer).await?)
     }
 
-    /// Returns the time that has passed for certain (Unix seconds); 0 unless this replica leads. Nothing may be forgotten by any
-    /// other clock.
+    /// Returns the time that has passed for certain (Unix seconds); 0 unless this replica leads.
+    /// Nothing may be forgotten by any other clock.
     #[must_use]
     pub fn certain(&self, issuer: &Issuer) -> u64 {
         self.timekeeper.certain(&issuer.clock.read())
@@ -236,9 +309,14 @@ impl Keeper {
     /// [`StoreError::Unavailable`].
     pub async fn resign(&self, issuer: &Issuer) -> Result<(), StoreError> {
         if self.leads_until.swap(0, Ordering::Relaxed) > 0 {
-            self.timekeeper.mark(&*issuer.store, &*issuer.clock, issuer.master(), true).await?;
+            self.timekeeper
+                .mark(&*issuer.store, &*issuer.clock, issuer.master(), true)
+                .await?;
             self.timekeeper.leave();
-            issuer.store.lead(&self.replica, issuer.clock.now(), 0).await?;
+            issuer
+                .store
+                .lead(&self.replica, issuer.clock.now(), 0)
+                .await?;
         }
         Ok(())
     }
@@ -250,7 +328,8 @@ impl Keeper {
         }
         let until = now.saturating_add(LEAD_S);
         let leads = issuer.store.lead(&self.replica, now, until).await?;
-        self.leads_until.store(if leads { until } else { 0 }, Ordering::Relaxed);
+        self.leads_until
+            .store(if leads { until } else { 0 }, Ordering::Relaxed);
         Ok(leads)
     }
 
@@ -261,25 +340,46 @@ impl Keeper {
         let settled = issuer.clock.steady() >= self.settled_at;
         let rotation_requested = head.rotation_requested;
         let certain = self.certain(issuer);
-        let mut facts =
-            Facts { now, certain, keys: &published.keys, rotation_requested, settled, confirmed: 0, pinned: false };
+        let mut facts = Facts {
+            now,
+            certain,
+            keys: &published.keys,
+            rotation_requested,
+            settled,
+            confirmed: 0,
+            pinned: false,
+        };
         for policy in &self.policies {
             facts.rotation_requested = match policy.purpose {
                 Purpose::Token => rotation_requested,
-                Purpose::Bundle => self.bundle_request.read(&*issuer.store, issuer.clock.steady_ms()).await?,
+                Purpose::Bundle => {
+                    self.bundle_request
+                        .read(&*issuer.store, issuer.clock.steady_ms())
+                        .await?
+                }
             };
             // Looking up proxies may cost a query: only when the answer matters.
             if is_wanted(policy, &facts) {
                 let live = issuer.live_proxies().await;
                 facts.confirmed = live.confirmed();
-                facts.pinned = standby(&published.keys, policy.purpose).is_some_and(|key| is_pinned(key, &live));
+                facts.pinned = standby(&published.keys, policy.purpose)
+                    .is_some_and(|key| is_pinned(key, &live));
             }
-            let Some(step) = next_step(policy, &facts) else { continue };
+            let Some(step) = next_step(policy, &facts) else {
+                continue;
+            };
             if step == Step::Full {
                 self.warn_full(issuer.clock.steady());
                 continue;
             }
-            let change = perform(policy, step.clone(), published.version(), &facts, issuer.master()).await?;
+            let change = perform(
+                policy,
+                step.clone(),
+                published.version(),
+                &facts,
+                issuer.master(),
+            )
+            .await?;
             return match issuer.publisher.commit(&change).await {
                 Ok(version) => {
                     if policy.purpose == Purpose::Bundle && matches!(step, Step::Promote { .. }) {
@@ -295,16 +395,28 @@ impl Keeper {
         Ok(false)
     }
 
-    /// Records that the active key signs tokens that live as long as this replica's configuration allows.
+    /// Records that the active key signs tokens that live as long as this replica's configuration
+    /// allows.
     async fn extend(&self, issuer: &Issuer) -> Result<(), KeeperError> {
         let published = issuer.publisher.current();
         let [policy, _] = &self.policies;
         let is_shorter = |key: &&KeyRecord| {
-            key.purpose == policy.purpose && key.state == KeyState::Active && key.drain_s < policy.drain_s
+            key.purpose == policy.purpose
+                && key.state == KeyState::Active
+                && key.drain_s < policy.drain_s
         };
-        let Some(key) = published.keys.iter().find(is_shorter) else { return Ok(()) };
-        let keys = vec![KeyChange::Extend { kid: key.kid.clone(), drain_s: policy.drain_s }];
-        let change = Change { expected_version: Some(published.version()), keys, ..Change::default() };
+        let Some(key) = published.keys.iter().find(is_shorter) else {
+            return Ok(());
+        };
+        let keys = vec![KeyChange::Extend {
+            kid: key.kid.clone(),
+            drain_s: policy.drain_s,
+        }];
+        let change = Change {
+            expected_version: Some(published.version()),
+            keys,
+            ..Change::default()
+        };
         match issuer.publisher.commit(&change).await {
             Ok(_) | Err(StoreError::Conflict) => Ok(()),
             Err(error) => Err(error.into()),
@@ -316,20 +428,26 @@ impl Keeper {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn request_bundle_rotation(&self, issuer: &Issuer) -> Result<(), StoreError> {
-        self.bundle_request.set(&*issuer.store, issuer.clock.now()).await
+        self.bundle_request
+            .set(&*issuer.store, issuer.clock.now())
+            .await
     }
 
     /// Returns when a rotation of the bundle key was requested, if it is not done.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn bundle_rotation_requested(&self, issuer: &Issuer) -> Result<Option<u64>, StoreError> {
+    pub async fn bundle_rotation_requested(
+        &self,
+        issuer: &Issuer,
+    ) -> Result<Option<u64>, StoreError> {
         self.bundle_request.read(&*issuer.store, u64::MAX).await
     }
 
     fn warn_full(&self, now: u64) {
         if now >= self.warn_at.load(Ordering::Relaxed) {
-            self.warn_at.store(now.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
+            self.warn_at
+                .store(now.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
             tracing::warn!("a rotation waits: too many old keys still have living tokens");
         }
     }
@@ -339,12 +457,27 @@ impl Keeper {
         if steady < self.prune_at.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.prune_at.store(steady.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
+        self.prune_at
+            .store(steady.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
         let certain = self.certain(issuer);
-        issuer.store.forget_proxies(certain.saturating_sub(60 * PRUNE_EVERY_S)).await?;
+        issuer
+            .store
+            .forget_proxies(certain.saturating_sub(60 * PRUNE_EVERY_S))
+            .await?;
         let expired = certain.saturating_sub(PRUNE_SPREAD_S);
-        if issuer.publisher.current().prune_due.is_some_and(|due| due < expired) {
-            issuer.publisher.commit(&Change { prune_before: Some(expired), ..Change::default() }).await?;
+        if issuer
+            .publisher
+            .current()
+            .prune_due
+            .is_some_and(|due| due < expired)
+        {
+            issuer
+                .publisher
+                .commit(&Change {
+                    prune_before: Some(expired),
+                    ..Change::default()
+                })
+                .await?;
         }
         Ok(())
     }
@@ -355,9 +488,15 @@ fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
     match step {
         Step::Generate(KeyState::Active) => {
             issuer.metrics.forced_rotations.increment();
-            tracing::error!(purpose, version, "no key signs any more: made one, which no verifier has confirmed");
+            tracing::error!(
+                purpose,
+                version,
+                "no key signs any more: made one, which no verifier has confirmed"
+            );
         }
-        Step::Generate(state) => tracing::info!(purpose, state = state.name(), version, "made a key"),
+        Step::Generate(state) => {
+            tracing::info!(purpose, state = state.name(), version, "made a key");
+        }
         Step::Promote { kid, forced, .. } => {
             issuer.metrics.rotations.increment();
             if *forced {
@@ -369,13 +508,28 @@ fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
                     "rotated WITHOUT the confirmation of every live proxy: keys.ackTimeout is over"
                 );
             } else {
-                tracing::info!(purpose, kid, version, "rotated: every live proxy has the key that signs now");
+                tracing::info!(
+                    purpose,
+                    kid,
+                    version,
+                    "rotated: every live proxy has the key that signs now"
+                );
             }
         }
         Step::Extend(kid) => {
-            tracing::info!(purpose, kid, version, "the key drains for longer: tokens.maxLifetime was raised");
+            tracing::info!(
+                purpose,
+                kid,
+                version,
+                "the key drains for longer: tokens.maxLifetime was raised"
+            );
         }
-        Step::Retire(kid) => tracing::info!(purpose, kid, version, "retired a key: nothing it signed is alive"),
+        Step::Retire(kid) => tracing::info!(
+            purpose,
+            kid,
+            version,
+            "retired a key: nothing it signed is alive"
+        ),
         Step::Delete(kid) => tracing::info!(purpose, kid, version, "deleted a key"),
         Step::Full => {}
     }

@@ -1,4 +1,5 @@
-//! The key that encrypts the others at rest (I27): 32 bytes, from a file or the environment, never in the database.
+//! The key that encrypts the others at rest (I27): 32 bytes, from a file or the environment, never
+//! in the database.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -38,7 +39,9 @@ pub enum MasterKeyError {
     )]
     Missing(&'static str),
     /// Another key than the one that the database was made with.
-    #[error("the master key does not open this database: it was made with another one; give that one back")]
+    #[error(
+        "the master key does not open this database: it was made with another one; give that one back"
+    )]
     Wrong,
     /// The database does not answer.
     #[error(transparent)]
@@ -48,8 +51,8 @@ pub enum MasterKeyError {
     Crypto,
 }
 
-/// Seals and opens private keys with AES-256-GCM; the name of what is sealed is authenticated with it. Other keys are derived
-/// from it.
+/// Seals and opens private keys with AES-256-GCM; the name of what is sealed is authenticated with
+/// it. Other keys are derived from it.
 pub struct MasterKey {
     sealing: RandomizedNonceKey,
     derivation: hmac::Key,
@@ -59,7 +62,8 @@ impl MasterKey {
     /// Name of the value in the database that only the right key opens.
     pub const CHECK: &str = "master-key-check";
 
-    /// Finds the key, or makes a file for it if state is new and kept in a SQLite file, and proves that it fits the database.
+    /// Finds the key, or makes a file for it if state is new and kept in a SQLite file, and proves
+    /// that it fits the database.
     ///
     /// # Errors
     /// [`MasterKeyError`].
@@ -81,8 +85,15 @@ impl MasterKey {
     /// # Errors
     /// [`MasterKeyError::Wrong`].
     pub fn prove(&self, kept: &str) -> Result<(), MasterKeyError> {
-        let opened = STANDARD.decode(kept).ok().and_then(|sealed| self.open(Self::CHECK, &sealed));
-        if opened.is_some() { Ok(()) } else { Err(MasterKeyError::Wrong) }
+        let opened = STANDARD
+            .decode(kept)
+            .ok()
+            .and_then(|sealed| self.open(Self::CHECK, &sealed));
+        if opened.is_some() {
+            Ok(())
+        } else {
+            Err(MasterKeyError::Wrong)
+        }
     }
 
     /// Reads 32 bytes of base64; `origin` is named in the error.
@@ -94,15 +105,23 @@ impl MasterKey {
         if bytes.len() != LENGTH {
             return Err(MasterKeyError::Form(origin.to_owned()));
         }
-        let sealing = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| MasterKeyError::Crypto)?;
-        Ok(Self { sealing, derivation: hmac::Key::new(hmac::HMAC_SHA256, &bytes) })
+        let sealing =
+            RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| MasterKeyError::Crypto)?;
+        Ok(Self {
+            sealing,
+            derivation: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
+        })
     }
 
-    /// Derives the HMAC-SHA256 key of one purpose, as HKDF-Expand does for one block (RFC 5869 §2.3).
+    /// Derives the HMAC-SHA256 key of one purpose, as HKDF-Expand does for one block (RFC 5869
+    /// §2.3).
     #[must_use]
     pub fn derive(&self, purpose: &str) -> hmac::Key {
         let info = [purpose.as_bytes(), &[1]].concat();
-        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&self.derivation, &info).as_ref())
+        hmac::Key::new(
+            hmac::HMAC_SHA256,
+            hmac::sign(&self.derivation, &info).as_ref(),
+        )
     }
 
     /// Reads the existing key, without a database and without making one.
@@ -120,7 +139,10 @@ impl MasterKey {
     pub fn seal(&self, name: &str, secret: &[u8]) -> Result<Vec<u8>, MasterKeyError> {
         let mut sealed = secret.to_vec();
         let aad = Aad::from(name.as_bytes());
-        let nonce = self.sealing.seal_in_place_append_tag(aad, &mut sealed).map_err(|_| MasterKeyError::Crypto)?;
+        let nonce = self
+            .sealing
+            .seal_in_place_append_tag(aad, &mut sealed)
+            .map_err(|_| MasterKeyError::Crypto)?;
         sealed.splice(..0, nonce.as_ref().iter().copied());
         Ok(sealed)
     }
@@ -132,13 +154,21 @@ impl MasterKey {
         let mut text = Zeroizing::new(text.to_vec());
         let opened = self
             .sealing
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(name.as_bytes()), &mut text)
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                Aad::from(name.as_bytes()),
+                &mut text,
+            )
             .ok()?;
         Some(Zeroizing::new(opened.to_vec()))
     }
 }
 
-fn find(source: &MasterKeySource, location: &Location, is_new: bool) -> Result<Zeroizing<String>, MasterKeyError> {
+fn find(
+    source: &MasterKeySource,
+    location: &Location,
+    is_new: bool,
+) -> Result<Zeroizing<String>, MasterKeyError> {
     let path = match (source, location.file()) {
         (MasterKeySource::File(path), _) => path.clone(),
         (MasterKeySource::Default, file) => {
@@ -155,10 +185,16 @@ fn find(source: &MasterKeySource, location: &Location, is_new: bool) -> Result<Z
     };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Zeroizing::new(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound && is_new && location.file().is_some() => make(&path),
+        Err(error)
+            if error.kind() == ErrorKind::NotFound && is_new && location.file().is_some() =>
+        {
+            make(&path)
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let error =
-                std::io::Error::new(ErrorKind::NotFound, "not found, and the database was made with one; give it back");
+            let error = std::io::Error::new(
+                ErrorKind::NotFound,
+                "not found, and the database was made with one; give it back",
+            );
             Err(MasterKeyError::File { path, error })
         }
         Err(error) => Err(MasterKeyError::File { path, error }),
@@ -171,7 +207,10 @@ fn make(path: &Path) -> Result<Zeroizing<String>, MasterKeyError> {
     let mut bytes = Zeroizing::new([0; LENGTH]);
     aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| MasterKeyError::Crypto)?;
     let text = Zeroizing::new(STANDARD.encode(bytes.as_ref()) + "\n");
-    publish(path, text.as_bytes()).map_err(|error| MasterKeyError::File { path: path.to_owned(), error })?;
+    publish(path, text.as_bytes()).map_err(|error| MasterKeyError::File {
+        path: path.to_owned(),
+        error,
+    })?;
     tracing::info!(path = %path.display(), "made a master key file; keep a copy of it with the backups");
     Ok(text)
 }
@@ -180,7 +219,8 @@ fn make(path: &Path) -> Result<Zeroizing<String>, MasterKeyError> {
 /// a rename, fails where another process was first.
 fn publish(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let mut random = [0; 8];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("could not read random bytes"))?;
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| std::io::Error::other("could not read random bytes"))?;
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{:016x}.tmp", u64::from_le_bytes(random)));
     let temporary = PathBuf::from(name);
@@ -196,7 +236,10 @@ fn publish(path: &Path, text: &[u8]) -> std::io::Result<()> {
     // Removed after a failure too: it may hold a part of the key.
     let removed = std::fs::remove_file(&temporary);
     written.and(removed)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::fs::File::open(folder)?.sync_all()
 }
 
@@ -208,15 +251,23 @@ mod tests {
     fn publishes_whole_file_or_none() {
         let folder = tempfile::tempdir().unwrap();
         let names = || {
-            let mut names: Vec<_> =
-                std::fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+            let mut names: Vec<_> = std::fs::read_dir(folder.path())
+                .unwrap()
+                .map(|it| it.unwrap().file_name())
+                .collect();
             names.sort();
             names
         };
         let path = folder.path().join("master.key");
         publish(&path, b"first").unwrap();
-        assert_eq!(publish(&path, b"second").unwrap_err().kind(), ErrorKind::AlreadyExists);
-        assert_eq!((std::fs::read(&path).unwrap().as_slice(), names()), (&b"first"[..], vec!["master.key".into()]));
+        assert_eq!(
+            publish(&path, b"second").unwrap_err().kind(),
+            ErrorKind::AlreadyExists
+        );
+        assert_eq!(
+            (std::fs::read(&path).unwrap().as_slice(), names()),
+            (&b"first"[..], vec!["master.key".into()])
+        );
         let nowhere = folder.path().join("missing").join("master.key");
         assert!(publish(&nowhere, b"third").is_err());
         assert_eq!(names().len(), 1, "no temporary file is left");
@@ -229,26 +280,53 @@ mod tests {
     #[test]
     fn only_the_same_key_and_name_open_what_was_sealed() {
         let sealed = key(1).seal("kid-1", b"private").unwrap();
-        assert_eq!(key(1).open("kid-1", &sealed).unwrap().as_slice(), b"private");
-        assert!(key(2).open("kid-1", &sealed).is_none(), "another master key");
-        assert!(key(1).open("kid-2", &sealed).is_none(), "a row moved to another kid");
+        assert_eq!(
+            key(1).open("kid-1", &sealed).unwrap().as_slice(),
+            b"private"
+        );
+        assert!(
+            key(2).open("kid-1", &sealed).is_none(),
+            "another master key"
+        );
+        assert!(
+            key(1).open("kid-2", &sealed).is_none(),
+            "a row moved to another kid"
+        );
         for at in 0..sealed.len() {
             let mut broken = sealed.clone();
             broken[at] ^= 1;
             assert!(key(1).open("kid-1", &broken).is_none(), "byte {at} flipped");
         }
-        assert!(key(1).open("kid-1", &sealed[..11]).is_none(), "shorter than a nonce");
+        assert!(
+            key(1).open("kid-1", &sealed[..11]).is_none(),
+            "shorter than a nonce"
+        );
     }
 
     #[test]
     fn sealing_twice_gives_two_texts() {
-        assert_ne!(key(1).seal("kid", b"x").unwrap(), key(1).seal("kid", b"x").unwrap());
+        assert_ne!(
+            key(1).seal("kid", b"x").unwrap(),
+            key(1).seal("kid", b"x").unwrap()
+        );
     }
 
     #[test]
     fn anything_but_32_bytes_of_base64_is_refused() {
-        for text in ["", "abc", &STANDARD.encode([0; 31]), &STANDARD.encode([0; 33]), "not base64 at all!"] {
-            assert!(matches!(MasterKey::from_base64(text, "x"), Err(MasterKeyError::Form(_))), "{text}");
+        for text in [
+            "",
+            "abc",
+            &STANDARD.encode([0; 31]),
+            &STANDARD.encode([0; 33]),
+            "not base64 at all!",
+        ] {
+            assert!(
+                matches!(
+                    MasterKey::from_base64(text, "x"),
+                    Err(MasterKeyError::Form(_))
+                ),
+                "{text}"
+            );
         }
     }
 }

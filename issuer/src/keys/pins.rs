@@ -1,4 +1,5 @@
-//! Pins of bundle keys: a bundle that proxies cannot verify stops them all, so an unpinned key does not sign (I26).
+//! Pins of bundle keys: a bundle that proxies cannot verify stops them all, so an unpinned key does
+//! not sign (I26).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,12 +15,13 @@ const LOOK_EVERY_MS: u64 = 2_000;
 
 /// Returns the key that stands by for this purpose.
 pub(super) fn standby(keys: &[KeyRecord], purpose: Purpose) -> Option<&KeyRecord> {
-    keys.iter().find(|key| key.purpose == purpose && key.state == KeyState::Next)
+    keys.iter()
+        .find(|key| key.purpose == purpose && key.state == KeyState::Next)
 }
 
-/// Returns whether every proxy that counts can verify bundles by this key. The keys of the first start are printed by
-/// `meshseal keys pins` from the beginning, so they count as pinned until a proxy states otherwise. Any other key needs the
-/// statement of every proxy, and of one at least.
+/// Returns whether every proxy that counts can verify bundles by this key. The keys of the first
+/// start are printed by `meshseal keys pins` from the beginning, so they count as pinned until a
+/// proxy states otherwise. Any other key needs the statement of every proxy, and of one at least.
 pub(super) fn is_pinned(key: &KeyRecord, live: &Live) -> bool {
     let (pinned, missing) = live.pins(&key.kid);
     if key.is_first() {
@@ -45,13 +47,20 @@ impl BundleRequest {
     }
 
     /// Returns when the rotation was requested (Unix seconds).
-    pub(super) async fn read(&self, store: &dyn Store, steady_ms: u64) -> Result<Option<u64>, StoreError> {
+    pub(super) async fn read(
+        &self,
+        store: &dyn Store,
+        steady_ms: u64,
+    ) -> Result<Option<u64>, StoreError> {
         let known = *self.lock();
         if steady_ms < known.due_ms {
             return Ok(known.requested);
         }
         let requested = store.constant(NAME, "").await?.parse().ok();
-        *self.lock() = Look { requested, due_ms: steady_ms.saturating_add(LOOK_EVERY_MS) };
+        *self.lock() = Look {
+            requested,
+            due_ms: steady_ms.saturating_add(LOOK_EVERY_MS),
+        };
         Ok(requested)
     }
 

@@ -17,7 +17,9 @@ impl Purpose {
     /// By name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Token, Self::Bundle].into_iter().find(|purpose| purpose.name() == name)
+        [Self::Token, Self::Bundle]
+            .into_iter()
+            .find(|purpose| purpose.name() == name)
     }
 
     /// The name.
@@ -33,7 +35,8 @@ impl Purpose {
 /// Where a key is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// Published, not signing yet: takes over at a rotation, or at once when the active key is revoked.
+    /// Published, not signing yet: takes over at a rotation, or at once when the active key is
+    /// revoked.
     Next,
     /// Signs.
     Active,
@@ -96,12 +99,12 @@ pub struct KeyRecord {
     pub since: u64,
     /// The first bundle version that carried it.
     pub published: u64,
-    /// When it may sign unforced (Unix seconds of time that has passed for certain): no reader of `/jwks` keeps an older document
-    /// by then. 0 for the keys of the first
-    /// start, which every document and every set of pins carries.
+    /// When it may sign unforced (Unix seconds of time that has passed for certain): no reader of
+    /// `/jwks` keeps an older document by then. 0 for the keys of the first start, which every
+    /// document and every set of pins carries.
     pub ready_at: u64,
-    /// Seconds after its last signature until nothing that it signed can be alive: the longest under any configuration that was
-    /// in force while it signed.
+    /// Seconds after its last signature until nothing that it signed can be alive: the longest
+    /// under any configuration that was in force while it signed.
     pub drain_s: u64,
     /// The public JWK as JSON, with `kid`, `alg` and `use`.
     pub public_jwk: String,
@@ -116,36 +119,63 @@ impl KeyRecord {
         self.ready_at == 0
     }
 
-    /// Name under which the private half is sealed. In schema 1 it was the bare `kid`, which tells a database of schema 1 from
-    /// one whose MACs were removed.
+    /// Name under which the private half is sealed. In schema 1 it was the bare `kid`, which tells
+    /// a database of schema 1 from one whose MACs were removed.
     #[must_use]
     pub fn seal_name(kid: &str) -> String {
         format!("meshseal key v2 {kid}")
     }
 
-    /// Returns the record in another state. A key that will not sign again has no private half any more (I26).
+    /// Returns the record in another state. A key that will not sign again has no private half any
+    /// more (I26).
     #[must_use]
     pub fn entering(self, state: KeyState, since: u64) -> Self {
         let sealed = self.sealed.filter(|_| state.may_sign());
-        Self { state, since, sealed, ..self }
+        Self {
+            state,
+            since,
+            sealed,
+            ..self
+        }
     }
 
     /// Returns whether the private half is sealed in the form of schema 1.
     pub(crate) fn is_sealed_as_schema_1(&self, master: &MasterKey) -> bool {
-        self.sealed.as_ref().is_some_and(|sealed| master.open(&self.kid, sealed).is_some())
+        self.sealed
+            .as_ref()
+            .is_some_and(|sealed| master.open(&self.kid, sealed).is_some())
     }
 
-    /// Returns the record with its private half, if it has one, sealed in the present form instead of that of schema 1.
+    /// Returns the record with its private half, if it has one, sealed in the present form instead
+    /// of that of schema 1.
     pub(crate) fn resealed(self, master: &MasterKey) -> Option<Self> {
-        let Some(sealed) = &self.sealed else { return Some(self) };
-        let sealed = master.seal(&Self::seal_name(&self.kid), &master.open(&self.kid, sealed)?).ok()?;
-        Some(Self { sealed: Some(sealed), ..self })
+        let Some(sealed) = &self.sealed else {
+            return Some(self);
+        };
+        let sealed = master
+            .seal(
+                &Self::seal_name(&self.kid),
+                &master.open(&self.kid, sealed)?,
+            )
+            .ok()?;
+        Some(Self {
+            sealed: Some(sealed),
+            ..self
+        })
     }
 }
 
 impl fmt::Debug for KeyRecord {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kid, purpose, algorithm, state, since, published, .. } = self;
+        let Self {
+            kid,
+            purpose,
+            algorithm,
+            state,
+            since,
+            published,
+            ..
+        } = self;
         write!(
             out,
             "{} {} {kid} {} since {since}, published in {published}",

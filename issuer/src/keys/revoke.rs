@@ -28,8 +28,9 @@ pub enum RevokeError {
     Generate(#[from] GenerateError),
 }
 
-/// Takes a key out of use at once: it leaves the bundle and signs no more; the standby takes its place, confirmed or not. A
-/// bundle key gives way only to one that every proxy pins, unless `forced`.
+/// Takes a key out of use at once: it leaves the bundle and signs no more; the standby takes its
+/// place, confirmed or not. A bundle key gives way only to one that every proxy pins, unless
+/// `forced`.
 ///
 /// # Errors
 /// [`RevokeError`].
@@ -37,7 +38,11 @@ pub async fn revoke(issuer: &Issuer, kid: &str, forced: bool) -> Result<u64, Rev
     for _ in 0..ATTEMPTS {
         issuer.publisher.refresh().await?;
         let published = issuer.publisher.current();
-        let key = published.keys.iter().find(|key| key.kid == kid).ok_or(RevokeError::Unknown)?;
+        let key = published
+            .keys
+            .iter()
+            .find(|key| key.kid == kid)
+            .ok_or(RevokeError::Unknown)?;
         let now = issuer.clock.now();
         let mut keys = vec![enter(kid, KeyState::Retired, now)];
         let mut risk = None;
@@ -50,17 +55,28 @@ pub async fn revoke(issuer: &Issuer, kid: &str, forced: bool) -> Result<u64, Rev
             {
                 return Err(RevokeError::NotPinned(risk.clone()));
             }
-            let policy = policies(&issuer.config, 0).into_iter().find(|policy| policy.purpose == key.purpose);
+            let policy = policies(&issuer.config, 0)
+                .into_iter()
+                .find(|policy| policy.purpose == key.purpose);
             keys.push(match (next, policy) {
                 (Some(next), _) => enter(&next.kid, KeyState::Active, now),
-                (None, Some(policy)) => {
-                    KeyChange::Insert(make(&policy, KeyState::Active, now, now, issuer.master()).await?)
-                }
+                (None, Some(policy)) => KeyChange::Insert(
+                    make(&policy, KeyState::Active, now, now, issuer.master()).await?,
+                ),
                 (None, None) => return Err(RevokeError::Unknown),
             });
         }
-        let epochs = if key.purpose == Purpose::Token { vec![key_epoch(kid, now)] } else { Vec::new() };
-        let change = Change { expected_version: Some(published.version()), keys, epochs, ..Change::default() };
+        let epochs = if key.purpose == Purpose::Token {
+            vec![key_epoch(kid, now)]
+        } else {
+            Vec::new()
+        };
+        let change = Change {
+            expected_version: Some(published.version()),
+            keys,
+            epochs,
+            ..Change::default()
+        };
         if let Some(version) = attempt(issuer, &change, risk.as_deref()).await? {
             return Ok(version);
         }
@@ -79,10 +95,21 @@ pub async fn promote(issuer: &Issuer, purpose: Purpose) -> Result<u64, RevokeErr
         let next = standby(&published.keys, purpose).ok_or(RevokeError::Unknown)?;
         let now = issuer.clock.now();
         let active = |key: &&KeyRecord| key.purpose == purpose && key.state == KeyState::Active;
-        let old = published.keys.iter().find(active).map(|key| enter(&key.kid, KeyState::Draining, now));
-        let keys = old.into_iter().chain([enter(&next.kid, KeyState::Active, now)]).collect();
+        let old = published
+            .keys
+            .iter()
+            .find(active)
+            .map(|key| enter(&key.kid, KeyState::Draining, now));
+        let keys = old
+            .into_iter()
+            .chain([enter(&next.kid, KeyState::Active, now)])
+            .collect();
         let risk = unready(issuer, purpose, Some(next)).await;
-        let change = Change { expected_version: Some(published.version()), keys, ..Change::default() };
+        let change = Change {
+            expected_version: Some(published.version()),
+            keys,
+            ..Change::default()
+        };
         if let Some(version) = attempt(issuer, &change, risk.as_deref()).await? {
             issuer.metrics.rotations.increment();
             return Ok(version);
@@ -92,11 +119,19 @@ pub async fn promote(issuer: &Issuer, purpose: Purpose) -> Result<u64, RevokeErr
 }
 
 fn enter(kid: &str, state: KeyState, since: u64) -> KeyChange {
-    KeyChange::Enter { kid: kid.to_owned(), state, since }
+    KeyChange::Enter {
+        kid: kid.to_owned(),
+        state,
+        since,
+    }
 }
 
 /// Commits, and counts as forced what carries a risk; `None` when another change came first.
-async fn attempt(issuer: &Issuer, change: &Change, risk: Option<&str>) -> Result<Option<u64>, StoreError> {
+async fn attempt(
+    issuer: &Issuer,
+    change: &Change,
+    risk: Option<&str>,
+) -> Result<Option<u64>, StoreError> {
     match issuer.publisher.commit(change).await {
         Err(StoreError::Conflict) => Ok(None),
         Err(error) => Err(error),
@@ -113,7 +148,9 @@ async fn attempt(issuer: &Issuer, change: &Change, risk: Option<&str>) -> Result
 
 /// Describes which verifiers may not hold the key that is to sign.
 async fn unready(issuer: &Issuer, purpose: Purpose, next: Option<&KeyRecord>) -> Option<String> {
-    let Some(next) = next else { return Some("no verifier has the key, which is new".to_owned()) };
+    let Some(next) = next else {
+        return Some("no verifier has the key, which is new".to_owned());
+    };
     let live = issuer.live_proxies().await;
     match purpose {
         Purpose::Bundle if !is_pinned(next, &live) => {
@@ -123,9 +160,10 @@ async fn unready(issuer: &Issuer, purpose: Purpose, next: Option<&KeyRecord>) ->
                 next.kid
             ))
         }
-        Purpose::Token if issuer.clock.now() < next.ready_at => {
-            Some(format!("readers of /jwks may not have key {} yet", next.kid))
-        }
+        Purpose::Token if issuer.clock.now() < next.ready_at => Some(format!(
+            "readers of /jwks may not have key {} yet",
+            next.kid
+        )),
         Purpose::Token if live.confirmed() < next.published => {
             Some(format!("not every proxy has confirmed key {}", next.kid))
         }
@@ -137,5 +175,10 @@ async fn unready(issuer: &Issuer, purpose: Purpose, next: Option<&KeyRecord>) ->
 pub(crate) fn key_epoch(kid: &str, now: u64) -> EpochRecord {
     let before = now.saturating_add(1);
     let expires_at = before.saturating_add(MAX_TOKEN_LIFE_S);
-    EpochRecord { kind: EpochKind::Kid, name: kid.to_owned(), before, expires_at }
+    EpochRecord {
+        kind: EpochKind::Kid,
+        name: kid.to_owned(),
+        before,
+        expires_at,
+    }
 }

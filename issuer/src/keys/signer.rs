@@ -46,34 +46,55 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Opens a kept key and tests that what it signs verifies under the public half that is published (I27).
+    /// Opens a kept key and tests that what it signs verifies under the public half that is
+    /// published (I27).
     ///
     /// # Errors
     /// [`SignerError`].
     pub fn open(record: &KeyRecord, master: &MasterKey) -> Result<Self, SignerError> {
         let sealed = record.sealed.as_ref().ok_or(SignerError::Destroyed)?;
-        let pkcs8 = master.open(&KeyRecord::seal_name(&record.kid), sealed).ok_or(SignerError::Sealed)?;
+        let pkcs8 = master
+            .open(&KeyRecord::seal_name(&record.kid), sealed)
+            .ok_or(SignerError::Sealed)?;
         let private = match record.algorithm {
             Algorithm::EdDsa => Ed25519KeyPair::from_pkcs8(&pkcs8).map(Private::EdDsa),
             Algorithm::Es256 => {
-                EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map(Private::Es256)
+                EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8)
+                    .map(Private::Es256)
             }
             Algorithm::Rs256 => RsaKeyPair::from_pkcs8(&pkcs8).map(Private::Rs256),
         };
         let (kid, algorithm) = (record.kid.clone(), record.algorithm);
-        let header = format!(r#"{{"alg":"{}","kid":"{kid}","typ":"at+jwt"}}"#, algorithm.name());
+        let header = format!(
+            r#"{{"alg":"{}","kid":"{kid}","typ":"at+jwt"}}"#,
+            algorithm.name()
+        );
         let token_header = URL_SAFE_NO_PAD.encode(header) + ".";
         let private = private.map_err(|_| SignerError::Malformed)?;
-        let signer = Self { kid, algorithm, private, random: SystemRandom::new(), token_header };
+        let signer = Self {
+            kid,
+            algorithm,
+            private,
+            random: SystemRandom::new(),
+            token_header,
+        };
         signer.self_test(&record.public_jwk)?;
         Ok(signer)
     }
 
     fn self_test(&self, public_jwk: &str) -> Result<(), SignerError> {
         let token = self.token(b"{}")?;
-        let keys = KeySet::from_config(&format!(r#"{{"keys":[{public_jwk}]}}"#), &[self.algorithm.core()], false);
+        let keys = KeySet::from_config(
+            &format!(r#"{{"keys":[{public_jwk}]}}"#),
+            &[self.algorithm.core()],
+            false,
+        );
         let verified = keys.is_ok_and(|keys| signature_only(&token, &keys).is_ok());
-        if verified { Ok(()) } else { Err(SignerError::SelfTest) }
+        if verified {
+            Ok(())
+        } else {
+            Err(SignerError::SelfTest)
+        }
     }
 
     /// The key id.
@@ -101,8 +122,13 @@ impl Signer {
                 .map_err(|_| SignerError::Signing),
             Private::Rs256(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&signature::RSA_PKCS1_SHA256, &self.random, message, &mut signature)
-                    .map_err(|_| SignerError::Signing)?;
+                pair.sign(
+                    &signature::RSA_PKCS1_SHA256,
+                    &self.random,
+                    message,
+                    &mut signature,
+                )
+                .map_err(|_| SignerError::Signing)?;
                 Ok(signature)
             }
         }

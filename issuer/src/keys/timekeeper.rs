@@ -35,12 +35,17 @@ fn unsealed(text: &str, master: &MasterKey) -> Option<ClockMark> {
     ClockMark::parse(mark)
 }
 
-/// Reads the stored mark, and makes the first one of a database. One without a right MAC is replaced by
-/// a mark by which no time has passed for certain; so is one that is missing where there are keys.
+/// Reads the stored mark, and makes the first one of a database. One without a right MAC is
+/// replaced by a mark by which no time has passed for certain; so is one that is missing where
+/// there are keys.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub async fn stored_mark(store: &dyn Store, clock: &dyn Clock, master: &MasterKey) -> Result<ClockMark, StoreError> {
+pub async fn stored_mark(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    master: &MasterKey,
+) -> Result<ClockMark, StoreError> {
     loop {
         let text = store.constant(NAME, "").await?;
         if let Some(mark) = unsealed(&text, master) {
@@ -49,10 +54,19 @@ pub async fn stored_mark(store: &dyn Store, clock: &dyn Clock, master: &MasterKe
         let is_new = text.is_empty() && store.load().await?.keys.is_empty();
         let (time, boot) = (clock.read(), clock.boot());
         let mark = if is_new {
-            ClockMark { seen_ms: time.now_ms, boot, steady_ms: time.steady_ms, ..ClockMark::default() }
+            ClockMark {
+                seen_ms: time.now_ms,
+                boot,
+                steady_ms: time.steady_ms,
+                ..ClockMark::default()
+            }
         } else {
-            tracing::error!("the clock mark is missing or lacks its MAC; entries are kept for longer");
-            let latest_ms = time.database.map_or(u64::MAX, |database| database.latest_ms);
+            tracing::error!(
+                "the clock mark is missing or lacks its MAC; entries are kept for longer"
+            );
+            let latest_ms = time
+                .database
+                .map_or(u64::MAX, |database| database.latest_ms);
             ClockMark::unobserved(time.now_ms.min(latest_ms))
         };
         // Another replica may have made it.
@@ -86,7 +100,8 @@ impl Timekeeper {
         *self.lock() = None;
     }
 
-    /// Advances the mark, at most every two seconds unless `now` is set. Only the leader calls this.
+    /// Advances the mark, at most every two seconds unless `now` is set. Only the leader calls
+    /// this.
     pub(super) async fn mark(
         &self,
         store: &dyn Store,
@@ -98,9 +113,14 @@ impl Timekeeper {
         let held = *self.lock();
         let held = match held {
             Some(held) => held,
-            None => Held { mark: stored_mark(store, clock, master).await?, steady_ms: None },
+            None => Held {
+                mark: stored_mark(store, clock, master).await?,
+                steady_ms: None,
+            },
         };
-        let is_due = held.steady_ms.is_none_or(|at_ms| time.steady_ms >= at_ms.saturating_add(MARK_EVERY_MS));
+        let is_due = held
+            .steady_ms
+            .is_none_or(|at_ms| time.steady_ms >= at_ms.saturating_add(MARK_EVERY_MS));
         *self.lock() = Some(held);
         if !(now || is_due) || !time.is_sound() || self.is_on_probation(&held, &time) {
             return Ok(());
@@ -109,34 +129,54 @@ impl Timekeeper {
         let begun_ms = held.steady_ms.or_else(|| held.mark.begun_ms(clock.boot()));
         let elapsed_ms = begun_ms.map(|at_ms| time.steady_ms.saturating_sub(at_ms));
         let advanced = held.mark.advanced(time.now_ms, elapsed_ms);
-        let mark = ClockMark { boot: clock.boot(), steady_ms: time.steady_ms, ..advanced };
+        let mark = ClockMark {
+            boot: clock.boot(),
+            steady_ms: time.steady_ms,
+            ..advanced
+        };
         if mark.lag_ms > held.mark.lag_ms.saturating_add(CONFIRM_MS) {
             let seconds = mark.lag_ms / 1_000;
-            tracing::warn!(seconds, "time passed that no issuer observed; entries are kept for longer by as much");
+            tracing::warn!(
+                seconds,
+                "time passed that no issuer observed; entries are kept for longer by as much"
+            );
         }
-        let replaced = store.replace(NAME, &sealed(&held.mark, master), &sealed(&mark, master)).await?;
-        *self.lock() = replaced.then_some(Held { mark, steady_ms: Some(time.steady_ms) });
+        let replaced = store
+            .replace(NAME, &sealed(&held.mark, master), &sealed(&mark, master))
+            .await?;
+        *self.lock() = replaced.then_some(Held {
+            mark,
+            steady_ms: Some(time.steady_ms),
+        });
         Ok(())
     }
 
-    /// Returns whether a gap before the start is still unconfirmed: without a second clock, a wall clock that is wrong since
-    /// the start must not become the floor of the next start.
+    /// Returns whether a gap before the start is still unconfirmed: without a second clock, a wall
+    /// clock that is wrong since the start must not become the floor of the next start.
     fn is_on_probation(&self, held: &Held, time: &Time) -> bool {
-        let mut started_ms = self.started_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started_ms = self
+            .started_ms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let started_ms = *started_ms.get_or_insert(time.steady_ms);
         let up_ms = time.steady_ms.saturating_sub(started_ms);
-        held.steady_ms.is_none() && time.database.is_none() && held.mark.is_gap(time.now_ms) && up_ms < CONFIRM_MS
+        held.steady_ms.is_none()
+            && time.database.is_none()
+            && held.mark.is_gap(time.now_ms)
+            && up_ms < CONFIRM_MS
     }
 
-    /// Returns the time that has passed for certain (Unix seconds): by the monotonic clock, the wall clock and the database
-    /// server's clock.
+    /// Returns the time that has passed for certain (Unix seconds): by the monotonic clock, the
+    /// wall clock and the database server's clock.
     pub(super) fn certain(&self, time: &Time) -> u64 {
         let Some(held) = *self.lock() else { return 0 };
-        let database_ms = time.database.map_or(u64::MAX, |database| database.earliest_ms);
+        let database_ms = time
+            .database
+            .map_or(u64::MAX, |database| database.earliest_ms);
         let mark = match held.steady_ms {
-            Some(at_ms) if time.is_sound() => {
-                held.mark.advanced(time.now_ms, Some(time.steady_ms.saturating_sub(at_ms)))
-            }
+            Some(at_ms) if time.is_sound() => held
+                .mark
+                .advanced(time.now_ms, Some(time.steady_ms.saturating_sub(at_ms))),
             Some(_) | None => held.mark,
         };
         mark.certain_ms().min(time.now_ms).min(database_ms) / 1_000

@@ -30,7 +30,10 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new().route("/revoke", post(revoke))
 }
 
-async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<Response, OAuthError> {
+async fn revoke(
+    State(issuer): State<Arc<Issuer>>,
+    request: OAuthRequest,
+) -> Result<Response, OAuthError> {
     let caller = authenticate(&issuer, &request.caller, &request.form).await?;
     // A replica whose clock is ahead has dated its tokens later than this one would.
     let latest_issue = issuer.clock.read().latest_issue_ms() / 1_000;
@@ -38,7 +41,12 @@ async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Res
     let done = carry_out(&issuer, caller, asked.target).await?;
     let Some(version) = done.version else {
         // RFC 7009 §2.2: 200 although nothing was revoked. Operators learn the reason.
-        tracing::info!(client = caller.id, kind = done.kind, reason = done.reason, "nothing revoked");
+        tracing::info!(
+            client = caller.id,
+            kind = done.kind,
+            reason = done.reason,
+            "nothing revoked"
+        );
         let reason = done.reason.filter(|_| caller.admin);
         let hint = done.hint.filter(|_| caller.admin);
         let mut answer = json!({ "revoked": false, "kind": done.kind, "reason": reason });
@@ -48,11 +56,22 @@ async fn revoke(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Res
         return Ok(no_store(Json(answer)));
     };
     issuer.metrics.revocations.increment();
-    tracing::info!(client = caller.id, version, kind = done.kind, name = done.name, jti = done.jti, "revoked");
+    tracing::info!(
+        client = caller.id,
+        version,
+        kind = done.kind,
+        name = done.name,
+        jti = done.jti,
+        "revoked"
+    );
     let mut answer = match asked.wait_s {
         Some(wait_s) => {
             let receipt = Receipt::wait(&issuer, version, Duration::from_secs(wait_s)).await;
-            json!(if caller.admin { receipt } else { receipt.without_names() })
+            json!(if caller.admin {
+                receipt
+            } else {
+                receipt.without_names()
+            })
         }
         None => json!({ "version": version }),
     };
@@ -89,11 +108,18 @@ struct Done {
 
 impl Done {
     fn nothing(kind: &'static str, reason: &'static str) -> Self {
-        Self { kind, reason: Some(reason), ..Self::default() }
+        Self {
+            kind,
+            reason: Some(reason),
+            ..Self::default()
+        }
     }
 
     fn advising(self, hint: &'static str) -> Self {
-        Self { hint: Some(hint), ..self }
+        Self {
+            hint: Some(hint),
+            ..self
+        }
     }
 }
 
@@ -108,18 +134,36 @@ async fn carry_out(issuer: &Issuer, caller: &Client, target: Target) -> Result<D
     }
 }
 
-async fn revoke_group(issuer: &Issuer, kind: EpochKind, name: String, before: u64) -> Result<Done, OAuthError> {
+async fn revoke_group(
+    issuer: &Issuer,
+    kind: EpochKind,
+    name: String,
+    before: u64,
+) -> Result<Done, OAuthError> {
     let record = epoch(kind, name.clone(), before);
     let (certain, _) = certain_time(issuer).await?;
     if record.expires_at <= certain {
         return Ok(Done::nothing(kind.name(), "tokens-expired")
             .advising("every token issued before `issued_before` has expired; give a later time, or none for now"));
     }
-    let version = issuer.publisher.commit(&Change { epochs: vec![record], ..Change::default() }).await?;
+    let version = issuer
+        .publisher
+        .commit(&Change {
+            epochs: vec![record],
+            ..Change::default()
+        })
+        .await?;
     let hint = unknown_group(issuer, kind, &name);
     let known = (kind != EpochKind::All).then_some(hint.is_none());
     let name = Some(name).filter(|name| !name.is_empty());
-    Ok(Done { version: Some(version), kind: kind.name(), name, known, hint, ..Done::default() })
+    Ok(Done {
+        version: Some(version),
+        kind: kind.name(),
+        name,
+        known,
+        hint,
+        ..Done::default()
+    })
 }
 
 /// Returns why a group may have no tokens. It is revoked all the same: its client may have left the
@@ -129,33 +173,57 @@ fn unknown_group(issuer: &Issuer, kind: EpochKind, name: &str) -> Option<&'stati
         EpochKind::All | EpochKind::Kid => None,
         // A client that asks for itself is the subject of its tokens.
         EpochKind::Client | EpochKind::Subject if issuer.registry.get(name).is_some() => None,
-        EpochKind::Client | EpochKind::Subject => {
-            Some("no configured client has this clientId; is it misspelt, or was it removed from the configuration?")
+        EpochKind::Client | EpochKind::Subject => Some(
+            "no configured client has this clientId; is it misspelt, or was it removed from the configuration?",
+        ),
+        EpochKind::Session => {
+            Some("this issuer issues no tokens with a session (`sid`); revoke by client or jti")
         }
-        EpochKind::Session => Some("this issuer issues no tokens with a session (`sid`); revoke by client or jti"),
-        EpochKind::Grant => Some("this issuer issues no tokens with a grant (`grant_id`); revoke by client or jti"),
+        EpochKind::Grant => {
+            Some("this issuer issues no tokens with a grant (`grant_id`); revoke by client or jti")
+        }
     }
 }
 
-/// Returns the Unix seconds that have passed for certain, and whether they lag by an hour or more. A
-/// clock that is ahead must not hide living tokens (ADR 20).
+/// Returns the Unix seconds that have passed for certain, and whether they lag by an hour or more.
+/// A clock that is ahead must not hide living tokens (ADR 20).
 async fn certain_time(issuer: &Issuer) -> Result<(u64, bool), StoreError> {
     let mark = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?;
-    Ok((issuer.clock.now().min(mark.certain_ms() / 1_000), mark.lag_ms >= MAX_BLOCK_AGE_MS))
+    Ok((
+        issuer.clock.now().min(mark.certain_ms() / 1_000),
+        mark.lag_ms >= MAX_BLOCK_AGE_MS,
+    ))
 }
 
-async fn commit_token(issuer: &Issuer, caller: &Client, token: RevokedToken, jti: &str) -> Result<Done, OAuthError> {
+async fn commit_token(
+    issuer: &Issuer,
+    caller: &Client,
+    token: RevokedToken,
+    jti: &str,
+) -> Result<Done, OAuthError> {
     let most = (!caller.admin).then_some(issuer.config.limits.revoked_tokens_per_client);
-    let revoker = Revoker { client: caller.id.clone(), most };
-    let change = Change { revoke: vec![token], revoker, ..Change::default() };
+    let revoker = Revoker {
+        client: caller.id.clone(),
+        most,
+    };
+    let change = Change {
+        revoke: vec![token],
+        revoker,
+        ..Change::default()
+    };
     let version = issuer.publisher.commit(&change).await?;
-    Ok(Done { version: Some(version), kind: "token", jti: Some(jti.to_owned()), ..Done::default() })
+    Ok(Done {
+        version: Some(version),
+        kind: "token",
+        jti: Some(jti.to_owned()),
+        ..Done::default()
+    })
 }
 
 /// Revokes a token that is at hand.
 ///
-/// An unrecognised token may be signed by a key that another replica has just made. The newest keys are loaded before a token
-/// is called unknown, and an error is returned if that fails.
+/// An unrecognised token may be signed by a key that another replica has just made. The newest keys
+/// are loaded before a token is called unknown, and an error is returned if that fails.
 async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<Done, OAuthError> {
     let recognise = || {
         let published = issuer.publisher.current();
@@ -172,31 +240,48 @@ async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<D
     };
     let claims = verified.claims();
     if !caller.admin && claims.client_id() != Some(&caller.id) {
-        return Err(OAuthErrorKind::UnauthorizedClient.because("the token was issued to another client"));
+        return Err(
+            OAuthErrorKind::UnauthorizedClient.because("the token was issued to another client")
+        );
     }
     let (Some(jti), Some(expires_at)) = (claims.jti(), claims.expires_at()) else {
         return Ok(Done::nothing("token", "claim-missing"));
     };
-    let Some(index) = index_of(jti) else { return Ok(Done::nothing("token", "jti-without-index")) };
+    let Some(index) = index_of(jti) else {
+        return Ok(Done::nothing("token", "jti-without-index"));
+    };
     // Proxies may grant more leeway than the issuer.
     let expires_at = expires_at.saturating_add(MAX_CLOCK_SKEW_S);
     commit_token(issuer, caller, RevokedToken { index, expires_at }, jti).await
 }
 
-/// Revokes a token by its `jti`. Its expiry is unknown, so that the entry is kept for the longest life of any token.
+/// Revokes a token by its `jti`. Its expiry is unknown, so that the entry is kept for the longest
+/// life of any token.
 async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Done, OAuthError> {
-    let Some(index) = index_of(&jti) else { return Ok(Done::nothing("token", "jti-without-index")) };
+    let Some(index) = index_of(&jti) else {
+        return Ok(Done::nothing("token", "jti-without-index"));
+    };
     // An index that was never used would revoke a future token of any client.
-    let unused = issuer.store.lease_indices(1, 0).await?.start.max(issuer.indices.highest());
+    let unused = issuer
+        .store
+        .lease_indices(1, 0)
+        .await?
+        .start
+        .max(issuer.indices.highest());
     if index >= unused {
-        return Ok(Done::nothing("token", "jti-unknown").advising("no token has this jti yet; is it misspelt?"));
+        return Ok(Done::nothing("token", "jti-unknown")
+            .advising("no token has this jti yet; is it misspelt?"));
     }
     let (certain, lags) = certain_time(issuer).await?;
-    let oldest_ms = certain.saturating_sub(MAX_TOKEN_LIFE_S).saturating_mul(1_000);
-    // Earlier programs used blocks for as long as they ran. For a day after an upgrade, time lags by a day.
+    let oldest_ms = certain
+        .saturating_sub(MAX_TOKEN_LIFE_S)
+        .saturating_mul(1_000);
+    // Earlier programs used blocks for as long as they ran. For a day after an upgrade, time lags
+    // by a day.
     if !lags && index < index_floor(oldest_ms.saturating_sub(MAX_BLOCK_AGE_MS + CLOCK_SPREAD_MS)) {
-        return Ok(Done::nothing("token", "jti-expired")
-            .advising("no living token is as old as this jti; is it misspelt, or of another issuer?"));
+        return Ok(Done::nothing("token", "jti-expired").advising(
+            "no living token is as old as this jti; is it misspelt, or of another issuer?",
+        ));
     }
     let expires_at = issuer.clock.now().saturating_add(MAX_TOKEN_LIFE_S);
     commit_token(issuer, caller, RevokedToken { index, expires_at }, &jti).await
@@ -205,18 +290,37 @@ async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Don
 async fn revoke_key(issuer: &Issuer, kid: String) -> Result<Done, OAuthError> {
     issuer.publisher.refresh().await?;
     let published = issuer.publisher.current();
-    let is_revoked = published.trust(&issuer.config.issuer).is_some_and(|trust| trust.epochs.revokes_key(&kid));
-    match published.keys.iter().find(|key| key.kid == kid).map(|key| (key.purpose, key.state)) {
-        None => return Ok(Done::nothing("key", "key-unknown").advising("see the key ids in `meshseal keys list`")),
-        // Removing a bundle key changes what proxies pin: that has its own verb, on the listener for operators.
+    let is_revoked = published
+        .trust(&issuer.config.issuer)
+        .is_some_and(|trust| trust.epochs.revokes_key(&kid));
+    match published
+        .keys
+        .iter()
+        .find(|key| key.kid == kid)
+        .map(|key| (key.purpose, key.state))
+    {
+        None => {
+            return Ok(Done::nothing("key", "key-unknown")
+                .advising("see the key ids in `meshseal keys list`"));
+        }
+        // Removing a bundle key changes what proxies pin: that has its own verb, on the listener
+        // for operators.
         Some((Purpose::Bundle, _)) => {
-            return Ok(Done::nothing("key", "key-signs-no-tokens").advising("use `meshseal keys revoke`"));
+            return Ok(
+                Done::nothing("key", "key-signs-no-tokens").advising("use `meshseal keys revoke`")
+            );
         }
         Some((Purpose::Token, KeyState::Retired)) if !is_revoked => {
-            return Ok(Done::nothing("key", "key-retired").advising("every token that this key signed has expired"));
+            return Ok(Done::nothing("key", "key-retired")
+                .advising("every token that this key signed has expired"));
         }
         Some((Purpose::Token, _)) => {}
     }
     let version = keys::revoke(issuer, &kid, false).await?;
-    Ok(Done { version: Some(version), kind: "key", name: Some(kid), ..Done::default() })
+    Ok(Done {
+        version: Some(version),
+        kind: "key",
+        name: Some(kid),
+        ..Done::default()
+    })
 }

@@ -1,4 +1,5 @@
-//! Revocation: what no longer counts, by token, subject, client, session, grant, key, or everything before a time.
+//! Revocation: what no longer counts, by token, subject, client, session, grant, key, or everything
+//! before a time.
 
 mod endpoint;
 mod receipt;

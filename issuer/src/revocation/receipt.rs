@@ -1,4 +1,5 @@
-//! The receipt of a revocation: which workers have confirmed it, and which may still accept (ADR 23).
+//! The receipt of a revocation: which workers have confirmed it, and which may still accept (ADR
+//! 23).
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Most receipts that wait at a time. Above that, a receipt says at once how things stand.
 pub(crate) const MAX_WAITING: usize = 256;
 
-/// Most pending workers that a receipt names: right after a revocation all are. `meshseal proxies list`
-/// names every one.
+/// Most pending workers that a receipt names: right after a revocation all are. `meshseal proxies
+/// list` names every one.
 const MOST_PENDING_NAMED: usize = 100;
 
 /// How far a revocation has come.
@@ -26,7 +27,8 @@ pub enum ReceiptState {
     Complete,
     /// Some workers may still accept; they are counted, and named to administrators.
     Incomplete,
-    /// The issuer does not know all workers: the database does not answer, or there are more than it counts.
+    /// The issuer does not know all workers: the database does not answer, or there are more than
+    /// it counts.
     Unknown,
 }
 
@@ -49,8 +51,8 @@ pub struct Receipt {
     pub proxies: usize,
     /// Milliseconds waited.
     pub elapsed_ms: u64,
-    /// The workers that have not confirmed: all that are unreachable, and the first hundred that are pending.
-    /// `None` for a caller who may not know them.
+    /// The workers that have not confirmed: all that are unreachable, and the first hundred that
+    /// are pending. `None` for a caller who may not know them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<Vec<Laggard>>,
 }
@@ -68,7 +70,8 @@ pub struct Laggard {
     pub version: u64,
     /// Last contact, Unix seconds.
     pub seen_at: u64,
-    /// Time until which it may still accept, Unix seconds; `None` without limit (`staleness.action: SERVE`).
+    /// Time until which it may still accept, Unix seconds; `None` without limit (`staleness.action:
+    /// SERVE`).
     pub accepts_until: Option<u64>,
 }
 
@@ -116,7 +119,11 @@ impl Receipt {
 
     /// States how things stand.
     fn now(issuer: &Issuer, version: u64, all_known: bool, elapsed: Duration) -> Self {
-        let Behind { pending, unreachable, named } = issuer.proxies.behind(version, MOST_PENDING_NAMED);
+        let Behind {
+            pending,
+            unreachable,
+            named,
+        } = issuer.proxies.behind(version, MOST_PENDING_NAMED);
         let (behind, proxies) = (pending.saturating_add(unreachable), issuer.proxies.count());
         let all_known = all_known && !issuer.may_lack_workers() && !issuer.proxies.too_many();
         let state = match (all_known, behind == 0) {
@@ -140,6 +147,9 @@ impl Receipt {
     /// Removes the names, which only administrators may know.
     #[must_use]
     pub fn without_names(self) -> Self {
-        Self { waiting_for: None, ..self }
+        Self {
+            waiting_for: None,
+            ..self
+        }
     }
 }

@@ -27,7 +27,14 @@ pub enum EpochKind {
 }
 
 impl EpochKind {
-    const ALL: [Self; 6] = [Self::All, Self::Kid, Self::Subject, Self::Client, Self::Session, Self::Grant];
+    const ALL: [Self; 6] = [
+        Self::All,
+        Self::Kid,
+        Self::Subject,
+        Self::Client,
+        Self::Session,
+        Self::Grant,
+    ];
 
     /// By name.
     #[must_use]

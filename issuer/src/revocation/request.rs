@@ -51,24 +51,33 @@ impl RevokeRequest {
             ("all", EpochKind::All),
         ];
         let single = [
-            form.get("token").map(|token| Target::Token(token.to_owned())),
+            form.get("token")
+                .map(|token| Target::Token(token.to_owned())),
             form.get("jti").map(|jti| Target::Jti(jti.to_owned())),
             form.get("key").map(|kid| Target::Key(kid.to_owned())),
         ];
         let mut single = single.into_iter().flatten();
-        let mut named = groups.iter().filter_map(|(name, kind)| form.get(name).map(|value| (*name, *kind, value)));
+        let mut named = groups
+            .iter()
+            .filter_map(|(name, kind)| form.get(name).map(|value| (*name, *kind, value)));
         let group = named.next();
         let wait_s = number(form, "wait")?;
         if wait_s.is_some_and(|wait_s| wait_s > MAX_WAIT_S) {
-            return Err(invalid(format!("`wait` may be at most {MAX_WAIT_S} seconds")));
+            return Err(invalid(format!(
+                "`wait` may be at most {MAX_WAIT_S} seconds"
+            )));
         }
         let before = number(form, "issued_before")?;
         let target = match (single.next(), single.next(), group, named.next()) {
             (Some(_), None, None, None) if before.is_some() => {
-                return Err(invalid("`issued_before` goes with a group, not with `token`, `jti` or `key`"));
+                return Err(invalid(
+                    "`issued_before` goes with a group, not with `token`, `jti` or `key`",
+                ));
             }
             (Some(target), None, None, None) => target,
-            (None, None, Some((name, kind, value)), None) => group_target(name, kind, value, before, now)?,
+            (None, None, Some((name, kind, value)), None) => {
+                group_target(name, kind, value, before, now)?
+            }
             _ => {
                 return Err(invalid(
                     "name exactly one of `token`, `jti`, `key`, `subject`, `client`, `session`, `grant`, `all`",
@@ -98,18 +107,29 @@ fn group_target(
     let latest = now.saturating_add(1);
     let before = before.unwrap_or(latest);
     if before > latest {
-        return Err(invalid("`issued_before` lies in the future; tokens issued from now on would be dead"));
+        return Err(invalid(
+            "`issued_before` lies in the future; tokens issued from now on would be dead",
+        ));
     }
     Ok(Target::Group { kind, name, before })
 }
 
-/// The epoch for a group. It is kept for as long as any token may live: older ones were issued under other settings.
+/// The epoch for a group. It is kept for as long as any token may live: older ones were issued
+/// under other settings.
 pub(super) fn epoch(kind: EpochKind, name: String, before: u64) -> EpochRecord {
-    EpochRecord { kind, name, before, expires_at: before.saturating_add(MAX_TOKEN_LIFE_S) }
+    EpochRecord {
+        kind,
+        name,
+        before,
+        expires_at: before.saturating_add(MAX_TOKEN_LIFE_S),
+    }
 }
 
 fn number(form: &Form, name: &str) -> Result<Option<u64>, OAuthError> {
-    let parse = |text: &str| text.parse().map_err(|_| invalid(format!("`{name}` must be a whole number of seconds")));
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|_| invalid(format!("`{name}` must be a whole number of seconds")))
+    };
     form.get(name).map(parse).transpose()
 }
 
@@ -140,17 +160,31 @@ mod tests {
             "key=x&subject=y",
             "jti=x&issued_before=1",
         ] {
-            assert_eq!(read(body).unwrap_err().kind, OAuthErrorKind::InvalidRequest, "{body}");
+            assert_eq!(
+                read(body).unwrap_err().kind,
+                OAuthErrorKind::InvalidRequest,
+                "{body}"
+            );
         }
         assert_eq!(read("token=x").unwrap().target, Target::Token("x".into()));
     }
 
     #[test]
     fn a_group_without_a_time_means_everything_up_to_now_this_second_too() {
-        let group = |before| Target::Group { kind: EpochKind::Subject, name: "alice".into(), before };
+        let group = |before| Target::Group {
+            kind: EpochKind::Subject,
+            name: "alice".into(),
+            before,
+        };
         assert_eq!(read("subject=alice").unwrap().target, group(1_001));
-        assert_eq!(read("subject=alice&issued_before=900").unwrap().target, group(900));
-        assert!(read("subject=alice&issued_before=1002").is_err(), "would kill tokens of the future");
+        assert_eq!(
+            read("subject=alice&issued_before=900").unwrap().target,
+            group(900)
+        );
+        assert!(
+            read("subject=alice&issued_before=1002").is_err(),
+            "would kill tokens of the future"
+        );
     }
 
     #[test]

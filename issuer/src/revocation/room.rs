@@ -1,10 +1,12 @@
-//! How many revocations there may be: what proxies can take, and how much of that one client may fill.
+//! How many revocations there may be: what proxies can take, and how much of that one client may
+//! fill.
 
 use meshseal_core::limits;
 
 use super::EpochKind;
 
-/// Bytes of a full bundle that revocations may take up: what proxies accept, less room for keys and the envelope.
+/// Bytes of a full bundle that revocations may take up: what proxies accept, less room for keys and
+/// the envelope.
 const BUDGET_BYTES: u64 = limits::MAX_BUNDLE_BYTES as u64 - 128 * 1024;
 
 /// Longest LEB128 of a token's index, in bytes.
@@ -29,7 +31,8 @@ pub enum Full {
 pub struct Revoker {
     /// The client.
     pub client: String,
-    /// How many tokens it may have revoked at a time; `None` for an administrator, who may fill the set.
+    /// How many tokens it may have revoked at a time; `None` for an administrator, who may fill the
+    /// set.
     pub most: Option<u64>,
 }
 
@@ -45,8 +48,8 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Whether a change that leads from `before` to here is too much. What adds nothing never is, nor is revoking all or a key:
-    /// that is the way out when nothing else fits.
+    /// Whether a change that leads from `before` to here is too much. What adds nothing never is,
+    /// nor is revoking all or a key: that is the way out when nothing else fits.
     #[must_use]
     pub fn overflows(&self, before: &Self) -> bool {
         let more_tokens = self.tokens > before.tokens;
@@ -54,22 +57,37 @@ impl Usage {
             !matches!(kind, EpochKind::All | EpochKind::Kid) && *count > before.count(*kind)
         });
         let too_many_tokens = more_tokens && self.tokens > limits::MAX_REVOKED as u64;
-        let too_many_names = more_names.clone().any(|(_, count, _)| *count > limits::MAX_EPOCHS as u64);
+        let too_many_names = more_names
+            .clone()
+            .any(|(_, count, _)| *count > limits::MAX_EPOCHS as u64);
         let adds = more_tokens || more_names.next().is_some();
         too_many_tokens || too_many_names || (adds && self.bytes() > BUDGET_BYTES)
     }
 
     fn count(&self, kind: EpochKind) -> u64 {
-        self.names.iter().find(|(other, ..)| *other == kind).map_or(0, |(_, count, _)| *count)
+        self.names
+            .iter()
+            .find(|(other, ..)| *other == kind)
+            .map_or(0, |(_, count, _)| *count)
     }
 
     /// Bytes of a bundle with all of this, at most.
     fn bytes(&self) -> u64 {
-        // A name, or the digest of one, its time and the punctuation of JSON. Base64 makes four bytes of three.
+        // A name, or the digest of one, its time and the punctuation of JSON. Base64 makes four
+        // bytes of three.
         let of = |count: u64, bytes: u64| (bytes.max(DIGEST_BYTES * count) + 16 * count) * 4 / 3;
-        let names: u64 = self.names.iter().map(|(_, count, bytes)| of(*count, *bytes)).sum();
-        // Gaps between indices are LEB128: a byte for each seven bits. As logarithms are concave, equal gaps take the most.
-        let bits = self.span.checked_div(self.tokens).and_then(u64::checked_ilog2).map_or(0, |log| u64::from(log) + 1);
+        let names: u64 = self
+            .names
+            .iter()
+            .map(|(_, count, bytes)| of(*count, *bytes))
+            .sum();
+        // Gaps between indices are LEB128: a byte for each seven bits. As logarithms are concave,
+        // equal gaps take the most.
+        let bits = self
+            .span
+            .checked_div(self.tokens)
+            .and_then(u64::checked_ilog2)
+            .map_or(0, |log| u64::from(log) + 1);
         let indices = INDEX_BYTES + self.tokens + self.tokens * bits / 7;
         // In base64, and that in the base64 of the payload.
         names + indices * 16 / 9
@@ -82,11 +100,18 @@ mod tests {
     use meshseal_core::revocation::IndexSet;
 
     fn tokens(tokens: u64, gap: u64) -> Usage {
-        Usage { tokens, span: tokens * gap, names: Vec::new() }
+        Usage {
+            tokens,
+            span: tokens * gap,
+            names: Vec::new(),
+        }
     }
 
     fn names(kind: EpochKind, count: u64, bytes: u64) -> Usage {
-        Usage { names: vec![(kind, count, bytes)], ..Usage::default() }
+        Usage {
+            names: vec![(kind, count, bytes)],
+            ..Usage::default()
+        }
     }
 
     #[test]
@@ -94,12 +119,21 @@ mod tests {
         let most = limits::MAX_REVOKED as u64;
         assert!(!tokens(most, 1_000_000).overflows(&tokens(most - 1, 1_000_000)));
         assert!(tokens(most + 1, 1).overflows(&tokens(most, 1)));
-        assert!(!tokens(most + 1, 1).overflows(&tokens(most + 1, 1)), "adds nothing");
+        assert!(
+            !tokens(most + 1, 1).overflows(&tokens(most + 1, 1)),
+            "adds nothing"
+        );
     }
 
     #[test]
     fn the_estimate_of_bytes_is_never_below_what_it_takes() {
-        for gaps in [[1, 1, 1], [127, 128, 129], [1, 1, 10_000_000], [16_383, 16_384, 1], [1 << 40, 3, 1 << 20]] {
+        for gaps in [
+            [1, 1, 1],
+            [127, 128, 129],
+            [1, 1, 10_000_000],
+            [16_383, 16_384, 1],
+            [1 << 40, 3, 1 << 20],
+        ] {
             let gaps = gaps.iter().copied().cycle().take(999);
             let mut at = 1_u64 << 20;
             let set: IndexSet = gaps
@@ -110,8 +144,16 @@ mod tests {
                 .collect();
             let span = at - set.iter().next().unwrap();
             let needed = set.encode().len() as u64 * 16 / 9;
-            let estimate = Usage { tokens: 999, span, names: Vec::new() }.bytes();
-            assert!(estimate >= needed && estimate < needed * 3 + 100, "{span}: {needed} {estimate}");
+            let estimate = Usage {
+                tokens: 999,
+                span,
+                names: Vec::new(),
+            }
+            .bytes();
+            assert!(
+                estimate >= needed && estimate < needed * 3 + 100,
+                "{span}: {needed} {estimate}"
+            );
         }
     }
 
@@ -128,12 +170,23 @@ mod tests {
         let full = names(EpochKind::Subject, most, most);
         let one_more = names(EpochKind::Subject, most + 1, most + 1);
         assert!(one_more.overflows(&full));
-        let with = |kind| Usage { names: [full.names.clone(), vec![(kind, 1, 0)]].concat(), ..Usage::default() };
-        assert!(!with(EpochKind::Client).overflows(&full), "another kind has room");
-        let stuffed =
-            |more: &[_]| Usage { names: [&[(EpochKind::Grant, 9, 1 << 30)], more].concat(), ..Usage::default() };
+        let with = |kind| Usage {
+            names: [full.names.clone(), vec![(kind, 1, 0)]].concat(),
+            ..Usage::default()
+        };
+        assert!(
+            !with(EpochKind::Client).overflows(&full),
+            "another kind has room"
+        );
+        let stuffed = |more: &[_]| Usage {
+            names: [&[(EpochKind::Grant, 9, 1 << 30)], more].concat(),
+            ..Usage::default()
+        };
         for kind in [EpochKind::All, EpochKind::Kid] {
-            assert!(!stuffed(&[(kind, 1, 0)]).overflows(&stuffed(&[])), "{kind:?}");
+            assert!(
+                !stuffed(&[(kind, 1, 0)]).overflows(&stuffed(&[])),
+                "{kind:?}"
+            );
         }
         assert!(stuffed(&[(EpochKind::Client, 1, 0)]).overflows(&stuffed(&[])));
     }

@@ -13,8 +13,8 @@ use super::{Change, StoreError};
 use crate::keys::{KeyChange, KeyRecord};
 use crate::revocation::{EpochRecord, Full, RevokedToken, Revoker, Usage};
 
-/// Makes the change and raises the version, unless all it revokes is revoked already; the version after it. On an error the
-/// transaction must not be committed.
+/// Makes the change and raises the version, unless all it revokes is revoked already; the version
+/// after it. On an error the transaction must not be committed.
 pub(super) async fn apply(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -24,7 +24,8 @@ pub(super) async fn apply(
     apply_at(transaction, keys, change, now_ms, &mut None).await
 }
 
-/// The same. `made` is the version that this transaction has made: what only revokes belongs to it, too.
+/// The same. `made` is the version that this transaction has made: what only revokes belongs to it,
+/// too.
 pub(super) async fn apply_at(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -33,16 +34,30 @@ pub(super) async fn apply_at(
     made: &mut Option<u64>,
 ) -> Result<u64, StoreError> {
     let state = State::lock(transaction, keys).await?;
-    if change.expected_version.is_some_and(|expected| expected != state.version) {
+    if change
+        .expected_version
+        .is_some_and(|expected| expected != state.version)
+    {
         return Err(StoreError::Conflict);
     }
     let is_shared = *made == Some(state.version) && change.only_revokes();
     let next = now_ms
         .max(state.version.saturating_add(1))
-        .max(change.merge.iter().max().map_or(0, |lost| lost.saturating_add(1)))
+        .max(
+            change
+                .merge
+                .iter()
+                .max()
+                .map_or(0, |lost| lost.saturating_add(1)),
+        )
         .max(change.above.saturating_add(1));
     let version = if is_shared { state.version } else { next };
-    let mut ledger = Ledger { transaction, keys, state, version };
+    let mut ledger = Ledger {
+        transaction,
+        keys,
+        state,
+        version,
+    };
     for step in &change.keys {
         ledger.change_key(step, version).await?;
     }
@@ -55,7 +70,11 @@ pub(super) async fn apply_at(
         ledger.prune_tokens(before).await?;
         ledger.prune_epochs(before).await?;
     }
-    let Ledger { transaction, mut state, .. } = ledger;
+    let Ledger {
+        transaction,
+        mut state,
+        ..
+    } = ledger;
     if change.rotation_done {
         state.rotation_requested = None;
     }
@@ -87,7 +106,8 @@ impl Ledger<'_> {
             return Ok(0);
         }
         let before = self.usage().await?;
-        let revoked = self.revoke(&change.revoke, &change.revoker).await? + self.raise(&change.epochs).await?;
+        let revoked = self.revoke(&change.revoke, &change.revoker).await?
+            + self.raise(&change.epochs).await?;
         if revoked == 0 {
             return Ok(0);
         }
@@ -95,7 +115,13 @@ impl Ledger<'_> {
         if after.overflows(&before) {
             return Err(Full::Proxies.into());
         }
-        let Revoker { client, most: Some(most) } = &change.revoker else { return Ok(revoked) };
+        let Revoker {
+            client,
+            most: Some(most),
+        } = &change.revoker
+        else {
+            return Ok(revoked);
+        };
         if after.tokens > before.tokens && self.revoked_by(client).await? > *most {
             return Err(Full::Client.into());
         }
@@ -112,14 +138,21 @@ impl Ledger<'_> {
     }
 
     async fn revoked_by(&mut self, client: &str) -> Result<u64, Error> {
-        let count = query("SELECT COUNT(*) FROM meshseal_revoked WHERE revoked_by = $1").bind(client.to_owned());
+        let count = query("SELECT COUNT(*) FROM meshseal_revoked WHERE revoked_by = $1")
+            .bind(client.to_owned());
         let count: i64 = count.fetch_one(&mut *self.transaction).await?.try_get(0)?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
     async fn change_key(&mut self, step: &KeyChange, version: u64) -> Result<(), StoreError> {
         match step {
-            KeyChange::Insert(key) => self.insert_key(&KeyRecord { published: version, ..key.clone() }).await,
+            KeyChange::Insert(key) => {
+                self.insert_key(&KeyRecord {
+                    published: version,
+                    ..key.clone()
+                })
+                .await
+            }
             KeyChange::Restore(key) => {
                 self.take_key(&key.kid).await?;
                 self.insert_key(key).await
@@ -142,7 +175,9 @@ impl Ledger<'_> {
     /// Removes a key, and returns it.
     async fn take_key(&mut self, kid: &str) -> Result<Option<KeyRecord>, StoreError> {
         let select = query("SELECT * FROM meshseal_keys WHERE kid = $1").bind(kid.to_owned());
-        let Some(row) = select.fetch_optional(&mut *self.transaction).await? else { return Ok(None) };
+        let Some(row) = select.fetch_optional(&mut *self.transaction).await? else {
+            return Ok(None);
+        };
         let key = rows::key(&row)?;
         self.keys.check(&key, rows::mac(&row)?.as_deref())?;
         let delete = query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid.to_owned());
@@ -183,11 +218,20 @@ impl Ledger<'_> {
             let mut news = Vec::new();
             for token in chunk {
                 let old = present.remove(&token.index);
-                if old.as_ref().is_some_and(|old| old.token.expires_at >= token.expires_at) {
+                if old
+                    .as_ref()
+                    .is_some_and(|old| old.token.expires_at >= token.expires_at)
+                {
                     continue;
                 }
-                let revoked_by = old.as_ref().map_or(&by.client, |old| &old.revoked_by).clone();
-                let new = Revocation { token: *token, revoked_by };
+                let revoked_by = old
+                    .as_ref()
+                    .map_or(&by.client, |old| &old.revoked_by)
+                    .clone();
+                let new = Revocation {
+                    token: *token,
+                    revoked_by,
+                };
                 match &old {
                     Some(old) => self.state.set.remove(self.keys, old),
                     None => self.state.used.tokens = self.state.used.tokens.saturating_add(1),
@@ -202,10 +246,17 @@ impl Ledger<'_> {
     }
 
     /// Those of the tokens that are revoked already.
-    async fn present(&mut self, tokens: &[RevokedToken]) -> Result<HashMap<u64, Revocation>, StoreError> {
+    async fn present(
+        &mut self,
+        tokens: &[RevokedToken],
+    ) -> Result<HashMap<u64, Revocation>, StoreError> {
         let list = places(1, tokens.len());
         let sql = format!("SELECT * FROM meshseal_revoked WHERE token_index IN {list}");
-        let select = tokens.iter().fold(query(AssertSqlSafe(sql)), |select, token| select.bind(signed(token.index)));
+        let select = tokens
+            .iter()
+            .fold(query(AssertSqlSafe(sql)), |select, token| {
+                select.bind(signed(token.index))
+            });
         let mut present = HashMap::new();
         for row in select.fetch_all(&mut *self.transaction).await? {
             let revocation = rows::revocation(&row)?;
@@ -227,8 +278,12 @@ impl Ledger<'_> {
         );
         let mut insert = query(AssertSqlSafe(sql));
         for revocation in revocations {
-            insert = insert.bind(signed(revocation.token.index)).bind(signed(revocation.token.expires_at));
-            insert = insert.bind(revocation.revoked_by.clone()).bind(self.keys.mac(revocation));
+            insert = insert
+                .bind(signed(revocation.token.index))
+                .bind(signed(revocation.token.expires_at));
+            insert = insert
+                .bind(revocation.revoked_by.clone())
+                .bind(self.keys.mac(revocation));
             insert = insert.bind(signed(self.version));
         }
         insert.execute(&mut *self.transaction).await.map(|_| ())
@@ -255,8 +310,13 @@ impl Ledger<'_> {
             let sql = "INSERT INTO meshseal_epochs (kind, name, before, expires_at, mac) VALUES ($1, $2, $3, $4, $5)
                        ON CONFLICT (kind, name) DO UPDATE
                        SET before = excluded.before, expires_at = excluded.expires_at, mac = excluded.mac";
-            let upsert = query(sql).bind(new.kind.name()).bind(new.name.clone()).bind(signed(new.before));
-            let upsert = upsert.bind(signed(new.expires_at)).bind(self.keys.mac(&new));
+            let upsert = query(sql)
+                .bind(new.kind.name())
+                .bind(new.name.clone())
+                .bind(signed(new.before));
+            let upsert = upsert
+                .bind(signed(new.expires_at))
+                .bind(self.keys.mac(&new));
             upsert.execute(&mut *self.transaction).await?;
             changed = changed.saturating_add(1);
         }
@@ -267,14 +327,17 @@ impl Ledger<'_> {
     async fn epoch(&mut self, epoch: &EpochRecord) -> Result<Option<EpochRecord>, StoreError> {
         let select = query("SELECT * FROM meshseal_epochs WHERE kind = $1 AND name = $2");
         let select = select.bind(epoch.kind.name()).bind(epoch.name.clone());
-        let Some(row) = select.fetch_optional(&mut *self.transaction).await? else { return Ok(None) };
+        let Some(row) = select.fetch_optional(&mut *self.transaction).await? else {
+            return Ok(None);
+        };
         let found = rows::epoch(&row)?;
         self.keys.check(&found, rows::mac(&row)?.as_deref())?;
         Ok(Some(found))
     }
 
     async fn prune_tokens(&mut self, before: u64) -> Result<(), StoreError> {
-        let select = query("SELECT * FROM meshseal_revoked WHERE expires_at < $1").bind(signed(before));
+        let select =
+            query("SELECT * FROM meshseal_revoked WHERE expires_at < $1").bind(signed(before));
         let rows = select.fetch_all(&mut *self.transaction).await?;
         for row in &rows {
             let revocation = rows::revocation(row)?;
@@ -282,12 +345,14 @@ impl Ledger<'_> {
             self.state.set.remove(self.keys, &revocation);
             self.state.used.tokens = self.state.used.tokens.saturating_sub(1);
         }
-        let delete = query("DELETE FROM meshseal_revoked WHERE expires_at < $1").bind(signed(before));
+        let delete =
+            query("DELETE FROM meshseal_revoked WHERE expires_at < $1").bind(signed(before));
         Ok(delete.execute(&mut *self.transaction).await.map(|_| ())?)
     }
 
     async fn prune_epochs(&mut self, before: u64) -> Result<(), StoreError> {
-        let select = query("SELECT * FROM meshseal_epochs WHERE expires_at < $1").bind(signed(before));
+        let select =
+            query("SELECT * FROM meshseal_epochs WHERE expires_at < $1").bind(signed(before));
         let rows = select.fetch_all(&mut *self.transaction).await?;
         for row in &rows {
             let epoch = rows::epoch(row)?;
@@ -295,7 +360,8 @@ impl Ledger<'_> {
             self.state.set.remove(self.keys, &epoch);
             self.state.used.forgot(epoch.kind, epoch.name.len());
         }
-        let delete = query("DELETE FROM meshseal_epochs WHERE expires_at < $1").bind(signed(before));
+        let delete =
+            query("DELETE FROM meshseal_epochs WHERE expires_at < $1").bind(signed(before));
         Ok(delete.execute(&mut *self.transaction).await.map(|_| ())?)
     }
 }

@@ -47,7 +47,10 @@ struct State {
 
 impl HealthRecord {
     pub(super) fn new(reads_prove: bool) -> Self {
-        Self { reads_prove, state: Mutex::default() }
+        Self {
+            reads_prove,
+            state: Mutex::default(),
+        }
     }
 
     pub(super) fn snapshot(&self) -> Health {
@@ -60,7 +63,11 @@ impl HealthRecord {
         let mut state = self.lock();
         match result {
             Err(StoreError::Unavailable(outage)) => {
-                let count = state.health.failures.entry(outage.reason.name()).or_default();
+                let count = state
+                    .health
+                    .failures
+                    .entry(outage.reason.name())
+                    .or_default();
                 *count = count.saturating_add(1);
                 if operation == Operation::Read {
                     state.health.read = Some(outage.clone());
@@ -71,8 +78,15 @@ impl HealthRecord {
             }
             Ok(_) | Err(StoreError::Conflict | StoreError::Full(_) | StoreError::Tampered(_)) => {
                 state.health.read = None;
-                let old = state.write_failed.is_none_or(|at| at.elapsed() >= WRITE_PROVES_AFTER);
-                if state.health.write.as_ref().is_some_and(|outage| self.is_over(operation, outage.reason, old)) {
+                let old = state
+                    .write_failed
+                    .is_none_or(|at| at.elapsed() >= WRITE_PROVES_AFTER);
+                if state
+                    .health
+                    .write
+                    .as_ref()
+                    .is_some_and(|outage| self.is_over(operation, outage.reason, old))
+                {
                     state.health.write = None;
                 }
             }
@@ -128,12 +142,18 @@ mod tests {
         record.note(Operation::Commit, &failed());
         record.note(Operation::Read, &Ok(()));
         record.note(Operation::Note, &Ok(()));
-        assert_eq!(record.snapshot().write.map(|outage| outage.reason), Some(Reason::Full));
+        assert_eq!(
+            record.snapshot().write.map(|outage| outage.reason),
+            Some(Reason::Full)
+        );
         tokio::time::advance(WRITE_PROVES_AFTER).await;
         record.note(Operation::Note, &Ok(()));
         assert_eq!(record.snapshot().write, None);
         record.note(Operation::Note, &failed());
         record.note(Operation::Commit, &Err::<(), _>(StoreError::Conflict));
-        assert_eq!((record.snapshot().write, record.snapshot().failures["full"]), (None, 2));
+        assert_eq!(
+            (record.snapshot().write, record.snapshot().failures["full"]),
+            (None, 2)
+        );
     }
 }

@@ -19,10 +19,15 @@ pub(super) fn hosts(url: &str) -> Result<Vec<Host>, String> {
     let (scheme, rest) = url.split_once("://").ok_or("must begin with postgres://")?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, listed) = authority.rsplit_once('@').map_or(("", authority), |(user, listed)| (user, listed));
+    let (user, listed) = authority
+        .rsplit_once('@')
+        .map_or(("", authority), |(user, listed)| (user, listed));
     let mut query = Query::read(query)?;
     let named: Vec<(String, String)> = match &query.hosts {
-        Some(hosts) => hosts.iter().map(|host| (host.clone(), String::new())).collect(),
+        Some(hosts) => hosts
+            .iter()
+            .map(|host| (host.clone(), String::new()))
+            .collect(),
         None => listed.split(',').map(split_port).collect(),
     };
     if named.len() > MAX_HOSTS {
@@ -45,7 +50,13 @@ pub(super) fn hosts(url: &str) -> Result<Vec<Host>, String> {
     named.into_iter().enumerate().map(one).collect()
 }
 
-fn host_url(scheme: &str, user: &str, (host, port): (&str, &str), database: &str, query: &Query) -> Host {
+fn host_url(
+    scheme: &str,
+    user: &str,
+    (host, port): (&str, &str),
+    database: &str,
+    query: &Query,
+) -> Host {
     let colon = if port.is_empty() { "" } else { ":" };
     let mut pairs = query.rest.clone();
     // A socket's folder is no part of an authority.
@@ -55,9 +66,18 @@ fn host_url(scheme: &str, user: &str, (host, port): (&str, &str), database: &str
     } else {
         format!("{host}{colon}{port}")
     };
-    let (at, question) = (if user.is_empty() { "" } else { "@" }, if pairs.is_empty() { "" } else { "?" });
-    let url = format!("{scheme}://{user}{at}{authority}/{database}{question}{}", pairs.join("&"));
-    Host { name: format!("{host}{colon}{port}"), url }
+    let (at, question) = (
+        if user.is_empty() { "" } else { "@" },
+        if pairs.is_empty() { "" } else { "?" },
+    );
+    let url = format!(
+        "{scheme}://{user}{at}{authority}/{database}{question}{}",
+        pairs.join("&")
+    );
+    Host {
+        name: format!("{host}{colon}{port}"),
+        url,
+    }
 }
 
 /// Parameters that concern the list of hosts, and the rest as it was written.
@@ -81,7 +101,10 @@ impl Query {
                 "target_session_attrs" => match &*value {
                     "read-write" | "primary" => {}
                     _ => {
-                        return Err("`target_session_attrs` must be read-write: the issuer writes".to_owned());
+                        return Err(
+                            "`target_session_attrs` must be read-write: the issuer writes"
+                                .to_owned(),
+                        );
                     }
                 },
                 _ => query.rest.push(pair.to_owned()),
@@ -108,22 +131,29 @@ mod tests {
     use super::hosts;
 
     fn read(url: &str) -> Vec<(String, String)> {
-        hosts(url).unwrap().into_iter().map(|host| (host.name, host.url)).collect()
+        hosts(url)
+            .unwrap()
+            .into_iter()
+            .map(|host| (host.name, host.url))
+            .collect()
     }
 
     #[test]
     fn splits_hosts_and_ports() {
-        let both = read("postgres://u:p@h1:5432,[::1]:5433,h3/db?target_session_attrs=read-write&sslmode=require");
+        let both = read(
+            "postgres://u:p@h1:5432,[::1]:5433,h3/db?target_session_attrs=read-write&sslmode=require",
+        );
         let rest = "/db?sslmode=require";
-        let expected =
-            ["h1:5432", "[::1]:5433", "h3"].map(|host| (host.to_owned(), format!("postgres://u:p@{host}{rest}")));
+        let expected = ["h1:5432", "[::1]:5433", "h3"]
+            .map(|host| (host.to_owned(), format!("postgres://u:p@{host}{rest}")));
         assert_eq!(both, expected);
     }
 
     #[test]
     fn takes_hosts_from_parameters() {
         let listed = read("postgresql:///db?host=a,b&port=1,2&dbname=x");
-        let expected = ["a:1", "b:2"].map(|host| (host.to_owned(), format!("postgresql://{host}/db?dbname=x")));
+        let expected = ["a:1", "b:2"]
+            .map(|host| (host.to_owned(), format!("postgresql://{host}/db?dbname=x")));
         assert_eq!(listed, expected);
         let socket = read("postgres://u@localhost/db?host=/run/pg");
         let url = "postgres://u@localhost/db?host=%2Frun%2Fpg";
@@ -132,9 +162,15 @@ mod tests {
 
     #[test]
     fn mistakes_show_no_password() {
-        for url in ["postgres://u:hunter2/x@h/db", "postgres://u:hun,ter2:x@h:y/db"] {
+        for url in [
+            "postgres://u:hunter2/x@h/db",
+            "postgres://u:hun,ter2:x@h:y/db",
+        ] {
             let message = hosts(url).unwrap_err();
-            assert!(!message.contains("hun") && !message.contains("ter2"), "{message}");
+            assert!(
+                !message.contains("hun") && !message.contains("ter2"),
+                "{message}"
+            );
         }
     }
 

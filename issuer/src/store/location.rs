@@ -32,7 +32,9 @@ impl Location {
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             for host in hosts(text)? {
-                host.url.parse::<sqlx::postgres::PgConnectOptions>().map_err(|error| error.to_string())?;
+                host.url
+                    .parse::<sqlx::postgres::PgConnectOptions>()
+                    .map_err(|error| error.to_string())?;
             }
             return Ok(Self::Postgres(text.to_owned()));
         }
@@ -62,7 +64,11 @@ pub(super) enum FileUse {
 
 /// The URL of a SQLite file that the driver understands.
 pub(super) fn file_url(path: &Path, file_use: FileUse) -> String {
-    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let path = path
+        .to_string_lossy()
+        .replace('%', "%25")
+        .replace('?', "%3f")
+        .replace('#', "%23");
     let mode = match file_use {
         FileUse::Read => "ro",
         FileUse::Write => "rw",
@@ -79,7 +85,10 @@ pub(super) struct DataFile {
 
 impl DataFile {
     pub(super) fn identify(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity(path)?,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -103,8 +112,15 @@ impl fmt::Display for Location {
         match self {
             Self::Sqlite(path) => write!(out, "SQLite file {}", path.display()),
             Self::Postgres(url) => {
-                let after_user = url.rsplit_once('@').or_else(|| url.split_once("://")).map_or("", |(_, rest)| rest);
-                write!(out, "PostgreSQL at {}", after_user.split('?').next().unwrap_or_default())
+                let after_user = url
+                    .rsplit_once('@')
+                    .or_else(|| url.split_once("://"))
+                    .map_or("", |(_, rest)| rest);
+                write!(
+                    out,
+                    "PostgreSQL at {}",
+                    after_user.split('?').next().unwrap_or_default()
+                )
             }
         }
     }
@@ -122,15 +138,35 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        let location = Location::parse("postgres://issuer:hunter2@db.example:5432/meshseal?password=hunter2").unwrap();
-        assert_eq!(format!("{location} {location:?}").matches("hunter2").count(), 0);
-        assert_eq!(location.to_string(), "PostgreSQL at db.example:5432/meshseal");
+        let location =
+            Location::parse("postgres://issuer:hunter2@db.example:5432/meshseal?password=hunter2")
+                .unwrap();
+        assert_eq!(
+            format!("{location} {location:?}")
+                .matches("hunter2")
+                .count(),
+            0
+        );
+        assert_eq!(
+            location.to_string(),
+            "PostgreSQL at db.example:5432/meshseal"
+        );
     }
 
     #[test]
     fn only_lasting_places_are_taken() {
-        assert_eq!(Location::parse("sqlite://a.db"), Location::parse("sqlite:a.db"));
-        for text in ["sqlite:", "sqlite::memory:", "sqlite:a.db?mode=memory", "a.db", "mysql://x", "postgres://h:x/d"] {
+        assert_eq!(
+            Location::parse("sqlite://a.db"),
+            Location::parse("sqlite:a.db")
+        );
+        for text in [
+            "sqlite:",
+            "sqlite::memory:",
+            "sqlite:a.db?mode=memory",
+            "a.db",
+            "mysql://x",
+            "postgres://h:x/d",
+        ] {
             assert!(Location::parse(text).is_err(), "{text}");
         }
     }

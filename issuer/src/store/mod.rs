@@ -1,5 +1,6 @@
-//! What the issuer must remember: keys, revocations, leases and which proxy has what. One trait, kept small, behind which a
-//! SQLite file or a PostgreSQL server does the work. Nothing here is touched for each token.
+//! What the issuer must remember: keys, revocations, leases and which proxy has what. One trait,
+//! kept small, behind which a SQLite file or a PostgreSQL server does the work. Nothing here is
+//! touched for each token.
 
 mod change;
 mod health;
@@ -45,7 +46,8 @@ pub enum StoreError {
     /// repeated.
     #[error("the database {0}")]
     Unavailable(Outage),
-    /// A row, or the set of rows, was changed by a program without the master key. Nothing was changed.
+    /// A row, or the set of rows, was changed by a program without the master key. Nothing was
+    /// changed.
     #[error(
         "the database was changed without the master key: {0}; undo that change, or run `meshseal incident repair`"
     )]
@@ -69,8 +71,8 @@ pub struct Head {
     pub incident: Option<Incident>,
     /// When a rotation of the signing key was asked for (Unix seconds), until it is done.
     pub rotation_requested: Option<u64>,
-    /// Whether the database lost records of workers that this program has seen there, and no change with an incident was made
-    /// since.
+    /// Whether the database lost records of workers that this program has seen there, and no change
+    /// with an incident was made since.
     pub lost_records: bool,
 }
 
@@ -100,7 +102,8 @@ pub struct Persisted {
     pub epochs: Vec<EpochRecord>,
 }
 
-/// A change of what the trust bundle is made of: applied whole or not at all, and with it the version rises.
+/// A change of what the trust bundle is made of: applied whole or not at all, and with it the
+/// version rises.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
     /// Only if this is still the version (compare and swap).
@@ -111,7 +114,8 @@ pub struct Change {
     pub revoke: Vec<RevokedToken>,
     /// Who revokes them.
     pub revoker: Revoker,
-    /// Epochs to raise, each named once; an epoch never falls, and the later of two expiries is kept.
+    /// Epochs to raise, each named once; an epoch never falls, and the later of two expiries is
+    /// kept.
     pub epochs: Vec<EpochRecord>,
     /// Forget that a rotation was asked for.
     pub rotation_done: bool,
@@ -121,10 +125,11 @@ pub struct Change {
     pub incident: Option<Option<Incident>>,
     /// Indices below this one count as leased.
     pub next_index: u64,
-    /// Lost versions whose content is restored. They count as part of the history from now on; the new
-    /// version is larger than each.
+    /// Lost versions whose content is restored. They count as part of the history from now on; the
+    /// new version is larger than each.
     pub merge: Vec<u64>,
-    /// The new version is larger than this one. A replica that remembers its content still restores it.
+    /// The new version is larger than this one. A replica that remembers its content still restores
+    /// it.
     pub above: u64,
 }
 
@@ -145,7 +150,10 @@ impl Change {
             merge,
             above,
         } = self;
-        let else_nothing = expected_version.is_none() && keys.is_empty() && !rotation_done && prune_before.is_none();
+        let else_nothing = expected_version.is_none()
+            && keys.is_empty()
+            && !rotation_done
+            && prune_before.is_none();
         let no_repair = incident.is_none() && *next_index == 0 && merge.is_empty() && *above == 0;
         else_nothing && no_repair && !(revoke.is_empty() && epochs.is_empty())
     }
@@ -169,11 +177,12 @@ pub trait Store: Send + Sync {
     /// Returns whether nothing was ever committed. The one question that needs no master key.
     async fn is_new(&self) -> Result<bool, StoreError>;
 
-    /// Gives the store the key under which rows are authenticated, and puts the rows of a database that has no MACs yet under
-    /// them. Everything below works only after that.
+    /// Gives the store the key under which rows are authenticated, and puts the rows of a database
+    /// that has no MACs yet under them. Everything below works only after that.
     async fn unlock(&self, master: &MasterKey) -> Result<(), StoreError>;
 
-    /// Removes every row that does not carry its MAC, and declares an incident; returns the names of those rows.
+    /// Removes every row that does not carry its MAC, and declares an incident; returns the names
+    /// of those rows.
     async fn repair(&self, now_ms: u64) -> Result<Vec<String>, StoreError>;
 
     /// Version and requests. Cheap: called several times a second.
@@ -187,14 +196,18 @@ pub trait Store: Send + Sync {
         self.load().await
     }
 
-    /// Applies a change; the new version is `max(previous + 1, now_ms)`. A change that only revokes what is revoked already
-    /// changes nothing: the answer is the present version.
+    /// Applies a change; the new version is `max(previous + 1, now_ms)`. A change that only revokes
+    /// what is revoked already changes nothing: the answer is the present version.
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError>;
 
-    /// Applies changes one by one in one transaction, so that they wait for the disk once; at least the first, and no more once that
-    /// takes long: the answers are those of the first changes. Each is applied whole or not at all; the outer error is that of the
-    /// transaction.
-    async fn commit_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+    /// Applies changes one by one in one transaction, so that they wait for the disk once; at least
+    /// the first, and no more once that takes long: the answers are those of the first changes.
+    /// Each is applied whole or not at all; the outer error is that of the transaction.
+    async fn commit_all(
+        &self,
+        changes: &[Change],
+        now_ms: u64,
+    ) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
         let mut versions = Vec::with_capacity(changes.len());
         for change in changes {
             versions.push(self.commit(change, now_ms).await);
@@ -202,19 +215,26 @@ pub trait Store: Send + Sync {
         Ok(versions)
     }
 
-    /// Notes that a rotation of the signing key is wanted since `now` (Unix seconds), unless it already is.
+    /// Notes that a rotation of the signing key is wanted since `now` (Unix seconds), unless it
+    /// already is.
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError>;
 
     /// Takes so many token indices, none below `at_least`, that nobody else ever gets.
     async fn lease_indices(&self, count: u64, at_least: u64) -> Result<Range<u64>, StoreError>;
 
-    /// Becomes or stays the replica that does scheduled work until the given time; false while another one is.
+    /// Becomes or stays the replica that does scheduled work until the given time; false while
+    /// another one is.
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError>;
 
-    /// Writes what this replica knows of workers. Of two records of a worker the higher version, the later sighting and the
-    /// later time until which it accepts are kept. Returns the records as they were before where another replica wrote them
-    /// last: from now on [`Store::proxies`] leaves them out for this one.
-    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<Vec<ProxyRecord>, StoreError>;
+    /// Writes what this replica knows of workers. Of two records of a worker the higher version,
+    /// the later sighting and the later time until which it accepts are kept. Returns the records
+    /// as they were before where another replica wrote them last: from now on [`Store::proxies`]
+    /// leaves them out for this one.
+    async fn save_proxies(
+        &self,
+        replica: &str,
+        proxies: &[ProxyRecord],
+    ) -> Result<Vec<ProxyRecord>, StoreError>;
 
     /// Returns the workers that another replica than this one saw last.
     async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError>;
@@ -222,7 +242,8 @@ pub trait Store: Send + Sync {
     /// Deletes workers that were not seen and could not accept since this time (Unix seconds).
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError>;
 
-    /// Marks workers as gone since `now` (Unix seconds). Every replica sees the mark, until one of the workers polls again.
+    /// Marks workers as gone since `now` (Unix seconds). Every replica sees the mark, until one of
+    /// the workers polls again.
     async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError>;
 
     /// The value kept under this name; the given one is kept if there was none.

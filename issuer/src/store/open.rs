@@ -1,4 +1,5 @@
-//! Opening the database: a file that is not ours, not whole or too new is refused before anything is written to it.
+//! Opening the database: a file that is not ours, not whole or too new is refused before anything
+//! is written to it.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read as _};
@@ -66,12 +67,18 @@ pub async fn open_for(location: &Location, max_age: Duration) -> Result<Arc<dyn 
 pub async fn migrate(location: &Location, role: Option<&str>) -> Result<(), OpenError> {
     let store = open_sql(location, MAX_AGE).await?;
     match role {
-        Some(role) => store.grant(role).await.map_err(|problem| Problem::from(problem).at(location)),
+        Some(role) => store
+            .grant(role)
+            .await
+            .map_err(|problem| Problem::from(problem).at(location)),
         None => Ok(()),
     }
 }
 
-pub(super) async fn open_sql(location: &Location, max_age: Duration) -> Result<SqlStore, OpenError> {
+pub(super) async fn open_sql(
+    location: &Location,
+    max_age: Duration,
+) -> Result<SqlStore, OpenError> {
     sqlx::any::install_default_drivers();
     let pool = match location.file() {
         Some(path) => open_file(path, location, max_age).await,
@@ -107,12 +114,14 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// Looks at a SQLite file's header (<https://sqlite.org/fileformat.html> §1.3) without opening it as a database, which might
-/// already write to it. Tables are made before the write-ahead log is switched on, so that the header always tells.
+/// Looks at a SQLite file's header (<https://sqlite.org/fileformat.html> §1.3) without opening it
+/// as a database, which might already write to it. Tables are made before the write-ahead log is
+/// switched on, so that the header always tells.
 pub(super) fn check_file(path: &Path, file_use: FileUse) -> Result<(), Problem> {
     let mut header = Vec::new();
     let mut options = OpenOptions::new();
-    // For writing too, where it will be written: SQLite opens a file that it may not write, and fails later.
+    // For writing too, where it will be written: SQLite opens a file that it may not write, and
+    // fails later.
     match options
         .read(true)
         .write(file_use != FileUse::Read)
@@ -128,11 +137,18 @@ pub(super) fn check_file(path: &Path, file_use: FileUse) -> Result<(), Problem> 
     if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
         return refused("this is not a SQLite file; name another file in `database`".to_owned());
     }
-    let number =
-        |at: usize| header.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    let number = |at: usize| {
+        header
+            .get(at..)
+            .and_then(|rest| rest.first_chunk())
+            .map_or(0, |bytes| u32::from_be_bytes(*bytes))
+    };
     let (mark, application) = (schema::Mark::from_number(number(60)), number(68));
     if application != schema::APPLICATION_ID {
-        return refused("this SQLite file belongs to another program; name another file in `database`".to_owned());
+        return refused(
+            "this SQLite file belongs to another program; name another file in `database`"
+                .to_owned(),
+        );
     }
     if !mark.is_usable() {
         return refused(mark.refusal());
@@ -143,8 +159,12 @@ pub(super) fn check_file(path: &Path, file_use: FileUse) -> Result<(), Problem> 
 async fn open_file(path: &Path, location: &Location, max_age: Duration) -> Result<Pool, Problem> {
     check_file(path, FileUse::Create)?;
     let slow = |_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
-    let mut connection =
-        timeout(CONNECT, AnyConnection::connect(&file_url(path, FileUse::Create))).await.map_err(slow)??;
+    let mut connection = timeout(
+        CONNECT,
+        AnyConnection::connect(&file_url(path, FileUse::Create)),
+    )
+    .await
+    .map_err(slow)??;
     check_pages(&mut connection).await?;
     migrate_sqlite(&mut connection).await?;
     connection.close().await?;
@@ -163,29 +183,43 @@ async fn check_pages(connection: &mut AnyConnection) -> Result<(), Problem> {
     let damaged = |error: sqlx::Error| {
         let outage = Outage::from(error);
         if outage.reason == Reason::Damaged {
-            Problem::Refused(format!("the file is damaged ({}); restore it from a backup", outage.detail))
+            Problem::Refused(format!(
+                "the file is damaged ({}); restore it from a backup",
+                outage.detail
+            ))
         } else {
             Problem::Unreachable(outage.to_string())
         }
     };
-    let found: String =
-        query("PRAGMA quick_check(1)").fetch_one(&mut *connection).await.map_err(damaged)?.try_get(0)?;
+    let found: String = query("PRAGMA quick_check(1)")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(damaged)?
+        .try_get(0)?;
     if found != "ok" {
-        return Err(Problem::Refused(format!("the file is damaged ({found}); restore it from a backup")));
+        return Err(Problem::Refused(format!(
+            "the file is damaged ({found}); restore it from a backup"
+        )));
     }
     Ok(())
 }
 
 /// Reads the mark of a SQLite file.
 pub(super) async fn file_mark(connection: &mut AnyConnection) -> Result<schema::Mark, sqlx::Error> {
-    let have: i64 = query("PRAGMA user_version").fetch_one(connection).await?.try_get(0)?;
-    Ok(schema::Mark::from_number(u32::try_from(have).unwrap_or(u32::MAX)))
+    let have: i64 = query("PRAGMA user_version")
+        .fetch_one(connection)
+        .await?
+        .try_get(0)?;
+    Ok(schema::Mark::from_number(
+        u32::try_from(have).unwrap_or(u32::MAX),
+    ))
 }
 
 async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), Problem> {
     // Also when nothing is to be done: a file that is locked or cannot be written to is found now.
     connection.execute("BEGIN IMMEDIATE").await?;
-    // The newest mark may be in the write-ahead log, where a look at the file's header does not see it.
+    // The newest mark may be in the write-ahead log, where a look at the file's header does not see
+    // it.
     let mark = file_mark(connection).await?;
     if !mark.is_usable() {
         return Err(Problem::Refused(mark.refusal()));
@@ -193,7 +227,10 @@ async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), Problem> {
     if mark.schema < schema::NEWEST {
         apply_steps(connection, mark.schema, "BLOB").await?;
         let newest = schema::Mark::newest().number();
-        let marks = format!("PRAGMA application_id = {}; PRAGMA user_version = {newest}", schema::APPLICATION_ID);
+        let marks = format!(
+            "PRAGMA application_id = {}; PRAGMA user_version = {newest}",
+            schema::APPLICATION_ID
+        );
         connection.execute(AssertSqlSafe(marks)).await?;
     }
     connection.execute("COMMIT").await?;
@@ -203,7 +240,12 @@ async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), Problem> {
 async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem> {
     let mut change = connection.begin().await?;
     // Replicas that start together take turns.
-    change.execute(AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({})", schema::APPLICATION_ID))).await?;
+    change
+        .execute(AssertSqlSafe(format!(
+            "SELECT pg_advisory_xact_lock({})",
+            schema::APPLICATION_ID
+        )))
+        .await?;
     let have = postgres_mark(&mut change).await?;
     if !have.is_usable() {
         return Err(Problem::Refused(have.refusal()));
@@ -212,47 +254,79 @@ async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem>
     if have.schema >= schema::NEWEST {
         return Ok(change.commit().await?);
     }
-    apply_steps(&mut change, have.schema, "BYTEA").await.map_err(|error| match Outage::from(error) {
-        Outage { reason: Reason::Denied, detail } => Problem::Unreachable(format!(
-            "the tables cannot be brought to schema {} ({detail}); {}",
-            schema::NEWEST,
-            Reason::NoTables.remedy()
-        )),
-        outage => outage.into(),
-    })?;
-    let mark =
-        "INSERT INTO meshseal_meta VALUES ('schema', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    query(mark).bind(schema::Mark::newest().to_string()).execute(&mut *change).await?;
+    apply_steps(&mut change, have.schema, "BYTEA")
+        .await
+        .map_err(|error| match Outage::from(error) {
+            Outage {
+                reason: Reason::Denied,
+                detail,
+            } => Problem::Unreachable(format!(
+                "the tables cannot be brought to schema {} ({detail}); {}",
+                schema::NEWEST,
+                Reason::NoTables.remedy()
+            )),
+            outage => outage.into(),
+        })?;
+    let mark = "INSERT INTO meshseal_meta VALUES ('schema', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    query(mark)
+        .bind(schema::Mark::newest().to_string())
+        .execute(&mut *change)
+        .await?;
     change.commit().await?;
     Ok(())
 }
 
 /// Reads the mark of a PostgreSQL database.
 pub(super) async fn postgres_mark(change: &mut AnyConnection) -> Result<schema::Mark, Problem> {
-    let exists: bool =
-        query("SELECT to_regclass('meshseal_meta') IS NOT NULL").fetch_one(&mut *change).await?.try_get(0)?;
+    let exists: bool = query("SELECT to_regclass('meshseal_meta') IS NOT NULL")
+        .fetch_one(&mut *change)
+        .await?
+        .try_get(0)?;
     if !exists {
-        return Ok(schema::Mark { schema: 0, usable_since: 0 });
+        return Ok(schema::Mark {
+            schema: 0,
+            usable_since: 0,
+        });
     }
     let foreign = || {
-        Problem::Refused("a table `meshseal_meta` of another program is in the way; use another database".to_owned())
+        Problem::Refused(
+            "a table `meshseal_meta` of another program is in the way; use another database"
+                .to_owned(),
+        )
     };
     let statement = query("SELECT value FROM meshseal_meta WHERE name = 'schema'");
     let denied = |error: sqlx::Error| match Outage::from(error) {
-        Outage { reason: Reason::Denied, detail } => {
-            Problem::Unreachable(format!("{detail}; run `meshseal migrate --grant-to` with this role"))
-        }
+        Outage {
+            reason: Reason::Denied,
+            detail,
+        } => Problem::Unreachable(format!(
+            "{detail}; run `meshseal migrate --grant-to` with this role"
+        )),
         _ => foreign(),
     };
-    let row = statement.fetch_optional(change).await.map_err(denied)?.ok_or_else(foreign)?;
+    let row = statement
+        .fetch_optional(change)
+        .await
+        .map_err(denied)?
+        .ok_or_else(foreign)?;
     let value: String = row.try_get(0).map_err(|_| foreign())?;
     schema::Mark::parse(&value).ok_or_else(foreign)
 }
 
-async fn apply_steps(change: &mut sqlx::AnyConnection, have: u32, blob: &str) -> Result<(), sqlx::Error> {
+async fn apply_steps(
+    change: &mut sqlx::AnyConnection,
+    have: u32,
+    blob: &str,
+) -> Result<(), sqlx::Error> {
     let have = usize::try_from(have).unwrap_or(usize::MAX);
-    for statement in schema::STEPS.iter().skip(have).flat_map(|step| step.statements) {
-        change.execute(AssertSqlSafe(statement.replace("{blob}", blob))).await?;
+    for statement in schema::STEPS
+        .iter()
+        .skip(have)
+        .flat_map(|step| step.statements)
+    {
+        change
+            .execute(AssertSqlSafe(statement.replace("{blob}", blob)))
+            .await?;
     }
     Ok(())
 }

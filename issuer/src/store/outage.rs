@@ -124,13 +124,22 @@ impl Outage {
     /// A failure of this class.
     #[must_use]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 }
 
 impl fmt::Display for Outage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} ({}); {}", self.reason.summary(), self.detail, self.reason.remedy())
+        write!(
+            out,
+            "{} ({}); {}",
+            self.reason.summary(),
+            self.detail,
+            self.reason.remedy()
+        )
     }
 }
 
@@ -158,7 +167,10 @@ impl From<io::Error> for Outage {
             Reason::ReadOnly
         } else if error.kind() == ErrorKind::PermissionDenied {
             Reason::Denied
-        } else if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        } else if matches!(
+            error.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        ) {
             Reason::Full
         } else {
             Reason::Other
@@ -171,8 +183,15 @@ fn reason(error: &Error) -> Reason {
     if let Error::Database(error) = error {
         return database_reason(&**error);
     }
-    let away = matches!(error, Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed);
-    if away { Reason::NoAnswer } else { Reason::Other }
+    let away = matches!(
+        error,
+        Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed
+    );
+    if away {
+        Reason::NoAnswer
+    } else {
+        Reason::Other
+    }
 }
 
 fn database_reason(error: &dyn DatabaseError) -> Reason {
@@ -180,7 +199,11 @@ fn database_reason(error: &dyn DatabaseError) -> Reason {
     if error.try_downcast_ref::<PgDatabaseError>().is_some() {
         // PgBouncer's own words; PostgreSQL knows the parameter.
         let pooler = error.message().contains("unsupported startup parameter");
-        return if pooler { Reason::Pooler } else { postgres_reason(&code) };
+        return if pooler {
+            Reason::Pooler
+        } else {
+            postgres_reason(&code)
+        };
     }
     code.parse().map_or(Reason::Other, sqlite_reason)
 }

@@ -1,4 +1,5 @@
-//! A look into a database that changes nothing in it: no table is made or altered, no row is written.
+//! A look into a database that changes nothing in it: no table is made or altered, no row is
+//! written.
 
 use sqlx::{AnyConnection, Connection as _, Executor as _, Row as _};
 use tokio::time::timeout;
@@ -26,9 +27,15 @@ impl Peek {
     /// [`OpenError`]: also for tables of an older schema, which only `meshseal serve` and `meshseal migrate` bring up to date.
     pub async fn open(location: &Location) -> Result<Self, OpenError> {
         sqlx::any::install_default_drivers();
-        let slow = |_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
-        let opened = timeout(CONNECT, open(location)).await.map_err(slow).flatten();
-        Ok(Self { connection: opened.map_err(|problem| problem.at(location))? })
+        let slow =
+            |_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
+        let opened = timeout(CONNECT, open(location))
+            .await
+            .map_err(slow)
+            .flatten();
+        Ok(Self {
+            connection: opened.map_err(|problem| problem.at(location))?,
+        })
     }
 
     /// Returns whether nothing was ever committed.
@@ -37,7 +44,11 @@ impl Peek {
     /// [`StoreError::Unavailable`].
     pub async fn is_new(&mut self) -> Result<bool, StoreError> {
         let select = query("SELECT version FROM meshseal_state WHERE id = 2");
-        Ok(select.fetch_one(&mut self.connection).await?.try_get::<i64, _>(0)? == 0)
+        Ok(select
+            .fetch_one(&mut self.connection)
+            .await?
+            .try_get::<i64, _>(0)?
+            == 0)
     }
 
     /// Returns the value kept under a name, if there is one.
@@ -55,7 +66,13 @@ impl Peek {
     /// # Errors
     /// [`StoreError`].
     pub async fn load(&mut self, master: &MasterKey) -> Result<Persisted, StoreError> {
-        verify::load(&mut self.connection, &RowKeys::new(master), Extent::Whole, &mut Known::default()).await
+        verify::load(
+            &mut self.connection,
+            &RowKeys::new(master),
+            Extent::Whole,
+            &mut Known::default(),
+        )
+        .await
     }
 }
 
@@ -68,7 +85,9 @@ async fn open(location: &Location) -> Result<AnyConnection, Problem> {
         return Ok(connection);
     }
     let mut connection = connect(location).await?;
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    connection
+        .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await?;
     require_up_to_date(postgres_mark(&mut connection).await?)?;
     Ok(connection)
 }
@@ -76,7 +95,9 @@ async fn open(location: &Location) -> Result<AnyConnection, Problem> {
 /// Connects to the first server that answers: a standby may be read, too.
 async fn connect(location: &Location) -> Result<AnyConnection, Problem> {
     let mut refused = Outage::new(Reason::Other, "no host is named");
-    let Location::Postgres(url) = location else { return Err(refused.into()) };
+    let Location::Postgres(url) = location else {
+        return Err(refused.into());
+    };
     for host in hosts(url).map_err(Problem::Unreachable)? {
         match AnyConnection::connect(&host.url).await {
             Ok(connection) => return Ok(connection),
@@ -91,9 +112,9 @@ fn require_up_to_date(mark: Mark) -> Result<(), Problem> {
     match mark.schema {
         0 => Err(Problem::Refused(format!("it has no tables yet; {remedy}"))),
         _ if !mark.is_usable() => Err(Problem::Refused(mark.refusal())),
-        schema if schema < NEWEST => {
-            Err(Problem::Refused(format!("its tables have schema {schema}, and this program reads {NEWEST}; {remedy}")))
-        }
+        schema if schema < NEWEST => Err(Problem::Refused(format!(
+            "its tables have schema {schema}, and this program reads {NEWEST}; {remedy}"
+        ))),
         _ => Ok(()),
     }
 }

@@ -25,8 +25,7 @@ const CONNECTIONS: usize = 8;
 
 /// Applies to each connection of a SQLite file. FULL: an acknowledged change survives a power cut.
 /// secure_delete: deleted content, such as a private half, is overwritten.
-const SQLITE_SETTINGS: &str =
-    "PRAGMA secure_delete = ON; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 4000";
+const SQLITE_SETTINGS: &str = "PRAGMA secure_delete = ON; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 4000";
 
 /// Milliseconds for which a statement waits for a lock of the file.
 const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 4000";
@@ -41,7 +40,8 @@ const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
     SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only,
         set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
             ELSE current_setting('synchronous_commit') END, true)";
-const PROBE: &str = "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only";
+const PROBE: &str =
+    "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only";
 
 /// Kind of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +80,23 @@ impl Pool {
             Location::Postgres(url) => (None, hosts(url)?),
         };
         // No bound for a file: a new connection to it reaches no other server.
-        let (connections, max_age) = if file.is_some() { (1, Duration::MAX) } else { (CONNECTIONS, max_age) };
+        let (connections, max_age) = if file.is_some() {
+            (1, Duration::MAX)
+        } else {
+            (CONNECTIONS, max_age)
+        };
         let (permits, idle) = (Semaphore::new(connections), Mutex::default());
         let (destroyed, emptied) = (AtomicU64::new(1), AtomicU64::new(0));
-        Ok(Self { file, hosts, preferred: AtomicUsize::new(0), permits, idle, max_age, destroyed, emptied })
+        Ok(Self {
+            file,
+            hosts,
+            preferred: AtomicUsize::new(0),
+            permits,
+            idle,
+            max_age,
+            destroyed,
+            emptied,
+        })
     }
 
     /// Returns whether the database is a SQLite file.
@@ -94,10 +107,19 @@ impl Pool {
     /// Begins a transaction on a connection that nothing else uses.
     pub(super) async fn begin(&self, access: Access) -> Result<Transaction<'_>, Outage> {
         self.require_file()?;
-        let busy = |_| Outage::new(Reason::NoAnswer, format!("all connections are busy for {} s", WAIT.as_secs()));
+        let busy = |_| {
+            Outage::new(
+                Reason::NoAnswer,
+                format!("all connections are busy for {} s", WAIT.as_secs()),
+            )
+        };
         let permit = timeout(WAIT, self.permits.acquire()).await.map_err(busy)?;
         let permit = permit.map_err(|_| Outage::new(Reason::Other, "the store is closed"))?;
-        let mut transaction = Transaction { pool: self, held: None, _permit: permit };
+        let mut transaction = Transaction {
+            pool: self,
+            held: None,
+            _permit: permit,
+        };
         while let Some(held) = self.take_idle() {
             match transaction.start(held, access).await {
                 Ok(()) => return Ok(transaction),
@@ -106,7 +128,10 @@ impl Pool {
                 Err(_) => {}
             }
         }
-        let held = Held { connection: self.connect().await?, opened: Instant::now() };
+        let held = Held {
+            connection: self.connect().await?,
+            opened: Instant::now(),
+        };
         transaction.start(held, access).await?;
         Ok(transaction)
     }
@@ -116,8 +141,8 @@ impl Pool {
         self.destroyed.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Empties the write-ahead log if it may hold a destroyed key. Returns whether it holds none now:
-    /// while another program reads, SQLite keeps the log.
+    /// Empties the write-ahead log if it may hold a destroyed key. Returns whether it holds none
+    /// now: while another program reads, SQLite keeps the log.
     pub(super) async fn empty_log(&self) -> Result<bool, Outage> {
         let destroyed = self.destroyed.load(Ordering::SeqCst);
         if !self.is_file() || self.emptied.load(Ordering::SeqCst) >= destroyed {
@@ -131,14 +156,24 @@ impl Pool {
     }
 
     async fn checkpoint(&self) -> Result<bool, Outage> {
-        let _permit = self.permits.acquire().await.map_err(|_| Outage::new(Reason::Other, "the store is closed"))?;
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| Outage::new(Reason::Other, "the store is closed"))?;
         let mut held = match self.take_idle() {
             Some(held) => held,
-            None => Held { connection: self.connect().await?, opened: Instant::now() },
+            None => Held {
+                connection: self.connect().await?,
+                opened: Instant::now(),
+            },
         };
         // A reader may go on for long, and all else waits for this connection.
         held.connection.execute("PRAGMA busy_timeout = 100").await?;
-        let row = held.connection.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+        let row = held
+            .connection
+            .fetch_one("PRAGMA wal_checkpoint(TRUNCATE)")
+            .await?;
         held.connection.execute(BUSY_TIMEOUT).await?;
         self.give_back(held);
         Ok(row.try_get::<i64, _>(0)? == 0)
@@ -147,7 +182,10 @@ impl Pool {
     /// SQLite goes on writing to a file that was deleted or replaced, and what it wrote is lost.
     fn require_file(&self) -> Result<(), Outage> {
         match &self.file {
-            Some(file) if !file.is_in_place() => Err(Outage::new(Reason::Replaced, file.path().display().to_string())),
+            Some(file) if !file.is_in_place() => Err(Outage::new(
+                Reason::Replaced,
+                file.path().display().to_string(),
+            )),
             Some(_) | None => Ok(()),
         }
     }
@@ -162,11 +200,16 @@ impl Pool {
         let mut refused: Option<Outage> = None;
         for _ in &self.hosts {
             let at = self.preferred.load(Ordering::Relaxed);
-            let Some(host) = self.hosts.get(at) else { break };
+            let Some(host) = self.hosts.get(at) else {
+                break;
+            };
             // Before the attempt: where the caller gives up during it, the next one begins with the
             // next server.
             let next = at.saturating_add(1);
-            self.preferred.store(if next < self.hosts.len() { next } else { 0 }, Ordering::Relaxed);
+            self.preferred.store(
+                if next < self.hosts.len() { next } else { 0 },
+                Ordering::Relaxed,
+            );
             match in_time(open_server(host)).await {
                 Ok(connection) => {
                     self.preferred.store(at, Ordering::Relaxed);
@@ -205,7 +248,10 @@ impl Transaction<'_> {
     /// The connection, inside the transaction.
     pub(super) fn connection(&mut self) -> Result<&mut AnyConnection, StoreError> {
         let ended = || StoreError::Unavailable("the transaction has ended".into());
-        self.held.as_mut().map(|held| &mut held.connection).ok_or_else(ended)
+        self.held
+            .as_mut()
+            .map(|held| &mut held.connection)
+            .ok_or_else(ended)
     }
 
     async fn start(&mut self, held: Held, access: Access) -> Result<(), Outage> {
@@ -262,7 +308,11 @@ impl Drop for Transaction<'_> {
     }
 }
 
-async fn begin(connection: &mut AnyConnection, is_file: bool, access: Access) -> Result<(), Outage> {
+async fn begin(
+    connection: &mut AnyConnection,
+    is_file: bool,
+    access: Access,
+) -> Result<(), Outage> {
     match (is_file, access) {
         (true, Access::Read) => connection.execute("BEGIN").await.map(|_| ())?,
         (true, Access::Write) => connection.execute("BEGIN IMMEDIATE").await.map(|_| ())?,
@@ -273,14 +323,25 @@ async fn begin(connection: &mut AnyConnection, is_file: bool, access: Access) ->
 }
 
 /// Sends statements of which the last tells the role of the server.
-async fn require_writable(connection: &mut AnyConnection, statements: &'static str) -> Result<(), Outage> {
+async fn require_writable(
+    connection: &mut AnyConnection,
+    statements: &'static str,
+) -> Result<(), Outage> {
     let rows = connection.fetch_all(statements).await?;
-    let row = rows.last().ok_or_else(|| Outage::new(Reason::Other, "no answer to the question for the role"))?;
+    let row = rows
+        .last()
+        .ok_or_else(|| Outage::new(Reason::Other, "no answer to the question for the role"))?;
     if row.try_get::<bool, _>("standby")? {
-        return Err(Outage::new(Reason::ReadOnly, "the server is a standby, in recovery"));
+        return Err(Outage::new(
+            Reason::ReadOnly,
+            "the server is a standby, in recovery",
+        ));
     }
     if row.try_get::<String, _>("read_only")? == "on" {
-        return Err(Outage::new(Reason::ReadOnly, "`default_transaction_read_only` is on"));
+        return Err(Outage::new(
+            Reason::ReadOnly,
+            "`default_transaction_read_only` is on",
+        ));
     }
     Ok(())
 }
@@ -297,8 +358,15 @@ async fn open_server(host: &Host) -> Result<AnyConnection, Outage> {
     Ok(connection)
 }
 
-async fn in_time(opening: impl Future<Output = Result<AnyConnection, Outage>>) -> Result<AnyConnection, Outage> {
-    let slow = |_| Outage::new(Reason::NoAnswer, format!("no connection within {} s", CONNECT.as_secs()));
+async fn in_time(
+    opening: impl Future<Output = Result<AnyConnection, Outage>>,
+) -> Result<AnyConnection, Outage> {
+    let slow = |_| {
+        Outage::new(
+            Reason::NoAnswer,
+            format!("no connection within {} s", CONNECT.as_secs()),
+        )
+    };
     timeout(CONNECT, opening).await.map_err(slow)?
 }
 
@@ -309,7 +377,11 @@ fn join(before: Option<Outage>, host: &str, outage: Outage) -> Outage {
     match before {
         None => Outage::new(outage.reason, detail),
         Some(before) => {
-            let reason = if before.reason == Reason::NoAnswer { outage.reason } else { before.reason };
+            let reason = if before.reason == Reason::NoAnswer {
+                outage.reason
+            } else {
+                before.reason
+            };
             Outage::new(reason, format!("{}; {detail}", before.detail))
         }
     }

@@ -1,4 +1,5 @@
-//! Numbers of writes of workers' records, by which a replica notices that the database lost some (ADR 19).
+//! Numbers of writes of workers' records, by which a replica notices that the database lost some
+//! (ADR 19).
 
 use aws_lc_rs::rand;
 use sqlx::{AnyConnection, Error, Row as _};
@@ -8,14 +9,19 @@ use super::statement::query;
 /// Numbers that the state row keeps. A replica that is further behind cannot tell.
 const KEPT: usize = 256;
 
-/// The latest numbers, oldest first. They rise by random steps, so that writes after a loss get others than those that were lost.
+/// The latest numbers, oldest first. They rise by random steps, so that writes after a loss get
+/// others than those that were lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Records(Vec<u64>);
 
 impl Records {
     /// Reads the form that [`Records::text`] writes. What is no number is passed over.
     pub(super) fn parse(text: &str) -> Self {
-        Self(text.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect())
+        Self(
+            text.split_ascii_whitespace()
+                .filter_map(|number| number.parse().ok())
+                .collect(),
+        )
     }
 
     fn text(&self) -> String {
@@ -28,10 +34,12 @@ impl Records {
         self.0.last().copied().unwrap_or(0)
     }
 
-    /// Returns whether a write that was seen is part of this history; 0 is none. One before the oldest of a full list counts as part
-    /// of it.
+    /// Returns whether a write that was seen is part of this history; 0 is none. One before the
+    /// oldest of a full list counts as part of it.
     pub(super) fn include(&self, seen: u64) -> bool {
-        seen == 0 || self.0.contains(&seen) || (self.0.len() >= KEPT && self.0.first() > Some(&seen))
+        seen == 0
+            || self.0.contains(&seen)
+            || (self.0.len() >= KEPT && self.0.first() > Some(&seen))
     }
 
     fn add(&mut self, number: u64) {
@@ -52,8 +60,8 @@ impl Records {
     }
 }
 
-/// Numbers a write of records in this transaction, which takes the lock that orders all changes. Returns the numbers before it,
-/// and its own.
+/// Numbers a write of records in this transaction, which takes the lock that orders all changes.
+/// Returns the numbers before it, and its own.
 pub(super) async fn number_write(transaction: &mut AnyConnection) -> Result<(Records, u64), Error> {
     let before = lock(transaction).await?;
     let mut after = before.clone();
@@ -90,13 +98,19 @@ mod tests {
     #[test]
     fn history_that_lost_a_write_does_not_include_it() {
         let mut history = Records::default();
-        assert!(history.include(0) && !history.include(7), "nothing was written");
+        assert!(
+            history.include(0) && !history.include(7),
+            "nothing was written"
+        );
         history.next();
         let copy = history.clone();
         history.next();
         let seen = history.latest();
         assert!(history.include(seen) && Records::parse(&history.text()) == history);
-        assert!(!Records::parse(&(seen + 1).to_string()).include(seen), "the first write was lost");
+        assert!(
+            !Records::parse(&(seen + 1).to_string()).include(seen),
+            "the first write was lost"
+        );
         // The other branch goes on, past the number that was lost.
         let mut branch = copy;
         for _ in 0..10 {
@@ -106,6 +120,9 @@ mod tests {
         branch.add(seen);
         assert!(branch.include(seen));
         (0..KEPT).for_each(|_| branch.next());
-        assert!(branch.0.len() == KEPT && branch.include(seen), "too old to tell");
+        assert!(
+            branch.0.len() == KEPT && branch.include(seen),
+            "too old to tell"
+        );
     }
 }

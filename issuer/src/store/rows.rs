@@ -1,4 +1,5 @@
-//! Between rows and values. Databases have no unsigned 64-bit integers; times, versions and indices fit in 63 bits.
+//! Between rows and values. Databases have no unsigned 64-bit integers; times, versions and indices
+//! fit in 63 bits.
 
 use sqlx::any::AnyRow;
 use sqlx::{Error, Row as _};
@@ -17,9 +18,14 @@ pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, Error> {
     Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
 }
 
-/// Reads a word that must be one of a few. An unknown one is an error that names the row by its key column, and the remedy:
-/// to pass over it would drop a key or a revocation.
-pub(super) fn word<T>(row: &AnyRow, key: &str, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
+/// Reads a word that must be one of a few. An unknown one is an error that names the row by its key
+/// column, and the remedy: to pass over it would drop a key or a revocation.
+pub(super) fn word<T>(
+    row: &AnyRow,
+    key: &str,
+    column: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, Error> {
     let text: String = row.try_get(column)?;
     parse(&text).ok_or_else(|| {
         let name: String = row.try_get(key).unwrap_or_default();
@@ -55,16 +61,28 @@ pub(super) struct Revocation {
 }
 
 pub(super) fn revocation(row: &AnyRow) -> Result<Revocation, Error> {
-    let token = RevokedToken { index: unsigned(row, "token_index")?, expires_at: unsigned(row, "expires_at")? };
-    Ok(Revocation { token, revoked_by: row.try_get("revoked_by")? })
+    let token = RevokedToken {
+        index: unsigned(row, "token_index")?,
+        expires_at: unsigned(row, "expires_at")?,
+    };
+    Ok(Revocation {
+        token,
+        revoked_by: row.try_get("revoked_by")?,
+    })
 }
 
 /// Reads index, expiry and client with spaces between.
 pub(super) fn revocation_text(text: &str) -> Option<Revocation> {
     let (index, rest) = text.split_once(' ')?;
     let (expires_at, revoked_by) = rest.split_once(' ')?;
-    let token = RevokedToken { index: index.parse().ok()?, expires_at: expires_at.parse().ok()? };
-    Some(Revocation { token, revoked_by: revoked_by.to_owned() })
+    let token = RevokedToken {
+        index: index.parse().ok()?,
+        expires_at: expires_at.parse().ok()?,
+    };
+    Some(Revocation {
+        token,
+        revoked_by: revoked_by.to_owned(),
+    })
 }
 
 /// The MAC of a row; `None` for a row that never had one.

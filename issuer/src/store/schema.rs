@@ -1,4 +1,5 @@
-//! The tables, step by step. A step that was released is never edited; the next one is added below it.
+//! The tables, step by step. A step that was released is never edited; the next one is added below
+//! it.
 
 use std::fmt;
 
@@ -12,16 +13,25 @@ pub(super) const NEWEST: u32 = 3;
 pub(super) struct Step {
     /// `{blob}` is the dialect's type for bytes.
     pub(super) statements: &'static [&'static str],
-    /// Programs that know this schema, or a newer one, go on using the tables after the step: it only adds what they need not know,
-    /// with defaults, and nothing under a MAC.
+    /// Programs that know this schema, or a newer one, go on using the tables after the step: it
+    /// only adds what they need not know, with defaults, and nothing under a MAC.
     usable_since: u32,
 }
 
 /// The steps that lead to each schema, from 1.
 pub(super) const STEPS: [Step; NEWEST as usize] = [
-    Step { statements: FIRST, usable_since: 1 },
-    Step { statements: SECOND, usable_since: 2 },
-    Step { statements: THIRD, usable_since: 2 },
+    Step {
+        statements: FIRST,
+        usable_since: 1,
+    },
+    Step {
+        statements: SECOND,
+        usable_since: 2,
+    },
+    Step {
+        statements: THIRD,
+        usable_since: 2,
+    },
 ];
 
 /// What a database says about its tables.
@@ -36,7 +46,10 @@ pub(super) struct Mark {
 impl Mark {
     /// The tables after the last step.
     pub(super) fn newest() -> Self {
-        Self { schema: NEWEST, usable_since: STEPS.last().map_or(NEWEST, |step| step.usable_since) }
+        Self {
+            schema: NEWEST,
+            usable_since: STEPS.last().map_or(NEWEST, |step| step.usable_since),
+        }
     }
 
     /// Returns whether this program may use the tables, once they are up to date.
@@ -46,30 +59,55 @@ impl Mark {
 
     /// Returns why this program may not use them, and the remedy.
     pub(super) fn refusal(self) -> String {
-        format!("made by a newer meshseal (schema {}, known here {NEWEST}); upgrade this one", self.schema)
+        format!(
+            "made by a newer meshseal (schema {}, known here {NEWEST}); upgrade this one",
+            self.schema
+        )
     }
 
-    /// Reads SQLite's `user_version`: the schema, and above 16 bits the oldest usable one if that is another.
+    /// Reads SQLite's `user_version`: the schema, and above 16 bits the oldest usable one if that
+    /// is another.
     pub(super) const fn from_number(number: u32) -> Self {
         let (schema, usable_since) = (number & 0xffff, number >> 16);
-        Self { schema, usable_since: if usable_since == 0 { schema } else { usable_since } }
+        Self {
+            schema,
+            usable_since: if usable_since == 0 {
+                schema
+            } else {
+                usable_since
+            },
+        }
     }
 
     pub(super) const fn number(self) -> u32 {
-        if self.usable_since == self.schema { self.schema } else { (self.usable_since << 16) | self.schema }
+        if self.usable_since == self.schema {
+            self.schema
+        } else {
+            (self.usable_since << 16) | self.schema
+        }
     }
 
     /// Reads the text form: the schema, and after a blank the oldest usable one if that is another.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (schema, usable_since) = text.split_once(' ').unwrap_or((text, text));
-        Some(Self { schema: schema.parse().ok()?, usable_since: usable_since.parse().ok()? })
+        Some(Self {
+            schema: schema.parse().ok()?,
+            usable_since: usable_since.parse().ok()?,
+        })
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { schema, usable_since } = self;
-        if schema == usable_since { write!(out, "{schema}") } else { write!(out, "{schema} {usable_since}") }
+        let Self {
+            schema,
+            usable_since,
+        } = self;
+        if schema == usable_since {
+            write!(out, "{schema}")
+        } else {
+            write!(out, "{schema} {usable_since}")
+        }
     }
 }
 
@@ -94,19 +132,21 @@ const FIRST: &[&str] = &[
         worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL)",
 ];
 
-/// Workers in place of proxies (ADR 23), times of keys (ADR 20 and 21), and rows under a MAC (ADR 18). All replicas stop for
-/// this step: the state row moves to another id, so that every statement of a program that knows schema 1 only fails. Such a
-/// program would write rows without a MAC.
+/// Workers in place of proxies (ADR 23), times of keys (ADR 20 and 21), and rows under a MAC (ADR
+/// 18). All replicas stop for this step: the state row moves to another id, so that every statement
+/// of a program that knows schema 1 only fails. Such a program would write rows without a MAC.
 const SECOND: &[&str] = &[
     "CREATE TABLE meshseal_workers (
         worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL,
         protocol BIGINT NOT NULL, pins TEXT NOT NULL, accepts_until BIGINT NOT NULL, replica TEXT NOT NULL)",
-    // Workers of the last hour. Schema 1 has no time until which they accept: a day is longer than any usual not-after.
+    // Workers of the last hour. Schema 1 has no time until which they accept: a day is longer than
+    // any usual not-after.
     "INSERT INTO meshseal_workers
         SELECT worker, node, version, seen_at, 1, '', seen_at + 86400, '' FROM meshseal_proxies",
     "DROP TABLE meshseal_proxies",
     "ALTER TABLE meshseal_keys ADD COLUMN ready_at BIGINT NOT NULL DEFAULT 0",
-    // A day and the largest leeway: under schema 1 it was not known what life the tokens of a key had.
+    // A day and the largest leeway: under schema 1 it was not known what life the tokens of a key
+    // had.
     "ALTER TABLE meshseal_keys ADD COLUMN drain_s BIGINT NOT NULL DEFAULT 86465",
     "ALTER TABLE meshseal_state RENAME TO meshseal_state_1",
     "CREATE TABLE meshseal_state (
@@ -123,16 +163,22 @@ const SECOND: &[&str] = &[
     "ALTER TABLE meshseal_epochs ADD COLUMN mac TEXT",
 ];
 
-/// The version in which a revocation changed last, so that a new version is read without the older ones.
-/// It is a hint outside the MAC: programs of schema 2 leave it at 0, and the digest tells.
+/// The version in which a revocation changed last, so that a new version is read without the older
+/// ones. It is a hint outside the MAC: programs of schema 2 leave it at 0, and the digest tells.
 const THIRD: &[&str] = &[
     "ALTER TABLE meshseal_revoked ADD COLUMN changed_in BIGINT NOT NULL DEFAULT 0",
     "CREATE INDEX meshseal_revoked_changed ON meshseal_revoked (changed_in)",
 ];
 
 /// Every table, for the rights of roles.
-pub(super) const TABLES: [&str; 6] =
-    ["meshseal_epochs", "meshseal_keys", "meshseal_meta", "meshseal_revoked", "meshseal_state", "meshseal_workers"];
+pub(super) const TABLES: [&str; 6] = [
+    "meshseal_epochs",
+    "meshseal_keys",
+    "meshseal_meta",
+    "meshseal_revoked",
+    "meshseal_state",
+    "meshseal_workers",
+];
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +202,10 @@ mod tests {
 
     #[test]
     fn mark_tells_programs_that_may_go_on() {
-        let mark = |schema, usable_since| Mark { schema, usable_since };
+        let mark = |schema, usable_since| Mark {
+            schema,
+            usable_since,
+        };
         for (mark, number, text, usable) in [
             (mark(0, 0), 0, "0", true),
             (mark(2, 2), 2, "2", true),
@@ -165,8 +214,14 @@ mod tests {
             (mark(9, 3), 0x3_0009, "9 3", true),
             (mark(9, 4), 0x4_0009, "9 4", false),
         ] {
-            assert_eq!((mark.number(), mark.to_string().as_str(), mark.is_usable()), (number, text, usable));
-            assert_eq!((Mark::from_number(number), Mark::parse(text)), (mark, Some(mark)));
+            assert_eq!(
+                (mark.number(), mark.to_string().as_str(), mark.is_usable()),
+                (number, text, usable)
+            );
+            assert_eq!(
+                (Mark::from_number(number), Mark::parse(text)),
+                (mark, Some(mark))
+            );
         }
         for text in ["", " ", "2 ", "x", "2 2 2", "-1"] {
             assert_eq!(Mark::parse(text), None, "{text:?}");

@@ -1,8 +1,9 @@
-//! Message authentication codes (MACs) of database rows, and a keyed digest of the set of rows (ADR 0018).
+//! Message authentication codes (MACs) of database rows, and a keyed digest of the set of rows (ADR
+//! 0018).
 //!
-//! Both use keys derived from the master key. The MAC of a row proves its content. The digest proves that no row
-//! was removed, put back or added: it is the sum modulo 2^256 of one pseudorandom value per row, so a change
-//! updates it without reading other rows.
+//! Both use keys derived from the master key. The MAC of a row proves its content. The digest
+//! proves that no row was removed, put back or added: it is the sum modulo 2^256 of one
+//! pseudorandom value per row, so a change updates it without reading other rows.
 
 use std::fmt;
 
@@ -43,7 +44,18 @@ impl Row for KeyRecord {
     }
 
     fn encode(&self, out: &mut Encoder) {
-        let Self { kid, purpose, algorithm, state, since, published, ready_at, drain_s, public_jwk, sealed } = self;
+        let Self {
+            kid,
+            purpose,
+            algorithm,
+            state,
+            since,
+            published,
+            ready_at,
+            drain_s,
+            public_jwk,
+            sealed,
+        } = self;
         out.text(kid);
         out.text(purpose.name());
         out.text(algorithm.name());
@@ -80,7 +92,12 @@ impl Row for EpochRecord {
     }
 
     fn encode(&self, out: &mut Encoder) {
-        let Self { kind, name, before, expires_at } = self;
+        let Self {
+            kind,
+            name,
+            before,
+            expires_at,
+        } = self;
         out.text(kind.name());
         out.text(name);
         out.number(*before);
@@ -88,7 +105,8 @@ impl Row for EpochRecord {
     }
 }
 
-/// Canonical encoding of one row: fixed-width numbers and length-prefixed bytes, so that two rows never share one.
+/// Canonical encoding of one row: fixed-width numbers and length-prefixed bytes, so that two rows
+/// never share one.
 #[derive(Debug, Default)]
 pub(super) struct Encoder(Vec<u8>);
 
@@ -128,7 +146,10 @@ pub(super) struct RowKeys {
 
 impl RowKeys {
     pub(super) fn new(master: &MasterKey) -> Self {
-        Self { mac: master.derive("meshseal row mac v1"), set: master.derive("meshseal row set v1") }
+        Self {
+            mac: master.derive("meshseal row mac v1"),
+            set: master.derive("meshseal row set v1"),
+        }
     }
 
     /// Returns the MAC of a row, as its `mac` column holds it.
@@ -141,13 +162,23 @@ impl RowKeys {
     /// # Errors
     /// [`StoreError::Tampered`] with the name of the row.
     pub(super) fn check<R: Row>(&self, row: &R, mac: Option<&str>) -> Result<(), StoreError> {
-        let mac = mac.and_then(|mac| URL_SAFE_NO_PAD.decode(mac).ok()).unwrap_or_default();
+        let mac = mac
+            .and_then(|mac| URL_SAFE_NO_PAD.decode(mac).ok())
+            .unwrap_or_default();
         let genuine = hmac::verify(&self.mac, &Encoder::of(row).0, &mac).is_ok();
-        if genuine { Ok(()) } else { Err(StoreError::Tampered(format!("row `{}` of {}", row.name(), R::TABLE))) }
+        if genuine {
+            Ok(())
+        } else {
+            Err(StoreError::Tampered(format!(
+                "row `{}` of {}",
+                row.name(),
+                R::TABLE
+            )))
+        }
     }
 
-    /// Returns what a row adds to the digest. Unlike the MAC it is never stored: with it, rows could be chosen
-    /// whose sum is that of others.
+    /// Returns what a row adds to the digest. Unlike the MAC it is never stored: with it, rows
+    /// could be chosen whose sum is that of others.
     fn element<R: Row>(&self, row: &R) -> SetDigest {
         SetDigest::of(hmac::sign(&self.set, &Encoder::of(row).0).as_ref())
     }
@@ -160,8 +191,8 @@ impl RowKeys {
     }
 }
 
-/// Digest of a set of rows (MSet-Add-Hash of Clarke et al., "Incremental Multiset Hash Functions", 2003): four
-/// 64-bit limbs, least significant first.
+/// Digest of a set of rows (MSet-Add-Hash of Clarke et al., "Incremental Multiset Hash Functions",
+/// 2003): four 64-bit limbs, least significant first.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SetDigest([u64; 4]);
 
@@ -200,14 +231,18 @@ impl SetDigest {
         }
     }
 
-    /// Returns the form that is stored: masked, so that the difference of two digests says nothing about a row.
+    /// Returns the form that is stored: masked, so that the difference of two digests says nothing
+    /// about a row.
     pub(super) fn masked(&self, keys: &RowKeys) -> Result<String, StoreError> {
         let mut nonce = [0; NONCE_BYTES];
-        aws_lc_rs::rand::fill(&mut nonce)
-            .map_err(|_| StoreError::Unavailable("could not read random bytes from the operating system".into()))?;
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| {
+            StoreError::Unavailable("could not read random bytes from the operating system".into())
+        })?;
         let mut masked = *self;
         masked.plus(&keys.mask(&nonce));
-        let bytes = nonce.into_iter().chain(masked.0.into_iter().flat_map(u64::to_le_bytes));
+        let bytes = nonce
+            .into_iter()
+            .chain(masked.0.into_iter().flat_map(u64::to_le_bytes));
         Ok(URL_SAFE_NO_PAD.encode(bytes.collect::<Vec<u8>>()))
     }
 
@@ -232,17 +267,27 @@ mod tests {
     use crate::revocation::{EpochKind, RevokedToken};
 
     fn keys() -> RowKeys {
-        RowKeys::new(&MasterKey::from_base64("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "test").unwrap())
+        RowKeys::new(
+            &MasterKey::from_base64("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "test")
+                .unwrap(),
+        )
     }
 
     fn epoch(kind: EpochKind, name: &str) -> EpochRecord {
-        EpochRecord { kind, name: name.into(), before: 1, expires_at: 2 }
+        EpochRecord {
+            kind,
+            name: name.into(),
+            before: 1,
+            expires_at: 2,
+        }
     }
 
     #[test]
     fn digest_ignores_order_and_forgets_removed_rows() {
         let keys = keys();
-        let rows: Vec<_> = (0..50).map(|at| epoch(EpochKind::Subject, &at.to_string())).collect();
+        let rows: Vec<_> = (0..50)
+            .map(|at| epoch(EpochKind::Subject, &at.to_string()))
+            .collect();
         let (mut one, mut other) = (SetDigest::default(), SetDigest::default());
         rows.iter().for_each(|row| one.add(&keys, row));
         rows.iter().rev().for_each(|row| other.add(&keys, row));
@@ -268,7 +313,10 @@ mod tests {
         digest.add(&keys, &epoch(EpochKind::All, ""));
         let (one, other) = (digest.masked(&keys).unwrap(), digest.masked(&keys).unwrap());
         assert_ne!(one, other);
-        assert_eq!([&one, &other].map(|stored| SetDigest::unmasked(stored, &keys)), [Some(digest); 2]);
+        assert_eq!(
+            [&one, &other].map(|stored| SetDigest::unmasked(stored, &keys)),
+            [Some(digest); 2]
+        );
         assert_eq!(SetDigest::unmasked(&one[..40], &keys), None);
     }
 
@@ -276,7 +324,10 @@ mod tests {
     fn rows_that_look_alike_have_different_macs() {
         let keys = keys();
         let revocation = |index, revoked_by: &str| Revocation {
-            token: RevokedToken { index, expires_at: 2 },
+            token: RevokedToken {
+                index,
+                expires_at: 2,
+            },
             revoked_by: revoked_by.into(),
         };
         let macs = [
@@ -292,7 +343,11 @@ mod tests {
         assert!(keys.check(&revocation(2, ""), Some(&macs[5])).is_ok());
         for wrong in [None, Some(""), Some(&*macs[4]), Some(&macs[5][..42])] {
             let error = keys.check(&revocation(2, ""), wrong).unwrap_err();
-            assert_eq!(error, StoreError::Tampered("row `2` of meshseal_revoked".into()), "{wrong:?}");
+            assert_eq!(
+                error,
+                StoreError::Tampered("row `2` of meshseal_revoked".into()),
+                "{wrong:?}"
+            );
         }
     }
 }

@@ -24,17 +24,21 @@ use super::{Change, Head, Persisted, Store, StoreError, change, records, schema,
 use crate::bundle::{ProxyRecord, unproven};
 use crate::keys::MasterKey;
 
-/// Longest that anything may take: a server that vanished without closing its connections would hold us for minutes.
+/// Longest that anything may take: a server that vanished without closing its connections would
+/// hold us for minutes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time after which a transaction of several changes takes no more: other writers wait for its lock.
+/// Time after which a transaction of several changes takes no more: other writers wait for its
+/// lock.
 const LONGEST_GROUP: Duration = Duration::from_millis(300);
 
-/// Seconds after which a lease of the lead ends, whatever it says: a replica whose clock is ahead would lead for too long.
+/// Seconds after which a lease of the lead ends, whatever it says: a replica whose clock is ahead
+/// would lead for too long.
 const LONGEST_LEAD_S: u64 = 90;
 
-/// Rows written by one statement; a row has up to 8 parameters. SQLite's driver looks up the name of each
-/// parameter among all before it: with 500 rows that took a fifth of the CPU time of a revocation.
+/// Rows written by one statement; a row has up to 8 parameters. SQLite's driver looks up the name
+/// of each parameter among all before it: with 500 rows that took a fifth of the CPU time of a
+/// revocation.
 pub(super) const ROWS_PER_STATEMENT: usize = 64;
 
 pub(super) struct SqlStore {
@@ -49,13 +53,22 @@ pub(super) struct SqlStore {
 impl SqlStore {
     pub(super) fn new(pool: Pool) -> Self {
         let health = HealthRecord::new(!pool.is_file());
-        Self { pool, health, row_keys: OnceLock::new(), records: AtomicU64::new(0), known: Mutex::default() }
+        Self {
+            pool,
+            health,
+            row_keys: OnceLock::new(),
+            records: AtomicU64::new(0),
+            known: Mutex::default(),
+        }
     }
 
     /// Lets a role read and write all tables of the issuer.
     pub(super) async fn grant(&self, role: &str) -> Result<(), Outage> {
         let quoted = role.replace('"', "\"\"");
-        let sql = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO \"{quoted}\"", schema::TABLES.join(", "));
+        let sql = format!(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO \"{quoted}\"",
+            schema::TABLES.join(", ")
+        );
         match self.execute(query(AssertSqlSafe(sql))).await {
             Ok(_) => Ok(()),
             Err(StoreError::Unavailable(outage)) => Err(outage),
@@ -73,14 +86,19 @@ impl SqlStore {
             let detail = format!("no answer within {} s", PATIENCE.as_secs());
             StoreError::Unavailable(Outage::new(Reason::NoAnswer, detail))
         };
-        let result = tokio::time::timeout(PATIENCE, work).await.map_err(slow).flatten();
+        let result = tokio::time::timeout(PATIENCE, work)
+            .await
+            .map_err(slow)
+            .flatten();
         self.health.note(operation, &result);
         result
     }
 
     /// The keys of MACs, once the master key is known.
     fn row_keys(&self) -> Result<&RowKeys, StoreError> {
-        self.row_keys.get().ok_or_else(|| StoreError::Unavailable("the store is not unlocked".into()))
+        self.row_keys
+            .get()
+            .ok_or_else(|| StoreError::Unavailable("the store is not unlocked".into()))
     }
 
     /// Puts the rows under MACs if they are not yet.
@@ -99,7 +117,8 @@ impl SqlStore {
         let state = transaction.end(state).await?;
         let head = state.head(seen);
         if !head.lost_records {
-            self.records.fetch_max(state.records.latest(), Ordering::SeqCst);
+            self.records
+                .fetch_max(state.records.latest(), Ordering::SeqCst);
         }
         Ok(head)
     }
@@ -120,7 +139,10 @@ impl SqlStore {
     }
 
     /// Changes the state row alone.
-    async fn amend<T: Send>(&self, amend: impl FnOnce(&mut State) -> T + Send) -> Result<T, StoreError> {
+    async fn amend<T: Send>(
+        &self,
+        amend: impl FnOnce(&mut State) -> T + Send,
+    ) -> Result<T, StoreError> {
         self.bounded(Operation::Note, async {
             let keys = self.row_keys()?;
             let mut transaction = self.pool.begin(Access::Write).await?;
@@ -152,14 +174,19 @@ impl SqlStore {
     }
 
     /// Applies changes in one transaction, each behind a savepoint.
-    async fn write_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+    async fn write_all(
+        &self,
+        changes: &[Change],
+        now_ms: u64,
+    ) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
         let keys = self.row_keys()?;
         let mut transaction = self.pool.begin(Access::Write).await?;
         let applied = apply_all(transaction.connection()?, keys, changes, now_ms).await;
         transaction.end(applied).await
     }
 
-    /// Selects records of workers, writes some and numbers the write. Returns those that were selected.
+    /// Selects records of workers, writes some and numbers the write. Returns those that were
+    /// selected.
     async fn save_records(
         &self,
         select: Query<'_, Any, AnyArguments>,
@@ -177,7 +204,9 @@ impl SqlStore {
                     Ok((others, before, number))
                 };
                 let written = written.await;
-                transaction.end(written.map_err(|error: Error| error.into())).await
+                transaction
+                    .end(written.map_err(|error: Error| error.into()))
+                    .await
             })
             .await?;
         // A loss stays to be noticed by the next look at the head.
@@ -187,9 +216,12 @@ impl SqlStore {
         Ok(others)
     }
 
-    /// Changes rows of workers. The lock that orders all changes comes first, as where they are written: no two transactions wait
-    /// for each other.
-    async fn change_workers(&self, statement: Query<'_, Any, AnyArguments>) -> Result<(), StoreError> {
+    /// Changes rows of workers. The lock that orders all changes comes first, as where they are
+    /// written: no two transactions wait for each other.
+    async fn change_workers(
+        &self,
+        statement: Query<'_, Any, AnyArguments>,
+    ) -> Result<(), StoreError> {
         self.bounded(Operation::Note, async {
             let mut transaction = self.pool.begin(Access::Write).await?;
             let connection = transaction.connection()?;
@@ -197,7 +229,9 @@ impl SqlStore {
                 Ok(_) => statement.execute(connection).await,
                 Err(error) => Err(error),
             };
-            transaction.end(changed.map(|_| ()).map_err(Into::into)).await
+            transaction
+                .end(changed.map(|_| ()).map_err(Into::into))
+                .await
         })
         .await
     }
@@ -207,13 +241,16 @@ impl SqlStore {
         self.bounded(Operation::Note, async {
             let mut transaction = self.pool.begin(Access::Write).await?;
             let done = statement.execute(transaction.connection()?).await;
-            transaction.end(done.map(|done| done.rows_affected()).map_err(Into::into)).await
+            transaction
+                .end(done.map(|done| done.rows_affected()).map_err(Into::into))
+                .await
         })
         .await
     }
 }
 
-/// Applies changes for [`LONGEST_GROUP`], and at least one; one that is refused leaves nothing behind. They share one version.
+/// Applies changes for [`LONGEST_GROUP`], and at least one; one that is refused leaves nothing
+/// behind. They share one version.
 async fn apply_all(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -231,9 +268,13 @@ async fn apply_all(
         match &applied {
             Ok(_) => transaction.execute("RELEASE SAVEPOINT one").await?,
             Err(StoreError::Full(_) | StoreError::Conflict) => {
-                transaction.execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one").await?
+                transaction
+                    .execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one")
+                    .await?
             }
-            Err(StoreError::Tampered(_) | StoreError::Unavailable(_)) => return applied.map(|_| Vec::new()),
+            Err(StoreError::Tampered(_) | StoreError::Unavailable(_)) => {
+                return applied.map(|_| Vec::new());
+            }
         };
         versions.push(applied);
     }
@@ -245,7 +286,12 @@ async fn proxy_records(
     statement: Query<'_, Any, AnyArguments>,
     connection: &mut AnyConnection,
 ) -> Result<Vec<ProxyRecord>, Error> {
-    statement.fetch_all(connection).await?.iter().map(rows::proxy).collect()
+    statement
+        .fetch_all(connection)
+        .await?
+        .iter()
+        .map(rows::proxy)
+        .collect()
 }
 
 async fn amend_state<T>(
@@ -259,18 +305,36 @@ async fn amend_state<T>(
     Ok(amended)
 }
 
-async fn repair(transaction: &mut AnyConnection, keys: &RowKeys, now_ms: u64) -> Result<Vec<String>, StoreError> {
+async fn repair(
+    transaction: &mut AnyConnection,
+    keys: &RowKeys,
+    now_ms: u64,
+) -> Result<Vec<String>, StoreError> {
     let removed = verify::repair(transaction, keys, now_ms).await?;
-    let reason = format!("an operator removed {} rows that did not carry their MAC", removed.len());
-    let kept = verify::load(transaction, keys, Extent::Whole, &mut Known::default()).await?.keys;
-    change::apply(transaction, keys, &unproven(reason, &[], now_ms, &kept), now_ms).await?;
+    let reason = format!(
+        "an operator removed {} rows that did not carry their MAC",
+        removed.len()
+    );
+    let kept = verify::load(transaction, keys, Extent::Whole, &mut Known::default())
+        .await?
+        .keys;
+    change::apply(
+        transaction,
+        keys,
+        &unproven(reason, &[], now_ms, &kept),
+        now_ms,
+    )
+    .await?;
     Ok(removed)
 }
 
-/// `($1, $2), ($3, $4), …`: the driver's own builder writes question marks, which PostgreSQL does not take.
+/// `($1, $2), ($3, $4), …`: the driver's own builder writes question marks, which PostgreSQL does
+/// not take.
 pub(super) fn places(rows: usize, columns: usize) -> String {
     let row = |row: usize| {
-        let names: Vec<String> = (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
+        let names: Vec<String> = (1..=columns)
+            .map(|column| format!("${}", row * columns + column))
+            .collect();
         format!("({})", names.join(", "))
     };
     (0..rows).map(row).collect::<Vec<_>>().join(", ")
@@ -284,14 +348,17 @@ impl Store for SqlStore {
             let mut transaction = self.pool.begin(Access::Read).await?;
             let row = select.fetch_one(transaction.connection()?).await;
             let version = row.and_then(|row| unsigned(&row, "version"));
-            transaction.end(version.map(|version| version == 0).map_err(Into::into)).await
+            transaction
+                .end(version.map(|version| version == 0).map_err(Into::into))
+                .await
         })
         .await
     }
 
     async fn unlock(&self, master: &MasterKey) -> Result<(), StoreError> {
         let keys = RowKeys::new(master);
-        self.bounded(Operation::Note, self.seal(&keys, master)).await?;
+        self.bounded(Operation::Note, self.seal(&keys, master))
+            .await?;
         // A second master key would fail at the first row.
         let _first = self.row_keys.set(keys);
         Ok(())
@@ -312,19 +379,27 @@ impl Store for SqlStore {
     }
 
     async fn load(&self) -> Result<Persisted, StoreError> {
-        self.bounded(Operation::Read, self.read(Extent::Whole)).await
+        self.bounded(Operation::Read, self.read(Extent::Whole))
+            .await
     }
 
     async fn load_changes(&self) -> Result<Persisted, StoreError> {
-        self.bounded(Operation::Read, self.read(Extent::Changes)).await
+        self.bounded(Operation::Read, self.read(Extent::Changes))
+            .await
     }
 
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
-        self.bounded(Operation::Commit, self.write(change, now_ms)).await
+        self.bounded(Operation::Commit, self.write(change, now_ms))
+            .await
     }
 
-    async fn commit_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
-        self.bounded(Operation::Commit, self.write_all(changes, now_ms)).await
+    async fn commit_all(
+        &self,
+        changes: &[Change],
+        now_ms: u64,
+    ) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        self.bounded(Operation::Commit, self.write_all(changes, now_ms))
+            .await
     }
 
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError> {
@@ -348,19 +423,26 @@ impl Store for SqlStore {
                    WHERE id = 2 AND (leader = $1 OR leader_until < $3 OR leader_until > $4)";
         // No clock that is right takes the lead for so long.
         let latest = now.saturating_add(LONGEST_LEAD_S);
-        let update = query(sql).bind(replica.to_owned()).bind(signed(until)).bind(signed(now));
+        let update = query(sql)
+            .bind(replica.to_owned())
+            .bind(signed(until))
+            .bind(signed(now));
         Ok(self.execute(update.bind(signed(latest))).await? == 1)
     }
 
-    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<Vec<ProxyRecord>, StoreError> {
+    async fn save_proxies(
+        &self,
+        replica: &str,
+        proxies: &[ProxyRecord],
+    ) -> Result<Vec<ProxyRecord>, StoreError> {
         let later = |column: &str| {
             format!(
                 "{column} = CASE WHEN excluded.{column} > meshseal_workers.{column} THEN excluded.{column}
                  ELSE meshseal_workers.{column} END"
             )
         };
-        // What was stated in protocol 1 gives way to what was proved, and a later poll that proves no
-        // version does not speak for a worker that proved one.
+        // What was stated in protocol 1 gives way to what was proved, and a later poll that proves
+        // no version does not speak for a worker that proved one.
         let speaks = "excluded.seen_at >= meshseal_workers.seen_at
             AND (excluded.version > 0 OR meshseal_workers.version = 0)";
         let newest = |column: &str| {
@@ -393,22 +475,37 @@ impl Store for SqlStore {
             let mut upsert = query(AssertSqlSafe(sql));
             for proxy in chunk {
                 upsert = upsert.bind(proxy.worker.clone()).bind(proxy.node.clone());
-                upsert = upsert.bind(signed(proxy.version)).bind(signed(proxy.seen_at));
-                upsert = upsert.bind(i64::from(proxy.protocol)).bind(proxy.pins.clone());
-                upsert = upsert.bind(signed(proxy.accepts_until)).bind(replica.to_owned());
+                upsert = upsert
+                    .bind(signed(proxy.version))
+                    .bind(signed(proxy.seen_at));
+                upsert = upsert
+                    .bind(i64::from(proxy.protocol))
+                    .bind(proxy.pins.clone());
+                upsert = upsert
+                    .bind(signed(proxy.accepts_until))
+                    .bind(replica.to_owned());
             }
             let places = self::places(1, chunk.len());
-            let sql =
-                format!("SELECT * FROM meshseal_workers WHERE worker IN {places} AND replica <> ${}", chunk.len() + 1);
-            let select =
-                chunk.iter().fold(query(AssertSqlSafe(sql)), |select, proxy| select.bind(proxy.worker.clone()));
-            others.extend(self.save_records(select.bind(replica.to_owned()), upsert).await?);
+            let sql = format!(
+                "SELECT * FROM meshseal_workers WHERE worker IN {places} AND replica <> ${}",
+                chunk.len() + 1
+            );
+            let select = chunk
+                .iter()
+                .fold(query(AssertSqlSafe(sql)), |select, proxy| {
+                    select.bind(proxy.worker.clone())
+                });
+            others.extend(
+                self.save_records(select.bind(replica.to_owned()), upsert)
+                    .await?,
+            );
         }
         Ok(others)
     }
 
     async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError> {
-        let select = query("SELECT * FROM meshseal_workers WHERE replica <> $1").bind(replica.to_owned());
+        let select =
+            query("SELECT * FROM meshseal_workers WHERE replica <> $1").bind(replica.to_owned());
         self.bounded(Operation::Read, async {
             let mut transaction = self.pool.begin(Access::Read).await?;
             let records = proxy_records(select, transaction.connection()?).await;
@@ -419,7 +516,8 @@ impl Store for SqlStore {
 
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError> {
         let delete =
-            query("DELETE FROM meshseal_workers WHERE seen_at < $1 AND accepts_until < $1").bind(signed(before));
+            query("DELETE FROM meshseal_workers WHERE seen_at < $1 AND accepts_until < $1")
+                .bind(signed(before));
         self.change_workers(delete).await
     }
 
@@ -430,7 +528,11 @@ impl Store for SqlStore {
                 signed(now),
                 places(1, chunk.len())
             );
-            let update = chunk.iter().fold(query(AssertSqlSafe(sql)), |update, worker| update.bind(worker.clone()));
+            let update = chunk
+                .iter()
+                .fold(query(AssertSqlSafe(sql)), |update, worker| {
+                    update.bind(worker.clone())
+                });
             self.change_workers(update).await?;
         }
         Ok(())
@@ -447,7 +549,10 @@ impl Store for SqlStore {
 
     async fn replace(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError> {
         let update = query("UPDATE meshseal_meta SET value = $1 WHERE name = $2 AND value = $3");
-        let update = update.bind(new.to_owned()).bind(name.to_owned()).bind(old.to_owned());
+        let update = update
+            .bind(new.to_owned())
+            .bind(name.to_owned())
+            .bind(old.to_owned());
         Ok(self.execute(update).await? == 1)
     }
 
@@ -455,10 +560,14 @@ impl Store for SqlStore {
         if self.pool.is_file() {
             return Ok(None);
         }
-        let select = query("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now");
+        let select =
+            query("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now");
         self.bounded(Operation::Read, async {
             let mut transaction = self.pool.begin(Access::Read).await?;
-            let now = select.fetch_one(transaction.connection()?).await.and_then(|row| unsigned(&row, "now"));
+            let now = select
+                .fetch_one(transaction.connection()?)
+                .await
+                .and_then(|row| unsigned(&row, "now"));
             transaction.end(now.map(Some).map_err(Into::into)).await
         })
         .await
@@ -471,7 +580,9 @@ impl Store for SqlStore {
                 "the write-ahead log still holds a destroyed key, because another program reads the database; \
                  it is emptied once that ends"
             ),
-            Err(error) => tracing::warn!(%error, "the write-ahead log could not be emptied of a destroyed key"),
+            Err(error) => {
+                tracing::warn!(%error, "the write-ahead log could not be emptied of a destroyed key");
+            }
         }
     }
 
@@ -480,9 +591,17 @@ impl Store for SqlStore {
     }
 }
 
-async fn keep_first(connection: &mut AnyConnection, name: &str, value: &str) -> Result<String, Error> {
+async fn keep_first(
+    connection: &mut AnyConnection,
+    name: &str,
+    value: &str,
+) -> Result<String, Error> {
     let insert = query("INSERT INTO meshseal_meta VALUES ($1, $2) ON CONFLICT (name) DO NOTHING");
-    insert.bind(name.to_owned()).bind(value.to_owned()).execute(&mut *connection).await?;
+    insert
+        .bind(name.to_owned())
+        .bind(value.to_owned())
+        .execute(&mut *connection)
+        .await?;
     let select = query("SELECT value FROM meshseal_meta WHERE name = $1").bind(name.to_owned());
     sqlx::Row::try_get(&select.fetch_one(connection).await?, 0)
 }

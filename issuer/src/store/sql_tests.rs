@@ -11,28 +11,53 @@ use crate::revocation::{EpochKind, EpochRecord, Full, RevokedToken, Revoker};
 const NOW: u64 = 1_900_000_000;
 
 async fn store(path: &Path) -> SqlStore {
-    let store = open::open_sql(&Location::Sqlite(path.to_owned()), Duration::MAX).await.unwrap();
-    let master = MasterKey::from_base64("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "test").unwrap();
+    let store = open::open_sql(&Location::Sqlite(path.to_owned()), Duration::MAX)
+        .await
+        .unwrap();
+    let master =
+        MasterKey::from_base64("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "test").unwrap();
     store.unlock(&master).await.unwrap();
     store
 }
 
 async fn run(store: &SqlStore, sql: String) -> i64 {
     let mut transaction = store.pool.begin(Access::Read).await.unwrap();
-    let row = query(AssertSqlSafe(sql)).fetch_one(transaction.connection().unwrap()).await.unwrap();
+    let row = query(AssertSqlSafe(sql))
+        .fetch_one(transaction.connection().unwrap())
+        .await
+        .unwrap();
     transaction.end(Ok(())).await.unwrap();
     row.get(0)
 }
 
 async fn revoke(store: &SqlStore, subject: u32) -> Result<u64, StoreError> {
     let name = format!("subject-{subject:0>1000}");
-    let epoch = EpochRecord { kind: EpochKind::Subject, name, before: NOW, expires_at: NOW + 1_000 };
-    store.commit(&Change { epochs: vec![epoch], ..Change::default() }, NOW * 1_000).await
+    let epoch = EpochRecord {
+        kind: EpochKind::Subject,
+        name,
+        before: NOW,
+        expires_at: NOW + 1_000,
+    };
+    store
+        .commit(
+            &Change {
+                epochs: vec![epoch],
+                ..Change::default()
+            },
+            NOW * 1_000,
+        )
+        .await
 }
 
 async fn kept(path: &Path) -> i64 {
-    let mut other = AnyConnection::connect(&format!("sqlite://{}?mode=ro", path.display())).await.unwrap();
-    query("SELECT COUNT(*) FROM meshseal_epochs").fetch_one(&mut other).await.unwrap().get(0)
+    let mut other = AnyConnection::connect(&format!("sqlite://{}?mode=ro", path.display()))
+        .await
+        .unwrap();
+    query("SELECT COUNT(*) FROM meshseal_epochs")
+        .fetch_one(&mut other)
+        .await
+        .unwrap()
+        .get(0)
 }
 
 #[tokio::test]
@@ -58,9 +83,22 @@ async fn keeps_revocations_after_failed_write() {
     };
     assert_eq!(outage.reason, Reason::Full, "{outage}");
     assert_eq!(store.health().write.unwrap().reason, Reason::Full);
-    let most = Revoker { client: "a".into(), most: Some(0) };
-    let quota = Change { revoke: vec![RevokedToken { index: 1, expires_at: NOW }], revoker: most, ..Change::default() };
-    assert_eq!(store.commit(&quota, NOW * 1_000).await, Err(StoreError::Full(Full::Client)));
+    let most = Revoker {
+        client: "a".into(),
+        most: Some(0),
+    };
+    let quota = Change {
+        revoke: vec![RevokedToken {
+            index: 1,
+            expires_at: NOW,
+        }],
+        revoker: most,
+        ..Change::default()
+    };
+    assert_eq!(
+        store.commit(&quota, NOW * 1_000).await,
+        Err(StoreError::Full(Full::Client))
+    );
     run(&store, "PRAGMA max_page_count = 1073741823".into()).await;
     for subject in 200..264 {
         revoke(&store, subject).await.unwrap();
@@ -70,12 +108,20 @@ async fn keeps_revocations_after_failed_write() {
     assert_eq!(store.health().write, None);
     drop(store);
     let again = self::store(&path).await;
-    assert_eq!(i64::try_from(again.load().await.unwrap().epochs.len()).unwrap(), acknowledged);
+    assert_eq!(
+        i64::try_from(again.load().await.unwrap().epochs.len()).unwrap(),
+        acknowledged
+    );
 }
 
 /// A value that a new connection does not have.
 async fn mark(transaction: &mut super::super::pool::Transaction<'_>) {
-    transaction.connection().unwrap().execute("PRAGMA cache_size = -777").await.unwrap();
+    transaction
+        .connection()
+        .unwrap()
+        .execute("PRAGMA cache_size = -777")
+        .await
+        .unwrap();
 }
 
 async fn is_marked(store: &SqlStore) -> bool {
@@ -89,7 +135,11 @@ async fn reuses_connection_only_after_clean_end() {
     let failures: [(&str, Result<(), StoreError>, bool); 5] = [
         ("SELECT 1", Ok(()), true),
         ("SELECT 1", Err(StoreError::Conflict), true),
-        ("SELECT 1", Err(StoreError::Unavailable("told to".into())), false),
+        (
+            "SELECT 1",
+            Err(StoreError::Unavailable("told to".into())),
+            false,
+        ),
         // No transaction is active any more, so that COMMIT and ROLLBACK fail.
         ("ROLLBACK", Ok(()), false),
         ("ROLLBACK", Err(StoreError::Conflict), false),
@@ -97,7 +147,12 @@ async fn reuses_connection_only_after_clean_end() {
     for (statement, result, kept) in failures {
         let mut transaction = store.pool.begin(Access::Write).await.unwrap();
         mark(&mut transaction).await;
-        transaction.connection().unwrap().execute(statement).await.unwrap();
+        transaction
+            .connection()
+            .unwrap()
+            .execute(statement)
+            .await
+            .unwrap();
         let fails = result.is_err() || !kept;
         assert_eq!(transaction.end(result).await.is_err(), fails, "{statement}");
         assert_eq!(is_marked(&store).await, kept, "{statement}");
@@ -108,9 +163,18 @@ async fn reuses_connection_only_after_clean_end() {
     assert!(!is_marked(&store).await, "cut off");
     let insert = "INSERT INTO meshseal_meta VALUES ('cut', 'off')";
     let mut transaction = store.pool.begin(Access::Write).await.unwrap();
-    transaction.connection().unwrap().execute(insert).await.unwrap();
+    transaction
+        .connection()
+        .unwrap()
+        .execute(insert)
+        .await
+        .unwrap();
     drop(transaction);
-    assert_eq!(store.constant("cut", "again").await.unwrap(), "again", "undone");
+    assert_eq!(
+        store.constant("cut", "again").await.unwrap(),
+        "again",
+        "undone"
+    );
 }
 
 #[tokio::test]
@@ -128,9 +192,13 @@ async fn waits_for_lock_and_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("meshseal.db");
     let store = Arc::new(store(&path).await);
-    let mut other = AnyConnection::connect(&format!("sqlite://{}?mode=rw", path.display())).await.unwrap();
+    let mut other = AnyConnection::connect(&format!("sqlite://{}?mode=rw", path.display()))
+        .await
+        .unwrap();
     other.execute("BEGIN IMMEDIATE").await.unwrap();
-    let Err(StoreError::Unavailable(outage)) = revoke(&store, 1).await else { panic!("locked") };
+    let Err(StoreError::Unavailable(outage)) = revoke(&store, 1).await else {
+        panic!("locked")
+    };
     assert_eq!(outage.reason, Reason::Locked, "{outage}");
     other.execute("COMMIT").await.unwrap();
     revoke(&store, 1).await.unwrap();

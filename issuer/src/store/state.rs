@@ -1,4 +1,5 @@
-//! The one row of `meshseal_state`: the lock that orders all changes, and the proof of all other rows.
+//! The one row of `meshseal_state`: the lock that orders all changes, and the proof of all other
+//! rows.
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Error, Row as _};
@@ -10,11 +11,13 @@ use super::statement::query;
 use super::{Head, Incident, StoreError};
 use crate::revocation::{EpochKind, Usage};
 
-/// Versions that the row remembers. A replica or proxy at another, newer version comes from a lost branch.
+/// Versions that the row remembers. A replica or proxy at another, newer version comes from a lost
+/// branch.
 const RECENT: usize = 64;
 
-/// Columns that are read; `mac` covers those before it. The lease of the leader and `records` are outside it: they change all the
-/// time, and who can set them can as well remove rows of workers, which have no MAC either.
+/// Columns that are read; `mac` covers those before it. The lease of the leader and `records` are
+/// outside it: they change all the time, and who can set them can as well remove rows of workers,
+/// which have no MAC either.
 macro_rules! columns {
     () => {
         "version, next_index, rotation_requested, incident_since, incident, recent, rows_used, digest, mac, records"
@@ -51,7 +54,9 @@ impl Used {
     pub(super) fn named(&mut self, kind: EpochKind, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         match self.names.iter_mut().find(|(other, ..)| *other == kind) {
-            Some((_, count, sum)) => (*count, *sum) = (count.saturating_add(1), sum.saturating_add(bytes)),
+            Some((_, count, sum)) => {
+                (*count, *sum) = (count.saturating_add(1), sum.saturating_add(bytes));
+            }
             None => self.names.push((kind, 1, bytes)),
         }
     }
@@ -64,7 +69,11 @@ impl Used {
     }
 
     pub(super) fn usage(&self, span: u64) -> Usage {
-        Usage { tokens: self.tokens, span, names: self.names.clone() }
+        Usage {
+            tokens: self.tokens,
+            span,
+            names: self.names.clone(),
+        }
     }
 
     fn text(&self) -> String {
@@ -77,11 +86,18 @@ impl Used {
 
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
-        let mut used =
-            Self { keys: words.next()?.parse().ok()?, tokens: words.next()?.parse().ok()?, names: Vec::new() };
+        let mut used = Self {
+            keys: words.next()?.parse().ok()?,
+            tokens: words.next()?.parse().ok()?,
+            names: Vec::new(),
+        };
         while let Some(kind) = words.next() {
             let kind = EpochKind::parse(kind)?;
-            used.names.push((kind, words.next()?.parse().ok()?, words.next()?.parse().ok()?));
+            used.names.push((
+                kind,
+                words.next()?.parse().ok()?,
+                words.next()?.parse().ok()?,
+            ));
         }
         Some(used)
     }
@@ -107,12 +123,30 @@ impl Row for Columns {
     }
 
     fn encode(&self, out: &mut Encoder) {
-        let Self { version, next_index, rotation_requested, incident_since, incident, recent, rows_used, digest } =
-            self;
+        let Self {
+            version,
+            next_index,
+            rotation_requested,
+            incident_since,
+            incident,
+            recent,
+            rows_used,
+            digest,
+        } = self;
         out.number(*version);
         out.number(*next_index);
-        out.optional(rotation_requested.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-        out.optional(incident_since.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+        out.optional(
+            rotation_requested
+                .map(u64::to_le_bytes)
+                .as_ref()
+                .map(<[u8; 8]>::as_slice),
+        );
+        out.optional(
+            incident_since
+                .map(u64::to_le_bytes)
+                .as_ref()
+                .map(<[u8; 8]>::as_slice),
+        );
         out.optional(incident.as_ref().map(String::as_bytes));
         out.text(recent);
         out.text(rows_used);
@@ -122,13 +156,19 @@ impl Row for Columns {
 
 impl State {
     /// Reads the row and checks its MAC.
-    pub(super) async fn read(connection: &mut AnyConnection, keys: &RowKeys) -> Result<Self, StoreError> {
+    pub(super) async fn read(
+        connection: &mut AnyConnection,
+        keys: &RowKeys,
+    ) -> Result<Self, StoreError> {
         let sql = concat!("SELECT ", columns!(), " FROM meshseal_state WHERE id = 2");
         Self::of(&query(sql).fetch_one(connection).await?, keys)
     }
 
     /// Takes the lock that orders all changes, reads the row and checks its MAC.
-    pub(super) async fn lock(transaction: &mut AnyConnection, keys: &RowKeys) -> Result<Self, StoreError> {
+    pub(super) async fn lock(
+        transaction: &mut AnyConnection,
+        keys: &RowKeys,
+    ) -> Result<Self, StoreError> {
         Self::of(&lock(transaction).await?, keys)
     }
 
@@ -143,9 +183,16 @@ impl State {
             rows_used: row.try_get("rows_used")?,
             digest: row.try_get("digest")?,
         };
-        keys.check(&columns, row.try_get::<Option<String>, _>("mac")?.as_deref())?;
+        keys.check(
+            &columns,
+            row.try_get::<Option<String>, _>("mac")?.as_deref(),
+        )?;
         let strange = || StoreError::Tampered("row `state` of meshseal_state".to_owned());
-        let recent = columns.recent.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>();
+        let recent = columns
+            .recent
+            .split_ascii_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>();
         let incident = columns.incident_since.zip(columns.incident);
         Ok(Self {
             version: columns.version,
@@ -171,14 +218,21 @@ impl State {
     }
 
     /// Writes the row, under the lock.
-    pub(super) async fn save(&self, transaction: &mut AnyConnection, keys: &RowKeys) -> Result<(), StoreError> {
+    pub(super) async fn save(
+        &self,
+        transaction: &mut AnyConnection,
+        keys: &RowKeys,
+    ) -> Result<(), StoreError> {
         let recent: Vec<String> = self.recent.iter().map(u64::to_string).collect();
         let columns = Columns {
             version: self.version,
             next_index: self.next_index,
             rotation_requested: self.rotation_requested,
             incident_since: self.incident.as_ref().map(|incident| incident.since),
-            incident: self.incident.as_ref().map(|incident| incident.reason.clone()),
+            incident: self
+                .incident
+                .as_ref()
+                .map(|incident| incident.reason.clone()),
             recent: recent.join(" "),
             rows_used: self.used.text(),
             digest: self.set.masked(keys)?,
@@ -214,12 +268,17 @@ impl State {
 
 /// Takes the lock that orders all changes; the row, unchecked.
 pub(super) async fn lock(transaction: &mut AnyConnection) -> Result<AnyRow, Error> {
-    let sql = concat!("UPDATE meshseal_state SET version = version WHERE id = 2 RETURNING ", columns!());
+    let sql = concat!(
+        "UPDATE meshseal_state SET version = version WHERE id = 2 RETURNING ",
+        columns!()
+    );
     query(sql).fetch_one(transaction).await
 }
 
 fn optional(row: &AnyRow, column: &str) -> Result<Option<u64>, Error> {
-    Ok(row.try_get::<Option<i64>, _>(column)?.and_then(|value| u64::try_from(value).ok()))
+    Ok(row
+        .try_get::<Option<i64>, _>(column)?
+        .and_then(|value| u64::try_from(value).ok()))
 }
 
 #[cfg(test)]
@@ -228,14 +287,28 @@ mod tests {
 
     #[test]
     fn counters_survive_their_text_form() {
-        let mut used = Used { keys: 4, tokens: 7, names: Vec::new() };
-        for (kind, name) in [(EpochKind::Subject, "alice"), (EpochKind::All, ""), (EpochKind::Subject, "bob")] {
+        let mut used = Used {
+            keys: 4,
+            tokens: 7,
+            names: Vec::new(),
+        };
+        for (kind, name) in [
+            (EpochKind::Subject, "alice"),
+            (EpochKind::All, ""),
+            (EpochKind::Subject, "bob"),
+        ] {
             used.named(kind, name.len());
         }
-        assert_eq!(used.names, [(EpochKind::Subject, 2, 8), (EpochKind::All, 1, 0)]);
+        assert_eq!(
+            used.names,
+            [(EpochKind::Subject, 2, 8), (EpochKind::All, 1, 0)]
+        );
         assert_eq!(Used::parse(&used.text()), Some(used.clone()));
         used.forgot(EpochKind::Subject, 3);
-        assert_eq!(used.names, [(EpochKind::Subject, 1, 5), (EpochKind::All, 1, 0)]);
+        assert_eq!(
+            used.names,
+            [(EpochKind::Subject, 1, 5), (EpochKind::All, 1, 0)]
+        );
         for text in ["", "1", "1 x", "1 2 subject 3", "1 2 nobody 3 4"] {
             assert_eq!(Used::parse(text), None, "{text}");
         }
@@ -245,6 +318,9 @@ mod tests {
     fn recent_versions_are_bounded() {
         let mut state = State::default();
         (1..=100).for_each(|version| state.advance(version, &[]));
-        assert_eq!((state.version, state.recent.len(), state.recent.last()), (100, RECENT, Some(&99)));
+        assert_eq!(
+            (state.version, state.recent.len(), state.recent.last()),
+            (100, RECENT, Some(&99))
+        );
     }
 }

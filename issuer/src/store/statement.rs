@@ -15,17 +15,26 @@ mod tests {
     #[test]
     fn keeps_no_statement_by_name() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
-        for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
+        for file in std::fs::read_dir(folder)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+        {
             let text = std::fs::read_to_string(&file).unwrap();
             let named = |line: &str| {
-                let imported =
-                    line.starts_with("use sqlx::{") && (line.contains(" query,") || line.contains(" query}"));
+                let imported = line.starts_with("use sqlx::{")
+                    && (line.contains(" query,") || line.contains(" query}"));
                 imported || line.contains("sqlx::query(")
             };
-            let found: Vec<_> =
-                text.lines().filter(|line| named(line) && !line.contains(".persistent(false)")).collect();
+            let found: Vec<_> = text
+                .lines()
+                .filter(|line| named(line) && !line.contains(".persistent(false)"))
+                .collect();
             let own = file.ends_with("statement.rs");
-            assert!(own || found.is_empty(), "{}: use store::statement::query: {found:?}", file.display());
+            assert!(
+                own || found.is_empty(),
+                "{}: use store::statement::query: {found:?}",
+                file.display()
+            );
         }
     }
 }

@@ -45,7 +45,10 @@ impl Known {
         if self.version == 0 || !state.recent.contains(&self.version) {
             return Ok(false);
         }
-        let changed = query(CHANGED).bind(signed(self.version)).fetch_all(snapshot).await?;
+        let changed = query(CHANGED)
+            .bind(signed(self.version))
+            .fetch_all(snapshot)
+            .await?;
         for revocation in genuine(&changed, keys, rows::revocation)? {
             self.set.add(keys, &revocation);
             if let Some(old) = self.revoked.insert(revocation.token.index, revocation) {
@@ -57,8 +60,13 @@ impl Known {
 
     fn replace(&mut self, keys: &RowKeys, revoked: Vec<Revocation>) {
         self.set = SetDigest::default();
-        revoked.iter().for_each(|revocation| self.set.add(keys, revocation));
-        self.revoked = revoked.into_iter().map(|revocation| (revocation.token.index, revocation)).collect();
+        revoked
+            .iter()
+            .for_each(|revocation| self.set.add(keys, revocation));
+        self.revoked = revoked
+            .into_iter()
+            .map(|revocation| (revocation.token.index, revocation))
+            .collect();
     }
 }
 
@@ -67,13 +75,13 @@ impl Known {
 pub(super) enum Extent {
     /// Every row.
     Whole,
-    /// Of revoked tokens only those that changed since the last version that was read. The digest of all
-    /// rows must fit, or every row is read.
+    /// Of revoked tokens only those that changed since the last version that was read. The digest
+    /// of all rows must fit, or every row is read.
     Changes,
 }
 
-/// Reads and proves everything as of one moment: the caller holds a snapshot. After an error nothing is
-/// known.
+/// Reads and proves everything as of one moment: the caller holds a snapshot. After an error
+/// nothing is known.
 pub(super) async fn load(
     snapshot: &mut AnyConnection,
     keys: &RowKeys,
@@ -104,24 +112,41 @@ pub(super) async fn load(
         }
         before = now;
     }
-    *known = Known { version: state.version, keys: records.clone(), epochs: epochs.clone(), ..before };
+    *known = Known {
+        version: state.version,
+        keys: records.clone(),
+        epochs: epochs.clone(),
+        ..before
+    };
     Ok(Persisted {
         version: state.version,
         next_index: state.next_index,
         recent: state.recent,
         keys: records,
-        revoked: known.revoked.values().map(|revocation| revocation.token).collect(),
+        revoked: known
+            .revoked
+            .values()
+            .map(|revocation| revocation.token)
+            .collect(),
         epochs,
     })
 }
 
 /// Names the rows without their MACs beside the state row.
-async fn all_wrong(connection: &mut AnyConnection, keys: &RowKeys, state: String) -> Result<StoreError, StoreError> {
+async fn all_wrong(
+    connection: &mut AnyConnection,
+    keys: &RowKeys,
+    state: String,
+) -> Result<StoreError, StoreError> {
     let mut named = vec![state];
     let others = [
         checked(connection, keys, KEYS, rows::key).await.map(|_| ()),
-        checked(connection, keys, EPOCHS, rows::epoch).await.map(|_| ()),
-        checked(connection, keys, REVOKED, rows::revocation).await.map(|_| ()),
+        checked(connection, keys, EPOCHS, rows::epoch)
+            .await
+            .map(|_| ()),
+        checked(connection, keys, REVOKED, rows::revocation)
+            .await
+            .map(|_| ()),
     ];
     for other in others {
         match other {
@@ -137,7 +162,12 @@ async fn all<T>(
     sql: &'static str,
     read: fn(&AnyRow) -> Result<T, Error>,
 ) -> Result<Vec<T>, Error> {
-    query(sql).fetch_all(connection).await?.iter().map(read).collect()
+    query(sql)
+        .fetch_all(connection)
+        .await?
+        .iter()
+        .map(read)
+        .collect()
 }
 
 async fn checked<R: Row>(
@@ -163,25 +193,38 @@ fn genuine<R: Row>(
             Err(other) => return Err(other),
         }
     }
-    if named.is_empty() { Ok(genuine) } else { Err(StoreError::Tampered(list(named))) }
+    if named.is_empty() {
+        Ok(genuine)
+    } else {
+        Err(StoreError::Tampered(list(named)))
+    }
 }
 
 /// Joins names of rows; of many only the first.
 fn list(mut named: Vec<String>) -> String {
     let more = named.len().saturating_sub(NAMED);
     named.truncate(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     named.join(", ") + &more
 }
 
-/// Reads revoked tokens as one text: there may be a quarter of a million, and the driver takes 2 µs for a row. Their
-/// MACs are not read, since the digest proves them; `None` for a text that no revocation has.
+/// Reads revoked tokens as one text: there may be a quarter of a million, and the driver takes 2 µs
+/// for a row. Their MACs are not read, since the digest proves them; `None` for a text that no
+/// revocation has.
 async fn revocations(connection: &mut AnyConnection) -> Result<Option<Vec<Revocation>>, Error> {
     let sql =
         "SELECT string_agg(CAST(token_index AS TEXT) || ' ' || CAST(expires_at AS TEXT) || ' ' || revoked_by, '\n')
                AS tokens FROM meshseal_revoked";
     let tokens: Option<String> = query(sql).fetch_one(connection).await?.try_get("tokens")?;
-    Ok(tokens.iter().flat_map(|tokens| tokens.split('\n')).map(rows::revocation_text).collect())
+    Ok(tokens
+        .iter()
+        .flat_map(|tokens| tokens.split('\n'))
+        .map(rows::revocation_text)
+        .collect())
 }
 
 /// Names what does not fit the digest: rows that were known before, or tables.
@@ -211,8 +254,11 @@ async fn diagnose(
     if named.is_empty() {
         named.push("a row was replaced by an earlier state of it".to_owned());
     }
-    let missing =
-        [missing(&known.keys, records), missing(&known.epochs, epochs), missing_tokens(&known.revoked, &revoked)];
+    let missing = [
+        missing(&known.keys, records),
+        missing(&known.epochs, epochs),
+        missing_tokens(&known.revoked, &revoked),
+    ];
     let missing = missing.concat();
     if known.version == state.version && !missing.is_empty() {
         named.push(format!("removed or replaced: {}", list(missing)));
@@ -223,7 +269,8 @@ async fn diagnose(
 /// Names the rows that were known and are not among those found.
 fn missing<R: Row + PartialEq>(known: &[R], found: &[R]) -> Vec<String> {
     let gone = known.iter().filter(|row| !found.contains(row));
-    gone.map(|row| format!("row `{}` of {}", row.name(), R::TABLE)).collect()
+    gone.map(|row| format!("row `{}` of {}", row.name(), R::TABLE))
+        .collect()
 }
 
 fn missing_tokens(known: &BTreeMap<u64, Revocation>, found: &[Revocation]) -> Vec<String> {
@@ -238,12 +285,19 @@ fn missing_tokens(known: &BTreeMap<u64, Revocation>, found: &[Revocation]) -> Ve
 
 fn count(records: &[KeyRecord], revoked: &[Revocation], epochs: &[EpochRecord]) -> Used {
     let length = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-    let mut used = Used { keys: length(records.len()), tokens: length(revoked.len()), names: Vec::new() };
-    epochs.iter().for_each(|epoch| used.named(epoch.kind, epoch.name.len()));
+    let mut used = Used {
+        keys: length(records.len()),
+        tokens: length(revoked.len()),
+        names: Vec::new(),
+    };
+    epochs
+        .iter()
+        .for_each(|epoch| used.named(epoch.kind, epoch.name.len()));
     used
 }
 
-/// Removes every row that does not carry its MAC, and makes the state row fit the others; the names of removed rows.
+/// Removes every row that does not carry its MAC, and makes the state row fit the others; the names
+/// of removed rows.
 pub(super) async fn repair(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -251,7 +305,12 @@ pub(super) async fn repair(
 ) -> Result<Vec<String>, StoreError> {
     let row = state::lock(transaction).await?;
     let genuine = State::of(&row, keys);
-    let mut removed: Vec<String> = genuine.as_ref().err().map(ToString::to_string).into_iter().collect();
+    let mut removed: Vec<String> = genuine
+        .as_ref()
+        .err()
+        .map(ToString::to_string)
+        .into_iter()
+        .collect();
     let (mut records, mut revoked, mut epochs) = (Vec::new(), Vec::new(), Vec::new());
     for row in query(KEYS).fetch_all(&mut *transaction).await? {
         match proven(&row, keys, rows::key(&row)) {
@@ -259,7 +318,10 @@ pub(super) async fn repair(
             None => {
                 let kid: String = row.try_get("kid")?;
                 removed.push(format!("meshseal_keys {kid}"));
-                query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid).execute(&mut *transaction).await?;
+                query("DELETE FROM meshseal_keys WHERE kid = $1")
+                    .bind(kid)
+                    .execute(&mut *transaction)
+                    .await?;
             }
         }
     }
@@ -269,7 +331,8 @@ pub(super) async fn repair(
             None => {
                 let index: i64 = row.try_get("token_index")?;
                 removed.push(format!("meshseal_revoked {index}"));
-                let delete = query("DELETE FROM meshseal_revoked WHERE token_index = $1").bind(index);
+                let delete =
+                    query("DELETE FROM meshseal_revoked WHERE token_index = $1").bind(index);
                 delete.execute(&mut *transaction).await?;
             }
         }
@@ -280,15 +343,21 @@ pub(super) async fn repair(
             None => {
                 let (kind, name): (String, String) = (row.try_get("kind")?, row.try_get("name")?);
                 removed.push(format!("meshseal_epochs {kind} {name}"));
-                let delete = query("DELETE FROM meshseal_epochs WHERE kind = $1 AND name = $2").bind(kind).bind(name);
+                let delete = query("DELETE FROM meshseal_epochs WHERE kind = $1 AND name = $2")
+                    .bind(kind)
+                    .bind(name);
                 delete.execute(&mut *transaction).await?;
             }
         }
     }
-    // A version that is not proven is not believed: one near the end of the numbers would leave no room.
+    // A version that is not proven is not believed: one near the end of the numbers would leave no
+    // room.
     let unproven = || {
         let newest = records.iter().map(|key| key.published).max().unwrap_or(0);
-        State { version: newest.max(now_ms), ..State::default() }
+        State {
+            version: newest.max(now_ms),
+            ..State::default()
+        }
     };
     let mut state = genuine.unwrap_or_else(|_| unproven());
     state.used = count(&records, &revoked, &epochs);
@@ -299,14 +368,22 @@ pub(super) async fn repair(
 
 fn proven<R: Row>(row: &AnyRow, keys: &RowKeys, read: Result<R, Error>) -> Option<R> {
     let mac = rows::mac(row).ok()?;
-    read.ok().filter(|read| keys.check(read, mac.as_deref()).is_ok())
+    read.ok()
+        .filter(|read| keys.check(read, mac.as_deref()).is_ok())
 }
 
-fn digest(keys: &RowKeys, records: &[KeyRecord], revoked: &[Revocation], epochs: &[EpochRecord]) -> SetDigest {
+fn digest(
+    keys: &RowKeys,
+    records: &[KeyRecord],
+    revoked: &[Revocation],
+    epochs: &[EpochRecord],
+) -> SetDigest {
     let mut set = SetDigest::default();
     records.iter().for_each(|key| set.add(keys, key));
     epochs.iter().for_each(|epoch| set.add(keys, epoch));
-    revoked.iter().for_each(|revocation| set.add(keys, revocation));
+    revoked
+        .iter()
+        .for_each(|revocation| set.add(keys, revocation));
     set
 }
 
@@ -341,35 +418,49 @@ pub(super) async fn seal(
         );
     }
     state.used = count(&records, &revoked, &epochs);
-    let resealed = records.into_iter().map(|key| key.resealed(master).ok_or_else(not_schema_1));
+    let resealed = records
+        .into_iter()
+        .map(|key| key.resealed(master).ok_or_else(not_schema_1));
     let records: Vec<KeyRecord> = resealed.collect::<Result<_, _>>()?;
     state.set = digest(keys, &records, &revoked, &epochs);
     for key in records {
         let update = query("UPDATE meshseal_keys SET sealed = $1, mac = $2 WHERE kid = $3");
-        let update = update.bind(key.sealed.clone()).bind(keys.mac(&key)).bind(key.kid);
+        let update = update
+            .bind(key.sealed.clone())
+            .bind(keys.mac(&key))
+            .bind(key.kid);
         update.execute(&mut *transaction).await?;
     }
     for epoch in epochs {
         let update = query("UPDATE meshseal_epochs SET mac = $1 WHERE kind = $2 AND name = $3");
-        let update = update.bind(keys.mac(&epoch)).bind(epoch.kind.name()).bind(epoch.name);
+        let update = update
+            .bind(keys.mac(&epoch))
+            .bind(epoch.kind.name())
+            .bind(epoch.name);
         update.execute(&mut *transaction).await?;
     }
     for revocation in revoked {
         let update = query("UPDATE meshseal_revoked SET mac = $1 WHERE token_index = $2");
-        let update = update.bind(keys.mac(&revocation)).bind(rows::signed(revocation.token.index));
+        let update = update
+            .bind(keys.mac(&revocation))
+            .bind(rows::signed(revocation.token.index));
         update.execute(&mut *transaction).await?;
     }
     state.save(transaction, keys).await
 }
 
-/// Tells a database of schema 1 from one whose MACs were taken away: its private keys are sealed in the form of schema 1, which
-/// only the holder of the master key can make.
+/// Tells a database of schema 1 from one whose MACs were taken away: its private keys are sealed in
+/// the form of schema 1, which only the holder of the master key can make.
 fn require_schema_1(records: &[KeyRecord], master: &MasterKey) -> Result<(), StoreError> {
     let signing: Vec<&KeyRecord> = records.iter().filter(|key| key.sealed.is_some()).collect();
-    let genuine = !signing.is_empty() && signing.iter().all(|key| key.is_sealed_as_schema_1(master));
+    let genuine =
+        !signing.is_empty() && signing.iter().all(|key| key.is_sealed_as_schema_1(master));
     if genuine { Ok(()) } else { Err(not_schema_1()) }
 }
 
 fn not_schema_1() -> StoreError {
-    StoreError::Tampered("row `state` of meshseal_state has no MAC, and the keys are not those of schema 1".to_owned())
+    StoreError::Tampered(
+        "row `state` of meshseal_state has no MAC, and the keys are not those of schema 1"
+            .to_owned(),
+    )
 }

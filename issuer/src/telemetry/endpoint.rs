@@ -21,7 +21,8 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
         .route("/readyz/{capability}", get(readyz_of))
 }
 
-/// Served to operators and, with `metrics.listen`, on a listener of its own: never where clients are served.
+/// Served to operators and, with `metrics.listen`, on a listener of its own: never where clients
+/// are served.
 pub(crate) fn metrics_routes() -> Router<Arc<Issuer>> {
     Router::new().route("/metrics", get(metrics))
 }
@@ -40,7 +41,8 @@ async fn readyz(State(issuer): State<Arc<Issuer>>) -> Response {
 async fn readyz_of(State(issuer): State<Arc<Issuer>>, Path(name): Path<String>) -> Response {
     match Capability::parse(&name) {
         Some(capability) => answer(&Readiness::of(&issuer, &[capability])),
-        None => Problem::not_found("capabilities are keys, bundle, mint, introspect and revoke").into_response(),
+        None => Problem::not_found("capabilities are keys, bundle, mint, introspect and revoke")
+            .into_response(),
     }
 }
 
@@ -56,7 +58,11 @@ fn answer(readiness: &Readiness) -> Response {
         "type": "about:blank", "title": "Unavailable", "status": status.as_u16(), "detail": problem, "capabilities": detail,
         "incident": incident
     });
-    let headers = [no_store, (header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
+    let headers = [
+        no_store,
+        (header::CONTENT_TYPE, "application/problem+json"),
+        (header::RETRY_AFTER, "1"),
+    ];
     (status, headers, body.to_string()).into_response()
 }
 
@@ -82,5 +88,8 @@ async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
         kept_longer_s: issuer.keeper.kept_longer_s(),
         database: issuer.store.health(),
     };
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], issuer.metrics.render(&gauges))
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        issuer.metrics.render(&gauges),
+    )
 }

@@ -1,4 +1,5 @@
-//! Counters, and their text for Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+//! Counters, and their text for Prometheus
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -42,7 +43,10 @@ impl<L: Ord + Clone> LabelledCounter<L> {
     }
 
     fn snapshot(&self) -> BTreeMap<L, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -94,17 +98,43 @@ impl Metrics {
         let mut text = String::new();
         let counters: [(&str, &str, u64); 5] = [
             ("tokens_issued_total", "Tokens issued.", self.tokens.get()),
-            ("introspections_total", "Introspections answered.", self.introspections.get()),
-            ("revocations_total", "Revocations made.", self.revocations.get()),
-            ("rotations_total", "Rotations of the signing key.", self.rotations.get()),
-            ("rotations_forced_total", "Rotations that did not wait for every proxy.", self.forced_rotations.get()),
+            (
+                "introspections_total",
+                "Introspections answered.",
+                self.introspections.get(),
+            ),
+            (
+                "revocations_total",
+                "Revocations made.",
+                self.revocations.get(),
+            ),
+            (
+                "rotations_total",
+                "Rotations of the signing key.",
+                self.rotations.get(),
+            ),
+            (
+                "rotations_forced_total",
+                "Rotations that did not wait for every proxy.",
+                self.forced_rotations.get(),
+            ),
         ];
         for (name, help, value) in counters {
             family(&mut text, name, help, "counter", &[(String::new(), value)]);
         }
         let labelled = [
-            ("token_errors_total", "Token requests refused, by OAuth error.", "error", &self.token_errors),
-            ("bundles_total", "Bundles given out, by kind.", "kind", &self.bundles),
+            (
+                "token_errors_total",
+                "Token requests refused, by OAuth error.",
+                "error",
+                &self.token_errors,
+            ),
+            (
+                "bundles_total",
+                "Bundles given out, by kind.",
+                "kind",
+                &self.bundles,
+            ),
             (
                 "background_restarts_total",
                 "Background tasks that died and were started again, by task.",
@@ -122,18 +152,40 @@ impl Metrics {
         }
         let failures = self.authentication_failures.snapshot().into_iter();
         let failures: Vec<_> = failures
-            .map(|((endpoint, reason), count)| (format!("{{endpoint=\"{endpoint}\",reason=\"{reason}\"}}"), count))
+            .map(|((endpoint, reason), count)| {
+                (
+                    format!("{{endpoint=\"{endpoint}\",reason=\"{reason}\"}}"),
+                    count,
+                )
+            })
             .collect();
         let help = "Failed authentications, by endpoint and reason.";
-        family(&mut text, "authentication_failures_total", help, "counter", &failures);
+        family(
+            &mut text,
+            "authentication_failures_total",
+            help,
+            "counter",
+            &failures,
+        );
         let failures: Vec<_> = Reason::ALL
             .iter()
             .map(|reason| {
-                let count = gauges.database.failures.get(reason.name()).copied().unwrap_or(0);
+                let count = gauges
+                    .database
+                    .failures
+                    .get(reason.name())
+                    .copied()
+                    .unwrap_or(0);
                 (format!("{{reason=\"{}\"}}", reason.name()), count)
             })
             .collect();
-        family(&mut text, "database_errors_total", "Failed database operations, by reason.", "counter", &failures);
+        family(
+            &mut text,
+            "database_errors_total",
+            "Failed database operations, by reason.",
+            "counter",
+            &failures,
+        );
         measure(&mut text, gauges);
         text
     }
@@ -143,12 +195,28 @@ impl Metrics {
 fn measure(text: &mut String, gauges: &Gauges) {
     let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
     let measured: [(&str, &str, u64); 15] = [
-        ("bundle_version", "Version of keys and revocations.", gauges.version),
+        (
+            "bundle_version",
+            "Version of keys and revocations.",
+            gauges.version,
+        ),
         ("keys", "Published signing keys.", count(gauges.keys)),
-        ("revoked_tokens", "Revoked tokens in the bundle.", count(gauges.revoked)),
+        (
+            "revoked_tokens",
+            "Revoked tokens in the bundle.",
+            count(gauges.revoked),
+        ),
         ("proxies", "Live proxy workers.", count(gauges.proxies)),
-        ("proxies_current", "Live proxy workers with the present version.", count(gauges.proxies_current)),
-        ("polls_waiting", "Polls being held by this replica.", gauges.polls_waiting),
+        (
+            "proxies_current",
+            "Live proxy workers with the present version.",
+            count(gauges.proxies_current),
+        ),
+        (
+            "polls_waiting",
+            "Polls being held by this replica.",
+            gauges.polls_waiting,
+        ),
         (
             "proxies_all_counted",
             "1 while every proxy is known; else none counts as confirmed.",
@@ -174,13 +242,21 @@ fn measure(text: &mut String, gauges: &Gauges) {
             "Seconds for which entries are kept after their expiry, because no issuer observed that time.",
             gauges.kept_longer_s,
         ),
-        ("database_fresh", "1 while the database answers.", u64::from(gauges.fresh)),
+        (
+            "database_fresh",
+            "1 while the database answers.",
+            u64::from(gauges.fresh),
+        ),
         (
             "database_writable",
             "1 while the database takes changes.",
             u64::from(gauges.fresh && gauges.database.write.is_none()),
         ),
-        ("incident", "1 from a loss of state until an operator ends the incident.", u64::from(gauges.incident)),
+        (
+            "incident",
+            "1 from a loss of state until an operator ends the incident.",
+            u64::from(gauges.incident),
+        ),
         (
             "database_tampered",
             "1 while database rows do not carry their MACs; nothing is minted.",
@@ -194,7 +270,10 @@ fn measure(text: &mut String, gauges: &Gauges) {
 
 fn family(text: &mut String, name: &str, help: &str, kind: &str, samples: &[(String, u64)]) {
     // Writing to a String does not fail.
-    let _ok = write!(text, "# HELP meshseal_{name} {help}\n# TYPE meshseal_{name} {kind}\n");
+    let _ok = write!(
+        text,
+        "# HELP meshseal_{name} {help}\n# TYPE meshseal_{name} {kind}\n"
+    );
     for (labels, value) in samples {
         let _ok = writeln!(text, "meshseal_{name}{labels} {value}");
     }

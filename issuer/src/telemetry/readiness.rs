@@ -21,10 +21,18 @@ pub(super) enum Capability {
 }
 
 impl Capability {
-    pub(super) const ALL: [Self; 5] = [Self::Keys, Self::Bundle, Self::Mint, Self::Introspect, Self::Revoke];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Keys,
+        Self::Bundle,
+        Self::Mint,
+        Self::Introspect,
+        Self::Revoke,
+    ];
 
     pub(super) fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|capability| capability.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|capability| capability.name() == name)
     }
 
     pub(super) const fn name(self) -> &'static str {
@@ -48,29 +56,46 @@ impl Capability {
             let rows = issuer.publisher.tampered();
             rows.map(|rows| format!("the database was changed without the master key: {rows}"))
         };
-        let stale =
-            || (!issuer.publisher.is_fresh()).then(|| tampered().unwrap_or_else(|| database(health.read.as_ref())));
+        let stale = || {
+            (!issuer.publisher.is_fresh())
+                .then(|| tampered().unwrap_or_else(|| database(health.read.as_ref())))
+        };
         match self {
             Self::Keys => None,
             Self::Bundle if published.bundle_signer.is_none() => unusable("bundle"),
-            Self::Bundle => issuer.publisher.is_expired().then(|| database(health.read.as_ref())),
+            Self::Bundle => issuer
+                .publisher
+                .is_expired()
+                .then(|| database(health.read.as_ref())),
             Self::Mint if published.token_signer.is_none() => unusable("signing"),
             Self::Mint => tampered()
                 .or_else(stale)
                 .or_else(|| issuer.clock.read().fault())
-                .or_else(|| health.write.as_ref().filter(|_| issuer.indices.is_empty()).map(|it| database(Some(it)))),
+                .or_else(|| {
+                    health
+                        .write
+                        .as_ref()
+                        .filter(|_| issuer.indices.is_empty())
+                        .map(|it| database(Some(it)))
+                }),
             Self::Introspect => stale(),
-            Self::Revoke => {
-                tampered().or_else(stale).or_else(|| health.write.as_ref().map(|outage| database(Some(outage))))
-            }
+            Self::Revoke => tampered()
+                .or_else(stale)
+                .or_else(|| health.write.as_ref().map(|outage| database(Some(outage)))),
         }
     }
 }
 
 /// Class and remedy, without the driver's words: those are for the log.
 fn database(outage: Option<&Outage>) -> String {
-    let Some(outage) = outage else { return "database: no-answer; see the log".to_owned() };
-    format!("database: {}; {}", outage.reason.name(), outage.reason.remedy())
+    let Some(outage) = outage else {
+        return "database: no-answer; see the log".to_owned();
+    };
+    format!(
+        "database: {}; {}",
+        outage.reason.name(),
+        outage.reason.remedy()
+    )
 }
 
 /// State of some capabilities.
@@ -97,7 +122,14 @@ impl Readiness {
             };
             detail.insert(capability.name().to_owned(), state);
         }
-        let incident = issuer.publisher.incident().map(|incident| incident.reason.clone());
-        Self { problem: first, detail: Value::Object(detail), incident }
+        let incident = issuer
+            .publisher
+            .incident()
+            .map(|incident| incident.reason.clone());
+        Self {
+            problem: first,
+            detail: Value::Object(detail),
+            incident,
+        }
     }
 }

@@ -28,7 +28,8 @@ pub struct Grant<'c> {
 }
 
 impl<'r> GrantRequest<'r> {
-    /// Reads the parameters of RFC 6749 §4.4.2 and RFC 8707 §2; `audience` is another name for `resource`.
+    /// Reads the parameters of RFC 6749 §4.4.2 and RFC 8707 §2; `audience` is another name for
+    /// `resource`.
     ///
     /// # Errors
     /// `unsupported_grant_type`, `invalid_request`, `invalid_target`.
@@ -36,19 +37,25 @@ impl<'r> GrantRequest<'r> {
         match form.get("grant_type") {
             Some("client_credentials") => {}
             Some(_) => {
-                return Err(OAuthErrorKind::UnsupportedGrantType.because("`grant_type` must be client_credentials"));
+                return Err(OAuthErrorKind::UnsupportedGrantType
+                    .because("`grant_type` must be client_credentials"));
             }
             None => {
-                return Err(OAuthErrorKind::InvalidRequest.because("`grant_type` is missing; send client_credentials"));
+                return Err(OAuthErrorKind::InvalidRequest
+                    .because("`grant_type` is missing; send client_credentials"));
             }
         }
         let audience = match (form.get("resource"), form.get("audience")) {
             (Some(resource), Some(audience)) if resource != audience => {
-                return Err(OAuthErrorKind::InvalidTarget.because("`resource` and `audience` differ; name one service"));
+                return Err(OAuthErrorKind::InvalidTarget
+                    .because("`resource` and `audience` differ; name one service"));
             }
             (resource, audience) => resource.or(audience),
         };
-        Ok(Self { audience, scope: form.get("scope") })
+        Ok(Self {
+            audience,
+            scope: form.get("scope"),
+        })
     }
 }
 
@@ -56,13 +63,25 @@ impl<'r> GrantRequest<'r> {
 ///
 /// # Errors
 /// `invalid_target`, `invalid_scope`.
-pub fn grant<'c>(config: &'c Config, client: &'c Client, request: &GrantRequest<'_>) -> Result<Grant<'c>, OAuthError> {
+pub fn grant<'c>(
+    config: &'c Config,
+    client: &'c Client,
+    request: &GrantRequest<'_>,
+) -> Result<Grant<'c>, OAuthError> {
     let (service, access) = target(config, client, request.audience)?;
-    let may_have =
-        |scope: &str| [&access.scopes, &service.scopes].iter().all(|scopes| scopes.iter().any(|known| known == scope));
+    let may_have = |scope: &str| {
+        [&access.scopes, &service.scopes]
+            .iter()
+            .all(|scopes| scopes.iter().any(|known| known == scope))
+    };
     let scope = match request.scope {
         // RFC 6749 §3.3: without a scope, the default: all that this client may have there.
-        None => access.scopes.iter().map(String::as_str).filter(|scope| may_have(scope)).collect::<Vec<_>>(),
+        None => access
+            .scopes
+            .iter()
+            .map(String::as_str)
+            .filter(|scope| may_have(scope))
+            .collect::<Vec<_>>(),
         Some(asked) => {
             let mut scopes: Vec<&str> = Vec::new();
             for scope in asked.split(' ') {
@@ -91,11 +110,19 @@ fn target<'c>(
     asked: Option<&str>,
 ) -> Result<(&'c Service, &'c Access), OAuthError> {
     let access = match (asked, client.access.as_slice()) {
-        (Some(asked), access) => access.iter().find(|access| access.audience == asked).ok_or_else(|| {
-            OAuthErrorKind::InvalidTarget.because("the service is unknown, or not open to this client")
-        })?,
+        (Some(asked), access) => access
+            .iter()
+            .find(|access| access.audience == asked)
+            .ok_or_else(|| {
+                OAuthErrorKind::InvalidTarget
+                    .because("the service is unknown, or not open to this client")
+            })?,
         (None, [only]) => only,
-        (None, []) => return Err(OAuthErrorKind::UnauthorizedClient.because("no service is open to this client")),
+        (None, []) => {
+            return Err(
+                OAuthErrorKind::UnauthorizedClient.because("no service is open to this client")
+            );
+        }
         (None, _) => {
             return Err(OAuthErrorKind::InvalidTarget
                 .because("several services are open to this client; name one in `resource`"));

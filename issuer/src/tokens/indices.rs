@@ -1,4 +1,5 @@
-//! Token indices: dense, never used twice, leased from the database in blocks so that a token costs no write.
+//! Token indices: dense, never used twice, leased from the database in blocks so that a token costs
+//! no write.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::{Store, StoreError};
 
-/// Indices leased at a time: a write every second or so at ten thousand tokens a second. Between two
-/// blocks is a gap, which costs a revocation list at most four bytes.
+/// Indices leased at a time: a write every second or so at ten thousand tokens a second. Between
+/// two blocks is a gap, which costs a revocation list at most four bytes.
 const BLOCK: u64 = 8_192;
 
 #[derive(Default)]
@@ -33,8 +34,8 @@ pub const MAX_BLOCK_AGE_MS: u64 = 3_600_000;
 
 /// The indices that this replica may use.
 ///
-/// Every lease starts at the floor or above. A database that went back may have lost leases, those of
-/// other replicas too, and nothing in it tells.
+/// Every lease starts at the floor or above. A database that went back may have lost leases, those
+/// of other replicas too, and nothing in it tells.
 pub struct Indices {
     block: u64,
     blocks: Mutex<Blocks>,
@@ -59,7 +60,12 @@ impl Indices {
     /// Leases so many at a time.
     #[must_use]
     pub fn in_blocks_of(block: u64) -> Self {
-        Self { block, blocks: Mutex::default(), leasing: tokio::sync::Mutex::default(), highest: AtomicU64::new(0) }
+        Self {
+            block,
+            blocks: Mutex::default(),
+            leasing: tokio::sync::Mutex::default(),
+            highest: AtomicU64::new(0),
+        }
     }
 
     /// Returns the largest end of leased indices that the database ever told.
@@ -68,12 +74,17 @@ impl Indices {
         self.highest.load(Ordering::SeqCst)
     }
 
-    /// Notes the end of leased indices that the database tells, and what was known when it was asked.
-    /// After an end that fell, what is leased is given up: another replica may have leased the same.
+    /// Notes the end of leased indices that the database tells, and what was known when it was
+    /// asked. After an end that fell, what is leased is given up: another replica may have leased
+    /// the same.
     pub fn saw(&self, next_index: u64, known: u64) {
         self.highest.fetch_max(next_index, Ordering::SeqCst);
         if next_index < known {
-            tracing::error!(known, next_index, "the database lost leases of token indices; leasing others");
+            tracing::error!(
+                known,
+                next_index,
+                "the database lost leases of token indices; leasing others"
+            );
             self.forget();
         }
     }
@@ -110,8 +121,8 @@ impl Indices {
         blocks.current.indices.is_empty() && blocks.spare.indices.is_empty()
     }
 
-    /// The next index. Asks the database only when both blocks are used up. `latest_ms` is the latest
-    /// time on the clock of any replica (Unix milliseconds).
+    /// The next index. Asks the database only when both blocks are used up. `latest_ms` is the
+    /// latest time on the clock of any replica (Unix milliseconds).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -134,8 +145,14 @@ impl Indices {
             let at_least = index_floor(latest_ms).max(self.highest());
             let leased = store.lease_indices(self.block, at_least).await?;
             self.highest.fetch_max(leased.end, Ordering::SeqCst);
-            let spare = Block { indices: leased, leased_ms: latest_ms };
-            self.blocks.lock().unwrap_or_else(PoisonError::into_inner).spare = spare;
+            let spare = Block {
+                indices: leased,
+                leased_ms: latest_ms,
+            };
+            self.blocks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .spare = spare;
         }
         Ok(())
     }

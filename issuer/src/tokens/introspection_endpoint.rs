@@ -18,10 +18,15 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new().route("/introspect", post(introspect))
 }
 
-async fn introspect(State(issuer): State<Arc<Issuer>>, request: OAuthRequest) -> Result<impl IntoResponse, OAuthError> {
+async fn introspect(
+    State(issuer): State<Arc<Issuer>>,
+    request: OAuthRequest,
+) -> Result<impl IntoResponse, OAuthError> {
     let caller = authenticate(&issuer, &request.caller, &request.form).await?;
-    let token =
-        request.form.get("token").ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`token` is missing"))?;
+    let token = request
+        .form
+        .get("token")
+        .ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`token` is missing"))?;
     issuer.require_fresh()?;
     let published = issuer.publisher.current();
     let verified = own_token(&issuer.config, &published, token, issuer.clock.now());

@@ -20,7 +20,8 @@ struct Claims<'a> {
     scope: &'a str,
 }
 
-/// Makes a token. `index` is never used twice, which makes `jti` unique (I5); eight random bytes make it unguessable.
+/// Makes a token. `index` is never used twice, which makes `jti` unique (I5); eight random bytes
+/// make it unguessable.
 ///
 /// # Errors
 /// [`SignerError::Signing`].
@@ -52,6 +53,10 @@ pub fn mint(
 #[must_use]
 pub fn earliest_issue(trust: &IssuerTrust, client: &str) -> u64 {
     let epochs = &trust.epochs;
-    let all = [epochs.all, epochs.client.get(client).copied(), epochs.sub.get(client).copied()];
+    let all = [
+        epochs.all,
+        epochs.client.get(client).copied(),
+        epochs.sub.get(client).copied(),
+    ];
     all.into_iter().flatten().max().unwrap_or(0)
 }

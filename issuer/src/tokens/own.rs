@@ -11,15 +11,21 @@ use serde_json::Value;
 use crate::bundle::Published;
 use crate::config::Config;
 
-/// Returns the token if one of our keys signed it and it has not expired, with the most leeway that a proxy may grant. The
-/// token may be revoked.
+/// Returns the token if one of our keys signed it and it has not expired, with the most leeway that
+/// a proxy may grant. The token may be revoked.
 ///
-/// Issuer and key alone identify it: its service may have left the configuration while proxies still serve it. An `iat` ahead
-/// of this replica's clock, by the same leeway, comes from another replica.
+/// Issuer and key alone identify it: its service may have left the configuration while proxies
+/// still serve it. An `iat` ahead of this replica's clock, by the same leeway, comes from another
+/// replica.
 ///
 /// # Errors
 /// The first check that it fails.
-pub fn signed_by_us(config: &Config, published: &Published, token: &str, now: u64) -> Result<Verified, Rejection> {
+pub fn signed_by_us(
+    config: &Config,
+    published: &Published,
+    token: &str,
+    now: u64,
+) -> Result<Verified, Rejection> {
     let mut rule = JwtRule::new(&config.issuer, claimed_audiences(token));
     rule.clock_skew = MAX_CLOCK_SKEW_S;
     validate_with(token, &published.verifiers, &rule, now, &*published.tables)
@@ -27,14 +33,27 @@ pub fn signed_by_us(config: &Config, published: &Published, token: &str, now: u6
 
 /// Returns the token if it is valid now.
 #[must_use]
-pub fn own_token(config: &Config, published: &Published, token: &str, now: u64) -> Option<Verified> {
+pub fn own_token(
+    config: &Config,
+    published: &Published,
+    token: &str,
+    now: u64,
+) -> Option<Verified> {
     let verified = signed_by_us(config, published, token, now).ok()?;
     let claims = verified.claims();
-    let expires_at = claims.expires_at()?.saturating_add(config.tokens.clock_skew_s);
+    let expires_at = claims
+        .expires_at()?
+        .saturating_add(config.tokens.clock_skew_s);
     let trust = published.trust(&config.issuer)?;
-    let revoked = claims.jti().and_then(index_of).is_none_or(|index| trust.revoked.contains(index));
-    let key_revoked = verified.kid().is_some_and(|kid| trust.epochs.revokes_key(kid));
-    let alive = now < expires_at && !revoked && !key_revoked && trust.epochs.revokes(claims).is_none();
+    let revoked = claims
+        .jti()
+        .and_then(index_of)
+        .is_none_or(|index| trust.revoked.contains(index));
+    let key_revoked = verified
+        .kid()
+        .is_some_and(|kid| trust.epochs.revokes_key(kid));
+    let alive =
+        now < expires_at && !revoked && !key_revoked && trust.epochs.revokes(claims).is_none();
     alive.then_some(verified)
 }
 
@@ -44,7 +63,11 @@ fn claimed_audiences(token: &str) -> Vec<Box<str>> {
     let claims: Option<Value> = payload.and_then(|payload| serde_json::from_slice(&payload).ok());
     match claims.as_ref().and_then(|claims| claims.get("aud")) {
         Some(Value::String(audience)) => vec![audience.as_str().into()],
-        Some(Value::Array(audiences)) => audiences.iter().filter_map(Value::as_str).map(Into::into).collect(),
+        Some(Value::Array(audiences)) => audiences
+            .iter()
+            .filter_map(Value::as_str)
+            .map(Into::into)
+            .collect(),
         _ => Vec::new(),
     }
 }

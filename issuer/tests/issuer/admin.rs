@@ -10,13 +10,28 @@ use crate::support::{Harness, Proxy, basic, deaf_worker};
 async fn only_administrators_get_in() {
     let harness = Harness::new().await;
     for path in ["/admin/keys", "/admin/proxies"] {
-        assert_eq!(harness.get(path).await.error(), (401, "invalid_client".into()), "{path}");
-        assert_eq!(harness.get_as("checkout", path).await.error(), (403, "insufficient_scope".into()), "{path}");
+        assert_eq!(
+            harness.get(path).await.error(),
+            (401, "invalid_client".into()),
+            "{path}"
+        );
+        assert_eq!(
+            harness.get_as("checkout", path).await.error(),
+            (403, "insufficient_scope".into()),
+            "{path}"
+        );
         assert_eq!(harness.get_as("operator", path).await.status, 200, "{path}");
     }
     let kid = harness.active_kid();
-    for (path, form) in [("/admin/keys/rotate", String::new()), ("/admin/keys/revoke", format!("kid={kid}"))] {
-        assert_eq!(harness.post(path, &form).await.error(), (401, "invalid_client".into()), "{path}");
+    for (path, form) in [
+        ("/admin/keys/rotate", String::new()),
+        ("/admin/keys/revoke", format!("kid={kid}")),
+    ] {
+        assert_eq!(
+            harness.post(path, &form).await.error(),
+            (401, "invalid_client".into()),
+            "{path}"
+        );
         assert_eq!(
             harness.post_as("checkout", path, &form).await.error(),
             (403, "insufficient_scope".into()),
@@ -36,8 +51,15 @@ async fn neither_listener_serves_what_the_other_does() {
         (&harness.admin, "/token"),
         (&harness.admin, "/bundle"),
     ] {
-        let request = Request::get(path).header("authorization", basic("operator")).body(Body::empty()).unwrap();
-        assert_eq!(router.clone().oneshot(request).await.unwrap().status(), 404, "{path}");
+        let request = Request::get(path)
+            .header("authorization", basic("operator"))
+            .body(Body::empty())
+            .unwrap();
+        assert_eq!(
+            router.clone().oneshot(request).await.unwrap().status(),
+            404,
+            "{path}"
+        );
     }
 }
 
@@ -47,7 +69,10 @@ async fn keys_are_shown_with_their_state_and_who_has_them() {
     Proxy::of(&harness, 1).confirm(&harness).await;
     let _deaf = harness.issuer.proxies.enter(&deaf_worker(2));
     let view = harness.get_as("operator", "/admin/keys").await.json();
-    assert_eq!((&view["proxies"], &view["version"]), (&2.into(), &harness.version().into()));
+    assert_eq!(
+        (&view["proxies"], &view["version"]),
+        (&2.into(), &harness.version().into())
+    );
     let active = view["keys"]
         .as_array()
         .unwrap()

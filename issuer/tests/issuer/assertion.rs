@@ -1,4 +1,5 @@
-//! `private_key_jwt`: RFC 7523 §3 as draft-ietf-oauth-rfc7523bis tightens it (rule I10), and attacks on it.
+//! `private_key_jwt`: RFC 7523 §3 as draft-ietf-oauth-rfc7523bis tightens it (rule I10), and
+//! attacks on it.
 
 use serde_json::{Value, json};
 
@@ -6,8 +7,14 @@ use crate::support::signing::{claims, header, sign, sign_foreign, sign_with_publ
 use crate::support::{Answer, Harness, ISSUER, NOW, decode};
 
 async fn present(harness: &Harness, assertion: &str, more: &str) -> Answer {
-    let kind = "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
-    harness.post("/token", &format!("grant_type=client_credentials&{kind}&client_assertion={assertion}{more}")).await
+    let kind =
+        "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
+    harness
+        .post(
+            "/token",
+            &format!("grant_type=client_credentials&{kind}&client_assertion={assertion}{more}"),
+        )
+        .await
 }
 
 fn changed(base: Value, name: &str, value: Value) -> Value {
@@ -24,12 +31,26 @@ fn changed(base: Value, name: &str, value: Value) -> Value {
 #[tokio::test]
 async fn every_key_of_the_client_is_good_for_its_own_algorithm() {
     let harness = Harness::new().await;
-    for (at, (alg, kid)) in
-        [("EdDSA", "ed"), ("Ed25519", "ed"), ("ES256", "ec"), ("RS256", "rsa")].into_iter().enumerate()
+    for (at, (alg, kid)) in [
+        ("EdDSA", "ed"),
+        ("Ed25519", "ed"),
+        ("ES256", "ec"),
+        ("RS256", "rsa"),
+    ]
+    .into_iter()
+    .enumerate()
     {
-        let answer = present(&harness, &sign(&header(alg, kid), &claims(&format!("j{at}"))), "").await;
+        let answer = present(
+            &harness,
+            &sign(&header(alg, kid), &claims(&format!("j{at}"))),
+            "",
+        )
+        .await;
         assert_eq!(answer.status, 200, "{alg}: {}", answer.text);
-        assert_eq!(decode(answer.json()["access_token"].as_str().unwrap()).1["sub"], "signer");
+        assert_eq!(
+            decode(answer.json()["access_token"].as_str().unwrap()).1["sub"],
+            "signer"
+        );
     }
 }
 
@@ -39,15 +60,31 @@ async fn it_may_leave_out_iat_and_typ_and_wrap_its_one_audience() {
     let plain = json!({ "alg": "EdDSA", "kid": "ed" });
     for (at, (head, claims)) in [
         (plain.clone(), changed(claims("1"), "iat", Value::Null)),
-        (json!({ "alg": "EdDSA", "kid": "ed", "typ": "JWT" }), claims("2")),
+        (
+            json!({ "alg": "EdDSA", "kid": "ed", "typ": "JWT" }),
+            claims("2"),
+        ),
         (plain, changed(claims("3"), "aud", json!([ISSUER]))),
     ]
     .into_iter()
     .enumerate()
     {
-        assert_eq!(present(&harness, &sign(&head, &claims), "").await.status, 200, "{at}");
+        assert_eq!(
+            present(&harness, &sign(&head, &claims), "").await.status,
+            200,
+            "{at}"
+        );
     }
-    assert_eq!(present(&harness, &sign(&header("EdDSA", "ed"), &claims("4")), "&client_id=signer").await.status, 200);
+    assert_eq!(
+        present(
+            &harness,
+            &sign(&header("EdDSA", "ed"), &claims("4")),
+            "&client_id=signer"
+        )
+        .await
+        .status,
+        200
+    );
 }
 
 #[tokio::test]
@@ -55,20 +92,42 @@ async fn it_is_good_once() {
     let harness = Harness::new().await;
     let assertion = sign(&header("EdDSA", "ed"), &claims("once"));
     assert_eq!(present(&harness, &assertion, "").await.status, 200);
-    assert_eq!(present(&harness, &assertion, "").await.error(), (401, "invalid_client".into()));
-    let same_jti = sign(&header("ES256", "ec"), &changed(claims("once"), "exp", json!(NOW + 90)));
-    assert_eq!(present(&harness, &same_jti, "").await.status, 401, "the jti counts, not the text");
+    assert_eq!(
+        present(&harness, &assertion, "").await.error(),
+        (401, "invalid_client".into())
+    );
+    let same_jti = sign(
+        &header("ES256", "ec"),
+        &changed(claims("once"), "exp", json!(NOW + 90)),
+    );
+    assert_eq!(
+        present(&harness, &same_jti, "").await.status,
+        401,
+        "the jti counts, not the text"
+    );
     harness.advance(89).await;
-    assert_eq!(present(&harness, &assertion, "").await.status, 401, "until leeway and all is over");
+    assert_eq!(
+        present(&harness, &assertion, "").await.status,
+        401,
+        "until leeway and all is over"
+    );
 }
 
 #[tokio::test]
 async fn wrong_claims_are_refused() {
     let harness = Harness::new().await;
     let cases = [
-        ("aud", json!(format!("{ISSUER}/token")), "the endpoint is not the issuer"),
+        (
+            "aud",
+            json!(format!("{ISSUER}/token")),
+            "the endpoint is not the issuer",
+        ),
         ("aud", json!(format!("{ISSUER}/")), "compared as text"),
-        ("aud", json!([ISSUER, "https://other.example"]), "good elsewhere too"),
+        (
+            "aud",
+            json!([ISSUER, "https://other.example"]),
+            "good elsewhere too",
+        ),
         ("aud", json!([]), "for nobody"),
         ("aud", Value::Null, "for nobody"),
         ("iss", json!("checkout"), "another issuer"),
@@ -86,10 +145,17 @@ async fn wrong_claims_are_refused() {
         ("jti", json!(""), "cannot be used once"),
         ("jti", json!("j".repeat(300)), "too long to remember"),
         ("jti", json!(7), "not a text"),
-        ("cnf", json!({ "jkt": "x" }), "bound to a key that nobody checks"),
+        (
+            "cnf",
+            json!({ "jkt": "x" }),
+            "bound to a key that nobody checks",
+        ),
     ];
     for (name, value, why) in cases {
-        let assertion = sign(&header("EdDSA", "ed"), &changed(claims("x"), name, value.clone()));
+        let assertion = sign(
+            &header("EdDSA", "ed"),
+            &changed(claims("x"), name, value.clone()),
+        );
         assert_eq!(
             present(&harness, &assertion, "").await.error(),
             (401, "invalid_client".into()),
@@ -97,7 +163,9 @@ async fn wrong_claims_are_refused() {
         );
     }
     assert_eq!(
-        present(&harness, &sign(&header("EdDSA", "ed"), &claims("x")), "").await.status,
+        present(&harness, &sign(&header("EdDSA", "ed"), &claims("x")), "")
+            .await
+            .status,
         200,
         "none of them used it up"
     );
@@ -110,20 +178,65 @@ async fn wrong_signatures_headers_and_keys_are_refused() {
     let (input, signature) = good.rsplit_once('.').unwrap();
     let unsigned = sign(&json!({ "alg": "none", "kid": "ed" }), &claims("x"));
     let cases = [
-        ("alg none", format!("{}.", unsigned.rsplit_once('.').unwrap().0)),
+        (
+            "alg none",
+            format!("{}.", unsigned.rsplit_once('.').unwrap().0),
+        ),
         ("alg none, signed", unsigned),
-        ("HMAC with the public key", sign_with_public_key(&claims("x"))),
+        (
+            "HMAC with the public key",
+            sign_with_public_key(&claims("x")),
+        ),
         ("another's key under this kid", sign_foreign(&claims("x"))),
-        ("an unknown kid", sign(&header("EdDSA", "foreign"), &claims("x"))),
-        ("alg of another key", sign(&header("ES256", "ed"), &claims("x"))),
-        ("kid of another alg", sign(&header("EdDSA", "ec"), &claims("x"))),
-        ("RS256 in name only", sign(&header("PS256", "rsa"), &claims("x"))),
-        ("an access token's type", sign(&json!({ "alg": "EdDSA", "kid": "ed", "typ": "at+jwt" }), &claims("x"))),
-        ("an unknown type", sign(&json!({ "alg": "EdDSA", "kid": "ed", "typ": "secevent+jwt" }), &claims("x"))),
-        ("crit", sign(&json!({ "alg": "EdDSA", "kid": "ed", "crit": ["exp"], "exp": 1 }), &claims("x"))),
-        ("a key of its own", sign(&json!({ "alg": "EdDSA", "kid": "mine", "jwk": { "kty": "OKP" } }), &claims("x"))),
+        (
+            "an unknown kid",
+            sign(&header("EdDSA", "foreign"), &claims("x")),
+        ),
+        (
+            "alg of another key",
+            sign(&header("ES256", "ed"), &claims("x")),
+        ),
+        (
+            "kid of another alg",
+            sign(&header("EdDSA", "ec"), &claims("x")),
+        ),
+        (
+            "RS256 in name only",
+            sign(&header("PS256", "rsa"), &claims("x")),
+        ),
+        (
+            "an access token's type",
+            sign(
+                &json!({ "alg": "EdDSA", "kid": "ed", "typ": "at+jwt" }),
+                &claims("x"),
+            ),
+        ),
+        (
+            "an unknown type",
+            sign(
+                &json!({ "alg": "EdDSA", "kid": "ed", "typ": "secevent+jwt" }),
+                &claims("x"),
+            ),
+        ),
+        (
+            "crit",
+            sign(
+                &json!({ "alg": "EdDSA", "kid": "ed", "crit": ["exp"], "exp": 1 }),
+                &claims("x"),
+            ),
+        ),
+        (
+            "a key of its own",
+            sign(
+                &json!({ "alg": "EdDSA", "kid": "mine", "jwk": { "kty": "OKP" } }),
+                &claims("x"),
+            ),
+        ),
         ("no signature", format!("{input}.")),
-        ("a cut signature", format!("{input}.{}", &signature[..signature.len() - 2])),
+        (
+            "a cut signature",
+            format!("{input}.{}", &signature[..signature.len() - 2]),
+        ),
         ("a dot more", format!("{good}.")),
         ("nonsense", "x".to_owned()),
     ];
@@ -137,16 +250,30 @@ async fn wrong_signatures_headers_and_keys_are_refused() {
 #[tokio::test]
 async fn it_speaks_for_its_own_client_only() {
     let harness = Harness::new().await;
-    let for_other = changed(changed(claims("x"), "iss", json!("checkout")), "sub", json!("checkout"));
+    let for_other = changed(
+        changed(claims("x"), "iss", json!("checkout")),
+        "sub",
+        json!("checkout"),
+    );
     assert_eq!(
-        present(&harness, &sign(&header("EdDSA", "ed"), &for_other), "").await.status,
+        present(&harness, &sign(&header("EdDSA", "ed"), &for_other), "")
+            .await
+            .status,
         401,
         "that client has secrets"
     );
     let good = sign(&header("EdDSA", "ed"), &claims("x"));
-    assert_eq!(present(&harness, &good, "&client_id=checkout").await.status, 401);
-    let form = format!("grant_type=client_credentials&client_assertion_type=other&client_assertion={good}");
-    assert_eq!(harness.post("/token", &form).await.error(), (400, "invalid_request".into()));
+    assert_eq!(
+        present(&harness, &good, "&client_id=checkout").await.status,
+        401
+    );
+    let form = format!(
+        "grant_type=client_credentials&client_assertion_type=other&client_assertion={good}"
+    );
+    assert_eq!(
+        harness.post("/token", &form).await.error(),
+        (400, "invalid_request".into())
+    );
     assert_eq!(present(&harness, &good, "").await.status, 200);
 }
 
@@ -168,12 +295,18 @@ async fn right_assertion_passes_during_forgeries() {
     }
     assert_eq!(statuses, [[401; 10].as_slice(), &[429, 429]].concat());
     let metrics = harness.metrics().await;
-    assert!(metrics.contains("{endpoint=\"token\",reason=\"signature-invalid\"} 12\n"), "{metrics}");
+    assert!(
+        metrics.contains("{endpoint=\"token\",reason=\"signature-invalid\"} 12\n"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
 async fn our_own_access_token_is_no_assertion() {
     let harness = Harness::new().await;
     let token = harness.token().await;
-    assert_eq!(present(&harness, &token, "").await.error(), (401, "invalid_client".into()));
+    assert_eq!(
+        present(&harness, &token, "").await.error(),
+        (401, "invalid_client".into())
+    );
 }

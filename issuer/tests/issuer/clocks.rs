@@ -15,7 +15,9 @@ const GRANT: &str = "grant_type=client_credentials&resource=orders";
 async fn with_entries() -> (Harness, String, String) {
     let harness = Harness::new().await;
     let (token, old) = (harness.token().await, harness.active_kid());
-    harness.post_as("checkout", "/revoke", &format!("token={token}")).await;
+    harness
+        .post_as("checkout", "/revoke", &format!("token={token}"))
+        .await;
     harness.post_as("operator", "/revoke", "client=stock").await;
     harness.post_as("operator", "/admin/keys/rotate", "").await;
     for _ in 0..3 {
@@ -29,7 +31,10 @@ async fn with_entries() -> (Harness, String, String) {
 fn entries(harness: &Harness, kid: &str) -> (usize, usize, bool) {
     let published = harness.issuer.publisher.current();
     let trust = published.trust(ISSUER).unwrap();
-    let drains = published.keys.iter().any(|key| key.kid == kid && key.state == KeyState::Draining);
+    let drains = published
+        .keys
+        .iter()
+        .any(|key| key.kid == kid && key.state == KeyState::Draining);
     (trust.revoked.len(), trust.epochs.client.len(), drains)
 }
 
@@ -51,7 +56,13 @@ async fn step_forward_for_a_minute_deletes_nothing() {
     pass(&harness, 75).await;
     let refused = harness.post_as("checkout", "/token", GRANT).await;
     assert_eq!(refused.error(), (503, "temporarily_unavailable".into()));
-    assert!(harness.get("/metrics").await.text.contains("meshseal_clock_ahead_seconds 90000\n"));
+    assert!(
+        harness
+            .get("/metrics")
+            .await
+            .text
+            .contains("meshseal_clock_ahead_seconds 90000\n")
+    );
     harness.clock.put_back(90_000);
     pass(&harness, 75).await;
     assert_eq!(entries(&harness, &old), (1, 1, true));
@@ -69,11 +80,25 @@ async fn step_forward_that_lasts_deletes_nothing_early() {
     pass(&harness, 300).await;
     assert_eq!(entries(&harness, &old), (1, 1, true));
     pass(&harness, 600).await;
-    assert_eq!(harness.post_as("checkout", "/token", GRANT).await.status, 200, "accepted");
-    assert_eq!(entries(&harness, &old), (0, 1, true), "the token is dead by the monotonic clock, too");
+    assert_eq!(
+        harness.post_as("checkout", "/token", GRANT).await.status,
+        200,
+        "accepted"
+    );
+    assert_eq!(
+        entries(&harness, &old),
+        (0, 1, true),
+        "the token is dead by the monotonic clock, too"
+    );
     pass(&harness, 3_600).await;
     assert_eq!(entries(&harness, &old), (0, 1, false), "and so is the key");
-    assert!(harness.get("/metrics").await.text.contains("meshseal_kept_longer_seconds 90000\n"));
+    assert!(
+        harness
+            .get("/metrics")
+            .await
+            .text
+            .contains("meshseal_kept_longer_seconds 90000\n")
+    );
 }
 
 #[tokio::test]
@@ -82,12 +107,20 @@ async fn start_under_wrong_clock_deletes_nothing() {
     end(&before).await;
     let clock = Arc::new(FixedClock::at(NOW + 90_000));
     let after = Harness::at(before.database.clone(), config(), clock).await;
-    assert_eq!(after.post_as("checkout", "/token", GRANT).await.status, 200, "the machine may have been off");
+    assert_eq!(
+        after.post_as("checkout", "/token", GRANT).await.status,
+        200,
+        "the machine may have been off"
+    );
     pass(&after, 75).await;
     assert_eq!(entries(&after, &old), (1, 1, true));
     let clock = Arc::new(FixedClock::at(NOW + 90));
     let corrected = Harness::at(before.database.clone(), config(), clock).await;
-    assert_eq!(corrected.get("/readyz").await.status, 200, "a short mistake leaves no trace");
+    assert_eq!(
+        corrected.get("/readyz").await.status,
+        200,
+        "a short mistake leaves no trace"
+    );
     assert_eq!(entries(&corrected, &old), (1, 1, true));
 }
 
@@ -96,7 +129,9 @@ async fn start_under_wrong_clock_deletes_nothing() {
 async fn forged_clock_mark_deletes_nothing() {
     let days_later = (NOW + 3 * 86_400) * 1_000;
     for forged in [
-        format!("UPDATE meshseal_meta SET value = '{days_later} 0 0 0 0 AAAA' WHERE name = 'clock mark'"),
+        format!(
+            "UPDATE meshseal_meta SET value = '{days_later} 0 0 0 0 AAAA' WHERE name = 'clock mark'"
+        ),
         "DELETE FROM meshseal_meta WHERE name = 'clock mark'".to_owned(),
     ] {
         let (before, token, old) = with_entries().await;
@@ -120,7 +155,10 @@ async fn restart_refuses_earlier_time() {
     let after = Harness::at(before.database.clone(), config(), clock.clone()).await;
     assert_eq!(after.post_as("checkout", "/token", GRANT).await.status, 503);
     let detail = after.get("/readyz").await.json()["detail"].to_string();
-    assert!(detail.contains("69 s behind") && detail.contains("--accept-clock"), "{detail}");
+    assert!(
+        detail.contains("69 s behind") && detail.contains("--accept-clock"),
+        "{detail}"
+    );
     assert_eq!(clock.now(), NOW + 9, "nothing expired is good again");
     clock.put_back(-69);
     assert_eq!(after.get("/readyz").await.status, 200);
@@ -137,15 +175,23 @@ async fn group_revocation_covers_replica_that_is_ahead() {
     let near = Harness::at(database.clone(), config(), behind).await;
     let far = Harness::at(database, config(), ahead).await;
     let token = far.token().await;
-    assert_eq!(decode(&token).1["iat"], NOW + 3, "by the database server's clock");
+    assert_eq!(
+        decode(&token).1["iat"],
+        NOW + 3,
+        "by the database server's clock"
+    );
     assert!(far.is_active(&token).await);
-    near.post_as("operator", "/revoke", "subject=checkout").await;
+    near.post_as("operator", "/revoke", "subject=checkout")
+        .await;
     far.tick().await;
     assert!(!near.is_active(&token).await && !far.is_active(&token).await);
     for harness in [&near, &far] {
         harness.advance(4).await;
         let fresh = harness.token().await;
-        assert!(near.is_active(&fresh).await && far.is_active(&fresh).await, "a later token is not caught");
+        assert!(
+            near.is_active(&fresh).await && far.is_active(&fresh).await,
+            "a later token is not caught"
+        );
     }
 }
 
@@ -164,8 +210,15 @@ async fn token_waits_for_its_date() {
         harness.clock.advance(1);
         let token = answer.await.unwrap();
         tokio::time::resume();
-        assert_eq!(decode(&token).1["iat"], harness.clock.now(), "{group}: not in the future");
-        assert!(harness.is_active(&token).await, "{group}: and accepted at once");
+        assert_eq!(
+            decode(&token).1["iat"],
+            harness.clock.now(),
+            "{group}: not in the future"
+        );
+        assert!(
+            harness.is_active(&token).await,
+            "{group}: and accepted at once"
+        );
         harness.advance(1).await;
     }
 }
@@ -174,7 +227,9 @@ async fn token_waits_for_its_date() {
 async fn token_does_not_wait_for_ever() {
     let harness = Harness::new().await;
     harness.token().await;
-    harness.post_as("operator", "/revoke", "client=checkout").await;
+    harness
+        .post_as("operator", "/revoke", "client=checkout")
+        .await;
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
     let refused = harness.post_as("checkout", "/token", GRANT).await;
@@ -186,11 +241,25 @@ async fn token_does_not_wait_for_ever() {
 async fn leader_with_wrong_clock_gives_way() {
     let (before, ..) = with_entries().await;
     end(&before).await;
-    let ahead = Harness::at(before.database.clone(), config(), Arc::new(FixedClock::at(NOW + 90_000))).await;
+    let ahead = Harness::at(
+        before.database.clone(),
+        config(),
+        Arc::new(FixedClock::at(NOW + 90_000)),
+    )
+    .await;
     ahead.tick().await;
-    let right = Harness::at(before.database.clone(), config(), Arc::new(FixedClock::at(NOW + 90))).await;
+    let right = Harness::at(
+        before.database.clone(),
+        config(),
+        Arc::new(FixedClock::at(NOW + 90)),
+    )
+    .await;
     let active = right.active_kid();
     right.post_as("operator", "/admin/keys/rotate", "").await;
     right.tick().await;
-    assert_ne!(right.active_kid(), active, "nor do keys that it made hold up others");
+    assert_ne!(
+        right.active_kid(),
+        active,
+        "nor do keys that it made hold up others"
+    );
 }

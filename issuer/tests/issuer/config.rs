@@ -7,9 +7,10 @@ use crate::support::{ISSUER, yaml};
 
 fn mistakes(text: &str) -> Vec<(String, String)> {
     match from_yaml(text) {
-        Err(ConfigFileError::Mistakes(Mistakes(mistakes))) => {
-            mistakes.into_iter().map(|one| (one.path, one.message)).collect()
-        }
+        Err(ConfigFileError::Mistakes(Mistakes(mistakes))) => mistakes
+            .into_iter()
+            .map(|one| (one.path, one.message))
+            .collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -21,21 +22,44 @@ fn paths(text: &str) -> Vec<String> {
 #[test]
 fn nothing_written_means_safe_defaults() {
     let config = Config::default_settings();
-    assert_eq!((config.issuer.as_str(), config.listen.as_str()), ("http://127.0.0.1:8080", "127.0.0.1:8080"));
+    assert_eq!(
+        (config.issuer.as_str(), config.listen.as_str()),
+        ("http://127.0.0.1:8080", "127.0.0.1:8080")
+    );
     assert_eq!(config.admin_listen, "127.0.0.1:8081");
     assert_eq!((config.clients.len(), config.services.len()), (0, 0));
-    assert_eq!((config.keys.algorithm, config.tokens.lifetime_s), (Algorithm::EdDsa, 300));
+    assert_eq!(
+        (config.keys.algorithm, config.tokens.lifetime_s),
+        (Algorithm::EdDsa, 300)
+    );
     for empty in ["", "# only a comment\n", "{}", "null"] {
-        assert_eq!(format!("{:?}", from_yaml(empty).unwrap()), format!("{config:?}"), "{empty:?}");
+        assert_eq!(
+            format!("{:?}", from_yaml(empty).unwrap()),
+            format!("{config:?}"),
+            "{empty:?}"
+        );
     }
 }
 
 #[test]
 fn a_whole_configuration_is_read() {
     let config = from_yaml(&yaml()).unwrap();
-    assert_eq!((config.issuer.as_str(), config.clients.len(), config.services.len()), (ISSUER, 5, 2));
-    assert_eq!(config.service("stock").map(|service| service.lifetime_s), Some(60));
-    assert!(!format!("{config:?}").contains("sha256"), "hashes are not for logs");
+    assert_eq!(
+        (
+            config.issuer.as_str(),
+            config.clients.len(),
+            config.services.len()
+        ),
+        (ISSUER, 5, 2)
+    );
+    assert_eq!(
+        config.service("stock").map(|service| service.lifetime_s),
+        Some(60)
+    );
+    assert!(
+        !format!("{config:?}").contains("sha256"),
+        "hashes are not for logs"
+    );
 }
 
 #[test]
@@ -95,10 +119,15 @@ metrics: { listen: here }
         "bundle.notAfter",
     ];
     for path in expected {
-        assert!(found.iter().any(|found| found.starts_with(path)), "{path} is missing in {found:#?}");
+        assert!(
+            found.iter().any(|found| found.starts_with(path)),
+            "{path} is missing in {found:#?}"
+        );
     }
-    let unexpected: Vec<_> =
-        found.iter().filter(|found| !expected.iter().any(|path| found.starts_with(path))).collect();
+    let unexpected: Vec<_> = found
+        .iter()
+        .filter(|found| !expected.iter().any(|path| found.starts_with(path)))
+        .collect();
     // Without `issuer`, the address stands in for it, and that one is wrong too.
     assert_eq!(unexpected, ["issuer"]);
 }
@@ -140,17 +169,28 @@ fn issuer_identifiers_are_https_urls() {
     ] {
         assert!(!issuer(bad), "{bad}");
     }
-    assert_eq!(paths("listen: 0.0.0.0:8080"), ["issuer"], "who listens to the world must say what it is called");
+    assert_eq!(
+        paths("listen: 0.0.0.0:8080"),
+        ["issuer"],
+        "who listens to the world must say what it is called"
+    );
 }
 
 #[test]
 fn operators_have_a_port_of_their_own() {
     let admin = |text: &str| from_yaml(text).unwrap().admin_listen;
-    assert_eq!(admin("issuer: https://i.example\nlisten: 0.0.0.0:9000"), "127.0.0.1:9001", "nobody else's business");
+    assert_eq!(
+        admin("issuer: https://i.example\nlisten: 0.0.0.0:9000"),
+        "127.0.0.1:9001",
+        "nobody else's business"
+    );
     assert_eq!(admin("listen: 127.0.0.1:0"), "127.0.0.1:0");
     assert_eq!(admin("admin: { listen: '[::1]:7' }"), "[::1]:7");
     assert_eq!(paths("admin: { listen: 127.0.0.1:8080 }"), ["admin.listen"]);
-    assert_eq!(paths("admin: { listen: here, port: 1 }"), ["admin.port", "admin.listen"]);
+    assert_eq!(
+        paths("admin: { listen: here, port: 1 }"),
+        ["admin.port", "admin.listen"]
+    );
 }
 
 #[test]
@@ -169,8 +209,13 @@ fn listeners_do_not_take_each_others_address() {
     ] {
         let text = format!("issuer: {ISSUER}\nlisten: '{listen}'\nadmin: {{ listen: '{admin}' }}");
         assert_eq!(from_yaml(&text).is_err(), clash, "{text}");
-        let text = format!("issuer: {ISSUER}\nlisten: '{listen}'\nmetrics: {{ listen: '{admin}' }}");
-        assert_eq!(from_yaml(&text).is_err(), clash || admin.ends_with(":8081") && listen.ends_with(":8080"), "{text}");
+        let text =
+            format!("issuer: {ISSUER}\nlisten: '{listen}'\nmetrics: {{ listen: '{admin}' }}");
+        assert_eq!(
+            from_yaml(&text).is_err(),
+            clash || admin.ends_with(":8081") && listen.ends_with(":8080"),
+            "{text}"
+        );
     }
 }
 
@@ -191,7 +236,12 @@ fn postgres_urls_are_parsed() {
     }
     let message = &mistakes("database: \"postgres://u:hunter2@[::/db\"")[0].1;
     assert!(!message.contains("hunter2"), "{message}");
-    assert!(from_yaml("database: \"postgres://u:p@[::1]:5432,h2/db?sslmode=verify-full&sslrootcert=ca.crt\"").is_ok());
+    assert!(
+        from_yaml(
+            "database: \"postgres://u:p@[::1]:5432,h2/db?sslmode=verify-full&sslrootcert=ca.crt\""
+        )
+        .is_ok()
+    );
 }
 
 #[test]
@@ -199,14 +249,19 @@ fn keys_and_revocations_outlive_tokens_or_the_configuration_is_refused() {
     let text = "tokens: { maxLifetime: 24h }\nkeys: { rotateEvery: 1h }";
     assert_eq!(paths(text), ["keys.rotateEvery"], "old keys would pile up");
     assert!(from_yaml("tokens: { maxLifetime: 24h }\nkeys: { rotateEvery: never }").is_ok());
-    assert_eq!(paths("services: [ { audience: a, lifetime: 61m } ]"), ["services[0].lifetime"]);
+    assert_eq!(
+        paths("services: [ { audience: a, lifetime: 61m } ]"),
+        ["services[0].lifetime"]
+    );
     assert_eq!(paths("tokens: { lifetime: 2h }"), ["tokens.lifetime"]);
 }
 
 #[test]
 fn broken_yaml_is_located() {
     for text in ["a: [", "a: 1\na: 2", "a: b: c", "{"] {
-        let Err(ConfigFileError::Syntax(message)) = from_yaml(text) else { panic!("{text:?}") };
+        let Err(ConfigFileError::Syntax(message)) = from_yaml(text) else {
+            panic!("{text:?}")
+        };
         assert!(message.contains("line"), "{text:?}: {message}");
     }
     assert_eq!(paths("- 1"), [""]);
@@ -220,5 +275,11 @@ clients:
 - clientId: a
   auth: { jwks: { keys: [ { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, d: nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A } ] } }
 "#;
-    assert!(paths(text).iter().all(|path| path.starts_with("clients[0].auth.jwks")), "{:?}", mistakes(text));
+    assert!(
+        paths(text)
+            .iter()
+            .all(|path| path.starts_with("clients[0].auth.jwks")),
+        "{:?}",
+        mistakes(text)
+    );
 }

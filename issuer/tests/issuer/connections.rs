@@ -1,4 +1,5 @@
-//! Connections: what for, how long without a word, and how long for a body. On a server in this process.
+//! Connections: what for, how long without a word, and how long for a body. On a server in this
+//! process.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,21 +7,29 @@ use std::time::Duration;
 use meshseal_issuer::app;
 use meshseal_issuer::http::{Places, serve};
 use meshseal_issuer::store::Change;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::{Harness, basic};
 
 /// Serves with so many places until the test ends.
 async fn server(harness: &Harness, places: usize) -> SocketAddr {
-    serve_on(harness, TcpListener::bind("127.0.0.1:0").await.unwrap(), places)
+    serve_on(
+        harness,
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        places,
+    )
 }
 
 fn serve_on(harness: &Harness, listener: TcpListener, places: usize) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let site = app(harness.issuer.clone());
     let ending = harness.issuer.ending.clone();
-    tokio::spawn(async move { serve(listener, site, Places::new(places, 0), ending.cancelled()).await });
+    tokio::spawn(
+        async move { serve(listener, site, Places::new(places, 0), ending.cancelled()).await },
+    );
     address
 }
 
@@ -43,15 +52,31 @@ async fn a_flood_of_one_sort_leaves_places_for_the_other() {
         let mut held = Vec::new();
         for _ in 0..18 {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            assert!(ask(&mut stream, &get(flood)).await.starts_with("HTTP/1.1 200"));
+            assert!(
+                ask(&mut stream, &get(flood))
+                    .await
+                    .starts_with("HTTP/1.1 200")
+            );
             held.push(stream);
         }
         let mut stream = TcpStream::connect(address).await.unwrap();
         let refused = ask(&mut stream, &get(flood)).await.to_lowercase();
-        assert!(refused.starts_with("http/1.1 503") && refused.contains("\r\nconnection: close"), "{flood}: {refused}");
-        assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0, "and the place is free");
+        assert!(
+            refused.starts_with("http/1.1 503") && refused.contains("\r\nconnection: close"),
+            "{flood}: {refused}"
+        );
+        assert_eq!(
+            stream.read(&mut [0; 64]).await.unwrap_or(0),
+            0,
+            "and the place is free"
+        );
         let mut stream = TcpStream::connect(address).await.unwrap();
-        assert!(ask(&mut stream, &get(other)).await.starts_with("HTTP/1.1 200"), "{other}");
+        assert!(
+            ask(&mut stream, &get(other))
+                .await
+                .starts_with("HTTP/1.1 200"),
+            "{other}"
+        );
     }
 }
 
@@ -60,12 +85,20 @@ async fn who_says_nothing_is_cut_off_and_who_asked_once_is_not() {
     let address = server(&Harness::new().await, 16).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut polite = TcpStream::connect(address).await.unwrap();
-    assert!(ask(&mut polite, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
+    assert!(
+        ask(&mut polite, &get("/healthz"))
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(11)).await;
     tokio::time::resume();
     assert_eq!(silent.read(&mut [0; 64]).await.unwrap_or(0), 0);
-    assert!(ask(&mut polite, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
+    assert!(
+        ask(&mut polite, &get("/healthz"))
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
 }
 
 /// Silent connections hold no place that a request needs. The longest silent one goes first.
@@ -83,18 +116,41 @@ async fn silent_connections_give_way_to_requests() {
         let mut served = Vec::new();
         for path in ["/healthz", "/jwks", "/bundle"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            assert!(ask(&mut stream, &get(path)).await.starts_with("HTTP/1.1 200"), "{first_word:?} {path}");
+            assert!(
+                ask(&mut stream, &get(path))
+                    .await
+                    .starts_with("HTTP/1.1 200"),
+                "{first_word:?} {path}"
+            );
             served.push(stream);
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "{first_word:?}: before silence is over by itself");
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{first_word:?}: before silence is over by itself"
+        );
         for stream in &mut silent[..3] {
-            assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0, "{first_word:?}: the oldest went");
+            assert_eq!(
+                stream.read(&mut [0; 64]).await.unwrap_or(0),
+                0,
+                "{first_word:?}: the oldest went"
+            );
         }
-        let rest = if first_word.is_empty() { get("/jwks") } else { get("/jwks")[first_word.len()..].to_owned() };
-        assert!(ask(&mut silent[19], &rest).await.starts_with("HTTP/1.1 200"), "{first_word:?}: the newest stays");
+        let rest = if first_word.is_empty() {
+            get("/jwks")
+        } else {
+            get("/jwks")[first_word.len()..].to_owned()
+        };
+        assert!(
+            ask(&mut silent[19], &rest)
+                .await
+                .starts_with("HTTP/1.1 200"),
+            "{first_word:?}: the newest stays"
+        );
         for stream in &mut served {
             assert!(
-                ask(stream, &get("/healthz")).await.starts_with("HTTP/1.1 200"),
+                ask(stream, &get("/healthz"))
+                    .await
+                    .starts_with("HTTP/1.1 200"),
                 "{first_word:?}: a connection that asked stays"
             );
         }
@@ -125,7 +181,10 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
     let answer = ask(&mut stream, &head).await;
-    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("10 seconds"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("10 seconds"),
+        "{answer}"
+    );
     assert_eq!(begun.elapsed().as_secs(), 10);
 }
 
@@ -134,8 +193,14 @@ async fn answer(stream: &mut BufReader<impl AsyncRead + Unpin>) -> (String, Stri
     let (mut head, mut length) = (String::new(), 0);
     while !head.ends_with("\r\n\r\n") {
         let begun = head.len();
-        assert!(stream.read_line(&mut head).await.unwrap() > 0, "cut off after {head:?}");
-        if let Some(value) = head[begun..].to_lowercase().strip_prefix("content-length: ") {
+        assert!(
+            stream.read_line(&mut head).await.unwrap() > 0,
+            "cut off after {head:?}"
+        );
+        if let Some(value) = head[begun..]
+            .to_lowercase()
+            .strip_prefix("content-length: ")
+        {
             length = value.trim().parse().unwrap();
         }
     }
@@ -145,7 +210,9 @@ async fn answer(stream: &mut BufReader<impl AsyncRead + Unpin>) -> (String, Stri
 }
 
 fn poll(have: u64, more: &str) -> String {
-    format!("GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n{more}\r\n")
+    format!(
+        "GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n{more}\r\n"
+    )
 }
 
 async fn until_waiting(harness: &Harness, polls: u64) {
@@ -157,14 +224,26 @@ async fn until_waiting(harness: &Harness, polls: u64) {
 #[tokio::test]
 async fn a_connection_serves_on_after_a_poll_that_waited() {
     let harness = Harness::new().await;
-    let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+    let mut stream = BufReader::new(
+        TcpStream::connect(server(&harness, 16).await)
+            .await
+            .unwrap(),
+    );
     for _ in 0..3 {
         let have = harness.issuer.publisher.current().version();
         stream.write_all(poll(have, "").as_bytes()).await.unwrap();
         until_waiting(&harness, 1).await;
-        harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+        harness
+            .issuer
+            .publisher
+            .commit(&Change::default())
+            .await
+            .unwrap();
         let (head, body) = answer(&mut stream).await;
-        assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/jose"), "{head}");
+        assert!(
+            head.starts_with("HTTP/1.1 200") && head.contains("application/jose"),
+            "{head}"
+        );
         assert_eq!(body.split('.').count(), 3);
         stream.write_all(get("/healthz").as_bytes()).await.unwrap();
         assert!(answer(&mut stream).await.0.starts_with("HTTP/1.1 200"));
@@ -175,38 +254,66 @@ async fn a_connection_serves_on_after_a_poll_that_waited() {
 async fn what_is_sent_while_a_poll_waits_is_answered_after_it() {
     let harness = Harness::new().await;
     for at_once in [true, false] {
-        let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+        let mut stream = BufReader::new(
+            TcpStream::connect(server(&harness, 16).await)
+                .await
+                .unwrap(),
+        );
         let have = harness.issuer.publisher.current().version();
         let next = get("/healthz");
-        let first = if at_once { poll(have, "") + &next } else { poll(have, "") };
+        let first = if at_once {
+            poll(have, "") + &next
+        } else {
+            poll(have, "")
+        };
         stream.write_all(first.as_bytes()).await.unwrap();
         until_waiting(&harness, 1).await;
         if !at_once {
             stream.write_all(next.as_bytes()).await.unwrap();
         }
-        harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+        harness
+            .issuer
+            .publisher
+            .commit(&Change::default())
+            .await
+            .unwrap();
         assert!(answer(&mut stream).await.0.contains("application/jose"));
         assert!(!answer(&mut stream).await.0.contains("application/jose"));
     }
 }
 
-/// The connection is not taken back from under a request that came with the poll and is not answered yet.
+/// The connection is not taken back from under a request that came with the poll and is not
+/// answered yet.
 #[tokio::test]
 async fn a_request_that_is_not_whole_when_the_poll_is_answered_is_not_lost() {
     let harness = Harness::new().await;
-    let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+    let mut stream = BufReader::new(
+        TcpStream::connect(server(&harness, 16).await)
+            .await
+            .unwrap(),
+    );
     let have = harness.issuer.publisher.current().version();
     let form = "content-type: application/x-www-form-urlencoded\r\ncontent-length: 7";
-    let begun = poll(have, "") + &format!("POST /introspect HTTP/1.1\r\nhost: x\r\n{form}\r\n\r\ntok");
+    let begun =
+        poll(have, "") + &format!("POST /introspect HTTP/1.1\r\nhost: x\r\n{form}\r\n\r\ntok");
     stream.write_all(begun.as_bytes()).await.unwrap();
     until_waiting(&harness, 1).await;
-    harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+    harness
+        .issuer
+        .publisher
+        .commit(&Change::default())
+        .await
+        .unwrap();
     assert!(answer(&mut stream).await.0.contains("application/jose"));
     stream.write_all(b"en=x").await.unwrap();
-    assert!(answer(&mut stream).await.0.starts_with("HTTP/1.1 401"), "who may introspect has not been said");
+    assert!(
+        answer(&mut stream).await.0.starts_with("HTTP/1.1 401"),
+        "who may introspect has not been said"
+    );
 }
 
-/// A poll that comes while earlier answers are still on their way out must not take the connection from under them.
+/// A poll that comes while earlier answers are still on their way out must not take the connection
+/// from under them.
 #[tokio::test]
 async fn a_poll_behind_unread_answers_loses_none_of_them() {
     const ANSWERS: usize = 50;
@@ -223,7 +330,8 @@ async fn a_poll_behind_unread_answers_loses_none_of_them() {
     let (read, mut write) = small().connect(address).await.unwrap().into_split();
     let have = harness.issuer.publisher.current().version();
     // With a body that nobody reads, hyper goes on to the next head before the answer has left.
-    let metadata = "GET /.well-known/openid-configuration HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx";
+    let metadata =
+        "GET /.well-known/openid-configuration HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx";
     let requests = metadata.repeat(ANSWERS) + &poll(have, "");
     let writing = tokio::spawn(async move {
         write.write_all(requests.as_bytes()).await.unwrap();
@@ -232,10 +340,18 @@ async fn a_poll_behind_unread_answers_loses_none_of_them() {
     let mut stream = BufReader::with_capacity(64, read);
     for _ in 0..ANSWERS {
         let (head, body) = answer(&mut stream).await;
-        assert!(head.starts_with("HTTP/1.1 200") && body.ends_with('}'), "{head}{body}");
+        assert!(
+            head.starts_with("HTTP/1.1 200") && body.ends_with('}'),
+            "{head}{body}"
+        );
     }
     until_waiting(&harness, 1).await;
-    harness.issuer.publisher.commit(&Change::default()).await.unwrap();
+    harness
+        .issuer
+        .publisher
+        .commit(&Change::default())
+        .await
+        .unwrap();
     assert!(answer(&mut stream).await.0.contains("application/jose"));
     drop(writing);
 }
@@ -243,31 +359,57 @@ async fn a_poll_behind_unread_answers_loses_none_of_them() {
 #[tokio::test]
 async fn a_proxy_that_goes_while_it_waits_is_not_waited_for() {
     let harness = Harness::new().await;
-    let mut stream = TcpStream::connect(server(&harness, 16).await).await.unwrap();
+    let mut stream = TcpStream::connect(server(&harness, 16).await)
+        .await
+        .unwrap();
     let have = harness.issuer.publisher.current().version();
     stream.write_all(poll(have, "").as_bytes()).await.unwrap();
     until_waiting(&harness, 1).await;
     drop(stream);
     let soon = Duration::from_secs(10);
-    tokio::time::timeout(soon, until_waiting(&harness, 0)).await.expect("long before the poll is over");
+    tokio::time::timeout(soon, until_waiting(&harness, 0))
+        .await
+        .expect("long before the poll is over");
 }
 
 #[tokio::test]
 async fn who_wants_the_connection_closed_has_it_closed() {
     let harness = Harness::new().await;
-    let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+    let mut stream = BufReader::new(
+        TcpStream::connect(server(&harness, 16).await)
+            .await
+            .unwrap(),
+    );
     let have = harness.issuer.publisher.current().version();
-    stream.write_all(poll(have, "connection: close\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(poll(have, "connection: close\r\n").as_bytes())
+        .await
+        .unwrap();
     until_waiting(&harness, 1).await;
-    harness.issuer.publisher.commit(&Change::default()).await.unwrap();
-    assert!(answer(&mut stream).await.0.to_lowercase().contains("connection: close"));
+    harness
+        .issuer
+        .publisher
+        .commit(&Change::default())
+        .await
+        .unwrap();
+    assert!(
+        answer(&mut stream)
+            .await
+            .0
+            .to_lowercase()
+            .contains("connection: close")
+    );
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn the_end_answers_a_poll_and_closes_its_connection() {
     let harness = Harness::new().await;
-    let mut stream = BufReader::new(TcpStream::connect(server(&harness, 16).await).await.unwrap());
+    let mut stream = BufReader::new(
+        TcpStream::connect(server(&harness, 16).await)
+            .await
+            .unwrap(),
+    );
     let have = harness.issuer.publisher.current().version();
     stream.write_all(poll(have, "").as_bytes()).await.unwrap();
     until_waiting(&harness, 1).await;
@@ -282,13 +424,20 @@ async fn the_end_closes_connections_that_idle() {
     let address = server(&harness, 16).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut polite = TcpStream::connect(address).await.unwrap();
-    assert!(ask(&mut polite, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
+    assert!(
+        ask(&mut polite, &get("/healthz"))
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     let begun = tokio::time::Instant::now();
     harness.issuer.ending.cancel();
     for stream in [&mut silent, &mut polite] {
         assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
     }
-    assert!(begun.elapsed() < Duration::from_secs(4), "before the end's own patience is over");
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "before the end's own patience is over"
+    );
 }
 
 /// Opens connections whose peers ask for more than fits into the sockets, and read nothing.
@@ -299,7 +448,11 @@ async fn deaf(address: SocketAddr, connections: usize) -> Vec<TcpStream> {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(2048).unwrap();
         let mut stream = socket.connect(address).await.unwrap();
-        let _full = tokio::time::timeout(Duration::from_millis(300), stream.write_all(requests.as_bytes())).await;
+        let _full = tokio::time::timeout(
+            Duration::from_millis(300),
+            stream.write_all(requests.as_bytes()),
+        )
+        .await;
         held.push(stream);
     }
     held
@@ -310,11 +463,20 @@ async fn peer_that_does_not_read_is_cut_off() {
     let address = server(&Harness::new().await, 16).await;
     let held = deaf(address, 15).await;
     let mut other = TcpStream::connect(address).await.unwrap();
-    assert!(ask(&mut other, &get("/jwks")).await.starts_with("HTTP/1.1 503"), "all are taken");
+    assert!(
+        ask(&mut other, &get("/jwks"))
+            .await
+            .starts_with("HTTP/1.1 503"),
+        "all are taken"
+    );
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(21)).await;
     tokio::time::resume();
     let mut other = TcpStream::connect(address).await.unwrap();
-    assert!(ask(&mut other, &get("/jwks")).await.starts_with("HTTP/1.1 200"));
+    assert!(
+        ask(&mut other, &get("/jwks"))
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     drop(held);
 }

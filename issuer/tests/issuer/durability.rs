@@ -24,12 +24,20 @@ impl SmallDisk {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={kilobytes}k");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "meshseal-test"]).arg(folder.path());
+        mount
+            .args(["-t", "tmpfs", "-o", &size, "meshseal-test"])
+            .arg(folder.path());
         if mount.output().is_ok_and(|output| output.status.success()) {
             return Some(Self { folder });
         }
-        assert!(std::env::var("CI").is_err(), "a small tmpfs cannot be mounted, and CI must run its tests (as root)");
-        let _ = writeln!(std::io::stderr(), "SKIPPED: a small tmpfs cannot be mounted; run this test as root");
+        assert!(
+            std::env::var("CI").is_err(),
+            "a small tmpfs cannot be mounted, and CI must run its tests (as root)"
+        );
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: a small tmpfs cannot be mounted; run this test as root"
+        );
         None
     }
 
@@ -41,7 +49,14 @@ impl SmallDisk {
     async fn remount(&self, how: &str) {
         for _ in 0..100 {
             let mut mount = Command::new("mount");
-            if mount.args(["-o", &format!("remount,{how}")]).arg(self.path()).output().unwrap().status.success() {
+            if mount
+                .args(["-o", &format!("remount,{how}")])
+                .arg(self.path())
+                .output()
+                .unwrap()
+                .status
+                .success()
+            {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -68,22 +83,43 @@ fn subject(number: u32) -> String {
     format!("subject-{number:0>200}")
 }
 
-async fn revoke(store: &Arc<dyn Store>, number: u32) -> Result<u64, meshseal_issuer::store::StoreError> {
-    let record = EpochRecord { kind: EpochKind::Subject, name: subject(number), before: NOW, expires_at: NOW + 1_000 };
-    store.commit(&Change { epochs: vec![record], ..Change::default() }, NOW * 1_000).await
+async fn revoke(
+    store: &Arc<dyn Store>,
+    number: u32,
+) -> Result<u64, meshseal_issuer::store::StoreError> {
+    let record = EpochRecord {
+        kind: EpochKind::Subject,
+        name: subject(number),
+        before: NOW,
+        expires_at: NOW + 1_000,
+    };
+    store
+        .commit(
+            &Change {
+                epochs: vec![record],
+                ..Change::default()
+            },
+            NOW * 1_000,
+        )
+        .await
 }
 
 /// Subjects that another connection finds in the file.
 async fn kept(path: &Path) -> Vec<String> {
     let url = format!("sqlite://{}?mode=ro", path.display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
-    let rows = sqlx::query("SELECT name FROM meshseal_epochs ORDER BY name").fetch_all(&mut connection).await.unwrap();
+    let rows = sqlx::query("SELECT name FROM meshseal_epochs ORDER BY name")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keeps_revocations_after_a_full_disk() {
-    let Some(disk) = SmallDisk::mount(16_384) else { return };
+    let Some(disk) = SmallDisk::mount(16_384) else {
+        return;
+    };
     let path = disk.path().join("meshseal.db");
     let store = unlocked(open(&Location::Sqlite(path.clone())).await.unwrap()).await;
     let mut acknowledged = Vec::new();
@@ -98,7 +134,10 @@ async fn keeps_revocations_after_a_full_disk() {
             }
             number += 1;
         };
-        assert!(refused.to_string().contains("full"), "round {round}: {refused}");
+        assert!(
+            refused.to_string().contains("full"),
+            "round {round}: {refused}"
+        );
         std::fs::remove_file(ballast).unwrap();
         for _ in 0..64 {
             number += 1;
@@ -111,41 +150,81 @@ async fn keeps_revocations_after_a_full_disk() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disk_stops_revocation_alone() {
-    let Some(disk) = SmallDisk::mount(16_384) else { return };
+    let Some(disk) = SmallDisk::mount(16_384) else {
+        return;
+    };
     let database = Database::at(Location::Sqlite(disk.path().join("meshseal.db")));
     let harness = Harness::on(database, config()).await;
     harness.tick().await;
     let ballast = disk.fill();
-    let mut refused = harness.post_as("operator", "/revoke", &format!("subject={}&wait=0", subject(0))).await;
+    let mut refused = harness
+        .post_as(
+            "operator",
+            "/revoke",
+            &format!("subject={}&wait=0", subject(0)),
+        )
+        .await;
     for number in 1..200 {
         if refused.status == 503 {
             break;
         }
-        refused = harness.post_as("operator", "/revoke", &format!("subject={}&wait=0", subject(number))).await;
+        refused = harness
+            .post_as(
+                "operator",
+                "/revoke",
+                &format!("subject={}&wait=0", subject(number)),
+            )
+            .await;
     }
     assert!(refused.text.contains("is full"), "{}", refused.text);
     let token = harness.token().await;
     assert!(harness.is_active(&token).await, "leased indices last");
     let lost = harness.get("/readyz").await;
     assert_eq!(lost.status, 503);
-    for (capability, ready) in
-        [("keys", true), ("bundle", true), ("mint", true), ("introspect", true), ("revoke", false)]
-    {
-        assert_eq!(lost.json()["capabilities"][capability]["ready"], ready, "{capability}: {}", lost.text);
+    for (capability, ready) in [
+        ("keys", true),
+        ("bundle", true),
+        ("mint", true),
+        ("introspect", true),
+        ("revoke", false),
+    ] {
+        assert_eq!(
+            lost.json()["capabilities"][capability]["ready"],
+            ready,
+            "{capability}: {}",
+            lost.text
+        );
     }
-    assert!(lost.json()["detail"].as_str().unwrap().starts_with("database: full"), "{}", lost.text);
+    assert!(
+        lost.json()["detail"]
+            .as_str()
+            .unwrap()
+            .starts_with("database: full"),
+        "{}",
+        lost.text
+    );
     let metrics = harness.get("/metrics").await.text;
-    assert!(metrics.contains("meshseal_database_writable 0\n"), "{metrics}");
-    assert!(!metrics.contains("meshseal_database_errors_total{reason=\"full\"} 0\n"), "{metrics}");
+    assert!(
+        metrics.contains("meshseal_database_writable 0\n"),
+        "{metrics}"
+    );
+    assert!(
+        !metrics.contains("meshseal_database_errors_total{reason=\"full\"} 0\n"),
+        "{metrics}"
+    );
     std::fs::remove_file(ballast).unwrap();
-    let again = harness.post_as("operator", "/revoke", "subject=someone&wait=0").await;
+    let again = harness
+        .post_as("operator", "/revoke", "subject=someone&wait=0")
+        .await;
     assert_eq!(again.status, 200, "{}", again.text);
     assert_eq!(harness.get("/readyz").await.status, 200);
 }
 
 #[tokio::test]
 async fn start_names_what_is_wrong_with_file() {
-    let Some(disk) = SmallDisk::mount(16_384) else { return };
+    let Some(disk) = SmallDisk::mount(16_384) else {
+        return;
+    };
     let location = Location::Sqlite(disk.path().join("meshseal.db"));
     let told = |expected: [&'static str; 2]| {
         let location = location.clone();
@@ -158,9 +237,15 @@ async fn start_names_what_is_wrong_with_file() {
     told(["full", "free disk space"]).await;
     std::fs::remove_file(ballast).unwrap();
     drop(open(&location).await.unwrap());
-    let mut other =
-        SqliteConnection::connect(&format!("sqlite://{}", disk.path().join("meshseal.db").display())).await.unwrap();
-    sqlx::Executor::execute(&mut other, "BEGIN IMMEDIATE").await.unwrap();
+    let mut other = SqliteConnection::connect(&format!(
+        "sqlite://{}",
+        disk.path().join("meshseal.db").display()
+    ))
+    .await
+    .unwrap();
+    sqlx::Executor::execute(&mut other, "BEGIN IMMEDIATE")
+        .await
+        .unwrap();
     told(["locked", "end the other process"]).await;
     other.close().await.unwrap();
     disk.remount("ro").await;

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshseal_issuer::clock::FixedClock;
-use meshseal_issuer::store::{Change, Location, Reason, Store, StoreError, migrate, open, open_for};
+use meshseal_issuer::store::{
+    Change, Location, Reason, Store, StoreError, migrate, open, open_for,
+};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 use tempfile::TempDir;
@@ -21,7 +23,10 @@ use crate::support::{Harness, NOW, config, decode};
 async fn sql(url: &str, statement: &str) {
     let options: PgConnectOptions = url.parse().unwrap();
     let mut connection = options.application_name(QUESTION).connect().await.unwrap();
-    connection.execute(AssertSqlSafe(statement.to_owned())).await.unwrap();
+    connection
+        .execute(AssertSqlSafe(statement.to_owned()))
+        .await
+        .unwrap();
 }
 
 /// Name of the tests' own connections, each of which ends a moment after its answer.
@@ -34,7 +39,9 @@ async fn texts(url: &str, statement: &str) -> Vec<String> {
 async fn ask(url: &str, statement: &str) -> Result<Vec<String>, sqlx::Error> {
     let options: PgConnectOptions = url.parse()?;
     let mut connection = options.application_name(QUESTION).connect().await?;
-    let rows = connection.fetch_all(AssertSqlSafe(statement.to_owned())).await?;
+    let rows = connection
+        .fetch_all(AssertSqlSafe(statement.to_owned()))
+        .await?;
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
@@ -53,7 +60,12 @@ async fn until(url: &str, statement: &str, expected: &str) {
 }
 
 async fn replayed(standby: &str, version: u64) {
-    until(standby, "SELECT version::text FROM meshseal_state", &version.to_string()).await;
+    until(
+        standby,
+        "SELECT version::text FROM meshseal_state",
+        &version.to_string(),
+    )
+    .await;
 }
 
 /// One address in front of servers that change, as a proxy or a service address is.
@@ -80,7 +92,11 @@ impl Forwarder {
                 });
             }
         });
-        Self { folder, target, connections }
+        Self {
+            folder,
+            target,
+            connections,
+        }
     }
 
     fn point_at(&self, server: &Path) {
@@ -97,21 +113,33 @@ fn socket(folder: &Path) -> PathBuf {
 }
 
 fn url(folder: &Path, database: &str) -> String {
-    format!("postgres://meshseal@localhost/{database}?host={}", folder.display())
+    format!(
+        "postgres://meshseal@localhost/{database}?host={}",
+        folder.display()
+    )
 }
 
 /// A primary with a database of one test, and its standby.
 async fn pair() -> Option<(PostgresServer, PostgresServer, String)> {
     let primary = PostgresServer::start()?;
     let database = primary.new_database().await;
-    let name = database.split_once("localhost/").unwrap().1.split('?').next().unwrap().to_owned();
+    let name = database
+        .split_once("localhost/")
+        .unwrap()
+        .1
+        .split('?')
+        .next()
+        .unwrap()
+        .to_owned();
     let standby = primary.standby().await;
     Some((primary, standby, name))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaves_standby_and_extends_nothing() {
-    let Some((primary, standby, name)) = pair().await else { return };
+    let Some((primary, standby, name)) = pair().await else {
+        return;
+    };
     let forwarder = Forwarder::start(primary.folder());
     let at = |folder: &Path| Database::at(Location::Postgres(url(folder, &name)));
     let clock = || Arc::new(FixedClock::at(NOW));
@@ -124,22 +152,53 @@ async fn leaves_standby_and_extends_nothing() {
     let standby_url = url(standby.folder(), &name);
     replayed(&standby_url, other.version()).await;
     sql(&standby_url, "SELECT pg_wal_replay_pause()").await;
-    until(&standby_url, "SELECT pg_get_wal_replay_pause_state()", "paused").await;
+    until(
+        &standby_url,
+        "SELECT pg_get_wal_replay_pause_state()",
+        "paused",
+    )
+    .await;
     forwarder.point_at(standby.folder());
     forwarder.cut();
 
-    assert_eq!(one.post_as("checkout", "/revoke", &format!("token={token}")).await.status, 200);
-    let Err(StoreError::Unavailable(outage)) = other.issuer.publisher.refresh().await else { panic!("a standby") };
+    assert_eq!(
+        one.post_as("checkout", "/revoke", &format!("token={token}"))
+            .await
+            .status,
+        200
+    );
+    let Err(StoreError::Unavailable(outage)) = other.issuer.publisher.refresh().await else {
+        panic!("a standby")
+    };
     assert_eq!(outage.reason, Reason::ReadOnly, "{outage}");
     other.clock.advance(10);
     let ready = other.get("/readyz").await;
-    assert_eq!((ready.status.as_u16(), ready.text.contains("database: read-only")), (503, true), "{}", ready.text);
+    assert_eq!(
+        (
+            ready.status.as_u16(),
+            ready.text.contains("database: read-only")
+        ),
+        (503, true),
+        "{}",
+        ready.text
+    );
     for path in ["/introspect", "/revoke"] {
-        assert_eq!(other.post_as("checkout", path, &format!("token={token}")).await.status, 503, "{path}");
+        assert_eq!(
+            other
+                .post_as("checkout", path, &format!("token={token}"))
+                .await
+                .status,
+            503,
+            "{path}"
+        );
     }
     assert_eq!(other.get("/bundle").await.status, 503);
     let held = other.poll(1, Some(other.version())).await;
-    assert_eq!(decode(&held.text).1["exp"], decode(&before.text).1["exp"], "a bundle was extended");
+    assert_eq!(
+        decode(&held.text).1["exp"],
+        decode(&before.text).1["exp"],
+        "a bundle was extended"
+    );
     assert_eq!(other.get("/jwks").await.status, 200);
     assert_eq!(other.get("/readyz/keys").await.status, 200);
 
@@ -149,43 +208,82 @@ async fn leaves_standby_and_extends_nothing() {
     assert_eq!(other.get("/readyz").await.status, 200);
     assert!(!other.is_active(&token).await);
     let again = other.token().await;
-    assert_eq!(other.post_as("checkout", "/revoke", &format!("token={again}")).await.status, 200);
+    assert_eq!(
+        other
+            .post_as("checkout", "/revoke", &format!("token={again}"))
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn finds_promoted_standby_among_hosts() {
-    let Some((mut primary, standby, name)) = pair().await else { return };
-    let hosts = format!("{},{}", standby.folder().display(), primary.folder().display());
-    let listed = format!("postgres://meshseal@localhost/{name}?host={hosts}&target_session_attrs=read-write");
+    let Some((mut primary, standby, name)) = pair().await else {
+        return;
+    };
+    let hosts = format!(
+        "{},{}",
+        standby.folder().display(),
+        primary.folder().display()
+    );
+    let listed = format!(
+        "postgres://meshseal@localhost/{name}?host={hosts}&target_session_attrs=read-write"
+    );
     let store = unlocked(open(&Location::parse(&listed).unwrap()).await.unwrap()).await;
     let version = store.commit(&Change::default(), NOW * 1_000).await.unwrap();
     let standby_url = url(standby.folder(), &name);
     replayed(&standby_url, version).await;
     primary.stop();
-    let Err(StoreError::Unavailable(_)) = store.commit(&Change::default(), NOW * 1_000).await else {
+    let Err(StoreError::Unavailable(_)) = store.commit(&Change::default(), NOW * 1_000).await
+    else {
         panic!("no server is writable")
     };
     sql(&standby_url, "SELECT pg_promote()").await;
     let next = store.commit(&Change::default(), NOW * 1_000).await.unwrap();
     assert!(next > version);
-    assert_eq!(texts(&standby_url, "SELECT version::text FROM meshseal_state").await, [next.to_string()]);
+    assert_eq!(
+        texts(&standby_url, "SELECT version::text FROM meshseal_state").await,
+        [next.to_string()]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_read_only_database_as_away() {
-    let Some((database, url)) = postgres().await else { return };
+    let Some((database, url)) = postgres().await else {
+        return;
+    };
     let store = database.open().await;
     store.head().await.unwrap();
-    let name = url.split_once("localhost/").unwrap().1.split('?').next().unwrap();
+    let name = url
+        .split_once("localhost/")
+        .unwrap()
+        .1
+        .split('?')
+        .next()
+        .unwrap();
     let others = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity \
                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    sql(&url, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    sql(
+        &url,
+        &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"),
+    )
+    .await;
     texts(&url, others).await;
-    let Err(StoreError::Unavailable(outage)) = store.head().await else { panic!("read-only") };
+    let Err(StoreError::Unavailable(outage)) = store.head().await else {
+        panic!("read-only")
+    };
     assert_eq!(outage.reason, Reason::ReadOnly);
-    assert_eq!(store.health().read.map(|outage| outage.reason), Some(Reason::ReadOnly));
+    assert_eq!(
+        store.health().read.map(|outage| outage.reason),
+        Some(Reason::ReadOnly)
+    );
     let elsewhere = url.replace(&format!("/{name}?"), "/postgres?");
-    sql(&elsewhere, &format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
+    sql(
+        &elsewhere,
+        &format!("ALTER DATABASE {name} RESET default_transaction_read_only"),
+    )
+    .await;
     store.head().await.unwrap();
     assert_eq!(store.health().read, None);
 }
@@ -193,7 +291,9 @@ async fn counts_read_only_database_as_away() {
 /// A database on the tests' server, and its URL.
 async fn postgres() -> Option<(Arc<Database>, String)> {
     let database = Database::postgres().await?;
-    let Location::Postgres(url) = database.location.clone() else { return None };
+    let Location::Postgres(url) = database.location.clone() else {
+        return None;
+    };
     Some((database, url))
 }
 
@@ -204,7 +304,9 @@ const BACKENDS: &str = "SELECT pid::text FROM pg_stat_activity
 /// A server can turn read-only inside a transaction that began before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closes_connection_whose_write_is_refused() {
-    let Some((database, url)) = postgres().await else { return };
+    let Some((database, url)) = postgres().await else {
+        return;
+    };
     let store = database.open().await;
     store.head().await.unwrap();
     // The INSERT fails with 25006, the code of a standby.
@@ -214,7 +316,8 @@ async fn closes_connection_whose_write_is_refused() {
         CREATE TRIGGER refuse BEFORE UPDATE ON meshseal_state FOR EACH ROW EXECUTE FUNCTION refuse();";
     sql(&url, refuse).await;
     let before = texts(&url, BACKENDS).await.join(", ");
-    let Err(StoreError::Unavailable(outage)) = store.commit(&Change::default(), NOW * 1_000).await else {
+    let Err(StoreError::Unavailable(outage)) = store.commit(&Change::default(), NOW * 1_000).await
+    else {
         panic!("read-only")
     };
     assert_eq!(outage.reason, Reason::ReadOnly, "{outage}");
@@ -226,8 +329,13 @@ async fn closes_connection_whose_write_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replaces_connections_after_their_lifetime() {
-    let Some((database, url)) = postgres().await else { return };
-    for (life, stays) in [(Duration::from_secs(600), true), (Duration::from_millis(1), false)] {
+    let Some((database, url)) = postgres().await else {
+        return;
+    };
+    for (life, stays) in [
+        (Duration::from_secs(600), true),
+        (Duration::from_millis(1), false),
+    ] {
         let store = unlocked(open_for(&database.location, life).await.unwrap()).await;
         store.head().await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -245,23 +353,46 @@ async fn replaces_connections_after_their_lifetime() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_durably_whatever_the_default() {
-    let Some((database, url)) = postgres().await else { return };
+    let Some((database, url)) = postgres().await else {
+        return;
+    };
     drop(database.open().await);
-    let name = url.split_once("localhost/").unwrap().1.split('?').next().unwrap();
+    let name = url
+        .split_once("localhost/")
+        .unwrap()
+        .1
+        .split('?')
+        .next()
+        .unwrap();
     let note = "CREATE TABLE seen (setting text);
         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN INSERT INTO seen VALUES (current_setting(''synchronous_commit'')); RETURN NEW; END';
         CREATE TRIGGER note BEFORE UPDATE ON meshseal_state FOR EACH ROW EXECUTE FUNCTION note();";
-    sql(&url, &format!("{note} ALTER DATABASE {name} SET synchronous_commit = off")).await;
+    sql(
+        &url,
+        &format!("{note} ALTER DATABASE {name} SET synchronous_commit = off"),
+    )
+    .await;
     let store = database.open().await;
     store.commit(&Change::default(), NOW * 1_000).await.unwrap();
-    assert_eq!(texts(&url, "SELECT DISTINCT setting FROM seen").await, ["on"]);
+    assert_eq!(
+        texts(&url, "SELECT DISTINCT setting FROM seen").await,
+        ["on"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serves_without_rights_on_tables_definitions() {
-    let Some((database, url)) = postgres().await else { return };
-    let name = url.split_once("localhost/").unwrap().1.split('?').next().unwrap();
+    let Some((database, url)) = postgres().await else {
+        return;
+    };
+    let name = url
+        .split_once("localhost/")
+        .unwrap()
+        .1
+        .split('?')
+        .next()
+        .unwrap();
     let role = format!("app_{name}");
     sql(&url, &format!("CREATE ROLE {role} LOGIN")).await;
     let location = Location::parse(&url.replace("meshseal@", &format!("{role}@"))).unwrap();
@@ -275,7 +406,13 @@ async fn serves_without_rights_on_tables_definitions() {
         let harness = Harness::on(Database::at(location.clone()), config()).await;
         harness.tick().await;
         let token = harness.token().await;
-        assert_eq!(harness.post_as("checkout", "/revoke", &format!("token={token}")).await.status, 200);
+        assert_eq!(
+            harness
+                .post_as("checkout", "/revoke", &format!("token={token}"))
+                .await
+                .status,
+            200
+        );
     }
 }
 
@@ -289,13 +426,25 @@ impl PgBouncer {
     /// Returns `None`, and says so, where PgBouncer is not installed. Where CI is set, that is an
     /// error.
     fn start(server: &Path, settings: &str) -> Option<Self> {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].iter().find(|path| Path::new(path).is_file());
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
+            .iter()
+            .find(|path| Path::new(path).is_file());
         let Some(program) = program else {
-            assert!(std::env::var("CI").is_err(), "pgbouncer is missing, and CI must run its tests");
-            std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: pgbouncer is not installed\n").unwrap();
+            assert!(
+                std::env::var("CI").is_err(),
+                "pgbouncer is missing, and CI must run its tests"
+            );
+            std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"SKIPPED: pgbouncer is not installed\n",
+            )
+            .unwrap();
             return None;
         };
-        let folder = tempfile::Builder::new().prefix("meshseal-pgb").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("meshseal-pgb")
+            .tempdir()
+            .unwrap();
         let path = folder.path().display();
         let ini = format!(
             "[databases]\n* = host={}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {path}\nlisten_port = 5432\n\
@@ -303,13 +452,21 @@ impl PgBouncer {
             server.display()
         );
         // `auth_type = any` takes the user from the connection string.
-        let ini =
-            ini.replace(&format!("host={}", server.display()), &format!("host={} user=meshseal", server.display()));
+        let ini = ini.replace(
+            &format!("host={}", server.display()),
+            &format!("host={} user=meshseal", server.display()),
+        );
         std::fs::write(folder.path().join("pgbouncer.ini"), ini).unwrap();
-        let script =
-            r#""$0" "$1/pgbouncer.ini" >"$1/out" 2>&1 & server=$!; read -r word; kill -INT $server; wait $server"#;
+        let script = r#""$0" "$1/pgbouncer.ini" >"$1/out" 2>&1 & server=$!; read -r word; kill -INT $server; wait $server"#;
         let mut shell: Command = crate::support::database::as_user(&folder, "sh".into());
-        let shell = shell.arg("-c").arg(script).arg(program).arg(folder.path()).stdin(Stdio::piped()).spawn().unwrap();
+        let shell = shell
+            .arg("-c")
+            .arg(script)
+            .arg(program)
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         Some(Self { folder, shell })
     }
 
@@ -323,7 +480,10 @@ impl PgBouncer {
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
-        panic!("PgBouncer did not start: {:?}", std::fs::read_to_string(self.folder.path().join("log")));
+        panic!(
+            "PgBouncer did not start: {:?}",
+            std::fs::read_to_string(self.folder.path().join("log"))
+        );
     }
 }
 
@@ -336,18 +496,37 @@ impl Drop for PgBouncer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn works_behind_pgbouncer_in_transaction_mode() {
-    let Some(server) = PostgresServer::start() else { return };
-    let database = server.new_database().await;
-    let name = database.split_once("localhost/").unwrap().1.split('?').next().unwrap().to_owned();
-    let Some(bouncer) = PgBouncer::start(server.folder(), "ignore_startup_parameters = extra_float_digits") else {
+    let Some(server) = PostgresServer::start() else {
         return;
     };
-    let (one, other) = (bouncer.open(&name).await.unwrap(), bouncer.open(&name).await.unwrap());
+    let database = server.new_database().await;
+    let name = database
+        .split_once("localhost/")
+        .unwrap()
+        .1
+        .split('?')
+        .next()
+        .unwrap()
+        .to_owned();
+    let Some(bouncer) = PgBouncer::start(
+        server.folder(),
+        "ignore_startup_parameters = extra_float_digits",
+    ) else {
+        return;
+    };
+    let (one, other) = (
+        bouncer.open(&name).await.unwrap(),
+        bouncer.open(&name).await.unwrap(),
+    );
     // More transactions at a time than server connections, so that each connection sees statements
     // of all.
     let mut tasks = JoinSet::new();
     for task in 0..12_u64 {
-        let store = if task % 2 == 0 { one.clone() } else { other.clone() };
+        let store = if task % 2 == 0 {
+            one.clone()
+        } else {
+            other.clone()
+        };
         tasks.spawn(async move {
             for _ in 0..10 {
                 let lease = store.lease_indices(2, 0).await.unwrap();
@@ -366,9 +545,18 @@ async fn works_behind_pgbouncer_in_transaction_mode() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_pgbouncer_that_refuses_connections() {
-    let Some(server) = PostgresServer::start() else { return };
+    let Some(server) = PostgresServer::start() else {
+        return;
+    };
     server.connect().await;
-    let Some(bouncer) = PgBouncer::start(server.folder(), "") else { return };
-    let Err(refused) = bouncer.open("postgres").await else { panic!("PgBouncer knows extra_float_digits") };
-    assert!(refused.contains("PgBouncer") && refused.contains("ignore_startup_parameters"), "{refused}");
+    let Some(bouncer) = PgBouncer::start(server.folder(), "") else {
+        return;
+    };
+    let Err(refused) = bouncer.open("postgres").await else {
+        panic!("PgBouncer knows extra_float_digits")
+    };
+    assert!(
+        refused.contains("PgBouncer") && refused.contains("ignore_startup_parameters"),
+        "{refused}"
+    );
 }

@@ -1,4 +1,5 @@
-//! A database that loses state: a restored backup, or a failover to a standby that lagged (ADR 0019).
+//! A database that loses state: a restored backup, or a failover to a standby that lagged (ADR
+//! 0019).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -32,7 +33,11 @@ const TABLES: [&str; 5] = ["state", "keys", "revoked", "epochs", "workers"];
 
 async fn back_up(database: &Database) {
     for table in TABLES {
-        database.execute(&format!("CREATE TABLE backup_{table} AS SELECT * FROM meshseal_{table}")).await;
+        database
+            .execute(&format!(
+                "CREATE TABLE backup_{table} AS SELECT * FROM meshseal_{table}"
+            ))
+            .await;
     }
 }
 
@@ -40,11 +45,19 @@ async fn restore(database: &Database) {
     let statements = TABLES.map(|table| {
         format!("DELETE FROM meshseal_{table}; INSERT INTO meshseal_{table} SELECT * FROM backup_{table};")
     });
-    database.execute(&format!("BEGIN; {} COMMIT", statements.concat())).await;
+    database
+        .execute(&format!("BEGIN; {} COMMIT", statements.concat()))
+        .await;
 }
 
 async fn revoke(harness: &Harness, token: &str) {
-    assert_eq!(harness.post_as("checkout", "/revoke", &format!("token={token}")).await.status, 200);
+    assert_eq!(
+        harness
+            .post_as("checkout", "/revoke", &format!("token={token}"))
+            .await
+            .status,
+        200
+    );
 }
 
 fn index(token: &str) -> u64 {
@@ -57,10 +70,19 @@ fn delta(bundle: &str) -> Value {
 
 async fn restores_revocations_that_the_database_lost(database: Arc<Database>) {
     let harness = Harness::on(database.clone(), config()).await;
-    let (token, of_stock) = (harness.token().await, harness.token_for("stock", "resource=orders").await);
+    let (token, of_stock) = (
+        harness.token().await,
+        harness.token_for("stock", "resource=orders").await,
+    );
     back_up(&database).await;
     revoke(&harness, &token).await;
-    assert_eq!(harness.post_as("operator", "/revoke", "client=stock").await.status, 200);
+    assert_eq!(
+        harness
+            .post_as("operator", "/revoke", "client=stock")
+            .await
+            .status,
+        200
+    );
     let mut proxy = Proxy::of(&harness, 1);
     proxy.confirm(&harness).await;
     let version = harness.version();
@@ -70,26 +92,68 @@ async fn restores_revocations_that_the_database_lost(database: Arc<Database>) {
 
     assert!(!harness.is_active(&token).await && !harness.is_active(&of_stock).await);
     let answer = harness.poll(1, Some(version)).await;
-    assert!(decode(&answer.text).1["ver"].as_u64() > Some(version), "proxies follow: {}", answer.text);
-    assert_eq!(delta(&answer.text), Value::Null, "nothing is forgotten, and nothing is new");
+    assert!(
+        decode(&answer.text).1["ver"].as_u64() > Some(version),
+        "proxies follow: {}",
+        answer.text
+    );
+    assert_eq!(
+        delta(&answer.text),
+        Value::Null,
+        "nothing is forgotten, and nothing is new"
+    );
     proxy.confirm(&harness).await;
-    assert!(!harness.restarted().await.is_active(&token).await, "the database has it again");
+    assert!(
+        !harness.restarted().await.is_active(&token).await,
+        "the database has it again"
+    );
 
     harness.tick().await;
     let ready = harness.get("/readyz").await;
     assert_eq!(ready.status, 200, "what is known is whole: {}", ready.text);
-    assert!(ready.text.contains("incident") && ready.text.contains("1 revoked tokens and 1 epochs"), "{}", ready.text);
-    assert!(harness.get("/metrics").await.text.contains("\nmeshseal_incident 1\n"));
+    assert!(
+        ready.text.contains("incident") && ready.text.contains("1 revoked tokens and 1 epochs"),
+        "{}",
+        ready.text
+    );
+    assert!(
+        harness
+            .get("/metrics")
+            .await
+            .text
+            .contains("\nmeshseal_incident 1\n")
+    );
     let shown = harness.get_as("operator", "/admin/incident").await.json();
-    assert!(shown["incident"]["reason"].as_str().is_some_and(|reason| reason.contains("went back")), "{shown}");
-    assert_eq!(harness.post_as("checkout", "/admin/incident/end", "").await.status, 403);
-    assert_eq!(harness.post_as("operator", "/admin/incident/end", "").await.status, 200);
+    assert!(
+        shown["incident"]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("went back")),
+        "{shown}"
+    );
+    assert_eq!(
+        harness
+            .post_as("checkout", "/admin/incident/end", "")
+            .await
+            .status,
+        403
+    );
+    assert_eq!(
+        harness
+            .post_as("operator", "/admin/incident/end", "")
+            .await
+            .status,
+        200
+    );
     harness.tick().await;
     assert!(harness.get("/readyz").await.json()["incident"].is_null());
-    assert!(!harness.is_active(&token).await, "the end un-revokes nothing");
+    assert!(
+        !harness.is_active(&token).await,
+        "the end un-revokes nothing"
+    );
 }
 
-/// The record of a worker may be among what the database lost: then it still acts on its bundle, and no list has it.
+/// The record of a worker may be among what the database lost: then it still acts on its bundle,
+/// and no list has it.
 async fn receipt_is_unknown_while_workers_may_be_lost(database: Arc<Database>) {
     let harness = Harness::on(database.clone(), config()).await;
     back_up(&database).await;
@@ -103,12 +167,20 @@ async fn receipt_is_unknown_while_workers_may_be_lost(database: Arc<Database>) {
     let restarted = harness.restarted().await;
     restarted.tick().await;
     let receipt = async |subject: &str| {
-        restarted.post_as("operator", "/revoke", &format!("subject={subject}&wait=0")).await.json()["state"].clone()
+        restarted
+            .post_as("operator", "/revoke", &format!("subject={subject}&wait=0"))
+            .await
+            .json()["state"]
+            .clone()
     };
     assert_eq!(receipt("alice").await, "unknown");
     restarted.advance(3_600 + 60).await;
     restarted.tick().await;
-    assert_ne!(receipt("bob").await, "unknown", "no worker acts on a bundle of that time any more");
+    assert_ne!(
+        receipt("bob").await,
+        "unknown",
+        "no worker acts on a bundle of that time any more"
+    );
 }
 
 /// A backup of the present version loses no revocation, and may lose records of workers.
@@ -124,11 +196,23 @@ async fn lost_record_of_worker_is_noticed_behind_later_ones(database: Arc<Databa
     Proxy::of(&other, 3).confirm(&other).await;
     other.tick().await;
 
-    let receipt = other.post_as("operator", "/revoke", "subject=alice&wait=0").await.json();
+    let receipt = other
+        .post_as("operator", "/revoke", "subject=alice&wait=0")
+        .await
+        .json();
     assert_eq!(receipt["state"], "unknown", "{receipt}");
-    let reason = other.get_as("operator", "/admin/incident").await.json()["incident"]["reason"].clone();
-    assert!(reason.as_str().is_some_and(|reason| reason.contains("records of workers")), "{reason}");
-    assert!(other.version() > version && other.is_active(&token).await, "no token is revoked");
+    let reason =
+        other.get_as("operator", "/admin/incident").await.json()["incident"]["reason"].clone();
+    assert!(
+        reason
+            .as_str()
+            .is_some_and(|reason| reason.contains("records of workers")),
+        "{reason}"
+    );
+    assert!(
+        other.version() > version && other.is_active(&token).await,
+        "no token is revoked"
+    );
     one.tick().await;
     let declared = one.version();
     one.tick().await;
@@ -165,7 +249,10 @@ async fn notices_a_branch_with_a_newer_version(database: Arc<Database>) {
     for token in [&lost, &kept] {
         assert!(!one.is_active(token).await && !other.is_active(token).await);
     }
-    assert!(one.issuer.publisher.incident().is_none() || one.get("/readyz").await.text.contains("incident"));
+    assert!(
+        one.issuer.publisher.incident().is_none()
+            || one.get("/readyz").await.text.contains("incident")
+    );
     assert!(other.get("/readyz").await.text.contains("incident"));
 }
 
@@ -173,7 +260,13 @@ async fn keeps_a_revoked_key_out_after_a_rollback(database: Arc<Database>) {
     let harness = Harness::on(database.clone(), config()).await;
     let (token, stolen) = (harness.token().await, harness.active_kid());
     back_up(&database).await;
-    assert_eq!(harness.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}")).await.status, 200);
+    assert_eq!(
+        harness
+            .post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}"))
+            .await
+            .status,
+        200
+    );
     let active = harness.active_kid();
     restore(&database).await;
     harness.clock.advance(1);
@@ -183,8 +276,14 @@ async fn keeps_a_revoked_key_out_after_a_rollback(database: Arc<Database>) {
     assert!(!harness.is_active(&token).await);
     let restarted = harness.restarted().await;
     let states = restarted.issuer.publisher.current().keys.clone();
-    let stolen = states.iter().find(|key| key.kid == stolen).expect("kept for the record");
-    assert_eq!((stolen.state, stolen.sealed.is_some()), (KeyState::Retired, false));
+    let stolen = states
+        .iter()
+        .find(|key| key.kid == stolen)
+        .expect("kept for the record");
+    assert_eq!(
+        (stolen.state, stolen.sealed.is_some()),
+        (KeyState::Retired, false)
+    );
     let token = restarted.token().await;
     assert!(harness.is_active(&token).await);
 }
@@ -213,13 +312,22 @@ async fn proves_lost_version(database: Arc<Database>, has_newer_version: bool) {
     let after = before.restarted().await;
     drop(before);
     if has_newer_version {
-        assert_eq!(after.post_as("operator", "/revoke", "subject=x").await.status, 200);
+        assert_eq!(
+            after
+                .post_as("operator", "/revoke", "subject=x")
+                .await
+                .status,
+            200
+        );
         assert!(after.version() > have);
     } else {
         assert_eq!(after.poll(3, Some(have)).await.status, 409);
     }
     after.poll_proving(3, Some(have), "a-guess").await;
-    assert!(after.is_active(&lost).await, "the backup does not know, and a claim without proof is nothing");
+    assert!(
+        after.is_active(&lost).await,
+        "the backup does not know, and a claim without proof is nothing"
+    );
     let leased = index(&after.token().await);
 
     proxy.poll(&after).await;
@@ -228,12 +336,22 @@ async fn proves_lost_version(database: Arc<Database>, has_newer_version: bool) {
     after.clock.advance(10);
     after.tick().await;
     let ready = after.get("/readyz").await;
-    assert!(ready.status == 200 && ready.text.contains(&format!("proved version {have}")), "{}", ready.text);
+    assert!(
+        ready.status == 200 && ready.text.contains(&format!("proved version {have}")),
+        "{}",
+        ready.text
+    );
     let fresh = after.token().await;
-    assert!(index(&fresh) > leased + 2 * 8_192, "neither what is leased nor what follows it");
+    assert!(
+        index(&fresh) > leased + 2 * 8_192,
+        "neither what is leased nor what follows it"
+    );
     straggler.poll(&after).await;
     proxy.poll(&after).await;
-    assert!(accepts(&after, &proxy.trust, &fresh) && accepts(&after, &straggler.trust, &fresh), "one epoch is enough");
+    assert!(
+        accepts(&after, &proxy.trust, &fresh) && accepts(&after, &straggler.trust, &fresh),
+        "one epoch is enough"
+    );
     assert!(!accepts(&after, &straggler.trust, &lost));
 }
 
@@ -255,20 +373,32 @@ async fn waits_for_replica_that_remembers_proved_version(database: Arc<Database>
         while store.heads_asked.load(SeqCst) < looks + 2 {
             tokio::task::yield_now().await;
         }
-        assert!(begun.elapsed() >= Duration::from_secs(1), "the other replica has had its time");
+        assert!(
+            begun.elapsed() >= Duration::from_secs(1),
+            "the other replica has had its time"
+        );
         other.tick().await;
         store.heads.add_permits(100);
     };
     tokio::join!(proxy.poll(&one), restored);
     assert!(!accepts(&one, &proxy.trust, &lost) && !one.is_active(&lost).await);
-    assert!(accepts(&one, &proxy.trust, &good) && one.is_active(&good).await, "nothing is unproven");
+    assert!(
+        accepts(&one, &proxy.trust, &good) && one.is_active(&good).await,
+        "nothing is unproven"
+    );
 }
 
 async fn revoked_key_stays_out_although_nobody_remembers(database: Arc<Database>) {
     let before = Harness::on(database.clone(), config()).await;
     let stolen = before.active_kid();
     back_up(&database).await;
-    assert_eq!(before.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}")).await.status, 200);
+    assert_eq!(
+        before
+            .post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}"))
+            .await
+            .status,
+        200
+    );
     let mut proxy = Proxy::of(&before, 1);
     proxy.confirm(&before).await;
     restore(&database).await;
@@ -292,7 +422,12 @@ async fn replica_restores_keys_after_another_declared_the_incident(database: Arc
     let one = Harness::on(database.clone(), config()).await;
     let stolen = one.active_kid();
     back_up(&database).await;
-    assert_eq!(one.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}")).await.status, 200);
+    assert_eq!(
+        one.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}"))
+            .await
+            .status,
+        200
+    );
     let mut proxy = Proxy::of(&one, 1);
     proxy.confirm(&one).await;
     restore(&database).await;
@@ -317,15 +452,25 @@ async fn replicas_lease_no_index_twice(database: Arc<Database>) {
     one.issuer.indices.forget();
     other.issuer.indices.forget();
     one.clock.advance(2);
-    database.execute("CREATE TABLE backup AS SELECT * FROM meshseal_state").await;
+    database
+        .execute("CREATE TABLE backup AS SELECT * FROM meshseal_state")
+        .await;
     let first = index(&one.token().await);
-    database.execute("DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM backup").await;
+    database
+        .execute("DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM backup")
+        .await;
     one.clock.advance(1);
     let second = index(&other.token().await);
-    assert!(second > first + 8_192, "{second} may be in the block that {first} came from");
+    assert!(
+        second > first + 8_192,
+        "{second} may be in the block that {first} came from"
+    );
     one.tick().await;
     let third = index(&one.token().await);
-    assert!(third.abs_diff(second) > 8_192, "{third} may be in the block that {second} came from");
+    assert!(
+        third.abs_diff(second) > 8_192,
+        "{third} may be in the block that {second} came from"
+    );
 }
 
 async fn repair_removes_forged_rows_and_revokes_all(database: Arc<Database>) {
@@ -344,13 +489,20 @@ async fn repair_removes_forged_rows_and_revokes_all(database: Arc<Database>) {
     let removed = store.repair(now_ms).await.unwrap();
     assert_eq!(removed.len(), 2, "the state row and the epoch: {removed:?}");
     assert_eq!(
-        store.load().await.map(|kept| (kept.revoked.len(), kept.epochs.len())),
+        store
+            .load()
+            .await
+            .map(|kept| (kept.revoked.len(), kept.epochs.len())),
         Ok((0, 3)),
         "epochs over all tokens and over two keys"
     );
     let harness = Harness::on(database, config()).await;
     let kept = harness.issuer.publisher.current().keys.clone();
-    assert!(kept.iter().any(|key| key.kid == active && key.state == KeyState::Retired), "it may have been revoked");
+    assert!(
+        kept.iter()
+            .any(|key| key.kid == active && key.state == KeyState::Retired),
+        "it may have been revoked"
+    );
     harness.clock.advance(10);
     harness.tick().await;
     assert!(!harness.is_active(&token).await && !harness.is_active(&revoked).await);
@@ -362,14 +514,25 @@ async fn repair_removes_forged_rows_and_revokes_all(database: Arc<Database>) {
 async fn declared_incident_revokes_all_and_jumps_indices() {
     let harness = Harness::new().await;
     let before = harness.token().await;
-    assert_eq!(harness.post_as("operator", "/admin/incident/declare", "reason=").await.status, 400);
-    let answer = harness.post_as("operator", "/admin/incident/declare", "reason=backup").await;
+    assert_eq!(
+        harness
+            .post_as("operator", "/admin/incident/declare", "reason=")
+            .await
+            .status,
+        400
+    );
+    let answer = harness
+        .post_as("operator", "/admin/incident/declare", "reason=backup")
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert!(!harness.is_active(&before).await);
     harness.clock.advance(10);
     harness.tick().await;
     let after = harness.token().await;
-    assert!(harness.is_active(&after).await, "only what was issued before");
+    assert!(
+        harness.is_active(&after).await,
+        "only what was issued before"
+    );
     assert!(index(&after) > index(&before) + 2 * 8_192);
 }
 
@@ -382,6 +545,9 @@ async fn database_that_cannot_restore_publishes_nothing() {
     restore(&harness.database).await;
     store.conflicts.store(u32::MAX, SeqCst);
     let refreshed = harness.issuer.publisher.refresh().await;
-    assert!(matches!(refreshed, Err(StoreError::Unavailable(_))), "{refreshed:?}");
+    assert!(
+        matches!(refreshed, Err(StoreError::Unavailable(_))),
+        "{refreshed:?}"
+    );
     assert!(!harness.is_active(&token).await);
 }

@@ -6,7 +6,9 @@ use meshseal_issuer::store::Change;
 use crate::support::{Harness, NOW};
 
 async fn introspect(harness: &Harness, client: &str, token: &str) -> serde_json::Value {
-    let answer = harness.post_as(client, "/introspect", &format!("token={token}")).await;
+    let answer = harness
+        .post_as(client, "/introspect", &format!("token={token}"))
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert_eq!(answer.header(axum::http::header::CACHE_CONTROL), "no-store");
     answer.json()
@@ -15,16 +17,34 @@ async fn introspect(harness: &Harness, client: &str, token: &str) -> serde_json:
 #[tokio::test]
 async fn who_holds_or_receives_a_token_may_know_and_nobody_else() {
     let harness = Harness::new().await;
-    let (orders, stock) = (harness.token().await, harness.token_for("checkout", "resource=stock").await);
+    let (orders, stock) = (
+        harness.token().await,
+        harness.token_for("checkout", "resource=stock").await,
+    );
     let told = introspect(&harness, "checkout", &orders).await;
-    assert_eq!((&told["active"], &told["sub"], &told["exp"]), (&true.into(), &"checkout".into(), &(NOW + 300).into()));
+    assert_eq!(
+        (&told["active"], &told["sub"], &told["exp"]),
+        (&true.into(), &"checkout".into(), &(NOW + 300).into())
+    );
     assert_eq!(told["token_type"], "Bearer");
-    assert_eq!(introspect(&harness, "auditor", &orders).await["active"], true, "speaks for the service");
-    assert_eq!(introspect(&harness, "stock", &stock).await["active"], true, "is listed as introspector");
+    assert_eq!(
+        introspect(&harness, "auditor", &orders).await["active"],
+        true,
+        "speaks for the service"
+    );
+    assert_eq!(
+        introspect(&harness, "stock", &stock).await["active"],
+        true,
+        "is listed as introspector"
+    );
     let nothing = serde_json::json!({ "active": false });
     assert_eq!(introspect(&harness, "auditor", &stock).await, nothing);
     assert_eq!(introspect(&harness, "stock", &orders).await, nothing);
-    assert_eq!(introspect(&harness, "operator", &orders).await, nothing, "administering is not reading");
+    assert_eq!(
+        introspect(&harness, "operator", &orders).await,
+        nothing,
+        "administering is not reading"
+    );
 }
 
 #[tokio::test]
@@ -32,20 +52,45 @@ async fn whatever_is_wrong_the_answer_is_the_same() {
     let harness = Harness::new().await;
     let expired = harness.token_for("checkout", "resource=stock").await;
     harness.advance(91).await;
-    let (good, revoked, by_client) =
-        (harness.token().await, harness.token().await, harness.token_for("stock", "").await);
-    harness.post_as("checkout", "/revoke", &format!("token={revoked}")).await;
+    let (good, revoked, by_client) = (
+        harness.token().await,
+        harness.token().await,
+        harness.token_for("stock", "").await,
+    );
+    harness
+        .post_as("checkout", "/revoke", &format!("token={revoked}"))
+        .await;
     harness.post_as("operator", "/revoke", "client=stock").await;
     let mut flipped = good.clone();
     flipped.replace_range(
         good.len() - 5..good.len() - 4,
-        if &good[good.len() - 5..good.len() - 4] == "A" { "B" } else { "A" },
+        if &good[good.len() - 5..good.len() - 4] == "A" {
+            "B"
+        } else {
+            "A"
+        },
     );
-    for token in [expired, revoked, flipped, "x".into(), "a.b.c".into(), "x".repeat(20_000)] {
-        assert_eq!(introspect(&harness, "checkout", &token).await, serde_json::json!({ "active": false }));
+    for token in [
+        expired,
+        revoked,
+        flipped,
+        "x".into(),
+        "a.b.c".into(),
+        "x".repeat(20_000),
+    ] {
+        assert_eq!(
+            introspect(&harness, "checkout", &token).await,
+            serde_json::json!({ "active": false })
+        );
     }
-    assert_eq!(introspect(&harness, "stock", &by_client).await, serde_json::json!({ "active": false }));
-    assert_eq!(introspect(&harness, "checkout", &good).await["active"], true);
+    assert_eq!(
+        introspect(&harness, "stock", &by_client).await,
+        serde_json::json!({ "active": false })
+    );
+    assert_eq!(
+        introspect(&harness, "checkout", &good).await["active"],
+        true
+    );
 }
 
 #[tokio::test]
@@ -64,17 +109,34 @@ async fn token_of_a_replica_ahead_is_active() {
     let clock = std::sync::Arc::new(meshseal_issuer::clock::FixedClock::at(NOW + 5));
     let ahead = Harness::at(harness.database.clone(), config, clock).await;
     let token = ahead.token().await;
-    assert_eq!(introspect(&harness, "checkout", &token).await["active"], true, "its `iat` is another replica's");
+    assert_eq!(
+        introspect(&harness, "checkout", &token).await["active"],
+        true,
+        "its `iat` is another replica's"
+    );
     harness.advance(305).await;
-    assert_eq!(introspect(&harness, "checkout", &token).await["active"], false, "its `exp` gets no leeway");
+    assert_eq!(
+        introspect(&harness, "checkout", &token).await["active"],
+        false,
+        "its `exp` gets no leeway"
+    );
 }
 
 #[tokio::test]
 async fn without_proof_nothing_is_told() {
     let harness = Harness::new().await;
     let token = harness.token().await;
-    assert_eq!(harness.post("/introspect", &format!("token={token}")).await.error(), (401, "invalid_client".into()));
-    assert_eq!(harness.post_as("checkout", "/introspect", "").await.error(), (400, "invalid_request".into()));
+    assert_eq!(
+        harness
+            .post("/introspect", &format!("token={token}"))
+            .await
+            .error(),
+        (401, "invalid_client".into())
+    );
+    assert_eq!(
+        harness.post_as("checkout", "/introspect", "").await.error(),
+        (400, "invalid_request".into())
+    );
 }
 
 #[tokio::test]
@@ -82,8 +144,27 @@ async fn a_token_of_a_key_that_is_revoked_is_dead_even_while_the_key_is_publishe
     let harness = Harness::new().await;
     let token = harness.token().await;
     let (kind, name) = (EpochKind::Kid, harness.active_kid());
-    let epochs = vec![EpochRecord { kind, name, before: NOW + 1, expires_at: NOW + 900 }];
-    harness.issuer.publisher.commit(&Change { epochs, ..Change::default() }).await.unwrap();
-    assert!(harness.get("/jwks").await.text.contains(&harness.active_kid()));
+    let epochs = vec![EpochRecord {
+        kind,
+        name,
+        before: NOW + 1,
+        expires_at: NOW + 900,
+    }];
+    harness
+        .issuer
+        .publisher
+        .commit(&Change {
+            epochs,
+            ..Change::default()
+        })
+        .await
+        .unwrap();
+    assert!(
+        harness
+            .get("/jwks")
+            .await
+            .text
+            .contains(&harness.active_kid())
+    );
     assert!(!harness.is_active(&token).await);
 }

@@ -1,5 +1,5 @@
-//! The issuer from outside: its endpoints by `oneshot` on a clock that stands still, both databases under the same tests,
-//! faults, and the binary itself.
+//! The issuer from outside: its endpoints by `oneshot` on a clock that stands still, both databases
+//! under the same tests, faults, and the binary itself.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

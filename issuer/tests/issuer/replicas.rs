@@ -15,7 +15,11 @@ const GRANT: &str = "grant_type=client_credentials&resource=orders";
 
 async fn metric(harness: &Harness, name: &str) -> u64 {
     let text = harness.get("/metrics").await.text;
-    text.lines().find_map(|line| line.strip_prefix(&format!("meshseal_{name} "))).unwrap().parse().unwrap()
+    text.lines()
+        .find_map(|line| line.strip_prefix(&format!("meshseal_{name} ")))
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -29,19 +33,33 @@ async fn nothing_is_confirmed_while_other_replicas_proxies_are_unknown() {
     harness.tick().await;
     assert_ne!(harness.active_kid(), standby, "the keeper waits");
     // A version that the only known proxy already has.
-    let epoch = harness.post_as("operator", "/revoke", "subject=x&wait=0").await.json();
+    let epoch = harness
+        .post_as("operator", "/revoke", "subject=x&wait=0")
+        .await
+        .json();
     proxy.confirm(&harness).await;
     harness.tick().await;
     let again = format!("subject=x&issued_before={NOW}&wait=0");
     let receipt = harness.post_as("operator", "/revoke", &again).await.json();
     assert_eq!(receipt["version"], epoch["version"]);
-    assert_eq!((&receipt["state"], &receipt["complete"]), (&"unknown".into(), &false.into()), "the receipt says so");
-    assert_eq!(harness.get_as("operator", "/admin/proxies").await.status, 503);
+    assert_eq!(
+        (&receipt["state"], &receipt["complete"]),
+        (&"unknown".into(), &false.into()),
+        "the receipt says so"
+    );
+    assert_eq!(
+        harness.get_as("operator", "/admin/proxies").await.status,
+        503
+    );
     assert_eq!(metric(&harness, "proxies_all_counted").await, 0);
     store.proxies_fail.store(false, SeqCst);
     harness.advance(1).await;
     harness.tick().await;
-    assert_eq!(harness.active_kid(), standby, "and goes on once they are known");
+    assert_eq!(
+        harness.active_kid(),
+        standby,
+        "and goes on once they are known"
+    );
     assert_eq!(metric(&harness, "proxies_all_counted").await, 1);
 }
 
@@ -80,13 +98,26 @@ async fn many_who_want_the_newest_state_at_once_share_one_look() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    let told = harness.issuer.store.commit(&meshseal_issuer::store::Change::default(), (NOW + 9) * 1000).await.unwrap();
+    let told = harness
+        .issuer
+        .store
+        .commit(&meshseal_issuer::store::Change::default(), (NOW + 9) * 1000)
+        .await
+        .unwrap();
     store.heads.add_permits(100);
     first.await.unwrap().unwrap();
     for other in others {
-        assert_eq!(other.await.unwrap().unwrap().version, told, "as of after it asked");
+        assert_eq!(
+            other.await.unwrap().unwrap().version,
+            told,
+            "as of after it asked"
+        );
     }
-    assert_eq!(store.heads_asked.load(SeqCst) - before, 2, "the one under way, and one for all who came later");
+    assert_eq!(
+        store.heads_asked.load(SeqCst) - before,
+        2,
+        "the one under way, and one for all who came later"
+    );
 }
 
 #[tokio::test]
@@ -98,10 +129,15 @@ async fn a_key_that_was_revoked_while_an_index_was_fetched_signs_nothing() {
     let answer = tokio::spawn(async move { asked.post_as("checkout", "/token", GRANT).await });
     tokio::task::yield_now().await;
     let stolen = harness.active_kid();
-    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}")).await;
+    harness
+        .post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}"))
+        .await;
     assert!(!answer.is_finished());
     store.leases.add_permits(1);
-    let token = answer.await.unwrap().json()["access_token"].as_str().unwrap().to_owned();
+    let token = answer.await.unwrap().json()["access_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(decode(&token).0["kid"], harness.active_kid());
     assert!(harness.is_active(&token).await);
 }
@@ -111,10 +147,18 @@ async fn an_emergency_is_not_tried_for_ever() {
     let (harness, store) = Harness::fickle().await;
     let form = format!("kid={}", harness.active_kid());
     store.conflicts.store(u32::MAX, SeqCst);
-    let answer = harness.post_as("operator", "/admin/keys/revoke", &form).await;
+    let answer = harness
+        .post_as("operator", "/admin/keys/revoke", &form)
+        .await;
     assert_eq!(answer.error(), (503, "temporarily_unavailable".into()));
     store.conflicts.store(5, SeqCst);
-    assert_eq!(harness.post_as("operator", "/admin/keys/revoke", &form).await.status, 200);
+    assert_eq!(
+        harness
+            .post_as("operator", "/admin/keys/revoke", &form)
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test]
@@ -136,15 +180,29 @@ async fn a_token_by_a_key_that_this_replica_has_not_heard_of_is_revoked() {
     let other = one.restarted().await;
     let stolen = other.active_kid();
     for kid in [stolen, other.next_kid()] {
-        other.post_as("operator", "/admin/keys/revoke", &format!("kid={kid}")).await;
+        other
+            .post_as("operator", "/admin/keys/revoke", &format!("kid={kid}"))
+            .await;
     }
     let token = other.token().await;
     let kid = decode(&token).0["kid"].as_str().unwrap().to_owned();
     let known = one.issuer.publisher.current();
-    assert!(known.keys.iter().all(|key| key.kid != kid || key.state == KeyState::Retired), "made since");
+    assert!(
+        known
+            .keys
+            .iter()
+            .all(|key| key.kid != kid || key.state == KeyState::Retired),
+        "made since"
+    );
     assert!(other.is_active(&token).await);
-    let answer = one.post_as("checkout", "/revoke", &format!("token={token}")).await;
-    assert_eq!(answer.json()["version"], one.version(), "stored, not called worthless");
+    let answer = one
+        .post_as("checkout", "/revoke", &format!("token={token}"))
+        .await;
+    assert_eq!(
+        answer.json()["version"],
+        one.version(),
+        "stored, not called worthless"
+    );
     other.tick().await;
     assert!(!other.is_active(&token).await);
 }
@@ -161,8 +219,15 @@ async fn with_a_clock_that_was_put_back_nothing_is_minted_until_it_has_caught_up
     assert_eq!(refused.header(header::RETRY_AFTER), "1");
     assert_eq!(harness.get("/readyz").await.status, 503);
     assert_eq!(metric(&harness, "clock_skew_seconds").await, 100);
-    assert!(!harness.is_active(&token).await, "what had expired stays so");
-    assert_eq!(harness.get("/bundle").await.status, 200, "proxies are served on");
+    assert!(
+        !harness.is_active(&token).await,
+        "what had expired stays so"
+    );
+    assert_eq!(
+        harness.get("/bundle").await.status,
+        200,
+        "proxies are served on"
+    );
     harness.clock.put_back(-100);
     assert_eq!(decode(&harness.token().await).1["iat"], NOW + 120);
     assert_eq!(harness.get("/readyz").await.status, 200);
@@ -176,6 +241,12 @@ async fn a_time_of_day_that_jumps_neither_ends_freshness_nor_gives_a_client_more
     harness.token().await;
     harness.clock.put_back(-3_600);
     let detail = harness.get("/readyz").await.json()["detail"].to_string();
-    assert!(detail.contains("3600 s forward"), "fresh, but for the clock: {detail}");
-    assert_eq!(harness.post_as("checkout", "/token", GRANT).await.status, 429);
+    assert!(
+        detail.contains("3600 s forward"),
+        "fresh, but for the clock: {detail}"
+    );
+    assert_eq!(
+        harness.post_as("checkout", "/token", GRANT).await.status,
+        429
+    );
 }

@@ -14,16 +14,34 @@ fn entries(harness: &Harness) -> (usize, usize) {
     let published = harness.issuer.publisher.current();
     let trust = published.trust(ISSUER).unwrap();
     let epochs = &trust.epochs;
-    let kinds = [&epochs.sub, &epochs.client, &epochs.sid, &epochs.grant, &epochs.kid];
-    (trust.revoked.len(), kinds.iter().map(|kind| kind.len()).sum::<usize>() + usize::from(epochs.all.is_some()))
+    let kinds = [
+        &epochs.sub,
+        &epochs.client,
+        &epochs.sid,
+        &epochs.grant,
+        &epochs.kid,
+    ];
+    (
+        trust.revoked.len(),
+        kinds.iter().map(|kind| kind.len()).sum::<usize>() + usize::from(epochs.all.is_some()),
+    )
 }
 
 #[tokio::test]
 async fn a_client_revokes_its_own_tokens() {
     let harness = Harness::new().await;
     let (one, two) = (harness.token().await, harness.token().await);
-    let answer = harness.post_as("checkout", "/revoke", &format!("token={one}&token_type_hint=refresh_token")).await;
-    assert_eq!((answer.status.as_u16(), answer.json()["version"].as_u64()), (200, Some(harness.version())));
+    let answer = harness
+        .post_as(
+            "checkout",
+            "/revoke",
+            &format!("token={one}&token_type_hint=refresh_token"),
+        )
+        .await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.json()["version"].as_u64()),
+        (200, Some(harness.version()))
+    );
     assert!(!harness.is_active(&one).await);
     assert!(harness.is_active(&two).await, "that one only");
     let published = harness.issuer.publisher.current();
@@ -35,10 +53,18 @@ async fn a_client_revokes_its_own_tokens() {
 async fn a_client_cannot_revoke_anothers_but_an_administrator_can() {
     let harness = Harness::new().await;
     let token = harness.token().await;
-    let refused = harness.post_as("stock", "/revoke", &format!("token={token}")).await;
+    let refused = harness
+        .post_as("stock", "/revoke", &format!("token={token}"))
+        .await;
     assert_eq!(refused.error(), (400, "unauthorized_client".into()));
     assert!(harness.is_active(&token).await);
-    assert_eq!(harness.post_as("operator", "/revoke", &format!("token={token}")).await.status, 200);
+    assert_eq!(
+        harness
+            .post_as("operator", "/revoke", &format!("token={token}"))
+            .await
+            .status,
+        200
+    );
     assert!(!harness.is_active(&token).await);
 }
 
@@ -48,14 +74,35 @@ async fn a_client_that_revokes_too_much_is_told_what_to_do() {
     config.limits.revoked_tokens_per_client = 1;
     let harness = Harness::with(config).await;
     let (one, two) = (harness.token().await, harness.token().await);
-    let first = harness.post_as("checkout", "/revoke", &format!("token={one}")).await.json();
-    let again = harness.post_as("checkout", "/revoke", &format!("token={one}&wait=1")).await.json();
-    assert_eq!(again["version"], first["version"], "nothing new, and a receipt for what there is");
-    let refused = harness.post_as("checkout", "/revoke", &format!("token={two}")).await;
+    let first = harness
+        .post_as("checkout", "/revoke", &format!("token={one}"))
+        .await
+        .json();
+    let again = harness
+        .post_as("checkout", "/revoke", &format!("token={one}&wait=1"))
+        .await
+        .json();
+    assert_eq!(
+        again["version"], first["version"],
+        "nothing new, and a receipt for what there is"
+    );
+    let refused = harness
+        .post_as("checkout", "/revoke", &format!("token={two}"))
+        .await;
     assert_eq!(refused.error(), (429, "temporarily_unavailable".into()));
-    assert!(refused.text.contains("limits.revokedTokensPerClient"), "{}", refused.text);
+    assert!(
+        refused.text.contains("limits.revokedTokensPerClient"),
+        "{}",
+        refused.text
+    );
     assert!(harness.is_active(&two).await);
-    assert_eq!(harness.post_as("operator", "/revoke", &format!("token={two}")).await.status, 200);
+    assert_eq!(
+        harness
+            .post_as("operator", "/revoke", &format!("token={two}"))
+            .await
+            .status,
+        200
+    );
     assert!(!harness.is_active(&two).await);
 }
 
@@ -67,10 +114,23 @@ async fn what_is_no_token_of_ours_needs_no_revocation() {
     harness.advance(120).await;
     let version = harness.version();
     for token in ["x", "a.b.c", &expired, &"x".repeat(20_000)] {
-        assert_eq!(harness.post_as("checkout", "/revoke", &format!("token={token}")).await.status, 200);
+        assert_eq!(
+            harness
+                .post_as("checkout", "/revoke", &format!("token={token}"))
+                .await
+                .status,
+            200
+        );
     }
-    assert_eq!((harness.version(), entries(&harness)), (version, (0, 0)), "and leaves no trace");
-    assert_eq!(harness.post("/revoke", "token=x").await.error(), (401, "invalid_client".into()));
+    assert_eq!(
+        (harness.version(), entries(&harness)),
+        (version, (0, 0)),
+        "and leaves no trace"
+    );
+    assert_eq!(
+        harness.post("/revoke", "token=x").await.error(),
+        (401, "invalid_client".into())
+    );
 }
 
 #[tokio::test]
@@ -78,7 +138,13 @@ async fn a_token_that_only_a_patient_proxy_would_take_can_be_revoked() {
     let harness = Harness::new().await;
     let token = harness.token_for("checkout", "resource=stock").await;
     harness.advance(119).await;
-    assert_eq!(harness.post_as("checkout", "/revoke", &format!("token={token}")).await.status, 200);
+    assert_eq!(
+        harness
+            .post_as("checkout", "/revoke", &format!("token={token}"))
+            .await
+            .status,
+        200
+    );
     assert_eq!(entries(&harness), (1, 0));
 }
 
@@ -86,13 +152,24 @@ async fn a_token_that_only_a_patient_proxy_would_take_can_be_revoked() {
 async fn token_of_a_removed_service_is_revoked() {
     let harness = Harness::new().await;
     let token = harness.token().await;
-    let without = crate::support::yaml().replace("audience: orders", "audience: other").replace("[orders", "[other");
+    let without = crate::support::yaml()
+        .replace("audience: orders", "audience: other")
+        .replace("[orders", "[other");
     let config = meshseal_issuer::config::from_yaml(&without).unwrap();
     let harness = Harness::at(harness.database.clone(), config, harness.clock.clone()).await;
-    assert!(harness.is_active(&token).await, "proxies that still serve `orders` accept it");
-    let answer = harness.post_as("operator", "/revoke", &format!("token={token}")).await.json();
+    assert!(
+        harness.is_active(&token).await,
+        "proxies that still serve `orders` accept it"
+    );
+    let answer = harness
+        .post_as("operator", "/revoke", &format!("token={token}"))
+        .await
+        .json();
     let jti = decode(&token).1["jti"].clone();
-    assert_eq!((&answer["revoked"], &answer["kind"], &answer["jti"]), (&true.into(), &"token".into(), &jti));
+    assert_eq!(
+        (&answer["revoked"], &answer["kind"], &answer["jti"]),
+        (&true.into(), &"token".into(), &jti)
+    );
     assert!(!harness.is_active(&token).await);
 }
 
@@ -102,17 +179,41 @@ async fn request_without_effect_says_so() {
     let token = harness.token().await;
     let foreign = crate::support::signing::sign_foreign(&decode(&token).1);
     for (what, token, reason) in [
-        ("a truncated paste", &token[..token.len() - 2], "signature-invalid"),
-        ("a paste without signature", token.rsplit_once('.').unwrap().0, "token-malformed"),
-        ("a token of another key", foreign.as_str(), "type-not-allowed"),
+        (
+            "a truncated paste",
+            &token[..token.len() - 2],
+            "signature-invalid",
+        ),
+        (
+            "a paste without signature",
+            token.rsplit_once('.').unwrap().0,
+            "token-malformed",
+        ),
+        (
+            "a token of another key",
+            foreign.as_str(),
+            "type-not-allowed",
+        ),
     ] {
         let form = format!("token={token}");
         let told = harness.post_as("operator", "/revoke", &form).await;
-        assert_eq!((told.status.as_u16(), &told.json()["revoked"]), (200, &false.into()), "{what}");
+        assert_eq!(
+            (told.status.as_u16(), &told.json()["revoked"]),
+            (200, &false.into()),
+            "{what}"
+        );
         assert_eq!(told.json()["reason"], reason, "{what}");
         let plain = harness.post_as("checkout", "/revoke", &form).await;
-        assert_eq!((plain.status.as_u16(), &plain.json()["revoked"]), (200, &false.into()), "{what}");
-        assert_eq!(plain.json()["reason"], serde_json::Value::Null, "RFC 7009 §2.2");
+        assert_eq!(
+            (plain.status.as_u16(), &plain.json()["revoked"]),
+            (200, &false.into()),
+            "{what}"
+        );
+        assert_eq!(
+            plain.json()["reason"],
+            serde_json::Value::Null,
+            "RFC 7009 §2.2"
+        );
     }
     assert!(harness.is_active(&token).await);
 }
@@ -122,17 +223,45 @@ async fn jti_revokes_a_token_not_at_hand() {
     let harness = Harness::new().await;
     let (token, other) = (harness.token().await, harness.token().await);
     let jti = decode(&token).1["jti"].as_str().unwrap().to_owned();
-    let refused = harness.post_as("checkout", "/revoke", &format!("jti={jti}")).await;
-    assert_eq!(refused.error(), (403, "insufficient_scope".into()), "an index says nothing of its client");
-    let answer = harness.post_as("operator", "/revoke", &format!("jti={jti}")).await.json();
-    assert_eq!((&answer["revoked"], &answer["jti"]), (&true.into(), &jti.as_str().into()));
-    assert_eq!((harness.is_active(&token).await, harness.is_active(&other).await), (false, true));
+    let refused = harness
+        .post_as("checkout", "/revoke", &format!("jti={jti}"))
+        .await;
+    assert_eq!(
+        refused.error(),
+        (403, "insufficient_scope".into()),
+        "an index says nothing of its client"
+    );
+    let answer = harness
+        .post_as("operator", "/revoke", &format!("jti={jti}"))
+        .await
+        .json();
+    assert_eq!(
+        (&answer["revoked"], &answer["jti"]),
+        (&true.into(), &jti.as_str().into())
+    );
+    assert_eq!(
+        (
+            harness.is_active(&token).await,
+            harness.is_active(&other).await
+        ),
+        (false, true)
+    );
     for (jti, reason) in [
-        (meshseal_core::revocation::jti_with_index(1 << 60, [7; 8]), "jti-unknown"),
+        (
+            meshseal_core::revocation::jti_with_index(1 << 60, [7; 8]),
+            "jti-unknown",
+        ),
         ("not-a-jti".to_owned(), "jti-without-index"),
     ] {
-        let told = harness.post_as("operator", "/revoke", &format!("jti={jti}")).await.json();
-        assert_eq!((&told["revoked"], &told["reason"]), (&false.into(), &reason.into()), "{jti}");
+        let told = harness
+            .post_as("operator", "/revoke", &format!("jti={jti}"))
+            .await
+            .json();
+        assert_eq!(
+            (&told["revoked"], &told["reason"]),
+            (&false.into(), &reason.into()),
+            "{jti}"
+        );
     }
     assert_eq!(entries(&harness), (1, 0), "no future token is revoked");
 }
@@ -141,16 +270,41 @@ async fn jti_revokes_a_token_not_at_hand() {
 async fn key_revokes_all_that_it_signed() {
     let harness = Harness::new().await;
     let (token, kid) = (harness.token().await, harness.active_kid());
-    assert_eq!(harness.post_as("checkout", "/revoke", &format!("key={kid}")).await.status, 403);
-    let answer = harness.post_as("operator", "/revoke", &format!("key={kid}")).await.json();
-    assert_eq!((&answer["revoked"], &answer["name"]), (&true.into(), &kid.as_str().into()));
+    assert_eq!(
+        harness
+            .post_as("checkout", "/revoke", &format!("key={kid}"))
+            .await
+            .status,
+        403
+    );
+    let answer = harness
+        .post_as("operator", "/revoke", &format!("key={kid}"))
+        .await
+        .json();
+    assert_eq!(
+        (&answer["revoked"], &answer["name"]),
+        (&true.into(), &kid.as_str().into())
+    );
     assert!(!harness.is_active(&token).await);
     let new = harness.token().await;
     assert!(harness.is_active(&new).await, "the standby signs");
-    let bundle_kid = harness.key(meshseal_issuer::keys::Purpose::Bundle, meshseal_issuer::keys::KeyState::Active);
-    for (kid, reason) in [("unknown".into(), "key-unknown"), (bundle_kid.unwrap().kid, "key-signs-no-tokens")] {
-        let told = harness.post_as("operator", "/revoke", &format!("key={kid}")).await.json();
-        assert_eq!((&told["revoked"], &told["reason"]), (&false.into(), &reason.into()), "{kid}");
+    let bundle_kid = harness.key(
+        meshseal_issuer::keys::Purpose::Bundle,
+        meshseal_issuer::keys::KeyState::Active,
+    );
+    for (kid, reason) in [
+        ("unknown".into(), "key-unknown"),
+        (bundle_kid.unwrap().kid, "key-signs-no-tokens"),
+    ] {
+        let told = harness
+            .post_as("operator", "/revoke", &format!("key={kid}"))
+            .await
+            .json();
+        assert_eq!(
+            (&told["revoked"], &told["reason"]),
+            (&false.into(), &reason.into()),
+            "{kid}"
+        );
     }
 }
 
@@ -159,18 +313,43 @@ async fn key_without_living_tokens_revokes_nothing() {
     let harness = Harness::new().await;
     harness.tick().await;
     let old = harness.active_kid();
-    assert_eq!(harness.post_as("operator", "/admin/keys/rotate", "force=true").await.status, 200);
+    assert_eq!(
+        harness
+            .post_as("operator", "/admin/keys/rotate", "force=true")
+            .await
+            .status,
+        200
+    );
     for _ in 0..3 {
         harness.advance(1_300).await;
         harness.tick().await;
     }
-    let state = |kid: &str| harness.issuer.publisher.current().keys.iter().find(|key| key.kid == kid).unwrap().state;
+    let state = |kid: &str| {
+        harness
+            .issuer
+            .publisher
+            .current()
+            .keys
+            .iter()
+            .find(|key| key.kid == kid)
+            .unwrap()
+            .state
+    };
     assert_eq!(state(&old), meshseal_issuer::keys::KeyState::Retired);
-    let ask = async |kid: &str| harness.post_as("operator", "/revoke", &format!("key={kid}")).await.json();
+    let ask = async |kid: &str| {
+        harness
+            .post_as("operator", "/revoke", &format!("key={kid}"))
+            .await
+            .json()
+    };
     assert_eq!(ask(&old).await["reason"], "key-retired");
     let stolen = harness.active_kid();
     let (first, again) = (ask(&stolen).await, ask(&stolen).await);
-    assert_eq!((&first["revoked"], &again["revoked"]), (&true.into(), &true.into()), "a receipt for what is revoked");
+    assert_eq!(
+        (&first["revoked"], &again["revoked"]),
+        (&true.into(), &true.into()),
+        "a receipt for what is revoked"
+    );
 }
 
 /// Tokens of any issuer live a day and a minute at most.
@@ -178,36 +357,73 @@ async fn key_without_living_tokens_revokes_nothing() {
 async fn epoch_before_all_living_tokens_revokes_nothing() {
     let harness = Harness::new().await;
     let longest = 86_400 + 60;
-    for group in ["subject=checkout", "client=checkout", "session=s", "grant=g", "all=true"] {
+    for group in [
+        "subject=checkout",
+        "client=checkout",
+        "session=s",
+        "grant=g",
+        "all=true",
+    ] {
         let version = harness.version();
         let ask = async |before: u64| {
             let form = format!("{group}&issued_before={before}&wait=0");
             harness.post_as("operator", "/revoke", &form).await.json()
         };
         let told = ask(NOW - longest).await;
-        assert_eq!((&told["revoked"], &told["reason"]), (&false.into(), &"tokens-expired".into()), "{group}");
-        assert_eq!((told.get("state"), harness.version()), (None, version), "{group}: neither a receipt nor an epoch");
-        assert_eq!(ask(NOW - longest + 1).await["revoked"], true, "{group}: such a token may live");
+        assert_eq!(
+            (&told["revoked"], &told["reason"]),
+            (&false.into(), &"tokens-expired".into()),
+            "{group}"
+        );
+        assert_eq!(
+            (told.get("state"), harness.version()),
+            (None, version),
+            "{group}: neither a receipt nor an epoch"
+        );
+        assert_eq!(
+            ask(NOW - longest + 1).await["revoked"],
+            true,
+            "{group}: such a token may live"
+        );
     }
     // A clock that is ahead proves nothing: living tokens would stay valid.
     harness.advance(10 * 86_400).await;
     let form = format!("all=true&issued_before={}", NOW + 10);
-    assert_eq!(harness.post_as("operator", "/revoke", &form).await.json()["revoked"], true);
+    assert_eq!(
+        harness.post_as("operator", "/revoke", &form).await.json()["revoked"],
+        true
+    );
 }
 
 #[tokio::test]
 async fn jti_older_than_any_living_token_is_expired() {
     let harness = Harness::new().await;
     harness.tick().await;
-    let old = decode(&harness.token().await).1["jti"].as_str().unwrap().to_owned();
+    let old = decode(&harness.token().await).1["jti"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let made_up = meshseal_core::revocation::jti_with_index(5, [7; 8]);
-    let ask = async |jti: &str| harness.post_as("operator", "/revoke", &format!("jti={jti}")).await.json();
+    let ask = async |jti: &str| {
+        harness
+            .post_as("operator", "/revoke", &format!("jti={jti}"))
+            .await
+            .json()
+    };
     let told = ask(&made_up).await;
-    assert_eq!((&told["revoked"], &told["reason"]), (&false.into(), &"jti-expired".into()), "{told}");
+    assert_eq!(
+        (&told["revoked"], &told["reason"]),
+        (&false.into(), &"jti-expired".into()),
+        "{told}"
+    );
     for hour in 1..=25 {
         harness.advance(3_600).await;
         harness.tick().await;
-        assert_eq!(ask(&old).await["revoked"], true, "hour {hour}: a block may be an hour old");
+        assert_eq!(
+            ask(&old).await["revoked"],
+            true,
+            "hour {hour}: a block may be an hour old"
+        );
     }
     harness.advance(130).await;
     harness.tick().await;
@@ -215,7 +431,11 @@ async fn jti_older_than_any_living_token_is_expired() {
     // The same replica has issued all the time; its index does not stay behind.
     let new = harness.token().await;
     let told = ask(decode(&new).1["jti"].as_str().unwrap()).await;
-    assert_eq!((&told["revoked"], harness.is_active(&new).await), (&true.into(), false), "{told}");
+    assert_eq!(
+        (&told["revoked"], harness.is_active(&new).await),
+        (&true.into(), false),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -230,23 +450,44 @@ async fn name_without_tokens_is_revoked_with_a_hint() {
         ("grant=g", false),
     ] {
         let told = harness.post_as("operator", "/revoke", group).await.json();
-        assert_eq!((&told["revoked"], &told["known"]), (&true.into(), &known.into()), "{group}: {told}");
+        assert_eq!(
+            (&told["revoked"], &told["known"]),
+            (&true.into(), &known.into()),
+            "{group}: {told}"
+        );
         assert_eq!(told["hint"].is_string(), !known, "{group}: {told}");
     }
-    assert_eq!(harness.post_as("operator", "/revoke", "all=true").await.json().get("known"), None);
+    assert_eq!(
+        harness
+            .post_as("operator", "/revoke", "all=true")
+            .await
+            .json()
+            .get("known"),
+        None
+    );
 }
 
 #[tokio::test]
 async fn groups_are_for_administrators() {
     let harness = Harness::new().await;
-    for group in ["subject=checkout", "client=checkout", "session=s", "grant=g", "all=true"] {
+    for group in [
+        "subject=checkout",
+        "client=checkout",
+        "session=s",
+        "grant=g",
+        "all=true",
+    ] {
         assert_eq!(
             harness.post_as("checkout", "/revoke", group).await.error(),
             (403, "insufficient_scope".into()),
             "{group}"
         );
         let version = harness.version();
-        assert_eq!(harness.post_as("operator", "/revoke", group).await.status, 200, "{group}");
+        assert_eq!(
+            harness.post_as("operator", "/revoke", group).await.status,
+            200,
+            "{group}"
+        );
         assert!(harness.version() > version);
     }
     assert_eq!(entries(&harness), (0, 5));
@@ -259,12 +500,26 @@ async fn a_group_dies_up_to_its_time_and_no_further() {
         let old = harness.token().await;
         harness.advance(10).await;
         let new = harness.token().await;
-        harness.post_as("operator", "/revoke", &format!("{group}&issued_before={}", NOW + 10)).await;
-        assert_eq!((harness.is_active(&old).await, harness.is_active(&new).await), (false, true), "{group}");
+        harness
+            .post_as(
+                "operator",
+                "/revoke",
+                &format!("{group}&issued_before={}", NOW + 10),
+            )
+            .await;
+        assert_eq!(
+            (harness.is_active(&old).await, harness.is_active(&new).await),
+            (false, true),
+            "{group}"
+        );
         let other = harness.token_for("stock", "").await;
         harness.post_as("operator", "/revoke", group).await;
         assert!(!harness.is_active(&new).await, "{group}: this second too");
-        let others = harness.post_as("stock", "/introspect", &format!("token={other}")).await.json()["active"] == true;
+        let others = harness
+            .post_as("stock", "/introspect", &format!("token={other}"))
+            .await
+            .json()["active"]
+            == true;
         assert_eq!(others, group != "all=true");
     }
 }
@@ -273,8 +528,16 @@ async fn a_group_dies_up_to_its_time_and_no_further() {
 async fn an_earlier_time_takes_nothing_back() {
     let harness = Harness::new().await;
     let token = harness.token().await;
-    harness.post_as("operator", "/revoke", "subject=checkout").await;
-    harness.post_as("operator", "/revoke", &format!("subject=checkout&issued_before={}", NOW - 100)).await;
+    harness
+        .post_as("operator", "/revoke", "subject=checkout")
+        .await;
+    harness
+        .post_as(
+            "operator",
+            "/revoke",
+            &format!("subject=checkout&issued_before={}", NOW - 100),
+        )
+        .await;
     assert!(!harness.is_active(&token).await);
 }
 
@@ -282,8 +545,12 @@ async fn an_earlier_time_takes_nothing_back() {
 async fn entries_go_when_no_token_can_need_them() {
     let harness = Harness::new().await;
     let token = harness.token().await;
-    harness.post_as("checkout", "/revoke", &format!("token={token}")).await;
-    harness.post_as("operator", "/revoke", "subject=checkout").await;
+    harness
+        .post_as("checkout", "/revoke", &format!("token={token}"))
+        .await;
+    harness
+        .post_as("operator", "/revoke", "subject=checkout")
+        .await;
     harness.tick().await;
     // The token lives 300 s, and proxies may grant 60 s more.
     harness.advance(360).await;
@@ -292,7 +559,11 @@ async fn entries_go_when_no_token_can_need_them() {
     // Kept for a minute more, so that no replica takes it for lost.
     harness.advance(121).await;
     harness.tick().await;
-    assert_eq!(entries(&harness), (0, 1), "a token issued under another configuration may live a day");
+    assert_eq!(
+        entries(&harness),
+        (0, 1),
+        "a token issued under another configuration may live a day"
+    );
     harness.advance(86_400 - 481).await;
     harness.tick().await;
     assert_eq!(entries(&harness), (0, 1));
@@ -304,8 +575,14 @@ async fn entries_go_when_no_token_can_need_them() {
 #[tokio::test]
 async fn without_proxies_a_receipt_is_complete_at_once() {
     let harness = Harness::new().await;
-    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=60").await.json();
-    assert_eq!((&receipt["confirmed"], &receipt["proxies"]), (&0.into(), &0.into()));
+    let receipt = harness
+        .post_as("operator", "/revoke", "all=true&wait=60")
+        .await
+        .json();
+    assert_eq!(
+        (&receipt["confirmed"], &receipt["proxies"]),
+        (&0.into(), &0.into())
+    );
     assert_eq!(receipt["version"], harness.version());
 }
 
@@ -320,14 +597,22 @@ async fn a_receipt_comes_when_the_last_proxy_has_confirmed() {
     harness.get("/metrics").await;
     let asked = harness.clone();
     let (before, looks) = (harness.version(), store.proxies_asked.load(SeqCst));
-    let receipt = tokio::spawn(async move { asked.post_as("operator", "/revoke", "subject=checkout&wait=60").await });
+    let receipt = tokio::spawn(async move {
+        asked
+            .post_as("operator", "/revoke", "subject=checkout&wait=60")
+            .await
+    });
     let mut versions = harness.issuer.publisher.versions();
-    versions.wait_for(|version| *version > before).await.unwrap();
+    versions
+        .wait_for(|version| *version > before)
+        .await
+        .unwrap();
     one.confirm(&harness).await;
     while store.proxies_asked.load(SeqCst) == looks {
         tokio::task::yield_now().await;
     }
-    // Waits for the same answer of the database as the receipt does: no timer may run ahead of that.
+    // Waits for the same answer of the database as the receipt does: no timer may run ahead of
+    // that.
     harness.get("/metrics").await;
     // Timers run ahead as soon as everything waits: the receipt has looked, and looked again.
     tokio::time::pause();
@@ -335,9 +620,17 @@ async fn a_receipt_comes_when_the_last_proxy_has_confirmed() {
     assert!(!receipt.is_finished(), "one is missing");
     two.confirm(&harness).await;
     let receipt = receipt.await.unwrap().json();
-    assert_eq!((&receipt["confirmed"], &receipt["proxies"]), (&2.into(), &2.into()));
+    assert_eq!(
+        (&receipt["confirmed"], &receipt["proxies"]),
+        (&2.into(), &2.into())
+    );
     assert_eq!(receipt["version"], harness.version());
-    assert!(receipt["elapsed_ms"].as_u64().is_some_and(|elapsed| (100..10_000).contains(&elapsed)), "{receipt}");
+    assert!(
+        receipt["elapsed_ms"]
+            .as_u64()
+            .is_some_and(|elapsed| (100..10_000).contains(&elapsed)),
+        "{receipt}"
+    );
 }
 
 #[tokio::test]
@@ -346,11 +639,23 @@ async fn a_receipt_says_who_is_missing_when_the_wait_is_over() {
     let (mut one, mut two) = (Proxy::of(&harness, 1), Proxy::of(&harness, 2));
     one.confirm(&harness).await;
     two.confirm(&harness).await;
-    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=0").await.json();
-    assert_eq!((&receipt["confirmed"], &receipt["proxies"]), (&0.into(), &2.into()));
+    let receipt = harness
+        .post_as("operator", "/revoke", "all=true&wait=0")
+        .await
+        .json();
+    assert_eq!(
+        (&receipt["confirmed"], &receipt["proxies"]),
+        (&0.into(), &2.into())
+    );
     let proxies = harness.get_as("operator", "/admin/proxies").await.json();
     assert_eq!(proxies["proxies"].as_array().unwrap().len(), 2);
-    assert!(proxies["proxies"].as_array().unwrap().iter().all(|proxy| proxy["current"] == false));
+    assert!(
+        proxies["proxies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|proxy| proxy["current"] == false)
+    );
 }
 
 /// The case issuer-receipt-cut-off.
@@ -361,17 +666,30 @@ async fn receipt_names_unreachable_workers_until_they_expire() {
         Proxy::of(&harness, worker).confirm(&harness).await;
     }
     harness.advance(17).await;
-    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=0").await.json();
+    let receipt = harness
+        .post_as("operator", "/revoke", "all=true&wait=0")
+        .await
+        .json();
     assert_eq!(counts(&receipt), json!(["incomplete", false, 0, 0, 3, 3]));
     for (worker, named) in (1..).zip(receipt["waiting_for"].as_array().unwrap()) {
         assert_eq!(named["worker"], format!("{worker:016x}"));
         // The not-after of an hour, and the skew of a clock.
-        assert_eq!((&named["state"], &named["accepts_until"]), (&"unreachable".into(), &(NOW + 3_660).into()));
+        assert_eq!(
+            (&named["state"], &named["accepts_until"]),
+            (&"unreachable".into(), &(NOW + 3_660).into())
+        );
     }
     harness.advance(3_643).await;
-    assert_eq!(counts(&again(&harness).await), json!(["incomplete", false, 0, 0, 3, 3]), "the last second");
+    assert_eq!(
+        counts(&again(&harness).await),
+        json!(["incomplete", false, 0, 0, 3, 3]),
+        "the last second"
+    );
     harness.advance(1).await;
-    assert_eq!(counts(&again(&harness).await), json!(["complete", true, 0, 0, 0, 0]));
+    assert_eq!(
+        counts(&again(&harness).await),
+        json!(["complete", true, 0, 0, 0, 0])
+    );
 }
 
 /// The case issuer-receipt-after-restart, with polls in protocol 1 as there.
@@ -385,10 +703,16 @@ async fn receipt_after_restart_remembers_workers() {
     // Killed: nothing more is written.
     let after = harness.restarted().await;
     after.advance(36).await;
-    let receipt = after.post_as("operator", "/revoke", "all=true&wait=0").await.json();
+    let receipt = after
+        .post_as("operator", "/revoke", "all=true&wait=0")
+        .await
+        .json();
     assert_eq!(counts(&receipt), json!(["incomplete", false, 0, 0, 3, 3]));
     after.poll(1, Some(after.version())).await;
-    assert_eq!(counts(&again(&after).await), json!(["incomplete", false, 1, 0, 2, 3]));
+    assert_eq!(
+        counts(&again(&after).await),
+        json!(["incomplete", false, 1, 0, 2, 3])
+    );
 }
 
 #[tokio::test]
@@ -396,7 +720,10 @@ async fn worker_of_another_replica_counts_before_it_confirms() {
     let one = Harness::new().await;
     let other = one.restarted().await;
     one.poll_proving(1, None, "").await;
-    let receipt = other.post_as("operator", "/revoke", "all=true&wait=0").await.json();
+    let receipt = other
+        .post_as("operator", "/revoke", "all=true&wait=0")
+        .await
+        .json();
     assert_eq!(counts(&receipt), json!(["incomplete", false, 0, 1, 0, 1]));
 }
 
@@ -408,10 +735,24 @@ async fn worker_that_cannot_be_recorded_gets_no_bundle() {
     store.records_fail.store(true, SeqCst);
     store.proxies_fail.store(true, SeqCst);
     assert_eq!(harness.poll_proving(2, None, "").await.status, 503);
-    assert_eq!(known.poll(&harness).await, Accepted::Refreshed, "one that is recorded does");
-    assert_eq!(harness.get("/bundle").await.status, 200, "and so does a reader that is no proxy");
-    let receipt = harness.post_as("operator", "/revoke", "all=true&wait=0").await.json();
-    assert_eq!((&receipt["state"], &receipt["complete"]), (&"unknown".into(), &false.into()));
+    assert_eq!(
+        known.poll(&harness).await,
+        Accepted::Refreshed,
+        "one that is recorded does"
+    );
+    assert_eq!(
+        harness.get("/bundle").await.status,
+        200,
+        "and so does a reader that is no proxy"
+    );
+    let receipt = harness
+        .post_as("operator", "/revoke", "all=true&wait=0")
+        .await
+        .json();
+    assert_eq!(
+        (&receipt["state"], &receipt["complete"]),
+        (&"unknown".into(), &false.into())
+    );
 }
 
 #[tokio::test]
@@ -419,8 +760,14 @@ async fn only_administrators_learn_names_of_workers() {
     let harness = Harness::new().await;
     Proxy::of(&harness, 1).confirm(&harness).await;
     let token = harness.token().await;
-    let receipt = harness.post_as("checkout", "/revoke", &format!("token={token}&wait=0")).await.json();
-    assert_eq!((counts(&receipt), receipt.get("waiting_for")), (json!(["incomplete", false, 0, 1, 0, 1]), None));
+    let receipt = harness
+        .post_as("checkout", "/revoke", &format!("token={token}&wait=0"))
+        .await
+        .json();
+    assert_eq!(
+        (counts(&receipt), receipt.get("waiting_for")),
+        (json!(["incomplete", false, 0, 1, 0, 1]), None)
+    );
 }
 
 #[tokio::test]
@@ -435,10 +782,21 @@ async fn forgotten_worker_counts_no_more_at_any_replica() {
     for wrong in ["", "name=nobody"] {
         assert_eq!(forget(wrong).await.status, 400, "{wrong}");
     }
-    assert_eq!(one.post_as("checkout", "/admin/proxies/forget", "name=edge").await.status, 403);
-    assert_eq!(forget("name=edge").await.json()["forgotten"], json!(["0000000000000001"]));
+    assert_eq!(
+        one.post_as("checkout", "/admin/proxies/forget", "name=edge")
+            .await
+            .status,
+        403
+    );
+    assert_eq!(
+        forget("name=edge").await.json()["forgotten"],
+        json!(["0000000000000001"])
+    );
     for replica in [&one, &other, &one.restarted().await] {
-        assert_eq!(counts(&again(replica).await), json!(["complete", true, 0, 0, 0, 0]));
+        assert_eq!(
+            counts(&again(replica).await),
+            json!(["complete", true, 0, 0, 0, 0])
+        );
     }
 }
 
@@ -449,14 +807,25 @@ async fn receipts_that_wait_are_limited() {
     let waiting: Vec<_> = (0..256)
         .map(|_| {
             let harness = harness.clone();
-            tokio::spawn(async move { harness.post_as("operator", "/revoke", "all=true&wait=60").await })
+            tokio::spawn(async move {
+                harness
+                    .post_as("operator", "/revoke", "all=true&wait=60")
+                    .await
+            })
         })
         .collect();
     while harness.issuer.receipts_waiting() < 256 {
         tokio::task::yield_now().await;
     }
-    let one_more = harness.post_as("operator", "/revoke", "all=true&wait=60").await.json();
-    assert_eq!(counts(&one_more), json!(["incomplete", false, 0, 1, 0, 1]), "at once");
+    let one_more = harness
+        .post_as("operator", "/revoke", "all=true&wait=60")
+        .await
+        .json();
+    assert_eq!(
+        counts(&one_more),
+        json!(["incomplete", false, 0, 1, 0, 1]),
+        "at once"
+    );
     assert!(waiting.iter().all(|receipt| !receipt.is_finished()));
     harness.issuer.ending.cancel();
     for receipt in waiting {
@@ -480,7 +849,11 @@ async fn revocations_share_publications() {
     let revocations: Vec<_> = (0..100)
         .map(|at| {
             let harness = harness.clone();
-            tokio::spawn(async move { harness.post_as("operator", "/revoke", &format!("subject=s{at}")).await })
+            tokio::spawn(async move {
+                harness
+                    .post_as("operator", "/revoke", &format!("subject=s{at}"))
+                    .await
+            })
         })
         .collect();
     for revocation in revocations {
@@ -489,11 +862,15 @@ async fn revocations_share_publications() {
     let most = begun.elapsed().as_millis() / 20 + 1;
     drop(std::sync::Arc::into_inner(harness).unwrap());
     let publications = counted.await.unwrap();
-    assert!(publications <= most && publications < 100, "{publications} of {most}");
+    assert!(
+        publications <= most && publications < 100,
+        "{publications} of {most}"
+    );
 }
 
-/// What waits while a transaction is under way is committed by one more, and nobody waits for a later one.
-/// A request that ends with its client, while its transaction waits for the disk, takes no other along.
+/// What waits while a transaction is under way is committed by one more, and nobody waits for a
+/// later one. A request that ends with its client, while its transaction waits for the disk, takes
+/// no other along.
 #[tokio::test]
 async fn revocations_share_transactions() {
     let (harness, store) = Harness::fickle().await;
@@ -501,7 +878,11 @@ async fn revocations_share_transactions() {
     Fickle::close(&store.groups);
     let ask = |at: u32| {
         let harness = harness.clone();
-        tokio::spawn(async move { harness.post_as("operator", "/revoke", &format!("subject=s{at}&wait=0")).await })
+        tokio::spawn(async move {
+            harness
+                .post_as("operator", "/revoke", &format!("subject=s{at}&wait=0"))
+                .await
+        })
     };
     let first = ask(0);
     let mut others: Vec<_> = (1..50).map(ask).collect();
@@ -517,8 +898,20 @@ async fn revocations_share_transactions() {
     for other in others {
         assert_eq!(other.await.unwrap().status, 200);
     }
-    assert_eq!(store.transactions.load(SeqCst), 2, "the aborted one did not begin its own");
-    let epochs = harness.issuer.publisher.current().trust(ISSUER).unwrap().epochs.sub.len();
+    assert_eq!(
+        store.transactions.load(SeqCst),
+        2,
+        "the aborted one did not begin its own"
+    );
+    let epochs = harness
+        .issuer
+        .publisher
+        .current()
+        .trust(ISSUER)
+        .unwrap()
+        .epochs
+        .sub
+        .len();
     assert_eq!(epochs, 49, "without that of the aborted request");
 }
 
@@ -529,8 +922,15 @@ async fn again(harness: &Harness) -> Value {
 }
 
 fn counts(receipt: &Value) -> Value {
-    ["state", "complete", "confirmed", "pending", "unreachable", "proxies"]
-        .map(|name| receipt[name].clone())
-        .into_iter()
-        .collect()
+    [
+        "state",
+        "complete",
+        "confirmed",
+        "pending",
+        "unreachable",
+        "proxies",
+    ]
+    .map(|name| receipt[name].clone())
+    .into_iter()
+    .collect()
 }

@@ -1,5 +1,6 @@
-//! The life of signing keys: acknowledged rotation, timeout, schedule, restart, revocation (rule I26). The pure decisions are
-//! tested in `keys::lifecycle`; here they meet database, bundle and proxies.
+//! The life of signing keys: acknowledged rotation, timeout, schedule, restart, revocation (rule
+//! I26). The pure decisions are tested in `keys::lifecycle`; here they meet database, bundle and
+//! proxies.
 
 use meshseal_issuer::keys::{KeyState, MAX_DRAINING, Purpose};
 use serde_json::json;
@@ -12,7 +13,13 @@ fn kid(token: &str) -> String {
 }
 
 async fn ask(harness: &Harness) {
-    assert_eq!(harness.post_as("operator", "/admin/keys/rotate", "").await.status, 202);
+    assert_eq!(
+        harness
+            .post_as("operator", "/admin/keys/rotate", "")
+            .await
+            .status,
+        202
+    );
 }
 
 #[tokio::test]
@@ -35,7 +42,13 @@ async fn a_new_key_signs_once_every_proxy_has_it_and_no_token_is_refused() {
         near.confirm(&harness).await;
         far.confirm(&harness).await;
         let published = harness.issuer.publisher.current();
-        assert!(published.verifiers.iter().all(|key| published.tables.is_ready(key)), "verified as fast as the first");
+        assert!(
+            published
+                .verifiers
+                .iter()
+                .all(|key| published.tables.is_ready(key)),
+            "verified as fast as the first"
+        );
     }
     kids.dedup();
     assert_eq!(kids.len(), 4, "three rotations");
@@ -60,7 +73,13 @@ async fn it_waits_for_the_slowest_proxy() {
     far.confirm(&harness).await;
     harness.tick().await;
     assert_eq!(harness.active_kid(), standby);
-    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 0"));
+    assert!(
+        harness
+            .get("/metrics")
+            .await
+            .text
+            .contains("meshseal_rotations_forced_total 0")
+    );
 }
 
 #[tokio::test]
@@ -78,7 +97,13 @@ async fn after_the_timeout_it_is_forced_and_counted() {
     harness.advance(1).await;
     harness.tick().await;
     assert_eq!(harness.active_kid(), standby);
-    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 1"));
+    assert!(
+        harness
+            .get("/metrics")
+            .await
+            .text
+            .contains("meshseal_rotations_forced_total 1")
+    );
     drop(deaf);
 }
 
@@ -90,13 +115,31 @@ async fn the_schedule_rotates_and_old_keys_go_their_way() {
     harness.tick().await;
     harness.advance(24 * 3_600).await;
     harness.tick().await;
-    let state =
-        |kid: &str| harness.issuer.publisher.current().keys.iter().find(|key| key.kid == kid).map(|key| key.state);
+    let state = |kid: &str| {
+        harness
+            .issuer
+            .publisher
+            .current()
+            .keys
+            .iter()
+            .find(|key| key.kid == kid)
+            .map(|key| key.state)
+    };
     assert_eq!(state(&first), Some(KeyState::Draining));
     assert!(
-        harness.issuer.publisher.current().keys.iter().filter(|key| key.kid == first).all(|key| key.sealed.is_none())
+        harness
+            .issuer
+            .publisher
+            .current()
+            .keys
+            .iter()
+            .filter(|key| key.kid == first)
+            .all(|key| key.sealed.is_none())
     );
-    assert!(harness.get("/jwks").await.text.contains(&first), "its tokens may live");
+    assert!(
+        harness.get("/jwks").await.text.contains(&first),
+        "its tokens may live"
+    );
     // An hour, the largest leeway of proxies, and the time another replica may not have noticed.
     harness.advance(3_600 + 60 + 5).await;
     harness.tick().await;
@@ -123,7 +166,11 @@ async fn after_a_restart_silent_proxies_get_time_to_report() {
     after.tick().await;
     // Another replica's lease may still run; it is over by now.
     after.tick().await;
-    assert_ne!(after.active_kid(), standby, "a proxy in back-off has not reported yet");
+    assert_ne!(
+        after.active_kid(),
+        standby,
+        "a proxy in back-off has not reported yet"
+    );
     after.advance(2).await;
     after.tick().await;
     assert_eq!(after.active_kid(), standby);
@@ -145,7 +192,11 @@ async fn a_confirmation_to_one_replica_counts_for_the_other() {
     // Other replicas' sightings are looked up now and then.
     leader.advance(1).await;
     leader.tick().await;
-    assert_eq!(leader.active_kid(), active, "known through the database: it has not confirmed");
+    assert_eq!(
+        leader.active_kid(),
+        active,
+        "known through the database: it has not confirmed"
+    );
     proxy.confirm(&other).await;
     other.tick().await;
     leader.advance(1).await;
@@ -175,12 +226,21 @@ async fn a_stolen_key_is_out_at_once() {
     let (stolen, standby) = (harness.active_kid(), harness.next_kid());
     let token = harness.token().await;
     assert!(accepts(&harness, &proxy.trust, &token));
-    let answer = harness.post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}")).await;
+    let answer = harness
+        .post_as("operator", "/admin/keys/revoke", &format!("kid={stolen}"))
+        .await;
     assert_eq!(answer.json()["version"], harness.version());
-    assert_eq!(harness.active_kid(), standby, "takes over without waiting for anybody");
+    assert_eq!(
+        harness.active_kid(),
+        standby,
+        "takes over without waiting for anybody"
+    );
     assert!(!harness.get("/jwks").await.text.contains(&stolen));
     let fresh = harness.token().await;
-    assert!(accepts(&harness, &proxy.trust, &fresh), "proxies had the standby already");
+    assert!(
+        accepts(&harness, &proxy.trust, &fresh),
+        "proxies had the standby already"
+    );
     proxy.poll(&harness).await;
     assert!(!accepts(&harness, &proxy.trust, &token));
     assert!(!harness.is_active(&token).await);
@@ -205,9 +265,13 @@ async fn a_revoked_standby_or_old_key_is_replaced_or_gone_without_touching_the_a
     ask(&harness).await;
     harness.tick().await;
     assert!(harness.is_active(&token).await, "drains");
-    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={active}")).await;
+    harness
+        .post_as("operator", "/admin/keys/revoke", &format!("kid={active}"))
+        .await;
     assert!(!harness.is_active(&token).await);
-    let unknown = harness.post_as("operator", "/admin/keys/revoke", "kid=nonsense").await;
+    let unknown = harness
+        .post_as("operator", "/admin/keys/revoke", "kid=nonsense")
+        .await;
     assert_eq!(unknown.error(), (400, "invalid_request".into()));
 }
 
@@ -218,10 +282,19 @@ async fn a_stolen_bundle_key_gives_way_to_the_one_that_is_pinned_beside_it() {
     proxy.confirm(&harness).await;
     let old = harness.key(Purpose::Bundle, KeyState::Active).unwrap().kid;
     let standby = harness.key(Purpose::Bundle, KeyState::Next).unwrap().kid;
-    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={old}")).await;
-    assert_eq!(harness.key(Purpose::Bundle, KeyState::Active).unwrap().kid, standby);
+    harness
+        .post_as("operator", "/admin/keys/revoke", &format!("kid={old}"))
+        .await;
+    assert_eq!(
+        harness.key(Purpose::Bundle, KeyState::Active).unwrap().kid,
+        standby
+    );
     proxy.poll(&harness).await;
-    assert_eq!(proxy.trust.bundle_version(), Some(harness.version()), "accepted under the second pin");
+    assert_eq!(
+        proxy.trust.bundle_version(),
+        Some(harness.version()),
+        "accepted under the second pin"
+    );
 }
 
 #[tokio::test]
@@ -233,7 +306,13 @@ async fn another_algorithm_in_the_configuration_takes_over_by_rotation() {
     let after = Harness::at(harness.database.clone(), config, harness.clock.clone()).await;
     after.tick().await;
     let new = after.token().await;
-    assert_eq!((decode(&token).0["alg"].as_str(), decode(&new).0["alg"].as_str()), (Some("EdDSA"), Some("RS256")));
+    assert_eq!(
+        (
+            decode(&token).0["alg"].as_str(),
+            decode(&new).0["alg"].as_str()
+        ),
+        (Some("EdDSA"), Some("RS256"))
+    );
     assert!(after.is_active(&token).await && after.is_active(&new).await);
 }
 
@@ -244,13 +323,19 @@ async fn rotating_all_day_does_not_pile_up_keys() {
         ask(&harness).await;
         harness.tick().await;
     }
-    let keys = harness.get("/jwks").await.json()["keys"].as_array().unwrap().len();
+    let keys = harness.get("/jwks").await.json()["keys"]
+        .as_array()
+        .unwrap()
+        .len();
     assert_eq!(keys, MAX_DRAINING + 2);
     harness.advance(3_666).await;
     harness.tick().await;
     harness.tick().await;
     harness.tick().await;
-    let keys = harness.get("/jwks").await.json()["keys"].as_array().unwrap().len();
+    let keys = harness.get("/jwks").await.json()["keys"]
+        .as_array()
+        .unwrap()
+        .len();
     assert!(keys < MAX_DRAINING, "{keys}: they have drained");
 }
 
@@ -258,11 +343,20 @@ async fn rotating_all_day_does_not_pile_up_keys() {
 async fn keys_begin_at_the_first_start_with_a_standby_of_each_sort() {
     let harness = Harness::new().await;
     let published = harness.issuer.publisher.current();
-    let mut seen: Vec<_> = published.keys.iter().map(|key| (key.purpose.name(), key.state.name(), key.since)).collect();
+    let mut seen: Vec<_> = published
+        .keys
+        .iter()
+        .map(|key| (key.purpose.name(), key.state.name(), key.since))
+        .collect();
     seen.sort_unstable();
     assert_eq!(
         seen,
-        [("bundle", "active", NOW), ("bundle", "next", NOW), ("token", "active", NOW), ("token", "next", NOW)]
+        [
+            ("bundle", "active", NOW),
+            ("bundle", "next", NOW),
+            ("token", "active", NOW),
+            ("token", "next", NOW)
+        ]
     );
 }
 
@@ -272,7 +366,10 @@ async fn lowered_max_lifetime_keeps_good_tokens() {
     let (token, old) = (before.token().await, before.active_kid());
     let mut config = config();
     config.tokens.max_lifetime_s = 60;
-    config.services.iter_mut().for_each(|service| service.lifetime_s = 60);
+    config
+        .services
+        .iter_mut()
+        .for_each(|service| service.lifetime_s = 60);
     let after = Harness::at(before.database.clone(), config, before.clock.clone()).await;
     before.issuer.keeper.resign(&before.issuer).await.unwrap();
     ask(&after).await;
@@ -292,7 +389,11 @@ async fn raised_max_lifetime_lets_keys_drain_longer() {
     let mut longer = config();
     longer.tokens.max_lifetime_s = 7_200;
     let after = Harness::at(before.database.clone(), longer, before.clock.clone()).await;
-    assert_eq!(after.key(Purpose::Token, KeyState::Active).unwrap().drain_s, 7_200 + 60 + 5, "before it signs");
+    assert_eq!(
+        after.key(Purpose::Token, KeyState::Active).unwrap().drain_s,
+        7_200 + 60 + 5,
+        "before it signs"
+    );
 }
 
 #[tokio::test]
@@ -309,11 +410,21 @@ async fn new_key_waits_for_cached_key_sets() {
         harness.advance(1).await;
         harness.tick().await;
     }
-    assert_eq!(harness.active_kid(), active, "a reader may not have seen the standby");
+    assert_eq!(
+        harness.active_kid(),
+        active,
+        "a reader may not have seen the standby"
+    );
     harness.advance(1).await;
     harness.tick().await;
     assert_eq!(harness.active_kid(), standby);
-    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 0"));
+    assert!(
+        harness
+            .get("/metrics")
+            .await
+            .text
+            .contains("meshseal_rotations_forced_total 0")
+    );
 }
 
 fn bundle_kid(harness: &Harness, state: KeyState) -> String {
@@ -327,38 +438,108 @@ async fn unpinned_bundle_key_signs_only_by_force() {
     proxy.confirm(&harness).await;
     let revoke = |kid: String, more: &str| format!("kid={kid}{more}");
     let first = revoke(bundle_kid(&harness, KeyState::Active), "");
-    assert_eq!(harness.post_as("operator", "/admin/keys/revoke", &first).await.status, 200, "two were printed");
+    assert_eq!(
+        harness
+            .post_as("operator", "/admin/keys/revoke", &first)
+            .await
+            .status,
+        200,
+        "two were printed"
+    );
     harness.tick().await;
     let active = bundle_kid(&harness, KeyState::Active);
-    let refused = harness.post_as("operator", "/admin/keys/revoke", &revoke(active.clone(), "")).await;
+    let refused = harness
+        .post_as(
+            "operator",
+            "/admin/keys/revoke",
+            &revoke(active.clone(), ""),
+        )
+        .await;
     assert_eq!(refused.error(), (400, "invalid_request".into()));
-    assert!(refused.text.contains("not pinned") || refused.text.contains("is pinned by 0 of 1"), "{}", refused.text);
+    assert!(
+        refused.text.contains("not pinned") || refused.text.contains("is pinned by 0 of 1"),
+        "{}",
+        refused.text
+    );
     for _ in 0..3 {
-        harness.post_as("operator", "/admin/keys/rotate", "purpose=bundle").await;
+        harness
+            .post_as("operator", "/admin/keys/rotate", "purpose=bundle")
+            .await;
         harness.advance(3_600).await;
         harness.tick().await;
     }
-    assert_eq!(bundle_kid(&harness, KeyState::Active), active, "no time-out makes it sign");
-    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 0"));
-    let forced = harness.post_as("operator", "/admin/keys/revoke", &revoke(active, "&force=true")).await;
+    assert_eq!(
+        bundle_kid(&harness, KeyState::Active),
+        active,
+        "no time-out makes it sign"
+    );
+    assert!(
+        harness
+            .get("/metrics")
+            .await
+            .text
+            .contains("meshseal_rotations_forced_total 0")
+    );
+    let forced = harness
+        .post_as(
+            "operator",
+            "/admin/keys/revoke",
+            &revoke(active, "&force=true"),
+        )
+        .await;
     assert_eq!(forced.status, 200);
-    assert!(harness.get("/metrics").await.text.contains("meshseal_rotations_forced_total 1"));
+    assert!(
+        harness
+            .get("/metrics")
+            .await
+            .text
+            .contains("meshseal_rotations_forced_total 1")
+    );
 }
 
 #[tokio::test]
 async fn bundle_rotation_is_requested_and_done_once() {
     let harness = Harness::new().await;
-    let (active, standby) = (bundle_kid(&harness, KeyState::Active), bundle_kid(&harness, KeyState::Next));
+    let (active, standby) = (
+        bundle_kid(&harness, KeyState::Active),
+        bundle_kid(&harness, KeyState::Next),
+    );
     let token_key = harness.active_kid();
-    harness.post_as("operator", "/admin/keys/rotate", "purpose=bundle").await;
-    assert!(harness.get_as("operator", "/admin/keys").await.json()["bundle_rotation_requested"].is_u64());
+    harness
+        .post_as("operator", "/admin/keys/rotate", "purpose=bundle")
+        .await;
+    assert!(
+        harness.get_as("operator", "/admin/keys").await.json()["bundle_rotation_requested"]
+            .is_u64()
+    );
     harness.tick().await;
     harness.tick().await;
-    assert_eq!(bundle_kid(&harness, KeyState::Active), standby, "pinned since the first start");
-    assert_eq!(harness.active_kid(), token_key, "the other purpose is untouched");
-    assert!(harness.key(Purpose::Bundle, KeyState::Draining).is_some_and(|key| key.kid == active));
-    assert!(harness.get_as("operator", "/admin/keys").await.json()["bundle_rotation_requested"].is_null());
-    let forced = harness.post_as("operator", "/admin/keys/rotate", "purpose=bundle&force=true").await;
+    assert_eq!(
+        bundle_kid(&harness, KeyState::Active),
+        standby,
+        "pinned since the first start"
+    );
+    assert_eq!(
+        harness.active_kid(),
+        token_key,
+        "the other purpose is untouched"
+    );
+    assert!(
+        harness
+            .key(Purpose::Bundle, KeyState::Draining)
+            .is_some_and(|key| key.kid == active)
+    );
+    assert!(
+        harness.get_as("operator", "/admin/keys").await.json()["bundle_rotation_requested"]
+            .is_null()
+    );
+    let forced = harness
+        .post_as(
+            "operator",
+            "/admin/keys/rotate",
+            "purpose=bundle&force=true",
+        )
+        .await;
     assert_eq!(forced.status, 200);
     assert_ne!(bundle_kid(&harness, KeyState::Active), standby);
 }
@@ -367,11 +548,16 @@ async fn bundle_rotation_is_requested_and_done_once() {
 #[tokio::test]
 async fn destroyed_private_half_leaves_no_copy() {
     let harness = Harness::new().await;
-    let sealed = harness.key(Purpose::Token, KeyState::Active).unwrap().sealed.unwrap();
+    let sealed = harness
+        .key(Purpose::Token, KeyState::Active)
+        .unwrap()
+        .sealed
+        .unwrap();
     let copies = || {
         ["", "-wal", "-shm", "-journal"].iter().filter(|suffix| {
             let path = format!("{}{suffix}", harness.database.file().display());
-            std::fs::read(path).is_ok_and(|file| file.windows(24).any(|window| window == &sealed[20..44]))
+            std::fs::read(path)
+                .is_ok_and(|file| file.windows(24).any(|window| window == &sealed[20..44]))
         })
     };
     assert!(copies().count() > 0, "it is there while it signs");
@@ -379,24 +565,57 @@ async fn destroyed_private_half_leaves_no_copy() {
     harness.tick().await;
     assert_eq!(copies().collect::<Vec<_>>(), Vec::<&&str>::new());
     let retired = harness.active_kid();
-    let sealed_again = harness.key(Purpose::Token, KeyState::Active).unwrap().sealed.unwrap();
-    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={retired}")).await;
-    let wal = std::fs::read(format!("{}-wal", harness.database.file().display())).unwrap_or_default();
+    let sealed_again = harness
+        .key(Purpose::Token, KeyState::Active)
+        .unwrap()
+        .sealed
+        .unwrap();
+    harness
+        .post_as("operator", "/admin/keys/revoke", &format!("kid={retired}"))
+        .await;
+    let wal =
+        std::fs::read(format!("{}-wal", harness.database.file().display())).unwrap_or_default();
     let file = std::fs::read(harness.database.file()).unwrap();
-    assert!([wal, file].iter().all(|bytes| !bytes.windows(24).any(|window| window == &sealed_again[20..44])));
+    assert!([wal, file].iter().all(|bytes| {
+        !bytes
+            .windows(24)
+            .any(|window| window == &sealed_again[20..44])
+    }));
 }
 
 /// A backup program that reads keeps the log, so that it is emptied later.
 #[tokio::test]
 async fn destroyed_private_half_leaves_the_log_once_readers_end() {
     let harness = Harness::new().await;
-    let (kid, sealed) = (harness.active_kid(), harness.key(Purpose::Token, KeyState::Active).unwrap().sealed.unwrap());
+    let (kid, sealed) = (
+        harness.active_kid(),
+        harness
+            .key(Purpose::Token, KeyState::Active)
+            .unwrap()
+            .sealed
+            .unwrap(),
+    );
     let file = harness.database.file().display().to_string();
-    let holds = |name: &str| std::fs::read(name).unwrap().windows(24).any(|window| window == &sealed[20..44]);
-    let mut reader = sqlx::SqliteConnection::connect(&format!("sqlite:{file}")).await.unwrap();
-    reader.execute("BEGIN; SELECT * FROM meshseal_keys").await.unwrap();
-    harness.post_as("operator", "/admin/keys/revoke", &format!("kid={kid}")).await;
-    assert!(holds(&format!("{file}-wal")) || holds(&file), "the reader still needs it");
+    let holds = |name: &str| {
+        std::fs::read(name)
+            .unwrap()
+            .windows(24)
+            .any(|window| window == &sealed[20..44])
+    };
+    let mut reader = sqlx::SqliteConnection::connect(&format!("sqlite:{file}"))
+        .await
+        .unwrap();
+    reader
+        .execute("BEGIN; SELECT * FROM meshseal_keys")
+        .await
+        .unwrap();
+    harness
+        .post_as("operator", "/admin/keys/revoke", &format!("kid={kid}"))
+        .await;
+    assert!(
+        holds(&format!("{file}-wal")) || holds(&file),
+        "the reader still needs it"
+    );
     reader.execute("ROLLBACK").await.unwrap();
     harness.issuer.store.tidy().await;
     assert!(!holds(&format!("{file}-wal")) && !holds(&file));

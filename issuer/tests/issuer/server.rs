@@ -14,13 +14,19 @@ const CONFIG: &str = "listen: 127.0.0.1:0\ndatabase: sqlite:data.db\n";
 
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("issuer.yaml"), format!("{CONFIG}{}", yaml())).unwrap();
+    std::fs::write(
+        folder.path().join("issuer.yaml"),
+        format!("{CONFIG}{}", yaml()),
+    )
+    .unwrap();
     folder
 }
 
 fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(&server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     stream
 }
 
@@ -37,13 +43,21 @@ fn exchange_on(mut stream: TcpStream, request: &str) -> String {
 }
 
 fn get(server: &Server, path: &str) -> String {
-    exchange(server, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+    exchange(
+        server,
+        &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+    )
 }
 
 fn post(server: &Server, client: &str, path: &str, form: &str) -> String {
-    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: {}\r\n", basic(client));
-    let body =
-        format!("content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}", form.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: {}\r\n",
+        basic(client)
+    );
+    let body = format!(
+        "content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}",
+        form.len()
+    );
     exchange(server, &format!("{head}{body}"))
 }
 
@@ -53,19 +67,28 @@ fn body(answer: &str) -> serde_json::Value {
 
 fn metrics(server: &Server) -> String {
     let stream = TcpStream::connect(&server.admin).unwrap();
-    exchange_on(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    exchange_on(
+        stream,
+        "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    )
 }
 
 fn version(server: &Server) -> u64 {
     let metrics = metrics(server);
-    metrics.lines().find_map(|line| line.strip_prefix("meshseal_bundle_version ")).unwrap().parse().unwrap()
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("meshseal_bundle_version "))
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 /// A poll that waits, and does: sent, and counted by the issuer.
 fn waiting_poll(server: &Server, have: u64) -> TcpStream {
     let mut stream = connect(server);
-    let request =
-        format!("GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n\r\n");
+    let request = format!(
+        "GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).unwrap();
     while !metrics(server).contains("meshseal_polls_waiting 1") {
         std::thread::yield_now();
@@ -84,13 +107,21 @@ fn a_waiting_poll_hears_of_a_revocation_at_once_and_the_receipt_counts_it() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
     assert!(get(&server, "/readyz").starts_with("HTTP/1.1 200"));
-    let token = body(&post(&server, "checkout", "/token", "grant_type=client_credentials&resource=orders"));
+    let token = body(&post(
+        &server,
+        "checkout",
+        "/token",
+        "grant_type=client_credentials&resource=orders",
+    ));
     let token = token["access_token"].as_str().unwrap().to_owned();
     let mut poll = waiting_poll(&server, version(&server));
     let begun = SystemClock::new().now_ms();
     let revoked = post(&server, "checkout", "/revoke", &format!("token={token}"));
     let answer = first_bytes(&mut poll);
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("application/jose"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("application/jose"),
+        "{answer}"
+    );
     assert!(SystemClock::new().now_ms() < begun + 1_000);
     let have = body(&revoked)["version"].as_u64().unwrap();
     let _again = waiting_poll(&server, have);
@@ -122,7 +153,12 @@ fn sigterm_answers_who_waits_and_ends_well() {
 fn a_crash_loses_nothing_that_was_answered_for() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
-    let token = body(&post(&server, "checkout", "/token", "grant_type=client_credentials&resource=orders"));
+    let token = body(&post(
+        &server,
+        "checkout",
+        "/token",
+        "grant_type=client_credentials&resource=orders",
+    ));
     let token = token["access_token"].as_str().unwrap().to_owned();
     post(&server, "checkout", "/revoke", &format!("token={token}"));
     let before = version(&server);
@@ -130,22 +166,42 @@ fn a_crash_loses_nothing_that_was_answered_for() {
     assert_eq!(server.wait().0, None);
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
     assert_eq!(version(&server), before);
-    assert_eq!(body(&post(&server, "checkout", "/introspect", &format!("token={token}")))["active"], false);
+    assert_eq!(
+        body(&post(
+            &server,
+            "checkout",
+            "/introspect",
+            &format!("token={token}")
+        ))["active"],
+        false
+    );
 }
 
 #[test]
 fn logs_hold_no_token_and_no_secret() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml", "--log", "json"]);
-    let token = body(&post(&server, "checkout", "/token", "grant_type=client_credentials&resource=orders"));
+    let token = body(&post(
+        &server,
+        "checkout",
+        "/token",
+        "grant_type=client_credentials&resource=orders",
+    ));
     let token = token["access_token"].as_str().unwrap().to_owned();
     post(&server, "checkout", "/revoke", &format!("token={token}"));
     server.signal("TERM");
     let (_, log) = server.wait();
     let secret = crate::support::secret("checkout");
     let signature = token.rsplit_once('.').unwrap().1;
-    assert!(log.contains("revoked") && !log.contains(signature) && !log.contains(&secret), "{log}");
-    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{log}");
+    assert!(
+        log.contains("revoked") && !log.contains(signature) && !log.contains(&secret),
+        "{log}"
+    );
+    assert!(
+        log.lines()
+            .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()),
+        "{log}"
+    );
 }
 
 #[test]
@@ -153,21 +209,38 @@ fn with_no_configuration_it_starts_on_a_file_and_names_a_busy_port() {
     let folder = tempfile::tempdir().unwrap();
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = busy.local_addr().unwrap().to_string();
-    std::fs::write(folder.path().join("issuer.yaml"), format!("listen: {address}")).unwrap();
+    std::fs::write(
+        folder.path().join("issuer.yaml"),
+        format!("listen: {address}"),
+    )
+    .unwrap();
     let refused = run(folder.path(), &["serve", "--config", "issuer.yaml"], "");
     let message = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(message.contains(&address) && message.contains("`listen`"), "{message}");
+    assert!(
+        message.contains(&address) && message.contains("`listen`"),
+        "{message}"
+    );
     let admin = format!("listen: 127.0.0.1:0\nadmin: {{ listen: \"{address}\" }}");
     std::fs::write(folder.path().join("issuer.yaml"), admin).unwrap();
     let refused = run(folder.path(), &["serve", "--config", "issuer.yaml"], "");
     assert!(text(&refused.stderr).contains("`admin.listen`"));
-    assert!(!folder.path().join("meshseal.db").exists(), "nothing was made for nothing");
+    assert!(
+        !folder.path().join("meshseal.db").exists(),
+        "nothing was made for nothing"
+    );
     std::fs::write(folder.path().join("issuer.yaml"), "listen: 127.0.0.1:0").unwrap();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
     let metadata = body(&get(&server, "/.well-known/oauth-authorization-server"));
-    assert_eq!(metadata["issuer"], format!("http://{}", server.address), "the port that was free");
-    assert!(folder.path().join("meshseal.db").exists() && folder.path().join("meshseal.master.key").exists());
+    assert_eq!(
+        metadata["issuer"],
+        format!("http://{}", server.address),
+        "the port that was free"
+    );
+    assert!(
+        folder.path().join("meshseal.db").exists()
+            && folder.path().join("meshseal.master.key").exists()
+    );
 }
 
 #[test]
@@ -183,8 +256,14 @@ fn requires_one_valid_host() {
         ("host: a:80:80\r\n", "400"),
         ("host: u@a\r\n", "400"),
     ] {
-        let answer = exchange(&server, &format!("GET /healthz HTTP/1.1\r\n{hosts}connection: close\r\n\r\n"));
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{hosts:?}: {answer}");
+        let answer = exchange(
+            &server,
+            &format!("GET /healthz HTTP/1.1\r\n{hosts}connection: close\r\n\r\n"),
+        );
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{hosts:?}: {answer}"
+        );
     }
 }
 
@@ -192,11 +271,21 @@ fn requires_one_valid_host() {
 fn tells_slow_and_broken_bodies_apart() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
-    let head = "POST /token HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n";
-    let broken = exchange(&server, &format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n"));
+    let head =
+        "POST /token HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n";
+    let broken = exchange(
+        &server,
+        &format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n"),
+    );
     assert!(broken.starts_with("HTTP/1.1 400"), "{broken}");
-    let slow = exchange(&server, &format!("{head}content-length: 100\r\n\r\ngrant_type="));
-    assert!(slow.starts_with("HTTP/1.1 408") && slow.contains("connection: close"), "{slow}");
+    let slow = exchange(
+        &server,
+        &format!("{head}content-length: 100\r\n\r\ngrant_type="),
+    );
+    assert!(
+        slow.starts_with("HTTP/1.1 408") && slow.contains("connection: close"),
+        "{slow}"
+    );
 }
 
 #[test]
@@ -205,15 +294,28 @@ fn failed_authentication_is_logged_within_bounds() {
     let server = Server::start(folder.path(), &["--config", "issuer.yaml", "--log", "json"]);
     let wrong = "mss_this-is-some-secret";
     for at in 0..50 {
-        let client = if at % 2 == 0 { "checkout".to_owned() } else { format!("made-up-{at}") };
-        let form = format!("grant_type=client_credentials&client_id={client}&client_secret={wrong}");
+        let client = if at % 2 == 0 {
+            "checkout".to_owned()
+        } else {
+            format!("made-up-{at}")
+        };
+        let form =
+            format!("grant_type=client_credentials&client_id={client}&client_secret={wrong}");
         let head = "POST /token HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
         let kind = "content-type: application/x-www-form-urlencoded";
-        exchange(&server, &format!("{head}{kind}\r\ncontent-length: {}\r\n\r\n{form}", form.len()));
+        exchange(
+            &server,
+            &format!(
+                "{head}{kind}\r\ncontent-length: {}\r\n\r\n{form}",
+                form.len()
+            ),
+        );
     }
     exchange(
         &server,
-        &format!("GET /healthz HTTP/1.1\r\nhost: x\r\nauthorization: Basic {wrong}\r\nconnection: close\r\n\r\n"),
+        &format!(
+            "GET /healthz HTTP/1.1\r\nhost: x\r\nauthorization: Basic {wrong}\r\nconnection: close\r\n\r\n"
+        ),
     );
     server.signal("TERM");
     let (_, log) = server.wait();
@@ -222,8 +324,14 @@ fn failed_authentication_is_logged_within_bounds() {
         .filter_map(|line| serde_json::from_str(line).ok())
         .filter(|line: &serde_json::Value| line["message"] == "client authentication failed")
         .collect();
-    assert!((2..=20).contains(&failures.len()), "bounded for known and made-up clients: {log}");
-    let line = failures.iter().find(|line| line["client"] == "checkout").unwrap();
+    assert!(
+        (2..=20).contains(&failures.len()),
+        "bounded for known and made-up clients: {log}"
+    );
+    let line = failures
+        .iter()
+        .find(|line| line["client"] == "checkout")
+        .unwrap();
     assert_eq!(
         (&line["source"], &line["reason"], &line["endpoint"]),
         (&"127.0.0.1".into(), &"secret-wrong".into(), &"token".into())
@@ -235,30 +343,60 @@ fn failed_authentication_is_logged_within_bounds() {
 fn a_slow_or_oversized_head_does_not_hold_a_place() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
-    let long = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(40_000));
+    let long = format!(
+        "GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n",
+        "a".repeat(40_000)
+    );
     let mut stream = connect(&server);
     // The server may cut the connection while we still write.
     let _ = stream.write_all(long.as_bytes());
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
     assert!(get(&server, "/healthz").starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_runs_on_postgresql() {
-    let Some(database) = Database::postgres().await else { return };
-    let meshseal_issuer::store::Location::Postgres(url) = &database.location else { return };
+    let Some(database) = Database::postgres().await else {
+        return;
+    };
+    let meshseal_issuer::store::Location::Postgres(url) = &database.location else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
-    let config = format!("listen: 127.0.0.1:0\ndatabase: {url}\nmasterKey: {{ file: master.key }}\n{}", yaml());
+    let config = format!(
+        "listen: 127.0.0.1:0\ndatabase: {url}\nmasterKey: {{ file: master.key }}\n{}",
+        yaml()
+    );
     std::fs::write(folder.path().join("issuer.yaml"), config).unwrap();
-    std::fs::write(folder.path().join("master.key"), "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
+    std::fs::write(
+        folder.path().join("master.key"),
+        "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+    )
+    .unwrap();
     let servers = [(); 2].map(|()| Server::start(folder.path(), &["--config", "issuer.yaml"]));
-    let token = body(&post(&servers[0], "checkout", "/token", "grant_type=client_credentials&resource=orders"));
+    let token = body(&post(
+        &servers[0],
+        "checkout",
+        "/token",
+        "grant_type=client_credentials&resource=orders",
+    ));
     let token = token["access_token"].as_str().unwrap().to_owned();
     let mut poll = waiting_poll(&servers[1], version(&servers[1]));
     let begun = SystemClock::new().now_ms();
-    post(&servers[0], "checkout", "/revoke", &format!("token={token}"));
-    assert!(first_bytes(&mut poll).starts_with("HTTP/1.1 200"), "the other replica's proxies hear of it");
+    post(
+        &servers[0],
+        "checkout",
+        "/revoke",
+        &format!("token={token}"),
+    );
+    assert!(
+        first_bytes(&mut poll).starts_with("HTTP/1.1 200"),
+        "the other replica's proxies hear of it"
+    );
     assert!(SystemClock::new().now_ms() < begun + 1_000);
 }

@@ -22,7 +22,10 @@ const NOW_MS: u64 = NOW * 1000;
 const GRANT: &str = "grant_type=client_credentials&resource=orders";
 
 fn record(kid: &str) -> KeyRecord {
-    KeyRecord { kid: kid.into(), ..generated(KeyState::Draining) }
+    KeyRecord {
+        kid: kid.into(),
+        ..generated(KeyState::Draining)
+    }
 }
 
 fn generated(state: KeyState) -> KeyRecord {
@@ -30,17 +33,30 @@ fn generated(state: KeyState) -> KeyRecord {
 }
 
 fn epoch(name: &str, before: u64) -> EpochRecord {
-    EpochRecord { kind: EpochKind::Subject, name: name.into(), before, expires_at: NOW + 1_000 }
+    EpochRecord {
+        kind: EpochKind::Subject,
+        name: name.into(),
+        before,
+        expires_at: NOW + 1_000,
+    }
 }
 
 /// Two rows of each kind, and a state that was saved more than once.
 async fn filled(database: &Database) -> Arc<dyn meshseal_issuer::store::Store> {
     let store = database.open().await;
-    let tokens = [1, 2].map(|index| RevokedToken { index, expires_at: NOW + 1_000 });
+    let tokens = [1, 2].map(|index| RevokedToken {
+        index,
+        expires_at: NOW + 1_000,
+    });
     let change = Change {
-        keys: ["a", "b"].map(|kid| KeyChange::Insert(record(kid))).to_vec(),
+        keys: ["a", "b"]
+            .map(|kid| KeyChange::Insert(record(kid)))
+            .to_vec(),
         revoke: tokens.to_vec(),
-        revoker: Revoker { client: "checkout".into(), most: None },
+        revoker: Revoker {
+            client: "checkout".into(),
+            most: None,
+        },
         epochs: vec![epoch("alice", 900), epoch("bob", 900)],
         ..Change::default()
     };
@@ -52,9 +68,22 @@ async fn filled(database: &Database) -> Arc<dyn meshseal_issuer::store::Store> {
 
 async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
     let store = filled(&database).await;
-    database.execute("CREATE TABLE old_epochs AS SELECT * FROM meshseal_epochs").await;
-    database.execute("CREATE TABLE old_state AS SELECT * FROM meshseal_state").await;
-    store.commit(&Change { epochs: vec![epoch("alice", 950)], ..Change::default() }, NOW_MS).await.unwrap();
+    database
+        .execute("CREATE TABLE old_epochs AS SELECT * FROM meshseal_epochs")
+        .await;
+    database
+        .execute("CREATE TABLE old_state AS SELECT * FROM meshseal_state")
+        .await;
+    store
+        .commit(
+            &Change {
+                epochs: vec![epoch("alice", 950)],
+                ..Change::default()
+            },
+            NOW_MS,
+        )
+        .await
+        .unwrap();
     let columns = "kid, purpose, algorithm, state, since, published, public_jwk, sealed, ready_at, drain_s, mac";
     let copied = columns.replacen("kid", "'c'", 1);
     let cases = [
@@ -62,26 +91,52 @@ async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
             "DELETE FROM meshseal_keys WHERE kid = 'a'",
             "meshseal_keys has 1 rows instead of 2, removed or replaced: row `a` of meshseal_keys",
         ),
-        ("UPDATE meshseal_keys SET state = 'active' WHERE kid = 'a'", "row `a` of meshseal_keys"),
-        ("UPDATE meshseal_keys SET ready_at = 1 WHERE kid = 'a'", "row `a` of meshseal_keys"),
-        ("UPDATE meshseal_keys SET drain_s = 1 WHERE kid = 'a'", "row `a` of meshseal_keys"),
-        ("UPDATE meshseal_keys SET mac = NULL WHERE kid = 'a'", "row `a` of meshseal_keys"),
         (
-            &*format!("INSERT INTO meshseal_keys ({columns}) SELECT {copied} FROM meshseal_keys WHERE kid = 'a'"),
+            "UPDATE meshseal_keys SET state = 'active' WHERE kid = 'a'",
+            "row `a` of meshseal_keys",
+        ),
+        (
+            "UPDATE meshseal_keys SET ready_at = 1 WHERE kid = 'a'",
+            "row `a` of meshseal_keys",
+        ),
+        (
+            "UPDATE meshseal_keys SET drain_s = 1 WHERE kid = 'a'",
+            "row `a` of meshseal_keys",
+        ),
+        (
+            "UPDATE meshseal_keys SET mac = NULL WHERE kid = 'a'",
+            "row `a` of meshseal_keys",
+        ),
+        (
+            &*format!(
+                "INSERT INTO meshseal_keys ({columns}) SELECT {copied} FROM meshseal_keys WHERE kid = 'a'"
+            ),
             "row `c` of meshseal_keys",
         ),
         (
             "DELETE FROM meshseal_revoked WHERE token_index = 1",
             "meshseal_revoked has 1 rows instead of 2, removed or replaced: row `1` of meshseal_revoked",
         ),
-        ("UPDATE meshseal_revoked SET expires_at = 5 WHERE token_index = 1", "row `1` of meshseal_revoked"),
-        ("UPDATE meshseal_revoked SET token_index = 3 WHERE token_index = 1", "row `3` of meshseal_revoked"),
-        ("UPDATE meshseal_revoked SET revoked_by = 'x' WHERE token_index = 2", "row `2` of meshseal_revoked"),
+        (
+            "UPDATE meshseal_revoked SET expires_at = 5 WHERE token_index = 1",
+            "row `1` of meshseal_revoked",
+        ),
+        (
+            "UPDATE meshseal_revoked SET token_index = 3 WHERE token_index = 1",
+            "row `3` of meshseal_revoked",
+        ),
+        (
+            "UPDATE meshseal_revoked SET revoked_by = 'x' WHERE token_index = 2",
+            "row `2` of meshseal_revoked",
+        ),
         (
             "DELETE FROM meshseal_epochs WHERE name = 'bob'",
             "meshseal_epochs has 1 rows instead of 2, removed or replaced: row `subject bob` of meshseal_epochs",
         ),
-        ("UPDATE meshseal_epochs SET kind = 'client' WHERE name = 'bob'", "row `client bob` of meshseal_epochs"),
+        (
+            "UPDATE meshseal_epochs SET kind = 'client' WHERE name = 'bob'",
+            "row `client bob` of meshseal_epochs",
+        ),
         (
             "DELETE FROM meshseal_epochs; INSERT INTO meshseal_epochs SELECT * FROM old_epochs",
             "a row was replaced by an earlier state of it, removed or replaced: row `subject alice` of meshseal_epochs",
@@ -90,13 +145,26 @@ async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
             "DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM old_state",
             "a row was replaced by an earlier state of it",
         ),
-        ("UPDATE meshseal_state SET version = version + 1", "row `state` of meshseal_state"),
-        ("UPDATE meshseal_state SET next_index = 0", "row `state` of meshseal_state"),
-        ("UPDATE meshseal_state SET rows_used = '1 2'", "row `state` of meshseal_state"),
+        (
+            "UPDATE meshseal_state SET version = version + 1",
+            "row `state` of meshseal_state",
+        ),
+        (
+            "UPDATE meshseal_state SET next_index = 0",
+            "row `state` of meshseal_state",
+        ),
+        (
+            "UPDATE meshseal_state SET rows_used = '1 2'",
+            "row `state` of meshseal_state",
+        ),
     ];
     let tables = ["keys", "revoked", "epochs", "state"];
     for table in tables {
-        database.execute(&format!("CREATE TABLE kept_{table} AS SELECT * FROM meshseal_{table}")).await;
+        database
+            .execute(&format!(
+                "CREATE TABLE kept_{table} AS SELECT * FROM meshseal_{table}"
+            ))
+            .await;
     }
     store.load().await.unwrap();
     for (statements, named) in cases {
@@ -104,10 +172,15 @@ async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
         let error = store.load().await.unwrap_err();
         assert_eq!(error, StoreError::Tampered(named.into()), "{statements}");
         for table in tables {
-            let undo = format!("DELETE FROM meshseal_{table}; INSERT INTO meshseal_{table} SELECT * FROM kept_{table}");
+            let undo = format!(
+                "DELETE FROM meshseal_{table}; INSERT INTO meshseal_{table} SELECT * FROM kept_{table}"
+            );
             database.execute(&undo).await;
         }
-        store.load().await.unwrap_or_else(|error| panic!("{statements}: undone, yet {error}"));
+        store
+            .load()
+            .await
+            .unwrap_or_else(|error| panic!("{statements}: undone, yet {error}"));
     }
 }
 
@@ -135,14 +208,32 @@ const SCHEMA_1: &str = "
 
 async fn schema_1(database: &Database) -> KeyRecord {
     let (blob, quoted, marks) = if database.is_sqlite() {
-        ("BLOB", "x'", "PRAGMA application_id = 1296388936; PRAGMA user_version = 1")
+        (
+            "BLOB",
+            "x'",
+            "PRAGMA application_id = 1296388936; PRAGMA user_version = 1",
+        )
     } else {
-        ("BYTEA", "'\\x", "INSERT INTO meshseal_meta VALUES ('schema', '1')")
+        (
+            "BYTEA",
+            "'\\x",
+            "INSERT INTO meshseal_meta VALUES ('schema', '1')",
+        )
     };
     database.execute(&SCHEMA_1.replace("{blob}", blob)).await;
     let key = generated(KeyState::Active);
-    let private = master().open(&KeyRecord::seal_name(&key.kid), key.sealed.as_ref().unwrap()).unwrap();
-    let sealed: String = master().seal(&key.kid, &private).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+    let private = master()
+        .open(
+            &KeyRecord::seal_name(&key.kid),
+            key.sealed.as_ref().unwrap(),
+        )
+        .unwrap();
+    let sealed: String = master()
+        .seal(&key.kid, &private)
+        .unwrap()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let (kid, jwk) = (&key.kid, &key.public_jwk);
     database
         .execute(&format!(
@@ -158,12 +249,22 @@ async fn seals_schema_1_once(database: Arc<Database>) {
     let harness = Harness::on(database.clone(), config()).await;
     assert_eq!(harness.active_kid(), key.kid);
     let kept = database.open().await.load().await.unwrap();
-    assert_eq!((kept.revoked.len(), kept.epochs.len(), kept.next_index), (1, 1, 8_192));
+    assert_eq!(
+        (kept.revoked.len(), kept.epochs.len(), kept.next_index),
+        (1, 1, 8_192)
+    );
     assert!(harness.is_active(&harness.token().await).await);
-    database.execute("UPDATE meshseal_keys SET mac = NULL; UPDATE meshseal_state SET mac = NULL").await;
-    let store = meshseal_issuer::store::open(&database.location).await.unwrap();
+    database
+        .execute("UPDATE meshseal_keys SET mac = NULL; UPDATE meshseal_state SET mac = NULL")
+        .await;
+    let store = meshseal_issuer::store::open(&database.location)
+        .await
+        .unwrap();
     let refused = store.unlock(&master()).await.unwrap_err();
-    assert!(matches!(&refused, StoreError::Tampered(reason) if reason.contains("has no MAC")), "{refused}");
+    assert!(
+        matches!(&refused, StoreError::Tampered(reason) if reason.contains("has no MAC")),
+        "{refused}"
+    );
 }
 
 fn forged_row() -> String {
@@ -182,28 +283,64 @@ async fn forged_key_is_named_and_never_published() {
     let mut proxy = Proxy::of(&harness, 1);
     proxy.confirm(&harness).await;
     let before = harness.get("/jwks").await.text;
-    harness.database.execute(&format!("{}; UPDATE meshseal_state SET version = version + 1", forged_row())).await;
-    let error = harness.issuer.publisher.refresh().await.unwrap_err().to_string();
-    assert!(error.contains("meshseal_keys") && error.contains("meshseal_state"), "{error}");
-    assert_eq!(harness.get("/jwks").await.text, before, "what is in force stays");
+    harness
+        .database
+        .execute(&format!(
+            "{}; UPDATE meshseal_state SET version = version + 1",
+            forged_row()
+        ))
+        .await;
+    let error = harness
+        .issuer
+        .publisher
+        .refresh()
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("meshseal_keys") && error.contains("meshseal_state"),
+        "{error}"
+    );
+    assert_eq!(
+        harness.get("/jwks").await.text,
+        before,
+        "what is in force stays"
+    );
     assert!(harness.is_active(&token).await);
     let ready = harness.get("/readyz").await;
     assert_eq!(ready.status, 503);
     assert!(ready.text.contains("meshseal_keys"), "{}", ready.text);
     let metrics = harness.get("/metrics").await.text;
-    assert!(metrics.contains("\nmeshseal_database_tampered 1\n"), "{metrics}");
-    for (path, form) in [("/token", GRANT.to_owned()), ("/revoke", format!("token={token}"))] {
-        assert_eq!(harness.post_as("checkout", path, &form).await.error(), (503, "temporarily_unavailable".into()));
+    assert!(
+        metrics.contains("\nmeshseal_database_tampered 1\n"),
+        "{metrics}"
+    );
+    for (path, form) in [
+        ("/token", GRANT.to_owned()),
+        ("/revoke", format!("token={token}")),
+    ] {
+        assert_eq!(
+            harness.post_as("checkout", path, &form).await.error(),
+            (503, "temporarily_unavailable".into())
+        );
     }
 
     harness.clock.advance(30);
     assert!(harness.issuer.publisher.refresh().await.is_err());
     let issued = proxy.trust.bundle_issued_at();
     assert_eq!(proxy.poll(&harness).await, Accepted::Refreshed);
-    assert_eq!(proxy.trust.bundle_issued_at(), issued, "what is not proven is not dated anew");
+    assert_eq!(
+        proxy.trust.bundle_issued_at(),
+        issued,
+        "what is not proven is not dated anew"
+    );
     let mut other = Proxy::of(&harness, 2);
     other.poll(&harness).await;
-    assert_eq!(other.trust.bundle_issued_at(), issued, "a new worker gets the same");
+    assert_eq!(
+        other.trust.bundle_issued_at(),
+        issued,
+        "a new worker gets the same"
+    );
 
     let undo = "DELETE FROM meshseal_keys WHERE mac IS NULL; UPDATE meshseal_state SET version = version - 1";
     harness.database.execute(undo).await;
@@ -226,9 +363,18 @@ async fn proves_all_rows_each_minute() {
 async fn tampered_database_stops_the_start() {
     let harness = Harness::new().await;
     harness.database.execute(&forged_row()).await;
-    let started = Issuer::start(config(), harness.clock.clone(), harness.database.open().await, master()).await;
+    let started = Issuer::start(
+        config(),
+        harness.clock.clone(),
+        harness.database.open().await,
+        master(),
+    )
+    .await;
     let error = started.err().unwrap().to_string();
-    assert!(error.contains("meshseal_keys") && error.contains("meshseal incident repair"), "{error}");
+    assert!(
+        error.contains("meshseal_keys") && error.contains("meshseal incident repair"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -239,11 +385,18 @@ async fn restored_database_leases_no_index_twice() {
         meshseal_core::revocation::index_of(jti.as_str().unwrap()).unwrap()
     };
     let first = Harness::on(database.clone(), config()).await;
-    database.execute("CREATE TABLE backup AS SELECT * FROM meshseal_state").await;
+    database
+        .execute("CREATE TABLE backup AS SELECT * FROM meshseal_state")
+        .await;
     let lost = index(&first.token().await);
-    database.execute("DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM backup").await;
+    database
+        .execute("DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM backup")
+        .await;
     first.clock.advance(1);
     let second = first.restarted().await;
     let reused = index(&second.token().await);
-    assert!(reused > lost + 8_192, "{reused} may be in the block that {lost} came from");
+    assert!(
+        reused > lost + 8_192,
+        "{reused} may be in the block that {lost} came from"
+    );
 }

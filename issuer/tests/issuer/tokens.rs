@@ -14,20 +14,42 @@ const GRANT: &str = "grant_type=client_credentials";
 #[tokio::test]
 async fn a_token_is_what_rfc_9068_says() {
     let harness = Harness::new().await;
-    let answer = harness.post_as("checkout", "/token", &format!("{GRANT}&resource=orders&scope=orders.read")).await;
+    let answer = harness
+        .post_as(
+            "checkout",
+            "/token",
+            &format!("{GRANT}&resource=orders&scope=orders.read"),
+        )
+        .await;
     assert_eq!(answer.status, 200);
-    assert_eq!((answer.header(header::CACHE_CONTROL), answer.header(header::PRAGMA)), ("no-store", "no-cache"));
+    assert_eq!(
+        (
+            answer.header(header::CACHE_CONTROL),
+            answer.header(header::PRAGMA)
+        ),
+        ("no-store", "no-cache")
+    );
     let body = answer.json();
     assert_eq!(
         (&body["token_type"], &body["expires_in"], &body["scope"]),
         (&"Bearer".into(), &300.into(), &"orders.read".into())
     );
     let members: Vec<&String> = body.as_object().unwrap().keys().collect();
-    assert_eq!(members, ["access_token", "expires_in", "scope", "token_type"], "no refresh token (RFC 6749 §4.4.3)");
+    assert_eq!(
+        members,
+        ["access_token", "expires_in", "scope", "token_type"],
+        "no refresh token (RFC 6749 §4.4.3)"
+    );
     let (head, claims) = decode(body["access_token"].as_str().unwrap());
-    assert_eq!(head, serde_json::json!({ "alg": "EdDSA", "kid": harness.active_kid(), "typ": "at+jwt" }));
+    assert_eq!(
+        head,
+        serde_json::json!({ "alg": "EdDSA", "kid": harness.active_kid(), "typ": "at+jwt" })
+    );
     let jti = claims["jti"].as_str().unwrap();
-    assert_eq!((jti.len(), index_of(jti)), (22, Some(meshseal_issuer::tokens::index_floor(NOW * 1_000))));
+    assert_eq!(
+        (jti.len(), index_of(jti)),
+        (22, Some(meshseal_issuer::tokens::index_floor(NOW * 1_000)))
+    );
     let expected = serde_json::json!({
         "iss": ISSUER, "sub": "checkout", "client_id": "checkout", "aud": "orders", "iat": NOW, "exp": NOW + 300,
         "scope": "orders.read", "jti": jti,
@@ -43,8 +65,15 @@ async fn every_algorithm_signs_what_its_published_key_verifies() {
         let harness = Harness::with(config).await;
         let token = harness.token().await;
         assert_eq!(decode(&token).0["alg"], algorithm.name());
-        let keys = KeySet::from_config(&harness.get("/jwks").await.text, &[algorithm.core()], false).unwrap();
-        assert_eq!(signature_only(&token, &keys), Ok(()), "{}", algorithm.name());
+        let keys =
+            KeySet::from_config(&harness.get("/jwks").await.text, &[algorithm.core()], false)
+                .unwrap();
+        assert_eq!(
+            signature_only(&token, &keys),
+            Ok(()),
+            "{}",
+            algorithm.name()
+        );
         assert!(harness.is_active(&token).await);
     }
 }
@@ -55,14 +84,31 @@ async fn scopes_are_the_clients_and_the_services() {
     for (form, scope) in [
         ("resource=orders", "orders.read orders.write"),
         ("audience=orders&scope=orders.write", "orders.write"),
-        ("resource=orders&scope=orders.read+orders.read", "orders.read"),
+        (
+            "resource=orders&scope=orders.read+orders.read",
+            "orders.read",
+        ),
         ("resource=stock", "stock.read"),
     ] {
-        let answer = harness.post_as("checkout", "/token", &format!("{GRANT}&{form}")).await;
+        let answer = harness
+            .post_as("checkout", "/token", &format!("{GRANT}&{form}"))
+            .await;
         assert_eq!(answer.json()["scope"], scope, "{form}");
     }
-    for scope in ["stock.read", "orders.read+nonsense", "orders.read++orders.write", "+", "ORDERS.READ"] {
-        let answer = harness.post_as("checkout", "/token", &format!("{GRANT}&resource=orders&scope={scope}")).await;
+    for scope in [
+        "stock.read",
+        "orders.read+nonsense",
+        "orders.read++orders.write",
+        "+",
+        "ORDERS.READ",
+    ] {
+        let answer = harness
+            .post_as(
+                "checkout",
+                "/token",
+                &format!("{GRANT}&resource=orders&scope={scope}"),
+            )
+            .await;
         assert_eq!(answer.error(), (400, "invalid_scope".into()), "{scope}");
     }
     assert_eq!(
@@ -70,31 +116,72 @@ async fn scopes_are_the_clients_and_the_services() {
         "orders.read",
         "not all that the service knows"
     );
-    let others = harness.post_as("stock", "/token", &format!("{GRANT}&scope=orders.write")).await;
-    assert_eq!(others.error(), (400, "invalid_scope".into()), "known to the service, not given to the client");
+    let others = harness
+        .post_as("stock", "/token", &format!("{GRANT}&scope=orders.write"))
+        .await;
+    assert_eq!(
+        others.error(),
+        (400, "invalid_scope".into()),
+        "known to the service, not given to the client"
+    );
 }
 
 #[tokio::test]
 async fn scopes_are_granted_for_each_service() {
-    let shared = crate::support::yaml().replace("scopes: [stock.read], lifetime", "scopes: [orders.read], lifetime");
+    let shared = crate::support::yaml().replace(
+        "scopes: [stock.read], lifetime",
+        "scopes: [orders.read], lifetime",
+    );
     let flat = "audiences: [orders, stock]\n  scopes: [orders.read, orders.write, stock.read]";
     let each = "access: [{ audience: orders, scopes: [orders.read] }, { audience: stock }]";
-    let harness = Harness::with(meshseal_issuer::config::from_yaml(&shared.replace(flat, each)).unwrap()).await;
-    assert_eq!(decode(&harness.token_for("checkout", "resource=orders").await).1["scope"], "orders.read");
+    let harness =
+        Harness::with(meshseal_issuer::config::from_yaml(&shared.replace(flat, each)).unwrap())
+            .await;
+    assert_eq!(
+        decode(&harness.token_for("checkout", "resource=orders").await).1["scope"],
+        "orders.read"
+    );
     let (_, stock) = decode(&harness.token_for("checkout", "resource=stock").await);
-    assert_eq!(stock.get("scope"), None, "the service knows `orders.read`, the client has it elsewhere");
-    let asked = harness.post_as("checkout", "/token", &format!("{GRANT}&resource=stock&scope=orders.read")).await;
+    assert_eq!(
+        stock.get("scope"),
+        None,
+        "the service knows `orders.read`, the client has it elsewhere"
+    );
+    let asked = harness
+        .post_as(
+            "checkout",
+            "/token",
+            &format!("{GRANT}&resource=stock&scope=orders.read"),
+        )
+        .await;
     assert_eq!(asked.error(), (400, "invalid_scope".into()));
     let ambiguous = shared.replace("orders.write, stock.read]", "orders.write]");
-    let error = meshseal_issuer::config::from_yaml(&ambiguous).unwrap_err().to_string();
-    assert!(error.contains("clients[0].scopes[0]") && error.contains("`access`"), "{error}");
+    let error = meshseal_issuer::config::from_yaml(&ambiguous)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("clients[0].scopes[0]") && error.contains("`access`"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_token_is_for_one_service_that_is_open_to_the_client() {
     let harness = Harness::new().await;
-    assert_eq!(decode(&harness.token_for("stock", "").await).1["aud"], "orders", "the only one needs no name");
-    assert_eq!(decode(&harness.token_for("checkout", "resource=stock&audience=stock").await).1["exp"], NOW + 60);
+    assert_eq!(
+        decode(&harness.token_for("stock", "").await).1["aud"],
+        "orders",
+        "the only one needs no name"
+    );
+    assert_eq!(
+        decode(
+            &harness
+                .token_for("checkout", "resource=stock&audience=stock")
+                .await
+        )
+        .1["exp"],
+        NOW + 60
+    );
     for (client, form) in [
         ("checkout", ""),
         ("checkout", "resource=unknown"),
@@ -102,10 +189,19 @@ async fn a_token_is_for_one_service_that_is_open_to_the_client() {
         ("checkout", "resource=orders+stock"),
         ("stock", "resource=stock"),
     ] {
-        let answer = harness.post_as(client, "/token", &format!("{GRANT}&{form}")).await;
-        assert_eq!(answer.error(), (400, "invalid_target".into()), "{client} {form}");
+        let answer = harness
+            .post_as(client, "/token", &format!("{GRANT}&{form}"))
+            .await;
+        assert_eq!(
+            answer.error(),
+            (400, "invalid_target".into()),
+            "{client} {form}"
+        );
     }
-    assert_eq!(harness.post_as("operator", "/token", GRANT).await.error(), (400, "unauthorized_client".into()));
+    assert_eq!(
+        harness.post_as("operator", "/token", GRANT).await.error(),
+        (400, "unauthorized_client".into())
+    );
 }
 
 #[tokio::test]
@@ -114,35 +210,75 @@ async fn malformed_requests_get_rfc_6749_errors() {
     let cases = [
         ("", (400, "invalid_request")),
         ("grant_type=", (400, "invalid_request")),
-        ("grant_type=password&username=a&password=b", (400, "unsupported_grant_type")),
-        ("grant_type=refresh_token&refresh_token=x", (400, "unsupported_grant_type")),
-        ("grant_type=client_credentials&grant_type=client_credentials", (400, "invalid_request")),
-        ("grant_type=client_credentials&resource=orders&resource=stock", (400, "invalid_target")),
-        ("grant_type=client_credentials&%C3%A9%22%5C=1&%C3%A9%22%5C=2", (400, "invalid_request")),
-        ("grant_type=client_credentials&scope=%ff", (400, "invalid_request")),
+        (
+            "grant_type=password&username=a&password=b",
+            (400, "unsupported_grant_type"),
+        ),
+        (
+            "grant_type=refresh_token&refresh_token=x",
+            (400, "unsupported_grant_type"),
+        ),
+        (
+            "grant_type=client_credentials&grant_type=client_credentials",
+            (400, "invalid_request"),
+        ),
+        (
+            "grant_type=client_credentials&resource=orders&resource=stock",
+            (400, "invalid_target"),
+        ),
+        (
+            "grant_type=client_credentials&%C3%A9%22%5C=1&%C3%A9%22%5C=2",
+            (400, "invalid_request"),
+        ),
+        (
+            "grant_type=client_credentials&scope=%ff",
+            (400, "invalid_request"),
+        ),
     ];
     for (form, (status, code)) in cases {
         let answer = harness.post_as("checkout", "/token", form).await;
         assert_eq!(answer.error(), (status, code.into()), "{form}");
         assert_eq!(answer.header(header::CACHE_CONTROL), "no-store");
         assert_eq!(answer.header(header::CONTENT_TYPE), "application/json");
-        let description = answer.json()["error_description"].as_str().unwrap().to_owned();
+        let description = answer.json()["error_description"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let allowed = |letter: char| matches!(letter, ' '..='!' | '#'..='[' | ']'..='~');
-        assert!(description.chars().all(allowed), "RFC 6749 §5.2: {description}");
+        assert!(
+            description.chars().all(allowed),
+            "RFC 6749 §5.2: {description}"
+        );
     }
 }
 
 #[tokio::test]
 async fn what_is_not_a_form_is_refused_before_it_is_read() {
     let harness = Harness::new().await;
-    let json = Request::post("/token").header("content-type", "application/json").body(Body::from("{}")).unwrap();
-    assert_eq!(harness.send(json).await.error(), (400, "invalid_request".into()));
-    let query = form_request("/token?client_secret=x", "").body(Body::from(GRANT)).unwrap();
-    assert_eq!(harness.send(query).await.error(), (400, "invalid_request".into()));
+    let json = Request::post("/token")
+        .header("content-type", "application/json")
+        .body(Body::from("{}"))
+        .unwrap();
+    assert_eq!(
+        harness.send(json).await.error(),
+        (400, "invalid_request".into())
+    );
+    let query = form_request("/token?client_secret=x", "")
+        .body(Body::from(GRANT))
+        .unwrap();
+    assert_eq!(
+        harness.send(query).await.error(),
+        (400, "invalid_request".into())
+    );
     assert!(query_is_ascii(&harness).await, "RFC 6749 §5.2");
-    let shouted = Request::post("/token").header("content-type", "Application/X-WWW-Form-Urlencoded; charset=UTF-8");
+    let shouted = Request::post("/token").header(
+        "content-type",
+        "Application/X-WWW-Form-Urlencoded; charset=UTF-8",
+    );
     let shouted = shouted.header("authorization", crate::support::basic("checkout"));
-    let shouted = shouted.body(Body::from(format!("{GRANT}&resource=orders"))).unwrap();
+    let shouted = shouted
+        .body(Body::from(format!("{GRANT}&resource=orders")))
+        .unwrap();
     assert_eq!(harness.send(shouted).await.status, 200, "RFC 9110 §8.3.1");
     let huge = harness.post("/token", &"x".repeat(40_000)).await;
     assert_eq!(huge.error(), (413, "invalid_request".into()));
@@ -150,7 +286,15 @@ async fn what_is_not_a_form_is_refused_before_it_is_read() {
 }
 
 async fn query_is_ascii(harness: &Harness) -> bool {
-    harness.send(form_request("/token?x=1", "").body(Body::from(GRANT)).unwrap()).await.text.is_ascii()
+    harness
+        .send(
+            form_request("/token?x=1", "")
+                .body(Body::from(GRANT))
+                .unwrap(),
+        )
+        .await
+        .text
+        .is_ascii()
 }
 
 #[tokio::test]
@@ -163,10 +307,20 @@ async fn a_client_that_asks_too_often_is_slowed_down() {
     }
     let form = format!("{GRANT}&resource=orders");
     let answer = harness.post_as("checkout", "/token", &form).await;
-    assert_eq!((answer.status.as_u16(), answer.header(header::RETRY_AFTER)), (429, "1"));
-    assert_eq!(harness.post_as("stock", "/token", &form).await.status, 200, "others are not");
+    assert_eq!(
+        (answer.status.as_u16(), answer.header(header::RETRY_AFTER)),
+        (429, "1")
+    );
+    assert_eq!(
+        harness.post_as("stock", "/token", &form).await.status,
+        200,
+        "others are not"
+    );
     harness.advance(1).await;
-    assert_eq!(harness.post_as("checkout", "/token", &form).await.status, 200);
+    assert_eq!(
+        harness.post_as("checkout", "/token", &form).await.status,
+        200
+    );
 }
 
 #[tokio::test]
@@ -188,12 +342,25 @@ async fn nothing_secret_is_in_what_is_kept() {
     let token = harness.token().await;
     let kept: Vec<u8> = ["db", "db-wal"]
         .iter()
-        .flat_map(|extension| std::fs::read(harness.database.file().with_extension(extension)).unwrap())
+        .flat_map(|extension| {
+            std::fs::read(harness.database.file().with_extension(extension)).unwrap()
+        })
         .collect();
     let holds = |needle: &[u8]| kept.windows(needle.len()).any(|window| window == needle);
-    assert!(holds(harness.active_kid().as_bytes()), "the test looks at the right bytes");
+    assert!(
+        holds(harness.active_kid().as_bytes()),
+        "the test looks at the right bytes"
+    );
     assert!(!holds(token.as_bytes()) && !holds(secret("checkout").as_bytes()));
     // PKCS#8 begins with these bytes for Ed25519 (RFC 8410 §7).
-    let sealed = harness.key(Purpose::Token, KeyState::Active).unwrap().sealed.unwrap();
-    assert!(!sealed.windows(9).any(|window| window == [0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20]));
+    let sealed = harness
+        .key(Purpose::Token, KeyState::Active)
+        .unwrap()
+        .sealed
+        .unwrap();
+    assert!(
+        !sealed
+            .windows(9)
+            .any(|window| window == [0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20])
+    );
 }

@@ -41,10 +41,21 @@ async fn versions_share_tables_that_only_grew(database: Arc<Database>) {
     proxy.confirm(&started).await;
     let second = started.token().await;
     for (by, token) in [(&started, &first), (&running, &second)] {
-        assert_eq!(by.post_as("checkout", "/revoke", &format!("token={token}")).await.status, 200);
+        assert_eq!(
+            by.post_as("checkout", "/revoke", &format!("token={token}"))
+                .await
+                .status,
+            200
+        );
     }
     let standby = running.next_kid();
-    assert_eq!(running.post_as("operator", "/admin/keys/rotate", "force=true").await.status, 200);
+    assert_eq!(
+        running
+            .post_as("operator", "/admin/keys/rotate", "force=true")
+            .await
+            .status,
+        200
+    );
     for replica in [&started, &running] {
         replica.tick().await;
         assert!(!replica.is_active(&first).await && !replica.is_active(&second).await);
@@ -61,8 +72,17 @@ async fn tables_that_only_newer_programs_may_use_are_refused(database: Arc<Datab
     mark(&database, 9, 2).await;
     assert!(open(&database.location).await.is_ok() && Peek::open(&database.location).await.is_ok());
     mark(&database, 4, 4).await;
-    let opened = open(&database.location).await.err().map(|error| error.to_string());
+    let opened = open(&database.location)
+        .await
+        .err()
+        .map(|error| error.to_string());
     assert!(opened.is_some_and(|said| said.contains("schema 4") && said.contains("upgrade")));
-    let peeked = Peek::open(&database.location).await.err().map(|error| error.to_string());
-    assert!(peeked.is_some_and(|said| said.contains("schema 4")), "the mark was not changed by who used the tables");
+    let peeked = Peek::open(&database.location)
+        .await
+        .err()
+        .map(|error| error.to_string());
+    assert!(
+        peeked.is_some_and(|said| said.contains("schema 4")),
+        "the mark was not changed by who used the tables"
+    );
 }

@@ -1,12 +1,14 @@
 //! The invariants of a history.
 //!
-//! 1. After a complete receipt no worker accepts the token, and each worker that may still accept it is listed until it
-//!    cannot.
-//! 2. An acknowledged revocation stays in force until the last affected token has expired, in each later bundle and in each
-//!    worker that has heard of it.
-//! 3. A worker with a current bundle rejects no good token, unless a declared incident covers the token.
+//! 1. After a complete receipt no worker accepts the token, and each worker that may still accept
+//!    it is listed until it cannot.
+//! 2. An acknowledged revocation stays in force until the last affected token has expired, in each
+//!    later bundle and in each worker that has heard of it.
+//! 3. A worker with a current bundle rejects no good token, unless a declared incident covers the
+//!    token.
 //! 4. No token index, `jti` or key id is used twice.
-//! 5. No unforced signature by a key that a counted worker, or a reader of `/jwks` within `max-age`, does not hold.
+//! 5. No unforced signature by a key that a counted worker, or a reader of `/jwks` within
+//!    `max-age`, does not hold.
 //! 6. No worker's version falls, and what one replica acknowledged no other contradicts.
 
 use anyhow::{Result, bail};
@@ -21,18 +23,27 @@ use super::world::World;
 /// Longest time for which a worker acts on a bundle: its not-after, and both leeways.
 pub(super) const LONGEST_BUNDLE_S: u64 = 600 + 2 * LEEWAY_S;
 
-/// Seconds after which a replica that may mint has followed: past the five for which it vouches alone.
+/// Seconds after which a replica that may mint has followed: past the five for which it vouches
+/// alone.
 const FOLLOWS_AFTER_S: u64 = 6;
 
 impl World {
     /// Returns the highest version that a running replica publishes.
     pub(super) fn newest_version(&self) -> Option<u64> {
         let issuers = self.replicas.iter().filter_map(|replica| replica.issuer());
-        issuers.map(|issuer| issuer.publisher.current().version()).max()
+        issuers
+            .map(|issuer| issuer.publisher.current().version())
+            .max()
     }
 
     /// Invariants 4 and 5 for a token that replica `at` has just issued.
-    pub(super) fn check_new_token(&mut self, at: usize, kid: &str, jti: String, index: u64) -> Result<()> {
+    pub(super) fn check_new_token(
+        &mut self,
+        at: usize,
+        kid: &str,
+        jti: String,
+        index: u64,
+    ) -> Result<()> {
         if !self.truth.indices.insert(index) {
             bail!("invariant 4: index {index} is used twice");
         }
@@ -44,12 +55,20 @@ impl World {
         if self.truth.acknowledged_keys.contains(kid) && has_followed && !self.truth.is_unsure() {
             bail!("invariant 2: revoked key {kid} signs");
         }
-        let published =
-            self.replicas.get(at).and_then(|replica| replica.issuer()).map(|issuer| issuer.publisher.current());
+        let published = self
+            .replicas
+            .get(at)
+            .and_then(|replica| replica.issuer())
+            .map(|issuer| issuer.publisher.current());
         let is_new = !self.truth.keys.contains_key(kid);
-        let record = published.as_ref().and_then(|published| published.keys.iter().find(|key| key.kid == kid));
+        let record = published
+            .as_ref()
+            .and_then(|published| published.keys.iter().find(|key| key.kid == kid));
         if let Some(record) = record
-            && let Some(known) = self.truth.keys.insert(kid.to_owned(), record.public_jwk.clone())
+            && let Some(known) = self
+                .truth
+                .keys
+                .insert(kid.to_owned(), record.public_jwk.clone())
             && known != record.public_jwk
         {
             bail!("invariant 4: key id {kid} names two keys");
@@ -61,7 +80,12 @@ impl World {
         if self.truth.blind || now < self.truth.unlisted_until || self.truth.forced.contains(kid) {
             return Ok(());
         }
-        for reader in self.truth.readers.iter().filter(|reader| reader.until > now) {
+        for reader in self
+            .truth
+            .readers
+            .iter()
+            .filter(|reader| reader.until > now)
+        {
             if !reader.kids.contains(kid) {
                 bail!(
                     "invariant 5: {kid} signs unforced, and a reader of /jwks keeps a set without it until {}",
@@ -69,7 +93,12 @@ impl World {
                 );
             }
         }
-        for (position, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.may_accept(now)) {
+        for (position, worker) in self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(_, worker)| worker.may_accept(now))
+        {
             let holds = worker.trust().keys().any(|key| key.kid() == Some(kid));
             if !holds {
                 bail!("invariant 5: {kid} signs unforced, and worker {position} does not hold it");
@@ -81,7 +110,8 @@ impl World {
     /// Invariants 1 to 3 for one worker and one token.
     pub(super) fn check_pair(&mut self, at: usize, position: usize) -> Result<()> {
         let (now, newest) = (self.now, self.newest_version());
-        let (Some(worker), Some(token)) = (self.workers.get(at), self.truth.tokens.get(position)) else {
+        let (Some(worker), Some(token)) = (self.workers.get(at), self.truth.tokens.get(position))
+        else {
             return Ok(());
         };
         if !token.is_alive(now) || !worker.may_accept(now) {
@@ -89,18 +119,24 @@ impl World {
         }
         let heard = (worker.id, position);
         match worker.decide(&token.text, now) {
-            Ok(()) if token.complete && !self.truth.is_unsure() && !self.may_be_unlisted(worker) => {
+            Ok(())
+                if token.complete && !self.truth.is_unsure() && !self.may_be_unlisted(worker) =>
+            {
                 bail!("invariant 1: worker {at} accepts token {position} after a complete receipt")
             }
             Ok(()) if self.truth.heard.contains(&heard) => {
-                bail!("invariant 2: worker {at} accepts token {position} again, which it has rejected as revoked")
+                bail!(
+                    "invariant 2: worker {at} accepts token {position} again, which it has rejected as revoked"
+                )
             }
             Ok(()) => {}
             Err(rejection) => {
                 let current = worker.trust().bundle_version() >= newest && newest.is_some();
                 let good = token.revoked_at.is_none() && !token.covered && now < token.expires_at;
                 if current && good && worker.time(now) < token.expires_at {
-                    bail!("invariant 3: worker {at} has a current bundle and rejects token {position}: {rejection}");
+                    bail!(
+                        "invariant 3: worker {at} has a current bundle and rejects token {position}: {rejection}"
+                    );
                 }
                 if says_revoked(rejection) && token.revoked_at.is_some() {
                     self.truth.heard.insert(heard);
@@ -112,7 +148,11 @@ impl World {
 
     /// Invariants 1, 2, 3 and 6 for a worker that took over a bundle.
     pub(super) fn check_worker(&mut self, at: usize, before: Option<u64>) -> Result<()> {
-        if self.workers.get(at).is_some_and(|worker| worker.trust().bundle_version() < before) {
+        if self
+            .workers
+            .get(at)
+            .is_some_and(|worker| worker.trust().bundle_version() < before)
+        {
             bail!("invariant 6: the version of worker {at} falls");
         }
         for position in 0..self.truth.tokens.len() {
@@ -124,7 +164,12 @@ impl World {
     /// Notes which workers have heard of revocations, after one was acknowledged.
     pub(super) fn check_revoked(&mut self) -> Result<()> {
         for position in 0..self.truth.tokens.len() {
-            if self.truth.tokens.get(position).is_some_and(|token| token.revoked_at.is_some()) {
+            if self
+                .truth
+                .tokens
+                .get(position)
+                .is_some_and(|token| token.revoked_at.is_some())
+            {
                 for at in 0..self.workers.len() {
                     self.check_pair(at, position)?;
                 }
@@ -141,30 +186,46 @@ impl World {
             self.complete += 1;
         }
         let can_know = !self.truth.is_unsure() && now >= self.truth.unlisted_until;
-        let Some(token) = self.truth.tokens.get_mut(position) else { return Ok(()) };
+        let Some(token) = self.truth.tokens.get_mut(position) else {
+            return Ok(());
+        };
         token.complete |= complete && can_know;
-        let Some(token) = self.truth.tokens.get(position) else { return Ok(()) };
+        let Some(token) = self.truth.tokens.get(position) else {
+            return Ok(());
+        };
         let listed = |worker: &Worker| {
             let id = format!("{:016x}", worker.id);
-            field(receipt, "waiting_for").as_array().into_iter().flatten().any(|entry| *field(entry, "worker") == *id)
+            field(receipt, "waiting_for")
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|entry| *field(entry, "worker") == *id)
         };
         let knows = *field(receipt, "state") != *"unknown" && can_know;
         for (at, worker) in self.workers.iter().enumerate() {
-            let counts = token.is_alive(now) && worker.may_accept(now) && !self.may_be_unlisted(worker);
+            let counts =
+                token.is_alive(now) && worker.may_accept(now) && !self.may_be_unlisted(worker);
             let accepts = counts && worker.decide(&token.text, now).is_ok();
             if accepts && complete && can_know {
-                bail!("invariant 1: the receipt is complete, and worker {at} accepts token {position}");
+                bail!(
+                    "invariant 1: the receipt is complete, and worker {at} accepts token {position}"
+                );
             }
             if accepts && knows && !listed(worker) {
-                bail!("invariant 1: worker {at} accepts token {position}, and the receipt does not list it: {receipt}");
+                bail!(
+                    "invariant 1: worker {at} accepts token {position}, and the receipt does not list it: {receipt}"
+                );
             }
         }
         Ok(())
     }
 
-    /// Invariant 1 for what replica `at` knows of workers: each that goes on by a bundle is listed, with no more than it has.
+    /// Invariant 1 for what replica `at` knows of workers: each that goes on by a bundle is listed,
+    /// with no more than it has.
     pub(super) async fn check_listing(&self, at: usize) -> Result<()> {
-        let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else { return Ok(()) };
+        let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else {
+            return Ok(());
+        };
         if self.truth.is_unsure() || self.now < self.truth.unlisted_until {
             return Ok(());
         }
@@ -172,13 +233,24 @@ impl World {
         if !live.all_known {
             return Ok(());
         }
-        for (position, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.may_accept(self.now)) {
+        for (position, worker) in self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(_, worker)| worker.may_accept(self.now))
+        {
             if self.may_be_unlisted(worker) {
                 continue;
             }
             let id = format!("{:016x}", worker.id);
-            let Some(listed) = live.proxies.iter().find(|counted| counted.record.worker == id) else {
-                bail!("invariant 1: worker {position} goes on by a bundle, and replica {at} does not list it");
+            let Some(listed) = live
+                .proxies
+                .iter()
+                .find(|counted| counted.record.worker == id)
+            else {
+                bail!(
+                    "invariant 1: worker {position} goes on by a bundle, and replica {at} does not list it"
+                );
             };
             if Some(listed.record.version) > worker.trust().bundle_version() {
                 bail!(
@@ -190,19 +262,31 @@ impl World {
         Ok(())
     }
 
-    /// Invariant 5 for bundle keys: one that begins to sign is pinned by each worker that goes on by a bundle.
+    /// Invariant 5 for bundle keys: one that begins to sign is pinned by each worker that goes on
+    /// by a bundle.
     fn check_bundle_key(&mut self) -> Result<()> {
         if self.truth.is_unsure() || self.now < self.truth.unlisted_until {
             return Ok(());
         }
-        let signer = |key: &KeyRecord| key.purpose == Purpose::Bundle && key.state == KeyState::Active;
-        let newest =
-            self.replicas.iter().filter_map(|replica| replica.issuer()).map(|issuer| issuer.publisher.current());
+        let signer =
+            |key: &KeyRecord| key.purpose == Purpose::Bundle && key.state == KeyState::Active;
+        let newest = self
+            .replicas
+            .iter()
+            .filter_map(|replica| replica.issuer())
+            .map(|issuer| issuer.publisher.current());
         // A replica that does not follow may be the only one that runs.
         let seen = self.truth.newest;
-        let newest = newest.max_by_key(|published| published.version()).filter(|newest| newest.version() >= seen);
-        let Some(kid) = newest.and_then(|newest| newest.keys.iter().find(|key| signer(key)).map(|key| key.kid.clone()))
-        else {
+        let newest = newest
+            .max_by_key(|published| published.version())
+            .filter(|newest| newest.version() >= seen);
+        let Some(kid) = newest.and_then(|newest| {
+            newest
+                .keys
+                .iter()
+                .find(|key| signer(key))
+                .map(|key| key.kid.clone())
+        }) else {
             return Ok(());
         };
         let before = self.bundle_kid.replace(kid.clone());
@@ -212,7 +296,9 @@ impl World {
         let now = self.now;
         let lacks = |worker: &Worker| worker.may_accept(now) && !worker.pins(&kid);
         match self.workers.iter().position(lacks) {
-            Some(position) => bail!("invariant 5: bundle key {kid} signs, and worker {position} does not pin it"),
+            Some(position) => {
+                bail!("invariant 5: bundle key {kid} signs, and worker {position} does not pin it")
+            }
             None => Ok(()),
         }
     }
@@ -222,29 +308,43 @@ impl World {
         worker.serves_stale() && worker.given_at <= self.truth.restored_at
     }
 
-    /// Invariants 2 and 6 for what replicas publish: a worker that starts now and gets a full bundle rejects each token
-    /// whose revocation was acknowledged.
+    /// Invariants 2 and 6 for what replicas publish: a worker that starts now and gets a full
+    /// bundle rejects each token whose revocation was acknowledged.
     pub(super) async fn check_replicas(&mut self) -> Result<()> {
         self.truth.newest = self.truth.newest.max(self.newest_version().unwrap_or(0));
         self.look_at_loss();
         self.check_bundle_key()?;
         for at in 0..self.replicas.len() {
-            let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else { continue };
+            let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else {
+                continue;
+            };
             let seen = (issuer.publisher.current().version(), self.acknowledged);
-            let remembers = self.truth.lost.iter().all(|lost| lost.provers.iter().any(|(prover, _)| *prover == at));
-            if self.truth.blind || !remembers || self.observed.get(at) == Some(&seen) || !self.database.is_well() {
+            let remembers = self
+                .truth
+                .lost
+                .iter()
+                .all(|lost| lost.provers.iter().any(|(prover, _)| *prover == at));
+            if self.truth.blind
+                || !remembers
+                || self.observed.get(at) == Some(&seen)
+                || !self.database.is_well()
+            {
                 continue;
             }
-            // In every second history each replica follows at once, so that what the database holds is seen; in
-            // the others it must have followed by itself.
+            // In every second history each replica follows at once, so that what the database holds
+            // is seen; in the others it must have followed by itself.
             if self.follows_at_once {
                 if issuer.publisher.refresh().await.is_err() {
                     continue;
                 }
-            } else if !issuer.publisher.is_fresh() || self.now < self.acknowledged_at.saturating_add(FOLLOWS_AFTER_S) {
+            } else if !issuer.publisher.is_fresh()
+                || self.now < self.acknowledged_at.saturating_add(FOLLOWS_AFTER_S)
+            {
                 continue;
             }
-            let Ok(Some(text)) = self.full_bundle(at).await else { continue };
+            let Ok(Some(text)) = self.full_bundle(at).await else {
+                continue;
+            };
             self.check_bundle(at, &text)?;
             if let Some(observed) = self.observed.get_mut(at) {
                 *observed = seen;
@@ -253,20 +353,31 @@ impl World {
         Ok(())
     }
 
-    /// Whether replicas that remember what restored backups lack have looked, or have all ended before.
+    /// Whether replicas that remember what restored backups lack have looked, or have all ended
+    /// before.
     fn look_at_loss(&mut self) {
         let version = |(at, start): &(usize, usize)| {
-            let replica = self.replicas.get(*at).filter(|replica| replica.starts == *start);
-            replica.and_then(|replica| replica.issuer()).map(|issuer| issuer.publisher.current().version())
+            let replica = self
+                .replicas
+                .get(*at)
+                .filter(|replica| replica.starts == *start);
+            replica
+                .and_then(|replica| replica.issuer())
+                .map(|issuer| issuer.publisher.current().version())
         };
         let mut unproven = false;
         for lost in &mut self.truth.lost {
             lost.provers.retain(|prover| version(prover).is_some());
-            lost.is_proven = lost.provers.iter().any(|prover| version(prover) > Some(lost.version));
+            lost.is_proven = lost
+                .provers
+                .iter()
+                .any(|prover| version(prover) > Some(lost.version));
             unproven |= lost.provers.is_empty();
         }
         let outstanding = self.truth.lost.len();
-        self.truth.lost.retain(|lost| !lost.is_proven && !lost.provers.is_empty());
+        self.truth
+            .lost
+            .retain(|lost| !lost.is_proven && !lost.provers.is_empty());
         if self.truth.lost.len() < outstanding {
             // What was restored has yet to be followed.
             self.acknowledged_at = self.now;
@@ -280,13 +391,19 @@ impl World {
     }
 
     async fn full_bundle(&self, at: usize) -> Result<Option<String>> {
-        let Some(replica) = self.replicas.get(at) else { return Ok(None) };
+        let Some(replica) = self.replicas.get(at) else {
+            return Ok(None);
+        };
         let answer = replica.get("/bundle").await?;
-        Ok(answer.filter(|answer| answer.status == 200).map(|answer| answer.text))
+        Ok(answer
+            .filter(|answer| answer.status == 200)
+            .map(|answer| answer.text))
     }
 
     fn check_bundle(&self, at: usize, text: &str) -> Result<()> {
-        let Some(replica) = self.replicas.get(at) else { return Ok(()) };
+        let Some(replica) = self.replicas.get(at) else {
+            return Ok(());
+        };
         let mut observer = self.new_worker(replica)?;
         if observer.accept_bundle(text, self.now).is_err() {
             return Ok(());
@@ -297,7 +414,9 @@ impl World {
             }
             let verdict = observer.decide(&token.text, self.now);
             if verdict.is_ok() {
-                bail!("invariant 2: a bundle of replica {at} lacks the revocation of token {position}");
+                bail!(
+                    "invariant 2: a bundle of replica {at} lacks the revocation of token {position}"
+                );
             }
         }
         Ok(())

@@ -1,10 +1,11 @@
-//! The database of a history: a real SQLite file that can be away, refuse writes, and go back in time.
+//! The database of a history: a real SQLite file that can be away, refuse writes, and go back in
+//! time.
 //!
 //! - *Away*: the file is renamed, which the issuer's store notices before each use.
-//! - *Refusing writes*: the process's limit of file sizes (`RLIMIT_FSIZE`) is 0, so each write and each COMMIT fails,
-//!   as on a full disk, while reads go on.
-//! - *Back*: an earlier copy replaces the content in place, under the open connections, as a failover to a lagging
-//!   standby or a restored backup does.
+//! - *Refusing writes*: the process's limit of file sizes (`RLIMIT_FSIZE`) is 0, so each write and
+//!   each COMMIT fails, as on a full disk, while reads go on.
+//! - *Back*: an earlier copy replaces the content in place, under the open connections, as a
+//!   failover to a lagging standby or a restored backup does.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,12 @@ impl Database {
     /// Uses `folder`, which must exist and be empty.
     #[must_use]
     pub(super) const fn new(folder: PathBuf) -> Self {
-        Self { folder, copies: 0, away: false, full: false }
+        Self {
+            folder,
+            copies: 0,
+            away: false,
+            full: false,
+        }
     }
 
     /// Returns its folder.
@@ -69,7 +75,11 @@ impl Database {
     /// When the file cannot be renamed.
     pub(super) fn set_away(&mut self, away: bool) -> Result<()> {
         if self.away != away {
-            let (from, to) = if away { (self.file(), self.hidden()) } else { (self.hidden(), self.file()) };
+            let (from, to) = if away {
+                (self.file(), self.hidden())
+            } else {
+                (self.hidden(), self.file())
+            };
             std::fs::rename(&from, &to).with_context(|| format!("rename {}", from.display()))?;
             self.away = away;
         }
@@ -83,14 +93,26 @@ impl Database {
     pub(super) fn set_full(&mut self, full: bool) -> Result<()> {
         let limit = getrlimit(Resource::Fsize);
         let current = if full { Some(0) } else { limit.maximum };
-        setrlimit(Resource::Fsize, Rlimit { current, maximum: limit.maximum }).context("RLIMIT_FSIZE")?;
+        setrlimit(
+            Resource::Fsize,
+            Rlimit {
+                current,
+                maximum: limit.maximum,
+            },
+        )
+        .context("RLIMIT_FSIZE")?;
         self.full = full;
         Ok(())
     }
 
     async fn connect(path: &Path) -> Result<SqliteConnection> {
-        let options = SqliteConnectOptions::new().filename(path).busy_timeout(LOCK_WAIT);
-        options.connect().await.with_context(|| format!("open {}", path.display()))
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(LOCK_WAIT);
+        options
+            .connect()
+            .await
+            .with_context(|| format!("open {}", path.display()))
     }
 
     /// Takes a backup of the present content and returns its number.
@@ -101,7 +123,10 @@ impl Database {
         let number = self.copies;
         let mut connection = Self::connect(&self.file()).await?;
         let path = self.copy(number).display().to_string();
-        connection.execute(AssertSqlSafe(format!("VACUUM INTO '{path}'"))).await.context("VACUUM INTO")?;
+        connection
+            .execute(AssertSqlSafe(format!("VACUUM INTO '{path}'")))
+            .await
+            .context("VACUUM INTO")?;
         connection.close().await?;
         self.copies = number.saturating_add(1);
         Ok(number)
@@ -114,14 +139,23 @@ impl Database {
     pub(super) async fn restore(&mut self, number: usize) -> Result<()> {
         let mut connection = Self::connect(&self.file()).await?;
         let path = self.copy(number).display().to_string();
-        connection.execute(AssertSqlSafe(format!("ATTACH '{path}' AS old"))).await?;
-        let select = "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name LIKE 'meshseal_%'";
+        connection
+            .execute(AssertSqlSafe(format!("ATTACH '{path}' AS old")))
+            .await?;
+        let select =
+            "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name LIKE 'meshseal_%'";
         let tables = sqlx::query(select).fetch_all(&mut connection).await?;
         let mut change = connection.begin().await?;
         for table in tables {
             let name: String = table.try_get(0)?;
-            change.execute(AssertSqlSafe(format!("DELETE FROM main.{name}"))).await?;
-            change.execute(AssertSqlSafe(format!("INSERT INTO main.{name} SELECT * FROM old.{name}"))).await?;
+            change
+                .execute(AssertSqlSafe(format!("DELETE FROM main.{name}")))
+                .await?;
+            change
+                .execute(AssertSqlSafe(format!(
+                    "INSERT INTO main.{name} SELECT * FROM old.{name}"
+                )))
+                .await?;
         }
         change.commit().await?;
         connection.close().await?;

@@ -1,10 +1,11 @@
-//! A history runs the real issuer (router, publisher, keeper, store) on a real SQLite file with fixed clocks, and workers
-//! that run core's trust and validation. Each step does one thing: a request, a message that arrives or is lost, background
-//! work, time that passes, a fault. After each step the invariants are checked. The same seed makes the same history, so a
-//! failing one can be replayed: `meshseal-sim --seed N --histories 1 --trace`.
+//! A history runs the real issuer (router, publisher, keeper, store) on a real SQLite file with
+//! fixed clocks, and workers that run core's trust and validation. Each step does one thing: a
+//! request, a message that arrives or is lost, background work, time that passes, a fault. After
+//! each step the invariants are checked. The same seed makes the same history, so a failing one can
+//! be replayed: `meshseal-sim --seed N --histories 1 --trace`.
 //!
-//! Each history draws the weight of every kind of step (swarm testing, Groce et al. 2012): one has no faults, another hardly
-//! anything else.
+//! Each history draws the weight of every kind of step (swarm testing, Groce et al. 2012): one has
+//! no faults, another hardly anything else.
 
 use std::path::Path;
 
@@ -48,7 +49,9 @@ impl History {
     }
 
     async fn play(self, folder: &Path, pace: Pace) -> Result<Report> {
-        let mut world = World::start(self.seed, folder, pace).await.context("start of the history")?;
+        let mut world = World::start(self.seed, folder, pace)
+            .await
+            .context("start of the history")?;
         let mut violation = None;
         for step in 1..=self.steps {
             if let Err(error) = world.step(step).await {

@@ -1,4 +1,5 @@
-//! The link of one replica to the database: the issuer's own store behind faults that a network has.
+//! The link of one replica to the database: the issuer's own store behind faults that a network
+//! has.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,10 +30,17 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(store: Arc<dyn Store>, faults: Arc<LinkFaults>, pace: Pace) -> Self {
-        Self { store, faults, pace }
+        Self {
+            store,
+            faults,
+            pace,
+        }
     }
 
-    async fn ask<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    async fn ask<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
         if self.faults.cut.load(Ordering::SeqCst) {
             return Err(lost());
         }
@@ -40,11 +48,16 @@ impl Link {
         call.await
     }
 
-    async fn change<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    async fn change<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
         let answer = self.ask(call).await?;
         let lose = self.faults.lose_answers.load(Ordering::SeqCst);
         if lose > 0 {
-            self.faults.lose_answers.store(lose.saturating_sub(1), Ordering::SeqCst);
+            self.faults
+                .lose_answers
+                .store(lose.saturating_sub(1), Ordering::SeqCst);
             return Err(lost());
         }
         Ok(answer)
@@ -52,7 +65,10 @@ impl Link {
 }
 
 fn lost() -> StoreError {
-    StoreError::Unavailable(Outage { reason: Reason::NoAnswer, detail: "the link is cut".to_owned() })
+    StoreError::Unavailable(Outage {
+        reason: Reason::NoAnswer,
+        detail: "the link is cut".to_owned(),
+    })
 }
 
 #[async_trait]
@@ -85,7 +101,11 @@ impl Store for Link {
         self.change(self.store.commit(change, now_ms)).await
     }
 
-    async fn commit_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+    async fn commit_all(
+        &self,
+        changes: &[Change],
+        now_ms: u64,
+    ) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
         self.change(self.store.commit_all(changes, now_ms)).await
     }
 
@@ -101,7 +121,11 @@ impl Store for Link {
         self.change(self.store.lead(replica, now, until)).await
     }
 
-    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<Vec<ProxyRecord>, StoreError> {
+    async fn save_proxies(
+        &self,
+        replica: &str,
+        proxies: &[ProxyRecord],
+    ) -> Result<Vec<ProxyRecord>, StoreError> {
         self.change(self.store.save_proxies(replica, proxies)).await
     }
 

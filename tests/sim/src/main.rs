@@ -1,5 +1,5 @@
-//! Deterministic simulation: histories of issuer replicas, one database, links and workers, each decided by one seed. This
-//! program runs them and reports the first that breaks an invariant.
+//! Deterministic simulation: histories of issuer replicas, one database, links and workers, each
+//! decided by one seed. This program runs them and reports the first that breaks an invariant.
 
 mod checks;
 mod database;
@@ -27,7 +27,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// `SIGXFSZ`: sent when a write exceeds `RLIMIT_FSIZE`; it ends a process that does not handle it.
 const SIGXFSZ: i32 = 25;
 
-/// Run simulated histories of issuers, a database, links and workers, and check the invariants after each step.
+/// Run simulated histories of issuers, a database, links and workers, and check the invariants
+/// after each step.
 #[derive(Parser)]
 #[command(after_help = "Examples:
   meshseal-sim --histories 5000                  5000 histories from seed 1
@@ -79,7 +80,10 @@ fn say(line: &str) {
 }
 
 fn run(arguments: &Arguments) -> Result<u64> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()?;
     runtime.block_on(async {
         let _handled = signal(SignalKind::from_raw(SIGXFSZ)).context("SIGXFSZ")?;
         let (watch, mut totals, mut broken) = (Stopwatch::start(), [0_usize; 4], 0);

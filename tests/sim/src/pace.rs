@@ -1,5 +1,6 @@
-//! Time inside the issuer's program: deadlines, back-off and waits follow a virtual clock, which goes on only when nothing
-//! else can. So a wait costs no real time, and its length does not depend on the machine.
+//! Time inside the issuer's program: deadlines, back-off and waits follow a virtual clock, which
+//! goes on only when nothing else can. So a wait costs no real time, and its length does not depend
+//! on the machine.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use tokio::time::advance;
 /// Virtual time that passes at once.
 const STEP: Duration = Duration::from_millis(20);
 
-/// Turns of the runtime without an open call after which no task can run: each turn runs every task that is ready.
+/// Turns of the runtime without an open call after which no task can run: each turn runs every task
+/// that is ready.
 const IDLE_TURNS: usize = 4;
 
 /// Counts the calls to the database that are open: their answers come from another thread.
@@ -36,7 +38,8 @@ impl Pace {
         let mut idle_turns = 0;
         loop {
             // Its own wake-ups are not waited for: this loop asks again anyway.
-            let polled = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
+            let polled =
+                std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
             if let Poll::Ready(value) = polled {
                 return value;
             }

@@ -1,4 +1,5 @@
-//! One replica of the issuer: the real code on the history's database, with a clock of its own, served in process.
+//! One replica of the issuer: the real code on the history's database, with a clock of its own,
+//! served in process.
 
 use std::sync::Arc;
 
@@ -62,7 +63,8 @@ struct Running {
 pub(super) struct Replica {
     /// Its clock, which outlives restarts.
     pub(super) clock: Arc<FixedClock>,
-    /// Seconds by which its clock is ahead of the true time: a little always, and a step for a while.
+    /// Seconds by which its clock is ahead of the true time: a little always, and a step for a
+    /// while.
     pub(super) skew_s: i64,
     /// That step.
     pub(super) step_s: i64,
@@ -112,13 +114,18 @@ impl Replica {
         let store = store::open(&config.database).await;
         drop(opening);
         let store = Arc::new(Link::new(store?, self.link.clone(), self.pace.clone()));
-        let mut issuer = Issuer::start(config, self.clock.clone(), store, setting.master.clone()).await?;
+        let mut issuer =
+            Issuer::start(config, self.clock.clone(), store, setting.master.clone()).await?;
         // So few that a history leases them many times.
         issuer.indices = Indices::in_blocks_of(4);
         let issuer = Arc::new(issuer);
         let (public, admin) = (app(issuer.clone()).router, admin_app(issuer.clone()).router);
         self.starts = self.starts.saturating_add(1);
-        self.running = Some(Running { issuer, public, admin });
+        self.running = Some(Running {
+            issuer,
+            public,
+            admin,
+        });
         Ok(())
     }
 
@@ -135,7 +142,8 @@ impl Replica {
         }
     }
 
-    /// Does what the other background work does: writes down what workers confirmed, and steps of keys that are due.
+    /// Does what the other background work does: writes down what workers confirmed, and steps of
+    /// keys that are due.
     pub(super) async fn work(&self) {
         if let Some(issuer) = self.issuer() {
             let _retried_later = write_down_once(issuer).await;
@@ -148,22 +156,48 @@ impl Replica {
     /// # Errors
     /// When the answer cannot be read, which no fault of a history explains.
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Option<Answer>> {
-        let Some(running) = &self.running else { return Ok(None) };
-        let router = if request.uri().path().starts_with("/admin/") { &running.admin } else { &running.public };
-        let response = router.clone().oneshot(request).await.map_err(|never| anyhow!("{never}"))?;
+        let Some(running) = &self.running else {
+            return Ok(None);
+        };
+        let router = if request.uri().path().starts_with("/admin/") {
+            &running.admin
+        } else {
+            &running.public
+        };
+        let response = router
+            .clone()
+            .oneshot(request)
+            .await
+            .map_err(|never| anyhow!("{never}"))?;
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, MAX_ANSWER_BYTES).await?;
-        let cache = parts.headers.get("cache-control").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let max_age_s = cache.split(", ").find_map(|part| part.strip_prefix("max-age=")?.parse().ok());
+        let cache = parts
+            .headers
+            .get("cache-control")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let max_age_s = cache
+            .split(", ")
+            .find_map(|part| part.strip_prefix("max-age=")?.parse().ok());
         let text = String::from_utf8(bytes.to_vec())?;
-        Ok(Some(Answer { status: parts.status.as_u16(), text, max_age_s }))
+        Ok(Some(Answer {
+            status: parts.status.as_u16(),
+            text,
+            max_age_s,
+        }))
     }
 
     /// Posts a form as a client.
     ///
     /// # Errors
     /// As [`Replica::send`].
-    pub(super) async fn post(&self, client: &str, secret: &str, path: &str, form: String) -> Result<Option<Answer>> {
+    pub(super) async fn post(
+        &self,
+        client: &str,
+        secret: &str,
+        path: &str,
+        form: String,
+    ) -> Result<Option<Answer>> {
         let basic = format!("Basic {}", STANDARD.encode(format!("{client}:{secret}")));
         let request = Request::post(path)
             .header("content-type", "application/x-www-form-urlencoded")
@@ -178,6 +212,11 @@ impl Replica {
     /// # Errors
     /// As [`Replica::send`].
     pub(super) async fn get(&self, path: &str) -> Result<Option<Answer>> {
-        self.send(Request::get(path).header("host", "issuer.example").body(Body::empty())?).await
+        self.send(
+            Request::get(path)
+                .header("host", "issuer.example")
+                .body(Body::empty())?,
+        )
+        .await
     }
 }

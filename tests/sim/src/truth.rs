@@ -1,4 +1,5 @@
-//! What has really happened in a history, as an outside observer knows it: the yardstick of the invariants.
+//! What has really happened in a history, as an outside observer knows it: the yardstick of the
+//! invariants.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -65,11 +66,14 @@ pub(super) struct Truth {
     pub(super) indices: HashSet<u64>,
     /// Public keys by id.
     pub(super) keys: HashMap<String, String>,
-    /// Key ids in the order in which they were seen: a trace names keys by their place, which a replay repeats.
+    /// Key ids in the order in which they were seen: a trace names keys by their place, which a
+    /// replay repeats.
     key_ids: Vec<String>,
-    /// Keys that began to sign without all confirmations, and were counted as forced, or by a revocation.
+    /// Keys that began to sign without all confirmations, and were counted as forced, or by a
+    /// revocation.
     pub(super) forced: BTreeSet<String>,
-    /// Whether the answer to the revocation of a key was lost: a key that nobody has seen yet may sign.
+    /// Whether the answer to the revocation of a key was lost: a key that nobody has seen yet may
+    /// sign.
     pub(super) unknown_rotation: bool,
     /// Keys that an operator revoked.
     pub(super) revoked_keys: BTreeSet<String>,
@@ -79,26 +83,32 @@ pub(super) struct Truth {
     pub(super) readers: Vec<Reader>,
     /// Pairs of worker and token (by position) where the worker has rejected the token as revoked.
     pub(super) heard: HashSet<(u64, usize)>,
-    /// True time at which a backup was last restored. The record of a worker that serves stale may be lost for good then: the issuer
-    /// cannot know that there is such a worker.
+    /// True time at which a backup was last restored. The record of a worker that serves stale may
+    /// be lost for good then: the issuer cannot know that there is such a worker.
     pub(super) restored_at: u64,
     /// Highest version that any replica has published.
     pub(super) newest: u64,
     /// Versions that restored backups lack, until replicas that remember them have looked.
     pub(super) lost: Vec<Lost>,
-    /// True time until which a token may be revoked with its group although it was issued later: its revocation covers what
-    /// replicas that did not know of it yet may have issued.
+    /// True time until which a token may be revoked with its group although it was issued later:
+    /// its revocation covers what replicas that did not know of it yet may have issued.
     pub(super) groups_until: u64,
-    /// True time until which a receipt may lack workers: their records were lost, and no replica could know.
+    /// True time until which a receipt may lack workers: their records were lost, and no replica
+    /// could know.
     pub(super) unlisted_until: u64,
-    /// Whether the database went back while no running replica held the lost state: until a worker shows its version, no
-    /// replica can know.
+    /// Whether the database went back while no running replica held the lost state: until a worker
+    /// shows its version, no replica can know.
     pub(super) blind: bool,
 }
 
 impl Truth {
-    /// Marks the tokens that a revocation covers, once it is acknowledged. Returns how many those are.
-    pub(super) fn acknowledge(&mut self, now: u64, covers: impl Fn(usize, &Token) -> bool) -> usize {
+    /// Marks the tokens that a revocation covers, once it is acknowledged. Returns how many those
+    /// are.
+    pub(super) fn acknowledge(
+        &mut self,
+        now: u64,
+        covers: impl Fn(usize, &Token) -> bool,
+    ) -> usize {
         let mut count = 0;
         for (at, token) in self.tokens.iter_mut().enumerate() {
             if token.is_alive(now) && covers(at, token) {
@@ -111,10 +121,13 @@ impl Truth {
 
     /// Returns the place of a key id among those that were seen.
     pub(super) fn key_place(&mut self, kid: &str) -> usize {
-        self.key_ids.iter().position(|known| known == kid).unwrap_or_else(|| {
-            self.key_ids.push(kid.to_owned());
-            self.key_ids.len().saturating_sub(1)
-        })
+        self.key_ids
+            .iter()
+            .position(|known| known == kid)
+            .unwrap_or_else(|| {
+                self.key_ids.push(kid.to_owned());
+                self.key_ids.len().saturating_sub(1)
+            })
     }
 
     /// Returns whether replicas cannot know yet what a restored backup lacks.
@@ -122,8 +135,8 @@ impl Truth {
         self.blind || !self.lost.is_empty()
     }
 
-    /// Marks tokens that may be revoked although no revocation of them was acknowledged: its answer was lost, or an incident's
-    /// epoch covers them.
+    /// Marks tokens that may be revoked although no revocation of them was acknowledged: its answer
+    /// was lost, or an incident's epoch covers them.
     pub(super) fn may_cover(&mut self, covers: impl Fn(usize, &Token) -> bool) {
         for (at, token) in self.tokens.iter_mut().enumerate() {
             token.covered |= covers(at, token);

@@ -1,11 +1,14 @@
-//! A worker of a proxy: core's own trust and validation, behind a link that loses, delays, reorders and cuts.
+//! A worker of a proxy: core's own trust and validation, behind a link that loses, delays, reorders
+//! and cuts.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use anyhow::{Result, anyhow};
-use meshseal_core::bundle::{PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER};
+use meshseal_core::bundle::{
+    PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER,
+};
 use meshseal_core::config::Staleness;
 use meshseal_core::keys::Key;
 use meshseal_core::policy::Policy;
@@ -14,7 +17,8 @@ use meshseal_core::trust::{Accepted, Trust};
 use meshseal_core::validate::check;
 use meshseal_core::{Portable, SignatureVerifier};
 
-/// Remembers what [`Portable`] said about each signature: a history asks the same question hundreds of times.
+/// Remembers what [`Portable`] said about each signature: a history asks the same question hundreds
+/// of times.
 #[derive(Default)]
 pub(super) struct Memo(RefCell<HashMap<Question, bool>>);
 
@@ -25,7 +29,11 @@ impl SignatureVerifier for Memo {
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
         // Keys of a history have distinct ids, and the message names the id.
         let question = (message.to_vec(), signature.to_vec());
-        *self.0.borrow_mut().entry(question).or_insert_with(|| Portable.verify(key, message, signature))
+        *self
+            .0
+            .borrow_mut()
+            .entry(question)
+            .or_insert_with(|| Portable.verify(key, message, signature))
     }
 }
 
@@ -51,11 +59,28 @@ pub(super) struct Worker {
 impl Worker {
     /// Creates a worker that knows nothing yet.
     #[must_use]
-    pub(super) fn new(id: u64, node: String, ahead_s: i64, policy: Rc<Policy>, memo: Rc<Memo>) -> Self {
-        Self { id, node, cut: false, ahead_s, given_at: 0, asked: None, policy, memo, trust: Trust::new() }
+    pub(super) fn new(
+        id: u64,
+        node: String,
+        ahead_s: i64,
+        policy: Rc<Policy>,
+        memo: Rc<Memo>,
+    ) -> Self {
+        Self {
+            id,
+            node,
+            cut: false,
+            ahead_s,
+            given_at: 0,
+            asked: None,
+            policy,
+            memo,
+            trust: Trust::new(),
+        }
     }
 
-    /// Ends the process and starts another one on the same node: a new id, a policy, and nothing known.
+    /// Ends the process and starts another one on the same node: a new id, a policy, and nothing
+    /// known.
     pub(super) fn restart(&mut self, id: u64, policy: Rc<Policy>) {
         self.id = id;
         self.policy = policy;
@@ -102,13 +127,17 @@ impl Worker {
     /// Returns whether it pins this bundle key.
     #[must_use]
     pub(super) fn pins(&self, kid: &str) -> bool {
-        self.policy.trust_bundle().is_some_and(|bundle| bundle.pins.kids().flatten().any(|pin| pin == kid))
+        self.policy
+            .trust_bundle()
+            .is_some_and(|bundle| bundle.pins.kids().flatten().any(|pin| pin == kid))
     }
 
     /// Returns whether it goes on by an old bundle without limit.
     #[must_use]
     pub(super) fn serves_stale(&self) -> bool {
-        self.policy.trust_bundle().is_some_and(|bundle| bundle.staleness.serve)
+        self.policy
+            .trust_bundle()
+            .is_some_and(|bundle| bundle.staleness.serve)
     }
 
     /// Returns whether it holds a bundle and its rules go on by that.
@@ -117,9 +146,10 @@ impl Worker {
         let freshness = self.trust.freshness(self.time(now));
         let fresh = match self.policy.trust_bundle().map(|bundle| bundle.staleness) {
             Some(Staleness { serve: true, .. }) => true,
-            Some(Staleness { max_age: Some(max_age), .. }) => {
-                !freshness.expired && freshness.age.is_none_or(|age| age <= max_age)
-            }
+            Some(Staleness {
+                max_age: Some(max_age),
+                ..
+            }) => !freshness.expired && freshness.age.is_none_or(|age| age <= max_age),
             Some(_) | None => !freshness.expired,
         };
         self.trust.bundle_version().is_some() && fresh
@@ -131,10 +161,14 @@ impl Worker {
     /// When core refuses it.
     pub(super) fn accept_bundle(&mut self, text: &str, now: u64) -> Result<Accepted> {
         let policy = Rc::clone(&self.policy);
-        let config = policy.trust_bundle().ok_or_else(|| anyhow!("the policy has no trust bundle"))?;
+        let config = policy
+            .trust_bundle()
+            .ok_or_else(|| anyhow!("the policy has no trust bundle"))?;
         let time = self.time(now);
         self.given_at = now;
-        self.trust.accept_bundle(text, &config.pins, time).map_err(|error| anyhow!("{error}"))
+        self.trust
+            .accept_bundle(text, &config.pins, time)
+            .map_err(|error| anyhow!("{error}"))
     }
 
     /// Decides about a token as the filter does on a route without rules.
@@ -144,6 +178,10 @@ impl Worker {
     pub(super) fn decide(&self, token: &str, now: u64) -> Result<(), Rejection> {
         let time = self.time(now);
         check(token, &self.policy, &self.trust, || time)?.verify(&*self.memo)?;
-        if self.may_accept(now) { Ok(()) } else { Err(Rejection::BundleStale) }
+        if self.may_accept(now) {
+            Ok(())
+        } else {
+            Err(Rejection::BundleStale)
+        }
     }
 }

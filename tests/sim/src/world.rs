@@ -50,7 +50,11 @@ pub(super) struct Message {
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     /// To a replica: the version that the worker has, and the proof of it.
-    Poll { replica: usize, headers: Vec<(&'static str, String)>, have: Option<u64> },
+    Poll {
+        replica: usize,
+        headers: Vec<(&'static str, String)>,
+        have: Option<u64>,
+    },
     /// To the worker.
     Bundle(String),
 }
@@ -67,7 +71,8 @@ pub(super) struct World {
     pub(super) has_server: bool,
     pub(super) setting: Setting,
     pub(super) replicas: Vec<Replica>,
-    /// Version at which each replica's bundle was last checked against the truth, and how many revocations there were.
+    /// Version at which each replica's bundle was last checked against the truth, and how many
+    /// revocations there were.
     pub(super) observed: Vec<(u64, usize)>,
     pub(super) workers: Vec<Worker>,
     /// `staleness` of each kind of worker that the history has.
@@ -95,10 +100,13 @@ impl World {
         let mut dice = Dice::new(seed);
         let mut database = Database::new(folder.to_owned());
         database.set_full(false)?;
-        let setting =
-            Setting { config: config("1h")?, master: Arc::new(MasterKey::from_base64(MASTER, "simulation")?) };
-        let mut replicas: Vec<Replica> =
-            (0..dice.between(1, 3)).map(|_| Replica::stopped(START, pace.clone())).collect();
+        let setting = Setting {
+            config: config("1h")?,
+            master: Arc::new(MasterKey::from_base64(MASTER, "simulation")?),
+        };
+        let mut replicas: Vec<Replica> = (0..dice.between(1, 3))
+            .map(|_| Replica::stopped(START, pace.clone()))
+            .collect();
         // Replicas on several machines share a server, which has a clock; a file has none.
         let has_server = replicas.len() > 1 || dice.chance(50);
         for (replica, boot) in replicas.iter_mut().zip(1..) {
@@ -143,8 +151,16 @@ impl World {
         for at in 0..count {
             let ahead_s = i64::try_from(world.dice.between(0, 8))?.saturating_sub(4);
             let (id, node) = (world.new_id(), format!("node-{}", at / 2));
-            let policy = world.draw_policy()?.ok_or_else(|| anyhow!("a replica runs"))?;
-            world.workers.push(Worker::new(id, node, ahead_s, policy, Rc::clone(&world.memo)));
+            let policy = world
+                .draw_policy()?
+                .ok_or_else(|| anyhow!("a replica runs"))?;
+            world.workers.push(Worker::new(
+                id,
+                node,
+                ahead_s,
+                policy,
+                Rc::clone(&world.memo),
+            ));
         }
         Ok(world)
     }
@@ -152,14 +168,32 @@ impl World {
     /// Creates a worker whose clock is right and which pins the present keys, as an observer.
     pub(super) fn new_worker(&self, replica: &Replica) -> Result<Worker> {
         let policy = Rc::new(policy(replica, &Value::Null)?);
-        Ok(Worker::new(0, "observer".to_owned(), 0, policy, Rc::clone(&self.memo)))
+        Ok(Worker::new(
+            0,
+            "observer".to_owned(),
+            0,
+            policy,
+            Rc::clone(&self.memo),
+        ))
     }
 
     /// Builds a policy that pins the present bundle keys; `None` while no replica runs.
     pub(super) fn draw_policy(&mut self) -> Result<Option<Rc<Policy>>> {
-        let staleness = self.staleness.get(self.dice.below(self.staleness.len())).unwrap_or(&Value::Null);
-        let newest = |replica: &&Replica| replica.issuer().map(|issuer| issuer.publisher.current().version());
-        let Some(replica) = self.replicas.iter().filter(|replica| replica.is_running()).max_by_key(newest) else {
+        let staleness = self
+            .staleness
+            .get(self.dice.below(self.staleness.len()))
+            .unwrap_or(&Value::Null);
+        let newest = |replica: &&Replica| {
+            replica
+                .issuer()
+                .map(|issuer| issuer.publisher.current().version())
+        };
+        let Some(replica) = self
+            .replicas
+            .iter()
+            .filter(|replica| replica.is_running())
+            .max_by_key(newest)
+        else {
             return Ok(None);
         };
         Ok(Some(Rc::new(policy(replica, staleness)?)))
@@ -192,7 +226,8 @@ impl World {
         }
         let what = self.take(step).await.with_context(|| format!("{step:?}"))?;
         let what = what.replace(&*self.database.folder().to_string_lossy(), "FOLDER");
-        self.trace.push(format!("{number:>4}  +{elapsed:>6} s  {step:?}: {what}"));
+        self.trace
+            .push(format!("{number:>4}  +{elapsed:>6} s  {step:?}: {what}"));
         self.check_replicas().await
     }
 
@@ -200,7 +235,12 @@ impl World {
     pub(super) fn report(self, violation: Option<(usize, String)>) -> Report {
         Report {
             tokens: self.truth.tokens.len(),
-            revoked: self.truth.tokens.iter().filter(|token| token.revoked_at.is_some()).count(),
+            revoked: self
+                .truth
+                .tokens
+                .iter()
+                .filter(|token| token.revoked_at.is_some())
+                .count(),
             complete: self.complete,
             trace: self.trace,
             violation,
@@ -237,12 +277,20 @@ pub(super) fn config(max_lifetime: &str) -> Result<Config> {
 
 /// Builds a policy that pins the bundle keys that `meshseal keys pins` prints.
 fn policy(replica: &Replica, staleness: &Value) -> Result<Policy> {
-    let issuer = replica.issuer().ok_or_else(|| anyhow!("the replica runs"))?;
+    let issuer = replica
+        .issuer()
+        .ok_or_else(|| anyhow!("the replica runs"))?;
     let published = issuer.publisher.current();
-    let of =
-        |state: KeyState| published.keys.iter().filter(move |key| key.purpose == Purpose::Bundle && key.state == state);
+    let of = |state: KeyState| {
+        published
+            .keys
+            .iter()
+            .filter(move |key| key.purpose == Purpose::Bundle && key.state == state)
+    };
     let pins = of(KeyState::Active).chain(of(KeyState::Next).take(1));
-    let pins = pins.map(|key| serde_json::from_str(&key.public_jwk)).collect::<Result<Vec<Value>, _>>()?;
+    let pins = pins
+        .map(|key| serde_json::from_str(&key.public_jwk))
+        .collect::<Result<Vec<Value>, _>>()?;
     let mut bundle = json!({ "cluster": "issuer", "keys": pins });
     if let (Some(bundle), false) = (bundle.as_object_mut(), staleness.is_null()) {
         bundle.insert("staleness".to_owned(), staleness.clone());

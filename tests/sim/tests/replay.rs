@@ -1,11 +1,14 @@
-//! A seed decides everything: its history can be replayed, also on a machine that is busy with something else.
+//! A seed decides everything: its history can be replayed, also on a machine that is busy with
+//! something else.
 
 use std::process::Command;
 
 fn trace(seed: u64) -> Result<String, std::io::Error> {
     let program = env!("CARGO_BIN_EXE_meshseal-sim");
     let seed = seed.to_string();
-    let output = Command::new(program).args(["--seed", &seed, "--histories", "1", "--trace"]).output()?;
+    let output = Command::new(program)
+        .args(["--seed", &seed, "--histories", "1", "--trace"])
+        .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     // The last line tells how long it took.
     let steps: Vec<&str> = text.lines().filter(|line| line.contains(" s  ")).collect();
@@ -16,7 +19,10 @@ fn trace(seed: u64) -> Result<String, std::io::Error> {
 fn same_seed_makes_same_history() -> Result<(), std::io::Error> {
     for seed in 1..=6 {
         let first = trace(seed)?;
-        assert!(first.lines().count() > 100, "seed {seed} has no history: {first}");
+        assert!(
+            first.lines().count() > 100,
+            "seed {seed} has no history: {first}"
+        );
         assert_eq!(first, trace(seed)?, "seed {seed}");
     }
     Ok(())

@@ -1,6 +1,8 @@
-//! `meshseal-leash PARENT PROGRAM [ARGUMENT…]`: becomes PROGRAM, having asked the kernel to end it when process PARENT ends.
+//! `meshseal-leash PARENT PROGRAM [ARGUMENT…]`: becomes PROGRAM, having asked the kernel to end it
+//! when process PARENT ends.
 //!
-//! Keeps a killed test run or runner from leaving an Envoy behind. Where the kernel has no such thing, only becomes PROGRAM.
+//! Keeps a killed test run or runner from leaving an Envoy behind. Where the kernel has no such
+//! thing, only becomes PROGRAM.
 
 use std::env::args_os;
 use std::io::Write as _;
@@ -28,7 +30,8 @@ fn complain(message: &str) -> ExitCode {
 #[cfg(target_os = "linux")]
 fn tie_to(parent: &str) -> Result<(), String> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| format!("no parent-death signal: {error}"))?;
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| format!("no parent-death signal: {error}"))?;
     // The parent may have died before the line above.
     match getppid() {
         Some(pid) if pid.as_raw_nonzero().to_string() == parent => Ok(()),

@@ -9,15 +9,22 @@ use crate::world::{MAIN, UNKNOWING, World, token};
 
 async fn call(listener: &str, path: &str, bearer: Option<&str>) -> Result<Response> {
     let world = World::get().await?;
-    let mut request = Request::new("POST", path).header("content-type", "application/grpc").header("te", "trailers");
+    let mut request = Request::new("POST", path)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
     if let Some(token) = bearer {
         request = request.bearer(token).header(CASE, path);
     }
-    Connection::open_h2(world.proxy.address(listener)?).await?.send(&request).await
+    Connection::open_h2(world.proxy.address(listener)?)
+        .await?
+        .send(&request)
+        .await
 }
 
 fn status(response: &Response) -> Result<&str> {
-    response.header("grpc-status").with_context(|| format!("no grpc-status: {response:?}"))
+    response
+        .header("grpc-status")
+        .with_context(|| format!("no grpc-status: {response:?}"))
 }
 
 #[test]
@@ -27,7 +34,12 @@ fn good_call_reaches_the_service() -> Result<()> {
         let response = call(MAIN, "/shop.Orders/Get", Some(&world.good()?)).await?;
         assert_eq!(response.status, 200);
         let seen = world.proxy.echo().take("/shop.Orders/Get");
-        assert_eq!(seen.first().context("the service saw the call")?.header("x-sub"), ["alice"]);
+        assert_eq!(
+            seen.first()
+                .context("the service saw the call")?
+                .header("x-sub"),
+            ["alice"]
+        );
         Ok(())
     })
 }
@@ -39,18 +51,57 @@ fn refusals_have_a_grpc_status() -> Result<()> {
         let good = world.good()?;
         let unscoped = world.sign(token().without("scope"))?;
         let cases = [
-            (MAIN, "/shop.Orders/List", None, "16", "UNAUTHENTICATED without a token"),
-            (MAIN, "/shop.Orders/List", Some("garbage"), "16", "UNAUTHENTICATED with a bad one"),
-            (MAIN, "/shop.Orders/List", Some(unscoped.as_str()), "7", "PERMISSION_DENIED without the scope"),
-            (MAIN, "/shop.Other/List", Some(good.as_str()), "7", "PERMISSION_DENIED without a rule"),
-            (MAIN, "/shop.Orders//List", Some(good.as_str()), "3", "INVALID_ARGUMENT for a strange path"),
-            (UNKNOWING, "/shop.Orders/List", Some(good.as_str()), "14", "UNAVAILABLE without keys"),
+            (
+                MAIN,
+                "/shop.Orders/List",
+                None,
+                "16",
+                "UNAUTHENTICATED without a token",
+            ),
+            (
+                MAIN,
+                "/shop.Orders/List",
+                Some("garbage"),
+                "16",
+                "UNAUTHENTICATED with a bad one",
+            ),
+            (
+                MAIN,
+                "/shop.Orders/List",
+                Some(unscoped.as_str()),
+                "7",
+                "PERMISSION_DENIED without the scope",
+            ),
+            (
+                MAIN,
+                "/shop.Other/List",
+                Some(good.as_str()),
+                "7",
+                "PERMISSION_DENIED without a rule",
+            ),
+            (
+                MAIN,
+                "/shop.Orders//List",
+                Some(good.as_str()),
+                "3",
+                "INVALID_ARGUMENT for a strange path",
+            ),
+            (
+                UNKNOWING,
+                "/shop.Orders/List",
+                Some(good.as_str()),
+                "14",
+                "UNAVAILABLE without keys",
+            ),
         ];
         for (listener, path, bearer, expected, what) in cases {
             let response = call(listener, path, bearer).await?;
             assert_eq!(response.status, 200, "{what}: gRPC errors travel in a 200");
             assert_eq!(status(&response)?, expected, "{what}: {response:?}");
-            assert!(world.proxy.echo().take(path).is_empty(), "{what}: the service saw it");
+            assert!(
+                world.proxy.echo().take(path).is_empty(),
+                "{what}: the service saw it"
+            );
         }
         Ok(())
     })

@@ -9,7 +9,9 @@ fn order() -> Request {
 }
 
 fn in_two_places(token: &str) -> Request {
-    order().bearer(token).header("cookie", &format!("session={token}"))
+    order()
+        .bearer(token)
+        .header("cookie", &format!("session={token}"))
 }
 
 cases! { world;

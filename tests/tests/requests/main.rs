@@ -1,7 +1,8 @@
-//! Requests through the real module in a real Envoy: each case is put before both workers, and says what the client gets, why,
-//! and what the upstream saw.
+//! Requests through the real module in a real Envoy: each case is put before both workers, and says
+//! what the client gets, why, and what the upstream saw.
 //!
-//! A case reads: `name: listener, request => expectation`. The listeners' configurations are in `world.rs`.
+//! A case reads: `name: listener, request => expectation`. The listeners' configurations are in
+//! `world.rs`.
 
 mod accepted;
 mod claims;

@@ -1,4 +1,5 @@
-//! Rules: paths, methods, hosts, claims, scopes; default deny (V22, AuthorizationPolicy's semantics).
+//! Rules: paths, methods, hosts, claims, scopes; default deny (V22, AuthorizationPolicy's
+//! semantics).
 
 use meshseal_tests::http::Request;
 use meshseal_tests::mint::Token;

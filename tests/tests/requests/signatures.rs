@@ -26,8 +26,19 @@ fn flip_first_bit(bytes: &mut [u8]) {
 
 /// The claims of one token under header and signature of another.
 fn with_claims_of(signed: &str, other: &str) -> Result<String> {
-    let part = |token: &str, index: usize| token.split('.').nth(index).map(str::to_owned).context("three parts");
-    Ok(format!("{}.{}.{}", part(signed, 0)?, part(other, 1)?, part(signed, 2)?))
+    let part = |token: &str, index: usize| {
+        token
+            .split('.')
+            .nth(index)
+            .map(str::to_owned)
+            .context("three parts")
+    };
+    Ok(format!(
+        "{}.{}.{}",
+        part(signed, 0)?,
+        part(other, 1)?,
+        part(signed, 2)?
+    ))
 }
 
 cases! { world;

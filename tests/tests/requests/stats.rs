@@ -9,16 +9,26 @@ use meshseal_tests::wait::until;
 
 use crate::world::{CORS, MAIN, SHADOW, UNKNOWING, World, check, passes, refused, token};
 
-/// How far a counter moves when `work` is done, once every worker has reported. Only counters that no other case moves are asked for.
+/// How far a counter moves when `work` is done, once every worker has reported. Only counters that
+/// no other case moves are asked for.
 async fn moved(counter: &str, work: impl AsyncFnOnce(&'static World) -> Result<()>) -> Result<u64> {
     let world = World::get().await?;
     let name = format!("wasmcustom.meshseal.{counter}");
-    let moved = async |before: u64| Ok::<u64, anyhow::Error>(world.proxy.envoy().stat(&name).await? - before);
+    let moved = async |before: u64| {
+        Ok::<u64, anyhow::Error>(world.proxy.envoy().stat(&name).await? - before)
+    };
     let before = moved(0).await?;
     work(world).await?;
-    until("a counter that has moved", Duration::from_secs(5), async || {
-        moved(before).await.ok().filter(|moved| *moved >= WORKERS as u64)
-    })
+    until(
+        "a counter that has moved",
+        Duration::from_secs(5),
+        async || {
+            moved(before)
+                .await
+                .ok()
+                .filter(|moved| *moved >= WORKERS as u64)
+        },
+    )
     .await?;
     moved(before).await
 }
@@ -38,7 +48,13 @@ fn each_verdict_and_reason_is_counted_once_a_request() -> Result<()> {
         });
         assert_eq!(refusals.await?, WORKERS as u64);
         let accepted = moved("cors.accepted", async |world: &World| {
-            check("stats_accepted", CORS, Request::get("/orders/1").bearer(&world.good()?), passes()).await
+            check(
+                "stats_accepted",
+                CORS,
+                Request::get("/orders/1").bearer(&world.good()?),
+                passes(),
+            )
+            .await
         });
         assert_eq!(accepted.await?, WORKERS as u64);
         let anonymous = moved("cors.anonymous", async |_: &World| {
@@ -55,7 +71,13 @@ fn shadow_counts_what_it_would_refuse() -> Result<()> {
         let refusals = moved("shadow.shadow.token-expired", async |world: &World| {
             let expired = world.sign(token().claim("exp", 1).claim("iat", 0))?;
             let as_it_came = passes().sees("authorization", format!("Bearer {expired}"));
-            check("shadow_counts", SHADOW, Request::get("/orders/1").bearer(&expired), as_it_came).await
+            check(
+                "shadow_counts",
+                SHADOW,
+                Request::get("/orders/1").bearer(&expired),
+                as_it_came,
+            )
+            .await
         });
         assert_eq!(refusals.await?, WORKERS as u64);
         Ok(())
@@ -66,16 +88,34 @@ fn shadow_counts_what_it_would_refuse() -> Result<()> {
 fn failed_polls_and_validation_times_are_there() -> Result<()> {
     run(async {
         let world = World::get().await?;
-        check("stats_validated", MAIN, Request::get("/orders/1").bearer(&world.good()?), passes()).await?;
+        check(
+            "stats_validated",
+            MAIN,
+            Request::get("/orders/1").bearer(&world.good()?),
+            passes(),
+        )
+        .await?;
         let failed = format!("wasmcustom.meshseal.{UNKNOWING}.bundle.poll_failed");
         until("a poll that has failed", Duration::from_secs(5), || async {
             (world.proxy.envoy().stat(&failed).await.ok()? > 0).then_some(())
         })
         .await?;
-        until("a merged histogram of validation times", Duration::from_secs(5), || async {
-            let stats = world.proxy.envoy().admin_get("/stats?filter=meshseal.validation_us").await.ok()?.text();
-            stats.contains("wasmcustom.meshseal.validation_us: P0(").then_some(())
-        })
+        until(
+            "a merged histogram of validation times",
+            Duration::from_secs(5),
+            || async {
+                let stats = world
+                    .proxy
+                    .envoy()
+                    .admin_get("/stats?filter=meshseal.validation_us")
+                    .await
+                    .ok()?
+                    .text();
+                stats
+                    .contains("wasmcustom.meshseal.validation_us: P0(")
+                    .then_some(())
+            },
+        )
         .await
     })
 }

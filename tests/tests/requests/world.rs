@@ -20,7 +20,8 @@ pub(crate) const AUDIENCE: &str = "orders";
 pub(crate) const MAIN: &str = "main";
 /// No rules: any valid token passes. HMAC keys named in the configuration.
 pub(crate) const SHARED: &str = "shared-secret";
-/// Cookie, query parameter and a header of its own; the original token is forwarded; other token types, 10 s of skew.
+/// Cookie, query parameter and a header of its own; the original token is forwarded; other token
+/// types, 10 s of skew.
 pub(crate) const LOCATIONS: &str = "locations";
 /// As [`LOCATIONS`], but the token is taken out; before the header's stands `jwt:`.
 pub(crate) const TAKEN: &str = "taken";
@@ -55,7 +56,9 @@ impl World {
     /// Started once, by the first case.
     pub(crate) async fn get() -> Result<&'static World> {
         static WORLD: OnceCell<Result<World, String>> = OnceCell::const_new();
-        let world = WORLD.get_or_init(|| async { World::start().await.map_err(|error| format!("{error:#}")) }).await;
+        let world = WORLD
+            .get_or_init(|| async { World::start().await.map_err(|error| format!("{error:#}")) })
+            .await;
         world.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
     }
 
@@ -73,8 +76,20 @@ impl World {
             (SHARED, shared_plugin(&keys)?),
             (LOCATIONS, locations_plugin(&keys, "", true)?),
             (TAKEN, locations_plugin(&keys, "jwt:", false)?),
-            (SHADOW, with(main_plugin(&keys)?, json!({"mode": "SHADOW", "statPrefix": "shadow"}))),
-            (CORS, with(main_plugin(&keys)?, json!({"bypassCorsPreflight": true, "statPrefix": "cors"}))),
+            (
+                SHADOW,
+                with(
+                    main_plugin(&keys)?,
+                    json!({"mode": "SHADOW", "statPrefix": "shadow"}),
+                ),
+            ),
+            (
+                CORS,
+                with(
+                    main_plugin(&keys)?,
+                    json!({"bypassCorsPreflight": true, "statPrefix": "cors"}),
+                ),
+            ),
             (UNKNOWING, unknowing_plugin(&keys)?),
         ];
         let proxy = Proxy::start("requests", &plugins, &[("nobody", loopback(free()?))]).await?;
@@ -107,7 +122,9 @@ pub(crate) fn now() -> u64 {
 }
 
 fn asymmetric_set(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
-    let set = ASYMMETRIC.iter().map(|(alg, _)| keys.get(alg).context("a key")?.jwk_for(alg));
+    let set = ASYMMETRIC
+        .iter()
+        .map(|(alg, _)| keys.get(alg).context("a key")?.jwk_for(alg));
     Ok(json!({ "keys": set.collect::<Result<Vec<_>>>()? }))
 }
 
@@ -160,7 +177,9 @@ fn main_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
 }
 
 fn shared_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
-    let secrets = ["HS256", "HS384", "HS512"].iter().map(|alg| keys.get(alg).context("a key")?.jwk_for(alg));
+    let secrets = ["HS256", "HS384", "HS512"]
+        .iter()
+        .map(|alg| keys.get(alg).context("a key")?.jwk_for(alg));
     Ok(json!({
         "statPrefix": "shared",
         "jwtRules": [{
@@ -172,7 +191,11 @@ fn shared_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
     }))
 }
 
-fn locations_plugin(keys: &BTreeMap<&'static str, Key>, prefix: &str, forward: bool) -> Result<Value> {
+fn locations_plugin(
+    keys: &BTreeMap<&'static str, Key>,
+    prefix: &str,
+    forward: bool,
+) -> Result<Value> {
     Ok(json!({
         "statPrefix": "locations",
         "jwtRules": [{
@@ -258,32 +281,58 @@ impl Expect {
 }
 
 /// Puts the request before each worker and checks everything that the expectation says.
-pub(crate) async fn check(name: &str, listener: &str, request: Request, expect: Expect) -> Result<()> {
+pub(crate) async fn check(
+    name: &str,
+    listener: &str,
+    request: Request,
+    expect: Expect,
+) -> Result<()> {
     let world = World::get().await?;
     let case = |worker| format!("{name}-{worker}");
-    let responses = world.proxy.ask_each_worker(listener, |worker| request.clone().header(CASE, &case(worker))).await?;
+    let responses = world
+        .proxy
+        .ask_each_worker(listener, |worker| {
+            request.clone().header(CASE, &case(worker))
+        })
+        .await?;
     for (worker, response) in responses.iter().enumerate() {
         let seen = world.proxy.echo().take(&case(worker));
         match &expect {
             Expect::Passes(headers) => check_passed(response, &seen, headers),
             Expect::Refused(status, code) => check_refused(response, &seen, *status, code),
         }
-        .with_context(|| format!("worker {worker}: {} {:?} {}", response.status, response.headers, response.text()))?;
+        .with_context(|| {
+            format!(
+                "worker {worker}: {} {:?} {}",
+                response.status,
+                response.headers,
+                response.text()
+            )
+        })?;
     }
     Ok(())
 }
 
 fn check_passed(response: &Response, seen: &[Seen], headers: &BTreeMap<&str, Sight>) -> Result<()> {
     ensure!(response.status == 200, "expected to pass");
-    let [seen] = seen else { anyhow::bail!("the upstream saw {} requests", seen.len()) };
+    let [seen] = seen else {
+        anyhow::bail!("the upstream saw {} requests", seen.len())
+    };
     for (name, sight) in headers {
-        let values = if *name == ":path" { vec![seen.path.as_str()] } else { seen.header(name) };
+        let values = if *name == ":path" {
+            vec![seen.path.as_str()]
+        } else {
+            seen.header(name)
+        };
         let as_expected = match sight {
             Sight::Value(value) => values == [value.as_str()],
             Sight::Something => values.len() == 1,
             Sight::Nothing => values.is_empty(),
         };
-        ensure!(as_expected, "the upstream saw {name}: {values:?}, expected {sight:?}");
+        ensure!(
+            as_expected,
+            "the upstream saw {name}: {values:?}, expected {sight:?}"
+        );
     }
     Ok(())
 }
@@ -294,32 +343,54 @@ fn check_refused(response: &Response, seen: &[Seen], status: u16, code: &str) ->
     let problem = response.json();
     let member = |name: &str| problem.get(name).cloned().unwrap_or_default();
     ensure!(member("code") == code, "expected code {code}");
-    ensure!(member("type") == format!("urn:meshseal:problem:{code}"), "type of the problem");
+    ensure!(
+        member("type") == format!("urn:meshseal:problem:{code}"),
+        "type of the problem"
+    );
     ensure!(member("status") == status, "status of the problem");
-    ensure!(response.header("content-type") == Some("application/problem+json"), "content type");
+    ensure!(
+        response.header("content-type") == Some("application/problem+json"),
+        "content type"
+    );
     let details = format!("meshseal_{}", code.replace('-', "_"));
-    ensure!(response.header(DETAILS) == Some(details.as_str()), "response code details, expected {details}");
+    ensure!(
+        response.header(DETAILS) == Some(details.as_str()),
+        "response code details, expected {details}"
+    );
     check_challenge(response, status, code)
 }
 
 /// RFC 6750 §3: what `WWW-Authenticate` says, by class.
 fn check_challenge(response: &Response, status: u16, code: &str) -> Result<()> {
     let challenge = response.header("www-authenticate");
-    let has = |part: &str| challenge.is_some_and(|text| text.starts_with("Bearer ") && text.contains(part));
+    let has = |part: &str| {
+        challenge.is_some_and(|text| text.starts_with("Bearer ") && text.contains(part))
+    };
     match (status, code) {
         (401, "token-missing") => {
-            ensure!(challenge == Some("Bearer realm=\"meshseal\""), "no error parameter without a token");
+            ensure!(
+                challenge == Some("Bearer realm=\"meshseal\""),
+                "no error parameter without a token"
+            );
         }
         (401, _) => {
-            ensure!(has("error=\"invalid_token\"") && has(&format!("error_description=\"{code}\"")), "invalid_token");
+            ensure!(
+                has("error=\"invalid_token\"") && has(&format!("error_description=\"{code}\"")),
+                "invalid_token"
+            );
         }
         (400, "path-not-normalized" | "path-too-long" | "host-malformed" | "host-too-long") => {
             ensure!(challenge.is_none(), "authentication did not fail");
         }
         (400, _) => ensure!(has("error=\"invalid_request\""), "invalid_request"),
-        (403, "scope-missing") => ensure!(has("error=\"insufficient_scope\"") && has("scope=\""), "insufficient_scope"),
+        (403, "scope-missing") => ensure!(
+            has("error=\"insufficient_scope\"") && has("scope=\""),
+            "insufficient_scope"
+        ),
         (503, _) => {
-            let seconds = response.header("retry-after").and_then(|text| text.parse::<u32>().ok());
+            let seconds = response
+                .header("retry-after")
+                .and_then(|text| text.parse::<u32>().ok());
             ensure!(seconds.is_some_and(|seconds| seconds > 0), "retry-after");
         }
         _ => {}

@@ -1,8 +1,10 @@
-//! The trust bundle: what the issuer pushes and the filter believes. A compact JWS (`typ: meshseal-bundle+jwt`) under a key
-//! pinned in the plugin's configuration; full, or a delta against a version that the proxy has.
+//! The trust bundle: what the issuer pushes and the filter believes. A compact JWS (`typ:
+//! meshseal-bundle+jwt`) under a key pinned in the plugin's configuration; full, or a delta against
+//! a version that the proxy has.
 //!
-//! The issuer turns its state into a [`Snapshot`] and that into a [`Payload`]; the filter opens the JWS ([`open`]) and applies
-//! the payload to what it has ([`Snapshot::apply`]). Both sides hold the same plain data, so that a delta can be proven right.
+//! The issuer turns its state into a [`Snapshot`] and that into a [`Payload`]; the filter opens the
+//! JWS ([`open`]) and applies the payload to what it has ([`Snapshot::apply`]). Both sides hold the
+//! same plain data, so that a delta can be proven right.
 
 mod read;
 
@@ -21,19 +23,22 @@ use crate::revocation::{Epochs, IndexSet};
 use crate::token::Compact;
 use crate::{base64url, limits};
 
-/// The media type of a bundle; no token has it, so that neither passes for the other (RFC 8725 §3.11).
+/// The media type of a bundle; no token has it, so that neither passes for the other (RFC 8725
+/// §3.11).
 pub const BUNDLE_TYPE: &str = "meshseal-bundle+jwt";
 
-/// Poll protocol of this filter, stated in [`PROTOCOL_HEADER`] (ADR 22). A poll that states none speaks protocol 1.
+/// Poll protocol of this filter, stated in [`PROTOCOL_HEADER`] (ADR 22). A poll that states none
+/// speaks protocol 1.
 ///
-/// Readers are strict, so the issuer sends a member only to readers whose protocol has it ([`Payload::for_protocol`]).
-/// Protocol 2 has [`Payload::ack`] and [`Epochs::digest_key`].
+/// Readers are strict, so the issuer sends a member only to readers whose protocol has it
+/// ([`Payload::for_protocol`]). Protocol 2 has [`Payload::ack`] and [`Epochs::digest_key`].
 pub const PROTOCOL: u32 = 2;
 
 /// Request header with the poll protocol, a decimal number.
 pub const PROTOCOL_HEADER: &str = "x-meshseal-protocol";
 
-/// Request header with [`Payload::ack`] of the version in `have`: proves that the worker has read that version.
+/// Request header with [`Payload::ack`] of the version in `have`: proves that the worker has read
+/// that version.
 pub const PROOF_HEADER: &str = "x-meshseal-proof";
 
 /// Request header with the longest time for which the worker goes on by a bundle: see
@@ -46,7 +51,8 @@ pub const PINS_HEADER: &str = "x-meshseal-pins";
 /// Longest [`Payload::ack`] in bytes.
 const MAX_ACK_BYTES: usize = 64;
 
-/// Everything that is trusted at one version. The version grows with every change and is never reused.
+/// Everything that is trusted at one version. The version grows with every change and is never
+/// reused.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The version.
@@ -109,7 +115,8 @@ pub struct Payload {
     pub iat: u64,
     /// Not-after, Unix seconds.
     pub exp: u64,
-    /// A delta's starting point; absent in a full bundle. Equal to `ver` in a heartbeat, which changes nothing but the times.
+    /// A delta's starting point; absent in a full bundle. Equal to `ver` in a heartbeat, which
+    /// changes nothing but the times.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<u64>,
     /// What is new by issuer; in a full bundle everything.
@@ -118,8 +125,8 @@ pub struct Payload {
     /// Issuers that are no longer trusted (delta only).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<String>,
-    /// Acknowledgement value of `ver`, which only a reader of this version knows (protocol 2). A poll that states the version
-    /// states this value too.
+    /// Acknowledgement value of `ver`, which only a reader of this version knows (protocol 2). A
+    /// poll that states the version states this value too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack: Option<String>,
 }
@@ -204,7 +211,11 @@ impl Snapshot {
         let unknown = IssuerTrust::default();
         let changes = self.issuers.iter().map(|(issuer, now)| {
             let known = before.issuers.get(issuer);
-            (issuer, Change::between(known.unwrap_or(&unknown), now), known.is_none())
+            (
+                issuer,
+                Change::between(known.unwrap_or(&unknown), now),
+                known.is_none(),
+            )
         });
         Payload {
             iss: times.issuer,
@@ -216,7 +227,12 @@ impl Snapshot {
                 .filter(|(_, change, new)| *new || *change != Change::default())
                 .map(|(issuer, change, _)| (issuer.clone(), change))
                 .collect(),
-            gone: before.issuers.keys().filter(|issuer| !self.issuers.contains_key(*issuer)).cloned().collect(),
+            gone: before
+                .issuers
+                .keys()
+                .filter(|issuer| !self.issuers.contains_key(*issuer))
+                .cloned()
+                .collect(),
             ack: None,
         }
     }
@@ -224,7 +240,8 @@ impl Snapshot {
     /// What a proxy that has `self` has after this payload.
     ///
     /// # Errors
-    /// [`BundleError::Rollback`], [`BundleError::WrongBase`], [`BundleError::BadContent`], [`BundleError::TooLarge`].
+    /// [`BundleError::Rollback`], [`BundleError::WrongBase`], [`BundleError::BadContent`],
+    /// [`BundleError::TooLarge`].
     pub fn apply(&self, payload: &Payload) -> Result<Self, BundleError> {
         if payload.ver < self.version {
             return Err(BundleError::Rollback);
@@ -234,8 +251,11 @@ impl Snapshot {
             Some(base) if base == self.version => self.issuers.clone(),
             Some(_) => return Err(BundleError::WrongBase),
         };
-        // A version says what it holds once and for all: the same version with another content is refused.
-        if payload.base == Some(payload.ver) && !(payload.issuers.is_empty() && payload.gone.is_empty()) {
+        // A version says what it holds once and for all: the same version with another content is
+        // refused.
+        if payload.base == Some(payload.ver)
+            && !(payload.issuers.is_empty() && payload.gone.is_empty())
+        {
             return Err(BundleError::BadContent);
         }
         for issuer in &payload.gone {
@@ -245,7 +265,10 @@ impl Snapshot {
             let before = issuers.remove(issuer).unwrap_or_default();
             issuers.insert(issuer.clone(), change.apply(before)?);
         }
-        Ok(Self { version: payload.ver, issuers })
+        Ok(Self {
+            version: payload.ver,
+            issuers,
+        })
     }
 }
 
@@ -262,15 +285,26 @@ impl Change {
 
     fn apply(&self, before: IssuerTrust) -> Result<IssuerTrust, BundleError> {
         let set = |text: &str| {
-            base64url::decode(text).and_then(|bytes| IndexSet::decode(&bytes)).ok_or(BundleError::BadContent)
+            base64url::decode(text)
+                .and_then(|bytes| IndexSet::decode(&bytes))
+                .ok_or(BundleError::BadContent)
         };
-        let revoked = before.revoked.changed(&set(&self.revoked)?, &set(&self.forgotten)?);
+        let revoked = before
+            .revoked
+            .changed(&set(&self.revoked)?, &set(&self.forgotten)?);
         let epochs = self.epochs.clone().unwrap_or(before.epochs);
-        let too_many = epochs.kinds().into_iter().any(|kind| kind.len() > limits::MAX_EPOCHS);
+        let too_many = epochs
+            .kinds()
+            .into_iter()
+            .any(|kind| kind.len() > limits::MAX_EPOCHS);
         if revoked.len() > limits::MAX_REVOKED || too_many {
             return Err(BundleError::TooLarge);
         }
-        Ok(IssuerTrust { keys: self.keys.clone().unwrap_or(before.keys), revoked, epochs })
+        Ok(IssuerTrust {
+            keys: self.keys.clone().unwrap_or(before.keys),
+            revoked,
+            epochs,
+        })
     }
 }
 
@@ -282,8 +316,9 @@ struct BundleHeader<'a> {
 }
 
 impl Payload {
-    /// The form for readers of this protocol: without the members that they do not know, and with digests in place of names
-    /// ([`Epochs::with_digests`]) where they know those. Every member that is newer than protocol 1 is named here.
+    /// The form for readers of this protocol: without the members that they do not know, and with
+    /// digests in place of names ([`Epochs::with_digests`]) where they know those. Every member
+    /// that is newer than protocol 1 is named here.
     #[must_use]
     pub fn for_protocol(mut self, protocol: u32, digested: impl Fn(Epochs) -> Epochs) -> Self {
         if protocol < 2 {
@@ -307,7 +342,11 @@ impl Payload {
     /// What the bundle key (Ed25519) signs.
     #[must_use]
     pub fn signing_input(&self, kid: &str) -> String {
-        let header = BundleHeader { alg: "EdDSA", kid, typ: BUNDLE_TYPE };
+        let header = BundleHeader {
+            alg: "EdDSA",
+            kid,
+            typ: BUNDLE_TYPE,
+        };
         let mut input = base64url::encode(json(&header).as_bytes());
         input.push('.');
         input.push_str(&base64url::encode(json(self).as_bytes()));
@@ -328,15 +367,19 @@ pub fn seal(mut signing_input: String, signature: &[u8]) -> String {
     signing_input
 }
 
-/// Reads a bundle whose signature verifies under a pinned key and whose times fit; whether it may replace what the
-/// filter has is for [`Snapshot::apply`] to say. Also returns the pinned key.
+/// Reads a bundle whose signature verifies under a pinned key and whose times fit; whether it may
+/// replace what the filter has is for [`Snapshot::apply`] to say. Also returns the pinned key.
 ///
 /// The present time (Unix seconds) lies in the range `now`. A bundle is out of date if it is so at
 /// every time of the range.
 ///
 /// # Errors
 /// [`BundleError`], with nothing of the content believed before the signature.
-pub fn open<'p>(jws: &str, pins: &'p KeySet, now: &RangeInclusive<u64>) -> Result<(Payload, &'p Key), BundleError> {
+pub fn open<'p>(
+    jws: &str,
+    pins: &'p KeySet,
+    now: &RangeInclusive<u64>,
+) -> Result<(Payload, &'p Key), BundleError> {
     if jws.len() > limits::MAX_BUNDLE_BYTES {
         return Err(BundleError::TooLarge);
     }
@@ -345,21 +388,32 @@ pub fn open<'p>(jws: &str, pins: &'p KeySet, now: &RangeInclusive<u64>) -> Resul
     if header.typ() != Some(BUNDLE_TYPE) {
         return Err(BundleError::Malformed);
     }
-    let signature = compact.decode_signature().map_err(|_| BundleError::Malformed)?;
-    let key = pins.find(header.kid(), header.alg()).map_err(|_| BundleError::ForeignSignature)?;
+    let signature = compact
+        .decode_signature()
+        .map_err(|_| BundleError::Malformed)?;
+    let key = pins
+        .find(header.kid(), header.alg())
+        .map_err(|_| BundleError::ForeignSignature)?;
     if !Portable.verify(key, compact.signing_input.as_bytes(), signature.as_bytes()) {
         return Err(BundleError::ForeignSignature);
     }
-    let content = compact.decode_payload().map_err(|_| BundleError::Malformed)?;
+    let content = compact
+        .decode_payload()
+        .map_err(|_| BundleError::Malformed)?;
     let payload = Payload::from_json(content)?;
     let begun = payload.iat <= now.end().saturating_add(limits::MAX_CLOCK_SKEW_S);
-    if begun && *now.start() < payload.exp { Ok((payload, key)) } else { Err(BundleError::OutOfDate) }
+    if begun && *now.start() < payload.exp {
+        Ok((payload, key))
+    } else {
+        Err(BundleError::OutOfDate)
+    }
 }
 
 /// The public JWKs of a published key list, as a key set text.
 #[must_use]
 pub fn jwks_text(keys: &[PublishedKey]) -> String {
-    let keys: Vec<&serde_json::Map<String, serde_json::Value>> = keys.iter().map(|key| &key.jwk).collect();
+    let keys: Vec<&serde_json::Map<String, serde_json::Value>> =
+        keys.iter().map(|key| &key.jwk).collect();
     serde_json::json!({ "keys": keys }).to_string()
 }
 

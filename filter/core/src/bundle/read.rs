@@ -1,5 +1,5 @@
-//! The content of a bundle, from JSON that is as strict as a token's. Read by hand: a derived reader, and what it has to say of
-//! numbers that it does not want, would be a tenth of the module.
+//! The content of a bundle, from JSON that is as strict as a token's. Read by hand: a derived
+//! reader, and what it has to say of numbers that it does not want, would be a tenth of the module.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -16,7 +16,10 @@ const DIGEST_KEY_BYTES: core::ops::RangeInclusive<usize> = 22..=64;
 
 pub(super) fn payload(content: Vec<u8>) -> Option<Payload> {
     let document = Document::parse(content, Budget::BUNDLE).ok()?;
-    let root = object(document.root(), &["iss", "ver", "iat", "exp", "base", "issuers", "gone", "ack"])?;
+    let root = object(
+        document.root(),
+        &["iss", "ver", "iat", "exp", "base", "issuers", "gone", "ack"],
+    )?;
     Some(Payload {
         iss: text(root.get("iss")?)?,
         ver: root.get("ver")?.as_u64()?,
@@ -31,8 +34,9 @@ pub(super) fn payload(content: Vec<u8>) -> Option<Payload> {
 
 /// The filter sends this value back in a header, so only visible ASCII is taken.
 fn ack(value: Value<'_>) -> Option<String> {
-    let sendable =
-        |ack: &&str| (1..=MAX_ACK_BYTES).contains(&ack.len()) && ack.bytes().all(|byte| byte.is_ascii_graphic());
+    let sendable = |ack: &&str| {
+        (1..=MAX_ACK_BYTES).contains(&ack.len()) && ack.bytes().all(|byte| byte.is_ascii_graphic())
+    };
     value.as_str().filter(sendable).map(String::from)
 }
 
@@ -54,17 +58,28 @@ fn key(value: Value<'_>) -> Option<PublishedKey> {
         "draining" => KeyState::Draining,
         _ => return None,
     };
-    Some(PublishedKey { jwk: members(key.get("jwk")?)?, state })
+    Some(PublishedKey {
+        jwk: members(key.get("jwk")?)?,
+        state,
+    })
 }
 
-/// Kinds that a newer issuer may know are not passed over: what they revoke would not be revoked here.
+/// Kinds that a newer issuer may know are not passed over: what they revoke would not be revoked
+/// here.
 fn epochs(value: Value<'_>) -> Option<Epochs> {
-    let epochs = object(value, &["all", "digest_key", "kid", "sub", "client", "sid", "grant"])?;
+    let epochs = object(
+        value,
+        &["all", "digest_key", "kid", "sub", "client", "sid", "grant"],
+    )?;
     let digest_key = optional(epochs, "digest_key", text)?;
-    if digest_key.as_ref().is_some_and(|key| !DIGEST_KEY_BYTES.contains(&key.len())) {
+    if digest_key
+        .as_ref()
+        .is_some_and(|key| !DIGEST_KEY_BYTES.contains(&key.len()))
+    {
         return None;
     }
-    let kind = |name| Some(optional(epochs, name, |names| map(names, Value::as_u64))?.unwrap_or_default());
+    let kind =
+        |name| Some(optional(epochs, name, |names| map(names, Value::as_u64))?.unwrap_or_default());
     Some(Epochs {
         all: optional(epochs, "all", Value::as_u64)?,
         digest_key,
@@ -83,8 +98,14 @@ fn object<'d>(value: Value<'d>, names: &[&str]) -> Option<Value<'d>> {
 }
 
 /// `None` for a member that is there and wrong.
-fn optional<'d, T>(object: Value<'d>, name: &str, read: impl FnOnce(Value<'d>) -> Option<T>) -> Option<Option<T>> {
-    object.get(name).map_or(Some(None), |value| read(value).map(Some))
+fn optional<'d, T>(
+    object: Value<'d>,
+    name: &str,
+    read: impl FnOnce(Value<'d>) -> Option<T>,
+) -> Option<Option<T>> {
+    object
+        .get(name)
+        .map_or(Some(None), |value| read(value).map(Some))
 }
 
 fn text(value: Value<'_>) -> Option<String> {
@@ -92,11 +113,18 @@ fn text(value: Value<'_>) -> Option<String> {
 }
 
 fn list<'d, T>(value: Value<'d>, read: impl Fn(Value<'d>) -> Option<T>) -> Option<Vec<T>> {
-    if value.kind() == Kind::Array { value.items().map(read).collect() } else { None }
+    if value.kind() == Kind::Array {
+        value.items().map(read).collect()
+    } else {
+        None
+    }
 }
 
 /// Names are unique in large objects, too, which [`Document`] leaves to its reader.
-fn map<'d, T>(value: Value<'d>, read: impl Fn(Value<'d>) -> Option<T>) -> Option<BTreeMap<String, T>> {
+fn map<'d, T>(
+    value: Value<'d>,
+    read: impl Fn(Value<'d>) -> Option<T>,
+) -> Option<BTreeMap<String, T>> {
     let mut map = BTreeMap::new();
     for (name, value) in value.members() {
         if map.insert(String::from(name), read(value)?).is_some() {

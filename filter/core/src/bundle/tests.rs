@@ -24,16 +24,31 @@ fn policy() -> Policy {
 }
 
 fn times(issued_at: u64) -> Times {
-    Times { issuer: ISSUER.into(), issued_at, not_after: issued_at + 3600 }
+    Times {
+        issuer: ISSUER.into(),
+        issued_at,
+        not_after: issued_at + 3600,
+    }
 }
 
 fn snapshot(version: u64, keys: &[&TestKey]) -> Snapshot {
     let published = |key: &&TestKey| {
-        let Value::Object(jwk) = key.jwk() else { panic!("an object") };
-        PublishedKey { jwk, state: KeyState::Active }
+        let Value::Object(jwk) = key.jwk() else {
+            panic!("an object")
+        };
+        PublishedKey {
+            jwk,
+            state: KeyState::Active,
+        }
     };
-    let trust = IssuerTrust { keys: keys.iter().map(published).collect(), ..IssuerTrust::default() };
-    Snapshot { version, issuers: BTreeMap::from([(ISSUER.into(), trust)]) }
+    let trust = IssuerTrust {
+        keys: keys.iter().map(published).collect(),
+        ..IssuerTrust::default()
+    };
+    Snapshot {
+        version,
+        issuers: BTreeMap::from([(ISSUER.into(), trust)]),
+    }
 }
 
 fn sealed(payload: &Payload, key: &TestKey) -> String {
@@ -41,7 +56,11 @@ fn sealed(payload: &Payload, key: &TestKey) -> String {
 }
 
 fn accept(trust: &mut Trust, payload: &Payload) -> Result<Accepted, BundleError> {
-    trust.accept_bundle(&sealed(payload, &pin()), &policy().trust_bundle().unwrap().pins, NOW)
+    trust.accept_bundle(
+        &sealed(payload, &pin()),
+        &policy().trust_bundle().unwrap().pins,
+        NOW,
+    )
 }
 
 fn verdict(trust: &Trust, token: &str) -> Option<Rejection> {
@@ -54,10 +73,16 @@ fn a_pushed_key_makes_its_tokens_good_and_nothing_received_is_no_verdict() {
     let token = key.token(&claims(json!({})));
     let mut trust = Trust::new();
     assert_eq!(verdict(&trust, &token), Some(Rejection::KeysUnavailable));
-    assert_eq!(accept(&mut trust, &snapshot(5, &[&key]).full(times(NOW))), Ok(Accepted::NewVersion));
+    assert_eq!(
+        accept(&mut trust, &snapshot(5, &[&key]).full(times(NOW))),
+        Ok(Accepted::NewVersion)
+    );
     assert_eq!((trust.bundle_version(), trust.keys().count()), (Some(5), 1));
     assert_eq!(verdict(&trust, &token), None);
-    assert_eq!(verdict(&trust, &TestKey::new("k2", 2).token(&claims(json!({})))), Some(Rejection::KeyUnknown));
+    assert_eq!(
+        verdict(&trust, &TestKey::new("k2", 2).token(&claims(json!({})))),
+        Some(Rejection::KeyUnknown)
+    );
 }
 
 #[test]
@@ -70,7 +95,11 @@ fn a_delta_applies_only_to_its_base() {
     accept(&mut trust, &one.full(times(NOW))).unwrap();
     assert_eq!(accept(&mut trust, &delta), Ok(Accepted::NewVersion));
     assert_eq!(verdict(&trust, &new.token(&claims(json!({})))), None);
-    assert_eq!(accept(&mut trust, &delta), Err(BundleError::WrongBase), "not twice");
+    assert_eq!(
+        accept(&mut trust, &delta),
+        Err(BundleError::WrongBase),
+        "not twice"
+    );
 }
 
 #[test]
@@ -78,11 +107,26 @@ fn v17_older_versions_and_other_contents_of_the_same_version_are_refused() {
     let (old, new) = (TestKey::new("k1", 1), TestKey::new("k2", 2));
     let mut trust = Trust::new();
     accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW))).unwrap();
-    assert_eq!(accept(&mut trust, &snapshot(6, &[&old]).full(times(NOW + 1))), Err(BundleError::Rollback));
-    assert_eq!(accept(&mut trust, &snapshot(7, &[&old]).full(times(NOW + 1))), Err(BundleError::Rollback));
-    assert_eq!(accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW - 1))), Err(BundleError::Rollback));
-    assert_eq!(accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW + 1))), Ok(Accepted::Refreshed));
-    assert_eq!(verdict(&trust, &old.token(&claims(json!({})))), Some(Rejection::KeyUnknown));
+    assert_eq!(
+        accept(&mut trust, &snapshot(6, &[&old]).full(times(NOW + 1))),
+        Err(BundleError::Rollback)
+    );
+    assert_eq!(
+        accept(&mut trust, &snapshot(7, &[&old]).full(times(NOW + 1))),
+        Err(BundleError::Rollback)
+    );
+    assert_eq!(
+        accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW - 1))),
+        Err(BundleError::Rollback)
+    );
+    assert_eq!(
+        accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW + 1))),
+        Ok(Accepted::Refreshed)
+    );
+    assert_eq!(
+        verdict(&trust, &old.token(&claims(json!({})))),
+        Some(Rejection::KeyUnknown)
+    );
 }
 
 #[test]
@@ -95,7 +139,10 @@ fn a_heartbeat_refreshes_and_carries_nothing() {
     assert!(heartbeat.issuers.is_empty());
     assert_eq!(accept(&mut trust, &heartbeat), Ok(Accepted::Refreshed));
     assert_eq!(trust.freshness(NOW).age, Some(0));
-    let smuggled = Payload { gone: vec![ISSUER.into()], ..heartbeat };
+    let smuggled = Payload {
+        gone: vec![ISSUER.into()],
+        ..heartbeat
+    };
     assert_eq!(accept(&mut trust, &smuggled), Err(BundleError::BadContent));
 }
 
@@ -108,7 +155,10 @@ fn v17_only_a_pinned_key_speaks() {
     let impostor = TestKey::new("pin", 66);
     let stranger = TestKey::new("other", 67);
     for jws in [sealed(&payload, &impostor), sealed(&payload, &stranger)] {
-        assert_eq!(trust.accept_bundle(&jws, pins, NOW), Err(BundleError::ForeignSignature));
+        assert_eq!(
+            trust.accept_bundle(&jws, pins, NOW),
+            Err(BundleError::ForeignSignature)
+        );
     }
     let good = sealed(&payload, &pin());
     assert_eq!(
@@ -116,9 +166,16 @@ fn v17_only_a_pinned_key_speaks() {
         Err(BundleError::ForeignSignature),
         "truncated"
     );
-    assert_eq!(trust.accept_bundle(&good.replacen('.', "", 1), pins, NOW), Err(BundleError::Malformed));
+    assert_eq!(
+        trust.accept_bundle(&good.replacen('.', "", 1), pins, NOW),
+        Err(BundleError::Malformed)
+    );
     let token = pin().token(&claims(json!({})));
-    assert_eq!(trust.accept_bundle(&token, pins, NOW), Err(BundleError::Malformed), "a token is no bundle");
+    assert_eq!(
+        trust.accept_bundle(&token, pins, NOW),
+        Err(BundleError::Malformed),
+        "a token is no bundle"
+    );
     assert_eq!(trust.bundle_version(), None);
 }
 
@@ -126,11 +183,20 @@ fn v17_only_a_pinned_key_speaks() {
 fn times_and_sizes_are_bounded() {
     let snapshot = snapshot(1, &[&TestKey::new("k1", 1)]);
     let mut trust = Trust::new();
-    assert_eq!(accept(&mut trust, &snapshot.full(times(NOW - 3600))), Err(BundleError::OutOfDate));
-    assert_eq!(accept(&mut trust, &snapshot.full(times(NOW + 61))), Err(BundleError::OutOfDate));
+    assert_eq!(
+        accept(&mut trust, &snapshot.full(times(NOW - 3600))),
+        Err(BundleError::OutOfDate)
+    );
+    assert_eq!(
+        accept(&mut trust, &snapshot.full(times(NOW + 61))),
+        Err(BundleError::OutOfDate)
+    );
     let policy = policy();
     let huge = "a".repeat(limits::MAX_BUNDLE_BYTES + 1);
-    assert_eq!(trust.accept_bundle(&huge, &policy.trust_bundle().unwrap().pins, NOW), Err(BundleError::TooLarge));
+    assert_eq!(
+        trust.accept_bundle(&huge, &policy.trust_bundle().unwrap().pins, NOW),
+        Err(BundleError::TooLarge)
+    );
 }
 
 #[test]
@@ -139,20 +205,40 @@ fn content_that_is_no_bundle_is_refused_even_when_signed() {
     let pins = &policy.trust_bundle().unwrap().pins;
     let header = json!({ "alg": "EdDSA", "kid": "pin", "typ": BUNDLE_TYPE });
     let full = |issuers: Value| {
-        json!({ "iss": ISSUER, "ver": 1, "iat": NOW, "exp": NOW + 60, "issuers": issuers }).to_string()
+        json!({ "iss": ISSUER, "ver": 1, "iat": NOW, "exp": NOW + 60, "issuers": issuers })
+            .to_string()
     };
     let weak = json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "w", "x": base64url::encode(&[0; 32]) });
     let mut private = TestKey::new("k1", 1).jwk();
     private["d"] = json!("AAAA");
     for (content, expected) in [
         (String::from("{}"), BundleError::BadContent),
-        (format!("{{\"ver\":1,{}", &full(json!({}))[1..]), BundleError::BadContent),
-        (full(json!({ ISSUER: { "revoked": "gAA" } })), BundleError::BadContent),
-        (full(json!({ ISSUER: { "unknown": 1 } })), BundleError::BadContent),
-        (full(json!({ ISSUER: { "keys": [{ "jwk": weak, "state": "active" }] } })), BundleError::BadKey),
-        (full(json!({ ISSUER: { "keys": [{ "jwk": private, "state": "active" }] } })), BundleError::BadKey),
+        (
+            format!("{{\"ver\":1,{}", &full(json!({}))[1..]),
+            BundleError::BadContent,
+        ),
+        (
+            full(json!({ ISSUER: { "revoked": "gAA" } })),
+            BundleError::BadContent,
+        ),
+        (
+            full(json!({ ISSUER: { "unknown": 1 } })),
+            BundleError::BadContent,
+        ),
+        (
+            full(json!({ ISSUER: { "keys": [{ "jwk": weak, "state": "active" }] } })),
+            BundleError::BadKey,
+        ),
+        (
+            full(json!({ ISSUER: { "keys": [{ "jwk": private, "state": "active" }] } })),
+            BundleError::BadKey,
+        ),
     ] {
-        assert_eq!(Trust::new().accept_bundle(&pin().sign(&header, &content), pins, NOW), Err(expected), "{content}");
+        assert_eq!(
+            Trust::new().accept_bundle(&pin().sign(&header, &content), pins, NOW),
+            Err(expected),
+            "{content}"
+        );
     }
 }
 
@@ -171,7 +257,11 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
     let trust = whole.issuers.get_mut(ISSUER).unwrap();
     (trust.revoked, trust.epochs) = ([7].into_iter().collect(), epochs);
     let mut payload = whole.full(times(NOW));
-    (payload.base, payload.gone, payload.ack) = (Some(2), vec!["https://gone.example".into()], Some("value".into()));
+    (payload.base, payload.gone, payload.ack) = (
+        Some(2),
+        vec!["https://gone.example".into()],
+        Some("value".into()),
+    );
     let good = serde_json::to_value(&payload).unwrap();
     let read = |content: &Value| Payload::from_json(content.to_string().into_bytes());
     assert_eq!(read(&good), Ok(payload));
@@ -188,15 +278,26 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
         "/epochs/digest_key",
         "/epochs/sub/s",
     ];
-    let members = ["/iss", "/ver", "/iat", "/exp", "/base", "/issuers", "/gone", "/gone/0", "/ack"].map(String::from);
-    for place in members.into_iter().chain(inside.map(|place| format!("{issuer}{place}"))) {
+    let members = [
+        "/iss", "/ver", "/iat", "/exp", "/base", "/issuers", "/gone", "/gone/0", "/ack",
+    ]
+    .map(String::from);
+    for place in members
+        .into_iter()
+        .chain(inside.map(|place| format!("{issuer}{place}")))
+    {
         for wrong in [Value::Null, json!(-1), json!(1.5), json!(true)] {
             let mut bad = good.clone();
             *bad.pointer_mut(&place).unwrap() = wrong;
             assert_eq!(read(&bad), Err(BundleError::BadContent), "{bad}");
         }
     }
-    for place in ["", &issuer, &format!("{issuer}/keys/0"), &format!("{issuer}/epochs")] {
+    for place in [
+        "",
+        &issuer,
+        &format!("{issuer}/keys/0"),
+        &format!("{issuer}/epochs"),
+    ] {
         let mut bad = good.clone();
         bad.pointer_mut(place).unwrap()["surplus"] = json!(1);
         assert_eq!(read(&bad), Err(BundleError::BadContent), "{bad}");
@@ -206,7 +307,13 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
 #[test]
 fn names_are_digests_for_readers_that_know_them() {
     let mut whole = snapshot(3, &[]);
-    whole.issuers.get_mut(ISSUER).unwrap().epochs.sub.insert("alice@shop.example".into(), NOW);
+    whole
+        .issuers
+        .get_mut(ISSUER)
+        .unwrap()
+        .epochs
+        .sub
+        .insert("alice@shop.example".into(), NOW);
     let digested = |epochs: Epochs| epochs.with_digests("0123456789012345678901");
     let sent = |protocol| json(&whole.full(times(NOW)).for_protocol(protocol, digested));
     assert!(sent(1).contains("alice@shop.example") && !sent(1).contains("digest_key"));
@@ -214,10 +321,16 @@ fn names_are_digests_for_readers_that_know_them() {
     let read = Payload::from_json(sent(2).into_bytes()).unwrap();
     let trust = Snapshot::default().apply(&read).unwrap();
     let claims = Claims::parse(br#"{"iat":1,"sub":"alice@shop.example"}"#.to_vec()).unwrap();
-    assert_eq!(trust.issuers[ISSUER].epochs.revokes(&claims), Some(Rejection::SubjectRevoked));
+    assert_eq!(
+        trust.issuers[ISSUER].epochs.revokes(&claims),
+        Some(Rejection::SubjectRevoked)
+    );
     for key in ["", "short", &"k".repeat(65)] {
         let bad = sent(2).replace("0123456789012345678901", key);
-        assert_eq!(Payload::from_json(bad.into_bytes()), Err(BundleError::BadContent));
+        assert_eq!(
+            Payload::from_json(bad.into_bytes()),
+            Err(BundleError::BadContent)
+        );
     }
 }
 
@@ -225,12 +338,19 @@ fn names_are_digests_for_readers_that_know_them() {
 #[test]
 fn acknowledgement_value_fits_a_header() {
     let read = |ack: String| {
-        let payload = Payload { ack: Some(ack), ..snapshot(1, &[]).full(times(NOW)) };
+        let payload = Payload {
+            ack: Some(ack),
+            ..snapshot(1, &[]).full(times(NOW))
+        };
         Payload::from_json(serde_json::to_vec(&payload).unwrap())
     };
     assert!(read("-_".repeat(32)).is_ok());
     for ack in ["", "a b", "a\r\nx: y", "é", &"a".repeat(65)] {
-        assert_eq!(read(String::from(ack)), Err(BundleError::BadContent), "{ack:?}");
+        assert_eq!(
+            read(String::from(ack)),
+            Err(BundleError::BadContent),
+            "{ack:?}"
+        );
     }
 }
 
@@ -240,10 +360,17 @@ fn acknowledgement_value_belongs_to_version_in_force() {
         ack: ack.map(String::from),
         ..snapshot.full(times(iat))
     };
-    let (one, two) = (snapshot(1, &[&TestKey::new("k1", 1)]), snapshot(2, &[&TestKey::new("k1", 1)]));
+    let (one, two) = (
+        snapshot(1, &[&TestKey::new("k1", 1)]),
+        snapshot(2, &[&TestKey::new("k1", 1)]),
+    );
     let mut trust = Trust::new();
     accept(&mut trust, &with_ack(&one, NOW, None)).unwrap();
-    assert_eq!(trust.bundle_ack(), None, "as from an issuer that does not know protocol 2");
+    assert_eq!(
+        trust.bundle_ack(),
+        None,
+        "as from an issuer that does not know protocol 2"
+    );
     accept(&mut trust, &with_ack(&one, NOW, Some("one"))).unwrap();
     assert_eq!(trust.bundle_ack(), Some("one"), "a heartbeat tells it too");
     accept(&mut trust, &with_ack(&two, NOW, Some("two"))).unwrap();
@@ -258,27 +385,43 @@ fn a_member_of_a_key_is_there_once_however_many_there_are() {
         format!("{{\"x\":\"AA\",{surplus}\"{last}\":\"AB\"}}")
     };
     let with = |jwk: String| {
-        let issuers = format!("{{\"{ISSUER}\":{{\"keys\":[{{\"jwk\":{jwk},\"state\":\"active\"}}]}}}}");
+        let issuers =
+            format!("{{\"{ISSUER}\":{{\"keys\":[{{\"jwk\":{jwk},\"state\":\"active\"}}]}}}}");
         Payload::from_json(
-            format!("{{\"iss\":\"i\",\"ver\":1,\"iat\":1,\"exp\":2,\"issuers\":{issuers}}}").into_bytes(),
+            format!("{{\"iss\":\"i\",\"ver\":1,\"iat\":1,\"exp\":2,\"issuers\":{issuers}}}")
+                .into_bytes(),
         )
     };
     assert!(with(jwk("y")).is_ok());
     assert_eq!(with(jwk("x")), Err(BundleError::BadContent));
-    assert_eq!(with(format!("{{\"a\":[{}]}}", jwk("x"))), Err(BundleError::BadContent));
+    assert_eq!(
+        with(format!("{{\"a\":[{}]}}", jwk("x"))),
+        Err(BundleError::BadContent)
+    );
 }
 
 #[test]
 fn a_name_is_revoked_once_however_many_there_are() {
-    let names: Vec<String> = (0..1_000).map(|number| format!("\"user-{number}\":1")).collect();
+    let names: Vec<String> = (0..1_000)
+        .map(|number| format!("\"user-{number}\":1"))
+        .collect();
     let with = |more: &str| {
         let sub = format!("{}{more}", names.join(","));
         let issuers = format!("{{\"{ISSUER}\":{{\"epochs\":{{\"sub\":{{{sub}}}}}}}}}");
         Payload::from_json(
-            format!("{{\"iss\":\"i\",\"ver\":1,\"iat\":1,\"exp\":2,\"issuers\":{issuers}}}").into_bytes(),
+            format!("{{\"iss\":\"i\",\"ver\":1,\"iat\":1,\"exp\":2,\"issuers\":{issuers}}}")
+                .into_bytes(),
         )
     };
-    assert_eq!(with("").unwrap().issuers[ISSUER].epochs.as_ref().unwrap().sub.len(), 1_000);
+    assert_eq!(
+        with("").unwrap().issuers[ISSUER]
+            .epochs
+            .as_ref()
+            .unwrap()
+            .sub
+            .len(),
+        1_000
+    );
     assert_eq!(with(",\"user-999\":2"), Err(BundleError::BadContent));
 }
 
@@ -288,7 +431,10 @@ fn v15_revocation_reaches_tokens_keys_and_groups() {
     let token = key.token(&claims(json!({})));
     let good = snapshot(1, &[&key]);
     let with = |change: fn(&mut IssuerTrust)| {
-        let mut snapshot = Snapshot { version: 2, ..good.clone() };
+        let mut snapshot = Snapshot {
+            version: 2,
+            ..good.clone()
+        };
         change(snapshot.issuers.get_mut(ISSUER).unwrap());
         let mut trust = Trust::new();
         accept(&mut trust, &good.full(times(NOW))).unwrap();
@@ -308,7 +454,10 @@ fn v15_revocation_reaches_tokens_keys_and_groups() {
         }),
         None
     );
-    assert_eq!(with(|trust| trust.epochs.all = Some(NOW)), Some(Rejection::IssuedBeforeEpoch));
+    assert_eq!(
+        with(|trust| trust.epochs.all = Some(NOW)),
+        Some(Rejection::IssuedBeforeEpoch)
+    );
     assert_eq!(
         with(|trust| {
             let _ = trust.epochs.sub.insert("checkout".into(), NOW);
@@ -321,19 +470,31 @@ fn v15_revocation_reaches_tokens_keys_and_groups() {
         }),
         Some(Rejection::KeyRevoked)
     );
-    assert_eq!(with(|trust| trust.keys.clear()), Some(Rejection::KeyUnknown));
+    assert_eq!(
+        with(|trust| trust.keys.clear()),
+        Some(Rejection::KeyUnknown)
+    );
 }
 
 #[test]
 fn a_revoked_key_is_revoked_for_tokens_that_do_not_name_it() {
     let key = TestKey::new("k1", 1);
-    let nameless = key.sign(&json!({ "alg": "EdDSA", "typ": "at+jwt" }), &claims(json!({})).to_string());
+    let nameless = key.sign(
+        &json!({ "alg": "EdDSA", "typ": "at+jwt" }),
+        &claims(json!({})).to_string(),
+    );
     let mut snapshot = snapshot(1, &[&key]);
     let mut trust = Trust::new();
     accept(&mut trust, &snapshot.full(times(NOW))).unwrap();
     assert_eq!(verdict(&trust, &nameless), None);
     snapshot.version = 2;
-    snapshot.issuers.get_mut(ISSUER).unwrap().epochs.kid.insert("k1".into(), NOW);
+    snapshot
+        .issuers
+        .get_mut(ISSUER)
+        .unwrap()
+        .epochs
+        .kid
+        .insert("k1".into(), NOW);
     accept(&mut trust, &snapshot.full(times(NOW))).unwrap();
     assert_eq!(verdict(&trust, &nameless), Some(Rejection::KeyRevoked));
 }
@@ -343,7 +504,13 @@ fn v15_a_token_that_cannot_be_looked_up_is_refused() {
     let key = TestKey::new("k1", 1);
     let mut trust = Trust::new();
     accept(&mut trust, &snapshot(1, &[&key]).full(times(NOW))).unwrap();
-    assert_eq!(verdict(&trust, &key.token(&claims(json!({ "jti": "not-an-index" })))), Some(Rejection::ClaimMissing));
+    assert_eq!(
+        verdict(
+            &trust,
+            &key.token(&claims(json!({ "jti": "not-an-index" })))
+        ),
+        Some(Rejection::ClaimMissing)
+    );
 }
 
 #[test]
@@ -352,15 +519,25 @@ fn an_issuer_that_is_gone_is_unknown() {
     let one = snapshot(1, &[&key]);
     let mut trust = Trust::new();
     accept(&mut trust, &one.full(times(NOW))).unwrap();
-    let none = Snapshot { version: 2, issuers: BTreeMap::new() };
+    let none = Snapshot {
+        version: 2,
+        issuers: BTreeMap::new(),
+    };
     accept(&mut trust, &none.delta_from(&one, times(NOW))).unwrap();
-    assert_eq!(verdict(&trust, &key.token(&claims(json!({})))), Some(Rejection::IssuerUnknown));
+    assert_eq!(
+        verdict(&trust, &key.token(&claims(json!({})))),
+        Some(Rejection::IssuerUnknown)
+    );
 }
 
 #[test]
 fn another_configuration_inherits_only_what_its_pins_vouch_for() {
     let mut old = Trust::new();
-    accept(&mut old, &snapshot(4, &[&TestKey::new("k1", 1)]).full(times(NOW))).unwrap();
+    accept(
+        &mut old,
+        &snapshot(4, &[&TestKey::new("k1", 1)]).full(times(NOW)),
+    )
+    .unwrap();
     let mut same = Trust::new();
     same.inherit(&policy(), &old, &policy());
     assert_eq!(same.bundle_version(), Some(4));
@@ -373,14 +550,20 @@ fn another_configuration_inherits_only_what_its_pins_vouch_for() {
 fn any_trust() -> impl Strategy<Value = IssuerTrust> {
     let epochs = proptest::collection::btree_map("[a-c]", 0..5_u64, 0..3);
     let revoked = proptest::collection::btree_set(0..40_u64, 0..12);
-    (0..3_usize, revoked, epochs, proptest::option::of(0..9_u64)).prop_map(|(keys, revoked, sub, all)| {
-        let all_keys = [TestKey::new("k1", 1), TestKey::new("k2", 2)];
-        let keys = all_keys.iter().take(keys).collect::<Vec<_>>();
-        let mut trust = snapshot(0, &keys).issuers.remove(ISSUER).unwrap();
-        trust.revoked = revoked.into_iter().collect();
-        trust.epochs = Epochs { all, sub, ..Epochs::default() };
-        trust
-    })
+    (0..3_usize, revoked, epochs, proptest::option::of(0..9_u64)).prop_map(
+        |(keys, revoked, sub, all)| {
+            let all_keys = [TestKey::new("k1", 1), TestKey::new("k2", 2)];
+            let keys = all_keys.iter().take(keys).collect::<Vec<_>>();
+            let mut trust = snapshot(0, &keys).issuers.remove(ISSUER).unwrap();
+            trust.revoked = revoked.into_iter().collect();
+            trust.epochs = Epochs {
+                all,
+                sub,
+                ..Epochs::default()
+            };
+            trust
+        },
+    )
 }
 
 fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
@@ -410,17 +593,29 @@ const SHIFTS: [i64; 6] = [0, -30, -86_400, -1_700_000_000, 30 * 60, 400 * 86_400
 /// A worker whose wall clock is shifted, `elapsed` seconds after [`NOW`].
 fn moment(elapsed: u64, shift: i64) -> Moment {
     let wall_s = NOW.saturating_add(elapsed).saturating_add_signed(shift);
-    Moment { wall_s, steady: Duration::from_secs(5_000 + elapsed) }
+    Moment {
+        wall_s,
+        steady: Duration::from_secs(5_000 + elapsed),
+    }
 }
 
 fn accept_at(trust: &mut Trust, payload: &Payload, now: Moment) -> Result<Accepted, BundleError> {
-    trust.accept_bundle(&sealed(payload, &pin()), &policy().trust_bundle().unwrap().pins, now)
+    trust.accept_bundle(
+        &sealed(payload, &pin()),
+        &policy().trust_bundle().unwrap().pins,
+        now,
+    )
 }
 
 /// A worker with version 1, issued and accepted at [`NOW`].
 fn worker(key: &TestKey) -> Trust {
     let mut trust = Trust::since(moment(0, 0));
-    accept_at(&mut trust, &snapshot(1, &[key]).full(times(NOW)), moment(0, 0)).unwrap();
+    accept_at(
+        &mut trust,
+        &snapshot(1, &[key]).full(times(NOW)),
+        moment(0, 0),
+    )
+    .unwrap();
     trust
 }
 
@@ -429,33 +624,66 @@ fn bundle_ages_by_elapsed_time() {
     for shift in SHIFTS {
         let trust = worker(&TestKey::new("k1", 1));
         let at = |elapsed| trust.freshness(moment(elapsed, shift));
-        assert_eq!(at(600), Freshness { age: Some(600), ..Freshness::default() }, "{shift}");
-        assert_eq!([at(3_599).expired, at(3_600).expired], [false, true], "{shift}");
+        assert_eq!(
+            at(600),
+            Freshness {
+                age: Some(600),
+                ..Freshness::default()
+            },
+            "{shift}"
+        );
+        assert_eq!(
+            [at(3_599).expired, at(3_600).expired],
+            [false, true],
+            "{shift}"
+        );
     }
 }
 
 #[test]
 fn bundles_are_accepted_after_clock_steps() {
     let (old, new) = (TestKey::new("k1", 1), TestKey::new("k2", 2));
-    for (shift, next) in SHIFTS.into_iter().flat_map(|shift| SHIFTS.map(|next| (shift, next))) {
+    for (shift, next) in SHIFTS
+        .into_iter()
+        .flat_map(|shift| SHIFTS.map(|next| (shift, next)))
+    {
         let mut trust = worker(&old);
         let refresh = snapshot(1, &[&old]).full(times(NOW + 600));
-        assert_eq!(accept_at(&mut trust, &refresh, moment(600, shift)), Ok(Accepted::Refreshed), "{shift}");
+        assert_eq!(
+            accept_at(&mut trust, &refresh, moment(600, shift)),
+            Ok(Accepted::Refreshed),
+            "{shift}"
+        );
         assert_eq!(trust.freshness(moment(660, shift)).age, Some(60), "{shift}");
         let withdrawn = snapshot(2, &[&new]).full(times(NOW + 900));
-        assert_eq!(accept_at(&mut trust, &withdrawn, moment(900, next)), Ok(Accepted::NewVersion), "{shift} {next}");
-        assert_eq!(trust.freshness(moment(900, next)).age, Some(0), "{shift} {next}");
+        assert_eq!(
+            accept_at(&mut trust, &withdrawn, moment(900, next)),
+            Ok(Accepted::NewVersion),
+            "{shift} {next}"
+        );
+        assert_eq!(
+            trust.freshness(moment(900, next)).age,
+            Some(0),
+            "{shift} {next}"
+        );
     }
 }
 
 #[test]
 fn first_bundle_is_accepted_after_a_clock_step() {
     let snapshot = snapshot(1, &[&TestKey::new("k1", 1)]);
-    for (start, now) in SHIFTS.into_iter().flat_map(|shift| [(0, shift), (shift, 0)]) {
+    for (start, now) in SHIFTS
+        .into_iter()
+        .flat_map(|shift| [(0, shift), (shift, 0)])
+    {
         let mut trust = Trust::since(moment(0, start));
         let accepted = accept_at(&mut trust, &snapshot.full(times(NOW + 10)), moment(10, now));
         assert_eq!(accepted, Ok(Accepted::NewVersion), "from {start} to {now}");
-        assert_eq!(trust.freshness(moment(20, now)).age, Some(10), "from {start} to {now}");
+        assert_eq!(
+            trust.freshness(moment(20, now)).age,
+            Some(10),
+            "from {start} to {now}"
+        );
     }
 }
 
@@ -464,11 +692,30 @@ fn delayed_bundles_are_old_after_a_clock_step() {
     let key = TestKey::new("k1", 1);
     for shift in SHIFTS {
         let mut trust = worker(&key);
-        let (delayed, now) = (snapshot(2, &[&key]).full(times(NOW + 600)), moment(2 * DAY, shift));
-        assert_eq!(accept_at(&mut trust, &delayed, now), Err(BundleError::OutOfDate), "{shift}");
-        assert_eq!(accept_at(&mut trust, &delayed, moment(1_800, shift)), Ok(Accepted::NewVersion), "{shift}");
-        assert_eq!(trust.freshness(moment(1_800, shift)).age, Some(1_200), "{shift}");
+        let (delayed, now) = (
+            snapshot(2, &[&key]).full(times(NOW + 600)),
+            moment(2 * DAY, shift),
+        );
+        assert_eq!(
+            accept_at(&mut trust, &delayed, now),
+            Err(BundleError::OutOfDate),
+            "{shift}"
+        );
+        assert_eq!(
+            accept_at(&mut trust, &delayed, moment(1_800, shift)),
+            Ok(Accepted::NewVersion),
+            "{shift}"
+        );
+        assert_eq!(
+            trust.freshness(moment(1_800, shift)).age,
+            Some(1_200),
+            "{shift}"
+        );
         let ahead = snapshot(3, &[&key]).full(times(NOW + 1_800 + 500 * DAY));
-        assert_eq!(accept_at(&mut trust, &ahead, moment(1_800, shift)), Err(BundleError::OutOfDate), "{shift}");
+        assert_eq!(
+            accept_at(&mut trust, &ahead, moment(1_800, shift)),
+            Err(BundleError::OutOfDate),
+            "{shift}"
+        );
     }
 }

@@ -19,23 +19,35 @@ pub struct Challenge {
 
 impl Default for Challenge {
     fn default() -> Self {
-        Self { realm: "meshseal".into(), resource_metadata: None, tells_reason: true }
+        Self {
+            realm: "meshseal".into(),
+            resource_metadata: None,
+            tells_reason: true,
+        }
     }
 }
 
 pub(super) fn read(root: &Object<'_, '_>) -> Challenge {
     let mut read = Challenge::default();
-    let Some(object) = root.object("challenge") else { return read };
+    let Some(object) = root.object("challenge") else {
+        return read;
+    };
     object.only(&["realm", "resourceMetadata", "hideReason"]);
     if let Some(realm) = object.text("realm") {
         if !realm.bytes().all(is_quotable) {
-            object.mistake("realm", "must be printable ASCII without quotes and backslashes");
+            object.mistake(
+                "realm",
+                "must be printable ASCII without quotes and backslashes",
+            );
         }
         read.realm = realm.into();
     }
     if let Some(url) = object.text("resourceMetadata") {
         if !is_https_url(url) {
-            object.mistake("resourceMetadata", "must be an https URL without fragment (RFC 9728 §3)");
+            object.mistake(
+                "resourceMetadata",
+                "must be an https URL without fragment (RFC 9728 §3)",
+            );
         }
         read.resource_metadata = Some(url.into());
     }
@@ -49,8 +61,12 @@ fn is_quotable(byte: u8) -> bool {
 }
 
 fn is_https_url(url: &str) -> bool {
-    let Some(rest) = url.strip_prefix("https://") else { return false };
+    let Some(rest) = url.strip_prefix("https://") else {
+        return false;
+    };
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let plain = url.bytes().all(|byte| is_quotable(byte) && byte != b' ' && byte != b'#');
+    let plain = url
+        .bytes()
+        .all(|byte| is_quotable(byte) && byte != b' ' && byte != b'#');
     plain && Authority::parse(authority).is_some()
 }

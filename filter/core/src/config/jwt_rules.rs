@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 
 use super::reader::Object;
 use super::{
-    ClaimToHeader, FromHeader, JwtRule, KeySource, OnUnsafe, RemoteJwks, Staleness, SubjectType, TokenType,
-    problems_at, read_staleness,
+    ClaimToHeader, FromHeader, JwtRule, KeySource, OnUnsafe, RemoteJwks, Staleness, SubjectType,
+    TokenType, problems_at, read_staleness,
 };
 use crate::alg::Alg;
 use crate::json::{Kind, Value};
@@ -49,7 +49,9 @@ const FIELDS: [&str; 26] = [
 
 pub(super) fn read(rule: &Object<'_, '_>) -> JwtRule {
     rule.only(&FIELDS);
-    let issuer = rule.required_text("issuer", "the `iss` of the tokens, exactly").unwrap_or_default();
+    let issuer = rule
+        .required_text("issuer", "the `iss` of the tokens, exactly")
+        .unwrap_or_default();
     if !rule.has("audiences") {
         rule.mistake(
             "audiences",
@@ -73,39 +75,67 @@ fn read_claims(rule: &Object<'_, '_>, read: &mut JwtRule) {
     let paths = |field: &str| {
         let texts = rule.texts(field);
         let path = |(at, text): (usize, &str)| claim_path(rule, &format!("{field}[{at}]"), text);
-        texts.iter().map(AsRef::as_ref).enumerate().filter_map(path).collect::<Vec<_>>()
+        texts
+            .iter()
+            .map(AsRef::as_ref)
+            .enumerate()
+            .filter_map(path)
+            .collect::<Vec<_>>()
     };
     if rule.has("requiredClaims") {
         read.required_claims = Some(paths("requiredClaims"));
     }
     read.scope_claims = paths("scopeClaims");
-    read.audience_claim = rule.text("audienceClaim").and_then(|text| claim_path(rule, "audienceClaim", text));
-    read.subject_type = rule.object("subjectType").and_then(|object| read_subject_type(&object));
+    read.audience_claim = rule
+        .text("audienceClaim")
+        .and_then(|text| claim_path(rule, "audienceClaim", text));
+    read.subject_type = rule
+        .object("subjectType")
+        .and_then(|object| read_subject_type(&object));
 }
 
 fn read_subject_type(object: &Object<'_, '_>) -> Option<SubjectType> {
     object.only(&["claim", "clientValues"]);
     let parse = |(at, text): (usize, &str)| {
-        Word::parse(text).map_err(|message| object.mistake(&format!("clientValues[{at}]"), message)).ok()
+        Word::parse(text)
+            .map_err(|message| object.mistake(&format!("clientValues[{at}]"), message))
+            .ok()
     };
-    let client_values = object.texts("clientValues").iter().map(AsRef::as_ref).enumerate().filter_map(parse).collect();
+    let client_values = object
+        .texts("clientValues")
+        .iter()
+        .map(AsRef::as_ref)
+        .enumerate()
+        .filter_map(parse)
+        .collect();
     let claim = object.required_text("claim", "the claim that tells services from users")?;
-    Some(SubjectType { claim: claim_path(object, "claim", claim)?, client_values })
+    Some(SubjectType {
+        claim: claim_path(object, "claim", claim)?,
+        client_values,
+    })
 }
 
 /// Reads the path of a claim: `a.b`, or `[a][b]` for names that contain dots.
 fn claim_path(object: &Object<'_, '_>, field: &str, text: &str) -> Option<Vec<Box<str>>> {
-    let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let bracketed = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
     let path: Vec<Box<str>> = match bracketed {
         Some(inner) => inner.split("][").map(Into::into).collect(),
         None => text.split('.').map(Into::into).collect(),
     };
     if !path.iter().all(|name| is_claim_name(name)) {
-        object.mistake(field, "must be a claim name without quotes and outer blanks; b inside a is a.b or [a][b]");
+        object.mistake(
+            field,
+            "must be a claim name without quotes and outer blanks; b inside a is a.b or [a][b]",
+        );
         return None;
     }
     if bracketed.is_none() && text.contains("://") {
-        object.mistake(field, format!("a dot separates names here; write [{text}] for the claim of this name"));
+        object.mistake(
+            field,
+            format!("a dot separates names here; write [{text}] for the claim of this name"),
+        );
         return None;
     }
     if bracketed.is_none() && path.len() > 1 {
@@ -117,8 +147,14 @@ fn claim_path(object: &Object<'_, '_>, field: &str, text: &str) -> Option<Vec<Bo
 /// Warns of a dot that is probably part of a name.
 fn warn_of_dots(object: &Object<'_, '_>, field: &str, text: &str) {
     let whole = DOTTED_CLAIMS.contains(&text) || text.contains(['/', ':']);
-    let Some(remedy) = inside_dotted_claim(text).or_else(|| whole.then(|| format!("[{text}]"))) else { return };
-    object.warning(field, format!("a dot separates names here; write {remedy} if the name of a claim contains it"));
+    let Some(remedy) = inside_dotted_claim(text).or_else(|| whole.then(|| format!("[{text}]")))
+    else {
+        return;
+    };
+    object.warning(
+        field,
+        format!("a dot separates names here; write {remedy} if the name of a claim contains it"),
+    );
 }
 
 /// Claims of providers whose names contain dots: Kubernetes' bound service account tokens.
@@ -126,8 +162,9 @@ const DOTTED_CLAIMS: [&str; 1] = ["kubernetes.io"];
 
 /// Returns in brackets what is written with dots inside a claim whose name contains dots.
 pub(super) fn inside_dotted_claim(text: &str) -> Option<String> {
-    let (claim, inner) =
-        DOTTED_CLAIMS.iter().find_map(|claim| Some((claim, text.strip_prefix(claim)?.strip_prefix('.')?)))?;
+    let (claim, inner) = DOTTED_CLAIMS
+        .iter()
+        .find_map(|claim| Some((claim, text.strip_prefix(claim)?.strip_prefix('.')?)))?;
     Some(format!("[{claim}][{}]", inner.replace('.', "][")))
 }
 
@@ -138,11 +175,16 @@ fn read_algorithms(rule: &Object<'_, '_>, read: &mut JwtRule) {
     read.algorithms.clear();
     for (at, name) in rule.texts("algorithms").iter().enumerate() {
         match Alg::parse(name) {
-            Some(alg) if read.algorithms.contains(&alg) => rule.mistake(&format!("algorithms[{at}]"), "given twice"),
+            Some(alg) if read.algorithms.contains(&alg) => {
+                rule.mistake(&format!("algorithms[{at}]"), "given twice");
+            }
             Some(alg) => read.algorithms.push(alg),
             None => {
                 let known = Alg::ALL.map(Alg::name).join(", ");
-                rule.mistake(&format!("algorithms[{at}]"), format!("unknown algorithm; known: {known}"));
+                rule.mistake(
+                    &format!("algorithms[{at}]"),
+                    format!("unknown algorithm; known: {known}"),
+                );
             }
         }
     }
@@ -150,9 +192,15 @@ fn read_algorithms(rule: &Object<'_, '_>, read: &mut JwtRule) {
 
 fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
     let bundle = rule.flag("trustBundle");
-    let sources = [bundle, rule.has("jwks"), rule.has("jwksUri")].into_iter().filter(|given| *given).count();
+    let sources = [bundle, rule.has("jwks"), rule.has("jwksUri")]
+        .into_iter()
+        .filter(|given| *given)
+        .count();
     if sources != 1 {
-        rule.mistake("", "name exactly one source of keys: trustBundle: true, jwks, or jwksUri with jwksCluster");
+        rule.mistake(
+            "",
+            "name exactly one source of keys: trustBundle: true, jwks, or jwksUri with jwksCluster",
+        );
     }
     for field in ["jwksCluster", "timeout", "refreshInterval", "staleness"] {
         if rule.has(field) && !rule.has("jwksUri") {
@@ -168,7 +216,11 @@ fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
             "HS256, HS384 and HS512 need a shared secret: an `oct` key in this rule's inline jwks (V4)",
         );
     }
-    if rule.has("jwksUri") { KeySource::Remote(read_remote(rule)) } else { KeySource::Bundle }
+    if rule.has("jwksUri") {
+        KeySource::Remote(read_remote(rule))
+    } else {
+        KeySource::Bundle
+    }
 }
 
 /// Istio has the key set as a text; an object is easier to write in YAML.
@@ -188,10 +240,17 @@ fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> Ke
         }
     };
     if rule.has("algorithms") {
-        for (at, alg) in algorithms.iter().enumerate().filter(|(_, alg)| set.iter().all(|key| key.alg() != **alg)) {
+        for (at, alg) in algorithms
+            .iter()
+            .enumerate()
+            .filter(|(_, alg)| set.iter().all(|key| key.alg() != **alg))
+        {
             rule.mistake(
                 &format!("algorithms[{at}]"),
-                format!("no key of jwks can serve {}; add the key or drop the algorithm", alg.name()),
+                format!(
+                    "no key of jwks can serve {}; add the key or drop the algorithm",
+                    alg.name()
+                ),
             );
         }
     }
@@ -199,12 +258,19 @@ fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> Ke
 }
 
 fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
-    let cluster = rule.required_text("jwksCluster", "name the Envoy cluster that reaches jwksUri").unwrap_or_default();
+    let cluster = rule
+        .required_text("jwksCluster", "name the Envoy cluster that reaches jwksUri")
+        .unwrap_or_default();
     let uri = rule.text("jwksUri").unwrap_or_default();
     let https = uri.starts_with("https://");
-    let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")).unwrap_or_default();
+    let rest = uri
+        .strip_prefix("https://")
+        .or_else(|| uri.strip_prefix("http://"))
+        .unwrap_or_default();
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    let is_clean = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    let is_clean = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
     let is_url = is_clean && Authority::parse(authority).is_some();
     if !uri.is_empty() && !is_url {
         rule.mistake(
@@ -230,10 +296,17 @@ const MAX_AGE_INTERVALS: u64 = 3;
 fn read_max_age(rule: &Object<'_, '_>, refresh_s: u64) -> Option<u64> {
     let staleness = read_staleness(rule).unwrap_or(Staleness::DEFAULT);
     if staleness.max_age.is_some_and(|max_age| max_age < refresh_s) {
-        rule.mistake("staleness.maxAge", "must not be shorter than refreshInterval, else good keys would be stale");
+        rule.mistake(
+            "staleness.maxAge",
+            "must not be shorter than refreshInterval, else good keys would be stale",
+        );
     }
     let default = || refresh_s.saturating_mul(MAX_AGE_INTERVALS);
-    if staleness.serve { None } else { Some(staleness.max_age.unwrap_or_else(default)) }
+    if staleness.serve {
+        None
+    } else {
+        Some(staleness.max_age.unwrap_or_else(default))
+    }
 }
 
 fn read_timeout(rule: &Object<'_, '_>) -> u64 {
@@ -264,7 +337,12 @@ fn read_token_types(rule: &Object<'_, '_>, read: &mut JwtRule) {
 
 fn read_locations(rule: &Object<'_, '_>, read: &mut JwtRule) {
     read.from_cookies = rule.texts("fromCookies");
-    for (at, _) in read.from_cookies.iter().enumerate().filter(|(_, name)| !is_cookie_name(name)) {
+    for (at, _) in read
+        .from_cookies
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| !is_cookie_name(name))
+    {
         rule.mistake(
             &format!("fromCookies[{at}]"),
             "can never match: must be a cookie's name, without =, ; and blanks",
@@ -290,12 +368,19 @@ fn read_from_header(object: &Object<'_, '_>) -> FromHeader {
     let prefix = prefix.unwrap_or_default();
     // A word is compared with case, and also matches the beginning of a longer word.
     let credentials = matches!(&*name, "authorization" | "proxy-authorization");
-    let word = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-');
+    let word = !prefix.is_empty()
+        && prefix
+            .bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || byte == b'-');
     if word || (credentials && prefix.ends_with(|last: char| last.is_ascii_alphanumeric())) {
-        let remedy = format!("has no blank at its end; for an authentication scheme write \"{prefix} \"");
+        let remedy =
+            format!("has no blank at its end; for an authentication scheme write \"{prefix} \"");
         object.warning("prefix", remedy);
     }
-    FromHeader { name, prefix: prefix.into() }
+    FromHeader {
+        name,
+        prefix: prefix.into(),
+    }
 }
 
 const NO_PREFIX: &str = "must be a text without control characters, such as \"Bearer \"";
@@ -306,23 +391,34 @@ fn wrong_prefix(prefix: &str) -> Option<&'static str> {
         return Some(NO_PREFIX);
     }
     if prefix.starts_with(' ') {
-        return Some("can never match: no value begins with a blank; remove the blank at the beginning");
+        return Some(
+            "can never match: no value begins with a blank; remove the blank at the beginning",
+        );
     }
     if prefix.ends_with("  ") {
-        return Some("can never match a single blank; write one at the end, which stands for any number");
+        return Some(
+            "can never match a single blank; write one at the end, which stands for any number",
+        );
     }
-    prefix.contains(',').then_some("can never match: a comma separates the items of a header; remove it")
+    prefix
+        .contains(',')
+        .then_some("can never match: a comma separates the items of a header; remove it")
 }
 
 /// Returns whether a cookie may have this name: a name ends at the first `=`, and blanks around it
 /// are no part of it.
 fn is_cookie_name(name: &str) -> bool {
-    name.trim() == name && !name.bytes().any(|byte| matches!(byte, b'=' | b';') || byte.is_ascii_control())
+    name.trim() == name
+        && !name
+            .bytes()
+            .any(|byte| matches!(byte, b'=' | b';') || byte.is_ascii_control())
 }
 
 /// A lower-case header field name (RFC 9110 §5.1), no pseudo-header.
 fn header_name(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
-    let name = object.required_text(field, "a header's name")?.to_ascii_lowercase();
+    let name = object
+        .required_text(field, "a header's name")?
+        .to_ascii_lowercase();
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if !name.bytes().all(token) {
         object.mistake(field, "is no header name (RFC 9110 §5.1)");
@@ -331,7 +427,8 @@ fn header_name(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
     Some(name.into())
 }
 
-/// Headers that carry a request's framing, routing or credentials: an identity must not be written over them.
+/// Headers that carry a request's framing, routing or credentials: an identity must not be written
+/// over them.
 const NOT_FOR_OUTPUT: [&str; 10] = [
     "host",
     "connection",
@@ -347,8 +444,14 @@ const NOT_FOR_OUTPUT: [&str; 10] = [
 
 fn output_header(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
     let name = header_name(object, field)?;
-    if NOT_FOR_OUTPUT.contains(&name.as_ref()) || name.starts_with("x-envoy-") || name.starts_with("x-forwarded-") {
-        object.mistake(field, "the proxy or HTTP itself uses this header; choose another name");
+    if NOT_FOR_OUTPUT.contains(&name.as_ref())
+        || name.starts_with("x-envoy-")
+        || name.starts_with("x-forwarded-")
+    {
+        object.mistake(
+            field,
+            "the proxy or HTTP itself uses this header; choose another name",
+        );
         return None;
     }
     Some(name)
@@ -358,8 +461,10 @@ fn read_outputs(rule: &Object<'_, '_>, read: &mut JwtRule) {
     read.forward_original_token = rule.flag("forwardOriginalToken");
     read.on_unsafe = read_on_unsafe(rule, read.on_unsafe);
     let most = limits::MAX_OUTPUT_BYTES;
-    read.output_max_value_bytes = rule.count("outputMaxValueBytes", read.output_max_value_bytes, 1, most);
-    read.output_max_total_bytes = rule.count("outputMaxTotalBytes", read.output_max_total_bytes, 1, most);
+    read.output_max_value_bytes =
+        rule.count("outputMaxValueBytes", read.output_max_value_bytes, 1, most);
+    read.output_max_total_bytes =
+        rule.count("outputMaxTotalBytes", read.output_max_total_bytes, 1, most);
     if rule.has("outputPayloadToHeader") {
         read.output_payload_to_header = output_header(rule, "outputPayloadToHeader");
     }
@@ -369,29 +474,49 @@ fn read_outputs(rule: &Object<'_, '_>, read: &mut JwtRule) {
         let claim = claim.and_then(|claim| claim_path(&object, "claim", claim));
         let on_unsafe = read_on_unsafe(&object, read.on_unsafe);
         if let (Some(header), Some(claim)) = (output_header(&object, "header"), claim) {
-            read.output_claim_to_headers.push(ClaimToHeader { header, claim, on_unsafe });
+            read.output_claim_to_headers.push(ClaimToHeader {
+                header,
+                claim,
+                on_unsafe,
+            });
         }
     }
     let outputs: Vec<&str> = outputs_of(read).collect();
-    if outputs.iter().enumerate().any(|(at, name)| outputs.iter().take(at).any(|other| other == name)) {
+    if outputs
+        .iter()
+        .enumerate()
+        .any(|(at, name)| outputs.iter().take(at).any(|other| other == name))
+    {
         rule.mistake("outputClaimToHeaders", "one header is given twice");
     }
 }
 
 fn read_on_unsafe(object: &Object<'_, '_>, default: OnUnsafe) -> OnUnsafe {
-    object.word("onUnsafe", default, &[("OMIT", OnUnsafe::Omit), ("REJECT", OnUnsafe::Reject)])
+    object.word(
+        "onUnsafe",
+        default,
+        &[("OMIT", OnUnsafe::Omit), ("REJECT", OnUnsafe::Reject)],
+    )
 }
 
 fn outputs_of(rule: &JwtRule) -> impl Iterator<Item = &str> {
-    let claims = rule.output_claim_to_headers.iter().map(|output| output.header.as_ref());
-    rule.output_payload_to_header.as_deref().into_iter().chain(claims)
+    let claims = rule
+        .output_claim_to_headers
+        .iter()
+        .map(|output| output.header.as_ref());
+    rule.output_payload_to_header
+        .as_deref()
+        .into_iter()
+        .chain(claims)
 }
 
 /// What only shows when all rules are seen together.
 pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundle: bool) {
     for (at, rule) in rules.iter().enumerate() {
-        let mistake = |field: &str, message: &str| root.mistake(&format!("jwtRules[{at}]{field}"), message);
-        let same = |earlier: &JwtRule| earlier.issuer == rule.issuer && earlier.keys.overlaps(&rule.keys);
+        let mistake =
+            |field: &str, message: &str| root.mistake(&format!("jwtRules[{at}]{field}"), message);
+        let same =
+            |earlier: &JwtRule| earlier.issuer == rule.issuer && earlier.keys.overlaps(&rule.keys);
         if rules.iter().take(at).any(same) {
             mistake(
                 ".issuer",
@@ -399,9 +524,17 @@ pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundl
             );
         }
         if matches!(rule.keys, KeySource::Bundle) && !has_bundle {
-            mistake(".trustBundle", "needs the top-level trustBundle, which says where bundles come from");
+            mistake(
+                ".trustBundle",
+                "needs the top-level trustBundle, which says where bundles come from",
+            );
         }
-        let reads = |header: &str| rules.iter().flat_map(|rule| &rule.from_headers).any(|from| *from.name == *header);
+        let reads = |header: &str| {
+            rules
+                .iter()
+                .flat_map(|rule| &rule.from_headers)
+                .any(|from| *from.name == *header)
+        };
         if outputs_of(rule).any(reads) {
             mistake(
                 "",
@@ -409,7 +542,15 @@ pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundl
             );
         }
     }
-    if has_bundle && !rules.is_empty() && rules.iter().all(|rule| !matches!(rule.keys, KeySource::Bundle)) {
-        root.mistake("trustBundle", "no rule has trustBundle: true, so it would never be used");
+    if has_bundle
+        && !rules.is_empty()
+        && rules
+            .iter()
+            .all(|rule| !matches!(rule.keys, KeySource::Bundle))
+    {
+        root.mistake(
+            "trustBundle",
+            "no rule has trustBundle: true, so it would never be used",
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! The plugin configuration: plain data, read strictly. Field names are Istio's wherever Istio has the concept
-//! (RequestAuthentication's `jwtRules`, AuthorizationPolicy's `rules`), so that an operator can paste them.
+//! The plugin configuration: plain data, read strictly. Field names are Istio's wherever Istio has
+//! the concept (RequestAuthentication's `jwtRules`, AuthorizationPolicy's `rules`), so that an
+//! operator can paste them.
 
 mod challenge;
 mod jwt_rules;
@@ -61,26 +62,35 @@ pub struct RemoteJwks {
     pub timeout_ms: u64,
     /// Time between fetches, in seconds.
     pub refresh_s: u64,
-    /// Longest time since the last successful fetch for which the keys are trusted, in seconds; `None`: without limit.
+    /// Longest time since the last successful fetch for which the keys are trusted, in seconds;
+    /// `None`: without limit.
     pub max_age_s: Option<u64>,
 }
 
 impl RemoteJwks {
     /// Whether both fetch the same document from the same place.
     pub(crate) fn is_same_place(&self, other: &Self) -> bool {
-        let place = |jwks: &Self| (jwks.path.clone(), jwks.authority.clone(), jwks.cluster.clone(), jwks.https);
+        let place = |jwks: &Self| {
+            (
+                jwks.path.clone(),
+                jwks.authority.clone(),
+                jwks.cluster.clone(),
+                jwks.https,
+            )
+        };
         place(self) == place(other)
     }
 }
 
 impl KeySource {
-    /// Whether a key may come from both. The bundle revokes, so no other source may speak for its issuer.
+    /// Whether a key may come from both. The bundle revokes, so no other source may speak for its
+    /// issuer.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Bundle, _) | (_, Self::Bundle) => true,
-            (Self::Inline(ours), Self::Inline(theirs)) => {
-                ours.iter().any(|key| theirs.iter().any(|other| other.id() == key.id()))
-            }
+            (Self::Inline(ours), Self::Inline(theirs)) => ours
+                .iter()
+                .any(|key| theirs.iter().any(|other| other.id() == key.id())),
             (Self::Remote(ours), Self::Remote(theirs)) => ours.is_same_place(theirs),
             (Self::Inline(_), Self::Remote(_)) | (Self::Remote(_), Self::Inline(_)) => false,
         }
@@ -125,7 +135,8 @@ pub struct SubjectType {
     pub client_values: Vec<Word>,
 }
 
-/// What a `typ` header stands for (V11). Types of other slots (`dpop+jwt`, `secevent+jwt`, …) are never accepted as a token.
+/// What a `typ` header stands for (V11). Types of other slots (`dpop+jwt`, `secevent+jwt`, …) are
+/// never accepted as a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenType {
     /// `at+jwt`: RFC 9068 access tokens, whose claims are required.
@@ -184,14 +195,18 @@ pub struct JwtRule {
 }
 
 impl JwtRule {
-    /// A rule for access tokens (RFC 9068) of an issuer, with the defaults of the configuration and no keys of its own.
+    /// A rule for access tokens (RFC 9068) of an issuer, with the defaults of the configuration and
+    /// no keys of its own.
     #[must_use]
     pub fn new(issuer: &str, audiences: Vec<Box<str>>) -> Self {
         Self {
             issuer: issuer.into(),
             audiences,
             keys: KeySource::Inline(KeySet::empty()),
-            algorithms: Alg::ALL.into_iter().filter(|alg| !alg.is_symmetric()).collect(),
+            algorithms: Alg::ALL
+                .into_iter()
+                .filter(|alg| !alg.is_symmetric())
+                .collect(),
             token_types: alloc::vec![TokenType::AccessToken],
             clock_skew: 30,
             max_lifetime: 24 * 3600,
@@ -199,7 +214,10 @@ impl JwtRule {
             audience_claim: None,
             scope_claims: Vec::new(),
             subject_type: None,
-            from_headers: alloc::vec![FromHeader { name: "authorization".into(), prefix: "Bearer ".into() }],
+            from_headers: alloc::vec![FromHeader {
+                name: "authorization".into(),
+                prefix: "Bearer ".into()
+            }],
             from_cookies: Vec::new(),
             from_params: Vec::new(),
             forward_original_token: false,
@@ -213,13 +231,21 @@ impl JwtRule {
 
     /// Whether both rules fetch the same keys from the same place.
     pub(crate) fn fetches_like(&self, other: &Self) -> bool {
-        let (KeySource::Remote(ours), KeySource::Remote(theirs)) = (&self.keys, &other.keys) else { return false };
-        self.issuer == other.issuer && ours.is_same_place(theirs) && self.algorithms == other.algorithms
+        let (KeySource::Remote(ours), KeySource::Remote(theirs)) = (&self.keys, &other.keys) else {
+            return false;
+        };
+        self.issuer == other.issuer
+            && ours.is_same_place(theirs)
+            && self.algorithms == other.algorithms
     }
 
-    /// V11: which accepted type a token is of, by its `typ` header and by its claims. Media types are compared without case,
-    /// `application/` may be left out (RFC 7515 §4.1.9).
-    pub(crate) fn admit_type(&self, typ: Option<&str>, claims: &Claims) -> Result<TokenType, Rejection> {
+    /// V11: which accepted type a token is of, by its `typ` header and by its claims. Media types
+    /// are compared without case, `application/` may be left out (RFC 7515 §4.1.9).
+    pub(crate) fn admit_type(
+        &self,
+        typ: Option<&str>,
+        claims: &Claims,
+    ) -> Result<TokenType, Rejection> {
         let short = typ.map(|typ| match typ.split_at_checked(12) {
             Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
             _ => typ,
@@ -237,7 +263,11 @@ impl JwtRule {
             TokenType::Jwt
         };
         let admitted = self.token_types.contains(&means) && !claims.is_for_another_use();
-        if admitted { Ok(means) } else { Err(Rejection::TypeNotAllowed) }
+        if admitted {
+            Ok(means)
+        } else {
+            Err(Rejection::TypeNotAllowed)
+        }
     }
 }
 
@@ -252,11 +282,16 @@ pub struct Staleness {
 
 impl Staleness {
     /// Refuse once the bundle's not-after has passed.
-    pub const DEFAULT: Self = Self { max_age: None, serve: false };
+    pub const DEFAULT: Self = Self {
+        max_age: None,
+        serve: false,
+    };
 
     /// Whether this serves whenever `other` does.
     pub(crate) fn is_as_patient_as(self, other: Self) -> bool {
-        let longer = self.max_age.is_none_or(|ours| other.max_age.is_some_and(|theirs| ours >= theirs));
+        let longer = self
+            .max_age
+            .is_none_or(|ours| other.max_age.is_some_and(|theirs| ours >= theirs));
         self.serve || (!other.serve && longer)
     }
 }
@@ -287,12 +322,20 @@ pub struct TrustBundleConfig {
 /// # Errors
 /// Every mistake in it.
 pub(crate) fn parse(json: &str) -> Result<Policy, ConfigErrors> {
-    let whole = |message: String| ConfigErrors(alloc::vec![Mistake { path: String::new(), message }]);
+    let whole = |message: String| {
+        ConfigErrors(alloc::vec![Mistake {
+            path: String::new(),
+            message
+        }])
+    };
     if json.len() > limits::MAX_CONFIG_BYTES {
-        return Err(whole(format!("the configuration is larger than {} bytes", limits::MAX_CONFIG_BYTES)));
+        return Err(whole(format!(
+            "the configuration is larger than {} bytes",
+            limits::MAX_CONFIG_BYTES
+        )));
     }
-    let document =
-        Document::lent(json, Budget::CONFIG).map_err(|error| whole(format!("the configuration is {error}")))?;
+    let document = Document::lent(json, Budget::CONFIG)
+        .map_err(|error| whole(format!("the configuration is {error}")))?;
     let findings = Findings::default();
     let root = Object::new(document.root(), String::new(), &findings);
     let policy = read(&root);
@@ -300,7 +343,10 @@ pub(crate) fn parse(json: &str) -> Result<Policy, ConfigErrors> {
     if !mistakes.is_empty() {
         return Err(ConfigErrors(mistakes));
     }
-    Ok(Policy { warnings: findings.warnings.into_inner(), ..policy })
+    Ok(Policy {
+        warnings: findings.warnings.into_inner(),
+        ..policy
+    })
 }
 
 const FIELDS: [&str; 9] = [
@@ -317,31 +363,56 @@ const FIELDS: [&str; 9] = [
 
 fn read(root: &Object<'_, '_>) -> Policy {
     root.only(&FIELDS);
-    let trust_bundle = root.object("trustBundle").map(|bundle| read_trust_bundle(&bundle));
+    let trust_bundle = root
+        .object("trustBundle")
+        .map(|bundle| read_trust_bundle(&bundle));
     if !root.has("jwtRules") {
-        root.mistake("jwtRules", "missing; name at least one issuer whose tokens are accepted");
+        root.mistake(
+            "jwtRules",
+            "missing; name at least one issuer whose tokens are accepted",
+        );
     }
-    let jwt_rules: Vec<JwtRule> = root.objects("jwtRules").iter().map(jwt_rules::read).collect();
+    let jwt_rules: Vec<JwtRule> = root
+        .objects("jwtRules")
+        .iter()
+        .map(jwt_rules::read)
+        .collect();
     jwt_rules::check_together(root, &jwt_rules, trust_bundle.is_some());
-    let staleness = trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
+    let staleness = trust_bundle
+        .as_ref()
+        .map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
     let slashes = root.word(
         "pathWithEscapedSlashesAction",
         EscapedSlashes::Reject,
-        &[("REJECT_REQUEST", EscapedSlashes::Reject), ("KEEP_UNCHANGED", EscapedSlashes::Keep)],
+        &[
+            ("REJECT_REQUEST", EscapedSlashes::Reject),
+            ("KEEP_UNCHANGED", EscapedSlashes::Keep),
+        ],
     );
     let before = root.mistakes();
-    let rules: Vec<Rule> =
-        root.objects("rules").iter().map(|rule| route_rules::read(rule, staleness, slashes)).collect();
-    // A rule with a mistake is read as broader than it is meant, so what it seems to cover says nothing.
+    let rules: Vec<Rule> = root
+        .objects("rules")
+        .iter()
+        .map(|rule| route_rules::read(rule, staleness, slashes))
+        .collect();
+    // A rule with a mistake is read as broader than it is meant, so what it seems to cover says
+    // nothing.
     if root.mistakes() == before {
         route_rules::check_together(root, &rules);
     }
     let stat_prefix = root.text("statPrefix").unwrap_or_default();
-    if !stat_prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+    if !stat_prefix
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    {
         root.mistake("statPrefix", "must be letters, digits and _");
     }
     Policy {
-        mode: root.word("mode", Mode::Enforce, &[("ENFORCE", Mode::Enforce), ("SHADOW", Mode::Shadow)]),
+        mode: root.word(
+            "mode",
+            Mode::Enforce,
+            &[("ENFORCE", Mode::Enforce), ("SHADOW", Mode::Shadow)],
+        ),
         stat_prefix: stat_prefix.into(),
         bypass_cors_preflight: root.flag("bypassCorsPreflight"),
         host_verification: !root.has("hostVerification") || root.flag("hostVerification"),
@@ -354,13 +425,27 @@ fn read(root: &Object<'_, '_>) -> Policy {
 }
 
 fn read_trust_bundle(bundle: &Object<'_, '_>) -> TrustBundleConfig {
-    bundle.only(&["cluster", "authority", "path", "keys", "embedded", "pollToken", "wait", "staleness"]);
-    let cluster = bundle.required_text("cluster", "name the Envoy cluster that reaches the issuer").unwrap_or_default();
+    bundle.only(&[
+        "cluster",
+        "authority",
+        "path",
+        "keys",
+        "embedded",
+        "pollToken",
+        "wait",
+        "staleness",
+    ]);
+    let cluster = bundle
+        .required_text("cluster", "name the Envoy cluster that reaches the issuer")
+        .unwrap_or_default();
     let path = bundle.text("path").unwrap_or("/bundle");
     if !path.starts_with('/') || path.contains(['?', '#', ' ']) {
         bundle.mistake("path", "must be a path that starts with / and has no query");
     }
-    if bundle.text("authority").is_some_and(|authority| Authority::parse(authority).is_none()) {
+    if bundle
+        .text("authority")
+        .is_some_and(|authority| Authority::parse(authority).is_none())
+    {
         bundle.mistake("authority", "must be a host, and a port up to 65535 if any");
     }
     TrustBundleConfig {
@@ -378,21 +463,32 @@ fn read_trust_bundle(bundle: &Object<'_, '_>) -> TrustBundleConfig {
 /// `keys` is the list that `meshseal keys pins` prints.
 fn read_pins(bundle: &Object<'_, '_>) -> KeySet {
     let Some(list) = bundle.value("keys") else {
-        bundle.mistake("keys", "missing; pin the issuer's bundle key as `meshseal keys pins` prints it");
+        bundle.mistake(
+            "keys",
+            "missing; pin the issuer's bundle key as `meshseal keys pins` prints it",
+        );
         return KeySet::empty();
     };
     if !(1..=2).contains(&list.items().count()) {
-        bundle.mistake("keys", "must be a list of one bundle key, or two while the key changes");
+        bundle.mistake(
+            "keys",
+            "must be a list of one bundle key, or two while the key changes",
+        );
         return KeySet::empty();
     }
     match KeySet::from_config(&jwks_text(list), &[Alg::EdDsa], false) {
         Ok(set) if set.len() == list.items().count() => set,
         Ok(_) => {
-            bundle.mistake("keys", "one key is given twice; a second pin is for the next bundle key");
+            bundle.mistake(
+                "keys",
+                "one key is given twice; a second pin is for the next bundle key",
+            );
             KeySet::empty()
         }
         Err(problems) => {
-            problems.into_iter().for_each(|problem| bundle.mistake(&problem.path, problem.message));
+            problems
+                .into_iter()
+                .for_each(|problem| bundle.mistake(&problem.path, problem.message));
             KeySet::empty()
         }
     }
@@ -406,17 +502,26 @@ fn jwks_text(list: Value<'_>) -> String {
 fn read_staleness(parent: &Object<'_, '_>) -> Option<Staleness> {
     let object = parent.object("staleness")?;
     object.only(&["maxAge", "action"]);
-    let max_age = object.has("maxAge").then(|| object.seconds("maxAge", 0, 1, 7 * 24 * 3600));
+    let max_age = object
+        .has("maxAge")
+        .then(|| object.seconds("maxAge", 0, 1, 7 * 24 * 3600));
     let serve = object.word("action", false, &[("DENY", false), ("SERVE", true)]);
     if serve && max_age.is_some() {
-        object.mistake("maxAge", "has no effect with action SERVE; leave one of them out");
+        object.mistake(
+            "maxAge",
+            "has no effect with action SERVE; leave one of them out",
+        );
     }
     Some(Staleness { max_age, serve })
 }
 
 fn problems_at(object: &Object<'_, '_>, field: &str, problems: Vec<keys::KeyProblem>) {
     for problem in problems {
-        let path = if problem.path.is_empty() { field.into() } else { format!("{field}.{}", problem.path) };
+        let path = if problem.path.is_empty() {
+            field.into()
+        } else {
+            format!("{field}.{}", problem.path)
+        };
         object.mistake(&path, problem.message);
     }
 }

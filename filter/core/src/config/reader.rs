@@ -1,4 +1,5 @@
-//! Reads configuration objects and collects every mistake with its path, so that an operator mends a file once.
+//! Reads configuration objects and collects every mistake with its path, so that an operator mends
+//! a file once.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -20,7 +21,11 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() { out.write_str(&self.message) } else { write!(out, "{}: {}", self.path, self.message) }
+        if self.path.is_empty() {
+            out.write_str(&self.message)
+        } else {
+            write!(out, "{}: {}", self.path, self.message)
+        }
     }
 }
 
@@ -66,7 +71,11 @@ pub(crate) struct Object<'d, 'm> {
 
 impl<'d, 'm> Object<'d, 'm> {
     pub(crate) fn new(value: Value<'d>, path: String, findings: &'m Findings) -> Self {
-        let object = Self { value, path, findings };
+        let object = Self {
+            value,
+            path,
+            findings,
+        };
         if value.kind() != Kind::Object {
             object.mistake("", "must be an object");
         }
@@ -75,9 +84,16 @@ impl<'d, 'm> Object<'d, 'm> {
 
     /// Refuses every field that is not in `known`.
     pub(crate) fn only(&self, known: &[&str]) {
-        for (name, _) in self.value.members().filter(|(name, _)| !known.contains(name)) {
+        for (name, _) in self
+            .value
+            .members()
+            .filter(|(name, _)| !known.contains(name))
+        {
             let name = name.escape_debug().to_string();
-            self.mistake(&name, format!("unknown field; known here: {}", known.join(", ")));
+            self.mistake(
+                &name,
+                format!("unknown field; known here: {}", known.join(", ")),
+            );
         }
     }
 
@@ -90,12 +106,18 @@ impl<'d, 'm> Object<'d, 'm> {
     }
 
     pub(crate) fn mistake(&self, field: &str, message: impl Into<String>) {
-        self.findings.mistakes.borrow_mut().push(Mistake { path: self.path_of(field), message: message.into() });
+        self.findings.mistakes.borrow_mut().push(Mistake {
+            path: self.path_of(field),
+            message: message.into(),
+        });
     }
 
     /// Notes what is allowed but probably not meant.
     pub(crate) fn warning(&self, field: &str, message: impl Into<String>) {
-        self.findings.warnings.borrow_mut().push(Mistake { path: self.path_of(field), message: message.into() });
+        self.findings.warnings.borrow_mut().push(Mistake {
+            path: self.path_of(field),
+            message: message.into(),
+        });
     }
 
     pub(crate) fn has(&self, field: &str) -> bool {
@@ -134,7 +156,9 @@ impl<'d, 'm> Object<'d, 'm> {
     }
 
     pub(crate) fn flag(&self, field: &str) -> bool {
-        let Some(value) = self.value.get(field) else { return false };
+        let Some(value) = self.value.get(field) else {
+            return false;
+        };
         value.as_bool().unwrap_or_else(|| {
             self.mistake(field, "must be true or false");
             false
@@ -143,12 +167,21 @@ impl<'d, 'm> Object<'d, 'm> {
 
     /// A whole number between `least` and `most`.
     pub(crate) fn count(&self, field: &str, default: usize, least: u64, most: u64) -> usize {
-        let Some(value) = self.value.get(field) else { return default };
-        let count = value.as_u64().filter(|count| (least..=most).contains(count));
+        let Some(value) = self.value.get(field) else {
+            return default;
+        };
+        let count = value
+            .as_u64()
+            .filter(|count| (least..=most).contains(count));
         if count.is_none() {
-            self.mistake(field, format!("must be a whole number from {least} to {most}"));
+            self.mistake(
+                field,
+                format!("must be a whole number from {least} to {most}"),
+            );
         }
-        count.and_then(|count| usize::try_from(count).ok()).unwrap_or(default)
+        count
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(default)
     }
 
     /// A duration as Envoy and Istio write it: `250ms`, `30s`, `5m`, `1h`; in milliseconds.
@@ -163,10 +196,15 @@ impl<'d, 'm> Object<'d, 'm> {
 
     /// A duration of whole seconds between `least` and `most`.
     pub(crate) fn seconds(&self, field: &str, default: u64, least: u64, most: u64) -> u64 {
-        let Some(millis) = self.millis(field) else { return default };
+        let Some(millis) = self.millis(field) else {
+            return default;
+        };
         let seconds = millis / 1000;
         if millis % 1000 != 0 || seconds < least || seconds > most {
-            self.mistake(field, format!("must be whole seconds from {least}s to {most}s"));
+            self.mistake(
+                field,
+                format!("must be whole seconds from {least}s to {most}s"),
+            );
         }
         seconds
     }
@@ -176,10 +214,18 @@ impl<'d, 'm> Object<'d, 'm> {
         if !self.has(field) {
             return default;
         }
-        let text = self.value.get(field).and_then(Value::as_str).unwrap_or_default();
+        let text = self
+            .value
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         words.iter().find(|(word, _)| *word == text).map_or_else(
             || {
-                let known = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+                let known = words
+                    .iter()
+                    .map(|(word, _)| *word)
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 self.mistake(field, format!("must be one of {known}"));
                 default
             },
@@ -187,9 +233,12 @@ impl<'d, 'm> Object<'d, 'm> {
         )
     }
 
-    /// The texts of a list; absent is empty. An empty list or text is a mistake: it looks like a restriction and is none.
+    /// The texts of a list; absent is empty. An empty list or text is a mistake: it looks like a
+    /// restriction and is none.
     pub(crate) fn texts(&self, field: &str) -> Vec<Box<str>> {
-        let Some(list) = self.value.get(field) else { return Vec::new() };
+        let Some(list) = self.value.get(field) else {
+            return Vec::new();
+        };
         if list.kind() != Kind::Array || list.items().next().is_none() {
             self.mistake(field, "must be a list with at least one text");
             return Vec::new();
@@ -197,7 +246,10 @@ impl<'d, 'm> Object<'d, 'm> {
         let read = |(at, item): (usize, Value<'d>)| {
             let text = item.as_str().filter(|text| !text.is_empty());
             if text.is_none() {
-                self.mistake(&format!("{field}[{at}]"), "must be a text that is not empty");
+                self.mistake(
+                    &format!("{field}[{at}]"),
+                    "must be a text that is not empty",
+                );
             }
             text.map(Into::into)
         };
@@ -206,24 +258,33 @@ impl<'d, 'm> Object<'d, 'm> {
 
     /// The objects of a list; absent is empty.
     pub(crate) fn objects(&self, field: &str) -> Vec<Object<'d, 'm>> {
-        let Some(list) = self.value.get(field) else { return Vec::new() };
+        let Some(list) = self.value.get(field) else {
+            return Vec::new();
+        };
         if list.kind() != Kind::Array || list.items().next().is_none() {
             self.mistake(field, "must be a list with at least one entry");
             return Vec::new();
         }
         let named = |at: usize| self.path_of(&format!("{field}[{at}]"));
-        list.items().enumerate().map(|(at, item)| Object::new(item, named(at), self.findings)).collect()
+        list.items()
+            .enumerate()
+            .map(|(at, item)| Object::new(item, named(at), self.findings))
+            .collect()
     }
 
     pub(crate) fn object(&self, field: &str) -> Option<Object<'d, 'm>> {
-        self.value.get(field).map(|value| Object::new(value, self.path_of(field), self.findings))
+        self.value
+            .get(field)
+            .map(|value| Object::new(value, self.path_of(field), self.findings))
     }
 }
 
 fn parse_millis(text: &str) -> Option<u64> {
     let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     units.into_iter().find_map(|(unit, millis): (&str, u64)| {
-        let digits = text.strip_suffix(unit).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+        let digits = text
+            .strip_suffix(unit)
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
         digits.parse::<u64>().ok()?.checked_mul(millis)
     })
 }

@@ -1,4 +1,5 @@
-//! `rules`: AuthorizationPolicy's rules, with required scopes, public routes and staleness beside them.
+//! `rules`: AuthorizationPolicy's rules, with required scopes, public routes and staleness beside
+//! them.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -13,13 +14,38 @@ use crate::policy::matching::{Match, Method, Path, Pattern, Word};
 use crate::policy::rules::{Action, Condition, Key, Operation, Rule, Source};
 
 pub(super) fn read(object: &Object<'_, '_>, default: Staleness, slashes: EscapedSlashes) -> Rule {
-    object.only(&["name", "action", "from", "to", "when", "scopes", "allowMissing", "staleness"]);
+    object.only(&[
+        "name",
+        "action",
+        "from",
+        "to",
+        "when",
+        "scopes",
+        "allowMissing",
+        "staleness",
+    ]);
     let rule = Rule {
         name: object.text("name").map(Into::into),
-        action: object.word("action", Action::Allow, &[("ALLOW", Action::Allow), ("DENY", Action::Deny)]),
-        from: object.objects("from").iter().filter_map(read_source).collect(),
-        to: object.objects("to").iter().filter_map(|entry| read_operation(entry, slashes)).collect(),
-        when: object.objects("when").iter().filter_map(read_condition).collect(),
+        action: object.word(
+            "action",
+            Action::Allow,
+            &[("ALLOW", Action::Allow), ("DENY", Action::Deny)],
+        ),
+        from: object
+            .objects("from")
+            .iter()
+            .filter_map(read_source)
+            .collect(),
+        to: object
+            .objects("to")
+            .iter()
+            .filter_map(|entry| read_operation(entry, slashes))
+            .collect(),
+        when: object
+            .objects("when")
+            .iter()
+            .filter_map(read_condition)
+            .collect(),
         scopes: read_scopes(object),
         allow_missing: object.flag("allowMissing"),
         staleness: read_staleness(object).unwrap_or(default),
@@ -33,11 +59,15 @@ pub(super) fn read(object: &Object<'_, '_>, default: Staleness, slashes: Escaped
     rule
 }
 
-/// RFC 6749 §3.3: printable ASCII without space, quote and backslash. Such scopes also fit into WWW-Authenticate as they are.
+/// RFC 6749 §3.3: printable ASCII without space, quote and backslash. Such scopes also fit into
+/// WWW-Authenticate as they are.
 fn read_scopes(object: &Object<'_, '_>) -> Vec<Box<str>> {
     let scopes = object.texts("scopes");
     for (at, scope) in scopes.iter().enumerate() {
-        if !scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+        if !scope
+            .bytes()
+            .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+        {
             object.mistake(
                 &format!("scopes[{at}]"),
                 "must be one scope, without spaces, quotes or backslashes (RFC 6749 §3.3)",
@@ -55,7 +85,14 @@ fn read_source(entry: &Object<'_, '_>) -> Option<Source> {
     };
     source.only(&["requestPrincipals", "notRequestPrincipals"]);
     names_something(&source);
-    Some(Source { principals: read_match(&source, "requestPrincipals", "notRequestPrincipals", Word::parse) })
+    Some(Source {
+        principals: read_match(
+            &source,
+            "requestPrincipals",
+            "notRequestPrincipals",
+            Word::parse,
+        ),
+    })
 }
 
 fn read_operation(entry: &Object<'_, '_>, slashes: EscapedSlashes) -> Option<Operation> {
@@ -64,19 +101,31 @@ fn read_operation(entry: &Object<'_, '_>, slashes: EscapedSlashes) -> Option<Ope
         entry.mistake("operation", "missing");
         return None;
     };
-    operation.only(&["methods", "notMethods", "hosts", "notHosts", "paths", "notPaths"]);
+    operation.only(&[
+        "methods",
+        "notMethods",
+        "hosts",
+        "notHosts",
+        "paths",
+        "notPaths",
+    ]);
     names_something(&operation);
     Some(Operation {
         methods: read_match(&operation, "methods", "notMethods", Method::parse),
         hosts: read_match(&operation, "hosts", "notHosts", Host::parse),
-        paths: read_match(&operation, "paths", "notPaths", |text| Path::parse(text, slashes)),
+        paths: read_match(&operation, "paths", "notPaths", |text| {
+            Path::parse(text, slashes)
+        }),
     })
 }
 
 /// An empty object looks like a restriction and is none.
 fn names_something(object: &Object<'_, '_>) {
     if object.is_empty() {
-        object.mistake("", "is empty and would match everything; leave it out, or name something");
+        object.mistake(
+            "",
+            "is empty and would match everything; leave it out, or name something",
+        );
     }
 }
 
@@ -97,7 +146,10 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     if let Key::Claim(path) = &key
         && let Some(remedy) = path.first().and_then(|name| inside_dotted_claim(name))
     {
-        object.warning("key", format!("brackets hold one name; write request.auth.claims{remedy} for a claim inside"));
+        object.warning(
+            "key",
+            format!("brackets hold one name; write request.auth.claims{remedy} for a claim inside"),
+        );
     }
     for (field, patterns) in [("values", &values.any), ("notValues", &values.none)] {
         for message in patterns.iter().filter_map(|pattern| key.refuses(pattern)) {
@@ -116,13 +168,26 @@ fn read_match<P: Pattern>(
     let read = |field: &str| {
         let texts = object.texts(field);
         let parse = |(at, text): (usize, &str)| {
-            parse(text).map_err(|message| object.mistake(&format!("{field}[{at}]"), message)).ok()
+            parse(text)
+                .map_err(|message| object.mistake(&format!("{field}[{at}]"), message))
+                .ok()
         };
-        texts.iter().map(AsRef::as_ref).enumerate().filter_map(parse).collect::<Vec<P>>()
+        texts
+            .iter()
+            .map(AsRef::as_ref)
+            .enumerate()
+            .filter_map(parse)
+            .collect::<Vec<P>>()
     };
-    let read = Match { any: read(any), none: read(none) };
+    let read = Match {
+        any: read(any),
+        none: read(none),
+    };
     if read.never_matches() {
-        object.mistake(any, format!("can never match: {none} excludes every value of it"));
+        object.mistake(
+            any,
+            format!("can never match: {none} excludes every value of it"),
+        );
     }
     read
 }
@@ -133,12 +198,15 @@ pub(super) fn check_together(root: &Object<'_, '_>, rules: &[Rule]) {
         for (other_at, other) in rules.iter().enumerate() {
             let denied = other.action == Action::Deny && rule.action == Action::Allow;
             let earlier = other_at < at && other.action == rule.action;
-            // The broader rule decides wherever it stands, since any ALLOW rule allows; of two equal ones the later is named.
+            // The broader rule decides wherever it stands, since any ALLOW rule allows; of two
+            // equal ones the later is named.
             let broader = other_at > at && other.action == rule.action && !rule.covers(other);
             if (denied || earlier || broader) && other.covers(rule) {
                 let what = match (denied, rule.action) {
                     (true, _) => "denies everything that this rule allows",
-                    (_, Action::Allow) => "allows everything that this rule allows, with no more conditions",
+                    (_, Action::Allow) => {
+                        "allows everything that this rule allows, with no more conditions"
+                    }
                     (_, Action::Deny) => "denies everything that this rule denies",
                 };
                 root.mistake(

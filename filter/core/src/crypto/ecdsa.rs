@@ -1,4 +1,5 @@
-//! ECDSA on P-256, P-384 and P-521 (RFC 7518 §3.4, FIPS 186-5 §6.4.2): verification only, on public data, in variable time.
+//! ECDSA on P-256, P-384 and P-521 (RFC 7518 §3.4, FIPS 186-5 §6.4.2): verification only, on public
+//! data, in variable time.
 
 use alloc::borrow::Cow;
 use core::convert::Infallible;
@@ -14,12 +15,14 @@ use super::weierstrass::{Affine, Curve, Points};
 use super::window::{Group as _, Table, sum_of_two};
 use crate::alg::Alg;
 
-/// The public key of an ECDSA key pair: a point of the curve, not at infinity. The curves have no points of other orders.
+/// The public key of an ECDSA key pair: a point of the curve, not at infinity. The curves have no
+/// points of other orders.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EcKey<C: Curve>(Affine<C::Field>);
 
 impl<C: Ecdsa> EcKey<C> {
-    /// `None` if the coordinates (big-endian, of full length) are not those of a point of the curve.
+    /// `None` if the coordinates (big-endian, of full length) are not those of a point of the
+    /// curve.
     pub(crate) fn new(x: &[u8], y: &[u8]) -> Option<Self> {
         Affine::on_curve::<C>(x, y).map(Self)
     }
@@ -40,8 +43,8 @@ impl<C: Ecdsa> EcKey<C> {
 /// Bytes of the longest scalar, as wide as the integers that hold it.
 const SCALAR: usize = 72;
 
-/// What a signature asks of the group, all but the key: u₁ and u₂ little-endian, and the x coordinates that are r modulo
-/// the order: r, and r + n if that is below the prime.
+/// What a signature asks of the group, all but the key: u₁ and u₂ little-endian, and the x
+/// coordinates that are r modulo the order: r, and r + n if that is below the prime.
 struct Demand<F> {
     generator_times: [u8; SCALAR],
     key_times: [u8; SCALAR],
@@ -74,16 +77,26 @@ impl<F: Field, M: ConstMontyParams<LIMBS>, const LIMBS: usize> Order<F> for Inte
     #[expect(private_interfaces, reason = "nobody outside can name this trait")]
     fn demand(digest: &[u8], r: &[u8], s: &[u8]) -> Option<Demand<F>> {
         let order = M::PARAMS.modulus();
-        let in_range =
-            |bytes: &[u8]| integer::<LIMBS>(bytes).filter(|number| *number != Uint::ZERO && number < order.as_ref());
+        let in_range = |bytes: &[u8]| {
+            integer::<LIMBS>(bytes)
+                .filter(|number| *number != Uint::ZERO && number < order.as_ref())
+        };
         let (r, s) = (in_range(r)?, in_range(s)?);
         let inverse = s.invert_odd_mod_vartime(order).into_option()?;
         let inverse = ConstMontyForm::<M, LIMBS>::new(&inverse);
-        let times = |number: &Uint<LIMBS>| little_endian(&ConstMontyForm::new(number).mul(&inverse).retrieve());
+        let times = |number: &Uint<LIMBS>| {
+            little_endian(&ConstMontyForm::new(number).mul(&inverse).retrieve())
+        };
         let x = |number: &Uint<LIMBS>| {
             let bytes = number.to_be_bytes();
-            let (front, bytes) = bytes.as_ref().split_at_checked(bytes.as_ref().len().checked_sub(F::LENGTH)?)?;
-            if front.iter().all(|byte| *byte == 0) { F::from_bytes(bytes) } else { None }
+            let (front, bytes) = bytes
+                .as_ref()
+                .split_at_checked(bytes.as_ref().len().checked_sub(F::LENGTH)?)?;
+            if front.iter().all(|byte| *byte == 0) {
+                F::from_bytes(bytes)
+            } else {
+                None
+            }
         };
         let other = r.checked_add(order.as_ref()).into_option();
         Some(Demand {
@@ -105,19 +118,34 @@ fn integer<const LIMBS: usize>(big_endian: &[u8]) -> Option<Uint<LIMBS>> {
 
 fn little_endian<const LIMBS: usize>(number: &Uint<LIMBS>) -> Option<[u8; SCALAR]> {
     let mut bytes = [0; SCALAR];
-    bytes.get_mut(..Uint::<LIMBS>::BYTES)?.copy_from_slice(number.to_le_bytes().as_ref());
+    bytes
+        .get_mut(..Uint::<LIMBS>::BYTES)?
+        .copy_from_slice(number.to_le_bytes().as_ref());
     Some(bytes)
 }
 
 /// Tables of the generator and of one key.
 pub(super) type Tables<'t, C> = (&'t Table<Points<C>>, &'t Table<Points<C>>);
 
-fn verify<C: Ecdsa>(key: &EcKey<C>, tables: Option<Tables<'_, C>>, message: &[u8], signature: &[u8]) -> Option<()> {
+fn verify<C: Ecdsa>(
+    key: &EcKey<C>,
+    tables: Option<Tables<'_, C>>,
+    message: &[u8],
+    signature: &[u8],
+) -> Option<()> {
     let (r, s) = signature.split_at_checked(C::Field::LENGTH)?;
     let demand = <C::Order as Order<C::Field>>::demand(&C::Hash::digest(message), r, s)?;
-    let Demand { generator_times, key_times, x, other_x } = &demand;
+    let Demand {
+        generator_times,
+        key_times,
+        x,
+        other_x,
+    } = &demand;
     let sum = if let Some((generator, key)) = tables {
-        key.add_multiple(generator.add_multiple(Points::<C>::NEUTRAL, generator_times), key_times)
+        key.add_multiple(
+            generator.add_multiple(Points::<C>::NEUTRAL, generator_times),
+            key_times,
+        )
     } else {
         let generator = EcKey::<C>::generator()?;
         sum_of_two::<Points<C>>([(&generator, generator_times), (&key.0, key_times)])?
@@ -149,7 +177,12 @@ macro_rules! algorithm {
                 match *key {}
             }
 
-            fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
+            fn verify_signature(
+                &self,
+                signature: &Self::Signature,
+                key: &Self::VerifyingKey,
+                message: &[u8],
+            ) -> bool {
                 verify(key, self.0, message, &signature.0).is_some()
             }
         }

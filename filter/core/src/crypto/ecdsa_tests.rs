@@ -13,7 +13,8 @@ fn range<C: Ecdsa>(order: &[u8]) {
     };
     let mut greatest = order.to_vec();
     greatest[length - 1] -= 1;
-    let taken = |r: &[u8], s: &[u8]| <C::Order as Order<C::Field>>::demand(&[1; 32], r, s).is_some();
+    let taken =
+        |r: &[u8], s: &[u8]| <C::Order as Order<C::Field>>::demand(&[1; 32], r, s).is_some();
     for good in [small(1), greatest] {
         assert!(taken(&good, &good));
         for bad in [&small(0), order, &alloc::vec![0xff; length]] {

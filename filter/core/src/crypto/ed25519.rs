@@ -1,8 +1,10 @@
-//! Ed25519 (RFC 8032, RFC 8037 §3.1), strict: small-order points and second forms of a signature are refused.
+//! Ed25519 (RFC 8032, RFC 8037 §3.1), strict: small-order points and second forms of a signature
+//! are refused.
 //!
-//! R = s·B + k·(−A), with tables of the generator and of the negated key or without. The field is fiat-crypto's (generated from a
-//! machine-checked proof), in ten limbs for WebAssembly, which multiplies to 64 bits, and in five for processors that multiply to 128.
-//! Its types tell `tight` limbs (after a carry) from `loose` ones (after a sum).
+//! R = s·B + k·(−A), with tables of the generator and of the negated key or without. The field is
+//! fiat-crypto's (generated from a machine-checked proof), in ten limbs for WebAssembly, which
+//! multiplies to 64 bits, and in five for processors that multiply to 128. Its types tell `tight`
+//! limbs (after a carry) from `loose` ones (after a sum).
 
 use alloc::borrow::Cow;
 use core::convert::Infallible;
@@ -21,7 +23,11 @@ use super::Fixed;
 use super::window::{Group, Table, sum_of_two};
 use crate::alg::Alg;
 
-const LIMBS: usize = if cfg!(target_pointer_width = "64") { 5 } else { 10 };
+const LIMBS: usize = if cfg!(target_pointer_width = "64") {
+    5
+} else {
+    10
+};
 const ZERO: Tight = Tight([0; LIMBS]);
 const ONE: Tight = {
     let mut one = ZERO;
@@ -80,30 +86,42 @@ fn from_bytes(bytes: &[u8; 32]) -> Tight {
 
 /// `None` for zero.
 fn invert(a: &Tight) -> Option<Tight> {
-    const PRIME: Odd<U256> =
-        Odd::<U256>::from_be_hex("7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffed");
-    let inverse = U256::from_le_slice(&to_bytes(a)).invert_odd_mod_vartime(&PRIME).into_option()?;
-    inverse.to_le_bytes().as_ref().try_into().ok().map(from_bytes)
+    const PRIME: Odd<U256> = Odd::<U256>::from_be_hex(
+        "7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffed",
+    );
+    let inverse = U256::from_le_slice(&to_bytes(a))
+        .invert_odd_mod_vartime(&PRIME)
+        .into_option()?;
+    inverse
+        .to_le_bytes()
+        .as_ref()
+        .try_into()
+        .ok()
+        .map(from_bytes)
 }
 
 /// a^((p − 5) / 8), that is a^(2^252 − 3): all bits of the exponent are one but the second.
 fn root_power(a: &Tight) -> Tight {
     (0..252).rev().fold(ONE, |power, bit| {
         let power = square(&loose(&power));
-        if bit == 1 { power } else { mul(&loose(&power), &loose(a)) }
+        if bit == 1 {
+            power
+        } else {
+            mul(&loose(&power), &loose(a))
+        }
     })
 }
 
 /// d = −121665/121666 (RFC 8032 §5.1), little-endian.
 const D: [u8; 32] = [
-    0xa3, 0x78, 0x59, 0x13, 0xca, 0x4d, 0xeb, 0x75, 0xab, 0xd8, 0x41, 0x41, 0x4d, 0x0a, 0x70, 0x00, 0x98, 0xe8, 0x79,
-    0x77, 0x79, 0x40, 0xc7, 0x8c, 0x73, 0xfe, 0x6f, 0x2b, 0xee, 0x6c, 0x03, 0x52,
+    0xa3, 0x78, 0x59, 0x13, 0xca, 0x4d, 0xeb, 0x75, 0xab, 0xd8, 0x41, 0x41, 0x4d, 0x0a, 0x70, 0x00,
+    0x98, 0xe8, 0x79, 0x77, 0x79, 0x40, 0xc7, 0x8c, 0x73, 0xfe, 0x6f, 0x2b, 0xee, 0x6c, 0x03, 0x52,
 ];
 
 /// A square root of −1.
 const ROOT_OF_MINUS_ONE: [u8; 32] = [
-    0xb0, 0xa0, 0x0e, 0x4a, 0x27, 0x1b, 0xee, 0xc4, 0x78, 0xe4, 0x2f, 0xad, 0x06, 0x18, 0x43, 0x2f, 0xa7, 0xd7, 0xfb,
-    0x3d, 0x99, 0x00, 0x4d, 0x2b, 0x0b, 0xdf, 0xc1, 0x4f, 0x80, 0x24, 0x83, 0x2b,
+    0xb0, 0xa0, 0x0e, 0x4a, 0x27, 0x1b, 0xee, 0xc4, 0x78, 0xe4, 0x2f, 0xad, 0x06, 0x18, 0x43, 0x2f,
+    0xa7, 0xd7, 0xfb, 0x3d, 0x99, 0x00, 0x4d, 0x2b, 0x0b, 0xdf, 0xc1, 0x4f, 0x80, 0x24, 0x83, 0x2b,
 ];
 
 /// The y coordinates of the eight points whose order divides 8, as encoded, without the sign of x.
@@ -121,12 +139,14 @@ const SMALL_ORDER: [[u8; 32]; 5] = [
         minus_one
     },
     [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
-        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
+        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
+        0xfc, 0x05,
     ],
     [
-        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
-        0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
+        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
+        0x03, 0x7a,
     ],
 ];
 
@@ -164,16 +184,23 @@ impl Affine {
             return None;
         }
         let point = Self { x, y };
-        Some(if to_bytes(&x)[0] & 1 == sign { point } else { point.negated() })
+        Some(if to_bytes(&x)[0] & 1 == sign {
+            point
+        } else {
+            point.negated()
+        })
     }
 
     fn negated(&self) -> Self {
-        Self { x: carry(&sub(&ZERO, &self.x)), y: self.y }
+        Self {
+            x: carry(&sub(&ZERO, &self.x)),
+            y: self.y,
+        }
     }
 }
 
-/// What an addition wants of a point: (y + x)/2, (y − x)/2, d·x·y. The halves spare a doubling of Z (coordinates are
-/// projective: what comes out is a fourth of the formula's).
+/// What an addition wants of a point: (y + x)/2, (y − x)/2, d·x·y. The halves spare a doubling of Z
+/// (coordinates are projective: what comes out is a fourth of the formula's).
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
     half_sum: Tight,
@@ -192,7 +219,12 @@ pub(super) struct Extended {
 
 impl Extended {
     fn of(e: &Loose, f: &Loose, g: &Loose, h: &Loose) -> Self {
-        Self { x: mul(e, f), y: mul(g, h), z: mul(f, g), t: mul(e, h) }
+        Self {
+            x: mul(e, f),
+            y: mul(g, h),
+            z: mul(f, g),
+            t: mul(e, h),
+        }
     }
 
     /// RFC 8032 §5.1.2, given 1/Z.
@@ -214,7 +246,12 @@ impl Group for Edwards {
     type Sum = Extended;
     type Element = Tight;
     const BITS: usize = 253;
-    const NEUTRAL: Extended = Extended { x: ZERO, y: ONE, z: ONE, t: ZERO };
+    const NEUTRAL: Extended = Extended {
+        x: ZERO,
+        y: ONE,
+        z: ONE,
+        t: ZERO,
+    };
     const ONE: Tight = ONE;
 
     fn entry(point: &Affine) -> Entry {
@@ -243,7 +280,11 @@ impl Group for Edwards {
         let b = mul(&add(&sum.y, &sum.x), &loose(plus));
         let c = mul(&loose(&sum.t), &loose(&entry.dxy));
         let (less, more) = (sub(&sum.z, &c), add(&sum.z, &c));
-        let (f, g) = if negative { (&more, &less) } else { (&less, &more) };
+        let (f, g) = if negative {
+            (&more, &less)
+        } else {
+            (&less, &more)
+        };
         Extended::of(&sub(&b, &a), f, g, &add(&b, &a))
     }
 
@@ -273,15 +314,19 @@ impl Group for Edwards {
 
     fn point(sum: &Extended, inverse: &Tight) -> Affine {
         let inverse = loose(inverse);
-        Affine { x: mul(&loose(&sum.x), &inverse), y: mul(&loose(&sum.y), &inverse) }
+        Affine {
+            x: mul(&loose(&sum.x), &inverse),
+            y: mul(&loose(&sum.y), &inverse),
+        }
     }
 }
 
 /// The generator (RFC 8032 §5.1), little-endian.
 const GENERATOR: ([u8; 32], [u8; 32]) = (
     [
-        0x1a, 0xd5, 0x25, 0x8f, 0x60, 0x2d, 0x56, 0xc9, 0xb2, 0xa7, 0x25, 0x95, 0x60, 0xc7, 0x2c, 0x69, 0x5c, 0xdc,
-        0xd6, 0xfd, 0x31, 0xe2, 0xa4, 0xc0, 0xfe, 0x53, 0x6e, 0xcd, 0xd3, 0x36, 0x69, 0x21,
+        0x1a, 0xd5, 0x25, 0x8f, 0x60, 0x2d, 0x56, 0xc9, 0xb2, 0xa7, 0x25, 0x95, 0x60, 0xc7, 0x2c,
+        0x69, 0x5c, 0xdc, 0xd6, 0xfd, 0x31, 0xe2, 0xa4, 0xc0, 0xfe, 0x53, 0x6e, 0xcd, 0xd3, 0x36,
+        0x69, 0x21,
     ],
     {
         let mut y = [0x66; 32];
@@ -291,11 +336,15 @@ const GENERATOR: ([u8; 32], [u8; 32]) = (
 );
 
 /// The order of the generator: 2^252 + 27742317777372353535851937790883648493.
-const ORDER: NonZero<U256> =
-    NonZero::<U256>::new_unwrap(U256::from_be_hex("1000000000000000000000000000000014def9dea2f79cd65812631a5cf5d3ed"));
+const ORDER: NonZero<U256> = NonZero::<U256>::new_unwrap(U256::from_be_hex(
+    "1000000000000000000000000000000014def9dea2f79cd65812631a5cf5d3ed",
+));
 
 fn generator() -> Affine {
-    Affine { x: from_bytes(&GENERATOR.0), y: from_bytes(&GENERATOR.1) }
+    Affine {
+        x: from_bytes(&GENERATOR.0),
+        y: from_bytes(&GENERATOR.1),
+    }
 }
 
 /// An Ed25519 public key.
@@ -324,7 +373,10 @@ impl EdKey {
         if to_bytes(&point.y) != parts(encoded).0 {
             return Err(EdProblem::NoPoint);
         }
-        Ok(Self { encoded: *encoded, negated: point.negated() })
+        Ok(Self {
+            encoded: *encoded,
+            negated: point.negated(),
+        })
     }
 
     /// An empty table of what signatures ask of the key.
@@ -352,14 +404,24 @@ impl fmt::Debug for EdKey {
 /// Tables of the generator and of a negated key.
 pub(super) type Tables<'t> = (&'t Table<Edwards>, &'t Table<Edwards>);
 
-/// The verdict of ed25519-dalek's `verify_strict`. That R decodes is left out: it is compared with a sum's encoding, which does.
-fn verify(key: &EdKey, tables: Option<Tables<'_>>, message: &[u8], signature: &[u8; 64]) -> Option<()> {
+/// The verdict of ed25519-dalek's `verify_strict`. That R decodes is left out: it is compared with
+/// a sum's encoding, which does.
+fn verify(
+    key: &EdKey,
+    tables: Option<Tables<'_>>,
+    message: &[u8],
+    signature: &[u8; 64],
+) -> Option<()> {
     let (r, s) = signature.split_at_checked(32)?;
     let (r, s): ([u8; 32], [u8; 32]) = (r.try_into().ok()?, s.try_into().ok()?);
     if U256::from_le_slice(&s) >= *ORDER || SMALL_ORDER.contains(&parts(&r).0) {
         return None;
     }
-    let hash = Sha512::new().chain_update(r).chain_update(key.encoded).chain_update(message).finalize();
+    let hash = Sha512::new()
+        .chain_update(r)
+        .chain_update(key.encoded)
+        .chain_update(message)
+        .finalize();
     let k = U512::from_le_slice(&hash).rem_vartime(&ORDER).to_le_bytes();
     let sum = match tables {
         Some((generator, negated_key)) => {
@@ -386,7 +448,12 @@ impl Algorithm for EdDsa<'_> {
         match *key {}
     }
 
-    fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
+    fn verify_signature(
+        &self,
+        signature: &Self::Signature,
+        key: &Self::VerifyingKey,
+        message: &[u8],
+    ) -> bool {
         verify(key, self.0, message, &signature.0).is_some()
     }
 }

@@ -39,7 +39,11 @@ fn the_points_of_small_order_are_known() {
         let sum = Edwards::add(&Edwards::NEUTRAL, &Edwards::entry(&ours(&point)), false);
         assert_eq!(sum.encode().unwrap(), encoded.0);
     }
-    assert_eq!(SMALL_ORDER.len(), 5, "orders 1 and 2, one y of the two of order 4, two of the four of order 8");
+    assert_eq!(
+        SMALL_ORDER.len(),
+        5,
+        "orders 1 and 2, one y of the two of order 4, two of the four of order 8"
+    );
 }
 
 #[test]
@@ -49,8 +53,16 @@ fn what_is_no_point_is_refused() {
         let mut encoded = [0; 32];
         encoded[0] = y;
         let theirs = curve25519_dalek::edwards::CompressedEdwardsY(encoded).decompress();
-        assert_eq!(Affine::decompress(&encoded).is_some(), theirs.is_some(), "y = {y}");
-        *if theirs.is_some() { &mut points } else { &mut others } += 1;
+        assert_eq!(
+            Affine::decompress(&encoded).is_some(),
+            theirs.is_some(),
+            "y = {y}"
+        );
+        *if theirs.is_some() {
+            &mut points
+        } else {
+            &mut others
+        } += 1;
     }
     assert!(points > 100 && others > 100);
 }
@@ -64,7 +76,9 @@ fn verdicts_are_those_of_verify_strict() {
         let signer = SigningKey::from_bytes(&[seed; 32]);
         // Keys with a part of small order as well: strict verification takes them.
         for torsion in EIGHT_TORSION {
-            let point = curve25519_dalek::edwards::CompressedEdwardsY(signer.verifying_key().to_bytes()).decompress();
+            let point =
+                curve25519_dalek::edwards::CompressedEdwardsY(signer.verifying_key().to_bytes())
+                    .decompress();
             let encoded = (point.unwrap() + torsion).compress();
             let key = VerifyingKey::from_bytes(&encoded.0).unwrap();
             let ours = EdKey::new(&encoded.0).unwrap();
@@ -85,10 +99,14 @@ fn verdicts_are_those_of_verify_strict() {
                     (*byte, carry) = (sum.to_le_bytes()[0], sum >> 8);
                 }
                 tried.push(second);
-                // R of small order, and s so that the equation may hold: R = s·B − k·A with s = k·a.
+                // R of small order, and s so that the equation may hold: R = s·B − k·A with s =
+                // k·a.
                 for small in EIGHT_TORSION {
                     let r = small.compress().0;
-                    let hash = Sha512::new().chain_update(r).chain_update(key.as_bytes()).chain_update(message);
+                    let hash = Sha512::new()
+                        .chain_update(r)
+                        .chain_update(key.as_bytes())
+                        .chain_update(message);
                     let k = Scalar::from_bytes_mod_order_wide(&hash.finalize().into());
                     let mut crafted = [0; 64];
                     crafted[..32].copy_from_slice(&r);
@@ -96,7 +114,9 @@ fn verdicts_are_those_of_verify_strict() {
                     tried.push(crafted);
                 }
                 for signature in tried {
-                    let expected = key.verify_strict(&message, &Signature::from_bytes(&signature)).is_ok();
+                    let expected = key
+                        .verify_strict(&message, &Signature::from_bytes(&signature))
+                        .is_ok();
                     for tables in [Some((&generator, &table)), None] {
                         let verified = verify(&ours, tables, &message, &signature).is_some();
                         assert_eq!(verified, expected, "{encoded:?} {message:?} {signature:?}");
@@ -112,7 +132,10 @@ fn verdicts_are_those_of_verify_strict() {
 #[test]
 fn a_key_of_small_order_is_none() {
     for point in EIGHT_TORSION {
-        assert_eq!(EdKey::new(&point.compress().0).unwrap_err(), EdProblem::SmallOrder);
+        assert_eq!(
+            EdKey::new(&point.compress().0).unwrap_err(),
+            EdProblem::SmallOrder
+        );
     }
 }
 

@@ -1,15 +1,18 @@
-//! Arithmetic modulo the primes of P-256, P-384 and P-521, for verification: public data only, variable time.
+//! Arithmetic modulo the primes of P-256, P-384 and P-521, for verification: public data only,
+//! variable time.
 //!
-//! Written for machines that multiply 64 by 64 bits to 64, such as WebAssembly, where code for a widening multiplication
-//! takes three times as long. A number is a list of signed limbs of 28 or 29 bits in 64, in Montgomery form. Columns of
-//! products are summed without carries ("product scanning"), and since each of these primes is −1 modulo a power of two
-//! beyond a limb and sparse above it (FIPS 186-5, SP 800-186 §3.2.1), Montgomery's reduction takes shifts and additions only:
-//! the digit that makes a column vanish is the column's own low limb.
+//! Written for machines that multiply 64 by 64 bits to 64, such as WebAssembly, where code for a
+//! widening multiplication takes three times as long. A number is a list of signed limbs of 28 or
+//! 29 bits in 64, in Montgomery form. Columns of products are summed without carries ("product
+//! scanning"), and since each of these primes is −1 modulo a power of two beyond a limb and sparse
+//! above it (FIPS 186-5, SP 800-186 §3.2.1), Montgomery's reduction takes shifts and additions
+//! only: the digit that makes a column vanish is the column's own low limb.
 //!
-//! What keeps 64 bits from overflowing: [`Field::mul`], [`Field::square`] and [`Field::reduce`] return limbs from 0 to
-//! 2^width − 1 (the highest is small and may be negative), and a value between −p and 3p. Sums and differences of two such
-//! may be multiplied by sums and differences of two such, except that P-256 wants one factor to be no sum; all else goes
-//! through [`Field::reduce`] first. Unit tests check each product.
+//! What keeps 64 bits from overflowing: [`Field::mul`], [`Field::square`] and [`Field::reduce`]
+//! return limbs from 0 to 2^width − 1 (the highest is small and may be negative), and a value
+//! between −p and 3p. Sums and differences of two such may be multiplied by sums and differences of
+//! two such, except that P-256 wants one factor to be no sum; all else goes through
+//! [`Field::reduce`] first. Unit tests check each product.
 
 #![expect(
     clippy::indexing_slicing,
@@ -19,7 +22,8 @@
 
 use crypto_bigint::{Odd, U256, U384, U576};
 
-/// A prime field. Elements are not unique until [`Field::is_zero`] or [`Field::to_bytes`] looks at them.
+/// A prime field. Elements are not unique until [`Field::is_zero`] or [`Field::to_bytes`] looks at
+/// them.
 pub trait Field: Copy + core::fmt::Debug + PartialEq {
     /// One element as tables keep it.
     type Packed: Copy + core::fmt::Debug;
@@ -83,16 +87,23 @@ const fn square_column<const N: usize, const K: usize>(a: &[i64; N], sum: i64) -
         i += 1;
     }
     let sum = sum.wrapping_add(pairs).wrapping_add(pairs);
-    if K & 1 == 0 { sum.wrapping_add(a[K / 2].wrapping_mul(a[K / 2])) } else { sum }
+    if K & 1 == 0 {
+        sum.wrapping_add(a[K / 2].wrapping_mul(a[K / 2]))
+    } else {
+        sum
+    }
 }
 
-/// For tests: that no column of these factors can leave 63 bits, whatever the signs, with room for the reduction.
+/// For tests: that no column of these factors can leave 63 bits, whatever the signs, with room for
+/// the reduction.
 #[cfg(test)]
 fn fits<const N: usize>(products: &[(&[i64; N], &[i64; N])]) -> bool {
     (0..2 * N - 1).all(|k| {
         let of = |a: &[i64; N], b: &[i64; N]| {
             let pairs = (0..N).filter(|i| (k + 1).saturating_sub(N) <= *i && *i <= k);
-            pairs.map(|i| u128::from(a[i].unsigned_abs()) * u128::from(b[k - i].unsigned_abs())).sum::<u128>()
+            pairs
+                .map(|i| u128::from(a[i].unsigned_abs()) * u128::from(b[k - i].unsigned_abs()))
+                .sum::<u128>()
         };
         products.iter().map(|(a, b)| of(a, b)).sum::<u128>() < (1 << 63) - (1 << 56)
     })
@@ -128,14 +139,16 @@ macro_rules! prime_field {
                 }
                 value
             };
-            /// The number 1, not in Montgomery form: a product with it takes another number out of that form.
+            /// The number 1, not in Montgomery form: a product with it takes another number out of
+            /// that form.
             const UNIT: Self = {
                 let mut unit = [0; $limbs];
                 unit[0] = 1;
                 Self(unit)
             };
 
-            /// What the digits of a reduction so far, each times the prime, add to column K; the −1 is the caller's.
+            /// What the digits of a reduction so far, each times the prime, add to column K; the −1
+            /// is the caller's.
             #[inline(always)]
             const fn fold<const K: usize>(digits: &[i64; $limbs], mut sum: i64) -> i64 {
                 $(if K >= $limb && K - $limb < $limbs {
@@ -183,7 +196,8 @@ macro_rules! prime_field {
 
             /// The one representative from 0 to p − 1, still in Montgomery form if it was.
             fn canonical(self) -> Self {
-                // The first time may leave a little below zero or above 2^(top); the second leaves 0 to 2^(top), below 2p.
+                // The first time may leave a little below zero or above 2^(top); the second leaves
+                // 0 to 2^(top), below 2p.
                 let value = self.reduced().reduced();
                 let less = value.sub(&Self(Self::P)).carried();
                 if less.0[$limbs - 1] < 0 { value } else { less }
@@ -334,7 +348,8 @@ macro_rules! prime_field {
             }
 
             fn is_zero(&self) -> bool {
-                // A multiple k·p with |k| ≤ 1024 (all that ever occurs is far smaller) is −k modulo 2^width.
+                // A multiple k·p with |k| ≤ 1024 (all that ever occurs is far smaller) is −k modulo
+                // 2^width.
                 (self.0[0].wrapping_add(1024) & Self::MASK) <= 2048 && self.canonical() == Self::ZERO
             }
 

@@ -10,14 +10,24 @@ fn number(prime: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     let length = prime.len();
     let run = (0..length * 8, 0..length * 8, any::<bool>()).prop_map(move |(from, to, ones)| {
         let bit = |at: usize| u8::from((from..to).contains(&at) == ones) << (7 - at % 8);
-        (0..length).map(|byte| (0..8).map(|at| bit(byte * 8 + at)).sum()).collect::<Vec<u8>>()
+        (0..length)
+            .map(|byte| (0..8).map(|at| bit(byte * 8 + at)).sum())
+            .collect::<Vec<u8>>()
     });
     let near = (any::<u8>(), any::<bool>()).prop_map({
         let prime = prime.clone();
         move |(small, top)| {
-            let mut near = if top { prime.clone() } else { alloc::vec![0; length] };
+            let mut near = if top {
+                prime.clone()
+            } else {
+                alloc::vec![0; length]
+            };
             let last = near.last_mut().unwrap();
-            *last = if top { last.wrapping_sub(small | 1) } else { small };
+            *last = if top {
+                last.wrapping_sub(small | 1)
+            } else {
+                small
+            };
             near
         }
     });
@@ -30,16 +40,28 @@ fn number(prime: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// An element reached by sums and differences as formulas reach theirs, and the number it stands for.
-fn shifted<F: Field, const L: usize>(number: &[u8], by: &[u8], way: u8, prime: &NonZero<Uint<L>>) -> (F, Uint<L>) {
+/// An element reached by sums and differences as formulas reach theirs, and the number it stands
+/// for.
+fn shifted<F: Field, const L: usize>(
+    number: &[u8],
+    by: &[u8],
+    way: u8,
+    prime: &NonZero<Uint<L>>,
+) -> (F, Uint<L>) {
     let (a, b) = (F::from_bytes(number).unwrap(), F::from_bytes(by).unwrap());
     let (x, y) = (uint(number), uint(by));
     match way {
         0 => (a, x),
         1 => (a.sub(&b), x.sub_mod(&y, prime)),
         2 => (F::ZERO.sub(&a), x.neg_mod(prime)),
-        3 => (a.sub(&b).times(8).reduce(), (0..3).fold(x.sub_mod(&y, prime), |z, _| z.add_mod(&z, prime))),
-        _ => (a.sub(&b).sub(&b).reduce(), x.sub_mod(&y, prime).sub_mod(&y, prime)),
+        3 => (
+            a.sub(&b).times(8).reduce(),
+            (0..3).fold(x.sub_mod(&y, prime), |z, _| z.add_mod(&z, prime)),
+        ),
+        _ => (
+            a.sub(&b).sub(&b).reduce(),
+            x.sub_mod(&y, prime).sub_mod(&y, prime),
+        ),
     }
 }
 
@@ -122,7 +144,8 @@ macro_rules! field_tests {
                     }
                 }
 
-                /// As large as products take them: what is cut into limbs anew must come to the same.
+                /// As large as products take them: what is cut into limbs anew must come to the
+                /// same.
                 #[test]
                 fn limbs_may_be_as_large_as_promised(
                     limbs in prop::array::uniform4(extreme($field::MASK, $field::P[$field::P.len() - 1])),
@@ -144,7 +167,12 @@ macro_rules! field_tests {
     };
 }
 
-field_tests!(p256, P256, U256, "ffffffff00000001000000000000000000000000ffffffffffffffffffffffff");
+field_tests!(
+    p256,
+    P256,
+    U256,
+    "ffffffff00000001000000000000000000000000ffffffffffffffffffffffff"
+);
 field_tests!(
     p384,
     P384,

@@ -26,7 +26,8 @@ pub(crate) struct Hs(pub(crate) Alg);
 
 impl Hs {
     fn verifies<M: Mac + KeyInit>(secret: &Secret, message: &[u8], tag: &[u8]) -> bool {
-        <M as KeyInit>::new_from_slice(&secret.0).is_ok_and(|mac| mac.chain_update(message).verify_slice(tag).is_ok())
+        <M as KeyInit>::new_from_slice(&secret.0)
+            .is_ok_and(|mac| mac.chain_update(message).verify_slice(tag).is_ok())
     }
 }
 
@@ -43,8 +44,16 @@ impl Algorithm for Hs {
         match *key {}
     }
 
-    fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "a key of any other algorithm verifies nothing")]
+    fn verify_signature(
+        &self,
+        signature: &Self::Signature,
+        key: &Self::VerifyingKey,
+        message: &[u8],
+    ) -> bool {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "a key of any other algorithm verifies nothing"
+        )]
         match self.0 {
             Alg::Hs256 => Self::verifies::<Hmac<Sha256>>(key, message, signature.bytes()),
             Alg::Hs384 => Self::verifies::<Hmac<Sha384>>(key, message, signature.bytes()),

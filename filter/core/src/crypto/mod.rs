@@ -1,14 +1,16 @@
-//! Signature verification in the module itself: jwt-compact's [`Algorithm`] trait over crates' arithmetic where that is fast in
-//! WebAssembly, and over our own where it is not (`docs/adr/0008-arithmetic-of-our-own-for-verification.md`).
+//! Signature verification in the module itself: jwt-compact's [`Algorithm`] trait over crates'
+//! arithmetic where that is fast in WebAssembly, and over our own where it is not
+//! (`docs/adr/0008-arithmetic-of-our-own-for-verification.md`).
 //!
 //! ```text
 //! ecdsa ─ weierstrass ─ field      ed25519 (fiat-crypto)            rsa ─ montgomery      hmac
 //!      ╰────── window ──────────────────╯ tables: multiples of the keys in force
 //! ```
 //!
-//! Verification knows public data only, so all of it but [`hmac`] takes variable time. Nothing here may ever see a private key.
-//! Each algorithm has its own key type, so that a key cannot reach another algorithm's arithmetic (V5). Signing is not
-//! ours: the signing key types here have no values.
+//! Verification knows public data only, so all of it but [`hmac`] takes variable time. Nothing here
+//! may ever see a private key. Each algorithm has its own key type, so that a key cannot reach
+//! another algorithm's arithmetic (V5). Signing is not ours: the signing key types here have no
+//! values.
 
 use alloc::borrow::Cow;
 use core::num::NonZeroUsize;
@@ -37,9 +39,11 @@ mod tables;
 mod weierstrass;
 mod window;
 
-/// Checks signatures. The filter may hand the arithmetic to its host; the answer must be the same as [`Portable`]'s.
+/// Checks signatures. The filter may hand the arithmetic to its host; the answer must be the same
+/// as [`Portable`]'s.
 pub trait SignatureVerifier {
-    /// Whether `signature` is this key's signature of `message`, under the one algorithm of the key.
+    /// Whether `signature` is this key's signature of `message`, under the one algorithm of the
+    /// key.
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool;
 }
 
@@ -60,11 +64,17 @@ impl SignatureVerifier for Portable {
     }
 }
 
-fn verify<A: Algorithm>(algorithm: &A, key: &A::VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
+fn verify<A: Algorithm>(
+    algorithm: &A,
+    key: &A::VerifyingKey,
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
     if A::Signature::LENGTH.is_some_and(|length| length.get() != signature.len()) {
         return false;
     }
-    A::Signature::try_from_slice(signature).is_ok_and(|signature| algorithm.verify_signature(&signature, key, message))
+    A::Signature::try_from_slice(signature)
+        .is_ok_and(|signature| algorithm.verify_signature(&signature, key, message))
 }
 
 /// Bytes of a fixed length that are read without interpretation.
@@ -74,7 +84,10 @@ impl<const LENGTH: usize> AlgorithmSignature for Fixed<LENGTH> {
     const LENGTH: Option<NonZeroUsize> = NonZeroUsize::new(LENGTH);
 
     fn try_from_slice(slice: &[u8]) -> anyhow::Result<Self> {
-        slice.try_into().map(Self).map_err(|_| anyhow::Error::msg("signature length"))
+        slice
+            .try_into()
+            .map(Self)
+            .map_err(|_| anyhow::Error::msg("signature length"))
     }
 
     fn as_bytes(&self) -> Cow<'_, [u8]> {
@@ -97,9 +110,14 @@ impl Variable {
 impl AlgorithmSignature for Variable {
     fn try_from_slice(slice: &[u8]) -> anyhow::Result<Self> {
         let mut bytes = [0; _];
-        let place = bytes.get_mut(..slice.len()).ok_or_else(|| anyhow::Error::msg("signature length"))?;
+        let place = bytes
+            .get_mut(..slice.len())
+            .ok_or_else(|| anyhow::Error::msg("signature length"))?;
         place.copy_from_slice(slice);
-        Ok(Self { bytes, length: slice.len() })
+        Ok(Self {
+            bytes,
+            length: slice.len(),
+        })
     }
 
     fn as_bytes(&self) -> Cow<'_, [u8]> {

@@ -1,25 +1,30 @@
-//! Powers modulo an odd number of 2048 to 8192 bits, for RSA signatures: public data only, variable time.
+//! Powers modulo an odd number of 2048 to 8192 bits, for RSA signatures: public data only, variable
+//! time.
 //!
-//! Montgomery multiplication (P. Montgomery, "Modular multiplication without trial division", 1985) by columns ("product
-//! scanning", Koç, Acar, Kaliski 1996). WebAssembly multiplies 64 by 64 bits to 64 and has no carry flag, so numbers are
-//! cut into limbs of 28 or 26 bits: a whole column of products fits into 64 bits, and one carry a column is left.
+//! Montgomery multiplication (P. Montgomery, "Modular multiplication without trial division", 1985)
+//! by columns ("product scanning", Koç, Acar, Kaliski 1996). WebAssembly multiplies 64 by 64 bits
+//! to 64 and has no carry flag, so numbers are cut into limbs of 28 or 26 bits: a whole column of
+//! products fits into 64 bits, and one carry a column is left.
 
 use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut};
 
 use crate::limits;
 
-/// With so many limbs two columns of 28-bit products fit into 64 bits: 2 · 110 · 2^56 < 2^64. That is RSA-3072.
+/// With so many limbs two columns of 28-bit products fit into 64 bits: 2 · 110 · 2^56 < 2^64. That
+/// is RSA-3072.
 const MOST_WIDE_LIMBS: usize = 110;
 
-/// The limbs of the longest modulus: [`limits::MAX_RSA_BITS`] and two bits of room in limbs of 26 bits, an even number of them.
+/// The limbs of the longest modulus: [`limits::MAX_RSA_BITS`] and two bits of room in limbs of 26
+/// bits, an even number of them.
 const MOST_LIMBS: usize = (limits::MAX_RSA_BITS + 2).div_ceil(26).next_multiple_of(2);
 
 /// As many bytes as the longest modulus has.
 pub(super) type Bytes = [u8; limits::MAX_SIGNATURE_BYTES];
 
-/// An odd modulus and its Montgomery constants. R = 2^(width · limbs) is more than four times the modulus, so that results
-/// below twice the modulus stay so without a subtraction after each product.
+/// An odd modulus and its Montgomery constants. R = 2^(width · limbs) is more than four times the
+/// modulus, so that results below twice the modulus stay so without a subtraction after each
+/// product.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Modulus {
     /// Little-endian limbs; always an even number of them.
@@ -56,7 +61,10 @@ impl DerefMut for Number {
 
 impl Number {
     fn zero(count: usize) -> Self {
-        Self { limbs: [0; MOST_LIMBS], count }
+        Self {
+            limbs: [0; MOST_LIMBS],
+            count,
+        }
     }
 
     /// Big-endian bytes in `count` limbs; `None` if they need more.
@@ -107,21 +115,36 @@ struct Scratch {
 }
 
 impl Scratch {
-    const NEW: Self = Self { columns: [0; 2 * MOST_LIMBS], quotient: [0; MOST_LIMBS] };
+    const NEW: Self = Self {
+        columns: [0; 2 * MOST_LIMBS],
+        quotient: [0; MOST_LIMBS],
+    };
 }
 
 impl Modulus {
     /// `None` for an even number. `bits` is the length of `number` (big-endian, no leading zeros).
     pub(super) fn new(number: &[u8], bits: usize) -> Option<Self> {
         let limbs_of = |width: usize| bits.saturating_add(2).div_ceil(width).next_multiple_of(2);
-        let (width, count) = if limbs_of(28) <= MOST_WIDE_LIMBS { (28, limbs_of(28)) } else { (26, limbs_of(26)) };
+        let (width, count) = if limbs_of(28) <= MOST_WIDE_LIMBS {
+            (28, limbs_of(28))
+        } else {
+            (26, limbs_of(26))
+        };
         let limbs = Number::split(number, width, count)?.to_vec();
         let lowest = limbs.first().copied().filter(|limb| limb & 1 == 1)?;
-        // Newton's iteration doubles the good bits of an inverse, of which an odd number's own lowest three are the first.
-        let inverse =
-            (0..4).fold(lowest, |inverse, _| inverse.wrapping_mul(2_u32.wrapping_sub(lowest.wrapping_mul(inverse))));
+        // Newton's iteration doubles the good bits of an inverse, of which an odd number's own
+        // lowest three are the first.
+        let inverse = (0..4).fold(lowest, |inverse, _| {
+            inverse.wrapping_mul(2_u32.wrapping_sub(lowest.wrapping_mul(inverse)))
+        });
         let inverse = inverse.wrapping_neg() & low_bits(width);
-        let mut modulus = Self { square_of_r: Vec::new(), limbs, inverse, width, bits };
+        let mut modulus = Self {
+            square_of_r: Vec::new(),
+            limbs,
+            inverse,
+            width,
+            bits,
+        };
         modulus.square_of_r = modulus.find_square_of_r(count);
         Some(modulus)
     }
@@ -130,9 +153,14 @@ impl Modulus {
         self.bits
     }
 
-    /// `base` to the power `exponent` (odd and not 1) in `out`, as many bytes as the modulus has; `None` if `base` is not below the
-    /// modulus.
-    pub(super) fn power<'o>(&self, base: &[u8], exponent: u64, out: &'o mut Bytes) -> Option<&'o mut [u8]> {
+    /// `base` to the power `exponent` (odd and not 1) in `out`, as many bytes as the modulus has;
+    /// `None` if `base` is not below the modulus.
+    pub(super) fn power<'o>(
+        &self,
+        base: &[u8],
+        exponent: u64,
+        out: &'o mut Bytes,
+    ) -> Option<&'o mut [u8]> {
         let base = Number::split(base, self.width, self.limbs.len())?;
         if !less(&base, &self.limbs) {
             return None;
@@ -149,7 +177,8 @@ impl Modulus {
                 self.multiply(&mut value, &in_form, &mut scratch);
             }
         }
-        // The lowest bit of an odd exponent: the base as it is, not in Montgomery form, takes the result out of that form.
+        // The lowest bit of an odd exponent: the base as it is, not in Montgomery form, takes the
+        // result out of that form.
         self.square(&mut value, &mut scratch);
         self.multiply(&mut value, &base, &mut scratch);
         if !less(&value, &self.limbs) {
@@ -160,8 +189,8 @@ impl Modulus {
         Some(out)
     }
 
-    /// R² mod n: doublings from a power of two below n up to R · 2^(a quarter of R's bits), then two squarings, each of which
-    /// doubles the exponent over R.
+    /// R² mod n: doublings from a power of two below n up to R · 2^(a quarter of R's bits), then
+    /// two squarings, each of which doubles the exponent over R.
     fn find_square_of_r(&self, count: usize) -> Vec<u32> {
         let highest = self.bits.saturating_sub(1);
         let width = usize::try_from(self.width).unwrap_or(usize::MAX);
@@ -188,10 +217,16 @@ impl Modulus {
     /// a becomes a · b / R modulo n, below 2n if a · b is below 4n².
     fn multiply(&self, a: &mut [u32], b: &[u32], scratch: &mut Scratch) {
         let count = self.limbs.len();
-        for (column, sum) in scratch.columns.iter_mut().take(count.saturating_mul(2)).enumerate() {
+        for (column, sum) in scratch
+            .columns
+            .iter_mut()
+            .take(count.saturating_mul(2))
+            .enumerate()
+        {
             let from = column.saturating_add(1).saturating_sub(count);
             let to = column.saturating_add(1).min(count);
-            let partner = column.saturating_add(1).saturating_sub(to)..column.saturating_add(1).saturating_sub(from);
+            let partner = column.saturating_add(1).saturating_sub(to)
+                ..column.saturating_add(1).saturating_sub(from);
             *sum = inner(a.get(from..to), b.get(partner));
         }
         self.reduce(scratch, a);
@@ -200,11 +235,19 @@ impl Modulus {
     /// a becomes a · a / R modulo n: each pair of different limbs once, doubled.
     fn square(&self, a: &mut [u32], scratch: &mut Scratch) {
         let count = self.limbs.len();
-        for (column, sum) in scratch.columns.iter_mut().take(count.saturating_mul(2)).enumerate() {
+        for (column, sum) in scratch
+            .columns
+            .iter_mut()
+            .take(count.saturating_mul(2))
+            .enumerate()
+        {
             let next = column.saturating_add(1);
             let from = next.saturating_sub(count);
             let half = next / 2;
-            let pairs = inner(a.get(from..half), a.get(next.saturating_sub(half)..next.saturating_sub(from)));
+            let pairs = inner(
+                a.get(from..half),
+                a.get(next.saturating_sub(half)..next.saturating_sub(from)),
+            );
             *sum = pairs.wrapping_add(pairs);
             if column & 1 == 0 {
                 let middle = a.get(half).copied().map_or(0, u64::from);
@@ -214,7 +257,8 @@ impl Modulus {
         self.reduce(scratch, a);
     }
 
-    /// Montgomery's reduction of the columns. The low half chooses a multiple of n that makes it vanish, the high half is the result.
+    /// Montgomery's reduction of the columns. The low half chooses a multiple of n that makes it
+    /// vanish, the high half is the result.
     fn reduce(&self, scratch: &mut Scratch, result: &mut [u32]) {
         let (count, n) = (self.limbs.len(), self.limbs.as_slice());
         let Scratch { columns, quotient } = scratch;
@@ -239,11 +283,17 @@ impl Modulus {
     }
 }
 
-/// The sum of a₀·bₖ + a₁·bₖ₋₁ + …: one column of a product. It wraps for nothing that this file makes (see [`MOST_WIDE_LIMBS`]).
+/// The sum of a₀·bₖ + a₁·bₖ₋₁ + …: one column of a product. It wraps for nothing that this file
+/// makes (see [`MOST_WIDE_LIMBS`]).
 #[inline(always)]
 fn inner(a: Option<&[u32]>, b: Option<&[u32]>) -> u64 {
-    let pairs = a.unwrap_or_default().iter().zip(b.unwrap_or_default().iter().rev());
-    pairs.fold(0, |sum, (a, b)| u64::from(*a).wrapping_mul(u64::from(*b)).wrapping_add(sum))
+    let pairs = a
+        .unwrap_or_default()
+        .iter()
+        .zip(b.unwrap_or_default().iter().rev());
+    pairs.fold(0, |sum, (a, b)| {
+        u64::from(*a).wrapping_mul(u64::from(*b)).wrapping_add(sum)
+    })
 }
 
 /// A limb with all bits set.

@@ -17,21 +17,32 @@ fn modulus(number: &[u8]) -> Modulus {
 }
 
 fn power(number: &[u8], base: &[u8], exponent: u64) -> Option<Vec<u8>> {
-    modulus(number).power(base, exponent, &mut [0; _]).map(|power| power.to_vec())
+    modulus(number)
+        .power(base, exponent, &mut [0; _])
+        .map(|power| power.to_vec())
 }
 
 /// What another library makes of it.
 fn expected(number: &[u8], base: &[u8], exponent: u64) -> Vec<u8> {
     let bits = u32::try_from(number.len() * 8).unwrap();
-    let params = BoxedMontyParams::new(Odd::new(BoxedUint::from_be_slice(number, bits).unwrap()).unwrap());
+    let params =
+        BoxedMontyParams::new(Odd::new(BoxedUint::from_be_slice(number, bits).unwrap()).unwrap());
     let base = BoxedMontyForm::new(BoxedUint::from_be_slice(base, bits).unwrap(), &params);
-    let power = base.pow(&BoxedUint::from(exponent)).retrieve().to_be_bytes();
+    let power = base
+        .pow(&BoxedUint::from(exponent))
+        .retrieve()
+        .to_be_bytes();
     power[power.len() - number.len()..].to_vec()
 }
 
 /// Moduli of every length modulo a limb and a byte, of random, all one and sparse bits.
 fn a_modulus() -> impl Strategy<Value = Vec<u8>> {
-    let bytes = prop_oneof![256..=260_usize, 380..=400_usize, 512..=520_usize, Just(1024)];
+    let bytes = prop_oneof![
+        256..=260_usize,
+        380..=400_usize,
+        512..=520_usize,
+        Just(1024)
+    ];
     (bytes, 1..=255_u8, any::<u64>(), 0..3).prop_map(|(length, first, seed, kind)| {
         let mut number: Vec<u8> = match kind {
             0 => noise(seed, length),
@@ -47,7 +58,9 @@ fn a_modulus() -> impl Strategy<Value = Vec<u8>> {
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..length).map(|_| next()).collect()
@@ -95,7 +108,8 @@ proptest! {
     }
 }
 
-/// Where the limbs of a modulus end within the last byte of a base of the same length: no bit of the base may be lost.
+/// Where the limbs of a modulus end within the last byte of a base of the same length: no bit of
+/// the base may be lost.
 #[test]
 fn every_bit_of_the_base_counts() {
     for bits in (2048..2200).chain(3070..3180).chain(8180..=8192) {
@@ -109,7 +123,10 @@ fn every_bit_of_the_base_counts() {
         assert!(modulus.power(&base, 3, &mut [0; _]).is_some());
         for bit in (bits - 1) % 8..8 {
             base[0] = 1 << bit;
-            assert!(modulus.power(&base, 3, &mut [0; _]).is_none(), "{bits} bits, bit {bit} of the first byte");
+            assert!(
+                modulus.power(&base, 3, &mut [0; _]).is_none(),
+                "{bits} bits, bit {bit} of the first byte"
+            );
         }
     }
 }

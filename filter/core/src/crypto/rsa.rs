@@ -1,6 +1,8 @@
-//! RSASSA-PKCS1-v1_5 and RSASSA-PSS (RFC 8017, RFC 7518 §3.3 and §3.5): verification only, on public data, in variable time.
+//! RSASSA-PKCS1-v1_5 and RSASSA-PSS (RFC 8017, RFC 7518 §3.3 and §3.5): verification only, on
+//! public data, in variable time.
 //!
-//! The encoded message is rebuilt or taken apart byte by byte here; the arithmetic below it is in [`super::montgomery`].
+//! The encoded message is rebuilt or taken apart byte by byte here; the arithmetic below it is in
+//! [`super::montgomery`].
 
 use alloc::borrow::Cow;
 use core::convert::Infallible;
@@ -16,7 +18,8 @@ use crate::limits;
 /// The largest public exponent taken. Every exponent in use is 65537 or 3; a cap bounds the work.
 const MAX_EXPONENT: u64 = (1 << 33) - 1;
 
-/// The public key of an RSA key pair, with what Montgomery multiplication wants to know of its modulus.
+/// The public key of an RSA key pair, with what Montgomery multiplication wants to know of its
+/// modulus.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RsaKey {
     modulus: Modulus,
@@ -41,16 +44,22 @@ impl RsaKey {
             return Err(RsaProblem::Size(bits));
         }
         let exponent = match e.len() {
-            0..=8 => e.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte)),
+            0..=8 => e
+                .iter()
+                .fold(0_u64, |value, byte| value << 8 | u64::from(*byte)),
             _ => 0,
         };
         if exponent & 1 == 0 || !(3..=MAX_EXPONENT).contains(&exponent) {
             return Err(RsaProblem::Exponent);
         }
-        Ok(Self { modulus: Modulus::new(n, bits).ok_or(RsaProblem::Exponent)?, exponent })
+        Ok(Self {
+            modulus: Modulus::new(n, bits).ok_or(RsaProblem::Exponent)?,
+            exponent,
+        })
     }
 
-    /// RFC 8017 §5.2.2, RSAVP1: s^e mod n in as many bytes as the modulus, for a signature of that length below the modulus.
+    /// RFC 8017 §5.2.2, RSAVP1: s^e mod n in as many bytes as the modulus, for a signature of that
+    /// length below the modulus.
     fn recover<'o>(&self, signature: &[u8], out: &'o mut Bytes) -> Option<&'o mut [u8]> {
         if signature.len() != self.modulus.bits().div_ceil(8) {
             return None;
@@ -64,8 +73,9 @@ impl RsaKey {
     }
 
     fn verifies_pss<D: Digest>(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.recover(signature, &mut [0; _])
-            .is_some_and(|encoded| pss_fits::<D>(&D::digest(message), encoded, self.modulus.bits()).is_some())
+        self.recover(signature, &mut [0; _]).is_some_and(|encoded| {
+            pss_fits::<D>(&D::digest(message), encoded, self.modulus.bits()).is_some()
+        })
     }
 }
 
@@ -76,44 +86,66 @@ fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
 
 /// Of a number without leading zero bytes.
 fn bit_length(bytes: &[u8]) -> usize {
-    let unused = bytes.first().map_or(0, |byte| usize::try_from(byte.leading_zeros()).unwrap_or(0));
+    let unused = bytes
+        .first()
+        .map_or(0, |byte| usize::try_from(byte.leading_zeros()).unwrap_or(0));
     bytes.len().saturating_mul(8).saturating_sub(unused)
 }
 
 /// RFC 8017 §9.2 note 1: the DER of a `DigestInfo` up to the digest itself.
-const SHA256_INFO: &[u8] =
-    &[0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20];
-const SHA384_INFO: &[u8] =
-    &[0x30, 0x41, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05, 0x00, 0x04, 0x30];
-const SHA512_INFO: &[u8] =
-    &[0x30, 0x51, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03, 0x05, 0x00, 0x04, 0x40];
+const SHA256_INFO: &[u8] = &[
+    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
+    0x00, 0x04, 0x20,
+];
+const SHA384_INFO: &[u8] = &[
+    0x30, 0x41, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05,
+    0x00, 0x04, 0x30,
+];
+const SHA512_INFO: &[u8] = &[
+    0x30, 0x51, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03, 0x05,
+    0x00, 0x04, 0x40,
+];
 
-/// RFC 8017 §9.2: `00 01 FF … FF 00 DigestInfo`. Spelling out the one right encoding and comparing all of it leaves nothing to parse.
+/// RFC 8017 §9.2: `00 01 FF … FF 00 DigestInfo`. Spelling out the one right encoding and comparing
+/// all of it leaves nothing to parse.
 fn is_pkcs1_encoding(encoded: &[u8], prefix: &[u8], digest: &[u8]) -> bool {
     let info = prefix.iter().chain(digest);
-    let padding = encoded.len().checked_sub(info.clone().count()).and_then(|rest| rest.checked_sub(3));
-    let Some(padding) = padding.filter(|padding| *padding >= 8) else { return false };
-    let head = [0, 1].iter().chain(core::iter::repeat_n(&0xff, padding)).chain(&[0]);
+    let padding = encoded
+        .len()
+        .checked_sub(info.clone().count())
+        .and_then(|rest| rest.checked_sub(3));
+    let Some(padding) = padding.filter(|padding| *padding >= 8) else {
+        return false;
+    };
+    let head = [0, 1]
+        .iter()
+        .chain(core::iter::repeat_n(&0xff, padding))
+        .chain(&[0]);
     encoded.iter().eq(head.chain(info))
 }
 
-/// RFC 8017 §9.1.2 with a salt as long as the hash; `Some` if consistent. `encoded` is as long as the modulus (§8.1.2) and
-/// is unmasked in place.
+/// RFC 8017 §9.1.2 with a salt as long as the hash; `Some` if consistent. `encoded` is as long as
+/// the modulus (§8.1.2) and is unmasked in place.
 fn pss_fits<D: Digest>(digest: &[u8], encoded: &mut [u8], modulus_bits: usize) -> Option<()> {
     let hash_length = <D as Digest>::output_size();
     let bits = modulus_bits.checked_sub(1)?;
     let length = bits.div_ceil(8);
     // A modulus of 8k + 1 bits leaves a byte in front, which must be zero.
     let (front, encoded) = encoded.split_at_mut_checked(encoded.len().checked_sub(length)?)?;
-    let (block, rest) = encoded.split_at_mut_checked(length.checked_sub(hash_length)?.checked_sub(1)?)?;
+    let (block, rest) =
+        encoded.split_at_mut_checked(length.checked_sub(hash_length)?.checked_sub(1)?)?;
     let (hash, trailer) = rest.split_at_checked(hash_length)?;
-    // The unused bits of the first byte are zero in what was signed, and are cleared in what the mask makes of it.
+    // The unused bits of the first byte are zero in what was signed, and are cleared in what the
+    // mask makes of it.
     let unused = length.checked_mul(8)?.checked_sub(bits)?;
     let used = 0xff_u8.checked_shr(u32::try_from(unused).ok()?)?;
     if front.iter().any(|byte| *byte != 0) || trailer != [0xbc] || block.first()? & !used != 0 {
         return None;
     }
-    block.iter_mut().zip(mgf1::<D>(hash)).for_each(|(byte, mask)| *byte ^= mask);
+    block
+        .iter_mut()
+        .zip(mgf1::<D>(hash))
+        .for_each(|(byte, mask)| *byte ^= mask);
     if let Some(first) = block.first_mut() {
         *first &= used;
     }
@@ -122,13 +154,22 @@ fn pss_fits<D: Digest>(digest: &[u8], encoded: &mut [u8], modulus_bits: usize) -
     if *one != 1 || zeros.iter().any(|byte| *byte != 0) {
         return None;
     }
-    let expected = D::new().chain_update([0; 8]).chain_update(digest).chain_update(salt).finalize();
+    let expected = D::new()
+        .chain_update([0; 8])
+        .chain_update(digest)
+        .chain_update(salt)
+        .finalize();
     (expected.as_slice() == hash).then_some(())
 }
 
 /// RFC 8017 appendix B.2.1: a mask as long as anybody reads.
 fn mgf1<D: Digest>(seed: &[u8]) -> impl Iterator<Item = u8> {
-    (0_u32..).flat_map(move |counter| D::new().chain_update(seed).chain_update(counter.to_be_bytes()).finalize())
+    (0_u32..).flat_map(move |counter| {
+        D::new()
+            .chain_update(seed)
+            .chain_update(counter.to_be_bytes())
+            .finalize()
+    })
 }
 
 /// RSASSA-PKCS1-v1_5 and RSASSA-PSS (RFC 7518 §3.3, §3.5); the salt is as long as the hash.
@@ -147,7 +188,12 @@ impl Algorithm for Rsa {
         match *key {}
     }
 
-    fn verify_signature(&self, signature: &Self::Signature, key: &Self::VerifyingKey, message: &[u8]) -> bool {
+    fn verify_signature(
+        &self,
+        signature: &Self::Signature,
+        key: &Self::VerifyingKey,
+        message: &[u8],
+    ) -> bool {
         let signature = signature.bytes();
         match self.0 {
             Alg::Rs256 => key.verifies_pkcs1::<Sha256>(SHA256_INFO, message, signature),
@@ -157,7 +203,13 @@ impl Algorithm for Rsa {
             Alg::Ps384 => key.verifies_pss::<Sha384>(message, signature),
             Alg::Ps512 => key.verifies_pss::<Sha512>(message, signature),
             // Not RSA: such a key verifies nothing.
-            Alg::Es256 | Alg::Es384 | Alg::Es512 | Alg::EdDsa | Alg::Hs256 | Alg::Hs384 | Alg::Hs512 => false,
+            Alg::Es256
+            | Alg::Es384
+            | Alg::Es512
+            | Alg::EdDsa
+            | Alg::Hs256
+            | Alg::Hs384
+            | Alg::Hs512 => false,
         }
     }
 }

@@ -9,11 +9,18 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 /// RFC 8017 §9.1.1, for 2048 bits: no bit of the first byte is unused.
 fn pss_encoding(digest: &[u8]) -> Vec<u8> {
     let salt = [7; 32];
-    let hash = Sha256::new().chain_update([0; 8]).chain_update(digest).chain_update(salt).finalize();
+    let hash = Sha256::new()
+        .chain_update([0; 8])
+        .chain_update(digest)
+        .chain_update(salt)
+        .finalize();
     let mut block = alloc::vec![0; 256 - 32 - 1 - 32 - 1];
     block.push(1);
     block.extend(salt);
-    block.iter_mut().zip(mgf1::<Sha256>(&hash)).for_each(|(byte, mask)| *byte ^= mask);
+    block
+        .iter_mut()
+        .zip(mgf1::<Sha256>(&hash))
+        .for_each(|(byte, mask)| *byte ^= mask);
     block.extend(hash);
     block.push(0xbc);
     block
@@ -24,6 +31,9 @@ fn where_a_modulus_leaves_a_byte_in_front_it_must_be_zero() {
     let digest = Sha256::digest(b"text");
     for (front, fits) in [(0, true), (1, false)] {
         let mut encoded = [&[front][..], &pss_encoding(&digest)].concat();
-        assert_eq!(pss_fits::<Sha256>(&digest, &mut encoded, 2049).is_some(), fits);
+        assert_eq!(
+            pss_fits::<Sha256>(&digest, &mut encoded, 2049).is_some(),
+            fits
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Precomputed multiples of the keys in force, so that a verification is left with additions.
 //!
-//! Keys are few and live long, tokens are many. Tables live beside the keys, under their ids, and are built in small steps
-//! off the request path; until both tables that a signature needs are there, [`Portable`] verifies it.
+//! Keys are few and live long, tokens are many. Tables live beside the keys, under their ids, and
+//! are built in small steps off the request path; until both tables that a signature needs are
+//! there, [`Portable`] verifies it.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -25,17 +26,25 @@ struct Tables<G: Group> {
 
 impl<G: Group> Default for Tables<G> {
     fn default() -> Self {
-        Self { generator: None, keys: Vec::new() }
+        Self {
+            generator: None,
+            keys: Vec::new(),
+        }
     }
 }
 
 impl<G: Group> Tables<G> {
     fn iter(&self) -> impl Iterator<Item = &Table<G>> {
-        self.generator.iter().chain(self.keys.iter().map(|(_, table)| table))
+        self.generator
+            .iter()
+            .chain(self.keys.iter().map(|(_, table)| table))
     }
 
     fn table(&self, id: KeyId) -> Option<&Table<G>> {
-        self.keys.iter().find(|(of, _)| *of == id).map(|(_, table)| table)
+        self.keys
+            .iter()
+            .find(|(of, _)| *of == id)
+            .map(|(_, table)| table)
     }
 
     /// Both that a key needs.
@@ -46,7 +55,8 @@ impl<G: Group> Tables<G> {
 
     /// Drops tables of keys that are not wanted, and the generator's when no key is left.
     fn retain(&mut self, wanted: &[&Key]) {
-        self.keys.retain(|(id, _)| wanted.iter().any(|key| key.id() == *id));
+        self.keys
+            .retain(|(id, _)| wanted.iter().any(|key| key.id() == *id));
         if self.keys.is_empty() {
             self.generator = None;
         }
@@ -79,7 +89,10 @@ impl<G: Group> Tables<G> {
 
     /// Builds a row of the first table that wants one, the generator's before those of keys.
     fn advance(&mut self) -> bool {
-        let mut all = self.generator.iter_mut().chain(self.keys.iter_mut().map(|(_, table)| table));
+        let mut all = self
+            .generator
+            .iter_mut()
+            .chain(self.keys.iter_mut().map(|(_, table)| table));
         match all.find(|table| table.is_growing()) {
             Some(table) => {
                 table.advance();
@@ -97,10 +110,16 @@ struct Budget {
 }
 
 impl Budget {
-    /// The widest window whose table is within the share, or the narrowest while there is room at all.
+    /// The widest window whose table is within the share, or the narrowest while there is room at
+    /// all.
     fn take<G: Group>(&mut self) -> Option<u32> {
-        let most = self.share.max(Table::<G>::bytes_of(NARROWEST)).min(self.left);
-        let width = (NARROWEST..=WIDEST).rev().find(|width| Table::<G>::bytes_of(*width) <= most)?;
+        let most = self
+            .share
+            .max(Table::<G>::bytes_of(NARROWEST))
+            .min(self.left);
+        let width = (NARROWEST..=WIDEST)
+            .rev()
+            .find(|width| Table::<G>::bytes_of(*width) <= most)?;
         self.left = self.left.saturating_sub(Table::<G>::bytes_of(width));
         Some(width)
     }
@@ -108,8 +127,9 @@ impl Budget {
 
 /// Verifies with tables for the keys that have them, and as [`Portable`] does for the others.
 ///
-/// Memory stays within [`limits::MAX_TABLES_BYTES`]: each new table takes the widest window that fits into an equal share of what is
-/// left. Keys that come when all is given away have none until others leave.
+/// Memory stays within [`limits::MAX_TABLES_BYTES`]: each new table takes the widest window that
+/// fits into an equal share of what is left. Keys that come when all is given away have none until
+/// others leave.
 #[derive(Clone, Default)]
 pub struct KeyTables {
     p256: Tables<Points<P256>>,
@@ -125,12 +145,14 @@ impl KeyTables {
         Self::default()
     }
 
-    /// Takes note of the keys in force: tables of others are dropped, missing ones are queued for [`KeyTables::advance`].
+    /// Takes note of the keys in force: tables of others are dropped, missing ones are queued for
+    /// [`KeyTables::advance`].
     pub fn keep<'k>(&mut self, keys: impl IntoIterator<Item = &'k Key>) {
         // Configurations share issuers: each key counts once.
         let mut wanted: Vec<&Key> = Vec::new();
         for key in keys.into_iter().filter(|key| has_tables(key)) {
-            if wanted.len() < limits::MAX_KEYS && wanted.iter().all(|known| known.id() != key.id()) {
+            if wanted.len() < limits::MAX_KEYS && wanted.iter().all(|known| known.id() != key.id())
+            {
                 wanted.push(key);
             }
         }
@@ -139,7 +161,10 @@ impl KeyTables {
         self.p521.retain(&wanted);
         self.ed25519.retain(&wanted);
         let left = limits::MAX_TABLES_BYTES.saturating_sub(self.bytes());
-        let share = left.checked_div(self.missing(&wanted)).unwrap_or(0).min(limits::MAX_TABLE_BYTES);
+        let share = left
+            .checked_div(self.missing(&wanted))
+            .unwrap_or(0)
+            .min(limits::MAX_TABLE_BYTES);
         let mut budget = Budget { left, share };
         for key in wanted {
             self.add(key, &mut budget);
@@ -155,19 +180,33 @@ impl KeyTables {
             (Family::Ed25519, self.ed25519.generator.is_none()),
         ];
         let wants = |family| wanted.iter().any(|key| key.alg().family() == family);
-        let generators = generators.into_iter().filter(|(family, missing)| *missing && wants(*family)).count();
+        let generators = generators
+            .into_iter()
+            .filter(|(family, missing)| *missing && wants(*family))
+            .count();
         let held = |id: &KeyId| {
             self.p256.table(*id).is_some()
                 || self.p384.table(*id).is_some()
                 || self.p521.table(*id).is_some()
                 || self.ed25519.table(*id).is_some()
         };
-        wanted.iter().filter(|key| !held(&key.id())).count().saturating_add(generators)
+        wanted
+            .iter()
+            .filter(|key| !held(&key.id()))
+            .count()
+            .saturating_add(generators)
     }
 
     fn add(&mut self, key: &Key, budget: &mut Budget) {
-        fn ec<C: Ecdsa>(tables: &mut Tables<Points<C>>, id: KeyId, key: &EcKey<C>, budget: &mut Budget) {
-            tables.add(id, budget, EcKey::<C>::generator_table, |width| Some(key.table(width)));
+        fn ec<C: Ecdsa>(
+            tables: &mut Tables<Points<C>>,
+            id: KeyId,
+            key: &EcKey<C>,
+            budget: &mut Budget,
+        ) {
+            tables.add(id, budget, EcKey::<C>::generator_table, |width| {
+                Some(key.table(width))
+            });
         }
         match key.public_key() {
             PublicKey::P256(public) => ec(&mut self.p256, key.id(), public, budget),
@@ -175,15 +214,23 @@ impl KeyTables {
             PublicKey::P521(public) => ec(&mut self.p521, key.id(), public, budget),
             PublicKey::Ed25519(public) => {
                 let generator = |width| Some(EdKey::generator_table(width));
-                self.ed25519.add(key.id(), budget, generator, |width| Some(public.table(width)));
+                self.ed25519.add(key.id(), budget, generator, |width| {
+                    Some(public.table(width))
+                });
             }
             PublicKey::Rsa(_) | PublicKey::Secret(_) => {}
         }
     }
 
-    /// Does so many steps of building: each is one row of one table. Returns whether there is more to do.
+    /// Does so many steps of building: each is one row of one table. Returns whether there is more
+    /// to do.
     pub fn advance(&mut self, steps: usize) -> bool {
-        let mut step = || self.ed25519.advance() || self.p256.advance() || self.p384.advance() || self.p521.advance();
+        let mut step = || {
+            self.ed25519.advance()
+                || self.p256.advance()
+                || self.p384.advance()
+                || self.p521.advance()
+        };
         let _ = (0..steps).all(|_| step());
         self.is_growing()
     }
@@ -200,7 +247,14 @@ impl KeyTables {
     /// Bytes that the tables take when they are all built.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        [self.p256.bytes(), self.p384.bytes(), self.p521.bytes(), self.ed25519.bytes()].into_iter().sum()
+        [
+            self.p256.bytes(),
+            self.p384.bytes(),
+            self.p521.bytes(),
+            self.ed25519.bytes(),
+        ]
+        .into_iter()
+        .sum()
     }
 
     /// Whether signatures of this key are verified with tables by now.
@@ -218,7 +272,10 @@ impl KeyTables {
 
 impl fmt::Debug for KeyTables {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("KeyTables").field("bytes", &self.bytes()).field("growing", &self.is_growing()).finish()
+        out.debug_struct("KeyTables")
+            .field("bytes", &self.bytes())
+            .field("growing", &self.is_growing())
+            .finish()
     }
 }
 
@@ -230,10 +287,21 @@ fn has_tables(key: &Key) -> bool {
 impl SignatureVerifier for KeyTables {
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
         match key.public_key() {
-            PublicKey::P256(public) => verify(&Es(self.p256.of(key.id())), public, message, signature),
-            PublicKey::P384(public) => verify(&Es(self.p384.of(key.id())), public, message, signature),
-            PublicKey::P521(public) => verify(&Es(self.p521.of(key.id())), public, message, signature),
-            PublicKey::Ed25519(public) => verify(&EdDsa(self.ed25519.of(key.id())), public, message, signature),
+            PublicKey::P256(public) => {
+                verify(&Es(self.p256.of(key.id())), public, message, signature)
+            }
+            PublicKey::P384(public) => {
+                verify(&Es(self.p384.of(key.id())), public, message, signature)
+            }
+            PublicKey::P521(public) => {
+                verify(&Es(self.p521.of(key.id())), public, message, signature)
+            }
+            PublicKey::Ed25519(public) => verify(
+                &EdDsa(self.ed25519.of(key.id())),
+                public,
+                message,
+                signature,
+            ),
             PublicKey::Rsa(_) | PublicKey::Secret(_) => Portable.verify(key, message, signature),
         }
     }

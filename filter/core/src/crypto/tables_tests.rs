@@ -56,12 +56,17 @@ fn tables_come_with_keys_and_leave_with_them() {
     assert!(new.iter().all(|key| !tables.is_ready(key)));
     let before = tables.bytes();
     tables.keep(old.iter().chain(old.iter()));
-    assert!(!tables.is_growing() && tables.bytes() == before, "what is there is not built again");
+    assert!(
+        !tables.is_growing() && tables.bytes() == before,
+        "what is there is not built again"
+    );
     tables.keep(old.iter().chain(new.iter()));
     build(&mut tables);
     assert!(old.iter().chain(new.iter()).all(|key| tables.is_ready(key)));
     tables.keep(new.iter());
-    assert!(old.iter().all(|key| !tables.is_ready(key)) && new.iter().all(|key| tables.is_ready(key)));
+    assert!(
+        old.iter().all(|key| !tables.is_ready(key)) && new.iter().all(|key| tables.is_ready(key))
+    );
     tables.keep([]);
     assert_eq!(tables.bytes(), 0);
 }
@@ -70,17 +75,30 @@ fn tables_come_with_keys_and_leave_with_them() {
 fn memory_stays_within_its_budget() {
     let mut tables = KeyTables::new();
     for count in [1, 3, 10, 25, 100] {
-        let keys = set((0..count).map(|at| jwks(at + 1).swap_remove(usize::from(at) % 4)).collect());
+        let keys = set((0..count)
+            .map(|at| jwks(at + 1).swap_remove(usize::from(at) % 4))
+            .collect());
         tables.keep(keys.iter());
-        assert!(tables.bytes() <= limits::MAX_TABLES_BYTES, "{count} keys: {}", tables.bytes());
+        assert!(
+            tables.bytes() <= limits::MAX_TABLES_BYTES,
+            "{count} keys: {}",
+            tables.bytes()
+        );
         build(&mut tables);
         let held = keys.iter().filter(|key| tables.is_ready(key)).count();
-        assert!(held >= usize::from(count.min(10)), "{count} keys: {held} with tables");
+        assert!(
+            held >= usize::from(count.min(10)),
+            "{count} keys: {held} with tables"
+        );
     }
     let ten = set((1..=10).map(|seed| jwks(seed).swap_remove(0)).collect());
     let mut tables = KeyTables::new();
     tables.keep(ten.iter());
-    assert_eq!(tables.bytes(), 11 * Table::<Points<P256>>::bytes_of(WIDEST), "ten keys have the widest windows");
+    assert_eq!(
+        tables.bytes(),
+        11 * Table::<Points<P256>>::bytes_of(WIDEST),
+        "ten keys have the widest windows"
+    );
 }
 
 #[test]

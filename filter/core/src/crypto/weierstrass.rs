@@ -1,7 +1,9 @@
-//! The groups of P-256, P-384 and P-521: y² = x³ − 3x + b, in Jacobian coordinates (X/Z², Y/Z³), Z = 0 at infinity.
+//! The groups of P-256, P-384 and P-521: y² = x³ − 3x + b, in Jacobian coordinates (X/Z², Y/Z³), Z
+//! = 0 at infinity.
 //!
-//! Formulas are those of the Explicit-Formulas Database (hyperelliptic.org/EFD, "g1p/jacobian-3"). They fail where a
-//! point meets itself or its negative, and signatures can be made to get there, so these cases are looked for each time.
+//! Formulas are those of the Explicit-Formulas Database (hyperelliptic.org/EFD, "g1p/jacobian-3").
+//! They fail where a point meets itself or its negative, and signatures can be made to get there,
+//! so these cases are looked for each time.
 
 use core::fmt::Debug;
 use core::marker::PhantomData;
@@ -29,7 +31,8 @@ pub(super) struct Affine<F> {
 }
 
 impl<F: Field> Affine<F> {
-    /// The point of these coordinates, big-endian; `None` if one is not below the prime, or they are not on the curve.
+    /// The point of these coordinates, big-endian; `None` if one is not below the prime, or they
+    /// are not on the curve.
     pub(super) fn on_curve<C: Curve<Field = F>>(x: &[u8], y: &[u8]) -> Option<Self> {
         let (x, y, b) = (F::from_bytes(x)?, F::from_bytes(y)?, F::from_bytes(C::B)?);
         // x³ − 3x + b
@@ -47,11 +50,20 @@ pub(super) struct Jacobian<F> {
 }
 
 impl<F: Field> Jacobian<F> {
-    const INFINITY: Self = Self { x: F::ONE, y: F::ONE, z: F::ZERO };
+    const INFINITY: Self = Self {
+        x: F::ONE,
+        y: F::ONE,
+        z: F::ZERO,
+    };
 
     fn from_affine(point: &Affine<F>) -> Self {
-        // A negated y has limbs below zero, and what an addition makes of it would be a sum (see `field`).
-        Self { x: point.x, y: point.y.reduce(), z: F::ONE }
+        // A negated y has limbs below zero, and what an addition makes of it would be a sum (see
+        // `field`).
+        Self {
+            x: point.x,
+            y: point.y.reduce(),
+            z: F::ONE,
+        }
     }
 
     /// "dbl-2001-b", with 2·Y·Z for (Y + Z)² − Y² − Z². Infinity stays there.
@@ -59,10 +71,20 @@ impl<F: Field> Jacobian<F> {
         let delta = self.z.square();
         let gamma = self.y.square();
         let beta = self.x.mul(&gamma);
-        let alpha = self.x.sub(&delta).mul(&self.x.add(&delta)).times(3).reduce();
+        let alpha = self
+            .x
+            .sub(&delta)
+            .mul(&self.x.add(&delta))
+            .times(3)
+            .reduce();
         let x = alpha.square().sub(&beta.times(8)).reduce();
         let z = self.y.times(2).mul(&self.z);
-        let y = F::mul_sub(&alpha, &beta.times(4).sub(&x).reduce(), &gamma.times(8).reduce(), &gamma);
+        let y = F::mul_sub(
+            &alpha,
+            &beta.times(4).sub(&x).reduce(),
+            &gamma.times(8).reduce(),
+            &gamma,
+        );
         Self { x, y, z }
     }
 
@@ -76,14 +98,22 @@ impl<F: Field> Jacobian<F> {
         let r = other.y.mul(&self.z.mul(&zz)).sub(&self.y);
         if h.is_zero() {
             // The same x: the same point, or its negative.
-            return if r.is_zero() { self.double() } else { Self::INFINITY };
+            return if r.is_zero() {
+                self.double()
+            } else {
+                Self::INFINITY
+            };
         }
         let hh = h.square();
         let hhh = h.mul(&hh);
         let v = self.x.mul(&hh);
         let x = r.square().sub(&hhh).sub(&v.times(2)).reduce();
         let y = F::mul_sub(&r, &v.sub(&x), &self.y, &hhh);
-        Self { x, y, z: self.z.mul(&h) }
+        Self {
+            x,
+            y,
+            z: self.z.mul(&h),
+        }
     }
 }
 
@@ -101,12 +131,18 @@ impl<C: Curve> Group for Points<C> {
     const ONE: C::Field = C::Field::ONE;
 
     fn entry(point: &Self::Point) -> Self::Entry {
-        Affine { x: point.x.pack(), y: point.y.pack() }
+        Affine {
+            x: point.x.pack(),
+            y: point.y.pack(),
+        }
     }
 
     fn add(sum: &Self::Sum, entry: &Self::Entry, negative: bool) -> Self::Sum {
         let (x, y) = (C::Field::unpack(&entry.x), C::Field::unpack(&entry.y));
-        sum.add(&Affine { x, y: if negative { C::Field::ZERO.sub(&y) } else { y } })
+        sum.add(&Affine {
+            x,
+            y: if negative { C::Field::ZERO.sub(&y) } else { y },
+        })
     }
 
     fn double(sum: &Self::Sum) -> Self::Sum {
@@ -127,7 +163,10 @@ impl<C: Curve> Group for Points<C> {
 
     fn point(sum: &Self::Sum, inverse: &C::Field) -> Self::Point {
         let square = inverse.square();
-        Affine { x: sum.x.mul(&square), y: sum.y.mul(&square.mul(inverse)) }
+        Affine {
+            x: sum.x.mul(&square),
+            y: sum.y.mul(&square.mul(inverse)),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The groups against the RustCrypto crates of the same curves, where sums meet themselves, their negatives and infinity.
+//! The groups against the RustCrypto crates of the same curves, where sums meet themselves, their
+//! negatives and infinity.
 
 use alloc::vec::Vec;
 
@@ -15,7 +16,10 @@ fn coordinates<F: Field>(sum: &Jacobian<F>) -> Option<(Vec<u8>, Vec<u8>)> {
     let inverse = sum.z.invert()?;
     let square = inverse.square();
     let (x, y) = (sum.x.mul(&square), sum.y.mul(&square).mul(&inverse));
-    Some((x.to_bytes().as_ref().to_vec(), y.to_bytes().as_ref().to_vec()))
+    Some((
+        x.to_bytes().as_ref().to_vec(),
+        y.to_bytes().as_ref().to_vec(),
+    ))
 }
 
 macro_rules! group_tests {
@@ -78,7 +82,8 @@ macro_rules! group_tests {
                     let point = ours(&key_point);
                     let widths = [WIDEST - u32::try_from(at).unwrap() % 3, NARROWEST + u32::try_from(at).unwrap() % 3];
                     let tables = [table(generator, widths[0]), table(point, widths[1])];
-                    // The key's own pitfalls: u₁ + u₂·key = 0, and u₁ = ± u₂·key at the last addition.
+                    // The key's own pitfalls: u₁ + u₂·key = 0, and u₁ = ± u₂·key at the last
+                    // addition.
                     let pitfalls = scalars.iter().flat_map(|b| [(-*b * key, *b), (*b * key, *b)]);
                     let all = scalars.iter().flat_map(|a| scalars.iter().map(move |b| (*a, *b))).skip(at % 4).step_by(3);
                     for (a, b) in all.chain(pitfalls) {
@@ -132,7 +137,8 @@ group_tests!(p256_group, P256, p256);
 group_tests!(p384_group, P384, p384);
 group_tests!(p521_group, P521, p521);
 
-/// Two points whose y has limbs as large as they get: what an addition makes of a negated one must still fit.
+/// Two points whose y has limbs as large as they get: what an addition makes of a negated one must
+/// still fit.
 #[test]
 fn a_negated_point_may_come_first() {
     let number = |hex: &str| U256::from_be_hex(hex).to_be_bytes();
@@ -141,10 +147,19 @@ fn a_negated_point_may_come_first() {
         "7924fb940422573b45b7634debc1043603dc46774990bf02162d7db37fe1f7ee",
         "bdb047c743e1521fdd4f95b8d4b6825da09e77020dd1341e8f6ef826f4e02298",
     ]
-    .map(|x| Points::<P256>::entry(&Affine::on_curve::<P256>(number(x).as_ref(), y.as_ref()).unwrap()));
+    .map(|x| {
+        Points::<P256>::entry(&Affine::on_curve::<P256>(number(x).as_ref(), y.as_ref()).unwrap())
+    });
     let sum = |one: (_, bool), two: (_, bool)| {
-        Points::<P256>::add(&Points::<P256>::add(&Jacobian::INFINITY, one.0, one.1), two.0, two.1)
+        Points::<P256>::add(
+            &Points::<P256>::add(&Jacobian::INFINITY, one.0, one.1),
+            two.0,
+            two.1,
+        )
     };
     let other_way_round = sum((&second, false), (&first, true));
-    assert_eq!(coordinates(&sum((&first, true), (&second, false))), coordinates(&other_way_round));
+    assert_eq!(
+        coordinates(&sum((&first, true), (&second, false))),
+        coordinates(&other_way_round)
+    );
 }

@@ -1,8 +1,9 @@
-//! Scalar multiplication by windows of signed digits, over any group: with a table of all that a key's multiples can need
-//! (additions only), or with small tables and doublings.
+//! Scalar multiplication by windows of signed digits, over any group: with a table of all that a
+//! key's multiples can need (additions only), or with small tables and doublings.
 //!
-//! Signed digits halve a table: of width w they run from −2^(w−1) to 2^(w−1) (Brickell, Gordon, McCurley, Wilson 1992; Möller
-//! 2001). Which entries are read depends on the scalar, which is public here.
+//! Signed digits halve a table: of width w they run from −2^(w−1) to 2^(w−1) (Brickell, Gordon,
+//! McCurley, Wilson 1992; Möller 2001). Which entries are read depends on the scalar, which is
+//! public here.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -54,9 +55,14 @@ pub(super) trait Group {
 /// A multiple, and the product of all denominators before its own.
 type Step<G> = (<G as Group>::Sum, <G as Group>::Element);
 
-/// Fills `row` with 1, 2, … times the base, and returns twice the last of them. There must be one step more than the row has
-/// entries. One inversion serves all (Montgomery 1987). `None` only if one of the multiples is neutral.
-fn multiples<G: Group>(base: &G::Point, steps: &mut [Step<G>], row: &mut [G::Entry]) -> Option<G::Point> {
+/// Fills `row` with 1, 2, … times the base, and returns twice the last of them. There must be one
+/// step more than the row has entries. One inversion serves all (Montgomery 1987). `None` only if
+/// one of the multiples is neutral.
+fn multiples<G: Group>(
+    base: &G::Point,
+    steps: &mut [Step<G>],
+    row: &mut [G::Entry],
+) -> Option<G::Point> {
     let base = G::entry(base);
     let (last, others) = steps.split_last_mut()?;
     let (mut sum, mut product) = (G::NEUTRAL, G::ONE);
@@ -100,7 +106,13 @@ const fn step(width: u32) -> usize {
 
 impl<'s> Digits<'s> {
     fn new(scalar: &'s [u8], bits: usize, width: u32) -> Self {
-        Self { scalar, width, at: 0, left: digit_count(bits, width), carry: 0 }
+        Self {
+            scalar,
+            width,
+            at: 0,
+            left: digit_count(bits, width),
+            carry: 0,
+        }
     }
 }
 
@@ -121,7 +133,11 @@ impl Iterator for Digits<'_> {
         self.at = self.at.saturating_add(step(self.width));
         let negative = value > full / 2;
         self.carry = u32::from(negative);
-        let times = if negative { full.saturating_sub(value) } else { value };
+        let times = if negative {
+            full.saturating_sub(value)
+        } else {
+            value
+        };
         Some((usize::try_from(times).unwrap_or(0), negative))
     }
 }
@@ -145,7 +161,11 @@ pub(super) struct Table<G: Group> {
 impl<G: Group> Table<G> {
     /// An empty table for the multiples of `base`; [`Table::advance`] fills it.
     pub(super) fn new(base: G::Point, width: u32) -> Self {
-        Self { width, rows: Vec::new(), next: Some(base) }
+        Self {
+            width,
+            rows: Vec::new(),
+            next: Some(base),
+        }
     }
 
     /// Builds one row: at most 128 additions and the one inversion that they share.
@@ -172,7 +192,10 @@ impl<G: Group> Table<G> {
     /// `sum` and scalar times the point. The table must be ready.
     pub(super) fn add_multiple(&self, sum: G::Sum, scalar: &[u8]) -> G::Sum {
         let digits = Digits::new(scalar, G::BITS, self.width);
-        self.rows.iter().zip(digits).fold(sum, |sum, (row, digit)| add_digit::<G>(sum, row, digit))
+        self.rows
+            .iter()
+            .zip(digits)
+            .fold(sum, |sum, (row, digit)| add_digit::<G>(sum, row, digit))
     }
 
     /// Bytes of this table when it is ready.
@@ -182,7 +205,9 @@ impl<G: Group> Table<G> {
 
     /// Bytes of a whole table of this width.
     pub(super) fn bytes_of(width: u32) -> usize {
-        let entries: usize = (0..digit_count(G::BITS, width)).map(|row| row_entries(G::BITS, width, row)).sum();
+        let entries: usize = (0..digit_count(G::BITS, width))
+            .map(|row| row_entries(G::BITS, width, row))
+            .sum();
         entries.saturating_mul(size_of::<G::Entry>())
     }
 }
@@ -190,7 +215,10 @@ impl<G: Group> Table<G> {
 /// Half as many entries as the digit has values; the last digit has but the bits that are left.
 fn row_entries(bits: usize, width: u32, row: usize) -> usize {
     let before = row.saturating_mul(step(width));
-    let own = bits.saturating_add(1).saturating_sub(before).min(step(width));
+    let own = bits
+        .saturating_add(1)
+        .saturating_sub(before)
+        .min(step(width));
     1_usize << own.saturating_sub(1)
 }
 
@@ -203,10 +231,20 @@ struct Term<G: Group> {
 impl<G: Group> Term<G> {
     fn new(point: &G::Point, scalar: &[u8]) -> Option<Self> {
         const { assert!(G::BITS <= MOST_BITS, "every digit has a place") };
-        let mut term = Self { row: [G::entry(point); _], digits: [(0, false); _] };
-        multiples::<G>(point, &mut [(G::NEUTRAL, G::ONE); HALF_WITHOUT_TABLE + 1], &mut term.row)?;
+        let mut term = Self {
+            row: [G::entry(point); _],
+            digits: [(0, false); _],
+        };
+        multiples::<G>(
+            point,
+            &mut [(G::NEUTRAL, G::ONE); HALF_WITHOUT_TABLE + 1],
+            &mut term.row,
+        )?;
         let digits = Digits::new(scalar, G::BITS, WIDTH_WITHOUT_TABLE);
-        term.digits.iter_mut().zip(digits).for_each(|(place, digit)| *place = digit);
+        term.digits
+            .iter_mut()
+            .zip(digits)
+            .for_each(|(place, digit)| *place = digit);
         Some(term)
     }
 }
@@ -295,6 +333,10 @@ mod tests {
     /// Scalars of up to 61 bits, with long runs of ones and zeros.
     fn edge() -> impl Strategy<Value = u64> {
         let below = 1_u64 << Integers::BITS;
-        prop_oneof![0..below, (0..61_u32, 0..61_u32).prop_map(|(a, b)| (1_u64 << a).abs_diff(1 << b)), Just(below - 1)]
+        prop_oneof![
+            0..below,
+            (0..61_u32, 0..61_u32).prop_map(|(a, b)| (1_u64 << a).abs_diff(1 << b)),
+            Just(below - 1)
+        ]
     }
 }

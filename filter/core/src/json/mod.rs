@@ -1,8 +1,9 @@
-//! Strict JSON for everything that comes from outside: UTF-8, unique member names at every depth (RFC 7515 §4, RFC 7519 §4),
-//! bounded depth and size (V3). In a signed bundle, whose reader compares all names anyway, only those of small objects are compared.
+//! Strict JSON for everything that comes from outside: UTF-8, unique member names at every depth
+//! (RFC 7515 §4, RFC 7519 §4), bounded depth and size (V3). In a signed bundle, whose reader
+//! compares all names anyway, only those of small objects are compared.
 //!
-//! serde_json does the grammar; a [`Document`] is the flat list of what it read, in one allocation beside the text itself.
-//! Strings stay where they are in the text unless they carry escapes.
+//! serde_json does the grammar; a [`Document`] is the flat list of what it read, in one allocation
+//! beside the text itself. Strings stay where they are in the text unless they carry escapes.
 
 mod read;
 
@@ -41,15 +42,26 @@ impl Budget {
     /// For the parts of a token.
     pub const TOKEN: Self = Self::of(limits::MAX_TOKEN_NODES);
     /// For a key set, of which one faulty key spoils no other.
-    pub const JWKS: Self = Self { repeats: Repeats::Noted, ..Self::of(limits::MAX_JWKS_NODES) };
+    pub const JWKS: Self = Self {
+        repeats: Repeats::Noted,
+        ..Self::of(limits::MAX_JWKS_NODES)
+    };
     /// For the content of a trust bundle: all epochs of all kinds, and keys.
-    pub const BUNDLE: Self =
-        Self { members: limits::MAX_EPOCHS, repeats: Repeats::LeftToReader, ..Self::of(limits::MAX_BUNDLE_NODES) };
+    pub const BUNDLE: Self = Self {
+        members: limits::MAX_EPOCHS,
+        repeats: Repeats::LeftToReader,
+        ..Self::of(limits::MAX_BUNDLE_NODES)
+    };
     /// For a plugin configuration.
     pub const CONFIG: Self = Self::of(limits::MAX_CONFIG_NODES);
 
     const fn of(nodes: usize) -> Self {
-        Self { depth: limits::MAX_JSON_DEPTH, nodes, members: nodes, repeats: Repeats::Refused }
+        Self {
+            depth: limits::MAX_JSON_DEPTH,
+            nodes,
+            members: nodes,
+            repeats: Repeats::Refused,
+        }
     }
 }
 
@@ -77,7 +89,9 @@ impl fmt::Display for JsonError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Encoding => out.write_str("not UTF-8"),
-            Self::Syntax { line, column } => write!(out, "not JSON at line {line}, column {column}"),
+            Self::Syntax { line, column } => {
+                write!(out, "not JSON at line {line}, column {column}")
+            }
             Self::DuplicateName => out.write_str("an object has two members of the same name"),
             Self::TooDeep => out.write_str("nested too deeply"),
             Self::TooBig => out.write_str("too large"),
@@ -134,8 +148,18 @@ impl<'t> Document<'t> {
     /// [`JsonError`] when it is not strict JSON or over the budget.
     pub fn parse(bytes: Vec<u8>, budget: Budget) -> Result<Self, JsonError> {
         let text = String::from_utf8(bytes).map_err(|_| JsonError::Encoding)?;
-        let read::Read { nodes, unescaped, repeated, .. } = read::document(&text, budget)?;
-        Ok(Self { text: Cow::Owned(text), unescaped, nodes, repeated })
+        let read::Read {
+            nodes,
+            unescaped,
+            repeated,
+            ..
+        } = read::document(&text, budget)?;
+        Ok(Self {
+            text: Cow::Owned(text),
+            unescaped,
+            nodes,
+            repeated,
+        })
     }
 
     /// Reads a whole text that stays where it is.
@@ -143,20 +167,36 @@ impl<'t> Document<'t> {
     /// # Errors
     /// [`JsonError`] when it is not strict JSON or over the budget.
     pub fn lent(text: &'t str, budget: Budget) -> Result<Self, JsonError> {
-        let read::Read { nodes, unescaped, repeated, .. } = read::document(text, budget)?;
-        Ok(Self { text: Cow::Borrowed(text), unescaped, nodes, repeated })
+        let read::Read {
+            nodes,
+            unescaped,
+            repeated,
+            ..
+        } = read::document(text, budget)?;
+        Ok(Self {
+            text: Cow::Borrowed(text),
+            unescaped,
+            nodes,
+            repeated,
+        })
     }
 
     /// The outermost value.
     #[must_use]
     pub fn root(&self) -> Value<'_> {
-        Value { document: self, at: 0 }
+        Value {
+            document: self,
+            at: 0,
+        }
     }
 
     /// The value at an index that [`Value::index`] gave for this very document.
     #[must_use]
     pub fn value(&self, index: usize) -> Value<'_> {
-        Value { document: self, at: index }
+        Value {
+            document: self,
+            at: index,
+        }
     }
 
     /// The JSON text as it came.
@@ -198,7 +238,10 @@ pub enum Kind {
 impl<'d> Value<'d> {
     fn node(self) -> Node {
         // An index that is not of this document reads as null: never a trap.
-        self.document.nodes.get(self.at).copied().unwrap_or(Node { kind: NodeKind::Null, end: self.at })
+        self.document.nodes.get(self.at).copied().unwrap_or(Node {
+            kind: NodeKind::Null,
+            end: self.at,
+        })
     }
 
     /// This value's place in its document.
@@ -230,12 +273,18 @@ impl<'d> Value<'d> {
     #[must_use]
     pub fn contains_repeats(self) -> bool {
         let inside = self.at..self.node().end;
-        self.document.repeated.iter().any(|object| inside.contains(object))
+        self.document
+            .repeated
+            .iter()
+            .any(|object| inside.contains(object))
     }
 
     /// The text of a string.
     #[must_use]
-    #[expect(clippy::wildcard_enum_match_arm, reason = "everything that is not a string")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "everything that is not a string"
+    )]
     pub fn as_str(self) -> Option<&'d str> {
         match self.node().kind {
             NodeKind::Plain(span) => self.document.text.get(span.start..span.end),
@@ -247,18 +296,29 @@ impl<'d> Value<'d> {
     /// `true` or `false`.
     #[must_use]
     pub fn as_bool(self) -> Option<bool> {
-        if let NodeKind::Bool(value) = self.node().kind { Some(value) } else { None }
+        if let NodeKind::Bool(value) = self.node().kind {
+            Some(value)
+        } else {
+            None
+        }
     }
 
     /// A whole number that is not negative.
     #[must_use]
     pub fn as_u64(self) -> Option<u64> {
-        if let NodeKind::Unsigned(value) = self.node().kind { Some(value) } else { None }
+        if let NodeKind::Unsigned(value) = self.node().kind {
+            Some(value)
+        } else {
+            None
+        }
     }
 
     /// Any number.
     #[must_use]
-    #[expect(clippy::wildcard_enum_match_arm, reason = "everything that is not a number")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "everything that is not a number"
+    )]
     pub fn as_number(self) -> Option<serde_json::Number> {
         match self.node().kind {
             NodeKind::Unsigned(value) => Some(value.into()),
@@ -268,9 +328,13 @@ impl<'d> Value<'d> {
         }
     }
 
-    /// A NumericDate (RFC 7519 §2) in whole seconds: fractions are cut off. Dates before 1970 and beyond 2^53 are none.
+    /// A NumericDate (RFC 7519 §2) in whole seconds: fractions are cut off. Dates before 1970 and
+    /// beyond 2^53 are none.
     #[must_use]
-    #[expect(clippy::wildcard_enum_match_arm, reason = "everything that is not a date")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "everything that is not a date"
+    )]
     pub fn as_numeric_date(self) -> Option<u64> {
         const LATEST: u64 = 1 << 53;
         let seconds = match self.node().kind {
@@ -281,7 +345,9 @@ impl<'d> Value<'d> {
                 clippy::cast_sign_loss,
                 reason = "saturating by definition; the range is checked below"
             )]
-            NodeKind::Decimal(span) => self.document.decimal(span).filter(|value| *value >= 0.0)? as u64,
+            NodeKind::Decimal(span) => {
+                self.document.decimal(span).filter(|value| *value >= 0.0)? as u64
+            }
             _ => return None,
         };
         (seconds <= LATEST).then_some(seconds)
@@ -290,7 +356,9 @@ impl<'d> Value<'d> {
     /// The member of an object.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Value<'d>> {
-        self.members().find(|(member, _)| *member == name).map(|(_, value)| value)
+        self.members()
+            .find(|(member, _)| *member == name)
+            .map(|(_, value)| value)
     }
 
     /// The members of an object, in the order of the text; of anything else none.
@@ -311,7 +379,10 @@ impl<'d> Value<'d> {
             if !parent(node.kind) || next >= node.end {
                 return None;
             }
-            let child = Value { document: self.document, at: next };
+            let child = Value {
+                document: self.document,
+                at: next,
+            };
             next = child.node().end.max(next.saturating_add(1));
             Some(child)
         })
@@ -326,8 +397,15 @@ impl fmt::Display for Value<'_> {
             NodeKind::Bool(value) => write!(out, "{value}"),
             NodeKind::Unsigned(value) => write!(out, "{value}"),
             NodeKind::Signed(value) => write!(out, "{value}"),
-            NodeKind::Decimal(span) => out.write_str(self.document.text.get(span.start..span.end).unwrap_or_default()),
-            NodeKind::Plain(_) | NodeKind::Escaped(_) => write_string(self.as_str().unwrap_or_default(), out),
+            NodeKind::Decimal(span) => out.write_str(
+                self.document
+                    .text
+                    .get(span.start..span.end)
+                    .unwrap_or_default(),
+            ),
+            NodeKind::Plain(_) | NodeKind::Escaped(_) => {
+                write_string(self.as_str().unwrap_or_default(), out)
+            }
             NodeKind::Array => {
                 out.write_char('[')?;
                 for (at, item) in self.items().enumerate() {

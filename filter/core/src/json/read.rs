@@ -9,14 +9,17 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use super::{Budget, JsonError, Node, NodeKind, Repeats, Span};
 use crate::limits;
 
-/// Names and values of tokens are rarely shorter, quotes and commas included: so there is room for all nodes at once.
+/// Names and values of tokens are rarely shorter, quotes and commas included: so there is room for
+/// all nodes at once.
 const LEAST_BYTES_A_NODE: usize = 6;
 
 /// The nodes of a text, with what belongs to them.
 pub(super) fn document(text: &str, budget: Budget) -> Result<Read, JsonError> {
     let read = read(text, budget).or_else(|error| match error {
         JsonError::Syntax { .. } => self::read(&within_range(text).ok_or(error)?, budget),
-        JsonError::Encoding | JsonError::DuplicateName | JsonError::TooDeep | JsonError::TooBig => Err(error),
+        JsonError::Encoding | JsonError::DuplicateName | JsonError::TooDeep | JsonError::TooBig => {
+            Err(error)
+        }
     });
     let mut read = read?;
     if read.decimals {
@@ -37,7 +40,10 @@ pub(super) struct Read {
 }
 
 fn read(text: &str, budget: Budget) -> Result<Read, JsonError> {
-    let likely = text.len().div_ceil(LEAST_BYTES_A_NODE).min(limits::MAX_TOKEN_NODES);
+    let likely = text
+        .len()
+        .div_ceil(LEAST_BYTES_A_NODE)
+        .min(limits::MAX_TOKEN_NODES);
     let nodes = Vec::with_capacity(likely);
     let mut builder = Builder {
         text,
@@ -50,27 +56,50 @@ fn read(text: &str, budget: Budget) -> Result<Read, JsonError> {
         fault: None,
     };
     let mut source = serde_json::Deserializer::from_str(text);
-    let read = AnyValue { builder: &mut builder, depth: 0 }.deserialize(&mut source).and_then(|()| source.end());
+    let read = AnyValue {
+        builder: &mut builder,
+        depth: 0,
+    }
+    .deserialize(&mut source)
+    .and_then(|()| source.end());
     match read {
         Ok(()) => {
-            let Builder { nodes, unescaped, decimals, repeated, .. } = builder;
-            Ok(Read { nodes, unescaped, repeated, decimals })
+            let Builder {
+                nodes,
+                unescaped,
+                decimals,
+                repeated,
+                ..
+            } = builder;
+            Ok(Read {
+                nodes,
+                unescaped,
+                repeated,
+                decimals,
+            })
         }
         Err(error) => {
-            let syntax = JsonError::Syntax { line: error.line(), column: error.column() };
+            let syntax = JsonError::Syntax {
+                line: error.line(),
+                column: error.column(),
+            };
             Err(builder.fault.unwrap_or(syntax))
         }
     }
 }
 
-/// The text with zeros for its numbers beyond the range of `f64`, if it has any: serde_json refuses them, JSON does not.
+/// The text with zeros for its numbers beyond the range of `f64`, if it has any: serde_json refuses
+/// them, JSON does not.
 ///
-/// INVARIANT: only a number of JSON's grammar is replaced, by one of the same length. So the text is JSON if and only if the
-/// original is, and everything else stays where it was.
+/// INVARIANT: only a number of JSON's grammar is replaced, by one of the same length. So the text
+/// is JSON if and only if the original is, and everything else stays where it was.
 fn within_range(text: &str) -> Option<String> {
     let mut tamed = text.as_bytes().to_vec();
     let mut changed = false;
-    for Span { start, end } in (Numbers { text: text.as_bytes(), at: 0 }) {
+    for Span { start, end } in (Numbers {
+        text: text.as_bytes(),
+        at: 0,
+    }) {
         let number = text.get(start..end)?;
         if is_number(number) && serde_json::from_str::<f64>(number).is_err() {
             tamed.get_mut(start..end)?.fill(b'0');
@@ -79,25 +108,37 @@ fn within_range(text: &str) -> Option<String> {
             changed = true;
         }
     }
-    if changed { String::from_utf8(tamed).ok() } else { None }
+    if changed {
+        String::from_utf8(tamed).ok()
+    } else {
+        None
+    }
 }
 
 /// Returns whether this is a number of JSON (RFC 8259 §6).
 fn is_number(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let text = text.strip_prefix('-').unwrap_or(text);
-    let (mantissa, exponent) = text.split_once(['e', 'E']).map_or((text, None), |(head, tail)| (head, Some(tail)));
-    let (whole, fraction) = mantissa.split_once('.').map_or((mantissa, None), |(head, tail)| (head, Some(tail)));
+    let (mantissa, exponent) = text
+        .split_once(['e', 'E'])
+        .map_or((text, None), |(head, tail)| (head, Some(tail)));
+    let (whole, fraction) = mantissa
+        .split_once('.')
+        .map_or((mantissa, None), |(head, tail)| (head, Some(tail)));
     let shortest = digits(whole) && (whole.len() == 1 || !whole.starts_with('0'));
     let exponent = exponent.map(|exponent| exponent.strip_prefix(['+', '-']).unwrap_or(exponent));
     shortest && fraction.is_none_or(digits) && exponent.is_none_or(digits)
 }
 
-/// Gives each decimal its place in the text. serde_json does not tell it, so the numbers are looked for again.
+/// Gives each decimal its place in the text. serde_json does not tell it, so the numbers are looked
+/// for again.
 ///
 /// INVARIANT: each number of the text is one node, in the same order.
 fn place_decimals(nodes: &mut [Node], text: &str) {
-    let mut found = Numbers { text: text.as_bytes(), at: 0 };
+    let mut found = Numbers {
+        text: text.as_bytes(),
+        at: 0,
+    };
     for node in nodes {
         match &mut node.kind {
             NodeKind::Unsigned(_) | NodeKind::Signed(_) => drop(found.next()),
@@ -140,7 +181,10 @@ impl Iterator for Numbers<'_> {
         while self.text.get(self.at).is_some_and(belongs) {
             self.at = self.at.saturating_add(1);
         }
-        Some(Span { start, end: self.at })
+        Some(Span {
+            start,
+            end: self.at,
+        })
     }
 }
 
@@ -168,7 +212,10 @@ impl Builder<'_> {
         if at >= self.budget.nodes {
             return self.refuse(JsonError::TooBig);
         }
-        self.nodes.push(Node { kind, end: at.saturating_add(1) });
+        self.nodes.push(Node {
+            kind,
+            end: at.saturating_add(1),
+        });
         Ok(at)
     }
 
@@ -180,9 +227,16 @@ impl Builder<'_> {
     }
 
     fn plain(&self, text: &str) -> NodeKind {
-        // serde_json lends parts of the text it reads, so the distance of the addresses is the offset.
-        let start = text.as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
-        NodeKind::Plain(Span { start, end: start.saturating_add(text.len()) })
+        // serde_json lends parts of the text it reads, so the distance of the addresses is the
+        // offset.
+        let start = text
+            .as_ptr()
+            .addr()
+            .saturating_sub(self.text.as_ptr().addr());
+        NodeKind::Plain(Span {
+            start,
+            end: start.saturating_add(text.len()),
+        })
     }
 
     fn string(&self, at: usize) -> Option<&str> {
@@ -207,11 +261,18 @@ impl Builder<'_> {
         let mut at = object.saturating_add(1);
         while at < end {
             order.push(at);
-            at = self.nodes.get(at.saturating_add(1)).map_or(end, |value| value.end);
+            at = self
+                .nodes
+                .get(at.saturating_add(1))
+                .map_or(end, |value| value.end);
         }
         let repeats = has_repeats(&mut order, |at| self.string(at).unwrap_or_default());
         self.order = order;
-        if repeats { self.repeated(object) } else { Ok(()) }
+        if repeats {
+            self.repeated(object)
+        } else {
+            Ok(())
+        }
     }
 
     /// An object has two members of the same name.
@@ -242,15 +303,20 @@ impl Builder<'_> {
     fn escaped(&mut self, text: &str) -> NodeKind {
         let start = self.unescaped.len();
         self.unescaped.push_str(text);
-        NodeKind::Escaped(Span { start, end: self.unescaped.len() })
+        NodeKind::Escaped(Span {
+            start,
+            end: self.unescaped.len(),
+        })
     }
 }
 
-/// Returns whether two items have the same name. Sorting compares in proportion to n log n, whatever the names are: no choice
-/// of names makes it slow, as it could a hash table.
+/// Returns whether two items have the same name. Sorting compares in proportion to n log n,
+/// whatever the names are: no choice of names makes it slow, as it could a hash table.
 pub(super) fn has_repeats<'n>(items: &mut [usize], name: impl Fn(usize) -> &'n str) -> bool {
     items.sort_unstable_by(|a, b| name(*a).cmp(name(*b)));
-    items.windows(2).any(|pair| matches!(pair, [a, b] if name(*a) == name(*b)))
+    items
+        .windows(2)
+        .any(|pair| matches!(pair, [a, b] if name(*a) == name(*b)))
 }
 
 /// Reads any value and adds its nodes.
@@ -301,7 +367,9 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
         self.builder.decimals = true;
-        self.builder.push(NodeKind::Decimal(Span::default())).map(drop)
+        self.builder
+            .push(NodeKind::Decimal(Span::default()))
+            .map(drop)
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<(), E> {
@@ -317,7 +385,13 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
         let depth = self.deeper()?;
         let at = self.builder.push(NodeKind::Array)?;
-        while items.next_element_seed(AnyValue { builder: &mut *self.builder, depth })?.is_some() {}
+        while items
+            .next_element_seed(AnyValue {
+                builder: &mut *self.builder,
+                depth,
+            })?
+            .is_some()
+        {}
         self.builder.close(at);
         Ok(())
     }
@@ -327,13 +401,23 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
         let at = self.builder.push(NodeKind::Object)?;
         let mut count: usize = 0;
         let mut seen = Seen::default();
-        while members.next_key_seed(Name { builder: &mut *self.builder, object: at, count, seen: &mut seen })?.is_some()
+        while members
+            .next_key_seed(Name {
+                builder: &mut *self.builder,
+                object: at,
+                count,
+                seen: &mut seen,
+            })?
+            .is_some()
         {
             count = count.saturating_add(1);
             if count > self.builder.budget.members {
                 return self.builder.refuse(JsonError::TooBig);
             }
-            members.next_value_seed(AnyValue { builder: &mut *self.builder, depth })?;
+            members.next_value_seed(AnyValue {
+                builder: &mut *self.builder,
+                depth,
+            })?;
             self.builder.close(at);
         }
         if count > SMALL_OBJECT && self.builder.budget.repeats != Repeats::LeftToReader {
@@ -343,7 +427,8 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
     }
 }
 
-/// Most members of an object whose names are compared as they come, without an allocation. Most objects are smaller.
+/// Most members of an object whose names are compared as they come, without an allocation. Most
+/// objects are smaller.
 pub(super) const SMALL_OBJECT: usize = 32;
 
 /// Reads a member's name and looks whether the object has it already.
@@ -355,8 +440,9 @@ struct Name<'b, 't> {
     seen: &'b mut Seen,
 }
 
-/// Which of 256 classes of names an object has so far: a name of a new class is a new name, and need not be compared with each
-/// before it. Names that are chosen to be of one class cost what [`SMALL_OBJECT`] allows.
+/// Which of 256 classes of names an object has so far: a name of a new class is a new name, and
+/// need not be compared with each before it. Names that are chosen to be of one class cost what
+/// [`SMALL_OBJECT`] allows.
 #[derive(Default)]
 struct Seen([u64; 4]);
 
@@ -368,7 +454,12 @@ impl Seen {
         let hash = name.as_bytes().iter().fold(0x811c_9dc5, mix);
         let class = hash ^ hash >> 16;
         let (word, bit) = (class >> 6 & 3, class & 63);
-        let Some(word) = usize::try_from(word).ok().and_then(|word| self.0.get_mut(word)) else { return true };
+        let Some(word) = usize::try_from(word)
+            .ok()
+            .and_then(|word| self.0.get_mut(word))
+        else {
+            return true;
+        };
         let before = *word >> bit & 1 == 1;
         *word |= 1 << bit;
         before
@@ -403,7 +494,10 @@ impl<'de> Visitor<'de> for Name<'_, '_> {
 
 impl Name<'_, '_> {
     fn add<E: de::Error>(self, kind: NodeKind, text: &str) -> Result<(), E> {
-        if self.count < SMALL_OBJECT && self.seen.insert(text) && self.builder.has_member(self.object, text) {
+        if self.count < SMALL_OBJECT
+            && self.seen.insert(text)
+            && self.builder.has_member(self.object, text)
+        {
             self.builder.repeated(self.object)?;
         }
         self.builder.push(kind).map(drop)

@@ -11,7 +11,12 @@ fn parse(text: &str) -> Result<Document<'static>, JsonError> {
 
 #[test]
 fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
-    for text in [r#"{"a":1,"a":2}"#, r#"{"x":{"b":1,"c":2,"b":1}}"#, r#"[{"a":[1],"\u0061":0}]"#, r#"{"":1,"":2}"#] {
+    for text in [
+        r#"{"a":1,"a":2}"#,
+        r#"{"x":{"b":1,"c":2,"b":1}}"#,
+        r#"[{"a":[1],"\u0061":0}]"#,
+        r#"{"":1,"":2}"#,
+    ] {
         assert_eq!(parse(text).unwrap_err(), JsonError::DuplicateName, "{text}");
     }
     assert!(parse(r#"{"a":{"a":{"a":1}},"b":[{"a":1},{"a":1}]}"#).is_ok());
@@ -22,19 +27,39 @@ fn repeated_names_are_noted_where_the_reader_wants_them() {
     let note = |text: &str| {
         let document = Document::lent(text, Budget::JWKS).unwrap();
         let [first, second] = ["a", "b"].map(|name| document.root().get(name).unwrap());
-        [document.root().repeats_name(), first.contains_repeats(), second.contains_repeats()]
+        [
+            document.root().repeats_name(),
+            first.contains_repeats(),
+            second.contains_repeats(),
+        ]
     };
-    let many: Vec<String> = (0..=read::SMALL_OBJECT).map(|at| format!("\"m{at}\":1,")).collect();
-    assert_eq!(note(r#"{"a":[{"x":1}],"b":{"x":1,"y":{"x":1}}}"#), [false; 3]);
-    assert_eq!(note(r#"{"a":[{"x":1},{"x":1,"y":[],"\u0078":2}],"b":{}}"#), [false, true, false]);
-    assert_eq!(note(r#"{"a":0,"b":{"y":{"x":1,"x":2},"z":1}}"#), [false, false, true]);
-    assert_eq!(note(&format!(r#"{{"a":0,"b":{{{}"m0":2}}}}"#, many.concat())), [false, false, true]);
+    let many: Vec<String> = (0..=read::SMALL_OBJECT)
+        .map(|at| format!("\"m{at}\":1,"))
+        .collect();
+    assert_eq!(
+        note(r#"{"a":[{"x":1}],"b":{"x":1,"y":{"x":1}}}"#),
+        [false; 3]
+    );
+    assert_eq!(
+        note(r#"{"a":[{"x":1},{"x":1,"y":[],"\u0078":2}],"b":{}}"#),
+        [false, true, false]
+    );
+    assert_eq!(
+        note(r#"{"a":0,"b":{"y":{"x":1,"x":2},"z":1}}"#),
+        [false, false, true]
+    );
+    assert_eq!(
+        note(&format!(r#"{{"a":0,"b":{{{}"m0":2}}}}"#, many.concat())),
+        [false, false, true]
+    );
     assert_eq!(note(r#"{"a":0,"b":0,"a":{"x":1}}"#), [true, false, false]);
 }
 
 #[test]
 fn each_of_many_names_may_be_there_once() {
-    let names: Vec<String> = (0..2 * read::SMALL_OBJECT).map(|at| format!("claim_{at}")).collect();
+    let names: Vec<String> = (0..2 * read::SMALL_OBJECT)
+        .map(|at| format!("claim_{at}"))
+        .collect();
     let object = |names: &[String]| {
         let members: Vec<String> = names.iter().map(|name| format!("\"{name}\":1")).collect();
         format!("{{{}}}", members.join(","))
@@ -42,13 +67,20 @@ fn each_of_many_names_may_be_there_once() {
     assert!(parse(&object(&names)).is_ok());
     for name in &names {
         let repeated: Vec<String> = names.iter().chain([name]).cloned().collect();
-        assert_eq!(parse(&object(&repeated)).unwrap_err(), JsonError::DuplicateName, "{name}");
+        assert_eq!(
+            parse(&object(&repeated)).unwrap_err(),
+            JsonError::DuplicateName,
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn what_is_not_strict_json_is_refused_with_its_place() {
-    assert_eq!(Document::parse(vec![b'"', 0xff, b'"'], Budget::TOKEN).unwrap_err(), JsonError::Encoding);
+    assert_eq!(
+        Document::parse(vec![b'"', 0xff, b'"'], Budget::TOKEN).unwrap_err(),
+        JsonError::Encoding
+    );
     for text in [
         "",
         "{",
@@ -70,9 +102,15 @@ fn what_is_not_strict_json_is_refused_with_its_place() {
         "[--1e999]",
         "[1e999",
     ] {
-        assert!(matches!(parse(text).unwrap_err(), JsonError::Syntax { .. }), "{text:?}");
+        assert!(
+            matches!(parse(text).unwrap_err(), JsonError::Syntax { .. }),
+            "{text:?}"
+        );
     }
-    assert_eq!(parse("{\n \"a\": x}").unwrap_err(), JsonError::Syntax { line: 2, column: 7 });
+    assert_eq!(
+        parse("{\n \"a\": x}").unwrap_err(),
+        JsonError::Syntax { line: 2, column: 7 }
+    );
 }
 
 #[test]
@@ -84,21 +122,38 @@ fn depth_and_values_are_bounded() {
     assert_eq!(parse(&nested(100_000)).unwrap_err(), JsonError::TooDeep);
     let array = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
     assert!(parse(&array(limits::MAX_TOKEN_NODES - 1)).is_ok());
-    assert_eq!(parse(&array(limits::MAX_TOKEN_NODES)).unwrap_err(), JsonError::TooBig);
+    assert_eq!(
+        parse(&array(limits::MAX_TOKEN_NODES)).unwrap_err(),
+        JsonError::TooBig
+    );
 }
 
 #[test]
 fn only_size_bounds_the_shape_of_a_token() {
     let payload = limits::MAX_TOKEN_BYTES / 4 * 3;
-    let members = |count: usize| (0..count).map(|at| format!("\"{at:x}\":0")).collect::<Vec<_>>().join(",");
+    let members = |count: usize| {
+        (0..count)
+            .map(|at| format!("\"{at:x}\":0"))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     for text in [
         format!("[{}0]", "0,".repeat(payload / 2 - 2)),
         format!("{{\"a\":{{{}}}}}", members(payload / 8)),
         format!("[{}{{}}]", "{},".repeat(payload / 3 - 2)),
         format!("[{}\"\"]", "\"\",".repeat(payload / 3 - 2)),
     ] {
-        assert!(text.len() <= payload && text.len() > payload / 4 * 3, "{}", text.len());
-        assert!(parse(&text).is_ok(), "{:?} {}", parse(&text).err(), &text[..40]);
+        assert!(
+            text.len() <= payload && text.len() > payload / 4 * 3,
+            "{}",
+            text.len()
+        );
+        assert!(
+            parse(&text).is_ok(),
+            "{:?} {}",
+            parse(&text).err(),
+            &text[..40]
+        );
     }
 }
 
@@ -111,12 +166,20 @@ fn finding_repeats_costs_n_log_n() {
     let orders: [Order; 5] = [
         |at, _| at,
         |at, count| count - at,
-        |at, count| if at < count / 2 { at } else { count - at + count },
+        |at, count| {
+            if at < count / 2 {
+                at
+            } else {
+                count - at + count
+            }
+        },
         |at, count| at.wrapping_mul(2_654_435_761) % (count * 4),
         |at, count| (at % 2) * count + at,
     ];
     for (which, order) in orders.iter().enumerate() {
-        let names: Vec<String> = (0..count).map(|at| format!("{prefix}{:06}", order(at, count))).collect();
+        let names: Vec<String> = (0..count)
+            .map(|at| format!("{prefix}{:06}", order(at, count)))
+            .collect();
         let looked_at = core::cell::Cell::new(0_usize);
         let name = |at: usize| {
             looked_at.set(looked_at.get() + 1);
@@ -160,7 +223,17 @@ fn numeric_dates_are_whole_seconds_from_1970() {
     assert_eq!(date("1700000000"), Some(1_700_000_000));
     assert_eq!(date("1.7e9"), Some(1_700_000_000));
     assert_eq!(date("1700000000.9"), Some(1_700_000_000));
-    for text in ["-1", "-0.5", "1e300", "1e999", "18446744073709551615", "\"1700000000\"", "true", "null", "[1]"] {
+    for text in [
+        "-1",
+        "-0.5",
+        "1e300",
+        "1e999",
+        "18446744073709551615",
+        "\"1700000000\"",
+        "true",
+        "null",
+        "[1]",
+    ] {
         assert_eq!(date(text), None, "{text}");
     }
 }
@@ -170,7 +243,10 @@ fn members_are_found_behind_nested_values_and_escapes() {
     let document = parse(r#"{"a":[1,{"x":2}],"b\n":"c\"d","e":{"f":-3,"g":null}}"#).unwrap();
     let root = document.root();
     assert_eq!(root.get("b\n").and_then(Value::as_str), Some("c\"d"));
-    assert_eq!(root.get("e").and_then(|e| e.get("g")).map(Value::kind), Some(Kind::Null));
+    assert_eq!(
+        root.get("e").and_then(|e| e.get("g")).map(Value::kind),
+        Some(Kind::Null)
+    );
     assert_eq!(root.get("x").map(Value::kind), None);
     assert_eq!(root.get("a").unwrap().items().count(), 2);
 }
@@ -184,9 +260,13 @@ fn any_spelling() -> impl Strategy<Value = String> {
     ];
     leaf.prop_recursive(3, 30, 5, |inner| {
         prop_oneof![
-            proptest::collection::vec(inner.clone(), 0..5).prop_map(|items| format!("[{}]", items.join(","))),
+            proptest::collection::vec(inner.clone(), 0..5)
+                .prop_map(|items| format!("[{}]", items.join(","))),
             proptest::collection::btree_map("[a-z0-9]{1,4}", inner, 0..5).prop_map(|members| {
-                let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+                let members: Vec<String> = members
+                    .iter()
+                    .map(|(name, value)| format!("\"{name}\":{value}"))
+                    .collect();
                 format!("{{{}}}", members.join(","))
             }),
         ]

@@ -26,18 +26,29 @@ pub struct DefaultPorts {
 
 impl DefaultPorts {
     /// Those of a request whose scheme is not known.
-    pub const UNKNOWN: Self = Self { http: true, https: true };
+    pub const UNKNOWN: Self = Self {
+        http: true,
+        https: true,
+    };
 
     /// Those of the schemes that a request states: `:scheme`, which a client may choose, and
     /// `x-forwarded-proto`. If the two differ, either may be right.
     pub fn of<'v>(schemes: impl Iterator<Item = &'v [u8]>) -> Self {
-        let mut ports = Self { http: false, https: false };
+        let mut ports = Self {
+            http: false,
+            https: false,
+        };
         for scheme in schemes {
-            let [http, https] = ["http", "https"].map(|name| scheme.eq_ignore_ascii_case(name.as_bytes()));
+            let [http, https] =
+                ["http", "https"].map(|name| scheme.eq_ignore_ascii_case(name.as_bytes()));
             ports.http |= http || !https;
             ports.https |= https || !http;
         }
-        if ports.http || ports.https { ports } else { Self::UNKNOWN }
+        if ports.http || ports.https {
+            ports
+        } else {
+            Self::UNKNOWN
+        }
     }
 
     fn may_be(self, port: u16) -> bool {
@@ -69,19 +80,32 @@ impl<'a> Authority<'a> {
         let (name, port) = if let Some(literal) = text.strip_prefix('[') {
             let (address, port) = literal.split_once(']')?;
             let address: Ipv6Addr = address.parse().ok()?;
-            (address.to_ipv4_mapped().map_or(Name::V6(address), |mapped| Name::Text(format!("{mapped}").into())), port)
+            (
+                address
+                    .to_ipv4_mapped()
+                    .map_or(Name::V6(address), |mapped| {
+                        Name::Text(format!("{mapped}").into())
+                    }),
+                port,
+            )
         } else {
             let (name, port) = split_port(text);
             (Name::Text(Cow::Borrowed(registered_name(name)?)), port)
         };
         let port = match port.strip_prefix(':') {
             Some("") => None,
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(digits.parse().ok()?)
+            }
             Some(_) => return None,
             None if port.is_empty() => None,
             None => return None,
         };
-        Some(Self { name, port, defaults: DefaultPorts::UNKNOWN })
+        Some(Self {
+            name,
+            port,
+            defaults: DefaultPorts::UNKNOWN,
+        })
     }
 
     pub(super) fn has_port(&self) -> bool {
@@ -119,7 +143,8 @@ fn registered_name(text: &str) -> Option<&str> {
 }
 
 fn is_name_text(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// A host pattern. Case does not matter. A pattern without port matches any port, or none; one with
@@ -138,13 +163,21 @@ impl Host {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text == "*" {
-            return Ok(Self { name: Name::Text(Word::Present), port: None });
+            return Ok(Self {
+                name: Name::Text(Word::Present),
+                port: None,
+            });
         }
         let lower = text.to_ascii_lowercase();
         if let Some(prefix) = lower.strip_suffix('*') {
-            let plain = prefix.split('.').all(is_name_text) && !prefix.starts_with('.') && !prefix.contains("..");
+            let plain = prefix.split('.').all(is_name_text)
+                && !prefix.starts_with('.')
+                && !prefix.contains("..");
             return if plain {
-                Ok(Self { name: Name::Text(Word::Prefix(prefix.into())), port: None })
+                Ok(Self {
+                    name: Name::Text(Word::Prefix(prefix.into())),
+                    port: None,
+                })
             } else {
                 Err(PREFIX)
             };
@@ -163,12 +196,26 @@ impl Host {
     fn suffix(suffix: &str) -> Result<Self, &'static str> {
         // A letter in front makes a whole authority of it.
         let whole = format!("x{suffix}");
-        let Some(Authority { name: Name::Text(name), port, .. }) = Authority::parse(&whole) else { return Err(WRONG) };
+        let Some(Authority {
+            name: Name::Text(name),
+            port,
+            ..
+        }) = Authority::parse(&whole)
+        else {
+            return Err(WRONG);
+        };
         let word = match name.get(1..).filter(|name| !name.is_empty()) {
             Some(name) => Word::Suffix(name.into()),
             None => Word::Present,
         };
-        if word == Word::Present && port.is_none() { Err(WRONG) } else { Ok(Self { name: Name::Text(word), port }) }
+        if word == Word::Present && port.is_none() {
+            Err(WRONG)
+        } else {
+            Ok(Self {
+                name: Name::Text(word),
+                port,
+            })
+        }
     }
 
     pub(super) fn has_port(&self) -> bool {
@@ -177,7 +224,11 @@ impl Host {
 
     /// Returns whether the authority matches under one of the default ports that it may have.
     pub(super) fn may_match(&self, authority: &Authority<'_>) -> bool {
-        let port = |port: u16| authority.port.map_or_else(|| authority.defaults.may_be(port), |named| named == port);
+        let port = |port: u16| {
+            authority
+                .port
+                .map_or_else(|| authority.defaults.may_be(port), |named| named == port)
+        };
         self.port.is_none_or(port) && self.matches_name(authority)
     }
 
@@ -191,7 +242,8 @@ impl Host {
     }
 }
 
-const WRONG: &str = "must be a host name, an IPv4 address or an IPv6 address in brackets, with at most one port";
+const WRONG: &str =
+    "must be a host name, an IPv4 address or an IPv6 address in brackets, with at most one port";
 
 const PREFIX: &str = "must be the beginning of a host name, without port; a host without port matches every port, and IPv6 \
     addresses are compared as a whole";
@@ -201,7 +253,11 @@ impl Pattern for Host {
 
     /// Under every default port that the authority may have.
     fn matches(&self, authority: &Authority<'_>) -> bool {
-        let port = |port: u16| authority.port.map_or_else(|| authority.defaults.is(port), |named| named == port);
+        let port = |port: u16| {
+            authority
+                .port
+                .map_or_else(|| authority.defaults.is(port), |named| named == port)
+        };
         self.port.is_none_or(port) && self.matches_name(authority)
     }
 
@@ -219,12 +275,18 @@ impl Pattern for Host {
 /// The pattern is in lower case.
 fn matches_caseless(word: &Word, text: &str) -> bool {
     let text = text.as_bytes();
-    let same =
-        |part: Option<&[u8]>, literal: &str| part.is_some_and(|part| part.eq_ignore_ascii_case(literal.as_bytes()));
+    let same = |part: Option<&[u8]>, literal: &str| {
+        part.is_some_and(|part| part.eq_ignore_ascii_case(literal.as_bytes()))
+    };
     match word {
         Word::Exact(exact) => same(Some(text), exact),
         Word::Prefix(prefix) => same(text.get(..prefix.len()), prefix),
-        Word::Suffix(suffix) => same(text.len().checked_sub(suffix.len()).and_then(|at| text.get(at..)), suffix),
+        Word::Suffix(suffix) => same(
+            text.len()
+                .checked_sub(suffix.len())
+                .and_then(|at| text.get(at..)),
+            suffix,
+        ),
         Word::Present => true,
     }
 }

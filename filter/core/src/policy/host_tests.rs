@@ -23,8 +23,23 @@ fn host_matches_in_every_spelling() {
             ][..],
         ),
         ("admin.example.", &["admin.example", "admin.example."]),
-        ("10.0.0.1", &["10.0.0.1", "10.0.0.1:80", "[::ffff:10.0.0.1]", "[::FFFF:a00:1]:80"]),
-        ("[2001:db8::1]", &["[2001:db8::1]", "[2001:DB8:0:0::0001]:8443", "[2001:0db8:0000:0000:0000:0000:0.0.0.1]"]),
+        (
+            "10.0.0.1",
+            &[
+                "10.0.0.1",
+                "10.0.0.1:80",
+                "[::ffff:10.0.0.1]",
+                "[::FFFF:a00:1]:80",
+            ],
+        ),
+        (
+            "[2001:db8::1]",
+            &[
+                "[2001:db8::1]",
+                "[2001:DB8:0:0::0001]:8443",
+                "[2001:0db8:0000:0000:0000:0000:0.0.0.1]",
+            ],
+        ),
         ("[0:0:0:0:0:0:0:1]", &["[::1]"]),
         ("*.example.com", &["a.example.com", "A.B.Example.COM.:80"]),
         ("api.*", &["API.example", "api.example:80"]),
@@ -34,7 +49,11 @@ fn host_matches_in_every_spelling() {
         ("*", &["a", "[::1]:1", "10.0.0.1"]),
     ] {
         for authority in authorities {
-            assert_eq!(matches(pattern, authority), Some(true), "{pattern} {authority}");
+            assert_eq!(
+                matches(pattern, authority),
+                Some(true),
+                "{pattern} {authority}"
+            );
         }
     }
 }
@@ -52,7 +71,11 @@ fn host_pattern_spares_other_hosts() {
         ("api.*", "ap"),
         ("*1", "[::1]"),
     ] {
-        assert_eq!(matches(pattern, authority), Some(false), "{pattern} {authority}");
+        assert_eq!(
+            matches(pattern, authority),
+            Some(false),
+            "{pattern} {authority}"
+        );
     }
 }
 
@@ -61,26 +84,61 @@ fn host_pattern_spares_other_hosts() {
 fn under(schemes: &[&str], pattern: &str, authority: &str) -> [bool; 2] {
     let pattern = Host::parse(pattern).unwrap();
     let mut authority = Authority::parse(authority).unwrap();
-    authority.set_default_ports(DefaultPorts::of(schemes.iter().map(|scheme| scheme.as_bytes())));
+    authority.set_default_ports(DefaultPorts::of(
+        schemes.iter().map(|scheme| scheme.as_bytes()),
+    ));
     [pattern.matches(&authority), pattern.may_match(&authority)]
 }
 
 #[test]
 fn absent_port_is_default_of_scheme() {
-    for (pattern, authority) in
-        [("a.example:443", "a.example"), ("*:443", "[::1]"), ("*.example:443", "a.example:"), ("[::1]:443", "[::1]")]
-    {
-        assert_eq!(under(&["https"], pattern, authority), [true, true], "{pattern} {authority}");
-        assert_eq!(under(&["HTTPS", "https"], pattern, authority), [true, true], "{pattern} {authority}");
-        assert_eq!(under(&["http"], pattern, authority), [false, false], "{pattern} {authority}");
+    for (pattern, authority) in [
+        ("a.example:443", "a.example"),
+        ("*:443", "[::1]"),
+        ("*.example:443", "a.example:"),
+        ("[::1]:443", "[::1]"),
+    ] {
+        assert_eq!(
+            under(&["https"], pattern, authority),
+            [true, true],
+            "{pattern} {authority}"
+        );
+        assert_eq!(
+            under(&["HTTPS", "https"], pattern, authority),
+            [true, true],
+            "{pattern} {authority}"
+        );
+        assert_eq!(
+            under(&["http"], pattern, authority),
+            [false, false],
+            "{pattern} {authority}"
+        );
         // The client chooses `:scheme`.
-        for unsure in [&[][..], &["http", "https"], &["https", "http"], &["https,http"], &["ftp"], &[""]] {
-            assert_eq!(under(unsure, pattern, authority), [false, true], "{pattern} {authority} {unsure:?}");
+        for unsure in [
+            &[][..],
+            &["http", "https"],
+            &["https", "http"],
+            &["https,http"],
+            &["ftp"],
+            &[""],
+        ] {
+            assert_eq!(
+                under(unsure, pattern, authority),
+                [false, true],
+                "{pattern} {authority} {unsure:?}"
+            );
         }
     }
     assert_eq!(under(&["http"], "a.example:80", "a.example"), [true, true]);
-    assert_eq!(under(&["https"], "a.example:443", "a.example:8443"), [false, false], "a named port counts");
-    assert_eq!(under(&["https"], "a.example:443", "b.example"), [false, false]);
+    assert_eq!(
+        under(&["https"], "a.example:443", "a.example:8443"),
+        [false, false],
+        "a named port counts"
+    );
+    assert_eq!(
+        under(&["https"], "a.example:443", "b.example"),
+        [false, false]
+    );
     assert_eq!(under(&[], "a.example", "a.example"), [true, true]);
 }
 

@@ -1,4 +1,5 @@
-//! Patterns as AuthorizationPolicy writes them: exact, `prefix*`, `*suffix`, `*`, and path templates with `{*}` and `{**}`.
+//! Patterns as AuthorizationPolicy writes them: exact, `prefix*`, `*suffix`, `*`, and path
+//! templates with `{*}` and `{**}`.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -45,7 +46,10 @@ impl<P: Pattern + PartialEq> Match<P> {
     pub fn covers(&self, other: &Self) -> bool {
         let admitted = |pattern: &P| self.any.iter().any(|ours| ours.covers(pattern));
         let any = self.any.is_empty() || (!other.any.is_empty() && other.any.iter().all(admitted));
-        any && self.none.iter().all(|ours| other.none.iter().any(|theirs| theirs.covers(ours)))
+        any && self
+            .none
+            .iter()
+            .all(|ours| other.none.iter().any(|theirs| theirs.covers(ours)))
     }
 }
 
@@ -57,7 +61,11 @@ impl<P: Pattern> Match<P> {
 
     /// Whether `none` excludes all that `any` names.
     pub fn never_matches(&self) -> bool {
-        !self.any.is_empty() && self.any.iter().all(|any| self.none.iter().any(|none| none.covers(any)))
+        !self.any.is_empty()
+            && self
+                .any
+                .iter()
+                .all(|any| self.none.iter().any(|none| none.covers(any)))
     }
 }
 
@@ -94,11 +102,27 @@ impl Word {
 
     /// The same pattern over the canonical form of its literal text.
     fn canonical(&self, slashes: EscapedSlashes) -> Result<Self, &'static str> {
-        let read = |text: &str, ends| canonical_literal(text, ends, slashes).map(|text| Box::from(&*text)).ok_or(NEVER);
+        let read = |text: &str, ends| {
+            canonical_literal(text, ends, slashes)
+                .map(|text| Box::from(&*text))
+                .ok_or(NEVER)
+        };
         Ok(match self {
             Self::Exact(text) => Self::Exact(read(text, Ends::CLOSED)?),
-            Self::Prefix(text) => Self::Prefix(read(text, Ends { open_end: true, ..Ends::CLOSED })?),
-            Self::Suffix(text) => Self::Suffix(read(text, Ends { open_start: true, ..Ends::CLOSED })?),
+            Self::Prefix(text) => Self::Prefix(read(
+                text,
+                Ends {
+                    open_end: true,
+                    ..Ends::CLOSED
+                },
+            )?),
+            Self::Suffix(text) => Self::Suffix(read(
+                text,
+                Ends {
+                    open_start: true,
+                    ..Ends::CLOSED
+                },
+            )?),
             Self::Present => Self::Present,
         })
     }
@@ -127,14 +151,19 @@ impl Pattern for Word {
         match (self, other) {
             (Self::Present, _) => *other == Self::Present || !other.literal().is_empty(),
             (Self::Exact(_), Self::Exact(_)) => self == other,
-            (Self::Prefix(prefix), Self::Exact(text) | Self::Prefix(text)) => text.starts_with(&**prefix),
-            (Self::Suffix(suffix), Self::Exact(text) | Self::Suffix(text)) => text.ends_with(&**suffix),
+            (Self::Prefix(prefix), Self::Exact(text) | Self::Prefix(text)) => {
+                text.starts_with(&**prefix)
+            }
+            (Self::Suffix(suffix), Self::Exact(text) | Self::Suffix(text)) => {
+                text.ends_with(&**suffix)
+            }
             (Self::Exact(_) | Self::Prefix(_) | Self::Suffix(_), _) => false,
         }
     }
 }
 
-/// A path pattern: a [`Word`], or a template whose `{*}` is one segment and whose `{**}`, the last operator, is any rest.
+/// A path pattern: a [`Word`], or a template whose `{*}` is one segment and whose `{**}`, the last
+/// operator, is any rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Path {
     /// Without operators in braces.
@@ -178,9 +207,14 @@ impl Template {
             Some((head, tail)) => (head, Some(tail)),
             None => (text, None),
         };
-        let rest = head.strip_prefix('/').or_else(|| head.is_empty().then_some("")).ok_or("must start with /")?;
+        let rest = head
+            .strip_prefix('/')
+            .or_else(|| head.is_empty().then_some(""))
+            .ok_or("must start with /")?;
         let canonical = |literal: &str| {
-            canonical_literal(literal, Ends::CLOSED, slashes).map(|text| Box::<str>::from(&*text)).ok_or(NEVER)
+            canonical_literal(literal, Ends::CLOSED, slashes)
+                .map(|text| Box::<str>::from(&*text))
+                .ok_or(NEVER)
         };
         let segment = |segment: &str| match segment {
             "{*}" => Ok(None),
@@ -189,18 +223,30 @@ impl Template {
             }
             literal => canonical(literal).map(Some),
         };
-        let head: Vec<Option<Box<str>>> =
-            if head.is_empty() { Vec::new() } else { rest.split('/').map(segment).collect::<Result<_, _>>()? };
-        let plain = |tail: &&str| (tail.is_empty() || tail.starts_with('/')) && !tail.contains(['*', '{', '}']);
+        let head: Vec<Option<Box<str>>> = if head.is_empty() {
+            Vec::new()
+        } else {
+            rest.split('/').map(segment).collect::<Result<_, _>>()?
+        };
+        let plain = |tail: &&str| {
+            (tail.is_empty() || tail.starts_with('/')) && !tail.contains(['*', '{', '}'])
+        };
         if tail.as_ref().is_some_and(|tail| !plain(tail)) {
             return Err("{**} must be the last operator and a whole segment");
         }
         // Only the last segment of a path may be empty.
         let inner = head.len().saturating_sub(usize::from(tail.is_none()));
-        if head.iter().take(inner).any(|segment| segment.as_deref() == Some("")) {
+        if head
+            .iter()
+            .take(inner)
+            .any(|segment| segment.as_deref() == Some(""))
+        {
             return Err(NEVER);
         }
-        Ok(Self { head, tail: tail.map(canonical).transpose()? })
+        Ok(Self {
+            head,
+            tail: tail.map(canonical).transpose()?,
+        })
     }
 }
 
@@ -243,10 +289,14 @@ impl Template {
     fn matches(&self, path: &str) -> bool {
         let mut rest = path;
         for segment in &self.head {
-            let Some(after) = rest.strip_prefix('/') else { return false };
+            let Some(after) = rest.strip_prefix('/') else {
+                return false;
+            };
             let end = after.find('/').unwrap_or(after.len());
             let (found, left) = after.split_at(end);
-            let fits = segment.as_deref().map_or(!found.is_empty(), |literal| literal == found);
+            let fits = segment
+                .as_deref()
+                .map_or(!found.is_empty(), |literal| literal == found);
             if !fits {
                 return false;
             }
@@ -254,7 +304,9 @@ impl Template {
         }
         match &self.tail {
             None => rest.is_empty(),
-            Some(tail) => rest.strip_prefix('/').is_some_and(|any| any.ends_with(&**tail)),
+            Some(tail) => rest
+                .strip_prefix('/')
+                .is_some_and(|any| any.ends_with(&**tail)),
         }
     }
 
@@ -262,8 +314,12 @@ impl Template {
     fn begins_with(&self, prefix: &str) -> bool {
         let mut left = prefix;
         for segment in &self.head {
-            let Some(after) = left.strip_prefix('/') else { return left.is_empty() };
-            let Some(literal) = segment.as_deref() else { return after.is_empty() };
+            let Some(after) = left.strip_prefix('/') else {
+                return left.is_empty();
+            };
+            let Some(literal) = segment.as_deref() else {
+                return after.is_empty();
+            };
             match after.strip_prefix(literal) {
                 Some(more) => left = more,
                 None => return literal.starts_with(after),
@@ -287,7 +343,9 @@ impl Pattern for Path {
         match (self, other) {
             (Self::Word(ours), Self::Word(theirs)) => ours.covers(theirs),
             (Self::Word(Word::Present), Self::Template(_)) => true,
-            (Self::Word(Word::Prefix(prefix)), Self::Template(template)) => template.begins_with(prefix),
+            (Self::Word(Word::Prefix(prefix)), Self::Template(template)) => {
+                template.begins_with(prefix)
+            }
             (Self::Template(template), Self::Word(Word::Exact(path))) => template.matches(path),
             (Self::Template(ours), Self::Template(theirs)) => ours == theirs,
             (Self::Word(_) | Self::Template(_), _) => false,

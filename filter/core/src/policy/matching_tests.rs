@@ -3,7 +3,8 @@ use super::*;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 fn path(pattern: &str) -> Path {
-    Path::parse(pattern, EscapedSlashes::Reject).unwrap_or_else(|message| panic!("{pattern}: {message}"))
+    Path::parse(pattern, EscapedSlashes::Reject)
+        .unwrap_or_else(|message| panic!("{pattern}: {message}"))
 }
 
 #[test]
@@ -18,15 +19,25 @@ fn words_match_as_in_authorization_policy() {
         assert!(yes.iter().all(|text| word.matches(text)), "{pattern}");
         assert!(!no.iter().any(|text| word.matches(text)), "{pattern}");
     }
-    assert!(Word::parse("a*b").is_err() && Word::parse("*a*").is_err() && Word::parse("**").is_err());
+    assert!(
+        Word::parse("a*b").is_err() && Word::parse("*a*").is_err() && Word::parse("**").is_err()
+    );
 }
 
 /// The examples of Istio's AuthorizationPolicy reference (`Operation.paths`).
 #[test]
 fn path_templates_match_as_istio_documents_them() {
     for (pattern, yes, no) in [
-        ("/foo/{*}", &["/foo/bar"][..], &["/foo/bar/baz", "/foo/", "/foo"][..]),
-        ("/foo/{**}/", &["/foo/bar/", "/foo/bar/baz/", "/foo//"], &["/foo/bar", "/foo"]),
+        (
+            "/foo/{*}",
+            &["/foo/bar"][..],
+            &["/foo/bar/baz", "/foo/", "/foo"][..],
+        ),
+        (
+            "/foo/{**}/",
+            &["/foo/bar/", "/foo/bar/baz/", "/foo//"],
+            &["/foo/bar", "/foo"],
+        ),
         (
             "/foo/{*}/bar/{**}",
             &["/foo/buzz/bar/", "/foo/buzz/bar/baz", "/foo/x/bar/y/z"],
@@ -66,7 +77,10 @@ fn templates_that_istio_refuses_are_refused() {
         "{*}",
         "/{",
     ] {
-        assert!(Path::parse(pattern, EscapedSlashes::Reject).is_err(), "{pattern}");
+        assert!(
+            Path::parse(pattern, EscapedSlashes::Reject).is_err(),
+            "{pattern}"
+        );
     }
 }
 
@@ -93,12 +107,16 @@ fn covering_is_only_claimed_when_sure() {
         ("/a/bc*", "/a/b/{*}"),
         ("/a/b*", "/a/{*}"),
     ] {
-        assert!(!path(not_wide).covers(&path(other)), "{not_wide} does not cover {other}");
+        assert!(
+            !path(not_wide).covers(&path(other)),
+            "{not_wide} does not cover {other}"
+        );
     }
 }
 
 proptest::proptest! {
-    /// Whatever is covered must match: else a legitimate rule would be refused as one that can never decide.
+    /// Whatever is covered must match: else a legitimate rule would be refused as one that can
+    /// never decide.
     #[test]
     fn what_is_covered_matches(a in 0..12_usize, b in 0..12_usize, text in "/[ab]{0,2}(/[ab]{0,2}){0,2}") {
         let patterns = ["/", "/*", "/a*", "*b", "*", "/a", "/a/b", "/{*}", "/{**}", "/a/{*}", "/a/{**}", "/{*}/b"];

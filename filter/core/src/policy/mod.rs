@@ -1,4 +1,5 @@
-//! Policy: a parsed plugin configuration, and what it says about a request whose token has been verified.
+//! Policy: a parsed plugin configuration, and what it says about a request whose token has been
+//! verified.
 
 pub mod host;
 pub mod matching;
@@ -11,7 +12,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::config::{self, Challenge, ConfigErrors, JwtRule, KeySource, Mistake, Mode, Staleness, TrustBundleConfig};
+use crate::config::{
+    self, Challenge, ConfigErrors, JwtRule, KeySource, Mistake, Mode, Staleness, TrustBundleConfig,
+};
 use crate::keys::{Key, KeySet, PassedOver};
 use crate::limits;
 use crate::rejection::Rejection;
@@ -53,12 +56,27 @@ pub(crate) struct RouteRules {
 
 impl RouteRules {
     pub(crate) fn new(rules: Vec<Rule>, slashes: EscapedSlashes) -> Self {
-        let operations = rules.iter().flat_map(|rule| &rule.to).map(rules::Operation::compares);
-        let compares = operations.fold((false, false), |(paths, hosts), (path, host)| (paths | path, hosts | host));
-        let compares_ports = rules.iter().flat_map(|rule| &rule.to).any(rules::Operation::compares_ports);
+        let operations = rules
+            .iter()
+            .flat_map(|rule| &rule.to)
+            .map(rules::Operation::compares);
+        let compares = operations.fold((false, false), |(paths, hosts), (path, host)| {
+            (paths | path, hosts | host)
+        });
+        let compares_ports = rules
+            .iter()
+            .flat_map(|rule| &rule.to)
+            .any(rules::Operation::compares_ports);
         let allows = rules.iter().any(|rule| rule.action == Action::Allow);
         let anonymous = Standing::of(&rules, None, None);
-        Self { rules, compares, compares_ports, slashes, allows, anonymous }
+        Self {
+            rules,
+            compares,
+            compares_ports,
+            slashes,
+            allows,
+            anonymous,
+        }
     }
 
     /// The rules of one action that match the request's route, with their places.
@@ -67,11 +85,15 @@ impl RouteRules {
         action: Action,
         request: &CanonicalRequest<'_>,
     ) -> impl Iterator<Item = (usize, &'p Rule)> {
-        self.rules.iter().enumerate().filter(move |(_, rule)| rule.action == action && rule.matches_route(request))
+        self.rules
+            .iter()
+            .enumerate()
+            .filter(move |(_, rule)| rule.action == action && rule.matches_route(request))
     }
 
     fn denies(&self, request: &CanonicalRequest<'_>, standing: &Standing) -> bool {
-        self.on_route(Action::Deny, request).any(|(at, _)| standing.matches(at) && standing.has_scopes(at))
+        self.on_route(Action::Deny, request)
+            .any(|(at, _)| standing.matches(at) && standing.has_scopes(at))
     }
 }
 
@@ -97,14 +119,18 @@ pub struct Denied<'p> {
 
 impl Denied<'_> {
     fn plain(rejection: Rejection) -> Self {
-        Self { rejection, scopes: &[] }
+        Self {
+            rejection,
+            scopes: &[],
+        }
     }
 }
 
 impl<'a> Request<'a> {
     fn path_without_query(&self) -> &'a str {
         let end = self.path.bytes().position(|byte| byte == b'?');
-        end.and_then(|end| self.path.get(..end)).unwrap_or(self.path)
+        end.and_then(|end| self.path.get(..end))
+            .unwrap_or(self.path)
     }
 }
 
@@ -136,7 +162,8 @@ impl CanonicalRequest<'_> {
     }
 }
 
-/// Longest time for which a policy goes on accepting tokens by one bundle. A poll states it (`x-meshseal-staleness`).
+/// Longest time for which a policy goes on accepting tokens by one bundle. A poll states it
+/// (`x-meshseal-staleness`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StalenessBound {
     /// Until this many seconds after the bundle's issue, but not past its not-after.
@@ -153,7 +180,10 @@ impl StalenessBound {
         match staleness {
             Staleness { serve: true, .. } => Self::Unbounded,
             Staleness { max_age: None, .. } => Self::NotAfter,
-            Staleness { max_age: Some(seconds), .. } => Self::Seconds(seconds),
+            Staleness {
+                max_age: Some(seconds),
+                ..
+            } => Self::Seconds(seconds),
         }
     }
 
@@ -173,7 +203,9 @@ impl StalenessBound {
         match text {
             "not-after" => Some(Self::NotAfter),
             "unbounded" => Some(Self::Unbounded),
-            _ if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok().map(Self::Seconds),
+            _ if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                text.parse().ok().map(Self::Seconds)
+            }
             _ => None,
         }
     }
@@ -190,18 +222,28 @@ impl fmt::Display for StalenessBound {
 }
 
 impl Policy {
-    /// Returns the longest time for which any rule goes on by one bundle; zero if no issuer's keys come from the bundle.
+    /// Returns the longest time for which any rule goes on by one bundle; zero if no issuer's keys
+    /// come from the bundle.
     #[must_use]
     pub fn staleness_bound(&self) -> StalenessBound {
-        let uses_bundle = self.jwt_rules.iter().any(|rule| matches!(rule.keys, KeySource::Bundle));
+        let uses_bundle = self
+            .jwt_rules
+            .iter()
+            .any(|rule| matches!(rule.keys, KeySource::Bundle));
         let Some(bundle) = self.trust_bundle.as_ref().filter(|_| uses_bundle) else {
             return StalenessBound::Seconds(0);
         };
         if !self.route_rules.allows {
             return StalenessBound::of(bundle.staleness);
         }
-        let allowing = self.route_rules.rules.iter().filter(|rule| rule.action == Action::Allow);
-        allowing.fold(StalenessBound::Seconds(0), |longest, rule| longest.longer(StalenessBound::of(rule.staleness)))
+        let allowing = self
+            .route_rules
+            .rules
+            .iter()
+            .filter(|rule| rule.action == Action::Allow);
+        allowing.fold(StalenessBound::Seconds(0), |longest, rule| {
+            longest.longer(StalenessBound::of(rule.staleness))
+        })
     }
 
     /// Reads a plugin configuration (JSON).
@@ -262,13 +304,25 @@ impl Policy {
     /// The keys of the configuration itself that were passed over, with the index of their rule.
     pub fn passed_over_inline_keys(&self) -> impl Iterator<Item = (usize, &PassedOver)> {
         self.jwt_rules.iter().enumerate().flat_map(|(at, rule)| {
-            let set = if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None };
-            set.into_iter().flat_map(KeySet::passed_over).map(move |passed| (at, passed))
+            let set = if let KeySource::Inline(set) = &rule.keys {
+                Some(set)
+            } else {
+                None
+            };
+            set.into_iter()
+                .flat_map(KeySet::passed_over)
+                .map(move |passed| (at, passed))
         })
     }
 
     fn inline_sets(&self) -> impl Iterator<Item = &KeySet> {
-        self.jwt_rules.iter().filter_map(|rule| if let KeySource::Inline(set) = &rule.keys { Some(set) } else { None })
+        self.jwt_rules.iter().filter_map(|rule| {
+            if let KeySource::Inline(set) = &rule.keys {
+                Some(set)
+            } else {
+                None
+            }
+        })
     }
 
     /// How the trust bundle is received, if it is.
@@ -283,17 +337,27 @@ impl Policy {
         &self.stat_prefix
     }
 
-    /// Every header that an output may set, to be removed from requests first (V21). Lower case; may repeat.
+    /// Every header that an output may set, to be removed from requests first (V21). Lower case;
+    /// may repeat.
     pub fn sanitized_headers(&self) -> impl Iterator<Item = &str> {
         self.jwt_rules.iter().flat_map(|rule| {
-            let claims = rule.output_claim_to_headers.iter().map(|output| output.header.as_ref());
-            rule.output_payload_to_header.as_deref().into_iter().chain(claims)
+            let claims = rule
+                .output_claim_to_headers
+                .iter()
+                .map(|output| output.header.as_ref());
+            rule.output_payload_to_header
+                .as_deref()
+                .into_iter()
+                .chain(claims)
         })
     }
 
     /// The rules for an issuer, compared exactly (V9). Each has keys of its own.
     pub fn jwt_rules_for(&self, issuer: &str) -> impl Iterator<Item = (usize, &JwtRule)> {
-        self.jwt_rules.iter().enumerate().filter(move |(_, rule)| *rule.issuer == *issuer)
+        self.jwt_rules
+            .iter()
+            .enumerate()
+            .filter(move |(_, rule)| *rule.issuer == *issuer)
     }
 
     /// Returns the request as rules compare it. Path and host are brought to their canonical form
@@ -310,26 +374,40 @@ impl Policy {
             if path.len() > limits::MAX_PATH_BYTES {
                 return Err(Rejection::PathTooLong);
             }
-            normal::canonical_path(path, self.route_rules.slashes).ok_or(Rejection::PathNotNormalized)?
+            normal::canonical_path(path, self.route_rules.slashes)
+                .ok_or(Rejection::PathNotNormalized)?
         } else {
             Cow::Borrowed(path)
         };
-        let host = if hosts { Some(parse_host(request.host)?) } else { None };
-        Ok(CanonicalRequest { method: request.method, host, path })
+        let host = if hosts {
+            Some(parse_host(request.host)?)
+        } else {
+            None
+        };
+        Ok(CanonicalRequest {
+            method: request.method,
+            host,
+            path,
+        })
     }
 
     /// Returns whether the scheme of a request decides: it names no port, and a rule compares
     /// ports.
     #[must_use]
     pub fn needs_scheme(&self, request: &CanonicalRequest<'_>) -> bool {
-        self.route_rules.compares_ports && request.host.as_ref().is_some_and(|host| !host.has_port())
+        self.route_rules.compares_ports
+            && request.host.as_ref().is_some_and(|host| !host.has_port())
     }
 
-    /// Whether a request without a token passes: some rule with `allowMissing` matches its route and no DENY rule does.
+    /// Whether a request without a token passes: some rule with `allowMissing` matches its route
+    /// and no DENY rule does.
     #[must_use]
     pub fn admits_anonymous(&self, request: &CanonicalRequest<'_>) -> bool {
         let rules = &self.route_rules;
-        let public = rules.rules.iter().any(|rule| rule.allow_missing && rule.matches_route(request));
+        let public = rules
+            .rules
+            .iter()
+            .any(|rule| rule.allow_missing && rule.matches_route(request));
         public && !rules.denies(request, &rules.anonymous)
     }
 
@@ -344,12 +422,12 @@ impl Policy {
         )
     }
 
-    /// Whether the bearer of a verified token may make this request (V16, V22): no DENY rule matches, and some ALLOW rule
-    /// does, or there is none.
+    /// Whether the bearer of a verified token may make this request (V16, V22): no DENY rule
+    /// matches, and some ALLOW rule does, or there is none.
     ///
     /// # Errors
-    /// [`Denied`] with [`Rejection::RuleDenied`], [`Rejection::BundleStale`], [`Rejection::ScopeMissing`] or
-    /// [`Rejection::RuleUnmatched`].
+    /// [`Denied`] with [`Rejection::RuleDenied`], [`Rejection::BundleStale`],
+    /// [`Rejection::ScopeMissing`] or [`Rejection::RuleUnmatched`].
     pub fn authorize(
         &self,
         request: &CanonicalRequest<'_>,
@@ -362,14 +440,27 @@ impl Policy {
         }
         let fresh = |staleness: Staleness| self.is_fresh(standing, staleness, freshness);
         if !rules.allows {
-            let default = self.trust_bundle.as_ref().map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
-            return if fresh(default) { Ok(()) } else { Err(Denied::plain(Rejection::BundleStale)) };
+            let default = self
+                .trust_bundle
+                .as_ref()
+                .map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
+            return if fresh(default) {
+                Ok(())
+            } else {
+                Err(Denied::plain(Rejection::BundleStale))
+            };
         }
         let mut denied = Denied::plain(Rejection::RuleUnmatched);
-        for (at, rule) in rules.on_route(Action::Allow, request).filter(|(at, _)| standing.matches(*at)) {
+        for (at, rule) in rules
+            .on_route(Action::Allow, request)
+            .filter(|(at, _)| standing.matches(*at))
+        {
             if !standing.has_scopes(at) {
                 if denied.rejection == Rejection::RuleUnmatched {
-                    denied = Denied { rejection: Rejection::ScopeMissing, scopes: &rule.scopes };
+                    denied = Denied {
+                        rejection: Rejection::ScopeMissing,
+                        scopes: &rule.scopes,
+                    };
                 }
             } else if fresh(rule.staleness) {
                 return Ok(());
@@ -384,7 +475,10 @@ impl Policy {
     fn is_fresh(&self, standing: &Standing, staleness: Staleness, freshness: Freshness) -> bool {
         let rule = standing.jwt_rule().and_then(|at| self.jwt_rules.get(at));
         let from_bundle = rule.is_some_and(|rule| matches!(rule.keys, KeySource::Bundle));
-        let too_old = staleness.max_age.zip(freshness.age).is_some_and(|(max, age)| age > max);
+        let too_old = staleness
+            .max_age
+            .zip(freshness.age)
+            .is_some_and(|(max, age)| age > max);
         !from_bundle || (!freshness.overdue && (staleness.serve || !(freshness.expired || too_old)))
     }
 }

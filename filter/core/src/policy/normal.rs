@@ -31,7 +31,9 @@ const SPECIAL: &[u8] = b"\\;?#";
 ///
 /// Borrows where nothing is escaped.
 pub(super) fn canonical_path(path: &str, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
-    let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && !SPECIAL.contains(&byte));
+    let plain = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !SPECIAL.contains(&byte));
     if !plain || !(path.starts_with('/') || path == "*") {
         return None;
     }
@@ -48,15 +50,23 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    pub(super) const CLOSED: Self = Self { open_start: false, open_end: false };
+    pub(super) const CLOSED: Self = Self {
+        open_start: false,
+        open_end: false,
+    };
 }
 
 /// Returns the canonical form of literal text of a pattern, or `None` if no canonical path can
 /// contain it.
 ///
 /// Characters beyond ASCII may be written as they are.
-pub(super) fn canonical_literal(literal: &str, ends: Ends, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
-    let printable = |char: char| !char.is_control() && !char.is_whitespace() && !"\\;?#".contains(char);
+pub(super) fn canonical_literal(
+    literal: &str,
+    ends: Ends,
+    slashes: EscapedSlashes,
+) -> Option<Cow<'_, str>> {
+    let printable =
+        |char: char| !char.is_control() && !char.is_whitespace() && !"\\;?#".contains(char);
     if !literal.chars().all(printable) {
         return None;
     }
@@ -74,18 +84,26 @@ fn resolved(text: &str, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let (byte, tail) = if *first == b'%' { escape(tail, slashes)? } else { (*first, tail) };
+        let (byte, tail) = if *first == b'%' {
+            escape(tail, slashes)?
+        } else {
+            (*first, tail)
+        };
         bytes.push(byte);
         rest = tail;
     }
     let text = String::from_utf8(bytes).ok()?;
-    let controls = text.chars().any(|char| char.is_control() && char != ESCAPED_SLASH);
+    let controls = text
+        .chars()
+        .any(|char| char.is_control() && char != ESCAPED_SLASH);
     (!controls).then_some(Cow::Owned(text))
 }
 
 /// The octet after a `%`, and the text behind it.
 fn escape(after: &[u8], slashes: EscapedSlashes) -> Option<(u8, &[u8])> {
-    let [high, low, tail @ ..] = after else { return None };
+    let [high, low, tail @ ..] = after else {
+        return None;
+    };
     let digit = |digit: u8| char::from(digit).to_digit(16);
     let octet = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
     let octet = match (octet, slashes) {

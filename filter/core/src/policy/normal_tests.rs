@@ -19,14 +19,23 @@ fn kept(path: &str) -> Option<String> {
 
 #[test]
 fn borrows_path_without_escapes() {
-    assert!(matches!(canonical_path("/a/b:c@d,e", EscapedSlashes::Reject), Some(Cow::Borrowed(_))));
+    assert!(matches!(
+        canonical_path("/a/b:c@d,e", EscapedSlashes::Reject),
+        Some(Cow::Borrowed(_))
+    ));
 }
 
 #[test]
 fn keeps_escaped_slash_inside_its_segment() {
-    assert_eq!(kept("/p/group%2Fproject").as_deref(), Some("/p/group<slash>project"));
+    assert_eq!(
+        kept("/p/group%2Fproject").as_deref(),
+        Some("/p/group<slash>project")
+    );
     assert_eq!(kept("/p/group%2fproject"), kept("/p/group%2Fproject"));
-    assert_eq!(canonical_path("/p/group%2Fproject", EscapedSlashes::Reject), None);
+    assert_eq!(
+        canonical_path("/p/group%2Fproject", EscapedSlashes::Reject),
+        None
+    );
 }
 
 /// A server that takes the escaped slash for a separator must not be led elsewhere.
@@ -49,17 +58,40 @@ fn rejects_escaped_slash_beside_dots_or_nothing() {
 
 #[test]
 fn rejects_escaped_backslash_with_kept_slashes() {
-    assert_eq!((kept("/a%5Cb"), kept("/a%1Fb"), kept("/a%252Fb")), (None, None, None));
+    assert_eq!(
+        (kept("/a%5Cb"), kept("/a%1Fb"), kept("/a%252Fb")),
+        (None, None, None)
+    );
 }
 
 #[test]
 fn literal_may_end_inside_dotted_segment() {
     let literal = |text, open_start, open_end| {
-        canonical_literal(text, Ends { open_start, open_end }, EscapedSlashes::Reject).is_some()
+        canonical_literal(
+            text,
+            Ends {
+                open_start,
+                open_end,
+            },
+            EscapedSlashes::Reject,
+        )
+        .is_some()
     };
-    assert!(literal("/.", false, true) && literal("./x", true, false) && literal("/caf\u{e9}", false, false));
-    assert!(!literal("/.", false, false) && !literal("/./", false, true) && !literal("/../x", true, false));
-    assert!(!literal("/caf%C3", false, true) && !literal("/a b", false, false) && !literal("/a\u{85}", false, false));
+    assert!(
+        literal("/.", false, true)
+            && literal("./x", true, false)
+            && literal("/caf\u{e9}", false, false)
+    );
+    assert!(
+        !literal("/.", false, false)
+            && !literal("/./", false, true)
+            && !literal("/../x", true, false)
+    );
+    assert!(
+        !literal("/caf%C3", false, true)
+            && !literal("/a b", false, false)
+            && !literal("/a\u{85}", false, false)
+    );
 }
 
 /// Python's `urllib.parse.unquote`: what is no escape stays, and what is not UTF-8 becomes U+FFFD.
@@ -80,7 +112,9 @@ fn path_unescape(path: &str) -> Option<Vec<u8>> {
 fn octets(path: &str, strict: bool) -> Option<Vec<u8>> {
     let (mut bytes, mut at) = (Vec::new(), 0);
     while let Some(byte) = path.as_bytes().get(at) {
-        let escape = path.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let escape = path
+            .get(at + 1..at + 3)
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
         match escape.filter(|_| *byte == b'%') {
             Some(digits) => {
                 bytes.push(u8::from_str_radix(digits, 16).unwrap());
@@ -139,7 +173,11 @@ fn spelled(reading: &str, ways: &[u8]) -> String {
         if char == ESCAPED_SLASH {
             return String::from(if way.is_multiple_of(2) { "%2F" } else { "%2f" });
         }
-        if char == '/' || (way.is_multiple_of(3) && char.is_ascii_graphic() && !SPECIAL.contains(&(char as u8))) {
+        if char == '/'
+            || (way.is_multiple_of(3)
+                && char.is_ascii_graphic()
+                && !SPECIAL.contains(&(char as u8)))
+        {
             return String::from(char);
         }
         let mut buffer = [0; 4];
@@ -149,7 +187,11 @@ fn spelled(reading: &str, ways: &[u8]) -> String {
             2 => format!("%{:X}{:x}", octet >> 4, octet & 15),
             _ => format!("%{:x}{:X}", octet >> 4, octet & 15),
         };
-        char.encode_utf8(&mut buffer).as_bytes().iter().map(octet).collect::<String>()
+        char.encode_utf8(&mut buffer)
+            .as_bytes()
+            .iter()
+            .map(octet)
+            .collect::<String>()
     };
     reading.chars().enumerate().map(spell).collect()
 }
@@ -159,7 +201,11 @@ fn reading(slashes: EscapedSlashes) -> impl Strategy<Value = String> {
     let part = prop::collection::vec(prop::sample::select(&CHARS[..]), 1..5);
     let part = part.prop_map(|chars| chars.into_iter().collect::<String>());
     let part = part.prop_filter("dots", |part| !matches!(part.as_str(), "." | ".."));
-    let most = if slashes == EscapedSlashes::Keep { 4 } else { 2 };
+    let most = if slashes == EscapedSlashes::Keep {
+        4
+    } else {
+        2
+    };
     let segment = prop::collection::vec(part, 1..most);
     let segment = segment.prop_map(|parts| parts.join(&String::from(ESCAPED_SLASH)));
     prop::collection::vec(segment, 1..4).prop_map(|segments| format!("/{}", segments.join("/")))
@@ -183,7 +229,12 @@ fn guards(kind: u8, guarded: &str, path: &str) -> bool {
 
 fn pattern(kind: u8, guarded: &str, ways: &[u8]) -> String {
     // `*`, `{` and `}` are operators where they stand raw.
-    let write = |text: &str| spelled(text, ways).replace('*', "%2A").replace('{', "%7b").replace('}', "%7D");
+    let write = |text: &str| {
+        spelled(text, ways)
+            .replace('*', "%2A")
+            .replace('{', "%7b")
+            .replace('}', "%7D")
+    };
     let (folder, last) = guarded.split_at(guarded.rfind('/').unwrap());
     match kind % KINDS {
         0 => write(guarded),
@@ -196,9 +247,15 @@ fn pattern(kind: u8, guarded: &str, ways: &[u8]) -> String {
 }
 
 fn decide(policy: &Policy, path: &str) -> Result<(), Rejection> {
-    let request = policy.canonical(&Request { method: "GET", host: "h", path })?;
+    let request = policy.canonical(&Request {
+        method: "GET",
+        host: "h",
+        path,
+    })?;
     let anonymous = &policy.route_rules.anonymous;
-    policy.authorize(&request, anonymous, Freshness::default()).map_err(|denied| denied.rejection)
+    policy
+        .authorize(&request, anonymous, Freshness::default())
+        .map_err(|denied| denied.rejection)
 }
 
 /// Compares the decisions of a DENY rule and of `notPaths` about one spelling with what its reading
@@ -212,7 +269,11 @@ fn decides_by_reading(
     more: &[u8],
 ) -> Result<(), TestCaseError> {
     let key = TestKey::new("k1", 1);
-    let setting = if slashes == EscapedSlashes::Keep { "KEEP_UNCHANGED" } else { "REJECT_REQUEST" };
+    let setting = if slashes == EscapedSlashes::Keep {
+        "KEEP_UNCHANGED"
+    } else {
+        "REJECT_REQUEST"
+    };
     let policy = |rules: Value| {
         let config = json!({
             "jwtRules": [{ "issuer": "https://i", "audiences": ["a"], "jwks": { "keys": [key.jwk()] } }],
@@ -226,11 +287,25 @@ fn decides_by_reading(
     let path = spelled(read, ways);
     let is_guarded = guards(kind, guarded, read);
     let denied = decide(&policy(deny), &path);
-    prop_assert_eq!(denied, if is_guarded { Err(Rejection::RuleDenied) } else { Ok(()) }, "{} {}", path, paths[0]);
+    prop_assert_eq!(
+        denied,
+        if is_guarded {
+            Err(Rejection::RuleDenied)
+        } else {
+            Ok(())
+        },
+        "{} {}",
+        path,
+        paths[0]
+    );
     let unmatched = decide(&policy(allow), &path);
     prop_assert_eq!(
         unmatched,
-        if is_guarded { Err(Rejection::RuleUnmatched) } else { Ok(()) },
+        if is_guarded {
+            Err(Rejection::RuleUnmatched)
+        } else {
+            Ok(())
+        },
         "{} {}",
         path,
         paths[0]

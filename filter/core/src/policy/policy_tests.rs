@@ -14,13 +14,26 @@ fn decide(rules: Value, method: &str, path: &str, changes: Value) -> Option<Reje
     decide_under(json!({}), rules, method, path, changes)
 }
 
-fn decide_under(rule: Value, rules: Value, method: &str, path: &str, changes: Value) -> Option<Rejection> {
+fn decide_under(
+    rule: Value,
+    rules: Value,
+    method: &str,
+    path: &str,
+    changes: Value,
+) -> Option<Rejection> {
     let key = TestKey::new("k1", 1);
     let policy = inline_policy(&[&key], rule, rules);
     let token = validate(&key.token(&claims(changes)), &policy, &Trust::new(), NOW).unwrap();
-    let request = Request { method, host: "orders.example", path };
+    let request = Request {
+        method,
+        host: "orders.example",
+        path,
+    };
     let request = policy.canonical(&request).unwrap();
-    policy.authorize(&request, &policy.standing(&token), Freshness::default()).err().map(|denied| denied.rejection)
+    policy
+        .authorize(&request, &policy.standing(&token), Freshness::default())
+        .err()
+        .map(|denied| denied.rejection)
 }
 
 fn to(operation: Value) -> Value {
@@ -31,8 +44,14 @@ fn to(operation: Value) -> Value {
 fn without_rules_a_good_token_is_enough_and_with_them_the_default_is_no() {
     assert_eq!(decide(Value::Null, "GET", "/any", json!({})), None);
     let rules = json!([{ "to": to(json!({ "paths": ["/orders"] })) }]);
-    assert_eq!(decide(rules.clone(), "GET", "/orders?x=/other", json!({})), None);
-    assert_eq!(decide(rules, "GET", "/other?x=/orders", json!({})), Some(Rejection::RuleUnmatched));
+    assert_eq!(
+        decide(rules.clone(), "GET", "/orders?x=/other", json!({})),
+        None
+    );
+    assert_eq!(
+        decide(rules, "GET", "/other?x=/orders", json!({})),
+        Some(Rejection::RuleUnmatched)
+    );
 }
 
 #[test]
@@ -40,7 +59,11 @@ fn methods_hosts_and_paths_must_all_fit() {
     let rules = json!([{ "to": to(json!({ "methods": ["GET"], "hosts": ["*.example"], "paths": ["/a/{*}"], "notPaths": ["/a/secret"] })) }]);
     assert_eq!(decide(rules.clone(), "GET", "/a/b", json!({})), None);
     for (method, path) in [("POST", "/a/b"), ("GET", "/a/b/c"), ("GET", "/a/secret")] {
-        assert_eq!(decide(rules.clone(), method, path, json!({})), Some(Rejection::RuleUnmatched), "{method} {path}");
+        assert_eq!(
+            decide(rules.clone(), method, path, json!({})),
+            Some(Rejection::RuleUnmatched),
+            "{method} {path}"
+        );
     }
 }
 
@@ -50,12 +73,42 @@ fn v22_a_missing_scope_is_named() {
     let rules = json!([{ "to": to(json!({ "methods": ["POST"] })), "scopes": ["orders.write", "orders.read"] }]);
     let policy = inline_policy(&[&key], json!({}), rules);
     let token = validate(&key.token(&claims(json!({}))), &policy, &Trust::new(), NOW).unwrap();
-    let request = |method| policy.canonical(&Request { method, host: "h", path: "/" }).unwrap();
-    let denied = policy.authorize(&request("POST"), &policy.standing(&token), Freshness::default()).unwrap_err();
+    let request = |method| {
+        policy
+            .canonical(&Request {
+                method,
+                host: "h",
+                path: "/",
+            })
+            .unwrap()
+    };
+    let denied = policy
+        .authorize(
+            &request("POST"),
+            &policy.standing(&token),
+            Freshness::default(),
+        )
+        .unwrap_err();
     assert_eq!(denied.rejection, Rejection::ScopeMissing);
-    assert_eq!(denied.scopes.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["orders.write", "orders.read"]);
-    let denied = policy.authorize(&request("GET"), &policy.standing(&token), Freshness::default()).unwrap_err();
-    assert_eq!((denied.rejection, denied.scopes.len()), (Rejection::RuleUnmatched, 0));
+    assert_eq!(
+        denied
+            .scopes
+            .iter()
+            .map(AsRef::as_ref)
+            .collect::<Vec<&str>>(),
+        ["orders.write", "orders.read"]
+    );
+    let denied = policy
+        .authorize(
+            &request("GET"),
+            &policy.standing(&token),
+            Freshness::default(),
+        )
+        .unwrap_err();
+    assert_eq!(
+        (denied.rejection, denied.scopes.len()),
+        (Rejection::RuleUnmatched, 0)
+    );
 }
 
 #[test]
@@ -66,8 +119,14 @@ fn any_allowing_rule_allows_and_any_denying_rule_denies() {
         { "action": "DENY", "when": [{ "key": "request.auth.claims[suspended]", "values": ["true"] }] },
     ]);
     assert_eq!(decide(rules.clone(), "GET", "/orders", json!({})), None);
-    assert_eq!(decide(rules.clone(), "PUT", "/orders", json!({})), Some(Rejection::ScopeMissing));
-    assert_eq!(decide(rules, "GET", "/orders", json!({ "suspended": true })), Some(Rejection::RuleDenied));
+    assert_eq!(
+        decide(rules.clone(), "PUT", "/orders", json!({})),
+        Some(Rejection::ScopeMissing)
+    );
+    assert_eq!(
+        decide(rules, "GET", "/orders", json!({ "suspended": true })),
+        Some(Rejection::RuleDenied)
+    );
 }
 
 #[test]
@@ -76,10 +135,26 @@ fn conditions_look_at_any_value_of_a_claim() {
     let groups = |values: Value| json!({ "key": "request.auth.claims[groups]", "values": values });
     let teams = |values: Value| json!({ "key": "request.auth.claims[teams]", "values": values });
     for (rules, changes, passes) in [
-        (when(groups(json!(["ops", "dev-*"]))), json!({ "groups": ["x", "dev-1"] }), true),
-        (when(groups(json!(["ops"]))), json!({ "groups": "ops" }), true),
-        (when(groups(json!(["ops"]))), json!({ "groups": ["x"] }), false),
-        (when(teams(json!(["ops"]))), json!({ "teams": { "ops": 1 } }), false),
+        (
+            when(groups(json!(["ops", "dev-*"]))),
+            json!({ "groups": ["x", "dev-1"] }),
+            true,
+        ),
+        (
+            when(groups(json!(["ops"]))),
+            json!({ "groups": "ops" }),
+            true,
+        ),
+        (
+            when(groups(json!(["ops"]))),
+            json!({ "groups": ["x"] }),
+            false,
+        ),
+        (
+            when(teams(json!(["ops"]))),
+            json!({ "teams": { "ops": 1 } }),
+            false,
+        ),
         (when(groups(json!(["ops"]))), json!({}), false),
         (when(groups(json!(["*"]))), json!({ "groups": [] }), false),
         (
@@ -87,27 +162,47 @@ fn conditions_look_at_any_value_of_a_claim() {
             json!({ "groups": ["a", "banned"] }),
             false,
         ),
-        (when(json!({ "key": "request.auth.claims[groups]", "notValues": ["banned"] })), json!({}), true),
         (
-            when(json!({ "key": "request.auth.claims[groups]", "values": ["a"], "notValues": ["b"] })),
+            when(json!({ "key": "request.auth.claims[groups]", "notValues": ["banned"] })),
+            json!({}),
+            true,
+        ),
+        (
+            when(
+                json!({ "key": "request.auth.claims[groups]", "values": ["a"], "notValues": ["b"] }),
+            ),
             json!({ "groups": ["a", "b"] }),
             false,
         ),
-        (when(json!({ "key": "request.auth.claims[a][b]", "values": ["7"] })), json!({ "a": { "b": 7 } }), true),
+        (
+            when(json!({ "key": "request.auth.claims[a][b]", "values": ["7"] })),
+            json!({ "a": { "b": 7 } }),
+            true,
+        ),
         (
             when(json!({ "key": "request.auth.claims[a][b]", "values": ["true"] })),
             json!({ "a": { "b": [false, true] } }),
             true,
         ),
-        (when(json!({ "key": "request.auth.claims[a.b]", "values": ["7"] })), json!({ "a.b": 7 }), true),
+        (
+            when(json!({ "key": "request.auth.claims[a.b]", "values": ["7"] })),
+            json!({ "a.b": 7 }),
+            true,
+        ),
         (
             when(json!({ "key": "request.auth.claims[scope]", "values": ["orders.read"] })),
             json!({ "scope": "a orders.read" }),
             true,
         ),
-        (when(json!({ "key": "request.auth.claims[note]", "values": ["b"] })), json!({ "note": "a b" }), false),
         (
-            when(json!({ "key": "request.auth.principal", "values": ["https://issuer.example/checkout"] })),
+            when(json!({ "key": "request.auth.claims[note]", "values": ["b"] })),
+            json!({ "note": "a b" }),
+            false,
+        ),
+        (
+            when(
+                json!({ "key": "request.auth.principal", "values": ["https://issuer.example/checkout"] }),
+            ),
             json!({}),
             true,
         ),
@@ -116,30 +211,70 @@ fn conditions_look_at_any_value_of_a_claim() {
             json!({ "aud": ["orders", "billing"] }),
             true,
         ),
-        (when(json!({ "key": "request.auth.presenter", "values": ["app"] })), json!({ "azp": "app" }), true),
-        (when(json!({ "key": "request.auth.subjectType", "values": ["user"] })), json!({ "sub": "alice" }), true),
-        (when(json!({ "key": "request.auth.subjectType", "values": ["user"] })), json!({}), false),
-        (when(teams(json!(["*"]))), json!({ "teams": { "ops": 1 } }), true),
-        (when(teams(json!(["*"]))), json!({ "teams": [{ "name": "ops" }] }), true),
-        (when(teams(json!(["o*", "*s"]))), json!({ "teams": {} }), false),
-        (when(json!({ "key": "request.auth.claims[teams]", "notValues": ["*"] })), json!({ "teams": {} }), false),
         (
-            when(json!({ "key": "request.auth.claims[kubernetes.io][namespace]", "values": ["shop"] })),
+            when(json!({ "key": "request.auth.presenter", "values": ["app"] })),
+            json!({ "azp": "app" }),
+            true,
+        ),
+        (
+            when(json!({ "key": "request.auth.subjectType", "values": ["user"] })),
+            json!({ "sub": "alice" }),
+            true,
+        ),
+        (
+            when(json!({ "key": "request.auth.subjectType", "values": ["user"] })),
+            json!({}),
+            false,
+        ),
+        (
+            when(teams(json!(["*"]))),
+            json!({ "teams": { "ops": 1 } }),
+            true,
+        ),
+        (
+            when(teams(json!(["*"]))),
+            json!({ "teams": [{ "name": "ops" }] }),
+            true,
+        ),
+        (
+            when(teams(json!(["o*", "*s"]))),
+            json!({ "teams": {} }),
+            false,
+        ),
+        (
+            when(json!({ "key": "request.auth.claims[teams]", "notValues": ["*"] })),
+            json!({ "teams": {} }),
+            false,
+        ),
+        (
+            when(
+                json!({ "key": "request.auth.claims[kubernetes.io][namespace]", "values": ["shop"] }),
+            ),
             json!({ "kubernetes.io": { "namespace": "shop" } }),
             true,
         ),
         (
-            when(json!({ "key": "request.auth.claims[https://shop.example/tenant]", "values": ["t1"] })),
+            when(
+                json!({ "key": "request.auth.claims[https://shop.example/tenant]", "values": ["t1"] }),
+            ),
             json!({ "https://shop.example/tenant": "t1" }),
             true,
         ),
-        (when(json!({ "key": "request.auth.claims[scope]", "values": ["*"] })), json!({ "scope": " " }), false),
+        (
+            when(json!({ "key": "request.auth.claims[scope]", "values": ["*"] })),
+            json!({ "scope": " " }),
+            false,
+        ),
         (
             when(json!({ "key": "request.auth.claims[act][sub]", "values": ["inner"] })),
             json!({ "act": { "sub": "outer", "act": { "sub": "inner" } } }),
             false,
         ),
-        (json!([{ "from": [{ "source": { "requestPrincipals": ["*/checkout"] } }] }]), json!({}), true),
+        (
+            json!([{ "from": [{ "source": { "requestPrincipals": ["*/checkout"] } }] }]),
+            json!({}),
+            true,
+        ),
         (
             json!([{ "from": [{ "source": { "requestPrincipals": ["*"], "notRequestPrincipals": ["*/checkout"] } }] }]),
             json!({}),
@@ -147,13 +282,21 @@ fn conditions_look_at_any_value_of_a_claim() {
         ),
     ] {
         let verdict = decide(rules.clone(), "GET", "/", changes.clone());
-        assert_eq!(verdict, (!passes).then_some(Rejection::RuleUnmatched), "{rules} {changes}");
+        assert_eq!(
+            verdict,
+            (!passes).then_some(Rejection::RuleUnmatched),
+            "{rules} {changes}"
+        );
     }
 }
 
 /// Claims of a token with this actor; null for none.
 fn delegated_to(act: &Value) -> Value {
-    if act.is_null() { json!({}) } else { json!({ "act": act }) }
+    if act.is_null() {
+        json!({})
+    } else {
+        json!({ "act": act })
+    }
 }
 
 #[test]
@@ -176,13 +319,34 @@ fn v24_denies_every_form_of_delegation() {
 #[test]
 fn actor_is_the_outermost_with_its_issuer() {
     for (act, actor) in [
-        (json!({ "sub": "edge" }), Some("https://issuer.example/edge")),
-        (json!({ "client_id": "edge" }), Some("https://issuer.example/edge")),
-        (json!({ "sub": "edge", "client_id": "other" }), Some("https://issuer.example/edge")),
-        (json!({ "sub": "", "client_id": "edge" }), Some("https://issuer.example/edge")),
-        (json!({ "iss": "https://b", "sub": "edge" }), Some("https://b/edge")),
-        (json!({ "iss": "", "sub": "edge" }), Some("https://issuer.example/edge")),
-        (json!({ "sub": "edge", "act": { "sub": "inner" } }), Some("https://issuer.example/edge")),
+        (
+            json!({ "sub": "edge" }),
+            Some("https://issuer.example/edge"),
+        ),
+        (
+            json!({ "client_id": "edge" }),
+            Some("https://issuer.example/edge"),
+        ),
+        (
+            json!({ "sub": "edge", "client_id": "other" }),
+            Some("https://issuer.example/edge"),
+        ),
+        (
+            json!({ "sub": "", "client_id": "edge" }),
+            Some("https://issuer.example/edge"),
+        ),
+        (
+            json!({ "iss": "https://b", "sub": "edge" }),
+            Some("https://b/edge"),
+        ),
+        (
+            json!({ "iss": "", "sub": "edge" }),
+            Some("https://issuer.example/edge"),
+        ),
+        (
+            json!({ "sub": "edge", "act": { "sub": "inner" } }),
+            Some("https://issuer.example/edge"),
+        ),
         (json!({ "act": { "sub": "inner" } }), None),
         (json!({ "sub": "" }), None),
         (Value::Null, None),
@@ -192,8 +356,15 @@ fn actor_is_the_outermost_with_its_issuer() {
             decide(rules, "GET", "/", delegated_to(&act)).is_none()
         };
         assert_eq!(with("values", &["*"]), actor.is_some(), "{act}");
-        assert_eq!(actor.is_some_and(|actor| with("values", &[actor])), actor.is_some(), "{act}");
-        assert!(!with("values", &["*inner", "edge"]) && with("notValues", &["*inner"]), "{act}");
+        assert_eq!(
+            actor.is_some_and(|actor| with("values", &[actor])),
+            actor.is_some(),
+            "{act}"
+        );
+        assert!(
+            !with("values", &["*inner", "edge"]) && with("notValues", &["*inner"]),
+            "{act}"
+        );
     }
 }
 
@@ -203,10 +374,19 @@ fn delegation_depth_counts_every_actor() {
     for depth in 0..6 {
         for limit in 0..6 {
             let allowed: Vec<String> = (0..=limit).map(|depth| format!("{depth}")).collect();
-            let rules = json!([{ "when": [{ "key": "request.auth.delegationDepth", "values": allowed }] }]);
-            assert_eq!(decide(rules, "GET", "/", delegated_to(&act)).is_none(), depth <= limit, "{depth} {limit}");
+            let rules =
+                json!([{ "when": [{ "key": "request.auth.delegationDepth", "values": allowed }] }]);
+            assert_eq!(
+                decide(rules, "GET", "/", delegated_to(&act)).is_none(),
+                depth <= limit,
+                "{depth} {limit}"
+            );
         }
-        act = if act.is_null() { json!({ "sub": "a" }) } else { json!({ "act": act }) };
+        act = if act.is_null() {
+            json!({ "sub": "a" })
+        } else {
+            json!({ "act": act })
+        };
     }
 }
 
@@ -216,22 +396,45 @@ fn admits_spelling(pattern: &str, value: &str) -> bool {
     let rules = json!([{ "when": [{ "key": "request.auth.claims[id]", "values": [pattern] }] }]);
     let policy = inline_policy(&[&key], json!({}), rules);
     let claims = claims(json!({})).to_string();
-    let token = key.sign(&key.header(), &format!("{},\"id\":{value}}}", &claims[..claims.len() - 1]));
+    let token = key.sign(
+        &key.header(),
+        &format!("{},\"id\":{value}}}", &claims[..claims.len() - 1]),
+    );
     let token = validate(&token, &policy, &Trust::new(), NOW).unwrap();
-    let request = Request { method: "GET", host: "orders.example", path: "/" };
+    let request = Request {
+        method: "GET",
+        host: "orders.example",
+        path: "/",
+    };
     let request = policy.canonical(&request).unwrap();
-    policy.authorize(&request, &policy.standing(&token), Freshness::default()).is_ok()
+    policy
+        .authorize(&request, &policy.standing(&token), Freshness::default())
+        .is_ok()
 }
 
 #[test]
 fn numbers_are_compared_as_they_were_signed() {
-    for number in ["36893488147419103233", "1e3", "1.0", "-0", "1E3", "281674916028284930", "-7"] {
+    for number in [
+        "36893488147419103233",
+        "1e3",
+        "1.0",
+        "-0",
+        "1E3",
+        "281674916028284930",
+        "-7",
+    ] {
         assert!(admits_spelling(number, number), "{number}");
-        assert!(admits_spelling(number, &format!("[0,{number}]")), "{number}");
+        assert!(
+            admits_spelling(number, &format!("[0,{number}]")),
+            "{number}"
+        );
     }
-    for (pattern, number) in
-        [("1000", "1e3"), ("1", "1.0"), ("0", "-0"), ("36893488147419103232", "36893488147419103233")]
-    {
+    for (pattern, number) in [
+        ("1000", "1e3"),
+        ("1", "1.0"),
+        ("0", "-0"),
+        ("36893488147419103232", "36893488147419103233"),
+    ] {
         assert!(!admits_spelling(pattern, number), "{pattern} {number}");
     }
 }
@@ -249,7 +452,11 @@ fn v23_a_setting_tells_services_from_users() {
         (&entra, json!({ "idtyp": "app", "sub": "alice" }), true),
         (&entra, json!({ "idtyp": "user" }), false),
         (&entra, json!({}), false),
-        (&keycloak, json!({ "preferred_username": "service-account-checkout", "sub": "a" }), true),
+        (
+            &keycloak,
+            json!({ "preferred_username": "service-account-checkout", "sub": "a" }),
+            true,
+        ),
         (&keycloak, json!({ "preferred_username": "alice" }), false),
         (&okta, json!({ "cid": "0oa1", "sub": "0oa1" }), true),
         (&okta, json!({ "cid": "0oa1", "sub": "alice" }), false),
@@ -257,7 +464,11 @@ fn v23_a_setting_tells_services_from_users() {
     ] {
         let mut rule = rule.clone();
         rule["requiredClaims"] = json!(["jti"]);
-        assert_eq!((is(&rule, "client", &changes), is(&rule, "user", &changes)), (client, !client), "{rule} {changes}");
+        assert_eq!(
+            (is(&rule, "client", &changes), is(&rule, "user", &changes)),
+            (client, !client),
+            "{rule} {changes}"
+        );
     }
 }
 
@@ -265,14 +476,28 @@ fn v23_a_setting_tells_services_from_users() {
 fn scope_claims_name_where_scopes_are() {
     let rules = json!([{ "scopes": ["Orders.Read"] }]);
     let decide = |claims: Value, changes: Value| {
-        let rule = claims.as_array().map_or(json!({}), |_| json!({ "scopeClaims": claims }));
+        let rule = claims
+            .as_array()
+            .map_or(json!({}), |_| json!({ "scopeClaims": claims }));
         decide_under(rule, rules.clone(), "GET", "/", changes).is_none()
     };
-    assert!(decide(json!(["scp"]), json!({ "scp": "openid Orders.Read" })));
-    assert!(decide(json!(["scope", "scp"]), json!({ "scp": ["Orders.Read"] })));
-    assert!(decide(json!(["ext.scp"]), json!({ "ext": { "scp": ["Orders.Read"] } })));
+    assert!(decide(
+        json!(["scp"]),
+        json!({ "scp": "openid Orders.Read" })
+    ));
+    assert!(decide(
+        json!(["scope", "scp"]),
+        json!({ "scp": ["Orders.Read"] })
+    ));
+    assert!(decide(
+        json!(["ext.scp"]),
+        json!({ "ext": { "scp": ["Orders.Read"] } })
+    ));
     assert!(!decide(Value::Null, json!({ "scp": "Orders.Read" })));
-    assert!(!decide(json!(["scp"]), json!({ "scope": "Orders.Read" })), "the list replaces the default");
+    assert!(
+        !decide(json!(["scp"]), json!({ "scope": "Orders.Read" })),
+        "the list replaces the default"
+    );
     assert!(!decide(json!(["scp"]), json!({ "scp": "Orders.ReadAll" })));
 }
 
@@ -283,20 +508,31 @@ fn empty_subject_has_no_principal() {
     let decide = |rules| decide_under(rule.clone(), rules, "GET", "/", json!({ "sub": "" }));
     assert_eq!(decide(Value::Null), None);
     for pattern in ["*", "https://issuer.example/*", "*/"] {
-        assert!(decide(from(json!({ "requestPrincipals": [pattern] }))).is_some(), "{pattern}");
+        assert!(
+            decide(from(json!({ "requestPrincipals": [pattern] }))).is_some(),
+            "{pattern}"
+        );
     }
 }
 
 #[test]
 fn public_rule_may_exclude_tokens() {
     let key = TestKey::new("k1", 1);
-    let rules =
-        json!([{ "allowMissing": true, "when": [{ "key": "request.auth.claims[suspended]", "notValues": ["true"] }] }]);
+    let rules = json!([{ "allowMissing": true, "when": [{ "key": "request.auth.claims[suspended]", "notValues": ["true"] }] }]);
     let policy = inline_policy(&[&key], json!({}), rules.clone());
-    let request = policy.canonical(&Request { method: "GET", host: "h", path: "/" }).unwrap();
+    let request = policy
+        .canonical(&Request {
+            method: "GET",
+            host: "h",
+            path: "/",
+        })
+        .unwrap();
     assert!(policy.admits_anonymous(&request));
     assert_eq!(decide(rules.clone(), "GET", "/", json!({})), None);
-    assert_eq!(decide(rules, "GET", "/", json!({ "suspended": true })), Some(Rejection::RuleUnmatched));
+    assert_eq!(
+        decide(rules, "GET", "/", json!({ "suspended": true })),
+        Some(Rejection::RuleUnmatched)
+    );
 }
 
 #[test]
@@ -309,20 +545,53 @@ fn public_routes_are_named_one_by_one_and_denials_hold_there_too() {
     ]);
     let policy = inline_policy(&[&key], json!({}), rules);
     let admits_by = |policy: &Policy, path| {
-        policy.admits_anonymous(&policy.canonical(&Request { method: "GET", host: "h", path }).unwrap())
+        policy.admits_anonymous(
+            &policy
+                .canonical(&Request {
+                    method: "GET",
+                    host: "h",
+                    path,
+                })
+                .unwrap(),
+        )
     };
     let admits = |path| admits_by(&policy, path);
     assert!(admits("/healthz") && admits("/docs/a"));
     assert!(!admits("/docs/internal/x") && !admits("/orders") && !admits("/"));
-    assert!(!admits_by(&inline_policy(&[&key], json!({}), Value::Null), "/"));
+    assert!(!admits_by(
+        &inline_policy(&[&key], json!({}), Value::Null),
+        "/"
+    ));
 }
 
 #[test]
 fn paths_with_two_meanings_are_refused_where_paths_decide() {
     let key = TestKey::new("k1", 1);
-    let policy = inline_policy(&[&key], json!({}), json!([{ "to": to(json!({ "paths": ["/a*"] })) }]));
-    let check = |path| policy.canonical(&Request { method: "GET", host: "h", path }).err();
-    for path in ["/a", "/a/b?x=/../y;%61", "/a/%20b", "/a/..b", "/a/%C3%A4", "/a/:b@c,d", "/%61dmin", "/a%2Dm", "*"] {
+    let policy = inline_policy(
+        &[&key],
+        json!({}),
+        json!([{ "to": to(json!({ "paths": ["/a*"] })) }]),
+    );
+    let check = |path| {
+        policy
+            .canonical(&Request {
+                method: "GET",
+                host: "h",
+                path,
+            })
+            .err()
+    };
+    for path in [
+        "/a",
+        "/a/b?x=/../y;%61",
+        "/a/%20b",
+        "/a/..b",
+        "/a/%C3%A4",
+        "/a/:b@c,d",
+        "/%61dmin",
+        "/a%2Dm",
+        "*",
+    ] {
         assert_eq!(check(path), None, "{path}");
     }
     let doubtful = [
@@ -362,13 +631,47 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
     }
     let public = json!([{ "to": to(json!({ "notPaths": ["/a"] })), "allowMissing": true }]);
     let public = inline_policy(&[&key], json!({}), public);
-    assert!(public.canonical(&Request { method: "GET", host: "h", path: "/x/../a" }).is_err());
-    let hosts = inline_policy(&[&key], json!({}), json!([{ "to": to(json!({ "notHosts": ["admin.test"] })) }]));
-    let check_host = |host| hosts.canonical(&Request { method: "GET", host, path: "//" }).err();
-    assert_eq!((check_host("shop.test:80"), check_host("[::1]:80")), (None, None));
-    assert_eq!(check_host("admin.test:80:80"), Some(Rejection::HostMalformed));
+    assert!(
+        public
+            .canonical(&Request {
+                method: "GET",
+                host: "h",
+                path: "/x/../a"
+            })
+            .is_err()
+    );
+    let hosts = inline_policy(
+        &[&key],
+        json!({}),
+        json!([{ "to": to(json!({ "notHosts": ["admin.test"] })) }]),
+    );
+    let check_host = |host| {
+        hosts
+            .canonical(&Request {
+                method: "GET",
+                host,
+                path: "//",
+            })
+            .err()
+    };
+    assert_eq!(
+        (check_host("shop.test:80"), check_host("[::1]:80")),
+        (None, None)
+    );
+    assert_eq!(
+        check_host("admin.test:80:80"),
+        Some(Rejection::HostMalformed)
+    );
     let pathless = inline_policy(&[&key], json!({}), Value::Null);
-    assert!(pathless.canonical(&Request { method: "GET", host: "h", path: "/a//b" }).is_ok());
+    assert!(
+        pathless
+            .canonical(&Request {
+                method: "GET",
+                host: "h",
+                path: "/a//b"
+            })
+            .is_ok()
+    );
 }
 
 #[test]
@@ -383,24 +686,46 @@ fn v16_each_route_says_how_old_trust_may_be() {
     let inline = inline_policy(&[&key], json!({}), Value::Null);
     let token = validate(&key.token(&claims(json!({}))), &inline, &Trust::new(), NOW).unwrap();
     let decide = |path, age, expired| {
-        let request = Request { method: "GET", host: "h", path };
+        let request = Request {
+            method: "GET",
+            host: "h",
+            path,
+        };
         policy
             .authorize(
                 &policy.canonical(&request).unwrap(),
                 &policy.standing(&token),
-                Freshness { age: Some(age), expired, overdue: false },
+                Freshness {
+                    age: Some(age),
+                    expired,
+                    overdue: false,
+                },
             )
             .err()
             .map(|denied| denied.rejection)
     };
-    assert_eq!((decide("/pay", 60, false), decide("/pay", 61, false)), (None, Some(Rejection::BundleStale)));
-    assert_eq!((decide("/default", 300, false), decide("/default", 301, false)), (None, Some(Rejection::BundleStale)));
-    assert_eq!((decide("/read", 9999, true), decide("/default", 1, true)), (None, Some(Rejection::BundleStale)));
+    assert_eq!(
+        (decide("/pay", 60, false), decide("/pay", 61, false)),
+        (None, Some(Rejection::BundleStale))
+    );
+    assert_eq!(
+        (
+            decide("/default", 300, false),
+            decide("/default", 301, false)
+        ),
+        (None, Some(Rejection::BundleStale))
+    );
+    assert_eq!(
+        (decide("/read", 9999, true), decide("/default", 1, true)),
+        (None, Some(Rejection::BundleStale))
+    );
 }
 
 #[test]
 fn longest_staleness_of_any_allowing_rule_counts() {
-    let bound = |bundle: Value, rules: Value| bundle_policy(&TestKey::new("pin", 9), bundle, rules).staleness_bound();
+    let bound = |bundle: Value, rules: Value| {
+        bundle_policy(&TestKey::new("pin", 9), bundle, rules).staleness_bound()
+    };
     let minutes = |minutes: u64| json!({ "staleness": { "maxAge": format!("{minutes}m") } });
     assert_eq!(bound(json!({}), Value::Null), StalenessBound::NotAfter);
     assert_eq!(bound(minutes(5), Value::Null), StalenessBound::Seconds(300));
@@ -409,20 +734,38 @@ fn longest_staleness_of_any_allowing_rule_counts() {
         rule
     };
     let two = json!([named("/a", minutes(1)), named("/b", minutes(3))]);
-    assert_eq!(bound(minutes(5), two), StalenessBound::Seconds(180), "no rule uses the default");
     assert_eq!(
-        bound(minutes(5), json!([named("/a", minutes(1)), named("/b", json!({}))])),
+        bound(minutes(5), two),
+        StalenessBound::Seconds(180),
+        "no rule uses the default"
+    );
+    assert_eq!(
+        bound(
+            minutes(5),
+            json!([named("/a", minutes(1)), named("/b", json!({}))])
+        ),
         StalenessBound::Seconds(300)
     );
     let deny = json!([named("/a", json!({ "action": "DENY" }))]);
-    assert_eq!(bound(minutes(5), deny), StalenessBound::Seconds(300), "what no rule denies passes");
-    let serve = json!([named("/a", minutes(1)), named("/b", json!({ "staleness": { "action": "SERVE" } }))]);
+    assert_eq!(
+        bound(minutes(5), deny),
+        StalenessBound::Seconds(300),
+        "what no rule denies passes"
+    );
+    let serve = json!([
+        named("/a", minutes(1)),
+        named("/b", json!({ "staleness": { "action": "SERVE" } }))
+    ]);
     assert_eq!(bound(minutes(5), serve), StalenessBound::Unbounded);
     assert_eq!(
         inline_policy(&[&TestKey::new("k1", 1)], json!({}), Value::Null).staleness_bound(),
         StalenessBound::Seconds(0)
     );
-    for bound in [StalenessBound::Seconds(300), StalenessBound::NotAfter, StalenessBound::Unbounded] {
+    for bound in [
+        StalenessBound::Seconds(300),
+        StalenessBound::NotAfter,
+        StalenessBound::Unbounded,
+    ] {
         assert_eq!(StalenessBound::parse(&format!("{bound}")), Some(bound));
     }
     for text in ["", "+3", "-1", "3.5", "5m", "99999999999999999999"] {
@@ -433,11 +776,25 @@ fn longest_staleness_of_any_allowing_rule_counts() {
 #[test]
 fn a_rule_far_down_the_list_counts_like_one_at_the_top() {
     for rules in [1, 32, 33, 64, 65, 200] {
-        let scope = |at| if at == rules - 1 { "orders.read".into() } else { format!("never.granted.{at}") };
-        let allow = (0..rules).map(|at| json!({ "scopes": [scope(at)] })).collect();
+        let scope = |at| {
+            if at == rules - 1 {
+                "orders.read".into()
+            } else {
+                format!("never.granted.{at}")
+            }
+        };
+        let allow = (0..rules)
+            .map(|at| json!({ "scopes": [scope(at)] }))
+            .collect();
         assert_eq!(decide(allow, "GET", "/", json!({})), None, "{rules}");
-        let deny = (0..rules).map(|at| json!({ "action": "DENY", "scopes": [scope(at)] })).collect();
-        assert_eq!(decide(deny, "GET", "/", json!({})), Some(Rejection::RuleDenied), "{rules}");
+        let deny = (0..rules)
+            .map(|at| json!({ "action": "DENY", "scopes": [scope(at)] }))
+            .collect();
+        assert_eq!(
+            decide(deny, "GET", "/", json!({})),
+            Some(Rejection::RuleDenied),
+            "{rules}"
+        );
     }
 }
 
@@ -447,19 +804,47 @@ fn unsure_port_matches_deny_and_not_allow() {
     let allowed = |rules: Value, schemes: &[&str]| {
         let policy = inline_policy(&[&key], json!({}), rules);
         let token = validate(&key.token(&claims(json!({}))), &policy, &Trust::new(), NOW).unwrap();
-        let request = policy.canonical(&Request { method: "GET", host: "admin.example", path: "/" }).unwrap();
+        let request = policy
+            .canonical(&Request {
+                method: "GET",
+                host: "admin.example",
+                path: "/",
+            })
+            .unwrap();
         assert!(policy.needs_scheme(&request));
         let ports = DefaultPorts::of(schemes.iter().map(|scheme| scheme.as_bytes()));
         let request = request.with_default_ports(ports);
-        policy.authorize(&request, &policy.standing(&token), Freshness::default()).is_ok()
+        policy
+            .authorize(&request, &policy.standing(&token), Freshness::default())
+            .is_ok()
     };
     let rule = |action: &str, operation: Value| json!([{ "action": action, "to": [{ "operation": operation }] }]);
     let named = json!({ "hosts": ["admin.example:443"] });
     let others = json!({ "notHosts": ["admin.example:443"] });
-    for (schemes, sure) in [(&["https"][..], Some(true)), (&["http"], Some(false)), (&[], None)] {
-        assert_eq!(allowed(rule("DENY", named.clone()), schemes), sure == Some(false), "{schemes:?}");
-        assert_eq!(allowed(rule("ALLOW", named.clone()), schemes), sure == Some(true), "{schemes:?}");
-        assert_eq!(allowed(rule("DENY", others.clone()), schemes), sure == Some(true), "{schemes:?}");
-        assert_eq!(allowed(rule("ALLOW", others.clone()), schemes), sure == Some(false), "{schemes:?}");
+    for (schemes, sure) in [
+        (&["https"][..], Some(true)),
+        (&["http"], Some(false)),
+        (&[], None),
+    ] {
+        assert_eq!(
+            allowed(rule("DENY", named.clone()), schemes),
+            sure == Some(false),
+            "{schemes:?}"
+        );
+        assert_eq!(
+            allowed(rule("ALLOW", named.clone()), schemes),
+            sure == Some(true),
+            "{schemes:?}"
+        );
+        assert_eq!(
+            allowed(rule("DENY", others.clone()), schemes),
+            sure == Some(true),
+            "{schemes:?}"
+        );
+        assert_eq!(
+            allowed(rule("ALLOW", others.clone()), schemes),
+            sure == Some(false),
+            "{schemes:?}"
+        );
     }
 }

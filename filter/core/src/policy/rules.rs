@@ -22,7 +22,8 @@ pub enum Action {
     Deny,
 }
 
-/// One rule. It matches when one of `from`, one of `to`, all of `when` and all `scopes` do; an empty list matches.
+/// One rule. It matches when one of `from`, one of `to`, all of `when` and all `scopes` do; an
+/// empty list matches.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// For people.
@@ -81,7 +82,8 @@ pub enum Key {
     Audiences,
     /// `request.auth.presenter`: `azp`.
     Presenter,
-    /// `request.auth.subjectType`, ours: `client` when the subject is the client itself, else `user` (V23).
+    /// `request.auth.subjectType`, ours: `client` when the subject is the client itself, else
+    /// `user` (V23).
     SubjectType,
     /// `request.auth.delegated`, ours: `true` when the token has an actor (V24).
     Delegated,
@@ -95,7 +97,11 @@ pub enum Key {
 /// would be part of the name.
 pub(crate) fn is_claim_name(name: &str) -> bool {
     let quoted = |quote: char| name.starts_with(quote) || name.ends_with(quote);
-    !name.is_empty() && name.trim() == name && !name.contains(['[', ']']) && !quoted('"') && !quoted('\'')
+    !name.is_empty()
+        && name.trim() == name
+        && !name.contains(['[', ']'])
+        && !quoted('"')
+        && !quoted('\'')
 }
 
 impl Key {
@@ -111,25 +117,43 @@ impl Key {
             "request.auth.actor" => Some(Self::Actor),
             "request.auth.delegationDepth" => Some(Self::DelegationDepth),
             _ => {
-                let inner = text.strip_prefix("request.auth.claims[")?.strip_suffix(']')?;
+                let inner = text
+                    .strip_prefix("request.auth.claims[")?
+                    .strip_suffix(']')?;
                 let path: Vec<Box<str>> = inner.split("][").map(Into::into).collect();
-                path.iter().all(|name| is_claim_name(name)).then_some(Self::Claim(path))
+                path.iter()
+                    .all(|name| is_claim_name(name))
+                    .then_some(Self::Claim(path))
             }
         }
     }
 
     /// Error for a pattern that no value of this key can match.
     pub(crate) fn refuses(&self, pattern: &Word) -> Option<&'static str> {
-        let text = if let Word::Exact(text) = pattern { &**text } else { "" };
-        let depth = text.parse::<u8>().is_ok_and(|depth| depth <= limits::MAX_JSON_DEPTH);
+        let text = if let Word::Exact(text) = pattern {
+            &**text
+        } else {
+            ""
+        };
+        let depth = text
+            .parse::<u8>()
+            .is_ok_and(|depth| depth <= limits::MAX_JSON_DEPTH);
         match self {
-            Self::SubjectType => (!matches!(text, "client" | "user")).then_some("must be client or user"),
-            Self::Delegated => (!matches!(text, "true" | "false")).then_some("must be \"true\" or \"false\""),
+            Self::SubjectType => {
+                (!matches!(text, "client" | "user")).then_some("must be client or user")
+            }
+            Self::Delegated => {
+                (!matches!(text, "true" | "false")).then_some("must be \"true\" or \"false\"")
+            }
             Self::DelegationDepth => {
                 let canonical = depth && (text == "0" || !text.starts_with(['0', '+']));
-                (!canonical).then_some("must be a number from 0 to the deepest nesting of a token, without *")
+                (!canonical).then_some(
+                    "must be a number from 0 to the deepest nesting of a token, without *",
+                )
             }
-            Self::Claim(_) | Self::Principal | Self::Audiences | Self::Presenter | Self::Actor => None,
+            Self::Claim(_) | Self::Principal | Self::Audiences | Self::Presenter | Self::Actor => {
+                None
+            }
         }
     }
 }
@@ -154,8 +178,12 @@ impl<'c> Caller<'c> {
 
     /// Whether a scope is granted by one of the claims that hold scopes.
     fn has_scope(&self, scope: &str) -> bool {
-        let Some(claims) = self.claims else { return false };
-        let paths = self.accepted_by.map_or(&[][..], |rule| rule.scope_claims.as_slice());
+        let Some(claims) = self.claims else {
+            return false;
+        };
+        let paths = self
+            .accepted_by
+            .map_or(&[][..], |rule| rule.scope_claims.as_slice());
         if paths.is_empty() {
             claims.has_scope(scope)
         } else {
@@ -170,18 +198,29 @@ impl<'c> Caller<'c> {
         };
         let value = claims.get(&setting.claim);
         if setting.client_values.is_empty() {
-            return claims.subject().is_some_and(|subject| value.and_then(Value::as_str) == Some(subject));
+            return claims
+                .subject()
+                .is_some_and(|subject| value.and_then(Value::as_str) == Some(subject));
         }
         let mut is_client = false;
-        let mut see = |seen: Seen<'_>| is_client |= setting.client_values.iter().any(|pattern| seen.matches(pattern));
-        value.into_iter().for_each(|value| each_value(&setting.claim, value, &mut see));
+        let mut see = |seen: Seen<'_>| {
+            is_client |= setting
+                .client_values
+                .iter()
+                .any(|pattern| seen.matches(pattern));
+        };
+        value
+            .into_iter()
+            .for_each(|value| each_value(&setting.claim, value, &mut see));
         is_client
     }
 
     /// `iss/sub`, as Istio has it.
     fn principal(&self) -> Option<&str> {
         let join = || {
-            let (issuer, subject) = self.claims.and_then(|claims| claims.issuer().zip(claims.subject()))?;
+            let (issuer, subject) = self
+                .claims
+                .and_then(|claims| claims.issuer().zip(claims.subject()))?;
             Some([issuer, subject].join("/"))
         };
         self.principal.get_or_init(join).as_deref()
@@ -189,7 +228,8 @@ impl<'c> Caller<'c> {
 }
 
 impl Rule {
-    /// Whether it can match a request without a token: it has no scopes, and only `not…` conditions.
+    /// Whether it can match a request without a token: it has no scopes, and only `not…`
+    /// conditions.
     #[must_use]
     pub fn matches_anonymous(&self) -> bool {
         let anonymous = Caller::new(None);
@@ -199,10 +239,15 @@ impl Rule {
     /// Returns whether one of `to` matches.
     #[must_use]
     pub(super) fn matches_route(&self, request: &CanonicalRequest<'_>) -> bool {
-        self.to.is_empty() || self.to.iter().any(|operation| operation.matches(request, self.action))
+        self.to.is_empty()
+            || self
+                .to
+                .iter()
+                .any(|operation| operation.matches(request, self.action))
     }
 
-    /// Whether `from` and `when` match; scopes are looked at apart, since they are answered differently.
+    /// Whether `from` and `when` match; scopes are looked at apart, since they are answered
+    /// differently.
     #[must_use]
     pub(super) fn matches_token(&self, caller: &Caller<'_>) -> bool {
         let from = self.from.is_empty() || self.from.iter().any(|source| source.matches(caller));
@@ -221,7 +266,10 @@ impl Rule {
         let route = |operation: &Operation| self.to.iter().any(|ours| ours.covers(operation));
         let to = self.to.is_empty() || (!other.to.is_empty() && other.to.iter().all(route));
         let from = self.from.is_empty() || self.from == other.from;
-        let when = self.when.iter().all(|condition| other.when.contains(condition));
+        let when = self
+            .when
+            .iter()
+            .all(|condition| other.when.contains(condition));
         let scopes = self.scopes.iter().all(|scope| other.scopes.contains(scope));
         let missing = self.allow_missing || !other.allow_missing;
         let staleness = self.staleness.is_as_patient_as(other.staleness);
@@ -231,13 +279,21 @@ impl Rule {
 
 impl Source {
     fn matches(&self, caller: &Caller<'_>) -> bool {
-        caller.principal().map_or(self.principals.any.is_empty(), |principal| self.principals.matches(principal))
+        caller
+            .principal()
+            .map_or(self.principals.any.is_empty(), |principal| {
+                self.principals.matches(principal)
+            })
     }
 }
 
 impl Operation {
     fn matches(&self, request: &CanonicalRequest<'_>, action: Action) -> bool {
-        let host = self.hosts.is_empty() || request.host.as_ref().is_some_and(|host| self.matches_host(host, action));
+        let host = self.hosts.is_empty()
+            || request
+                .host
+                .as_ref()
+                .is_some_and(|host| self.matches_host(host, action));
         self.methods.matches(request.method) && host && self.paths.matches(&request.path)
     }
 
@@ -245,7 +301,10 @@ impl Operation {
     /// not.
     fn matches_host(&self, host: &Authority<'_>, action: Action) -> bool {
         let Match { any, none } = &self.hosts;
-        let (sure, possible) = (|pattern: &Host| pattern.matches(host), |pattern: &Host| pattern.may_match(host));
+        let (sure, possible) = (
+            |pattern: &Host| pattern.matches(host),
+            |pattern: &Host| pattern.may_match(host),
+        );
         match action {
             Action::Allow => (any.is_empty() || any.iter().any(sure)) && !none.iter().any(possible),
             Action::Deny => (any.is_empty() || any.iter().any(possible)) && !none.iter().any(sure),
@@ -254,11 +313,17 @@ impl Operation {
 
     /// Whether ports of hosts decide here.
     pub(super) fn compares_ports(&self) -> bool {
-        self.hosts.any.iter().chain(&self.hosts.none).any(Host::has_port)
+        self.hosts
+            .any
+            .iter()
+            .chain(&self.hosts.none)
+            .any(Host::has_port)
     }
 
     fn covers(&self, other: &Self) -> bool {
-        self.methods.covers(&other.methods) && self.hosts.covers(&other.hosts) && self.paths.covers(&other.paths)
+        self.methods.covers(&other.methods)
+            && self.hosts.covers(&other.hosts)
+            && self.paths.covers(&other.paths)
     }
 
     /// Whether the spelling of paths or hosts decides here.
@@ -268,7 +333,8 @@ impl Operation {
 }
 
 impl Condition {
-    /// With several values: one of them must be admitted and none excluded. Without any: only `notValues` alone is met.
+    /// With several values: one of them must be admitted and none excluded. Without any: only
+    /// `notValues` alone is met.
     fn matches(&self, caller: &Caller<'_>) -> bool {
         let mut admitted = self.values.any.is_empty();
         let mut excluded = false;
@@ -276,11 +342,21 @@ impl Condition {
             admitted |= self.values.any.iter().any(|pattern| seen.matches(pattern));
             excluded |= self.values.none.iter().any(|pattern| seen.matches(pattern));
         };
-        let Some(claims) = caller.claims else { return admitted };
+        let Some(claims) = caller.claims else {
+            return admitted;
+        };
         match &self.key {
             Key::Principal => caller.principal().map(Seen::Text).into_iter().for_each(see),
-            Key::SubjectType => see(Seen::Text(if caller.is_client(claims) { "client" } else { "user" })),
-            Key::Delegated => see(Seen::Text(if claims.is_delegated() { "true" } else { "false" })),
+            Key::SubjectType => see(Seen::Text(if caller.is_client(claims) {
+                "client"
+            } else {
+                "user"
+            })),
+            Key::Delegated => see(Seen::Text(if claims.is_delegated() {
+                "true"
+            } else {
+                "false"
+            })),
             Key::Actor => {
                 if let Some((issuer, name)) = claims.actor() {
                     see(Seen::Text(&[issuer, name].join("/")));
@@ -292,7 +368,10 @@ impl Condition {
                 let presenter = claims.get(&[Box::from("azp")]).and_then(Value::as_str);
                 presenter.map(Seen::Text).into_iter().for_each(see);
             }
-            Key::Claim(path) => claims.get(path).into_iter().for_each(|value| each_value(path, value, &mut see)),
+            Key::Claim(path) => claims
+                .get(path)
+                .into_iter()
+                .for_each(|value| each_value(path, value, &mut see)),
         }
         admitted && !excluded
     }
@@ -316,15 +395,20 @@ impl Seen<'_> {
     }
 }
 
-/// Passes each value of a claim to `see`: the claim itself, or each item of a list. Null is no value. `scope` and `permission`
-/// hold several, separated by spaces, as in Istio.
+/// Passes each value of a claim to `see`: the claim itself, or each item of a list. Null is no
+/// value. `scope` and `permission` hold several, separated by spaces, as in Istio.
 fn each_value(path: &[Box<str>], value: Value<'_>, see: &mut impl FnMut(Seen<'_>)) {
     let spaced = matches!(path, [only] if matches!(&**only, "scope" | "permission"));
     if spaced && matches!(value.kind(), Kind::String | Kind::Array) {
-        let each = texts(value).flat_map(|list| list.split(' ')).filter(|text| !text.is_empty());
+        let each = texts(value)
+            .flat_map(|list| list.split(' '))
+            .filter(|text| !text.is_empty());
         return each.map(Seen::Text).for_each(see);
     }
-    let one_or_many = (value.kind() != Kind::Array).then_some(value).into_iter().chain(value.items());
+    let one_or_many = (value.kind() != Kind::Array)
+        .then_some(value)
+        .into_iter()
+        .chain(value.items());
     for one in one_or_many {
         match one.kind() {
             Kind::String => see(Seen::Text(one.as_str().unwrap_or_default())),

@@ -2,8 +2,12 @@
 
 use super::*;
 
-const STEPS: [Duration; 4] =
-    [Duration::ZERO, Duration::from_secs(START - 86_400), Duration::from_secs(START + 400 * 86_400), Duration::MAX];
+const STEPS: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_secs(START - 86_400),
+    Duration::from_secs(START + 400 * 86_400),
+    Duration::MAX,
+];
 
 #[test]
 fn a_held_request_waits_its_time() {
@@ -12,9 +16,15 @@ fn a_held_request_waits_its_time() {
         let (id, _flow) = mesh.send_with(&token(&TestKey::new("b", 2), json!({})));
         mesh.host.set_wall_clock(step);
         mesh.tick_after(100);
-        assert!(mesh.host.stream(id).reply.is_none(), "released early at {step:?}");
+        assert!(
+            mesh.host.stream(id).reply.is_none(),
+            "released early at {step:?}"
+        );
         mesh.tick_after(100);
-        assert!(mesh.host.stream(id).reply.is_some(), "held longer at {step:?}");
+        assert!(
+            mesh.host.stream(id).reply.is_some(),
+            "held longer at {step:?}"
+        );
     }
 }
 
@@ -73,11 +83,17 @@ fn rates_recover_by_elapsed_time() {
 /// A heartbeat of version 7, as the issuer sends it this long after [`START`].
 fn heartbeat(after: u64) -> String {
     let snapshot = snapshot(7, &[&key()]);
-    bundle(&pin(), &snapshot.delta_from(&snapshot, times(START + after)))
+    bundle(
+        &pin(),
+        &snapshot.delta_from(&snapshot, times(START + after)),
+    )
 }
 
 fn with_stale_bundles_refused() -> Mesh {
-    let mut mesh = Mesh::new(&bundle_config(json!({ "staleness": { "maxAge": "300s" } }), json!({})));
+    let mut mesh = Mesh::new(&bundle_config(
+        json!({ "staleness": { "maxAge": "300s" } }),
+        json!({}),
+    ));
     mesh.first_answer(&full(7, &[&key()]));
     mesh.tick_after(1);
     mesh
@@ -99,13 +115,25 @@ fn bundle_ages_by_elapsed_time() {
     for step in STEPS {
         let mut mesh = with_stale_bundles_refused();
         mesh.host.set_wall_clock(step);
-        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 200, "at once after {step:?}");
+        assert_eq!(
+            verdict_by_wall_clock(&mut mesh, &key()),
+            200,
+            "at once after {step:?}"
+        );
         mesh.host.set_wall_clock(step);
         mesh.tick_after(298_000);
-        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 200, "early after {step:?}");
+        assert_eq!(
+            verdict_by_wall_clock(&mut mesh, &key()),
+            200,
+            "early after {step:?}"
+        );
         mesh.host.set_wall_clock(step);
         mesh.tick_after(3_000);
-        assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 503, "late after {step:?}");
+        assert_eq!(
+            verdict_by_wall_clock(&mut mesh, &key()),
+            503,
+            "late after {step:?}"
+        );
         assert_eq!(mesh.count("bundle.age_s"), 301, "{step:?}");
     }
 }
@@ -121,7 +149,11 @@ fn withdrawn_key_is_refused_after_a_step() {
         let new = TestKey::new("b", 2);
         let next = bundle(&pin(), &snapshot(8, &[&new]).full(times(START + 61)));
         mesh.answer(mesh.host.last_call().token, 200, &next);
-        assert_eq!((mesh.count("bundle.version"), mesh.count("bundle.refused")), (8, 0), "{step:?}");
+        assert_eq!(
+            (mesh.count("bundle.version"), mesh.count("bundle.refused")),
+            (8, 0),
+            "{step:?}"
+        );
         assert_eq!(verdict_by_wall_clock(&mut mesh, &new), 200, "{step:?}");
         mesh.host.set_wall_clock(Duration::from_secs(START));
         let withdrawn = mesh.send_with(&token(&key(), json!({}))).1;
@@ -135,7 +167,10 @@ fn new_configuration_keeps_the_time_of_the_old() {
         let mut mesh = with_stale_bundles_refused();
         mesh.host.set_wall_clock(step);
         mesh.tick_after(298_000);
-        assert!(mesh.configure(&bundle_config(json!({ "staleness": { "maxAge": "301s" } }), json!({}))));
+        assert!(mesh.configure(&bundle_config(
+            json!({ "staleness": { "maxAge": "301s" } }),
+            json!({})
+        )));
         mesh.tick_after(2_000);
         assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 200, "{step:?}");
         mesh.host.set_wall_clock(step);
@@ -157,10 +192,12 @@ fn jump_ahead_asks_for_confirmation_at_once() {
     let mut mesh = with_stale_bundles_refused();
     let calls = mesh.host.calls().len();
     mesh.tick_after(1_000);
-    mesh.host.set_wall_clock(mesh.host.now() + Duration::from_secs(1));
+    mesh.host
+        .set_wall_clock(mesh.host.now() + Duration::from_secs(1));
     mesh.tick_after(1_000);
     assert_eq!(mesh.host.calls().len(), calls, "a poll is under way");
-    mesh.host.set_wall_clock(mesh.host.now() + Duration::from_secs(600));
+    mesh.host
+        .set_wall_clock(mesh.host.now() + Duration::from_secs(600));
     mesh.tick_after(1_000);
     assert_eq!(mesh.host.calls().len(), calls + 1);
     assert_eq!(mesh.host.last_call().path(), "/bundle?have=7&wait=0");
@@ -171,8 +208,17 @@ fn validation_is_timed_by_elapsed_time() {
     let host = FakeHost::new().with_hurried_wall_clock();
     let mut mesh = Mesh::on(host, &inline_config(&[&key()], json!({}), json!({})));
     let now = mesh.host.now().as_secs() + 3_600;
-    assert_eq!(mesh.ask_with(&key().token(&claims_at(now, json!({})))).0, 200);
-    assert_eq!((mesh.host.records("meshseal.validation_us"), mesh.count("validation_us")), (1, 0));
+    assert_eq!(
+        mesh.ask_with(&key().token(&claims_at(now, json!({})))).0,
+        200
+    );
+    assert_eq!(
+        (
+            mesh.host.records("meshseal.validation_us"),
+            mesh.count("validation_us")
+        ),
+        (1, 0)
+    );
 }
 
 #[test]
@@ -182,8 +228,20 @@ fn lines_about_omissions_are_limited_by_elapsed_time() {
     let mut ask = |after: u64, wall: u64| {
         mesh.host.advance(Duration::from_secs(after));
         mesh.host.set_wall_clock(Duration::from_secs(wall));
-        assert_eq!(mesh.ask_with(&token(&key(), json!({ "sub": "x\ny", "wall": wall }))).0, 200);
+        assert_eq!(
+            mesh.ask_with(&token(&key(), json!({ "sub": "x\ny", "wall": wall })))
+                .0,
+            200
+        );
         mesh.host.lines(Level::Warn).len()
     };
-    assert_eq!([ask(0, START), ask(1, START + 60), ask(1, START - 5), ask(9, START - 4)], [1, 1, 1, 2]);
+    assert_eq!(
+        [
+            ask(0, START),
+            ask(1, START + 60),
+            ask(1, START - 5),
+            ask(9, START - 4)
+        ],
+        [1, 1, 1, 2]
+    );
 }

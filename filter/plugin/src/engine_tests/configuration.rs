@@ -19,7 +19,10 @@ fn every_mistake_of_a_configuration_is_told_and_the_old_one_stays() {
     )));
     let lines = mesh.host.lines(Level::Error);
     for path in ["mode", "jwtRules[0].audiences", "jwtRules[0].issuer"] {
-        assert!(lines.iter().any(|line| line.contains(path)), "{path} in {lines:?}");
+        assert!(
+            lines.iter().any(|line| line.contains(path)),
+            "{path} in {lines:?}"
+        );
     }
     assert_eq!(mesh.ask_with(&token(&key(), json!({}))).0, 200);
 }

@@ -9,8 +9,8 @@ use super::*;
 use crate::host::fake::{FakeHost, Stream};
 use crate::registry;
 use crate::testing::{
-    ISSUER, START, TestKey, bundle, bundle_config, full, inline_config, jwks, pin, remote_config, snapshot, times,
-    token,
+    ISSUER, START, TestKey, bundle, bundle_config, full, inline_config, jwks, pin, remote_config,
+    snapshot, times, token,
 };
 use meshseal_core::testing::{claims_at, merge};
 use serde_json::{Value, json};
@@ -28,7 +28,11 @@ impl Mesh {
     fn unconfigured(host: FakeHost) -> Self {
         registry::forget();
         host.enter(ROOT);
-        Self { engine: Engine::new(host.clone(), ROOT), host, next: 100 }
+        Self {
+            engine: Engine::new(host.clone(), ROOT),
+            host,
+            next: 100,
+        }
     }
 
     fn new(config: &str) -> Self {
@@ -37,7 +41,11 @@ impl Mesh {
 
     fn on(host: FakeHost, config: &str) -> Self {
         let mut mesh = Self::unconfigured(host);
-        assert!(mesh.configure(config), "{:?}", mesh.host.lines(Level::Error));
+        assert!(
+            mesh.configure(config),
+            "{:?}",
+            mesh.host.lines(Level::Error)
+        );
         mesh
     }
 
@@ -68,7 +76,11 @@ impl Mesh {
     fn send(&mut self, headers: &[(&str, &str)]) -> (u32, Flow) {
         let id = self.next;
         self.next += 1;
-        let mut all = vec![(":method", "GET"), (":authority", "orders"), (":path", "/orders/1")];
+        let mut all = vec![
+            (":method", "GET"),
+            (":authority", "orders"),
+            (":path", "/orders/1"),
+        ];
         all.retain(|(name, _)| headers.iter().all(|(other, _)| other != name));
         all.extend(headers);
         self.host.request(id, &all);

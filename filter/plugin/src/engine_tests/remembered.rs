@@ -6,16 +6,34 @@ use super::*;
 fn a_token_seen_before_is_not_validated_again() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), json!({})));
     let token = token(&key(), json!({}));
-    assert_eq!(value(&mesh.ask_with(&token).1, "x-sub"), value(&mesh.ask_with(&token).1, "x-sub"));
-    assert_eq!((mesh.count("accepted"), mesh.host.records("meshseal.validation_us")), (2, 1));
+    assert_eq!(
+        value(&mesh.ask_with(&token).1, "x-sub"),
+        value(&mesh.ask_with(&token).1, "x-sub")
+    );
+    assert_eq!(
+        (
+            mesh.count("accepted"),
+            mesh.host.records("meshseal.validation_us")
+        ),
+        (2, 1)
+    );
 }
 
 #[test]
 fn a_bad_signature_seen_before_is_not_verified_again() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     let forged = token(&TestKey::new("a", 9), json!({}));
-    assert_eq!((mesh.ask_with(&forged).0, mesh.ask_with(&forged).0), (401, 401));
-    assert_eq!((mesh.count("rejected.signature-invalid"), mesh.host.records("meshseal.validation_us")), (2, 1));
+    assert_eq!(
+        (mesh.ask_with(&forged).0, mesh.ask_with(&forged).0),
+        (401, 401)
+    );
+    assert_eq!(
+        (
+            mesh.count("rejected.signature-invalid"),
+            mesh.host.records("meshseal.validation_us")
+        ),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -34,7 +52,11 @@ fn a_remembered_token_is_forgotten_when_it_is_revoked() {
     assert_eq!(mesh.ask_with(&token).0, 200);
     let (before, mut after) = (snapshot(7, &[&key()]), snapshot(8, &[&key()]));
     after.issuers.get_mut(ISSUER).unwrap().revoked.insert(7);
-    mesh.answer(mesh.host.last_call().token, 200, &bundle(&pin(), &after.delta_from(&before, times(START))));
+    mesh.answer(
+        mesh.host.last_call().token,
+        200,
+        &bundle(&pin(), &after.delta_from(&before, times(START))),
+    );
     assert_eq!(code(&mesh.ask_with(&token).1), "token-revoked");
 }
 
@@ -45,5 +67,9 @@ fn a_remembered_token_must_still_be_allowed_where_it_is_used() {
     let token = token(&key(), json!({}));
     assert_eq!(mesh.ask_with(&token).0, 200);
     let bearer = format!("Bearer {token}");
-    assert_eq!(mesh.ask(&[(":path", "/orders/2"), ("authorization", &bearer)]).0, 403);
+    assert_eq!(
+        mesh.ask(&[(":path", "/orders/2"), ("authorization", &bearer)])
+            .0,
+        403
+    );
 }

@@ -10,7 +10,14 @@ fn what_cannot_be_known_yet_is_a_503_and_known_once_the_bundle_is_there() {
     assert_eq!((status, code(&stream).as_str()), (503, "keys-unavailable"));
     mesh.first_answer(&full(7, &[&key()]));
     assert_eq!(mesh.ask_with(&token).0, 200);
-    assert_eq!((mesh.count("bundle.version"), mesh.count("keys"), mesh.count("bundle.age_s")), (7, 1, 0));
+    assert_eq!(
+        (
+            mesh.count("bundle.version"),
+            mesh.count("keys"),
+            mesh.count("bundle.age_s")
+        ),
+        (7, 1, 0)
+    );
     mesh.tick_after(60_000);
     assert_eq!(mesh.count("bundle.age_s"), 60);
 }
@@ -21,13 +28,17 @@ fn a_bundle_past_its_not_after_is_not_decided_by() {
     mesh.first_answer(&full(7, &[&key()]));
     mesh.host.advance(Duration::from_secs(3_600));
     let later = START + 3_600;
-    let (status, stream) = mesh.ask_with(&token(&key(), json!({ "iat": later, "exp": later + 60 })));
+    let (status, stream) =
+        mesh.ask_with(&token(&key(), json!({ "iat": later, "exp": later + 60 })));
     assert_eq!((status, code(&stream).as_str()), (503, "bundle-stale"));
 }
 
 #[test]
 fn an_embedded_bundle_decides_before_the_issuer_has_answered() {
-    let mut mesh = Mesh::new(&bundle_config(json!({ "embedded": full(3, &[&key()]) }), json!({})));
+    let mut mesh = Mesh::new(&bundle_config(
+        json!({ "embedded": full(3, &[&key()]) }),
+        json!({}),
+    ));
     assert_eq!(mesh.ask_with(&token(&key(), json!({}))).0, 200);
     mesh.tick_after(1);
     assert_eq!(mesh.host.last_call().path(), "/bundle?have=3&wait=0");
@@ -35,7 +46,10 @@ fn an_embedded_bundle_decides_before_the_issuer_has_answered() {
 
 #[test]
 fn an_embedded_bundle_of_another_signer_is_a_mistake_and_an_old_one_a_warning() {
-    let foreign = bundle(&TestKey::new("pin", 98), &snapshot(1, &[]).full(times(START)));
+    let foreign = bundle(
+        &TestKey::new("pin", 98),
+        &snapshot(1, &[]).full(times(START)),
+    );
     let mut mesh = Mesh::unconfigured(FakeHost::new());
     assert!(!mesh.configure(&bundle_config(json!({ "embedded": foreign }), json!({}))));
     assert!(mesh.host.lines(Level::Error)[0].contains("trustBundle.embedded"));
@@ -46,9 +60,10 @@ fn an_embedded_bundle_of_another_signer_is_a_mistake_and_an_old_one_a_warning() 
 
 #[test]
 fn another_configuration_in_the_same_vm_takes_over_bundle_and_fetched_keys() {
-    for (config, answer) in
-        [(bundle_config(json!({}), json!({})), full(7, &[&key()])), (remote_config(json!({})), jwks(&[&key()]))]
-    {
+    for (config, answer) in [
+        (bundle_config(json!({}), json!({})), full(7, &[&key()])),
+        (remote_config(json!({})), jwks(&[&key()])),
+    ] {
         let mut old = Mesh::new(&config);
         old.first_answer(&answer);
         let mut changed: Value = serde_json::from_str(&config).unwrap();
@@ -56,15 +71,24 @@ fn another_configuration_in_the_same_vm_takes_over_bundle_and_fetched_keys() {
         // The old root context is gone before the new one is configured.
         let (host, next) = (old.host.clone(), old.next);
         drop(old);
-        let mut new = Mesh { engine: Engine::new(host.clone(), 2), host, next };
+        let mut new = Mesh {
+            engine: Engine::new(host.clone(), 2),
+            host,
+            next,
+        };
         assert!(new.configure(&changed.to_string()));
         assert_eq!(new.ask_with(&token(&key(), json!({}))).0, 200);
     }
 }
 
-/// Two listeners of one proxy. The issuer has heard of the first alone, so no receipt lists the second.
+/// Two listeners of one proxy. The issuer has heard of the first alone, so no receipt lists the
+/// second.
 fn beside(one: &Mesh, bundle: Value) -> Mesh {
-    let mut other = Mesh { engine: Engine::new(one.host.clone(), 2), host: one.host.clone(), next: 500 };
+    let mut other = Mesh {
+        engine: Engine::new(one.host.clone(), 2),
+        host: one.host.clone(),
+        next: 500,
+    };
     assert!(other.configure(&bundle_config(bundle, json!({}))));
     assert_eq!(other.ask_with(&token(&key(), json!({}))).0, 200);
     other
@@ -81,7 +105,11 @@ fn listener_that_never_polled_has_each_bundle_that_another_one_confirms() {
     after.issuers.get_mut(ISSUER).unwrap().epochs.all = Some(START + 1);
     one.answer(poll, 200, &bundle(&pin(), &after.full(times(START))));
     for (at, other) in crowd.iter_mut().enumerate() {
-        assert_eq!(other.ask_with(&token(&key(), json!({}))).0, 401, "listener {at}");
+        assert_eq!(
+            other.ask_with(&token(&key(), json!({}))).0,
+            401,
+            "listener {at}"
+        );
     }
 }
 
@@ -103,31 +131,51 @@ fn a_configuration_with_other_pins_takes_over_nothing() {
     let mut old = Mesh::new(&bundle_config(json!({}), json!({})));
     old.first_answer(&full(7, &[&key()]));
     old.engine = Engine::new(old.host.clone(), 2);
-    assert!(old.configure(&bundle_config(json!({ "keys": [TestKey::new("other", 97).jwk()] }), json!({}))));
+    assert!(old.configure(&bundle_config(
+        json!({ "keys": [TestKey::new("other", 97).jwk()] }),
+        json!({})
+    )));
     assert_eq!(old.ask_with(&token(&key(), json!({}))).0, 503);
 }
 
 #[test]
 fn fetched_keys_end_with_their_maximum_age() {
     for (staleness, after) in [(json!(null), 503), (json!({ "action": "SERVE" }), 200)] {
-        let mut mesh = Mesh::new(&remote_config(json!({ "refreshInterval": "20s", "staleness": staleness })));
+        let mut mesh = Mesh::new(&remote_config(
+            json!({ "refreshInterval": "20s", "staleness": staleness }),
+        ));
         mesh.first_answer(&jwks(&[&key()]));
         let good = token(&key(), json!({}));
         assert_eq!(mesh.ask_with(&good).0, 200);
-        // Whatever the provider answers: each of these leaves the last good keys as old as they are.
-        for (status, body) in [(500, ""), (200, "<html>"), (200, r#"{"keys":[]}"#), (404, ""), (200, "{}"), (429, "")] {
+        // Whatever the provider answers: each of these leaves the last good keys as old as they
+        // are.
+        for (status, body) in [
+            (500, ""),
+            (200, "<html>"),
+            (200, r#"{"keys":[]}"#),
+            (404, ""),
+            (200, "{}"),
+            (429, ""),
+        ] {
             mesh.tick_after(9_500);
             let call = mesh.host.last_call();
             mesh.answer(call.token, status, body);
         }
-        assert_eq!(mesh.ask_with(&good).0, 200, "57 s after the last good fetch");
+        assert_eq!(
+            mesh.ask_with(&good).0,
+            200,
+            "57 s after the last good fetch"
+        );
         mesh.tick_after(4_000);
         let (status, stream) = mesh.ask_with(&good);
         assert_eq!(status, after);
         if status == 503 {
             assert_eq!(code(&stream), "keys-stale");
             assert!(
-                mesh.host.lines(Level::Warn).iter().any(|line| line.contains("jwtRules[0]: fetched keys are older"))
+                mesh.host
+                    .lines(Level::Warn)
+                    .iter()
+                    .any(|line| line.contains("jwtRules[0]: fetched keys are older"))
             );
             mesh.tick_after(60_000);
             mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&key()]));
@@ -152,15 +200,23 @@ fn forged_outputs_that_cannot_be_removed_stop_the_request() {
     let host = FakeHost::new().that_keeps_headers();
     let mut mesh = Mesh::on(host, &inline_config(&[&key()], sub_to_header(), json!({})));
     let bearer = format!("Bearer {}", token(&key(), json!({})));
-    assert_eq!(mesh.ask(&[("authorization", &bearer), ("x-sub", "root")]).0, 503);
+    assert_eq!(
+        mesh.ask(&[("authorization", &bearer), ("x-sub", "root")]).0,
+        503
+    );
 }
 
 #[test]
 fn token_that_cannot_be_removed_stops_the_request() {
     let token = token(&key(), json!({}));
-    let (bearer, alone, cookies) = (format!("Bearer {token}"), format!("s={token}"), format!("a=b; s={token}"));
+    let (bearer, alone, cookies) = (
+        format!("Bearer {token}"),
+        format!("s={token}"),
+        format!("a=b; s={token}"),
+    );
     let (path, items) = (format!("/?t={token}"), format!("a, jwt:{token}"));
-    let header = |name: &str, prefix: &str| json!({ "fromHeaders": [{ "name": name, "prefix": prefix }] });
+    let header =
+        |name: &str, prefix: &str| json!({ "fromHeaders": [{ "name": name, "prefix": prefix }] });
     for (place, name, value) in [
         (header("authorization", "Bearer "), "authorization", &bearer),
         (header("x-token", ""), "x-token", &token),
@@ -176,8 +232,17 @@ fn token_that_cannot_be_removed_stops_the_request() {
             let mut mesh = Mesh::on(host, &inline_config(&[&key()], rule, json!({})));
             let (status, stream) = mesh.ask(&[(name, value)]);
             assert_eq!(status, expected, "{place}");
-            assert_eq!(stream.reply.is_some_and(|reply| reply.body.contains("keys-unavailable")), !forwards);
-            assert_eq!(mesh.host.lines(Level::Error).len(), usize::from(!forwards), "{place}");
+            assert_eq!(
+                stream
+                    .reply
+                    .is_some_and(|reply| reply.body.contains("keys-unavailable")),
+                !forwards
+            );
+            assert_eq!(
+                mesh.host.lines(Level::Error).len(),
+                usize::from(!forwards),
+                "{place}"
+            );
         }
     }
 }

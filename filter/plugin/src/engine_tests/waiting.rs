@@ -15,11 +15,21 @@ fn a_request_with_a_new_key_waits_for_the_bundle_that_has_it() {
     let calls = mesh.host.calls().len();
     mesh.tick_after(1);
     let urgent = mesh.host.last_call();
-    assert_eq!((mesh.host.calls().len(), urgent.path(), urgent.context), (calls + 1, "/bundle?have=7&wait=0", ROOT));
+    assert_eq!(
+        (mesh.host.calls().len(), urgent.path(), urgent.context),
+        (calls + 1, "/bundle?have=7&wait=0", ROOT)
+    );
     mesh.answer(urgent.token, 200, &full(8, &[&key(), &new_key()]));
     let stream = mesh.host.stream(id);
     assert!(stream.resumed && stream.reply.is_none() && value(&stream, "authorization").is_none());
-    assert_eq!((mesh.count("waited"), mesh.count("accepted"), mesh.host.context()), (1, 1, ROOT));
+    assert_eq!(
+        (
+            mesh.count("waited"),
+            mesh.count("accepted"),
+            mesh.host.context()
+        ),
+        (1, 1, ROOT)
+    );
 }
 
 #[test]
@@ -50,10 +60,15 @@ fn a_key_that_does_not_come_is_refused_within_200_ms() {
 fn one_question_serves_all_who_wait_and_there_is_room_for_so_many() {
     let mut mesh = with_bundle();
     let calls = mesh.host.calls().len();
-    let mut held: Vec<(u32, Flow)> =
-        (0..waiters::MAX_WAITING).map(|_| mesh.send_with(&token(&new_key(), json!({})))).collect();
+    let mut held: Vec<(u32, Flow)> = (0..waiters::MAX_WAITING)
+        .map(|_| mesh.send_with(&token(&new_key(), json!({}))))
+        .collect();
     assert!(held.iter().all(|(_, flow)| matches!(flow, Flow::Held)));
-    assert_eq!(mesh.ask_with(&token(&new_key(), json!({}))).0, 401, "no room");
+    assert_eq!(
+        mesh.ask_with(&token(&new_key(), json!({}))).0,
+        401,
+        "no room"
+    );
     mesh.tick_after(1);
     assert_eq!(mesh.host.calls().len(), calls + 1);
     mesh.answer(mesh.host.last_call().token, 200, &full(8, &[&new_key()]));
@@ -116,7 +131,11 @@ fn a_provider_is_asked_again_for_an_unknown_key() {
     assert_eq!(mesh.ask_with(&token(&key(), json!({}))).0, 200);
     let (id, _flow) = mesh.send_with(&token(&new_key(), json!({})));
     mesh.tick_after(1);
-    mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&key(), &new_key()]));
+    mesh.answer(
+        mesh.host.last_call().token,
+        200,
+        &jwks(&[&key(), &new_key()]),
+    );
     assert!(mesh.host.stream(id).resumed);
 }
 
@@ -136,18 +155,36 @@ fn shadow_mode_asks_for_the_key_but_holds_nothing_up() {
     let (_, flow) = mesh.send_with(&token(&new_key(), json!({})));
     assert!(matches!(flow, Flow::Continue));
     mesh.tick_after(1);
-    assert_eq!((mesh.host.last_call().path(), mesh.count("shadow.key-unknown")), ("/bundle?have=7&wait=0", 1));
+    assert_eq!(
+        (
+            mesh.host.last_call().path(),
+            mesh.count("shadow.key-unknown")
+        ),
+        ("/bundle?have=7&wait=0", 1)
+    );
 }
 
 #[test]
 fn those_who_wait_are_decided_by_a_new_configuration_of_their_context() {
     let mut mesh = with_bundle();
     let bearer = format!("Bearer {}", token(&new_key(), json!({})));
-    let (id, _flow) = mesh.send(&[("authorization", &bearer), ("x-sub", "root"), ("x_sub", "root")]);
+    let (id, _flow) = mesh.send(&[
+        ("authorization", &bearer),
+        ("x-sub", "root"),
+        ("x_sub", "root"),
+    ]);
     assert!(mesh.configure(&inline_config(&[&new_key()], sub_to_header(), json!({}))));
     let stream = mesh.host.stream(id);
-    let outputs = stream.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-sub") || name == "x_sub");
-    assert_eq!(outputs.map(|(_, value)| value.as_slice()).collect::<Vec<_>>(), [b"checkout"]);
+    let outputs = stream
+        .headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("x-sub") || name == "x_sub");
+    assert_eq!(
+        outputs
+            .map(|(_, value)| value.as_slice())
+            .collect::<Vec<_>>(),
+        [b"checkout"]
+    );
     assert!(stream.resumed);
 }
 
@@ -161,7 +198,11 @@ fn a_replaced_key_of_the_same_name_is_fetched() {
     mesh.tick_after(1);
     mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&replaced]));
     assert!(mesh.host.stream(id).resumed);
-    assert_eq!(mesh.ask_with(&token(&key(), json!({ "jti": null, "iat": START - 9 }))).0, 401);
+    assert_eq!(
+        mesh.ask_with(&token(&key(), json!({ "jti": null, "iat": START - 9 })))
+            .0,
+        401
+    );
 }
 
 /// A provider that publishes its new key late answers the first fetch with the old one.
@@ -196,7 +237,11 @@ fn a_flood_of_bad_signatures_causes_few_fetches() {
             mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&key()]));
         }
     }
-    assert!(mesh.host.calls().len() - calls <= 2, "{} fetches in 10 s", mesh.host.calls().len() - calls);
+    assert!(
+        mesh.host.calls().len() - calls <= 2,
+        "{} fetches in 10 s",
+        mesh.host.calls().len() - calls
+    );
 }
 
 #[test]
@@ -212,7 +257,10 @@ fn each_key_set_of_an_issuer_is_asked() {
     mesh.tick_after(1);
     let [a, b] = [2, 3].map(|at| mesh.host.calls()[at].token);
     mesh.answer(a, 200, &jwks(&[&key()]));
-    assert!(!mesh.host.stream(id).resumed && mesh.host.stream(id).reply.is_none(), "b has not answered yet");
+    assert!(
+        !mesh.host.stream(id).resumed && mesh.host.stream(id).reply.is_none(),
+        "b has not answered yet"
+    );
     mesh.answer(b, 200, &jwks(&[&new_key()]));
     assert!(mesh.host.stream(id).resumed);
 }

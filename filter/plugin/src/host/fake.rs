@@ -109,7 +109,10 @@ impl FakeHost {
         self
     }
 
-    pub(crate) fn with_judge(self, judge: impl Fn(&HostSignature<'_>) -> Option<bool> + 'static) -> Self {
+    pub(crate) fn with_judge(
+        self,
+        judge: impl Fn(&HostSignature<'_>) -> Option<bool> + 'static,
+    ) -> Self {
         *self.0.judge.borrow_mut() = Some(Box::new(judge));
         self
     }
@@ -139,13 +142,22 @@ impl FakeHost {
 
     /// Puts a request into the proxy and enters it.
     pub(crate) fn request(&self, stream: u32, headers: &[(&str, &str)]) {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+            .collect();
         self.request_bytes(stream, headers);
     }
 
     /// The same with values that need not be UTF-8.
     pub(crate) fn request_bytes(&self, stream: u32, headers: Vec<(String, Vec<u8>)>) {
-        self.0.streams.borrow_mut().insert(stream, Stream { headers, ..Stream::default() });
+        self.0.streams.borrow_mut().insert(
+            stream,
+            Stream {
+                headers,
+                ..Stream::default()
+            },
+        );
         self.0.context.set(stream);
     }
 
@@ -199,17 +211,31 @@ impl FakeHost {
 
     /// The sum of a counter, or the last value of a gauge or histogram; 0 if it was never defined.
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        self.0.metrics.borrow().iter().find(|(key, _)| key == name).map_or(0, |(_, value)| *value)
+        self.0
+            .metrics
+            .borrow()
+            .iter()
+            .find(|(key, _)| key == name)
+            .map_or(0, |(_, value)| *value)
     }
 
     /// How often a gauge or histogram was recorded.
     pub(crate) fn records(&self, name: &str) -> usize {
-        self.0.records.borrow().iter().filter(|key| *key == name).count()
+        self.0
+            .records
+            .borrow()
+            .iter()
+            .filter(|key| *key == name)
+            .count()
     }
 
     pub(crate) fn lines(&self, level: Level) -> Vec<String> {
         let lines = self.0.lines.borrow();
-        lines.iter().filter(|(of, _)| *of == level).map(|(_, line)| line.clone()).collect()
+        lines
+            .iter()
+            .filter(|(of, _)| *of == level)
+            .map(|(_, line)| line.clone())
+            .collect()
     }
 }
 
@@ -238,7 +264,15 @@ impl Host for FakeHost {
     }
 
     fn configuration(&self, size: usize) -> Option<Vec<u8>> {
-        Some(self.0.configuration.borrow().iter().copied().take(size).collect())
+        Some(
+            self.0
+                .configuration
+                .borrow()
+                .iter()
+                .copied()
+                .take(size)
+                .collect(),
+        )
     }
 
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
@@ -261,10 +295,13 @@ impl Host for FakeHost {
             return None;
         }
         let mut metrics = self.0.metrics.borrow_mut();
-        let at = metrics.iter().position(|(key, _)| key == name).unwrap_or_else(|| {
-            metrics.push((name.to_owned(), 0));
-            metrics.len() - 1
-        });
+        let at = metrics
+            .iter()
+            .position(|(key, _)| key == name)
+            .unwrap_or_else(|| {
+                metrics.push((name.to_owned(), 0));
+                metrics.len() - 1
+            });
         Some(MetricId(at.try_into().unwrap()))
     }
 
@@ -292,12 +329,18 @@ impl Host for FakeHost {
     }
 
     fn request_headers(&self) -> RequestHeaders {
-        RequestHeaders::new(meshseal_abi::header_map(&self.stream(self.context()).headers))
+        RequestHeaders::new(meshseal_abi::header_map(
+            &self.stream(self.context()).headers,
+        ))
     }
 
     fn add_request_header(&self, name: &str, value: &str) -> bool {
         let mut streams = self.0.streams.borrow_mut();
-        streams.get_mut(&self.context()).unwrap().headers.push((name.to_owned(), value.as_bytes().to_vec()));
+        streams
+            .get_mut(&self.context())
+            .unwrap()
+            .headers
+            .push((name.to_owned(), value.as_bytes().to_vec()));
         true
     }
 
@@ -306,7 +349,11 @@ impl Host for FakeHost {
             return false;
         }
         let mut streams = self.0.streams.borrow_mut();
-        streams.get_mut(&self.context()).unwrap().headers.push((name.to_owned(), value.to_vec()));
+        streams
+            .get_mut(&self.context())
+            .unwrap()
+            .headers
+            .push((name.to_owned(), value.to_vec()));
         true
     }
 
@@ -315,16 +362,30 @@ impl Host for FakeHost {
             return false;
         }
         let mut streams = self.0.streams.borrow_mut();
-        streams.get_mut(&self.context()).unwrap().headers.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
+        streams
+            .get_mut(&self.context())
+            .unwrap()
+            .headers
+            .retain(|(key, _)| !key.eq_ignore_ascii_case(name));
         true
     }
 
     fn respond(&self, reply: &Reply) {
-        self.0.streams.borrow_mut().get_mut(&self.context()).unwrap().reply = Some(reply.clone());
+        self.0
+            .streams
+            .borrow_mut()
+            .get_mut(&self.context())
+            .unwrap()
+            .reply = Some(reply.clone());
     }
 
     fn resume(&self) {
-        self.0.streams.borrow_mut().get_mut(&self.context()).unwrap().resumed = true;
+        self.0
+            .streams
+            .borrow_mut()
+            .get_mut(&self.context())
+            .unwrap()
+            .resumed = true;
     }
 
     fn call(&self, call: &HttpCall<'_>) -> Result<u32, CallRefused> {
@@ -337,7 +398,11 @@ impl Host for FakeHost {
             token,
             context: self.context(),
             cluster: call.cluster.to_owned(),
-            headers: call.headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            headers: call
+                .headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             timeout: call.timeout,
         });
         Ok(token)
@@ -345,7 +410,10 @@ impl Host for FakeHost {
 
     fn call_header(&self, name: &str) -> Option<Vec<u8>> {
         let response = self.0.response.borrow();
-        response.as_ref().filter(|_| name == ":status").map(|(status, _)| status.to_string().into_bytes())
+        response
+            .as_ref()
+            .filter(|_| name == ":status")
+            .map(|(status, _)| status.to_string().into_bytes())
     }
 
     fn call_body(&self, size: usize) -> Option<Vec<u8>> {

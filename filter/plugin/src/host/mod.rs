@@ -1,4 +1,5 @@
-//! What the engine asks of the proxy. The engine is generic over [`Host`], so its tests run natively in milliseconds.
+//! What the engine asks of the proxy. The engine is generic over [`Host`], so its tests run
+//! natively in milliseconds.
 
 use std::time::Duration;
 
@@ -83,17 +84,22 @@ pub struct Reply {
     pub grpc_status: u8,
 }
 
-/// The proxy. Calls about a request or a response act on the stream chosen with [`Host::enter`], in the callbacks of a stream on
-/// that stream. No method panics; where the proxy may refuse, the return value says so.
+/// The proxy. Calls about a request or a response act on the stream chosen with [`Host::enter`], in
+/// the callbacks of a stream on that stream. No method panics; where the proxy may refuse, the
+/// return value says so.
 pub trait Host {
-    /// Time since the Unix epoch, for times in tokens and bundles. An operator or NTP may set this clock to any time.
+    /// Time since the Unix epoch, for times in tokens and bundles. An operator or NTP may set this
+    /// clock to any time.
     fn now(&self) -> Duration;
-    /// Time since an unspecified moment, for deadlines, back-off and rates. It never goes back and does not follow changes of the
-    /// time of day.
+    /// Time since an unspecified moment, for deadlines, back-off and rates. It never goes back and
+    /// does not follow changes of the time of day.
     fn steady(&self) -> Duration;
     /// Both clocks, for what is judged by the time of day and must not follow its steps.
     fn moment(&self) -> Moment {
-        Moment { wall_s: self.now().as_secs(), steady: self.steady() }
+        Moment {
+            wall_s: self.now().as_secs(),
+            steady: self.steady(),
+        }
     }
     /// Random bits, for jitter and names; nothing secret is made of them.
     fn random(&self) -> u64;
@@ -108,7 +114,8 @@ pub trait Host {
     /// Sets how often the root context gets a tick.
     fn set_tick_period(&self, period: Duration);
 
-    /// Whether a signature is good, by the proxy's own cryptography; `None` if it has none to offer.
+    /// Whether a signature is good, by the proxy's own cryptography; `None` if it has none to
+    /// offer.
     fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool>;
 
     /// Makes a metric known, or finds it.
@@ -120,12 +127,14 @@ pub trait Host {
 
     /// Makes `context` the one that the following calls act on; false if it is gone.
     fn enter(&self, context: u32) -> bool;
-    /// Whether the entered stream is over. Envoy lets its context be entered until the end of the turn of its event loop, and to resume or
-    /// answer it then is to act on what is no more.
+    /// Whether the entered stream is over. Envoy lets its context be entered until the end of the
+    /// turn of its event loop, and to resume or answer it then is to act on what is no more.
     fn request_has_ended(&self) -> bool;
-    /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers included.
+    /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers
+    /// included.
     fn request_headers(&self) -> RequestHeaders;
-    /// Adds a request header beside those of its name, which is cheaper than to replace them; false if the proxy refuses.
+    /// Adds a request header beside those of its name, which is cheaper than to replace them; false
+    /// if the proxy refuses.
     #[must_use]
     fn add_request_header(&self, name: &str, value: &str) -> bool;
     /// Replaces a request header; values need not be UTF-8. False if the proxy refuses.

@@ -1,4 +1,5 @@
-//! The real proxy. A host that lacks a facility, or refuses a call, is no reason to stop: every status is a value (ADR 6).
+//! The real proxy. A host that lacks a facility, or refuses a call, is no reason to stop: every
+//! status is a value (ADR 6).
 
 use std::cell::Cell;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -9,7 +10,9 @@ use meshseal_abi::host as abi;
 use crate::headers::RequestHeaders;
 
 use super::steady::Guarded;
-use super::{CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply, foreign};
+use super::{
+    CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply, foreign,
+};
 
 /// The proxy that runs this module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,7 +81,10 @@ impl Host for Proxy {
     fn set_tick_period(&self, period: Duration) {
         let millis = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
         if abi::set_tick_period(millis).is_err() {
-            self.log(Level::Error, "the host has no timer: keys and bundles are not fetched, and requests do not wait");
+            self.log(
+                Level::Error,
+                "the host has no timer: keys and bundles are not fetched, and requests do not wait",
+            );
         }
     }
 
@@ -108,7 +114,8 @@ impl Host for Proxy {
     }
 
     fn request_has_ended(&self) -> bool {
-        // Known when the request is complete and not before (Envoy, `source/extensions/filters/common/expr/context.cc`).
+        // Known when the request is complete and not before (Envoy,
+        // `source/extensions/filters/common/expr/context.cc`).
         self.property(&["request", "duration"]).is_some()
     }
 
@@ -148,7 +155,12 @@ impl Host for Proxy {
 
     fn call(&self, call: &HttpCall<'_>) -> Result<u32, CallRefused> {
         let timeout = u32::try_from(call.timeout.as_millis()).unwrap_or(u32::MAX);
-        abi::http_call(call.cluster, &meshseal_abi::header_map(call.headers), timeout).map_err(|_| CallRefused)
+        abi::http_call(
+            call.cluster,
+            &meshseal_abi::header_map(call.headers),
+            timeout,
+        )
+        .map_err(|_| CallRefused)
     }
 
     fn call_header(&self, name: &str) -> Option<Vec<u8>> {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// Longest time between two readings. The root context reads the clock at each tick, once a second at the least.
+/// Longest time between two readings. The root context reads the clock at each tick, once a second
+/// at the least.
 const LONGEST_GAP: Duration = Duration::from_secs(3);
 
-/// Elapsed time by a wall clock that may be set to any time. A step back, or a step forward by more than [`LONGEST_GAP`], counts as
-/// no time at all.
+/// Elapsed time by a wall clock that may be set to any time. A step back, or a step forward by more
+/// than [`LONGEST_GAP`], counts as no time at all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guarded {
     wall: Option<Duration>,
@@ -15,12 +16,19 @@ pub(crate) struct Guarded {
 
 impl Guarded {
     pub(crate) const fn new() -> Self {
-        Self { wall: None, elapsed: Duration::ZERO }
+        Self {
+            wall: None,
+            elapsed: Duration::ZERO,
+        }
     }
 
     /// The elapsed time, when the wall clock shows `wall`.
     pub(crate) fn read(&mut self, wall: Duration) -> Duration {
-        let passed = self.wall.replace(wall).and_then(|before| wall.checked_sub(before)).unwrap_or_default();
+        let passed = self
+            .wall
+            .replace(wall)
+            .and_then(|before| wall.checked_sub(before))
+            .unwrap_or_default();
         if passed <= LONGEST_GAP {
             self.elapsed = self.elapsed.saturating_add(passed);
         }

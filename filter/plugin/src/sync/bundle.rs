@@ -1,9 +1,12 @@
-//! The long-poll for the trust bundle. Every worker keeps its own; the version it asks with is its acknowledgement.
+//! The long-poll for the trust bundle. Every worker keeps its own; the version it asks with is its
+//! acknowledgement.
 
 use std::cell::OnceCell;
 use std::time::Duration;
 
-use meshseal_core::bundle::{BundleError, PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER};
+use meshseal_core::bundle::{
+    BundleError, PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER,
+};
 use meshseal_core::config::TrustBundleConfig;
 use meshseal_core::keys::KeySet;
 use meshseal_core::limits;
@@ -19,7 +22,8 @@ use crate::waiters;
 /// What the proxy waits for the issuer beyond the time that the poll asks it to hold the answer.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// An issuer that answers at once with nothing new (a proxy between may cut long-polls) is asked once a second, not in a loop.
+/// An issuer that answers at once with nothing new (a proxy between may cut long-polls) is asked
+/// once a second, not in a loop.
 const SHORTEST_ROUND: Duration = Duration::from_secs(1);
 
 const WHAT: &str = "trust bundle";
@@ -29,8 +33,8 @@ const WHAT: &str = "trust bundle";
 pub(crate) struct Identity {
     /// 16 hex digits, one for each worker and trust store.
     pub(crate) worker: String,
-    /// The proxy's node id, at most 128 visible characters; asked for with the first poll, since a proxy has none to tell while
-    /// it is being configured (seen in Envoy 1.40).
+    /// The proxy's node id, at most 128 visible characters; asked for with the first poll, since a
+    /// proxy has none to tell while it is being configured (seen in Envoy 1.40).
     pub(crate) node: OnceCell<String>,
     /// Longest time for which the rules go on by one bundle.
     pub(crate) staleness: String,
@@ -44,24 +48,42 @@ impl Identity {
             worker: format!("{:016x}", host.random()),
             node: OnceCell::new(),
             staleness: policy.staleness_bound().to_string(),
-            pins: policy.trust_bundle().map(|bundle| pin_list(&bundle.pins)).unwrap_or_default(),
+            pins: policy
+                .trust_bundle()
+                .map(|bundle| pin_list(&bundle.pins))
+                .unwrap_or_default(),
         }
     }
 
     fn node(&self, host: &impl Host) -> &str {
         self.node.get_or_init(|| {
-            // The first is Envoy's present name for it, the second that of older Envoys and other hosts.
-            let node = host.property(&["xds", "node", "id"]).or_else(|| host.property(&["node", "id"]));
-            node.unwrap_or_default().into_iter().filter(u8::is_ascii_graphic).take(128).map(char::from).collect()
+            // The first is Envoy's present name for it, the second that of older Envoys and other
+            // hosts.
+            let node = host
+                .property(&["xds", "node", "id"])
+                .or_else(|| host.property(&["node", "id"]));
+            node.unwrap_or_default()
+                .into_iter()
+                .filter(u8::is_ascii_graphic)
+                .take(128)
+                .map(char::from)
+                .collect()
         })
     }
 }
 
-/// Ids of pinned keys for a header. An id that a header cannot carry is left out: the issuer then counts its key as not
-/// pinned, which delays a rotation and loosens nothing.
+/// Ids of pinned keys for a header. An id that a header cannot carry is left out: the issuer then
+/// counts its key as not pinned, which delays a rotation and loosens nothing.
 fn pin_list(pins: &KeySet) -> String {
-    let sendable = |kid: &&str| kid.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
-    pins.kids().flatten().filter(sendable).collect::<Vec<_>>().join(",")
+    let sendable = |kid: &&str| {
+        kid.bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b',')
+    };
+    pins.kids()
+        .flatten()
+        .filter(sendable)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// The state of the poll.
@@ -113,10 +135,15 @@ impl BundleSync {
 
     /// When something is to be done next; `None` while the poll is under way.
     pub(crate) fn due(&self) -> Option<Duration> {
-        if self.urgent == Urgent::Wanted { Some(Duration::ZERO) } else { self.poll.is_none().then_some(self.due) }
+        if self.urgent == Urgent::Wanted {
+            Some(Duration::ZERO)
+        } else {
+            self.poll.is_none().then_some(self.due)
+        }
     }
 
-    /// Asks what there is to ask. Only from the root context: calls belong to the context that makes them.
+    /// Asks what there is to ask. Only from the root context: calls belong to the context that
+    /// makes them.
     pub(crate) fn tick(
         &mut self,
         host: &impl Host,
@@ -143,19 +170,32 @@ impl BundleSync {
             return;
         }
         let have = held(trust).filter(|_| !self.ask_full);
-        // An issuer that was not heard for a while confirms what we have at once, rather than at the end of a round.
-        let silent = self.health.is_failing() || now.saturating_sub(self.heard) > Duration::from_secs(config.wait_s);
+        // An issuer that was not heard for a while confirms what we have at once, rather than at
+        // the end of a round.
+        let silent = self.health.is_failing()
+            || now.saturating_sub(self.heard) > Duration::from_secs(config.wait_s);
         let wait_s = if silent { 0 } else { config.wait_s };
         self.started = now;
-        self.poll = ask(host, config, me, have, wait_s, Duration::from_secs(wait_s).saturating_add(GRACE));
+        self.poll = ask(
+            host,
+            config,
+            me,
+            have,
+            wait_s,
+            Duration::from_secs(wait_s).saturating_add(GRACE),
+        );
         if self.poll.is_none() {
             metrics.count(Count::BundlePollFailed);
-            self.failed(host, &format!("cluster {:?} cannot be reached", config.cluster));
+            self.failed(
+                host,
+                &format!("cluster {:?} cannot be reached", config.cluster),
+            );
         }
     }
 
-    /// Wants to ask at the next tick, on behalf of requests that wait; true if that will be answered in time for them. One
-    /// question serves all, and there is a budget for such questions.
+    /// Wants to ask at the next tick, on behalf of requests that wait; true if that will be
+    /// answered in time for them. One question serves all, and there is a budget for such
+    /// questions.
     pub(crate) fn urge(&mut self, now: Duration) -> bool {
         if self.urgent == Urgent::No && self.budget.take(now) {
             self.urgent = Urgent::Wanted;
@@ -174,17 +214,22 @@ impl BundleSync {
     ) -> Option<Heard> {
         let (asked, regular) = self.take_asked(finished.token)?;
         Some(match document(host, finished, limits::MAX_BUNDLE_BYTES) {
-            // While this question was under way, another one brought news: the answer is to what we no longer have.
+            // While this question was under way, another one brought news: the answer is to what we
+            // no longer have.
             Ok(_) if asked.have != trust.bundle_version() && asked.have.is_some() => {
                 self.due = self.due.min(host.steady());
                 Heard::Nothing
             }
             Ok(jws) => self.accept(host, &jws, asked, config, trust, metrics),
             Err(fault) => {
-                let count =
-                    if matches!(fault, Fault::TooLarge(_)) { Count::BundleRefused } else { Count::BundlePollFailed };
+                let count = if matches!(fault, Fault::TooLarge(_)) {
+                    Count::BundleRefused
+                } else {
+                    Count::BundlePollFailed
+                };
                 metrics.count(count);
-                // An urgent question that failed says nothing about the long-poll, which may well be under way.
+                // An urgent question that failed says nothing about the long-poll, which may well
+                // be under way.
                 if regular {
                     self.failed(host, &fault);
                 }
@@ -228,12 +273,17 @@ impl BundleSync {
                     return Heard::News;
                 }
                 let at_once_on_purpose = asked.wait_s == 0;
-                self.due = if at_once_on_purpose { now } else { now.max(self.started.saturating_add(SHORTEST_ROUND)) };
+                self.due = if at_once_on_purpose {
+                    now
+                } else {
+                    now.max(self.started.saturating_add(SHORTEST_ROUND))
+                };
                 Heard::Nothing
             }
             Err(error) => {
                 metrics.count(Count::BundleRefused);
-                // Whatever we have that a delta does not fit to: a full bundle does. Its version must still not be older.
+                // Whatever we have that a delta does not fit to: a full bundle does. Its version
+                // must still not be older.
                 self.ask_full = error == BundleError::WrongBase;
                 self.failed(host, &error);
                 Heard::Nothing
@@ -251,7 +301,9 @@ impl BundleSync {
 type Held<'t> = (u64, Option<&'t str>);
 
 fn held(trust: &Trust) -> Option<Held<'_>> {
-    trust.bundle_version().map(|version| (version, trust.bundle_ack()))
+    trust
+        .bundle_version()
+        .map(|version| (version, trust.bundle_ack()))
 }
 
 fn ask(
@@ -262,9 +314,14 @@ fn ask(
     wait_s: u64,
     timeout: Duration,
 ) -> Option<Asked> {
-    let known = have.map(|(version, _)| format!("have={version}&")).unwrap_or_default();
+    let known = have
+        .map(|(version, _)| format!("have={version}&"))
+        .unwrap_or_default();
     let path = format!("{}?{known}wait={wait_s}", config.path);
-    let bearer = config.poll_token.as_ref().map(|token| format!("Bearer {token}"));
+    let bearer = config
+        .poll_token
+        .as_ref()
+        .map(|token| format!("Bearer {token}"));
     let protocol = PROTOCOL.to_string();
     let mut headers = vec![
         (":method", "GET"),
@@ -281,9 +338,20 @@ fn ask(
     if let Some(bearer) = &bearer {
         headers.push(("authorization", bearer));
     }
-    let token = host.call(&HttpCall { cluster: &config.cluster, headers: &headers, timeout }).ok()?;
+    let token = host
+        .call(&HttpCall {
+            cluster: &config.cluster,
+            headers: &headers,
+            timeout,
+        })
+        .ok()?;
     let overdue = host.steady().saturating_add(timeout).saturating_add(GRACE);
-    Some(Asked { token, have: have.map(|(version, _)| version), wait_s, overdue })
+    Some(Asked {
+        token,
+        have: have.map(|(version, _)| version),
+        wait_s,
+        overdue,
+    })
 }
 
 #[cfg(test)]

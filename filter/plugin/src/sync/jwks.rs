@@ -1,4 +1,5 @@
-//! Key sets of third-party identity providers, fetched through a cluster that the configuration names.
+//! Key sets of third-party identity providers, fetched through a cluster that the configuration
+//! names.
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ struct Fetch {
     overdue: Duration,
 }
 
-/// Reason for which requests ask for newer keys. Each has a rate of its own, so that one cannot use up the other's.
+/// Reason for which requests ask for newer keys. Each has a rate of its own, so that one cannot use
+/// up the other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Urge {
     /// No key fits the token.
@@ -51,14 +53,17 @@ pub(crate) enum Urge {
 /// Time for the proxy's own timeout to be reported.
 const OVERDUE: Duration = Duration::from_secs(10);
 
-/// The Kubernetes API server answers 406 to `application/json` alone, other servers to `application/jwk-set+json` alone.
+/// The Kubernetes API server answers 406 to `application/json` alone, other servers to
+/// `application/jwk-set+json` alone.
 const ACCEPT: &str = "application/jwk-set+json, application/json, */*";
 
 impl JwksSync {
     pub(crate) fn new(policy: &Policy) -> Self {
         let mut remotes: Vec<(&RemoteJwks, Remote)> = Vec::new();
         for (index, rule) in policy.jwt_rules().iter().enumerate() {
-            let KeySource::Remote(jwks) = &rule.keys else { continue };
+            let KeySource::Remote(jwks) = &rule.keys else {
+                continue;
+            };
             match remotes.iter_mut().find(|(known, _)| *known == jwks) {
                 Some((_, remote)) => remote.rules.push(index),
                 None => remotes.push((jwks, Remote::new(index, jwks))),
@@ -69,12 +74,18 @@ impl JwksSync {
 
     /// The place that a rule takes its keys from.
     pub(crate) fn source_of(&self, rule: usize) -> Option<usize> {
-        self.0.iter().position(|remote| remote.rules.contains(&rule))
+        self.0
+            .iter()
+            .position(|remote| remote.rules.contains(&rule))
     }
 
     /// When something is to be done next.
     pub(crate) fn due(&self) -> Option<Duration> {
-        self.0.iter().filter(|remote| remote.fetch.is_none()).map(|remote| remote.due).min()
+        self.0
+            .iter()
+            .filter(|remote| remote.fetch.is_none())
+            .map(|remote| remote.due)
+            .min()
     }
 
     /// Whether no rule fetches keys.
@@ -82,7 +93,8 @@ impl JwksSync {
         self.0.is_empty()
     }
 
-    /// Fetches what is due. Only from the root context: calls belong to the context that makes them.
+    /// Fetches what is due. Only from the root context: calls belong to the context that makes
+    /// them.
     pub(crate) fn tick(&mut self, host: &impl Host, policy: &Policy, metrics: &Metrics) {
         let now = host.steady();
         for remote in &mut self.0 {
@@ -92,14 +104,21 @@ impl JwksSync {
                 remote.failed(host, jwks, &"no answer", metrics);
             }
         }
-        for remote in self.0.iter_mut().filter(|remote| remote.fetch.is_none() && remote.due <= now) {
+        for remote in self
+            .0
+            .iter_mut()
+            .filter(|remote| remote.fetch.is_none() && remote.due <= now)
+        {
             remote.start(host, policy, metrics);
         }
     }
 
-    /// Wants to fetch at the next tick, on behalf of requests that wait; true if an answer is under way then. One fetch serves all.
+    /// Wants to fetch at the next tick, on behalf of requests that wait; true if an answer is under
+    /// way then. One fetch serves all.
     pub(crate) fn urge(&mut self, source: usize, why: Urge, now: Duration) -> bool {
-        let Some(remote) = self.0.get_mut(source) else { return false };
+        let Some(remote) = self.0.get_mut(source) else {
+            return false;
+        };
         let under_way = remote.fetch.is_some() || remote.due <= now;
         let budget = match why {
             Urge::UnknownKey => &mut remote.unknown_keys,
@@ -121,11 +140,17 @@ impl JwksSync {
         trust: &mut Trust,
         metrics: &Metrics,
     ) -> Option<(usize, Heard)> {
-        let source =
-            self.0.iter().position(|remote| remote.fetch.is_some_and(|fetch| fetch.token == finished.token))?;
+        let source = self.0.iter().position(|remote| {
+            remote
+                .fetch
+                .is_some_and(|fetch| fetch.token == finished.token)
+        })?;
         let remote = self.0.get_mut(source)?;
         remote.fetch = None;
-        Some((source, remote.finished(host, finished, policy, trust, metrics)))
+        Some((
+            source,
+            remote.finished(host, finished, policy, trust, metrics),
+        ))
     }
 }
 
@@ -137,9 +162,11 @@ impl Remote {
             fetch: None,
             due: Duration::ZERO,
             backoff: Backoff::new(Duration::from_secs(1).min(longest), longest),
-            // Providers rotate keys daily at the most; two questions in a row bridge a provider that publishes a moment late.
+            // Providers rotate keys daily at the most; two questions in a row bridge a provider
+            // that publishes a moment late.
             unknown_keys: Bucket::full(2, Duration::from_secs(10)),
-            // A provider that keeps the name of a replaced key is rare, and anyone can make a bad signature.
+            // A provider that keeps the name of a replaced key is rare, and anyone can make a bad
+            // signature.
             bad_signatures: Bucket::full(1, Duration::from_secs(10)),
             health: Health::default(),
             passed_over: Vec::new(),
@@ -154,7 +181,9 @@ impl Remote {
     }
 
     fn start(&mut self, host: &impl Host, policy: &Policy, metrics: &Metrics) {
-        let Some(jwks) = self.config(policy) else { return };
+        let Some(jwks) = self.config(policy) else {
+            return;
+        };
         let headers = [
             (":method", "GET"),
             (":scheme", if jwks.https { "https" } else { "http" }),
@@ -163,8 +192,17 @@ impl Remote {
             ("accept", ACCEPT),
         ];
         let timeout = Duration::from_millis(jwks.timeout_ms);
-        let overdue = host.steady().saturating_add(timeout).saturating_add(OVERDUE);
-        let token = host.call(&HttpCall { cluster: &jwks.cluster, headers: &headers, timeout }).ok();
+        let overdue = host
+            .steady()
+            .saturating_add(timeout)
+            .saturating_add(OVERDUE);
+        let token = host
+            .call(&HttpCall {
+                cluster: &jwks.cluster,
+                headers: &headers,
+                timeout,
+            })
+            .ok();
         self.fetch = token.map(|token| Fetch { token, overdue });
         if self.fetch.is_none() {
             self.failed(host, jwks, &"the cluster cannot be reached", metrics);
@@ -179,7 +217,9 @@ impl Remote {
         trust: &mut Trust,
         metrics: &Metrics,
     ) -> Heard {
-        let Some(jwks) = self.config(policy) else { return Heard::Nothing };
+        let Some(jwks) = self.config(policy) else {
+            return Heard::Nothing;
+        };
         let text = match document(host, finished, limits::MAX_JWKS_BYTES) {
             Ok(text) => text,
             Err(fault) => return self.failed(host, jwks, &fault, metrics),
@@ -206,7 +246,8 @@ impl Remote {
         metrics.count(Count::JwksFetched);
         self.health.works(host, &name(jwks));
         self.backoff.reset();
-        // Up to a tenth early, so that workers and proxies that started together do not ask together.
+        // Up to a tenth early, so that workers and proxies that started together do not ask
+        // together.
         let refresh = refresh(jwks);
         let early = portion(refresh.checked_div(10).unwrap_or_default(), host);
         self.due = host.steady().saturating_add(refresh.saturating_sub(early));
@@ -214,16 +255,38 @@ impl Remote {
     }
 
     /// Logs the keys that were passed over, unless they are the same as the last time.
-    fn report(&mut self, host: &impl Host, jwks: &RemoteJwks, passed_over: Vec<PassedOver>, metrics: &Metrics) {
+    fn report(
+        &mut self,
+        host: &impl Host,
+        jwks: &RemoteJwks,
+        passed_over: Vec<PassedOver>,
+        metrics: &Metrics,
+    ) {
         metrics.add(Count::JwksSkippedKeys, passed_over.len());
-        for passed in passed_over.iter().filter(|passed| !self.passed_over.contains(passed)) {
-            let level = if passed.faulty { Level::Warn } else { Level::Info };
-            host.log(level, &format!("{}: passed over {}", name(jwks), passed.problem));
+        for passed in passed_over
+            .iter()
+            .filter(|passed| !self.passed_over.contains(passed))
+        {
+            let level = if passed.faulty {
+                Level::Warn
+            } else {
+                Level::Info
+            };
+            host.log(
+                level,
+                &format!("{}: passed over {}", name(jwks), passed.problem),
+            );
         }
         self.passed_over = passed_over;
     }
 
-    fn failed(&mut self, host: &impl Host, jwks: &RemoteJwks, why: &dyn std::fmt::Display, metrics: &Metrics) -> Heard {
+    fn failed(
+        &mut self,
+        host: &impl Host,
+        jwks: &RemoteJwks,
+        why: &dyn std::fmt::Display,
+        metrics: &Metrics,
+    ) -> Heard {
         metrics.count(Count::JwksFailed);
         self.health.failed(host, &name(jwks), why);
         self.due = host.steady().saturating_add(self.backoff.next(host));
@@ -236,7 +299,10 @@ fn refresh(jwks: &RemoteJwks) -> Duration {
 }
 
 fn name(jwks: &RemoteJwks) -> String {
-    format!("keys from {}{} ({})", jwks.authority, jwks.path, jwks.cluster)
+    format!(
+        "keys from {}{} ({})",
+        jwks.authority, jwks.path, jwks.cluster
+    )
 }
 
 #[cfg(test)]

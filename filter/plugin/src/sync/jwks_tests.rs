@@ -15,7 +15,13 @@ impl Fetcher {
     fn new(host: FakeHost, config: &str) -> Self {
         let policy = Policy::from_json(config).unwrap();
         let metrics = Metrics::define(&host, "");
-        Self { sync: JwksSync::new(&policy), host, policy, trust: Trust::new(), metrics }
+        Self {
+            sync: JwksSync::new(&policy),
+            host,
+            policy,
+            trust: Trust::new(),
+            metrics,
+        }
     }
 
     fn tick_after(&mut self, by: Duration) {
@@ -25,8 +31,20 @@ impl Fetcher {
 
     fn answer(&mut self, status: u16, body: &str) -> Heard {
         self.host.answer(status, body.as_bytes());
-        let finished = Finished { token: self.host.last_call().token, size: body.len() };
-        self.sync.finished(&self.host, finished, &self.policy, &mut self.trust, &self.metrics).unwrap().1
+        let finished = Finished {
+            token: self.host.last_call().token,
+            size: body.len(),
+        };
+        self.sync
+            .finished(
+                &self.host,
+                finished,
+                &self.policy,
+                &mut self.trust,
+                &self.metrics,
+            )
+            .unwrap()
+            .1
     }
 
     fn count(&self, name: &str) -> u64 {
@@ -46,20 +64,40 @@ fn keys_are_fetched_on_the_first_tick_from_where_the_uri_says() {
     let fetcher = fetcher();
     let call = fetcher.host.last_call();
     assert_eq!((call.cluster.as_str(), call.path()), ("idp", "/keys?v=2"));
-    assert_eq!((call.headers[":authority"].as_str(), call.headers[":scheme"].as_str()), ("idp.example", "https"));
+    assert_eq!(
+        (
+            call.headers[":authority"].as_str(),
+            call.headers[":scheme"].as_str()
+        ),
+        ("idp.example", "https")
+    );
     let accepted: Vec<&str> = call.headers["accept"].split(", ").collect();
-    assert_eq!(accepted, ["application/jwk-set+json", "application/json", "*/*"]);
+    assert_eq!(
+        accepted,
+        ["application/jwk-set+json", "application/json", "*/*"]
+    );
 }
 
 #[test]
 fn a_set_is_taken_over_and_asked_for_again_somewhat_before_it_is_old() {
     let mut fetcher = fetcher();
     fetcher.host.set_random(60_000_000);
-    assert_eq!(fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)])), Heard::News);
+    assert_eq!(
+        fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)])),
+        Heard::News
+    );
     assert!(fetcher.trust.has_jwks(0));
     let refresh = refresh(fetcher.sync.0[0].config(&fetcher.policy).unwrap());
-    let due = fetcher.sync.due().unwrap().checked_sub(fetcher.host.steady()).unwrap();
-    assert!(due < refresh && due >= refresh * 9 / 10, "{due:?} of {refresh:?}");
+    let due = fetcher
+        .sync
+        .due()
+        .unwrap()
+        .checked_sub(fetcher.host.steady())
+        .unwrap();
+    assert!(
+        due < refresh && due >= refresh * 9 / 10,
+        "{due:?} of {refresh:?}"
+    );
     assert_eq!(fetcher.count("fetched"), 1);
 }
 
@@ -80,21 +118,39 @@ fn after_a_failure_the_last_good_keys_stay_and_it_is_tried_again_soon() {
         assert_eq!(fetcher.answer(200, body), Heard::Nothing);
         assert!(fetcher.sync.due().unwrap() <= fetcher.host.steady() + Duration::from_secs(60));
     }
-    assert_eq!((fetcher.trust.keys().count(), fetcher.count("failed")), (1, 2));
+    assert_eq!(
+        (fetcher.trust.keys().count(), fetcher.count("failed")),
+        (1, 2)
+    );
 }
 
 #[test]
 fn too_large_a_set_is_refused_before_it_is_copied() {
     let mut fetcher = fetcher();
     fetcher.host.answer(200, b"");
-    let finished = Finished { token: fetcher.host.last_call().token, size: limits::MAX_JWKS_BYTES + 1 };
-    let heard = fetcher.sync.finished(&fetcher.host, finished, &fetcher.policy, &mut fetcher.trust, &fetcher.metrics);
-    assert_eq!((heard, fetcher.host.bytes_copied()), (Some((0, Heard::Nothing)), 0));
+    let finished = Finished {
+        token: fetcher.host.last_call().token,
+        size: limits::MAX_JWKS_BYTES + 1,
+    };
+    let heard = fetcher.sync.finished(
+        &fetcher.host,
+        finished,
+        &fetcher.policy,
+        &mut fetcher.trust,
+        &fetcher.metrics,
+    );
+    assert_eq!(
+        (heard, fetcher.host.bytes_copied()),
+        (Some((0, Heard::Nothing)), 0)
+    );
 }
 
 #[test]
 fn a_cluster_that_cannot_be_reached_is_tried_again() {
-    let mut fetcher = Fetcher::new(FakeHost::new().with_unreachable("idp"), &remote_config(json!({})));
+    let mut fetcher = Fetcher::new(
+        FakeHost::new().with_unreachable("idp"),
+        &remote_config(json!({})),
+    );
     fetcher.tick_after(Duration::ZERO);
     fetcher.tick_after(Duration::from_secs(60));
     assert_eq!(fetcher.count("failed"), 2);
@@ -114,12 +170,24 @@ fn rules_with_the_same_place_share_one_fetch() {
 #[test]
 fn urging_fetches_once_for_all_and_within_its_budget() {
     let mut fetcher = fetcher();
-    assert!(fetcher.sync.urge(0, Urge::UnknownKey, fetcher.host.steady()), "the first fetch is under way");
+    assert!(
+        fetcher
+            .sync
+            .urge(0, Urge::UnknownKey, fetcher.host.steady()),
+        "the first fetch is under way"
+    );
     fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
     let mut asked = 0;
     for _ in 0..900 {
-        if fetcher.sync.urge(0, Urge::UnknownKey, fetcher.host.steady()) {
-            assert!(fetcher.sync.urge(0, Urge::UnknownKey, fetcher.host.steady()));
+        if fetcher
+            .sync
+            .urge(0, Urge::UnknownKey, fetcher.host.steady())
+        {
+            assert!(
+                fetcher
+                    .sync
+                    .urge(0, Urge::UnknownKey, fetcher.host.steady())
+            );
             fetcher.tick_after(Duration::ZERO);
             fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
             asked += 1;
@@ -141,8 +209,14 @@ fn a_passed_over_key_is_logged_once_per_change() {
         let foreign = json!({ "kty": "RSA", "use": usage, "kid": "b" });
         json!({ "keys": [TestKey::new("a", 1).jwk(), foreign] }).to_string()
     };
-    let lines =
-        |fetcher: &Fetcher| fetcher.host.lines(Level::Info).iter().filter(|line| line.contains("passed over")).count();
+    let lines = |fetcher: &Fetcher| {
+        fetcher
+            .host
+            .lines(Level::Info)
+            .iter()
+            .filter(|line| line.contains("passed over"))
+            .count()
+    };
     for (usage, logged) in [("enc", 1), ("enc", 1), ("tls", 2), ("tls", 2), ("enc", 3)] {
         fetcher.answer(200, &set(usage));
         assert_eq!(lines(&fetcher), logged, "{usage}");
@@ -157,11 +231,22 @@ fn a_set_without_a_usable_key_says_why() {
     let private = json!({ "keys": [{ "kty": "RSA", "use": "enc" }, { "kty": "OKP", "crv": "Ed25519", "d": "AA" }] });
     assert_eq!(fetcher.answer(200, &private.to_string()), Heard::Nothing);
     let told = fetcher.host.lines(Level::Warn);
-    assert!(told[0].contains("keys[0].use: \"enc\", not \"sig\"; keys[1].d: a private member"), "{told:?}");
-    for (body, logged) in [(private.to_string(), 1), ("{}".to_owned(), 2), ("{}".to_owned(), 2)] {
+    assert!(
+        told[0].contains("keys[0].use: \"enc\", not \"sig\"; keys[1].d: a private member"),
+        "{told:?}"
+    );
+    for (body, logged) in [
+        (private.to_string(), 1),
+        ("{}".to_owned(), 2),
+        ("{}".to_owned(), 2),
+    ] {
         fetcher.tick_after(Duration::from_secs(60));
         fetcher.answer(200, &body);
-        assert_eq!(fetcher.host.lines(Level::Warn).len(), logged, "once for each reason");
+        assert_eq!(
+            fetcher.host.lines(Level::Warn).len(),
+            logged,
+            "once for each reason"
+        );
     }
 }
 
@@ -171,8 +256,18 @@ fn one_rule_without_a_key_keeps_no_other_from_theirs() {
     let config = json!({ "jwtRules": [rule("https://a.example", "RS256"), rule("https://b.example", "EdDSA")] });
     let mut fetcher = Fetcher::new(FakeHost::new(), &config.to_string());
     fetcher.tick_after(Duration::ZERO);
-    assert_eq!(fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)])), Heard::News);
-    assert_eq!((fetcher.trust.has_jwks(0), fetcher.trust.has_jwks(1), fetcher.count("failed")), (false, true, 1));
+    assert_eq!(
+        fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)])),
+        Heard::News
+    );
+    assert_eq!(
+        (
+            fetcher.trust.has_jwks(0),
+            fetcher.trust.has_jwks(1),
+            fetcher.count("failed")
+        ),
+        (false, true, 1)
+    );
 }
 
 #[test]
@@ -182,7 +277,10 @@ fn a_fetch_without_an_answer_is_given_up() {
     assert_eq!((fetcher.host.calls().len(), fetcher.sync.due()), (1, None));
     fetcher.tick_after(Duration::from_secs(1));
     fetcher.tick_after(Duration::from_secs(1));
-    assert_eq!((fetcher.host.calls().len(), fetcher.count("failed")), (2, 1));
+    assert_eq!(
+        (fetcher.host.calls().len(), fetcher.count("failed")),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -200,5 +298,12 @@ fn bad_signatures_use_up_no_fetch_for_unknown_keys() {
         }
         granted
     };
-    assert_eq!([fetches(Urge::OtherKey), fetches(Urge::UnknownKey), fetches(Urge::OtherKey)], [1, 2, 0]);
+    assert_eq!(
+        [
+            fetches(Urge::OtherKey),
+            fetches(Urge::UnknownKey),
+            fetches(Urge::OtherKey)
+        ],
+        [1, 2, 0]
+    );
 }

@@ -1,5 +1,6 @@
-//! Keeps trust current: the bundle by long-poll, providers' key sets by fetching. Both run on the root context's ticks and
-//! callbacks; a request never makes a call of its own, it can only urge one that serves all.
+//! Keeps trust current: the bundle by long-poll, providers' key sets by fetching. Both run on the
+//! root context's ticks and callbacks; a request never makes a call of its own, it can only urge
+//! one that serves all.
 
 pub(crate) mod bundle;
 pub(crate) mod jwks;
@@ -58,7 +59,8 @@ fn document(host: &impl Host, finished: Finished, limit: usize) -> Result<String
     String::from_utf8(body).map_err(|_| Fault::NotText)
 }
 
-/// Warns once for each reason why a source fails and says once when it is back, however often it is asked in between.
+/// Warns once for each reason why a source fails and says once when it is back, however often it is
+/// asked in between.
 #[derive(Clone, Debug, Default)]
 struct Health {
     /// The last reason, while the source fails.
@@ -72,8 +74,15 @@ impl Health {
 
     fn failed(&mut self, host: &impl Host, what: &str, why: &dyn std::fmt::Display) {
         let why = why.to_string();
-        let level = if self.failing.as_ref() == Some(&why) { Level::Debug } else { Level::Warn };
-        host.log(level, &format!("{what}: {why}; retrying, last known good state stays in effect"));
+        let level = if self.failing.as_ref() == Some(&why) {
+            Level::Debug
+        } else {
+            Level::Warn
+        };
+        host.log(
+            level,
+            &format!("{what}: {why}; retrying, last known good state stays in effect"),
+        );
         self.failing = Some(why);
     }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::host::Host;
 
-/// Back-off that doubles, with full jitter: the waits of many workers spread over the whole span, so that an issuer that comes
-/// back is not met by all of them at once (AWS Architecture Blog, "Exponential Backoff And Jitter").
+/// Back-off that doubles, with full jitter: the waits of many workers spread over the whole span,
+/// so that an issuer that comes back is not met by all of them at once (AWS Architecture Blog,
+/// "Exponential Backoff And Jitter").
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -15,7 +16,11 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, failures: 0 }
+        Self {
+            first,
+            longest,
+            failures: 0,
+        }
     }
 
     pub(crate) fn reset(&mut self) {
@@ -24,7 +29,9 @@ impl Backoff {
 
     /// How long to wait after one more failure: between nothing and the present span.
     pub(crate) fn next(&mut self, host: &impl Host) -> Duration {
-        let span = 2_u32.checked_pow(self.failures).and_then(|factor| self.first.checked_mul(factor));
+        let span = 2_u32
+            .checked_pow(self.failures)
+            .and_then(|factor| self.first.checked_mul(factor));
         self.failures = self.failures.saturating_add(1);
         portion(span.unwrap_or(self.longest).min(self.longest), host)
     }
@@ -33,7 +40,11 @@ impl Backoff {
 /// A random part of a span, evenly distributed.
 pub(crate) fn portion(span: Duration, host: &impl Host) -> Duration {
     let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-    Duration::from_micros(host.random().checked_rem(micros.saturating_add(1)).unwrap_or(0))
+    Duration::from_micros(
+        host.random()
+            .checked_rem(micros.saturating_add(1))
+            .unwrap_or(0),
+    )
 }
 
 /// A token bucket: questions that requests provoke, so many at once and one more each interval.
@@ -47,12 +58,21 @@ pub(crate) struct Bucket {
 
 impl Bucket {
     pub(crate) const fn full(size: u32, interval: Duration) -> Self {
-        Self { size, interval, left: size, since: Duration::ZERO }
+        Self {
+            size,
+            interval,
+            left: size,
+            since: Duration::ZERO,
+        }
     }
 
     /// Takes one, if there is one.
     pub(crate) fn take(&mut self, now: Duration) -> bool {
-        let passed = now.saturating_sub(self.since).as_millis().checked_div(self.interval.as_millis()).unwrap_or(0);
+        let passed = now
+            .saturating_sub(self.since)
+            .as_millis()
+            .checked_div(self.interval.as_millis())
+            .unwrap_or(0);
         let earned = u32::try_from(passed).unwrap_or(u32::MAX);
         if earned > 0 {
             self.left = self.left.saturating_add(earned).min(self.size);
@@ -60,7 +80,8 @@ impl Bucket {
             self.since = if self.left == self.size {
                 now
             } else {
-                self.since.saturating_add(self.interval.saturating_mul(earned))
+                self.since
+                    .saturating_add(self.interval.saturating_mul(earned))
             };
         }
         let taken = self.left > 0;
@@ -80,7 +101,8 @@ mod tests {
 
     #[test]
     fn the_span_doubles_up_to_its_end_and_starts_anew_after_a_success() {
-        // The largest random number modulo (span + 1 µs) is not the span, so ask for the span itself.
+        // The largest random number modulo (span + 1 µs) is not the span, so ask for the span
+        // itself.
         let host = FakeHost::new();
         let mut backoff = Backoff::new(ms(250), ms(10_000));
         for span in [250_u64, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {

@@ -1,8 +1,11 @@
-//! Who does the arithmetic of a signature: tables of the key, the proxy where it has shown that it can, or the module by itself.
+//! Who does the arithmetic of a signature: tables of the key, the proxy where it has shown that it
+//! can, or the module by itself.
 //!
-//! Envoy offers BoringSSL as the foreign function `verify_signature` (`source/extensions/common/wasm/foreign.cc`), in half the time of the
-//! module for RSA. A host that has no such function, or one that says yes to everything, is found
-//! out by known answers before any token depends on it: for each algorithm one signature that is good and one that is not.
+//! Envoy offers BoringSSL as the foreign function `verify_signature`
+//! (`source/extensions/common/wasm/foreign.cc`), in half the time of the module for RSA. A host
+//! that has no such function, or one that says yes to everything, is found out by known answers
+//! before any token depends on it: for each algorithm one signature that is good and one that is
+//! not.
 
 use meshseal_core::alg::Alg;
 use meshseal_core::json::{Budget, Document, Value};
@@ -13,7 +16,8 @@ use crate::host::{Host, HostSignature};
 
 pub(crate) mod tables;
 
-/// Signed with keys that were thrown away: a text, and for each algorithm a key and its signature of the text.
+/// Signed with keys that were thrown away: a text, and for each algorithm a key and its signature
+/// of the text.
 const KNOWN_ANSWERS: &str = include_str!("known_answers.json");
 
 /// The algorithms that the host verifies.
@@ -23,10 +27,24 @@ pub(crate) struct Hosted(Vec<Alg>);
 impl Hosted {
     /// What the host can, by its answers to questions whose answers are known.
     pub(crate) fn proven(host: &impl Host) -> Self {
-        let Ok(document) = Document::lent(KNOWN_ANSWERS, Budget::JWKS) else { return Self::default() };
-        let text = document.root().get("text").and_then(Value::as_str).unwrap_or_default();
-        let answers = document.root().get("answers").into_iter().flat_map(Value::items);
-        Self(answers.filter_map(|answer| proven_by(answer, text, host)).collect())
+        let Ok(document) = Document::lent(KNOWN_ANSWERS, Budget::JWKS) else {
+            return Self::default();
+        };
+        let text = document
+            .root()
+            .get("text")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let answers = document
+            .root()
+            .get("answers")
+            .into_iter()
+            .flat_map(Value::items);
+        Self(
+            answers
+                .filter_map(|answer| proven_by(answer, text, host))
+                .collect(),
+        )
     }
 
     fn covers(&self, alg: Alg) -> bool {
@@ -48,7 +66,13 @@ fn proven_by(answer: Value<'_>, text: &str, host: &impl Host) -> Option<Alg> {
 
 /// Puts a signature to the host; `None` if it has no answer.
 fn ask(host: &impl Host, key: &Key, text: &[u8], signature: &[u8]) -> Option<bool> {
-    let ecdsa = |length: usize| if signature.len() == length { der::ecdsa_signature(signature) } else { None };
+    let ecdsa = |length: usize| {
+        if signature.len() == length {
+            der::ecdsa_signature(signature)
+        } else {
+            None
+        }
+    };
     let (hash, converted) = match key.alg() {
         Alg::Rs256 => ("sha256", None),
         Alg::Rs384 => ("sha384", None),
@@ -56,7 +80,13 @@ fn ask(host: &impl Host, key: &Key, text: &[u8], signature: &[u8]) -> Option<boo
         Alg::Es256 => ("sha256", Some(ecdsa(64))),
         Alg::Es384 => ("sha384", Some(ecdsa(96))),
         Alg::Es512 => ("sha512", Some(ecdsa(132))),
-        Alg::Ps256 | Alg::Ps384 | Alg::Ps512 | Alg::EdDsa | Alg::Hs256 | Alg::Hs384 | Alg::Hs512 => return None,
+        Alg::Ps256
+        | Alg::Ps384
+        | Alg::Ps512
+        | Alg::EdDsa
+        | Alg::Hs256
+        | Alg::Hs384
+        | Alg::Hs512 => return None,
     };
     let signature = match &converted {
         None => signature,
@@ -64,11 +94,16 @@ fn ask(host: &impl Host, key: &Key, text: &[u8], signature: &[u8]) -> Option<boo
         // Not as long as this curve's signatures are: no need to ask.
         Some(None) => return Some(false),
     };
-    host.verify_signature(&HostSignature { hash, spki: key.spki()?, signature, text })
+    host.verify_signature(&HostSignature {
+        hash,
+        spki: key.spki()?,
+        signature,
+        text,
+    })
 }
 
-/// Verifies by what is cheapest in Envoy (docs/performance.md): tables of the key, once they are built; else the host, if it can;
-/// else the module without help.
+/// Verifies by what is cheapest in Envoy (docs/performance.md): tables of the key, once they are
+/// built; else the host, if it can; else the module without help.
 pub(crate) struct Verifier<'v, H> {
     pub(crate) host: &'v H,
     pub(crate) hosted: Option<&'v Hosted>,
@@ -77,8 +112,13 @@ pub(crate) struct Verifier<'v, H> {
 impl<H: Host> SignatureVerifier for Verifier<'_, H> {
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
         tables::with(|tables| {
-            let hosted = self.hosted.is_some_and(|hosted| hosted.covers(key.alg())) && !tables.is_ready(key);
-            let asked = if hosted { ask(self.host, key, message, signature) } else { None };
+            let hosted =
+                self.hosted.is_some_and(|hosted| hosted.covers(key.alg())) && !tables.is_ready(key);
+            let asked = if hosted {
+                ask(self.host, key, message, signature)
+            } else {
+                None
+            };
             asked.unwrap_or_else(|| tables.verify(key, message, signature))
         })
     }

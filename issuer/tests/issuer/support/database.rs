@@ -21,19 +21,28 @@ impl Database {
     pub(crate) fn sqlite() -> Arc<Self> {
         let folder = tempfile::tempdir().unwrap();
         let location = Location::Sqlite(folder.path().join("meshseal.db"));
-        Arc::new(Self { location, _folder: Some(folder) })
+        Arc::new(Self {
+            location,
+            _folder: Some(folder),
+        })
     }
 
     /// A new database on the tests' server; `None`, said plainly, when there is no PostgreSQL.
     pub(crate) async fn postgres() -> Option<Arc<Self>> {
         static SERVER: OnceLock<Option<PostgresServer>> = OnceLock::new();
         let server = SERVER.get_or_init(PostgresServer::start).as_ref()?;
-        Some(Arc::new(Self { location: Location::Postgres(server.new_database().await), _folder: None }))
+        Some(Arc::new(Self {
+            location: Location::Postgres(server.new_database().await),
+            _folder: None,
+        }))
     }
 
     /// A database that something else looks after.
     pub(crate) fn at(location: Location) -> Arc<Self> {
-        Arc::new(Self { location, _folder: None })
+        Arc::new(Self {
+            location,
+            _folder: None,
+        })
     }
 
     pub(crate) async fn open(&self) -> Arc<dyn Store> {
@@ -49,7 +58,12 @@ impl Database {
         let statements = || AssertSqlSafe(statements.to_owned());
         match &self.location {
             Location::Postgres(url) => {
-                PgConnection::connect(url).await.unwrap().execute(statements()).await.unwrap();
+                PgConnection::connect(url)
+                    .await
+                    .unwrap()
+                    .execute(statements())
+                    .await
+                    .unwrap();
             }
             Location::Sqlite(path) => {
                 let url = format!("sqlite://{}?mode=rwc", path.display());
@@ -75,8 +89,8 @@ pub(crate) async fn unlocked(store: Arc<dyn Store>) -> Arc<dyn Store> {
     store
 }
 
-/// A server in a folder of its own, reached by a socket in it. It ends when this process does, however that ends: the shell
-/// that runs it waits for the end of our pipe, and clears up.
+/// A server in a folder of its own, reached by a socket in it. It ends when this process does,
+/// however that ends: the shell that runs it waits for the end of our pipe, and clears up.
 pub(crate) struct PostgresServer {
     folder: TempDir,
     shell: Child,
@@ -96,7 +110,10 @@ impl PostgresServer {
             );
             return None;
         };
-        let folder = tempfile::Builder::new().prefix("meshseal-pg").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("meshseal-pg")
+            .tempdir()
+            .unwrap();
         let mut initdb = as_user(&folder, binaries.join("initdb"));
         initdb.args([
             "--no-sync",
@@ -106,8 +123,16 @@ impl PostgresServer {
             "--encoding=UTF8",
             "--pgdata",
         ]);
-        let made = initdb.arg(folder.path().join("data")).stdin(Stdio::null()).output().unwrap();
-        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let made = initdb
+            .arg(folder.path().join("data"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         let shell = run(&folder, &binaries);
         Some(Self { folder, shell })
     }
@@ -116,14 +141,34 @@ impl PostgresServer {
     pub(crate) async fn standby(&self) -> Self {
         self.connect().await;
         let binaries = find_binaries().unwrap();
-        let folder = tempfile::Builder::new().prefix("meshseal-pg").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("meshseal-pg")
+            .tempdir()
+            .unwrap();
         // PATH may have links to some of the programs only.
-        let beside = std::fs::canonicalize(binaries.join("postgres")).unwrap().with_file_name("pg_basebackup");
+        let beside = std::fs::canonicalize(binaries.join("postgres"))
+            .unwrap()
+            .with_file_name("pg_basebackup");
         let mut copy = as_user(&folder, beside);
-        copy.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
-        copy.args(["--username=meshseal", "--pgdata"]).arg(folder.path().join("data"));
-        let copied = copy.arg("--host").arg(self.folder.path()).stdin(Stdio::null()).output().unwrap();
-        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        copy.args([
+            "--write-recovery-conf",
+            "--wal-method=stream",
+            "--checkpoint=fast",
+            "--no-sync",
+        ]);
+        copy.args(["--username=meshseal", "--pgdata"])
+            .arg(folder.path().join("data"));
+        let copied = copy
+            .arg("--host")
+            .arg(self.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(
+            copied.status.success(),
+            "pg_basebackup: {}",
+            String::from_utf8_lossy(&copied.stderr)
+        );
         let shell = run(&folder, &binaries);
         let standby = Self { folder, shell };
         standby.connect().await;
@@ -140,12 +185,18 @@ impl PostgresServer {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut connection = self.connect().await;
-        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+        connection
+            .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .await
+            .unwrap();
         self.url(&name)
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://meshseal@localhost/{database}?host={}", self.folder.path().display())
+        format!(
+            "postgres://meshseal@localhost/{database}?host={}",
+            self.folder.path().display()
+        )
     }
 
     /// Waits until it takes connections.
@@ -184,23 +235,52 @@ impl Drop for PostgresServer {
 }
 
 fn run(folder: &TempDir, binaries: &Path) -> Child {
-    // `immediate` stop (QUIT): nothing in it is worth keeping tidy, and a crash is what a fault test wants.
+    // `immediate` stop (QUIT): nothing in it is worth keeping tidy, and a crash is what a fault
+    // test wants.
     let script = r#""$0" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=100 >"$1/log" 2>&1 &
         server=$!; read -r word; kill -QUIT $server; wait $server; [ "$word" = keep ] || rm -rf "$1""#;
     let mut shell = as_user(folder, "sh".into());
-    shell.arg("-c").arg(script).arg(binaries.join("postgres")).arg(folder.path());
-    shell.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    shell
+        .arg("-c")
+        .arg(script)
+        .arg(binaries.join("postgres"))
+        .arg(folder.path());
+    shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// PostgreSQL refuses to run as root: then the folder is given to another user, who runs it.
 pub(crate) fn as_user(folder: &TempDir, program: PathBuf) -> Command {
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout == b"0\n");
     let mut command = if is_root {
-        let known = |user: &&&str| Command::new("id").arg(user).output().is_ok_and(|id| id.status.success());
-        let user = ["postgres", "nobody"].iter().find(known).expect("an unprivileged user");
-        assert!(Command::new("chown").arg(user).arg(folder.path()).status().unwrap().success());
+        let known = |user: &&&str| {
+            Command::new("id")
+                .arg(user)
+                .output()
+                .is_ok_and(|id| id.status.success())
+        };
+        let user = ["postgres", "nobody"]
+            .iter()
+            .find(known)
+            .expect("an unprivileged user");
+        assert!(
+            Command::new("chown")
+                .arg(user)
+                .arg(folder.path())
+                .status()
+                .unwrap()
+                .success()
+        );
         let mut setpriv = Command::new("setpriv");
-        setpriv.args([format!("--reuid={user}").as_str(), "--clear-groups", "--"]).arg(program);
+        setpriv
+            .args([format!("--reuid={user}").as_str(), "--clear-groups", "--"])
+            .arg(program);
         setpriv
     } else {
         Command::new(program)
@@ -212,13 +292,19 @@ pub(crate) fn as_user(folder: &TempDir, program: PathBuf) -> Command {
 fn find_binaries() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-        .map(|versions| versions.filter_map(|version| Some(version.ok()?.path().join("bin"))).collect())
+        .map(|versions| {
+            versions
+                .filter_map(|version| Some(version.ok()?.path().join("bin")))
+                .collect()
+        })
         .unwrap_or_default();
     folders.sort();
     folders.reverse();
-    std::env::split_paths(&path)
-        .chain(folders)
-        .find(|folder| ["initdb", "postgres"].iter().all(|name| folder.join(name).is_file()))
+    std::env::split_paths(&path).chain(folders).find(|folder| {
+        ["initdb", "postgres"]
+            .iter()
+            .all(|name| folder.join(name).is_file())
+    })
 }
 
 /// The same tests on both databases.

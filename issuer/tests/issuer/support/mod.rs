@@ -37,7 +37,8 @@ pub(crate) fn secret(client: &str) -> String {
     format!("mss_a-secret-of-sufficient-length-{client}")
 }
 
-/// Services `orders` and `stock`; clients `checkout` (both), `stock` (introspects its own tokens), `operator` (admin).
+/// Services `orders` and `stock`; clients `checkout` (both), `stock` (introspects its own tokens),
+/// `operator` (admin).
 pub(crate) fn yaml() -> String {
     let hash = |client: &str| SecretHash::of(&secret(client)).to_string();
     format!(
@@ -81,7 +82,9 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) fn master() -> Arc<MasterKey> {
-    Arc::new(MasterKey::from_base64("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "test").unwrap())
+    Arc::new(
+        MasterKey::from_base64("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "test").unwrap(),
+    )
 }
 
 /// One replica, its clock, and the database it is on.
@@ -102,16 +105,22 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, self.text))
+        serde_json::from_str(&self.text)
+            .unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, self.text))
     }
 
     /// Status and OAuth error code.
     pub(crate) fn error(&self) -> (u16, String) {
-        (self.status.as_u16(), self.json()["error"].as_str().unwrap_or_default().to_owned())
+        (
+            self.status.as_u16(),
+            self.json()["error"].as_str().unwrap_or_default().to_owned(),
+        )
     }
 
     pub(crate) fn header(&self, name: header::HeaderName) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -130,7 +139,11 @@ impl Harness {
     }
 
     /// A replica on a database that others may be on already.
-    pub(crate) async fn at(database: Arc<Database>, config: Config, clock: Arc<FixedClock>) -> Self {
+    pub(crate) async fn at(
+        database: Arc<Database>,
+        config: Config,
+        clock: Arc<FixedClock>,
+    ) -> Self {
         let store = database.open().await;
         Self::over(store, database, config, clock).await
     }
@@ -142,34 +155,76 @@ impl Harness {
 
     pub(crate) async fn fickle_on(database: Arc<Database>) -> (Self, Arc<Fickle>) {
         let store = Fickle::before(database.open().await);
-        (Self::over(store.clone(), database, config(), Arc::new(FixedClock::at(NOW))).await, store)
+        (
+            Self::over(
+                store.clone(),
+                database,
+                config(),
+                Arc::new(FixedClock::at(NOW)),
+            )
+            .await,
+            store,
+        )
     }
 
-    async fn over(store: Arc<dyn Store>, database: Arc<Database>, config: Config, clock: Arc<FixedClock>) -> Self {
-        let issuer = Arc::new(Issuer::start(config, clock.clone(), store, master()).await.unwrap());
+    async fn over(
+        store: Arc<dyn Store>,
+        database: Arc<Database>,
+        config: Config,
+        clock: Arc<FixedClock>,
+    ) -> Self {
+        let issuer = Arc::new(
+            Issuer::start(config, clock.clone(), store, master())
+                .await
+                .unwrap(),
+        );
         Self::serving(issuer, clock, database)
     }
 
-    pub(crate) fn serving(issuer: Arc<Issuer>, clock: Arc<FixedClock>, database: Arc<Database>) -> Self {
-        Self { router: app(issuer.clone()).router, admin: admin_app(issuer.clone()).router, issuer, clock, database }
+    pub(crate) fn serving(
+        issuer: Arc<Issuer>,
+        clock: Arc<FixedClock>,
+        database: Arc<Database>,
+    ) -> Self {
+        Self {
+            router: app(issuer.clone()).router,
+            admin: admin_app(issuer.clone()).router,
+            issuer,
+            clock,
+            database,
+        }
     }
 
     /// The same database, clock and configuration after a restart.
     pub(crate) async fn restarted(&self) -> Self {
-        Self::at(self.database.clone(), self.issuer.config.clone(), self.clock.clone()).await
+        Self::at(
+            self.database.clone(),
+            self.issuer.config.clone(),
+            self.clock.clone(),
+        )
+        .await
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let path = request.uri().path();
-        let router = if path.starts_with("/admin/") || path == "/metrics" { &self.admin } else { &self.router };
+        let router = if path.starts_with("/admin/") || path == "/metrics" {
+            &self.admin
+        } else {
+            &self.router
+        };
         let response = router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
-        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+        self.send(Request::get(path).body(Body::empty()).unwrap())
+            .await
     }
 
     pub(crate) async fn metrics(&self) -> String {
@@ -177,18 +232,32 @@ impl Harness {
     }
 
     pub(crate) async fn get_as(&self, client: &str, path: &str) -> Answer {
-        self.send(Request::get(path).header("authorization", basic(client)).body(Body::empty()).unwrap()).await
+        self.send(
+            Request::get(path)
+                .header("authorization", basic(client))
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await
     }
 
     /// A form, without proof of who sends it.
     pub(crate) async fn post(&self, path: &str, form: &str) -> Answer {
-        self.send(form_request(path, form).body(Body::from(form.to_owned())).unwrap()).await
+        self.send(
+            form_request(path, form)
+                .body(Body::from(form.to_owned()))
+                .unwrap(),
+        )
+        .await
     }
 
     /// A form from a client with its secret in the header.
     pub(crate) async fn post_as(&self, client: &str, path: &str, form: &str) -> Answer {
         self.send(
-            form_request(path, form).header("authorization", basic(client)).body(Body::from(form.to_owned())).unwrap(),
+            form_request(path, form)
+                .header("authorization", basic(client))
+                .body(Body::from(form.to_owned()))
+                .unwrap(),
         )
         .await
     }
@@ -199,13 +268,22 @@ impl Harness {
     }
 
     pub(crate) async fn token_for(&self, client: &str, more: &str) -> String {
-        let answer = self.post_as(client, "/token", &format!("grant_type=client_credentials&{more}")).await;
+        let answer = self
+            .post_as(
+                client,
+                "/token",
+                &format!("grant_type=client_credentials&{more}"),
+            )
+            .await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
         answer.json()["access_token"].as_str().unwrap().to_owned()
     }
 
     pub(crate) async fn is_active(&self, token: &str) -> bool {
-        self.post_as("checkout", "/introspect", &format!("token={token}")).await.json()["active"] == true
+        self.post_as("checkout", "/introspect", &format!("token={token}"))
+            .await
+            .json()["active"]
+            == true
     }
 
     /// A poll in protocol 2 by a worker that goes on until the not-after.
@@ -214,12 +292,28 @@ impl Harness {
     }
 
     /// The same by a worker that pins these bundle keys.
-    pub(crate) async fn poll_pinning(&self, worker: u64, have: Option<u64>, proof: &str, pins: &str) -> Answer {
-        self.poll_stating(worker, have, [("proof", proof), ("pins", pins), ("staleness", "not-after")]).await
+    pub(crate) async fn poll_pinning(
+        &self,
+        worker: u64,
+        have: Option<u64>,
+        proof: &str,
+        pins: &str,
+    ) -> Answer {
+        self.poll_stating(
+            worker,
+            have,
+            [("proof", proof), ("pins", pins), ("staleness", "not-after")],
+        )
+        .await
     }
 
     /// A poll in protocol 2 with these headers, named without `x-meshseal-`.
-    pub(crate) async fn poll_stating(&self, worker: u64, have: Option<u64>, headers: [(&str, &str); 3]) -> Answer {
+    pub(crate) async fn poll_stating(
+        &self,
+        worker: u64,
+        have: Option<u64>,
+        headers: [(&str, &str); 3],
+    ) -> Answer {
         let query = have.map_or(String::new(), |have| format!("?have={have}"));
         let mut request = Request::get(format!("/bundle{query}"))
             .header("x-meshseal-worker", format!("{worker:016x}"))
@@ -251,7 +345,13 @@ impl Harness {
     }
 
     pub(crate) fn key(&self, purpose: Purpose, state: KeyState) -> Option<KeyRecord> {
-        self.issuer.publisher.current().keys.iter().find(|key| key.purpose == purpose && key.state == state).cloned()
+        self.issuer
+            .publisher
+            .current()
+            .keys
+            .iter()
+            .find(|key| key.purpose == purpose && key.state == state)
+            .cloned()
     }
 
     pub(crate) fn active_kid(&self) -> String {
@@ -273,10 +373,19 @@ impl Harness {
     /// The keys that a proxy pins.
     pub(crate) fn pins(&self) -> KeySet {
         let published = self.issuer.publisher.current();
-        let keys = published.keys.iter().filter(|key| key.purpose == Purpose::Bundle && key.state.may_sign());
-        let keys: Vec<Value> = keys.map(|key| serde_json::from_str(&key.public_jwk).unwrap()).collect();
-        KeySet::from_config(&serde_json::json!({ "keys": keys }).to_string(), &[meshseal_core::alg::Alg::EdDsa], false)
-            .unwrap()
+        let keys = published
+            .keys
+            .iter()
+            .filter(|key| key.purpose == Purpose::Bundle && key.state.may_sign());
+        let keys: Vec<Value> = keys
+            .map(|key| serde_json::from_str(&key.public_jwk).unwrap())
+            .collect();
+        KeySet::from_config(
+            &serde_json::json!({ "keys": keys }).to_string(),
+            &[meshseal_core::alg::Alg::EdDsa],
+            false,
+        )
+        .unwrap()
     }
 }
 
@@ -289,17 +398,25 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn of(harness: &Harness, worker: u64) -> Self {
-        Self { worker, trust: Trust::new(), pins: harness.pins() }
+        Self {
+            worker,
+            trust: Trust::new(),
+            pins: harness.pins(),
+        }
     }
 
     /// Polls and takes over what comes.
     pub(crate) async fn poll(&mut self, harness: &Harness) -> Accepted {
         let proof = self.trust.bundle_ack().unwrap_or_default();
         let pins = self.pins.kids().flatten().collect::<Vec<&str>>().join(",");
-        let answer = harness.poll_pinning(self.worker, self.trust.bundle_version(), proof, &pins).await;
+        let answer = harness
+            .poll_pinning(self.worker, self.trust.bundle_version(), proof, &pins)
+            .await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
         let now = meshseal_issuer::clock::Clock::now(&*harness.clock);
-        self.trust.accept_bundle(&answer.text, &self.pins, now).unwrap()
+        self.trust
+            .accept_bundle(&answer.text, &self.pins, now)
+            .unwrap()
     }
 
     /// Polls until it confirms what is published.
@@ -312,14 +429,23 @@ impl Proxy {
 
 /// Returns whether a proxy with this trust accepts a token at `orders`.
 pub(crate) fn accepts(harness: &Harness, trust: &Trust, token: &str) -> bool {
-    let pin = harness.key(Purpose::Bundle, KeyState::Active).unwrap().public_jwk;
+    let pin = harness
+        .key(Purpose::Bundle, KeyState::Active)
+        .unwrap()
+        .public_jwk;
     let pin: Value = serde_json::from_str(&pin).unwrap();
     let configuration = serde_json::json!({
         "trustBundle": { "cluster": "issuer", "keys": [pin] },
         "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
     });
     let policy = Policy::from_json(&configuration.to_string()).unwrap();
-    validate(token, &policy, trust, meshseal_issuer::clock::Clock::now(&*harness.clock)).is_ok()
+    validate(
+        token,
+        &policy,
+        trust,
+        meshseal_issuer::clock::Clock::now(&*harness.clock),
+    )
+    .is_ok()
 }
 
 /// A worker that polls and holds nothing.
@@ -342,7 +468,10 @@ pub(crate) fn form_request(path: &str, _form: &str) -> axum::http::request::Buil
 pub(crate) fn basic(client: &str) -> String {
     use base64::Engine as _;
     let joined = format!("{client}:{}", secret(client));
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(joined))
+    format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(joined)
+    )
 }
 
 /// Header and claims of a token, unverified.

@@ -53,13 +53,28 @@ impl Server {
         let mut address = |before: &str| {
             let mut line = String::new();
             said.read_line(&mut line).unwrap();
-            line.trim().strip_prefix(before).map(str::to_owned).ok_or(line)
+            line.trim()
+                .strip_prefix(before)
+                .map(str::to_owned)
+                .ok_or(line)
         };
-        match (address("listening on http://"), address("administration on http://")) {
-            (Ok(address), Ok(admin)) => Self { address, admin, child },
+        match (
+            address("listening on http://"),
+            address("administration on http://"),
+        ) {
+            (Ok(address), Ok(admin)) => Self {
+                address,
+                admin,
+                child,
+            },
             other => {
                 let mut log = String::new();
-                child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+                child
+                    .stderr
+                    .take()
+                    .unwrap()
+                    .read_to_string(&mut log)
+                    .unwrap();
                 panic!("{other:?} {log}");
             }
         }
@@ -78,21 +93,38 @@ impl Server {
         child.env("MESHSEAL_URL", format!("http://{}", self.address));
         child.env("MESHSEAL_ADMIN_URL", format!("http://{}", self.admin));
         child.env("MESHSEAL_CLIENT_SECRET", super::secret(client));
-        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = child
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
-        (output.status.code(), text(&output.stdout).trim().to_owned(), text(&output.stderr).to_owned())
+        (
+            output.status.code(),
+            text(&output.stdout).trim().to_owned(),
+            text(&output.stderr).to_owned(),
+        )
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
     /// Waits for its end; its exit code and its log.
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut log)
+            .unwrap();
         (self.child.wait().unwrap().code(), log)
     }
 }

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+    RsaKeyPair,
 };
 use meshseal_core::base64url::encode;
 use serde_json::{Value, json};
@@ -23,7 +24,10 @@ fn keys() -> &'static Keys {
     static KEYS: OnceLock<Keys> = OnceLock::new();
     KEYS.get_or_init(|| {
         let rsa: aws_lc_rs::encoding::Pkcs8V1Der<'_> =
-            aws_lc_rs::rsa::KeyPair::generate(KeySize::Rsa2048).unwrap().as_der().unwrap();
+            aws_lc_rs::rsa::KeyPair::generate(KeySize::Rsa2048)
+                .unwrap()
+                .as_der()
+                .unwrap();
         Keys {
             ed: Ed25519KeyPair::generate().unwrap(),
             ec: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
@@ -46,11 +50,15 @@ pub(crate) fn client_jwks() -> Value {
     ]})
 }
 
-/// The public halves of PKCS#8 keys in PEM files, by file name: `ed` (Ed25519), `ec` (P-256), `rsa`.
+/// The public halves of PKCS#8 keys in PEM files, by file name: `ed` (Ed25519), `ec` (P-256),
+/// `rsa`.
 pub(crate) fn jwks_of(folder: &std::path::Path, names: &[&str]) -> Value {
     let der = |name: &str| {
         let pem = std::fs::read_to_string(folder.join(name)).unwrap();
-        let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+        let body: String = pem
+            .lines()
+            .filter(|line| !line.starts_with("-----"))
+            .collect();
         base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).unwrap()
     };
     let jwk = |name: &&str| match *name {
@@ -59,7 +67,8 @@ pub(crate) fn jwks_of(folder: &std::path::Path, names: &[&str]) -> Value {
             json!({ "kty": "OKP", "crv": "Ed25519", "kid": name, "alg": "EdDSA", "x": encode(key.public_key().as_ref()) })
         }
         "ec" => {
-            let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der(name)).unwrap();
+            let key =
+                EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der(name)).unwrap();
             let (x, y) = key.public_key().as_ref()[1..].split_at(32);
             json!({ "kty": "EC", "crv": "P-256", "kid": name, "alg": "ES256", "x": encode(x), "y": encode(y) })
         }
@@ -83,19 +92,33 @@ pub(crate) fn header(alg: &str, kid: &str) -> Value {
 }
 
 fn input(header: &Value, claims: &Value) -> String {
-    format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()))
+    format!(
+        "{}.{}",
+        encode(header.to_string().as_bytes()),
+        encode(claims.to_string().as_bytes())
+    )
 }
 
 /// Signs with the key that the header's `kid` names, whatever `alg` it says.
 pub(crate) fn sign(header: &Value, claims: &Value) -> String {
-    let Keys { ed, ec, rsa, foreign } = keys();
+    let Keys {
+        ed,
+        ec,
+        rsa,
+        foreign,
+    } = keys();
     let input = input(header, claims);
     let random = aws_lc_rs::rand::SystemRandom::new();
     let signature = match header["kid"].as_str() {
-        Some("ec") => ec.sign(&random, input.as_bytes()).unwrap().as_ref().to_vec(),
+        Some("ec") => ec
+            .sign(&random, input.as_bytes())
+            .unwrap()
+            .as_ref()
+            .to_vec(),
         Some("rsa") => {
             let mut signature = vec![0; rsa.public_modulus_len()];
-            rsa.sign(&RSA_PKCS1_SHA256, &random, input.as_bytes(), &mut signature).unwrap();
+            rsa.sign(&RSA_PKCS1_SHA256, &random, input.as_bytes(), &mut signature)
+                .unwrap();
             signature
         }
         Some("foreign") => foreign.sign(input.as_bytes()).as_ref().to_vec(),
@@ -107,12 +130,21 @@ pub(crate) fn sign(header: &Value, claims: &Value) -> String {
 /// HMAC with the public key as the secret: the classic confusion.
 pub(crate) fn sign_with_public_key(claims: &Value) -> String {
     let input = input(&header("HS256", "ed"), claims);
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, keys().ed.public_key().as_ref());
-    format!("{input}.{}", encode(aws_lc_rs::hmac::sign(&key, input.as_bytes()).as_ref()))
+    let key = aws_lc_rs::hmac::Key::new(
+        aws_lc_rs::hmac::HMAC_SHA256,
+        keys().ed.public_key().as_ref(),
+    );
+    format!(
+        "{input}.{}",
+        encode(aws_lc_rs::hmac::sign(&key, input.as_bytes()).as_ref())
+    )
 }
 
 /// By the key of somebody else, with the client's kid.
 pub(crate) fn sign_foreign(claims: &Value) -> String {
     let input = input(&header("EdDSA", "ed"), claims);
-    format!("{input}.{}", encode(keys().foreign.sign(input.as_bytes()).as_ref()))
+    format!(
+        "{input}.{}",
+        encode(keys().foreign.sign(input.as_bytes()).as_ref())
+    )
 }

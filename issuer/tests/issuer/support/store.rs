@@ -84,13 +84,21 @@ impl Store for Fickle {
     }
 
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError> {
-        if self.conflicts.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+        if self
+            .conflicts
+            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
+            .is_ok()
+        {
             return Err(StoreError::Conflict);
         }
         self.inner.commit(change, now_ms).await
     }
 
-    async fn commit_all(&self, changes: &[Change], now_ms: u64) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+    async fn commit_all(
+        &self,
+        changes: &[Change],
+        now_ms: u64,
+    ) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
         self.groups.acquire().await.unwrap().forget();
         self.transactions.fetch_add(1, SeqCst);
         self.inner.commit_all(changes, now_ms).await
@@ -109,7 +117,11 @@ impl Store for Fickle {
         self.inner.lead(replica, now, until).await
     }
 
-    async fn save_proxies(&self, replica: &str, proxies: &[ProxyRecord]) -> Result<Vec<ProxyRecord>, StoreError> {
+    async fn save_proxies(
+        &self,
+        replica: &str,
+        proxies: &[ProxyRecord],
+    ) -> Result<Vec<ProxyRecord>, StoreError> {
         if self.records_fail.load(SeqCst) {
             return Err(StoreError::Unavailable("told to".into()));
         }

@@ -19,8 +19,14 @@ const GROUPS: [(&str, &str); 7] = [
     ("claims", "a new token but its signature, by claims"),
     ("keys", "a new token but its signature, by keys"),
     ("rules", "policy, by rules; the last matches"),
-    ("revoked", "a look whether a token is revoked, by revoked tokens of 1 000 000"),
-    ("bundle", "a full bundle verified and taken over, by revoked tokens of 1 000 000"),
+    (
+        "revoked",
+        "a look whether a token is revoked, by revoked tokens of 1 000 000",
+    ),
+    (
+        "bundle",
+        "a full bundle verified and taken over, by revoked tokens of 1 000 000",
+    ),
 ];
 const REVOKED: u64 = 10_000;
 const ISSUED: u64 = 1_000_000;
@@ -32,7 +38,12 @@ pub(crate) fn run(effort: &Effort) -> Result<()> {
             times.row([what.to_owned(), id, short(us)]);
         }
     }
-    report::publish("core", "native release build", &[revocation()?, times], effort.quick)
+    report::publish(
+        "core",
+        "native release build",
+        &[revocation()?, times],
+        effort.quick,
+    )
 }
 
 /// The targets that are the core's own.
@@ -47,12 +58,27 @@ fn revocation() -> Result<Table> {
     let of = |group| -> Result<f64> {
         let times = measured(group)?;
         let time = times.iter().find(|(id, _)| *id == REVOKED.to_string());
-        Ok(time.with_context(|| format!("criterion has no {group} of {REVOKED}"))?.1)
+        Ok(time
+            .with_context(|| format!("criterion has no {group} of {REVOKED}"))?
+            .1)
     };
     table.judged(["the list, KiB".to_owned()], list, Bound::AtMost(16.0));
-    table.row(["the list as it travels, KiB".to_owned(), short(list * 16.0 / 9.0), String::new(), String::new()]);
-    table.judged(["a full bundle verified and taken over, ms".to_owned()], of("bundle")? / 1e3, Bound::AtMost(10.0));
-    table.judged(["a look whether a token is revoked, µs".to_owned()], of("revoked")?, Bound::AtMost(1.0));
+    table.row([
+        "the list as it travels, KiB".to_owned(),
+        short(list * 16.0 / 9.0),
+        String::new(),
+        String::new(),
+    ]);
+    table.judged(
+        ["a full bundle verified and taken over, ms".to_owned()],
+        of("bundle")? / 1e3,
+        Bound::AtMost(10.0),
+    );
+    table.judged(
+        ["a look whether a token is revoked, µs".to_owned()],
+        of("revoked")?,
+        Bound::AtMost(1.0),
+    );
     Ok(table)
 }
 
@@ -63,7 +89,9 @@ fn measured(group: &str) -> Result<Vec<(String, f64)>> {
         return Ok(vec![(String::new(), single)]);
     }
     let mut all = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("no {}; run make bench-core", folder.display()))? {
+    for entry in fs::read_dir(&folder)
+        .with_context(|| format!("no {}; run make bench-core", folder.display()))?
+    {
         let entry = entry?;
         if let Ok(us) = estimate(&entry.path()) {
             all.push((entry.file_name().to_string_lossy().into_owned(), us));
@@ -75,6 +103,8 @@ fn measured(group: &str) -> Result<Vec<(String, f64)>> {
 
 fn estimate(folder: &Path) -> Result<f64> {
     let estimates: Value = serde_json::from_slice(&fs::read(folder.join("new/estimates.json"))?)?;
-    let median = estimates.pointer("/median/point_estimate").and_then(Value::as_f64);
+    let median = estimates
+        .pointer("/median/point_estimate")
+        .and_then(Value::as_f64);
     Ok(median.context("no median")? / 1e3)
 }

@@ -1,5 +1,6 @@
-//! The load: kept connections, each sending its next request as soon as the last is answered. Requests are bytes made
-//! beforehand, and answers are looked at no more than needed, so that the client does not slow down what it measures.
+//! The load: kept connections, each sending its next request as soon as the last is answered.
+//! Requests are bytes made beforehand, and answers are looked at no more than needed, so that the
+//! client does not slow down what it measures.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -34,11 +35,24 @@ impl Clients {
     }
 
     /// Sends the requests of these numbers, counted around; each must be answered with `status`.
-    pub(crate) async fn run(&mut self, requests: &Requests, numbers: Range<usize>, status: u16) -> Result<Answers> {
+    pub(crate) async fn run(
+        &mut self,
+        requests: &Requests,
+        numbers: Range<usize>,
+        status: u16,
+    ) -> Result<Answers> {
         let next = Arc::new(AtomicUsize::new(numbers.start));
         let tasks: Vec<_> = std::mem::take(&mut self.0)
             .into_iter()
-            .map(|client| tokio::spawn(send(client, Arc::clone(requests), Arc::clone(&next), numbers.end, status)))
+            .map(|client| {
+                tokio::spawn(send(
+                    client,
+                    Arc::clone(requests),
+                    Arc::clone(&next),
+                    numbers.end,
+                    status,
+                ))
+            })
             .collect();
         let mut answers = Answers::with_capacity(numbers.len());
         for task in tasks {
@@ -78,16 +92,24 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(to: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(to).await.with_context(|| format!("cannot connect to {to}"))?;
+        let stream = TcpStream::connect(to)
+            .await
+            .with_context(|| format!("cannot connect to {to}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::new() })
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+        })
     }
 
     /// Sends a request and reads its answer, which must have this status; the body.
     pub(crate) async fn ask(&mut self, request: &[u8], status: u16) -> Result<&[u8]> {
         let (got, body) = self.exchange(request).await?;
         if got != status {
-            bail!("answered {got} instead of {status}: {}", String::from_utf8_lossy(&self.buffer));
+            bail!(
+                "answered {got} instead of {status}: {}",
+                String::from_utf8_lossy(&self.buffer)
+            );
         }
         Ok(self.buffer.get(body..).unwrap_or_default())
     }
@@ -119,14 +141,28 @@ struct Head {
 impl Head {
     /// `None` until the whole head is there.
     fn read(answer: &[u8]) -> Result<Option<Self>> {
-        let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
-        let head = std::str::from_utf8(answer.get(..end).unwrap_or_default()).context("a head that is text")?;
+        let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head = std::str::from_utf8(answer.get(..end).unwrap_or_default())
+            .context("a head that is text")?;
         let mut lines = head.split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .and_then(|code| code.parse().ok());
         let mut lengths = lines
             .filter_map(|line| line.split_once(": "))
             .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-        let length = lengths.next().context("an answer without content-length")?.1.parse()?;
-        Ok(Some(Self { status: status.context("no status")?, body: end + 4, length }))
+        let length = lengths
+            .next()
+            .context("an answer without content-length")?
+            .1
+            .parse()?;
+        Ok(Some(Self {
+            status: status.context("no status")?,
+            body: end + 4,
+            length,
+        }))
     }
 }

@@ -1,5 +1,6 @@
-//! `make bench`: the filter beside Envoy's own, the issuer beside a peer, and the core by itself. Every figure that has a target
-//! stands beside it; nothing fails for being slow. docs/performance.md says how it is measured, and keeps the last figures.
+//! `make bench`: the filter beside Envoy's own, the issuer beside a peer, and the core by itself.
+//! Every figure that has a target stands beside it; nothing fails for being slow.
+//! docs/performance.md says how it is measured, and keeps the last figures.
 
 mod core;
 mod drive;
@@ -42,8 +43,15 @@ const FULL: Effort = Effort {
     endurance: 1_000_000,
     revocations: 100,
 };
-const QUICK: Effort =
-    Effort { quick: true, rounds: 3, requests: 3_000, new_tokens: 900, endurance: 50_000, revocations: 20, ..FULL };
+const QUICK: Effort = Effort {
+    quick: true,
+    rounds: 3,
+    requests: 3_000,
+    new_tokens: 900,
+    endurance: 50_000,
+    revocations: 20,
+    ..FULL
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -28,21 +28,31 @@ impl Sample {
     }
 }
 
-/// Time that all threads of the process have spent on a CPU: the first number of each thread's schedstat, in nanoseconds.
+/// Time that all threads of the process have spent on a CPU: the first number of each thread's
+/// schedstat, in nanoseconds.
 pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     let mut total = 0;
-    for thread in
-        fs::read_dir(format!("/proc/{pid}/task")).context("CPU time is read from /proc: this bench needs Linux")?
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))
+        .context("CPU time is read from /proc: this bench needs Linux")?
     {
         let path = thread?.path().join("schedstat");
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        total += text.split(' ').next().unwrap_or_default().parse::<u64>().context("schedstat begins with a number")?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        total += text
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .parse::<u64>()
+            .context("schedstat begins with a number")?;
     }
     Ok(Duration::from_nanos(total))
 }
 
 /// Runs a load and takes the process's CPU time for it.
-pub(crate) async fn measure(pid: u32, load: impl Future<Output = Result<Answers>>) -> Result<Sample> {
+pub(crate) async fn measure(
+    pid: u32,
+    load: impl Future<Output = Result<Answers>>,
+) -> Result<Sample> {
     let before = cpu(pid)?;
     let watch = Stopwatch::start();
     let mut answers = load.await?;
@@ -51,13 +61,20 @@ pub(crate) async fn measure(pid: u32, load: impl Future<Output = Result<Answers>
     answers.sort_unstable();
     let count = as_f64(answers.len().max(1));
     let (p50_us, p99_us) = (percentile(&answers, 50), percentile(&answers, 99));
-    Ok(Sample { cpu_us: spent / count, rate: count / elapsed, p50_us, p99_us })
+    Ok(Sample {
+        cpu_us: spent / count,
+        rate: count / elapsed,
+        p50_us,
+        p99_us,
+    })
 }
 
 /// Of sorted durations, in microseconds.
 pub(crate) fn percentile(sorted: &[Duration], share: usize) -> f64 {
     let at = (sorted.len() * share / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(at).map_or(f64::NAN, |duration| duration.as_secs_f64() * 1e6)
+    sorted
+        .get(at)
+        .map_or(f64::NAN, |duration| duration.as_secs_f64() * 1e6)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -74,11 +91,15 @@ pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
 /// Physical memory of the process in MB.
 pub(crate) fn rss_mb(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1_024.0 / 1e6)
 }
 
-/// Waits until the process has hardly used a CPU for half a second: what it does by itself after its start is over.
+/// Waits until the process has hardly used a CPU for half a second: what it does by itself after
+/// its start is over.
 pub(crate) async fn quiet(pid: u32) -> Result<()> {
     const GLANCE: Duration = Duration::from_millis(500);
     // What never gets quiet is measured as it is.

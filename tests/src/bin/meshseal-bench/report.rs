@@ -1,5 +1,5 @@
-//! Tables of figures beside their targets, and docs/performance.md: prose written by hand, and for each part of the bench a block
-//! between two markers, which a run of that part replaces.
+//! Tables of figures beside their targets, and docs/performance.md: prose written by hand, and for
+//! each part of the bench a block between two markers, which a run of that part replaces.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -22,7 +22,11 @@ impl Bound {
             Self::AtMost(most) => (format!("≤ {}", short(most)), figure <= most),
             Self::AtLeast(least) => (format!("≥ {}", short(least)), figure >= least),
         };
-        [short(figure), target, if holds { "holds" } else { "**MISSED**" }.to_owned()]
+        [
+            short(figure),
+            target,
+            if holds { "holds" } else { "**MISSED**" }.to_owned(),
+        ]
     }
 }
 
@@ -44,8 +48,16 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new<const COLUMNS: usize>(title: &'static str, note: &'static str, head: [&str; COLUMNS]) -> Self {
-        Self { title, note, rows: vec![head.map(str::to_owned).to_vec()] }
+    pub(crate) fn new<const COLUMNS: usize>(
+        title: &'static str,
+        note: &'static str,
+        head: [&str; COLUMNS],
+    ) -> Self {
+        Self {
+            title,
+            note,
+            rows: vec![head.map(str::to_owned).to_vec()],
+        }
     }
 
     pub(crate) fn row<const CELLS: usize>(&mut self, cells: [String; CELLS]) {
@@ -53,8 +65,14 @@ impl Table {
     }
 
     /// A row that ends with a figure and its target.
-    pub(crate) fn judged<const CELLS: usize>(&mut self, cells: [String; CELLS], figure: f64, bound: Bound) {
-        self.rows.push(cells.into_iter().chain(bound.judge(figure)).collect());
+    pub(crate) fn judged<const CELLS: usize>(
+        &mut self,
+        cells: [String; CELLS],
+        figure: f64,
+        bound: Bound,
+    ) {
+        self.rows
+            .push(cells.into_iter().chain(bound.judge(figure)).collect());
     }
 
     /// Markdown in columns, so that it can be read in a terminal, too.
@@ -66,33 +84,60 @@ impl Table {
         let columns = self.rows.first().map_or(0, Vec::len);
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut lines = self.rows.iter().map(|row| {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!(" {cell:<width$} |"));
+            let cells = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!(" {cell:<width$} |"));
             format!("|{}\n", cells.collect::<String>())
         });
         let head = lines.next().unwrap_or_default();
-        let rule: String = widths.iter().map(|width| format!("{}|", "-".repeat(width + 2))).collect();
-        let note = if self.note.is_empty() { String::new() } else { format!("{}\n\n", self.note) };
-        format!("### {}\n\n{note}{head}|{rule}\n{}", self.title, lines.collect::<String>())
+        let rule: String = widths
+            .iter()
+            .map(|width| format!("{}|", "-".repeat(width + 2)))
+            .collect();
+        let note = if self.note.is_empty() {
+            String::new()
+        } else {
+            format!("{}\n\n", self.note)
+        };
+        format!(
+            "### {}\n\n{note}{head}|{rule}\n{}",
+            self.title,
+            lines.collect::<String>()
+        )
     }
 }
 
-/// Prints the tables and puts them into the part's block. Figures of a quick run are too rough to be kept.
+/// Prints the tables and puts them into the part's block. Figures of a quick run are too rough to
+/// be kept.
 pub(crate) fn publish(part: &str, versions: &str, tables: &[Table], quick: bool) -> Result<()> {
-    let tables = tables.iter().map(Table::markdown).collect::<Vec<_>>().join("\n");
+    let tables = tables
+        .iter()
+        .map(Table::markdown)
+        .collect::<Vec<_>>()
+        .join("\n");
     crate::say(&format!("\n{tables}"));
     if quick {
         crate::say("A quick run: docs/performance.md stays as it is.");
         return Ok(());
     }
     let file = paths::root().join("docs").join("performance.md");
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let text = replace_block(&text, part, &format!("\n{}{versions}.\n\n{tables}\n", machine()))
-        .with_context(|| format!("{} has no block for {part}", file.display()))?;
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = replace_block(
+        &text,
+        part,
+        &format!("\n{}{versions}.\n\n{tables}\n", machine()),
+    )
+    .with_context(|| format!("{} has no block for {part}", file.display()))?;
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn replace_block(text: &str, part: &str, block: &str) -> Option<String> {
-    let (begin, end) = (format!("<!-- bench {part} -->\n"), format!("<!-- end {part} -->\n"));
+    let (begin, end) = (
+        format!("<!-- bench {part} -->\n"),
+        format!("<!-- end {part} -->\n"),
+    );
     let (before, rest) = text.split_once(&begin)?;
     let (_, after) = rest.split_once(&end)?;
     Some(format!("{before}{begin}{block}{end}{after}"))
@@ -103,19 +148,32 @@ fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus
         .lines()
-        .find_map(|line| line.strip_prefix("model name").and_then(|rest| rest.split_once(": ")))
+        .find_map(|line| {
+            line.strip_prefix("model name")
+                .and_then(|rest| rest.split_once(": "))
+        })
         .map_or("unknown CPU", |(_, model)| model);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let said = |program: &str, argument: &str| said(program, argument).unwrap_or_else(|_| format!("{program} unknown"));
+    let said = |program: &str, argument: &str| {
+        said(program, argument).unwrap_or_else(|_| format!("{program} unknown"))
+    };
     let mut text = format!("{}: {model}, {cores} cores; ", said("date", "+%F"));
     // Writing to a String cannot fail.
-    let _ = write!(text, "Linux {}; {}; ", said("uname", "-r"), said("rustc", "--version"));
+    let _ = write!(
+        text,
+        "Linux {}; {}; ",
+        said("uname", "-r"),
+        said("rustc", "--version")
+    );
     text
 }
 
 /// What a program prints.
 pub(crate) fn said(program: &str, argument: &str) -> Result<String> {
-    let output = Command::new(program).arg(argument).output().with_context(|| format!("cannot run {program}"))?;
+    let output = Command::new(program)
+        .arg(argument)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
     ensure!(output.status.success(), "{program} {argument} failed");
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -126,7 +184,8 @@ mod tests {
 
     #[test]
     fn a_block_is_replaced_and_the_rest_stays() {
-        let text = "a\n<!-- bench x -->\nold\n<!-- end x -->\nb\n<!-- bench y -->\n<!-- end y -->\n";
+        let text =
+            "a\n<!-- bench x -->\nold\n<!-- end x -->\nb\n<!-- bench y -->\n<!-- end y -->\n";
         let new = replace_block(text, "x", "new\n").unwrap();
         assert_eq!(new, text.replace("old", "new"));
         assert_eq!(replace_block(text, "z", "new\n"), None);
@@ -135,6 +194,9 @@ mod tests {
     #[test]
     fn figures_are_judged_against_their_targets() {
         assert_eq!(Bound::AtMost(0.9).judge(0.9), ["0.90", "≤ 0.90", "holds"]);
-        assert_eq!(Bound::AtLeast(5_000.0).judge(4_999.0), ["4999", "≥ 5000", "**MISSED**"]);
+        assert_eq!(
+            Bound::AtLeast(5_000.0).judge(4_999.0),
+            ["4999", "≥ 5000", "**MISSED**"]
+        );
     }
 }

@@ -33,7 +33,9 @@ pub(crate) async fn run() -> Result<ExitCode> {
 
 /// Ctrl-C, or a request to end.
 async fn stop_asked() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
@@ -45,7 +47,11 @@ async fn failure(stack: &mut Stack) -> anyhow::Error {
     let mut looks = interval(Duration::from_millis(200));
     loop {
         looks.tick().await;
-        if let Err(error) = stack.envoy.check_alive().and_then(|()| stack.issuer.check_alive()) {
+        if let Err(error) = stack
+            .envoy
+            .check_alive()
+            .and_then(|()| stack.issuer.check_alive())
+        {
             return error;
         }
     }

@@ -35,14 +35,22 @@ pub(crate) struct Story {
 pub(crate) async fn demo() -> Result<ExitCode> {
     let watch = Stopwatch::start();
     let stack = Stack::start(&state_folder("demo"), Ports::free()?, LIFETIME_S, progress).await?;
-    let mut story = Story { stack, steps: 0, differing: 0 };
+    let mut story = Story {
+        stack,
+        steps: 0,
+        differing: 0,
+    };
     say("");
     let told = story.tell().await;
     progress("stopping");
     story.stack.stop().await;
     told?;
-    let summary =
-        format!("{} steps, {} not as expected, {} s", story.steps, story.differing, watch.elapsed().as_secs());
+    let summary = format!(
+        "{} steps, {} not as expected, {} s",
+        story.steps,
+        story.differing,
+        watch.elapsed().as_secs()
+    );
     if story.differing > 0 {
         complain(&summary);
         return Ok(ExitCode::FAILURE);
@@ -68,13 +76,17 @@ impl Story {
         self.steps += 1;
         self.differing += u32::from(!as_expected);
         let mark = if as_expected { "ok  " } else { "DIFFERS" };
-        say(&format!("{mark} {what:<48} expected {expected:<34} seen {seen}"));
+        say(&format!(
+            "{mark} {what:<48} expected {expected:<34} seen {seen}"
+        ));
     }
 
     /// A step whose answer must be exactly the expected one.
     pub(crate) fn answer(&mut self, what: &str, expected: &str, response: &Response) {
-        let seen =
-            response.code().map_or_else(|| response.status.to_string(), |code| format!("{} {code}", response.status));
+        let seen = response.code().map_or_else(
+            || response.status.to_string(),
+            |code| format!("{} {code}", response.status),
+        );
         self.step(what, expected, &seen, seen == expected);
     }
 
@@ -88,30 +100,67 @@ impl Story {
         let response = self.ask(&order().bearer(&token)).await?;
         self.answer("token by client_credentials", "200", &response);
         let echoed = response.json();
-        let header =
-            |name: &str| echoed.pointer(&format!("/headers/{name}")).and_then(Value::as_str).unwrap_or("-").to_owned();
-        let seen = format!("{} {} {}", header("x-subject"), header("x-client"), header("x-scope"));
+        let header = |name: &str| {
+            echoed
+                .pointer(&format!("/headers/{name}"))
+                .and_then(Value::as_str)
+                .unwrap_or("-")
+                .to_owned()
+        };
+        let seen = format!(
+            "{} {} {}",
+            header("x-subject"),
+            header("x-client"),
+            header("x-scope")
+        );
         let expected = format!("{CLIENT} {CLIENT} orders.read");
-        self.step("claims reach the service as headers", &expected, &seen, seen == expected);
+        self.step(
+            "claims reach the service as headers",
+            &expected,
+            &seen,
+            seen == expected,
+        );
         let token_seen = header("authorization");
-        self.step("the token itself does not", "-", &token_seen, token_seen == "-");
+        self.step(
+            "the token itself does not",
+            "-",
+            &token_seen,
+            token_seen == "-",
+        );
         Ok(token)
     }
 
     async fn missing_scope(&mut self, token: &str) -> Result<()> {
-        let response = self.ask(&Request::new("POST", "/orders").bearer(token)).await?;
-        self.answer("writing with a token for reading", "403 scope-missing", &response);
+        let response = self
+            .ask(&Request::new("POST", "/orders").bearer(token))
+            .await?;
+        self.answer(
+            "writing with a token for reading",
+            "403 scope-missing",
+            &response,
+        );
         Ok(())
     }
 
     /// The first token of the story is old by now.
     async fn expired(&mut self, token: &str) -> Result<()> {
-        let claims: Value = serde_json::from_slice(&unb64(token.split('.').nth(1).unwrap_or_default())?)?;
-        let expiry = claims.get("exp").and_then(Value::as_u64).context("a token expires")?;
+        let claims: Value =
+            serde_json::from_slice(&unb64(token.split('.').nth(1).unwrap_or_default())?)?;
+        let expiry = claims
+            .get("exp")
+            .and_then(Value::as_u64)
+            .context("a token expires")?;
         // Its expiry, and the second of leeway that two-hops.yaml grants.
-        until("the first token to expire", SOON, || async { (unix_now() > expiry + 1).then_some(()) }).await?;
+        until("the first token to expire", SOON, || async {
+            (unix_now() > expiry + 1).then_some(())
+        })
+        .await?;
         let response = self.ask(&order().bearer(token)).await?;
-        self.answer("the first token, meanwhile expired", "401 token-expired", &response);
+        self.answer(
+            "the first token, meanwhile expired",
+            "401 token-expired",
+            &response,
+        );
         Ok(())
     }
 
@@ -133,7 +182,12 @@ impl Story {
         let watch = Stopwatch::start();
         self.stack.issuer.wait_for_proxies(POLLERS, SOON).await?;
         let seen = format!("{POLLERS} after {:.1} s", watch.elapsed().as_secs_f32());
-        self.step("issuer back, workers poll again", &format!("{POLLERS}"), &seen, true);
+        self.step(
+            "issuer back, workers poll again",
+            &format!("{POLLERS}"),
+            &seen,
+            true,
+        );
 
         self.stack.issuer.rotate_and_wait(SOON).await?;
         let fresh = self.stack.issuer.token("orders").await?;
@@ -151,8 +205,14 @@ impl Story {
         let number = |name: &str| receipt.get(name).and_then(Value::as_u64).unwrap_or(0);
         let (confirmed, proxies) = (number("confirmed"), number("proxies"));
         let seen = format!("{confirmed} of {proxies} after {} ms", number("elapsed_ms"));
-        let all = confirmed == proxies && confirmed >= POLLERS as u64 && number("elapsed_ms") < 1_000;
-        self.step("  the issuer's receipt (2 hops, 3 threads each)", "all, in under 1000 ms", &seen, all);
+        let all =
+            confirmed == proxies && confirmed >= POLLERS as u64 && number("elapsed_ms") < 1_000;
+        self.step(
+            "  the issuer's receipt (2 hops, 3 threads each)",
+            "all, in under 1000 ms",
+            &seen,
+            all,
+        );
     }
 }
 

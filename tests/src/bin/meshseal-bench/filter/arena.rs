@@ -1,5 +1,5 @@
-//! One Envoy with one worker and a listener for each contender. Rounds go through all contenders, each beginning with another, so
-//! that whatever else the machine does falls on all of them.
+//! One Envoy with one worker and a listener for each contender. Rounds go through all contenders,
+//! each beginning with another, so that whatever else the machine does falls on all of them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use super::contenders::{Contender, EMPTY, ISTIO, NATIVE, NATIVE_BARE};
 use crate::drive::{Clients, Requests};
 use crate::process::{self, Sample, median};
 
-/// Requests measured at a time, some ten milliseconds: what else the machine does changes more slowly.
+/// Requests measured at a time, some ten milliseconds: what else the machine does changes more
+/// slowly.
 const SLICE: usize = 250;
 
 /// Something that contenders are asked to do.
@@ -51,20 +52,42 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    pub(crate) async fn start(name: &str, contenders: &[Contender], clusters: &[(String, SocketAddr)]) -> Result<Self> {
+    pub(crate) async fn start(
+        name: &str,
+        contenders: &[Contender],
+        clusters: &[(String, SocketAddr)],
+    ) -> Result<Self> {
         let dir = state_folder("bench").join(name);
         let config = dir.join("bootstrap.json");
-        let listeners = contenders.iter().map(|contender| answering_listener(&contender.name, &contender.filters));
+        let listeners = contenders
+            .iter()
+            .map(|contender| answering_listener(&contender.name, &contender.filters));
         let bootstrap = listeners.fold(Bootstrap::new(), Bootstrap::listener);
-        clusters.iter().fold(bootstrap, |bootstrap, (name, to)| bootstrap.cluster(name, *to)).write(&config)?;
-        let envoy = Envoy::start(&Options { config, workers: 1, node: name.to_owned(), dir }).await?;
+        clusters
+            .iter()
+            .fold(bootstrap, |bootstrap, (name, to)| {
+                bootstrap.cluster(name, *to)
+            })
+            .write(&config)?;
+        let envoy = Envoy::start(&Options {
+            config,
+            workers: 1,
+            node: name.to_owned(),
+            dir,
+        })
+        .await?;
         let mut clients = BTreeMap::new();
         for contender in contenders {
             let address = envoy.listener(&contender.name).await?;
             clients.insert(contender.name.clone(), Clients::connect(address).await?);
         }
         process::quiet(envoy.pid()).await?;
-        Ok(Self { envoy, clients, samples: BTreeMap::new(), turn: 0 })
+        Ok(Self {
+            envoy,
+            clients,
+            samples: BTreeMap::new(),
+            turn: 0,
+        })
     }
 
     pub(crate) fn has(&self, contender: &str) -> bool {
@@ -72,14 +95,28 @@ impl Arena {
     }
 
     /// Sends requests without measuring them.
-    pub(crate) async fn send(&mut self, contender: &str, requests: &Requests, count: usize) -> Result<()> {
-        self.clients.get_mut(contender).context("connected")?.run(requests, 0..count, 200).await.map(drop)
+    pub(crate) async fn send(
+        &mut self,
+        contender: &str,
+        requests: &Requests,
+        count: usize,
+    ) -> Result<()> {
+        self.clients
+            .get_mut(contender)
+            .context("connected")?
+            .run(requests, 0..count, 200)
+            .await
+            .map(drop)
     }
 
-    /// The whole work by every contender, a slice at a time: what else the machine does changes from one second to the next.
+    /// The whole work by every contender, a slice at a time: what else the machine does changes
+    /// from one second to the next.
     pub(crate) async fn measure(&mut self, work: &Work) -> Result<()> {
         let empty = EMPTY.to_owned();
-        let known = work.contenders.iter().filter(|name| self.clients.contains_key(*name));
+        let known = work
+            .contenders
+            .iter()
+            .filter(|name| self.clients.contains_key(*name));
         let contenders: Vec<String> = known.chain([&empty]).cloned().collect();
         if contenders.len() == 1 {
             return Ok(());
@@ -92,12 +129,21 @@ impl Arena {
         for start in (0..work.count).step_by(SLICE) {
             self.turn += 1;
             for at in 0..contenders.len() {
-                let name = contenders.get((at + self.turn) % contenders.len()).context("a contender")?;
+                let name = contenders
+                    .get((at + self.turn) % contenders.len())
+                    .context("a contender")?;
                 let clients = self.clients.get_mut(name).context("connected")?;
-                let load = clients.run(&work.requests, start..work.count.min(start + SLICE), work.answer_of(name));
+                let load = clients.run(
+                    &work.requests,
+                    start..work.count.min(start + SLICE),
+                    work.answer_of(name),
+                );
                 let sample = process::measure(self.envoy.pid(), load).await;
                 let sample = sample.with_context(|| format!("{}, {name}", work.name))?;
-                self.samples.entry((work.name.clone(), name.clone())).or_default().push(sample);
+                self.samples
+                    .entry((work.name.clone(), name.clone()))
+                    .or_default()
+                    .push(sample);
             }
         }
         Ok(())
@@ -105,18 +151,27 @@ impl Arena {
 
     /// What was measured: work, contender, and the median of a figure.
     pub(crate) fn figures(&self) -> impl Iterator<Item = (&str, &str, &[Sample])> {
-        self.samples.iter().map(|((work, contender), samples)| (work.as_str(), contender.as_str(), samples.as_slice()))
+        self.samples.iter().map(|((work, contender), samples)| {
+            (work.as_str(), contender.as_str(), samples.as_slice())
+        })
     }
 
     fn samples(&self, work: &str, contender: &str) -> Result<&Vec<Sample>> {
         let key = (work.to_owned(), contender.to_owned());
-        self.samples.get(&key).with_context(|| format!("{contender} did not do: {work}"))
+        self.samples
+            .get(&key)
+            .with_context(|| format!("{contender} did not do: {work}"))
     }
 
-    /// CPU for each request over the empty chain in the same slice, in microseconds: the median of all slices.
+    /// CPU for each request over the empty chain in the same slice, in microseconds: the median of
+    /// all slices.
     pub(crate) fn added(&self, work: &str, contender: &str) -> Result<f64> {
         let empty = self.samples(work, EMPTY)?;
-        let over = self.samples(work, contender)?.iter().zip(empty).map(|(sample, empty)| sample.cpu_us - empty.cpu_us);
+        let over = self
+            .samples(work, contender)?
+            .iter()
+            .zip(empty)
+            .map(|(sample, empty)| sample.cpu_us - empty.cpu_us);
         Ok(median(over.collect()))
     }
 }

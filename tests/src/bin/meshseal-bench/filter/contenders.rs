@@ -8,10 +8,12 @@ use super::tokens::{AUDIENCE, ISSUER};
 
 /// No filter but the router.
 pub(crate) const EMPTY: &str = "empty";
-/// `jwt_authn` as Istio configures it: no token cache, payload to metadata, and RBAC on a claim. For a new token, this is also the
-/// cheapest that native filters can do: no cache is filled and no header is set.
+/// `jwt_authn` as Istio configures it: no token cache, payload to metadata, and RBAC on a claim.
+/// For a new token, this is also the cheapest that native filters can do: no cache is filled and no
+/// header is set.
 pub(crate) const ISTIO: &str = "istio";
-/// `jwt_authn` with its token cache, two claims to headers, payload to metadata, and RBAC on a claim.
+/// `jwt_authn` with its token cache, two claims to headers, payload to metadata, and RBAC on a
+/// claim.
 pub(crate) const NATIVE: &str = "native";
 /// `jwt_authn` with its token cache and nothing else.
 pub(crate) const NATIVE_BARE: &str = "native-bare";
@@ -32,7 +34,10 @@ pub(crate) struct Contender {
 
 impl Contender {
     pub(crate) fn new(name: &str, filters: Vec<Value>) -> Self {
-        Self { name: name.to_owned(), filters }
+        Self {
+            name: name.to_owned(),
+            filters,
+        }
     }
 }
 
@@ -76,13 +81,21 @@ pub(crate) fn all(keys: &Value) -> Vec<Contender> {
 
 /// [`ISTIO`] for these keys.
 pub(crate) fn istio(keys: &Value) -> Contender {
-    Contender::new(ISTIO, vec![jwt_authn(keys, false, &json!({"payload_in_metadata": "payload"})), rbac()])
+    Contender::new(
+        ISTIO,
+        vec![
+            jwt_authn(keys, false, &json!({"payload_in_metadata": "payload"})),
+            rbac(),
+        ],
+    )
 }
 
 /// [`PORTABLE`], if the module can be told to do without the host's `verify_signature`.
 fn portable(keys: &Value) -> Option<Contender> {
     let mut plugin = plugin(PORTABLE, keys);
-    plugin.as_object_mut()?.insert("hostVerification".to_owned(), false.into());
+    plugin
+        .as_object_mut()?
+        .insert("hostVerification".to_owned(), false.into());
     Policy::from_json(&plugin.to_string()).ok()?;
     Some(Contender::new(PORTABLE, vec![meshseal(&plugin)]))
 }
@@ -115,7 +128,10 @@ fn jwt_authn(keys: &Value, cached: bool, more: &Value) -> Value {
     if let (Some(members), Some(more)) = (provider.as_object_mut(), more.as_object()) {
         members.extend(more.clone());
         if cached {
-            members.insert("jwt_cache_config".to_owned(), json!({"jwt_cache_size": 10_000}));
+            members.insert(
+                "jwt_cache_config".to_owned(),
+                json!({"jwt_cache_size": 10_000}),
+            );
         }
     }
     json!({

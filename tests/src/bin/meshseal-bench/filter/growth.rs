@@ -1,5 +1,5 @@
-//! How the cost of the filter grows: with claims, rules, keys and revocations. Measured through the whole filter in Envoy, each
-//! configuration a listener.
+//! How the cost of the filter grows: with claims, rules, keys and revocations. Measured through the
+//! whole filter in Envoy, each configuration a listener.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -40,18 +40,28 @@ struct Revoking {
 
 pub(crate) async fn run(effort: &Effort) -> Result<Vec<Table>> {
     let signer = Signer::new("EdDSA")?;
-    let many = KEYS.map(|count| (0..count).map(|at| Signer::named("EdDSA", &format!("key-{at}"))).collect());
+    let many = KEYS.map(|count| {
+        (0..count)
+            .map(|at| Signer::named("EdDSA", &format!("key-{at}")))
+            .collect()
+    });
     let many: Vec<Vec<Signer>> = many.into_iter().collect::<Result<_>>()?;
-    let revoking = REVOKED.into_iter().map(|count| Revoking::start(count, &signer)).collect::<Result<Vec<_>>>()?;
+    let revoking = REVOKED
+        .into_iter()
+        .map(|count| Revoking::start(count, &signer))
+        .collect::<Result<Vec<_>>>()?;
     let mut contenders = contenders(&signer, &many)?;
     for one in &revoking {
         contenders.push(one.contender()?);
     }
-    let clusters: Vec<(String, SocketAddr)> =
-        revoking.iter().map(|one| (one.name.clone(), one.server.address())).collect();
+    let clusters: Vec<(String, SocketAddr)> = revoking
+        .iter()
+        .map(|one| (one.name.clone(), one.server.address()))
+        .collect();
     let mut arena = Arena::start("growth", &contenders, &clusters).await?;
     for one in &revoking {
-        one.wait_until_held(one.server.publish(one.issuers.clone())).await?;
+        one.wait_until_held(one.server.publish(one.issuers.clone()))
+            .await?;
     }
     let rounds = effort.rounds.div_ceil(2);
     for round in 1..=rounds {
@@ -62,8 +72,20 @@ pub(crate) async fn run(effort: &Effort) -> Result<Vec<Table>> {
     }
     let mut tables = vec![
         tokens_table(&arena)?,
-        listeners_table(&arena, "Rules", "The last of so many rules is the one that matches.", "rules", &RULES)?,
-        listeners_table(&arena, "Keys", "EdDSA; tokens are signed by all of the keys in turn.", "keys", &KEYS)?,
+        listeners_table(
+            &arena,
+            "Rules",
+            "The last of so many rules is the one that matches.",
+            "rules",
+            &RULES,
+        )?,
+        listeners_table(
+            &arena,
+            "Keys",
+            "EdDSA; tokens are signed by all of the keys in turn.",
+            "keys",
+            &KEYS,
+        )?,
     ];
     tables.push(revocations_table(&arena, &revoking).await?);
     arena.envoy.stop().await;
@@ -85,12 +107,18 @@ fn contenders(signer: &Signer, many: &[Vec<Signer>]) -> Result<Vec<Contender>> {
         );
         let name = name("rules", count);
         let mut plugin = plugin(&name, &keys);
-        plugin.as_object_mut().context("an object")?.insert("rules".to_owned(), rules.into());
+        plugin
+            .as_object_mut()
+            .context("an object")?
+            .insert("rules".to_owned(), rules.into());
         contenders.push(Contender::new(&name, vec![meshseal(&plugin)]));
     }
     for signers in many {
         let name = name("keys", signers.len());
-        contenders.push(Contender::new(&name, vec![meshseal(&plugin(&name, &jwks(signers)?))]));
+        contenders.push(Contender::new(
+            &name,
+            vec![meshseal(&plugin(&name, &jwks(signers)?))],
+        ));
     }
     Ok(contenders)
 }
@@ -103,29 +131,56 @@ fn name(what: &str, count: usize) -> String {
 fn works(signer: &Signer, many: &[Vec<Signer>], effort: &Effort) -> Result<Vec<Work>> {
     let (new, again) = (effort.new_tokens / 2, effort.requests / 2);
     let mut works = Vec::new();
-    let mut add = |what: &str, make: &dyn Fn(usize) -> Result<Requests>, contenders: &[String]| -> Result<()> {
+    let mut add = |what: &str,
+                   make: &dyn Fn(usize) -> Result<Requests>,
+                   contenders: &[String]|
+     -> Result<()> {
         for (kind, tokens, count, warm_up) in [("new", new, new, 0), ("again", 1, again, 100)] {
             let (name, requests) = (format!("{what}, {kind}"), make(tokens)?);
             let contenders = contenders.to_vec();
-            works.push(Work { name, requests, count, warm_up, status: 200, native_status: 200, contenders });
+            works.push(Work {
+                name,
+                requests,
+                count,
+                warm_up,
+                status: 200,
+                native_status: 200,
+                contenders,
+            });
         }
         Ok(())
     };
     for count in CLAIMS {
         let make = |tokens| signer.requests_with(tokens, |token| with_claims(token, count));
-        add(&format!("{count} claims"), &make, &[ISTIO.to_owned(), MESHSEAL.to_owned()])?;
+        add(
+            &format!("{count} claims"),
+            &make,
+            &[ISTIO.to_owned(), MESHSEAL.to_owned()],
+        )?;
     }
     for count in RULES {
-        add(&format!("{count} rules"), &|tokens| signer.requests(tokens), &[name("rules", count)])?;
+        add(
+            &format!("{count} rules"),
+            &|tokens| signer.requests(tokens),
+            &[name("rules", count)],
+        )?;
     }
     for signers in many {
         let make = |tokens: usize| -> Result<Requests> {
             let each = tokens.div_ceil(signers.len());
-            let all = signers.iter().map(|signer| signer.requests(each)).collect::<Result<Vec<_>>>()?;
-            let in_turn = (0..each).flat_map(|at| all.iter().filter_map(move |requests| requests.get(at)));
+            let all = signers
+                .iter()
+                .map(|signer| signer.requests(each))
+                .collect::<Result<Vec<_>>>()?;
+            let in_turn =
+                (0..each).flat_map(|at| all.iter().filter_map(move |requests| requests.get(at)));
             Ok(Requests::new(in_turn.cloned().collect()))
         };
-        add(&format!("{} keys", signers.len()), &make, &[name("keys", signers.len())])?;
+        add(
+            &format!("{} keys", signers.len()),
+            &make,
+            &[name("keys", signers.len())],
+        )?;
     }
     let alive = |token: Token| {
         let mut own = [0; 8];
@@ -135,8 +190,15 @@ fn works(signer: &Signer, many: &[Vec<Signer>], effort: &Effort) -> Result<Vec<W
         let index = (u64::from_be_bytes(own) % ISSUED) | 1;
         token.claim("jti", jti_with_index(index, own))
     };
-    let names: Vec<String> = REVOKED.iter().map(|count| format!("revoked-{count}")).collect();
-    add("revocations", &|tokens| signer.requests_with(tokens, alive), &names)?;
+    let names: Vec<String> = REVOKED
+        .iter()
+        .map(|count| format!("revoked-{count}"))
+        .collect();
+    add(
+        "revocations",
+        &|tokens| signer.requests_with(tokens, alive),
+        &names,
+    )?;
     Ok(works)
 }
 
@@ -150,10 +212,22 @@ fn with_claims(mut token: Token, count: usize) -> Token {
 }
 
 fn tokens_table(arena: &Arena) -> Result<Table> {
-    let head = ["claims", "new, µs", "again, µs", "jwt_authn without cache + RBAC, µs"];
-    let mut table = Table::new("Claims", "EdDSA; added CPU for each request in µs, as in all tables below.", head);
+    let head = [
+        "claims",
+        "new, µs",
+        "again, µs",
+        "jwt_authn without cache + RBAC, µs",
+    ];
+    let mut table = Table::new(
+        "Claims",
+        "EdDSA; added CPU for each request in µs, as in all tables below.",
+        head,
+    );
     for count in CLAIMS {
-        let (new, again) = (format!("{count} claims, new"), format!("{count} claims, again"));
+        let (new, again) = (
+            format!("{count} claims, new"),
+            format!("{count} claims, again"),
+        );
         table.row([
             count.to_string(),
             short(arena.added(&new, MESHSEAL)?),
@@ -173,8 +247,13 @@ fn listeners_table(
 ) -> Result<Table> {
     let mut table = Table::new(title, note, [what, "new, µs", "again, µs"]);
     for count in counts {
-        let added = |kind: &str| arena.added(&format!("{count} {what}, {kind}"), &name(what, *count));
-        table.row([count.to_string(), short(added("new")?), short(added("again")?)]);
+        let added =
+            |kind: &str| arena.added(&format!("{count} {what}, {kind}"), &name(what, *count));
+        table.row([
+            count.to_string(),
+            short(added("new")?),
+            short(added("again")?),
+        ]);
     }
     Ok(table)
 }
@@ -183,17 +262,35 @@ async fn revocations_table(arena: &Arena, revoking: &[Revoking]) -> Result<Table
     let mut table = Table::new(
         "Revocations",
         "So many of 1 000 000 live tokens are revoked. To take over: CPU for receiving and applying the full bundle, for each VM that does; an upper bound, since Envoy's own work is in it.",
-        ["revoked", "new, µs", "again, µs", "to take over, ms", "target", ""],
+        [
+            "revoked",
+            "new, µs",
+            "again, µs",
+            "to take over, ms",
+            "target",
+            "",
+        ],
     );
     for one in revoking {
         let added = |kind: &str| arena.added(&format!("revocations, {kind}"), &one.name);
-        let cells = [one.count.to_string(), short(added("new")?), short(added("again")?)];
+        let cells = [
+            one.count.to_string(),
+            short(added("new")?),
+            short(added("again")?),
+        ];
         let applied = one.apply_ms(arena).await?;
         if one.count == 10_000 {
             table.judged(cells, applied, Bound::AtMost(APPLIED_MS));
         } else {
             let [count, new, again] = cells;
-            table.row([count, new, again, short(applied), String::new(), String::new()]);
+            table.row([
+                count,
+                new,
+                again,
+                short(applied),
+                String::new(),
+                String::new(),
+            ]);
         }
     }
     Ok(table)
@@ -201,11 +298,25 @@ async fn revocations_table(arena: &Arena, revoking: &[Revoking]) -> Result<Table
 
 impl Revoking {
     fn start(count: u64, signer: &Signer) -> Result<Self> {
-        let revoked: IndexSet = scatter::indices(count, ISSUED / 2)?.into_iter().map(|index| index * 2).collect();
+        let revoked: IndexSet = scatter::indices(count, ISSUED / 2)?
+            .into_iter()
+            .map(|index| index * 2)
+            .collect();
         let mut issuers = trust(ISSUER, &[signer.key()])?;
-        let own = issuers.get_mut(ISSUER).and_then(Value::as_object_mut).context("an issuer")?;
-        own.insert("revoked".to_owned(), base64url::encode(&revoked.encode()).into());
-        Ok(Self { count, name: format!("revoked-{count}"), server: Bundles::start()?, issuers })
+        let own = issuers
+            .get_mut(ISSUER)
+            .and_then(Value::as_object_mut)
+            .context("an issuer")?;
+        own.insert(
+            "revoked".to_owned(),
+            base64url::encode(&revoked.encode()).into(),
+        );
+        Ok(Self {
+            count,
+            name: format!("revoked-{count}"),
+            server: Bundles::start()?,
+            issuers,
+        })
     }
 
     fn contender(&self) -> Result<Contender> {
@@ -225,7 +336,10 @@ impl Revoking {
             let held = self.server.held();
             held.len() >= 2 && held.values().all(|have| *have == version)
         };
-        until("the bundle to be held", Duration::from_secs(30), || async { all_have().then_some(()) }).await
+        until("the bundle to be held", Duration::from_secs(30), || async {
+            all_have().then_some(())
+        })
+        .await
     }
 
     /// CPU of Envoy for taking over a bundle, for each VM: the median of some.
@@ -233,7 +347,8 @@ impl Revoking {
         let mut spent = Vec::new();
         for _ in 0..9 {
             let before = cpu(arena.envoy.pid())?;
-            self.wait_until_held(self.server.publish(self.issuers.clone())).await?;
+            self.wait_until_held(self.server.publish(self.issuers.clone()))
+                .await?;
             spent.push((cpu(arena.envoy.pid())? - before).as_secs_f64() * 1e3 / 2.0);
         }
         Ok(crate::process::median(spent))

@@ -1,7 +1,9 @@
-//! Size of the module, and of a worker's VM: the linear memory of the instance that serves, from the maps of the Envoy process.
+//! Size of the module, and of a worker's VM: the linear memory of the instance that serves, from
+//! the maps of the Envoy process.
 //!
-//! V8 reserves some gigabytes of addresses for each memory, so that it need not check bounds; what is in use lies at the start of
-//! such a reservation, readable and writable, and the rest behind it allows nothing.
+//! V8 reserves some gigabytes of addresses for each memory, so that it need not check bounds; what
+//! is in use lies at the start of such a reservation, readable and writable, and the rest behind it
+//! allows nothing.
 
 use std::fs;
 use std::time::Duration;
@@ -29,11 +31,19 @@ const RESERVED: u64 = 1 << 31;
 pub(crate) async fn run(effort: &Effort) -> Result<Table> {
     let module = fs::metadata(paths::wasm())?.len();
     let kids: Vec<String> = (0..KEYS).map(|at| format!("key-{at}")).collect();
-    let signers = kids.iter().map(|kid| Signer::named("EdDSA", kid)).collect::<Result<Vec<_>>>()?;
+    let signers = kids
+        .iter()
+        .map(|kid| Signer::named("EdDSA", kid))
+        .collect::<Result<Vec<_>>>()?;
     let keys = jwks(&signers)?;
     let contenders = [
         Contender::new(EMPTY, vec![]),
-        Contender::new(MESHSEAL, vec![meshseal_tests::bootstrap::meshseal(&plugin(MESHSEAL, &keys))]),
+        Contender::new(
+            MESHSEAL,
+            vec![meshseal_tests::bootstrap::meshseal(&plugin(
+                MESHSEAL, &keys,
+            ))],
+        ),
     ];
     let mut arena = Arena::start("memory", &contenders, &[]).await?;
     let pid = arena.envoy.pid();
@@ -48,12 +58,17 @@ pub(crate) async fn run(effort: &Effort) -> Result<Table> {
     let before = validations(&arena.envoy).await?;
     arena.send(MESHSEAL, &live, live.len()).await?;
     let forgotten = validations(&arena.envoy).await? - before;
-    say(&format!("filter: {} more requests, to see whether memory grows", effort.endurance));
+    say(&format!(
+        "filter: {} more requests, to see whether memory grows",
+        effort.endurance
+    ));
     let used = Requests::new(live.iter().take(USED).cloned().collect());
     let mut sent = 0;
     while sent < effort.endurance {
         let signer = signers.get(sent / BATCH % KEYS).context("a key")?;
-        arena.send(MESHSEAL, &signer.requests(NEW_IN_BATCH)?, NEW_IN_BATCH).await?;
+        arena
+            .send(MESHSEAL, &signer.requests(NEW_IN_BATCH)?, NEW_IN_BATCH)
+            .await?;
         arena.send(MESHSEAL, &used, BATCH - NEW_IN_BATCH).await?;
         sent += BATCH;
     }
@@ -64,14 +79,39 @@ pub(crate) async fn run(effort: &Effort) -> Result<Table> {
         "VM memory is the linear memory of the worker's instance, pages never touched included. Later means after a million requests, one in twenty with a new token, the others with 2000 tokens in turn.",
         ["what", "figure", "target", ""],
     );
-    table.judged(["module, KB".to_owned()], as_f64(usize::try_from(module)?) / 1e3, Bound::AtMost(600.0));
-    table.row(["VM memory after the start, MB".to_owned(), short(idle), String::new(), String::new()]);
-    let cached_row = format!("VM memory with {} live tokens and {KEYS} keys, MB", live.len());
+    table.judged(
+        ["module, KB".to_owned()],
+        as_f64(usize::try_from(module)?) / 1e3,
+        Bound::AtMost(600.0),
+    );
+    table.row([
+        "VM memory after the start, MB".to_owned(),
+        short(idle),
+        String::new(),
+        String::new(),
+    ]);
+    let cached_row = format!(
+        "VM memory with {} live tokens and {KEYS} keys, MB",
+        live.len()
+    );
     table.judged([cached_row], cached, Bound::AtMost(12.0));
-    table.judged(["of these, validated again in a second round".to_owned()], forgotten, Bound::AtMost(0.0));
-    table.judged(["VM memory later, to before".to_owned()], late / cached, Bound::AtMost(1.0));
+    table.judged(
+        ["of these, validated again in a second round".to_owned()],
+        forgotten,
+        Bound::AtMost(0.0),
+    );
+    table.judged(
+        ["VM memory later, to before".to_owned()],
+        late / cached,
+        Bound::AtMost(1.0),
+    );
     let grown = format!("{} → {}", short(rss), short(late_rss));
-    table.row(["RSS of the whole Envoy process, MB".to_owned(), grown, String::new(), String::new()]);
+    table.row([
+        "RSS of the whole Envoy process, MB".to_owned(),
+        grown,
+        String::new(),
+        String::new(),
+    ]);
     Ok(table)
 }
 
@@ -79,7 +119,10 @@ pub(crate) async fn run(effort: &Effort) -> Result<Table> {
 async fn validations(envoy: &Envoy) -> Result<f64> {
     // Histograms are merged five times a second.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let stats = envoy.admin_get("/stats/prometheus?filter=validation_us").await?.text();
+    let stats = envoy
+        .admin_get("/stats/prometheus?filter=validation_us")
+        .await?
+        .text();
     let counts = stats.lines().filter(|line| line.contains("_count{"));
     let counts = counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
     Ok(counts.sum())
@@ -91,9 +134,15 @@ fn linear_memory(pid: u32) -> Result<f64> {
     let maps: Vec<Mapping<'_>> = maps.lines().filter_map(Mapping::read).collect();
     let neighbours = maps.iter().zip(maps.iter().skip(1));
     let memories = neighbours.filter(|(used, rest)| {
-        used.rights == "rw-p" && rest.rights == "---p" && used.end == rest.start && rest.size() > RESERVED
+        used.rights == "rw-p"
+            && rest.rights == "---p"
+            && used.end == rest.start
+            && rest.size() > RESERVED
     });
-    let largest = memories.map(|(used, _)| used.size()).max().context("no linear memory in the maps of Envoy")?;
+    let largest = memories
+        .map(|(used, _)| used.size())
+        .max()
+        .context("no linear memory in the maps of Envoy")?;
     Ok(as_f64(usize::try_from(largest)?) / 1e6)
 }
 
@@ -108,7 +157,11 @@ impl<'l> Mapping<'l> {
         let (range, rest) = line.split_once(' ')?;
         let (start, end) = range.split_once('-')?;
         let number = |text| u64::from_str_radix(text, 16).ok();
-        Some(Self { start: number(start)?, end: number(end)?, rights: rest.split(' ').next()? })
+        Some(Self {
+            start: number(start)?,
+            end: number(end)?,
+            rights: rest.split(' ').next()?,
+        })
     }
 
     fn size(&self) -> u64 {

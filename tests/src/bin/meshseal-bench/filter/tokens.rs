@@ -31,7 +31,10 @@ impl Signer {
             "ES512" => Kind::P521,
             _ => Kind::Rsa,
         };
-        Ok(Self { alg, key: Key::generate(kind, kid)? })
+        Ok(Self {
+            alg,
+            key: Key::generate(kind, kid)?,
+        })
     }
 
     pub(crate) fn key(&self) -> &Key {
@@ -49,7 +52,11 @@ impl Signer {
         self.requests_with(count, |token| token)
     }
 
-    pub(crate) fn requests_with(&self, count: usize, change: impl Fn(Token) -> Token) -> Result<Requests> {
+    pub(crate) fn requests_with(
+        &self,
+        count: usize,
+        change: impl Fn(Token) -> Token,
+    ) -> Result<Requests> {
         let requests = (0..count).map(|_| Ok(request(&self.token(&change)?)));
         Ok(Arc::new(requests.collect::<Result<_>>()?))
     }
@@ -57,21 +64,34 @@ impl Signer {
     /// Requests whose tokens bear the signature of another token: well made, but wrong.
     pub(crate) fn forged(&self, count: usize) -> Result<Requests> {
         let other = self.token(|token| token)?;
-        let signature = other.rsplit_once('.').map_or("", |(_, signature)| signature);
+        let signature = other
+            .rsplit_once('.')
+            .map_or("", |(_, signature)| signature);
         let forge = |token: String| {
-            let signed = token.rsplit_once('.').map_or("", |(signed, _)| signed).to_owned();
+            let signed = token
+                .rsplit_once('.')
+                .map_or("", |(signed, _)| signed)
+                .to_owned();
             request(&format!("{signed}.{signature}"))
         };
-        Ok(Arc::new((0..count).map(|_| Ok(forge(self.token(|token| token)?))).collect::<Result<_>>()?))
+        Ok(Arc::new(
+            (0..count)
+                .map(|_| Ok(forge(self.token(|token| token)?)))
+                .collect::<Result<_>>()?,
+        ))
     }
 }
 
 pub(crate) fn request(token: &str) -> Vec<u8> {
-    format!("GET /orders/1 HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n").into_bytes()
+    format!("GET /orders/1 HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n")
+        .into_bytes()
 }
 
 /// The public keys, each bound to its algorithm.
 pub(crate) fn jwks(signers: &[Signer]) -> Result<Value> {
-    let keys = signers.iter().map(|signer| signer.key.jwk_for(signer.alg)).collect::<Result<Vec<_>>>()?;
+    let keys = signers
+        .iter()
+        .map(|signer| signer.key.jwk_for(signer.alg))
+        .collect::<Result<Vec<_>>>()?;
     Ok(json!({ "keys": keys }))
 }

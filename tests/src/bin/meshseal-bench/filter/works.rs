@@ -4,17 +4,28 @@ use anyhow::Result;
 use meshseal_tests::clock::unix_now;
 
 use super::arena::Work;
-use super::contenders::{ISTIO, MESHSEAL, MESHSEAL_BARE, MESHSEAL_LIVE, NATIVE, NATIVE_BARE, PORTABLE};
+use super::contenders::{
+    ISTIO, MESHSEAL, MESHSEAL_BARE, MESHSEAL_LIVE, NATIVE, NATIVE_BARE, PORTABLE,
+};
 use super::tokens::{Signer, request};
 use crate::Effort;
 use crate::drive::Requests;
 
 /// The algorithms, and the most that a new token may cost, as a ratio to native.
-pub(crate) const NEW: [(&str, f64); 5] =
-    [("EdDSA", 0.75), ("ES256", 0.9), ("RS256", 1.1), ("ES384", 1.1), ("ES512", 1.1)];
+pub(crate) const NEW: [(&str, f64); 5] = [
+    ("EdDSA", 0.75),
+    ("ES256", 0.9),
+    ("RS256", 1.1),
+    ("ES384", 1.1),
+    ("ES512", 1.1),
+];
 /// The most that a verification without the host may cost, in microseconds.
-pub(crate) const PORTABLE_US: [(&str, f64); 4] =
-    [("EdDSA", 100.0), ("ES256", 200.0), ("RS256", 350.0), ("PS256", 350.0)];
+pub(crate) const PORTABLE_US: [(&str, f64); 4] = [
+    ("EdDSA", 100.0),
+    ("ES256", 200.0),
+    ("RS256", 350.0),
+    ("PS256", 350.0),
+];
 /// Algorithms of repeated tokens; only the token's length differs.
 const REPEATED: [&str; 3] = ["EdDSA", "ES256", "RS256"];
 /// What is refused before a signature is looked at.
@@ -47,34 +58,108 @@ fn names(contenders: &[&str]) -> Vec<String> {
     contenders.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn good(name: String, requests: Requests, count: usize, warm_up: usize, contenders: &[&str]) -> Work {
-    Work { name, requests, count, warm_up, status: 200, native_status: 200, contenders: names(contenders) }
+fn good(
+    name: String,
+    requests: Requests,
+    count: usize,
+    warm_up: usize,
+    contenders: &[&str],
+) -> Work {
+    Work {
+        name,
+        requests,
+        count,
+        warm_up,
+        status: 200,
+        native_status: 200,
+        contenders: names(contenders),
+    }
 }
 
-fn bad(name: String, requests: Requests, count: usize, warm_up: usize, contenders: &[&str]) -> Work {
-    Work { name, requests, count, warm_up, status: 401, native_status: 401, contenders: names(contenders) }
+fn bad(
+    name: String,
+    requests: Requests,
+    count: usize,
+    warm_up: usize,
+    contenders: &[&str],
+) -> Work {
+    Work {
+        name,
+        requests,
+        count,
+        warm_up,
+        status: 401,
+        native_status: 401,
+        contenders: names(contenders),
+    }
 }
 
-/// The works of a round; tokens that are to be new are made for it. `live` are tokens that stay the same in all rounds.
+/// The works of a round; tokens that are to be new are made for it. `live` are tokens that stay the
+/// same in all rounds.
 pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Result<Vec<Work>> {
     let mut works = Vec::new();
     for signer in signers {
         let alg = signer.alg;
         // Signing with RSA and the larger curves takes the bench longer than anything else.
-        let count = if ["EdDSA", "ES256"].contains(&alg) { effort.new_tokens } else { effort.new_tokens / 3 };
-        works.push(good(new(alg), signer.requests(count)?, count, 0, &[ISTIO, MESHSEAL, PORTABLE]));
-        let everybody = [ISTIO, NATIVE, MESHSEAL, NATIVE_BARE, MESHSEAL_BARE, PORTABLE];
-        let contenders: &[&str] = if REPEATED.contains(&alg) { &everybody } else { &[PORTABLE] };
+        let count = if ["EdDSA", "ES256"].contains(&alg) {
+            effort.new_tokens
+        } else {
+            effort.new_tokens / 3
+        };
+        works.push(good(
+            new(alg),
+            signer.requests(count)?,
+            count,
+            0,
+            &[ISTIO, MESHSEAL, PORTABLE],
+        ));
+        let everybody = [
+            ISTIO,
+            NATIVE,
+            MESHSEAL,
+            NATIVE_BARE,
+            MESHSEAL_BARE,
+            PORTABLE,
+        ];
+        let contenders: &[&str] = if REPEATED.contains(&alg) {
+            &everybody
+        } else {
+            &[PORTABLE]
+        };
         // The first requests fill the caches.
-        works.push(good(repeated(alg), signer.requests(1)?, effort.requests, 100, contenders));
+        works.push(good(
+            repeated(alg),
+            signer.requests(1)?,
+            effort.requests,
+            100,
+            contenders,
+        ));
         if FLOOD.contains(&alg) {
-            works.push(bad(flood(alg), signer.forged(1)?, effort.requests / 2, 100, &[MESHSEAL, ISTIO]));
-            works.push(bad(forged(alg), signer.forged(count / 3)?, count / 3, 0, &[MESHSEAL, ISTIO]));
+            works.push(bad(
+                flood(alg),
+                signer.forged(1)?,
+                effort.requests / 2,
+                100,
+                &[MESHSEAL, ISTIO],
+            ));
+            works.push(bad(
+                forged(alg),
+                signer.forged(count / 3)?,
+                count / 3,
+                0,
+                &[MESHSEAL, ISTIO],
+            ));
         }
         if alg == "ES256" {
             for what in REFUSED {
                 let requests = refused(what, signer)?;
-                let mut work = bad(what.to_owned(), requests, effort.requests / 2, 0, &[MESHSEAL, ISTIO]);
+                let mut work = bad(
+                    what.to_owned(),
+                    requests,
+                    effort.requests / 2,
+                    0,
+                    &[MESHSEAL, ISTIO],
+                );
                 if what == WRONG_AUDIENCE {
                     work.native_status = 403;
                 }
@@ -83,8 +168,20 @@ pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Res
         }
     }
     let one = Requests::new(live.iter().take(1).cloned().collect());
-    works.push(good(ONE_LIVE.to_owned(), one, live.len(), 100, &[MESHSEAL_LIVE]));
-    works.push(good(MANY_LIVE.to_owned(), live.clone(), live.len(), live.len(), &[MESHSEAL_LIVE]));
+    works.push(good(
+        ONE_LIVE.to_owned(),
+        one,
+        live.len(),
+        100,
+        &[MESHSEAL_LIVE],
+    ));
+    works.push(good(
+        MANY_LIVE.to_owned(),
+        live.clone(),
+        live.len(),
+        live.len(),
+        &[MESHSEAL_LIVE],
+    ));
     Ok(works)
 }
 
@@ -96,10 +193,14 @@ fn refused(what: &str, signer: &Signer) -> Result<Requests> {
         "malformed" => {
             // A header that is no JSON: {"alg":"ES256" without its end.
             let token = |at| format!("eyJhbGciOiJFUzI1NiI.{at:0>240}.{at:0>86}");
-            Ok(Requests::new((0..DIFFERENT).map(|at| request(&token(at))).collect()))
+            Ok(Requests::new(
+                (0..DIFFERENT).map(|at| request(&token(at))).collect(),
+            ))
         }
         "unknown kid" => signer.requests_with(DIFFERENT, |token| token.header("kid", "nobody")),
-        "expired" => signer.requests_with(DIFFERENT, |token| token.claim("iat", past).claim("exp", past + 300)),
+        "expired" => signer.requests_with(DIFFERENT, |token| {
+            token.claim("iat", past).claim("exp", past + 300)
+        }),
         _ => signer.requests_with(DIFFERENT, |token| token.claim("aud", "billing")),
     }
 }

@@ -1,4 +1,5 @@
-//! `make bench-issuer`: tokens, introspection, the push and revocation, as many as one core can serve.
+//! `make bench-issuer`: tokens, introspection, the push and revocation, as many as one core can
+//! serve.
 
 mod peer;
 mod pollers;
@@ -27,7 +28,11 @@ const PEER_ASSERTION: &str = "oidc-provider, private_key_jwt (Ed25519)";
 const PEER_SECRET: &str = "oidc-provider, a secret";
 
 /// Targets: requests a second that one core must serve.
-const PER_CORE: [(&str, f64); 3] = [(ASSERTION, 5_000.0), (SECRET, 10_000.0), (INTROSPECT, 10_000.0)];
+const PER_CORE: [(&str, f64); 3] = [
+    (ASSERTION, 5_000.0),
+    (SECRET, 10_000.0),
+    (INTROSPECT, 10_000.0),
+];
 /// Half of the first two targets, and how long it is kept up.
 const STEADY: [(&str, u32); 2] = [(ASSERTION, 2_500), (SECRET, 5_000)];
 const STEADY_S: u32 = 6;
@@ -46,26 +51,49 @@ pub(crate) async fn run(effort: &Effort) -> Result<()> {
     let peer = Peer::start(&credentials).await?;
     let versions = match &peer {
         Some(peer) => format!("{}; {} rounds", peer.version, effort.rounds),
-        None => format!("{} rounds; oidc-provider was not there to be compared with", effort.rounds),
+        None => format!(
+            "{} rounds; oidc-provider was not there to be compared with",
+            effort.rounds
+        ),
     };
     // Both are served some requests first: Node compiles what is used often.
-    one_round(&mut server, peer.as_ref(), &credentials, effort, &mut Samples::new()).await?;
+    one_round(
+        &mut server,
+        peer.as_ref(),
+        &credentials,
+        effort,
+        &mut Samples::new(),
+    )
+    .await?;
     let mut samples = Samples::new();
     for round in 1..=effort.rounds {
         say(&format!("issuer: round {round} of {}", effort.rounds));
-        one_round(&mut server, peer.as_ref(), &credentials, effort, &mut samples).await?;
+        one_round(
+            &mut server,
+            peer.as_ref(),
+            &credentials,
+            effort,
+            &mut samples,
+        )
+        .await?;
     }
     let mut tables = vec![rates(&samples)?];
     if let Some(peer) = peer {
         tables.push(beside_the_peer(&samples)?);
         peer.stop().await;
     } else {
-        say("issuer: oidc-provider is not installed, so nothing is compared with it (see above why)");
+        say(
+            "issuer: oidc-provider is not installed, so nothing is compared with it (see above why)",
+        );
     }
     tables.push(steady_table(&server, &credentials).await?);
     server.stop().await;
     let mut memory = Table::new("Memory", "", ["what", "figure", "target", ""]);
-    memory.judged(["RSS of the idle issuer, MB".to_owned()], idle, Bound::AtMost(30.0));
+    memory.judged(
+        ["RSS of the idle issuer, MB".to_owned()],
+        idle,
+        Bound::AtMost(30.0),
+    );
     tables.push(memory);
     say("issuer: 10 000 long-polls");
     tables.push(pollers::run(&credentials).await?);
@@ -101,25 +129,42 @@ async fn one_round(
     let mut works: Vec<(&'static str, u32, SocketAddr, Requests, usize)> = vec![
         (ASSERTION, server.pid(), server.address(), assertions, count),
         (SECRET, server.pid(), server.address(), secret, count),
-        (INTROSPECT, server.pid(), server.address(), Requests::new(introspect), count),
+        (
+            INTROSPECT,
+            server.pid(),
+            server.address(),
+            Requests::new(introspect),
+            count,
+        ),
     ];
     if let Some(peer) = peer {
         let count = count / PEER_SHARE;
         let assertions = credentials.with_assertions(&peer.url(), peer::GRANT, count)?;
         let secret = Requests::new(vec![credentials.with_secret("/token", peer::GRANT)]);
-        works.push((PEER_ASSERTION, peer.pid(), peer.address(), assertions, count));
+        works.push((
+            PEER_ASSERTION,
+            peer.pid(),
+            peer.address(),
+            assertions,
+            count,
+        ));
         works.push((PEER_SECRET, peer.pid(), peer.address(), secret, count));
     }
     for (name, pid, address, requests, count) in works {
         let mut clients = Clients::connect(address).await?;
         let sample = process::measure(pid, clients.run(&requests, 0..count, 200)).await;
-        samples.entry(name).or_default().push(sample.with_context(|| name.to_owned())?);
+        samples
+            .entry(name)
+            .or_default()
+            .push(sample.with_context(|| name.to_owned())?);
     }
     Ok(())
 }
 
 fn of(samples: &Samples, name: &str, figure: Figure) -> Result<f64> {
-    let samples = samples.get(name).with_context(|| format!("not measured: {name}"))?;
+    let samples = samples
+        .get(name)
+        .with_context(|| format!("not measured: {name}"))?;
     Ok(median(samples.iter().map(figure).collect()))
 }
 
@@ -127,7 +172,15 @@ fn rates(samples: &Samples) -> Result<Table> {
     let mut table = Table::new(
         "Requests",
         "Eight connections, each sending its next request as soon as the last is answered. For each core: requests for each second of CPU time of the issuer's process. The client takes its own share of the machine, so the rate by the clock is lower than it need be.",
-        ["request", "a second, by the clock", "p50, µs", "p99, µs", "a second for each core", "target", ""],
+        [
+            "request",
+            "a second, by the clock",
+            "p50, µs",
+            "p99, µs",
+            "a second for each core",
+            "target",
+            "",
+        ],
     );
     for (name, at_least) in PER_CORE {
         let cells = [
@@ -136,7 +189,11 @@ fn rates(samples: &Samples) -> Result<Table> {
             short(of(samples, name, |sample| sample.p50_us)?),
             short(of(samples, name, |sample| sample.p99_us)?),
         ];
-        table.judged(cells, of(samples, name, Sample::per_core)?, Bound::AtLeast(at_least));
+        table.judged(
+            cells,
+            of(samples, name, Sample::per_core)?,
+            Bound::AtLeast(at_least),
+        );
     }
     Ok(table)
 }
@@ -145,12 +202,25 @@ fn beside_the_peer(samples: &Samples) -> Result<Table> {
     let mut table = Table::new(
         "Beside oidc-provider",
         "In the same run: the same grant, an EdDSA-signed JWT for the same audience, its in-memory adapter, one process, NODE_ENV=production.",
-        ["requests a second", "client authentication", "Meshseal", "oidc-provider", "ratio", "target", ""],
+        [
+            "requests a second",
+            "client authentication",
+            "Meshseal",
+            "oidc-provider",
+            "ratio",
+            "target",
+            "",
+        ],
     );
-    let figures: [(&str, Figure); 2] = [("for each core", Sample::per_core), ("by the clock", |sample| sample.rate)];
+    let figures: [(&str, Figure); 2] = [
+        ("for each core", Sample::per_core),
+        ("by the clock", |sample| sample.rate),
+    ];
     for (how, figure) in figures {
-        for (what, ours, theirs) in [("private_key_jwt", ASSERTION, PEER_ASSERTION), ("a secret", SECRET, PEER_SECRET)]
-        {
+        for (what, ours, theirs) in [
+            ("private_key_jwt", ASSERTION, PEER_ASSERTION),
+            ("a secret", SECRET, PEER_SECRET),
+        ] {
             let (ours, theirs) = (of(samples, ours, figure)?, of(samples, theirs, figure)?);
             let cells = [how.to_owned(), what.to_owned(), short(ours), short(theirs)];
             table.judged(cells, ours / theirs, Bound::AtLeast(TIMES_THE_PEER));
@@ -172,8 +242,13 @@ async fn steady_table(server: &Server, credentials: &Credentials) -> Result<Tabl
         } else {
             Requests::new(vec![credentials.with_secret("/token", GRANT); count])
         };
-        let answers = steady::run(server.address(), &requests, per_second, steady::CONNECTIONS).await?;
-        let cells = [name.to_owned(), per_second.to_string(), short(percentile(&answers, 50) / 1e3)];
+        let answers =
+            steady::run(server.address(), &requests, per_second, steady::CONNECTIONS).await?;
+        let cells = [
+            name.to_owned(),
+            per_second.to_string(),
+            short(percentile(&answers, 50) / 1e3),
+        ];
         table.judged(cells, percentile(&answers, 99) / 1e3, Bound::AtMost(10.0));
     }
     Ok(table)

@@ -1,4 +1,5 @@
-//! The peer: `oidc-provider` under the Node that it wants, as `tests/scripts/oidc-provider.sh` installs both.
+//! The peer: `oidc-provider` under the Node that it wants, as `tests/scripts/oidc-provider.sh`
+//! installs both.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use super::server::Credentials;
 use crate::report::said;
 
 /// What is asked for at its token endpoint.
-pub(crate) const GRANT: &str = "grant_type=client_credentials&resource=urn%3Aorders&scope=orders.read";
+pub(crate) const GRANT: &str =
+    "grant_type=client_credentials&resource=urn%3Aorders&scope=orders.read";
 
 /// A running peer.
 pub(crate) struct Peer {
@@ -42,16 +44,33 @@ impl Peer {
             dir: dir.clone(),
             log: state_folder("bench").join("oidc-provider.log"),
         })?;
-        let mut peer = Self { port, child, version: String::new() };
-        until("oidc-provider to listen", Duration::from_secs(30), || async {
-            tokio::net::TcpStream::connect(peer.address()).await.ok().map(drop)
-        })
+        let mut peer = Self {
+            port,
+            child,
+            version: String::new(),
+        };
+        until(
+            "oidc-provider to listen",
+            Duration::from_secs(30),
+            || async {
+                tokio::net::TcpStream::connect(peer.address())
+                    .await
+                    .ok()
+                    .map(drop)
+            },
+        )
         .await?;
         peer.child.check_alive()?;
         let manifest = std::fs::read(dir.join("node_modules/oidc-provider/package.json"))?;
         let manifest: serde_json::Value = serde_json::from_slice(&manifest)?;
-        let version = manifest.get("version").and_then(serde_json::Value::as_str).unwrap_or_default();
-        peer.version = format!("oidc-provider {version} on Node {}", said(&node.display().to_string(), "--version")?);
+        let version = manifest
+            .get("version")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default();
+        peer.version = format!(
+            "oidc-provider {version} on Node {}",
+            said(&node.display().to_string(), "--version")?
+        );
         Ok(Some(peer))
     }
 

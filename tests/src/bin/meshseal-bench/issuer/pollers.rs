@@ -22,10 +22,16 @@ const REVOCATIONS: usize = 5;
 
 pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
     let server = Server::start("pollers", credentials).await?;
-    let mut pollers = Pollers { server: Mutex::new(server), clients: Vec::new() };
+    let mut pollers = Pollers {
+        server: Mutex::new(server),
+        clients: Vec::new(),
+    };
     for at in 0..POLLERS {
         let client = Client::connect(pollers.server.get_mut().address()).await;
-        pollers.clients.push((at, client.context("10 000 connections need more open files: ulimit -n 20000")?));
+        pollers.clients.push((
+            at,
+            client.context("10 000 connections need more open files: ulimit -n 20000")?,
+        ));
     }
     let mut revocations = Answers::new();
     let mut held = Vec::new();
@@ -46,11 +52,23 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
         ["what", "figure", "target", ""],
     );
     let first = held.first().copied().unwrap_or(f64::NAN);
-    table.judged(["RSS of the issuer while all wait, MB".to_owned()], first, Bound::AtMost(150.0));
+    table.judged(
+        ["RSS of the issuer while all wait, MB".to_owned()],
+        first,
+        Bound::AtMost(150.0),
+    );
     let most = held.iter().copied().fold(first, f64::max);
-    table.judged(["the most while all wait again, after changes, MB".to_owned()], most, Bound::AtMost(150.0));
+    table.judged(
+        ["the most while all wait again, after changes, MB".to_owned()],
+        most,
+        Bound::AtMost(150.0),
+    );
     for (what, answers) in [("a revocation", revocations), ("a key", keys)] {
-        table.judged([format!("{what} has reached 99 %, ms")], percentile(&answers, 99) / 1e3, Bound::AtMost(1_000.0));
+        table.judged(
+            [format!("{what} has reached 99 %, ms")],
+            percentile(&answers, 99) / 1e3,
+            Bound::AtMost(1_000.0),
+        );
     }
     Ok(table)
 }
@@ -61,8 +79,14 @@ struct Pollers {
 }
 
 impl Pollers {
-    /// Has all of them wait, makes a change at one of the server's addresses, and waits until all have it; the issuer's RSS before, and the times, sorted.
-    async fn wave(&mut self, to: fn(&Server) -> SocketAddr, change: &[u8], status: u16) -> Result<(f64, Answers)> {
+    /// Has all of them wait, makes a change at one of the server's addresses, and waits until all
+    /// have it; the issuer's RSS before, and the times, sorted.
+    async fn wave(
+        &mut self,
+        to: fn(&Server) -> SocketAddr,
+        change: &[u8],
+        status: u16,
+    ) -> Result<(f64, Answers)> {
         let server = self.server.get_mut();
         let have = version_of(&server.bundle().await?)?;
         let watch = Stopwatch::start();
@@ -89,10 +113,16 @@ impl Pollers {
         let mut answers = Answers::new();
         while let Some(answered) = waiting.join_next().await {
             let (worker, client, at) = answered??;
-            answers.push(at.checked_sub(begun).context("a poll was answered before the change")?);
+            answers.push(
+                at.checked_sub(begun)
+                    .context("a poll was answered before the change")?,
+            );
             self.clients.push((worker, client));
         }
-        ensure!(watch.elapsed() < POLL, "polls ended because their time was over");
+        ensure!(
+            watch.elapsed() < POLL,
+            "polls ended because their time was over"
+        );
         answers.sort_unstable();
         Ok((rss, answers))
     }

@@ -34,7 +34,10 @@ impl Credentials {
     pub(crate) fn new() -> Result<Self> {
         let mut secret = [0; 32];
         aws_lc_rs::rand::fill(&mut secret)?;
-        Ok(Self { key: Key::generate(Kind::Ed25519, "assertions")?, secret: b64(secret) })
+        Ok(Self {
+            key: Key::generate(Kind::Ed25519, "assertions")?,
+            secret: b64(secret),
+        })
     }
 
     pub(crate) fn public_key(&self) -> Result<Value> {
@@ -51,13 +54,23 @@ impl Credentials {
         post(path, &format!("authorization: Basic {login}\r\n"), form)
     }
 
-    /// Requests for tokens, each with an assertion of its own: they are good once. `form` says for what.
-    pub(crate) fn with_assertions(&self, audience: &str, form: &str, count: usize) -> Result<Requests> {
+    /// Requests for tokens, each with an assertion of its own: they are good once. `form` says for
+    /// what.
+    pub(crate) fn with_assertions(
+        &self,
+        audience: &str,
+        form: &str,
+        count: usize,
+    ) -> Result<Requests> {
         let now = unix_now();
         let make = |_| {
-            let token = Token::new(ASSERTIVE, audience, now).without("scope").without("client_id");
+            let token = Token::new(ASSERTIVE, audience, now)
+                .without("scope")
+                .without("client_id");
             let token = token.claim("sub", ASSERTIVE).claim("exp", now + 240);
-            let assertion = token.header("typ", "client-authentication+jwt").sign(&self.key)?;
+            let assertion = token
+                .header("typ", "client-authentication+jwt")
+                .sign(&self.key)?;
             let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
             let form = format!("{form}&client_assertion_type={kind}&client_assertion={assertion}");
             Ok(post("/token", "", &form))
@@ -68,8 +81,9 @@ impl Credentials {
 
 fn post(path: &str, headers: &str, form: &str) -> Vec<u8> {
     let length = form.len();
-    let head =
-        format!("POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-type: application/x-www-form-urlencoded\r\n");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-type: application/x-www-form-urlencoded\r\n"
+    );
     format!("{head}content-length: {length}\r\n\r\n{form}").into_bytes()
 }
 
@@ -94,13 +108,25 @@ impl Server {
         }
         fs::create_dir_all(&dir)?;
         let (port, admin_port) = (ports::free()?, ports::free()?);
-        fs::write(dir.join("issuer.yaml"), configuration(port, admin_port, credentials)?)?;
+        fs::write(
+            dir.join("issuer.yaml"),
+            configuration(port, admin_port, credentials)?,
+        )?;
         let (child, client) = launch(&dir, port).await?;
-        Ok(Self { dir, port, admin_port, child, client })
+        Ok(Self {
+            dir,
+            port,
+            admin_port,
+            child,
+            client,
+        })
     }
 
     /// Ends it, has something done to its database, and starts it again.
-    pub(crate) async fn restart(&mut self, between: impl Future<Output = Result<()>>) -> Result<()> {
+    pub(crate) async fn restart(
+        &mut self,
+        between: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
         self.child.stop().await;
         between.await?;
         (self.child, self.client) = launch(&self.dir, self.port).await?;
@@ -136,9 +162,15 @@ impl Server {
     /// The public keys that sign bundles.
     pub(crate) fn pins(&self) -> Result<Value> {
         let mut command = std::process::Command::new(binary());
-        let command = command.args(["keys", "pins", "--init", "--config", "issuer.yaml"]).current_dir(&self.dir);
+        let command = command
+            .args(["keys", "pins", "--init", "--config", "issuer.yaml"])
+            .current_dir(&self.dir);
         let output = command.output().context("cannot run meshseal")?;
-        ensure!(output.status.success(), "meshseal keys pins: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "meshseal keys pins: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let printed: Value = serde_json::from_slice(&output.stdout)?;
         printed.get("keys").cloned().context("no keys")
     }
@@ -150,23 +182,36 @@ impl Server {
 
     /// A token of the client with the secret.
     pub(crate) async fn token(&mut self, credentials: &Credentials) -> Result<String> {
-        let answer: Value = serde_json::from_slice(self.ask(&credentials.with_secret("/token", GRANT)).await?)?;
-        answer.get("access_token").and_then(Value::as_str).map(str::to_owned).context("no access_token")
+        let answer: Value =
+            serde_json::from_slice(self.ask(&credentials.with_secret("/token", GRANT)).await?)?;
+        answer
+            .get("access_token")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .context("no access_token")
     }
 
     /// The full bundle as it is delivered.
     pub(crate) async fn bundle(&mut self) -> Result<String> {
-        let body = self.ask(b"GET /bundle HTTP/1.1\r\nhost: bench\r\n\r\n").await?;
+        let body = self
+            .ask(b"GET /bundle HTTP/1.1\r\nhost: bench\r\n\r\n")
+            .await?;
         Ok(String::from_utf8_lossy(body).into_owned())
     }
 
     /// How many polls it holds.
     pub(crate) async fn polls(&mut self) -> Result<u64> {
         let mut operator = Client::connect(self.admin_address()).await?;
-        let body = operator.ask(b"GET /metrics HTTP/1.1\r\nhost: bench\r\n\r\n", 200).await?;
+        let body = operator
+            .ask(b"GET /metrics HTTP/1.1\r\nhost: bench\r\n\r\n", 200)
+            .await?;
         let text = String::from_utf8_lossy(body);
-        let line = text.lines().find(|line| !line.starts_with('#') && line.contains("polls_waiting"));
-        let count = line.and_then(|line| line.rsplit_once(' ')).and_then(|(_, count)| count.parse().ok());
+        let line = text
+            .lines()
+            .find(|line| !line.starts_with('#') && line.contains("polls_waiting"));
+        let count = line
+            .and_then(|line| line.rsplit_once(' '))
+            .and_then(|(_, count)| count.parse().ok());
         count.context("no polls_waiting among the metrics")
     }
 }
@@ -175,7 +220,10 @@ impl Server {
 pub(crate) fn version_of(bundle: &str) -> Result<u64> {
     let payload = unb64(bundle.split('.').nth(1).unwrap_or_default())?;
     let payload: Value = serde_json::from_slice(&payload)?;
-    payload.get("ver").and_then(Value::as_u64).context("a bundle without version")
+    payload
+        .get("ver")
+        .and_then(Value::as_u64)
+        .context("a bundle without version")
 }
 
 fn binary() -> PathBuf {
@@ -191,17 +239,25 @@ async fn launch(dir: &Path, port: u16) -> Result<(Child, Client)> {
         dir: dir.to_path_buf(),
         log: dir.join("issuer.log"),
     })?;
-    let ready = until("the issuer to be ready", Duration::from_secs(30), || async {
-        let mut client = Client::connect(ports::loopback(port)).await.ok()?;
-        client.ask(b"GET /readyz HTTP/1.1\r\nhost: bench\r\n\r\n", 200).await.ok()?;
-        Some(client)
-    });
+    let ready = until(
+        "the issuer to be ready",
+        Duration::from_secs(30),
+        || async {
+            let mut client = Client::connect(ports::loopback(port)).await.ok()?;
+            client
+                .ask(b"GET /readyz HTTP/1.1\r\nhost: bench\r\n\r\n", 200)
+                .await
+                .ok()?;
+            Some(client)
+        },
+    );
     let ready = ready.await;
     child.check_alive()?;
     Ok((child, ready?))
 }
 
-/// JSON is YAML, too. Limits are out of the way: what is measured is work, and one client does that of many.
+/// JSON is YAML, too. Limits are out of the way: what is measured is work, and one client does that
+/// of many.
 fn configuration(port: u16, admin_port: u16, credentials: &Credentials) -> Result<String> {
     let url = format!("http://127.0.0.1:{port}");
     let hash = format!("sha256:{}", sha256(credentials.secret.as_bytes()));

@@ -1,7 +1,8 @@
 //! What grows with issued tokens (nothing), and what with revoked ones.
 //!
-//! A token leaves nothing behind but the index in its `jti`, leased in blocks. So a database from which so many indices have been
-//! leased is what it would be had the tokens been asked for one by one, which would take hours.
+//! A token leaves nothing behind but the index in its `jti`, leased in blocks. So a database from
+//! which so many indices have been leased is what it would be had the tokens been asked for one by
+//! one, which would take hours.
 
 use std::fs;
 use std::path::Path;
@@ -47,7 +48,9 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
         ],
     );
     for (issued, revoked) in STATES {
-        say(&format!("issuer: {issued} tokens issued, {revoked} revoked"));
+        say(&format!(
+            "issuer: {issued} tokens issued, {revoked} revoked"
+        ));
         let mut server = Server::start("state", credentials).await?;
         let database = server.database();
         let watch = Stopwatch::start();
@@ -70,7 +73,9 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
         for _ in 0..9 {
             let token = server.token(credentials).await?;
             let watch = Stopwatch::start();
-            server.ask(&credentials.with_secret("/revoke", &format!("token={token}"))).await?;
+            server
+                .ask(&credentials.with_secret("/revoke", &format!("token={token}")))
+                .await?;
             revocations.push(watch.elapsed().as_secs_f64() * 1e3);
         }
         let size = usize::try_from(fs::metadata(&database)?.len())?;
@@ -93,11 +98,27 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
 async fn fill(database: &Path, issued: u64, revoked: u64) -> Result<()> {
     let store = open(&Location::Sqlite(database.to_path_buf())).await?;
     let master = fs::read_to_string(database.with_extension("master.key"))?;
-    store.unlock(&MasterKey::from_base64(&master, "master key")?).await?;
+    store
+        .unlock(&MasterKey::from_base64(&master, "master key")?)
+        .await?;
     let indices = store.lease_indices(issued, 0).await?;
     let expires_at = unix_now() + 3_600;
     let revoked = scatter::indices(revoked, issued)?;
-    let revoke = revoked.into_iter().map(|at| RevokedToken { index: indices.start + at, expires_at }).collect();
-    store.commit(&Change { revoke, ..Change::default() }, unix_now() * 1_000).await?;
+    let revoke = revoked
+        .into_iter()
+        .map(|at| RevokedToken {
+            index: indices.start + at,
+            expires_at,
+        })
+        .collect();
+    store
+        .commit(
+            &Change {
+                revoke,
+                ..Change::default()
+            },
+            unix_now() * 1_000,
+        )
+        .await?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Requests at a steady rate, whether or not earlier ones have been answered: a latency counts from when its request was due.
+//! Requests at a steady rate, whether or not earlier ones have been answered: a latency counts from
+//! when its request was due.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +14,12 @@ use crate::drive::{Answers, Client, Requests};
 pub(crate) const CONNECTIONS: u32 = 32;
 
 /// Sends all the requests once over so many connections; the latencies, sorted.
-pub(crate) async fn run(to: SocketAddr, requests: &Requests, per_second: u32, connections: u32) -> Result<Answers> {
+pub(crate) async fn run(
+    to: SocketAddr,
+    requests: &Requests,
+    per_second: u32,
+    connections: u32,
+) -> Result<Answers> {
     let mut clients = Vec::new();
     for _ in 0..connections {
         clients.push(Client::connect(to).await?);
@@ -22,7 +28,13 @@ pub(crate) async fn run(to: SocketAddr, requests: &Requests, per_second: u32, co
     let tasks: Vec<_> = (0..)
         .zip(clients)
         .map(|(first, client)| {
-            tokio::spawn(send(client, Arc::clone(requests), (first, connections), per_second, watch))
+            tokio::spawn(send(
+                client,
+                Arc::clone(requests),
+                (first, connections),
+                per_second,
+                watch,
+            ))
         })
         .collect();
     let mut answers = Answers::new();
@@ -46,7 +58,12 @@ async fn send(
         let due = Duration::from_secs(1) * number / per_second;
         tokio::time::sleep(due.saturating_sub(watch.elapsed())).await;
         client.ask(request, 200).await?;
-        answers.push(watch.elapsed().checked_sub(due).context("answered before it was due")?);
+        answers.push(
+            watch
+                .elapsed()
+                .checked_sub(due)
+                .context("answered before it was due")?,
+        );
         number += step;
     }
     Ok(answers)

@@ -29,31 +29,57 @@ const CONNECTIONS: u32 = 2_048;
 pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
     let mut server = Server::start("storm", credentials).await?;
     let requests = revocations(&mut server, credentials).await?;
-    let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (over, answered) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let mut background = JoinSet::new();
     for worker in 0..WORKERS {
-        let client = Client::connect(server.address()).await.context("more open files are needed: ulimit -n 20000")?;
-        background.spawn(poll(client, worker, Arc::clone(&over), Arc::clone(&answered)));
+        let client = Client::connect(server.address())
+            .await
+            .context("more open files are needed: ulimit -n 20000")?;
+        background.spawn(poll(
+            client,
+            worker,
+            Arc::clone(&over),
+            Arc::clone(&answered),
+        ));
     }
     // One that never confirms, so that receipts wait for it.
-    Client::connect(server.address()).await?.ask(first_poll(WORKERS).as_bytes(), 200).await?;
+    Client::connect(server.address())
+        .await?
+        .ask(first_poll(WORKERS).as_bytes(), 200)
+        .await?;
     let counted = Mutex::new(server);
     let all = || async { (counted.lock().await.polls().await.ok()? >= WORKERS).then_some(()) };
     until("all workers to wait", Duration::from_secs(60), all).await?;
     let server = counted.into_inner();
     for number in 0..RECEIPTS {
         let mut client = Client::connect(server.address()).await?;
-        let request = credentials.with_secret("/revoke", &format!("subject=receipt-{number}&wait=30"));
+        let request =
+            credentials.with_secret("/revoke", &format!("subject=receipt-{number}&wait=30"));
         background.spawn(async move { client.ask(&request, 200).await.map(|_| ()) });
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     answered.store(0, Ordering::Relaxed);
-    let tokens =
-        Requests::new(vec![credentials.with_secret("/token", GRANT); usize::try_from(TOKENS_PER_SECOND * SECONDS)?]);
+    let tokens = Requests::new(vec![
+        credentials.with_secret("/token", GRANT);
+        usize::try_from(TOKENS_PER_SECOND * SECONDS)?
+    ]);
     let (before, watch) = (cpu(server.pid())?, Stopwatch::start());
     let (revoked, issued) = tokio::join!(
-        steady::run(server.address(), &requests, REVOCATIONS_PER_SECOND, CONNECTIONS),
-        steady::run(server.address(), &tokens, TOKENS_PER_SECOND, steady::CONNECTIONS),
+        steady::run(
+            server.address(),
+            &requests,
+            REVOCATIONS_PER_SECOND,
+            CONNECTIONS
+        ),
+        steady::run(
+            server.address(),
+            &tokens,
+            TOKENS_PER_SECOND,
+            steady::CONNECTIONS
+        ),
     );
     let (revoked, issued, elapsed) = (revoked?, issued?, watch.elapsed().as_secs_f64());
     let cores = (cpu(server.pid())? - before).as_secs_f64() / elapsed;
@@ -65,13 +91,24 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
         "1 000 revocations and 100 tokens a second for six seconds, 10 000 workers that poll, 100 receipts that wait. A latency counts from when its request was due. Client and issuer share the machine.",
         ["what", "figure", "target", ""],
     );
-    table.judged(["cores that the issuer takes".to_owned()], cores, Bound::AtMost(1.0));
-    table.judged(["/token, p99, ms".to_owned()], percentile(&issued, 99) / 1e3, Bound::AtMost(20.0));
+    table.judged(
+        ["cores that the issuer takes".to_owned()],
+        cores,
+        Bound::AtMost(1.0),
+    );
+    table.judged(
+        ["/token, p99, ms".to_owned()],
+        percentile(&issued, 99) / 1e3,
+        Bound::AtMost(20.0),
+    );
     let measured = [
         ("revocations a second", as_f64(revoked.len()) / elapsed),
         ("/revoke, p50, ms", percentile(&revoked, 50) / 1e3),
         ("/revoke, p99, ms", percentile(&revoked, 99) / 1e3),
-        ("polls answered a second", as_f64(usize::try_from(answered.load(Ordering::Relaxed))?) / elapsed),
+        (
+            "polls answered a second",
+            as_f64(usize::try_from(answered.load(Ordering::Relaxed))?) / elapsed,
+        ),
     ];
     for (what, figure) in measured {
         table.row([what.to_owned(), short(figure), String::new(), String::new()]);
@@ -90,11 +127,18 @@ async fn revocations(server: &mut Server, credentials: &Credentials) -> Result<R
 }
 
 fn first_poll(worker: u64) -> String {
-    format!("GET /bundle HTTP/1.1\r\nhost: bench\r\nx-meshseal-node: bench\r\nx-meshseal-worker: {worker:016x}\r\n\r\n")
+    format!(
+        "GET /bundle HTTP/1.1\r\nhost: bench\r\nx-meshseal-node: bench\r\nx-meshseal-worker: {worker:016x}\r\n\r\n"
+    )
 }
 
 /// Polls until it is over, and states what it was given last.
-async fn poll(mut client: Client, worker: u64, over: Arc<AtomicBool>, answered: Arc<AtomicU64>) -> Result<()> {
+async fn poll(
+    mut client: Client,
+    worker: u64,
+    over: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+) -> Result<()> {
     let mut version = version_at(client.ask(first_poll(worker).as_bytes(), 200).await?)?;
     while !over.load(Ordering::Relaxed) {
         let poll = format!(
@@ -108,8 +152,13 @@ async fn poll(mut client: Client, worker: u64, over: Arc<AtomicBool>, answered: 
 
 /// Reads the version near the beginning of a bundle, without reading all of it.
 fn version_at(bundle: &[u8]) -> Result<u64> {
-    let payload = bundle.split(|byte| *byte == b'.').nth(1).context("not a JWS")?;
-    let beginning = payload.get(..payload.len().min(160) / 4 * 4).unwrap_or_default();
+    let payload = bundle
+        .split(|byte| *byte == b'.')
+        .nth(1)
+        .context("not a JWS")?;
+    let beginning = payload
+        .get(..payload.len().min(160) / 4 * 4)
+        .unwrap_or_default();
     let beginning = String::from_utf8(URL_SAFE_NO_PAD.decode(beginning)?)?;
     let after = beginning.split_once("\"ver\":").context("no version")?.1;
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();

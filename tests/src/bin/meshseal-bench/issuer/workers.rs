@@ -26,7 +26,8 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
     let mut envoy = start_envoy(&server).await?;
     // The workers and the main thread, each with a poll of its own.
     let server_lock = tokio::sync::Mutex::new(&mut server);
-    let all = || async { (server_lock.lock().await.polls().await.ok()? > WORKERS as u64).then_some(()) };
+    let all =
+        || async { (server_lock.lock().await.polls().await.ok()? > WORKERS as u64).then_some(()) };
     until("the workers to poll", Duration::from_secs(20), all).await?;
     let address = envoy.listener(LISTENER).await?;
     let mut connections = connect_each(&envoy, LISTENER, address, WORKERS).await?;
@@ -37,12 +38,16 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
         let request = Request::get("/orders/1").bearer(&token);
         for connection in &mut connections {
             let status = connection.send(&request).await?.status;
-            ensure!(status == 200, "a worker answered a good token with {status}");
+            ensure!(
+                status == 200,
+                "a worker answered a good token with {status}"
+            );
         }
         let revoke = credentials.with_secret("/revoke", &format!("token={token}"));
         let watch = Stopwatch::start();
-        let asking =
-            connections.into_iter().map(|connection| tokio::spawn(refused(connection, request.clone(), watch)));
+        let asking = connections
+            .into_iter()
+            .map(|connection| tokio::spawn(refused(connection, request.clone(), watch)));
         let asking: Vec<_> = asking.collect();
         changer.ask(&revoke, 200).await?;
         connections = Vec::new();
@@ -67,14 +72,25 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
         none(),
         none(),
     ]);
-    table.judged(["99 % of revocations, ms".to_owned()], percentile(&times, 99) / 1e3, Bound::AtMost(100.0));
+    table.judged(
+        ["99 % of revocations, ms".to_owned()],
+        percentile(&times, 99) / 1e3,
+        Bound::AtMost(100.0),
+    );
     Ok(table)
 }
 
 /// Asks until the token is refused.
-async fn refused(mut connection: Connection, request: Request, watch: Stopwatch) -> Result<(Connection, Duration)> {
+async fn refused(
+    mut connection: Connection,
+    request: Request,
+    watch: Stopwatch,
+) -> Result<(Connection, Duration)> {
     while connection.send(&request).await?.status == 200 {
-        ensure!(watch.elapsed() < Duration::from_secs(10), "a revoked token was still good after 10 s");
+        ensure!(
+            watch.elapsed() < Duration::from_secs(10),
+            "a revoked token was still good after 10 s"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok((connection, watch.elapsed()))
@@ -88,7 +104,16 @@ async fn start_envoy(server: &Server) -> Result<Envoy> {
     let dir = state_folder("bench").join("workers-envoy");
     let config = dir.join("bootstrap.json");
     let listener = answering_listener(LISTENER, &[meshseal(&plugin)]);
-    Bootstrap::new().listener(listener).cluster("issuer", server.address()).write(&config)?;
+    Bootstrap::new()
+        .listener(listener)
+        .cluster("issuer", server.address())
+        .write(&config)?;
     let workers = u32::try_from(WORKERS)?;
-    Envoy::start(&Options { config, workers, node: "bench".to_owned(), dir }).await
+    Envoy::start(&Options {
+        config,
+        workers,
+        node: "bench".to_owned(),
+        dir,
+    })
+    .await
 }

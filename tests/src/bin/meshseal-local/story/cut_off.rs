@@ -20,7 +20,10 @@ const SILENCE: Duration = Duration::from_secs(16);
 
 pub(super) async fn tell(story: &mut Story) -> Result<()> {
     let poll = Request::get("/bundle")
-        .header("authorization", &format!("Bearer {}", story.stack.issuer.poll_token()))
+        .header(
+            "authorization",
+            &format!("Bearer {}", story.stack.issuer.poll_token()),
+        )
         .header("x-meshseal-worker", "00000000000c07ff")
         .header("x-meshseal-node", NODE)
         .header("x-meshseal-protocol", "2")
@@ -31,12 +34,35 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
     let latest = unix_now() + STALENESS_S + 60;
     tokio::time::sleep(SILENCE).await;
     let token = story.stack.issuer.token("orders").await?;
-    let receipt = story.stack.issuer.revoke_within(&format!("token={token}"), 1).await?;
-    let text = |pointer: &str| receipt.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned();
-    let seen = format!("{}: {} {}", text("/state"), text("/waiting_for/0/node"), text("/waiting_for/0/state"));
+    let receipt = story
+        .stack
+        .issuer
+        .revoke_within(&format!("token={token}"), 1)
+        .await?;
+    let text = |pointer: &str| {
+        receipt
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or("-")
+            .to_owned()
+    };
+    let seen = format!(
+        "{}: {} {}",
+        text("/state"),
+        text("/waiting_for/0/node"),
+        text("/waiting_for/0/state")
+    );
     let expected = format!("incomplete: {NODE} unreachable");
-    story.step("revoked while a proxy is cut off: the receipt", &expected, &seen, seen == expected);
-    let until = receipt.pointer("/waiting_for/0/accepts_until").and_then(Value::as_u64).context("a time")?;
+    story.step(
+        "revoked while a proxy is cut off: the receipt",
+        &expected,
+        &seen,
+        seen == expected,
+    );
+    let until = receipt
+        .pointer("/waiting_for/0/accepts_until")
+        .and_then(Value::as_u64)
+        .context("a time")?;
     let left = until.saturating_sub(unix_now());
     let right = until <= latest && until + 2 >= latest;
     story.step(

@@ -23,17 +23,35 @@ pub(super) async fn tell(story: &mut Story, good: &str) -> Result<()> {
         (
             "tampered payload",
             "401 signature-invalid",
-            with_part(good, 1, |claims| Ok(claims.replace("orders.read", "orders.evil")))?,
+            with_part(good, 1, |claims| {
+                Ok(claims.replace("orders.read", "orders.evil"))
+            })?,
         ),
-        ("tampered signature", "401 signature-invalid", with_flipped_signature(good)?),
-        ("wrong audience", "401 audience-mismatch", story.stack.issuer.token("billing").await?),
+        (
+            "tampered signature",
+            "401 signature-invalid",
+            with_flipped_signature(good)?,
+        ),
+        (
+            "wrong audience",
+            "401 audience-mismatch",
+            story.stack.issuer.token("billing").await?,
+        ),
         (
             "wrong issuer",
             "401 issuer-unknown",
             Token::new("https://evil.example", "orders", unix_now()).sign(&stranger)?,
         ),
-        ("alg none, nothing signed", "401 algorithm-not-allowed", unsigned(&issuer)?),
-        ("RS/HS confusion: the public key as a secret", "401 algorithm-not-allowed", confused),
+        (
+            "alg none, nothing signed",
+            "401 algorithm-not-allowed",
+            unsigned(&issuer)?,
+        ),
+        (
+            "RS/HS confusion: the public key as a secret",
+            "401 algorithm-not-allowed",
+            confused,
+        ),
         (
             "the right kid, another key",
             "401 signature-invalid",
@@ -48,16 +66,26 @@ pub(super) async fn tell(story: &mut Story, good: &str) -> Result<()> {
 }
 
 fn unsigned(issuer: &str) -> Result<String> {
-    Token::new(issuer, "orders", unix_now()).header("alg", "none").seal(|_| Ok(Vec::new()))
+    Token::new(issuer, "orders", unix_now())
+        .header("alg", "none")
+        .seal(|_| Ok(Vec::new()))
 }
 
 /// The bytes that anybody can fetch, as an attacker would use them.
 fn first_public_key(jwks: &Value) -> Result<Vec<u8>> {
-    unb64(jwks.pointer("/keys/0/x").and_then(Value::as_str).context("the issuer publishes no Ed25519 key")?)
+    unb64(
+        jwks.pointer("/keys/0/x")
+            .and_then(Value::as_str)
+            .context("the issuer publishes no Ed25519 key")?,
+    )
 }
 
 /// The token with the text of one part changed.
-fn with_part(token: &str, index: usize, change: impl FnOnce(&str) -> Result<String>) -> Result<String> {
+fn with_part(
+    token: &str,
+    index: usize,
+    change: impl FnOnce(&str) -> Result<String>,
+) -> Result<String> {
     let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
     let part = parts.get_mut(index).context("three parts")?;
     *part = b64(change(&String::from_utf8(unb64(part)?)?)?);

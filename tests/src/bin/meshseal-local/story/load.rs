@@ -21,7 +21,11 @@ const REQUESTS_PER_KEY: u64 = 4_000;
 pub(super) async fn tell(story: &mut Story) -> Result<()> {
     let (report, kids) = rotate_under_load(&story.stack.issuer, story.stack.ports.edge).await?;
     let (full, least) = (f64::from(RATE) * 0.95, f64::from(RATE) / 2.0);
-    let slow = if report.rate < full { ", all that this machine can do now" } else { "" };
+    let slow = if report.rate < full {
+        ", all that this machine can do now"
+    } else {
+        ""
+    };
     let seen = format!(
         "{} of {} rejected, {:.0} requests/s{slow} {:?}",
         report.rejected(),
@@ -53,7 +57,10 @@ async fn rotate_under_load(issuer: &Issuer, edge: u16) -> Result<(Report, Vec<St
         for _ in 0..ROTATIONS {
             kids.push(issuer.rotate_and_wait(SOON).await?);
             let target = load.sent() + REQUESTS_PER_KEY;
-            until("requests under the new key", SOON, || async { (load.sent() >= target).then_some(()) }).await?;
+            until("requests under the new key", SOON, || async {
+                (load.sent() >= target).then_some(())
+            })
+            .await?;
         }
         anyhow::Ok(())
     };
@@ -64,7 +71,8 @@ async fn rotate_under_load(issuer: &Issuer, edge: u16) -> Result<(Report, Vec<St
     Ok((load.finish().await?, kids))
 }
 
-/// A token every 50 ms, used at once: the very first ones under a new key meet every worker within milliseconds.
+/// A token every 50 ms, used at once: the very first ones under a new key meet every worker within
+/// milliseconds.
 async fn keep_fetching(issuer: &Issuer, load: &Load) -> Result<()> {
     let watch = Stopwatch::start();
     let mut ticks = interval(Duration::from_millis(50));

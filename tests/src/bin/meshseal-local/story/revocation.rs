@@ -16,9 +16,17 @@ const LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) async fn tell(story: &mut Story) -> Result<()> {
     let mut workers = Vec::new();
-    for (hop, port) in [("edge", story.stack.ports.edge), ("sidecar", story.stack.ports.sidecar)] {
-        let connections =
-            connect_each(&story.stack.envoy, &format!("127.0.0.1_{port}"), loopback(port), WORKERS).await?;
+    for (hop, port) in [
+        ("edge", story.stack.ports.edge),
+        ("sidecar", story.stack.ports.sidecar),
+    ] {
+        let connections = connect_each(
+            &story.stack.envoy,
+            &format!("127.0.0.1_{port}"),
+            loopback(port),
+            WORKERS,
+        )
+        .await?;
         workers.extend(
             connections
                 .into_iter()
@@ -29,7 +37,10 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
     let token = story.stack.issuer.token("orders").await?;
     for (_, connection) in &mut workers {
         let response = connection.send(&order().bearer(&token)).await?;
-        ensure!(response.status == 200, "the token is good before it is revoked: {response:?}");
+        ensure!(
+            response.status == 200,
+            "the token is good before it is revoked: {response:?}"
+        );
     }
     let watch = Stopwatch::start();
     let form = format!("token={token}");
@@ -55,12 +66,23 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
 }
 
 /// Asks again and again; the first answer other than 200, and when it came.
-async fn time_until_refused(mut connection: Connection, token: &str, watch: Stopwatch) -> Result<(String, Duration)> {
+async fn time_until_refused(
+    mut connection: Connection,
+    token: &str,
+    watch: Stopwatch,
+) -> Result<(String, Duration)> {
     let request = order().bearer(token);
     while watch.elapsed() < SOON {
         let response = connection.send(&request).await?;
         if response.status != 200 {
-            return Ok((format!("{} {}", response.status, response.code().unwrap_or_default()), watch.elapsed()));
+            return Ok((
+                format!(
+                    "{} {}",
+                    response.status,
+                    response.code().unwrap_or_default()
+                ),
+                watch.elapsed(),
+            ));
         }
     }
     Ok(("200".to_owned(), watch.elapsed()))
