@@ -5,7 +5,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use meshseal_core::policy::Policy;
 use meshseal_tests::{build, envoy, paths};
 use serde_json::{Value, json};
 
@@ -81,7 +80,7 @@ fn schema_and_filter_accept_every_shipped_plugin_configuration() -> Result<()> {
                 .map(|problem| format!("{}: {problem}", problem.instance_path()))
                 .collect();
             ensure!(problems.is_empty(), "{}: {problems:?}", file.display());
-            Policy::from_json(&config.to_string())
+            meshseal_core::config::read_policy(&config.to_string())
                 .with_context(|| format!("the filter on {}", file.display()))?;
         }
     }
@@ -110,7 +109,7 @@ fn the_schema_refuses_what_the_filter_refuses() -> Result<()> {
     for config in refused {
         ensure!(!schema.is_valid(&config), "the schema accepts {config}");
         ensure!(
-            meshseal_core::policy::Policy::from_json(&config.to_string()).is_err(),
+            meshseal_core::config::read_policy(&config.to_string()).is_err(),
             "the filter accepts {config}"
         );
     }
@@ -181,7 +180,7 @@ fn schema_refuses_each_single_mistake() -> Result<()> {
     ];
     for config in refused {
         ensure!(
-            Policy::from_json(&config.to_string()).is_err(),
+            meshseal_core::config::read_policy(&config.to_string()).is_err(),
             "the filter accepts {config}"
         );
         ensure!(!schema.is_valid(&config), "the schema accepts {config}");
@@ -235,7 +234,7 @@ fn schema_accepts_what_the_filter_accepts() -> Result<()> {
         when("request.auth.delegationDepth", "2"),
     ];
     for config in accepted {
-        Policy::from_json(&config.to_string())
+        meshseal_core::config::read_policy(&config.to_string())
             .with_context(|| format!("the filter refuses {config}"))?;
         ensure!(schema.is_valid(&config), "the schema refuses {config}");
     }

@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use meshseal_core::config::{KeySource, Mode};
+use meshseal_core::authn::KeySource;
+use meshseal_core::policy::Mode;
 use meshseal_core::policy::Policy;
 use meshseal_tests::bootstrap::{Bootstrap, listener};
 use meshseal_tests::http::Request;
@@ -40,7 +41,7 @@ fn plugin_configs() -> Result<Vec<(Value, Policy)>> {
         let config = document
             .pointer(pointer)
             .with_context(|| format!("{file} has no {pointer}"))?;
-        let policy = Policy::from_json(&config.to_string())
+        let policy = meshseal_core::config::read_policy(&config.to_string())
             .map_err(|errors| anyhow::anyhow!("{file}: {errors}"))?;
         Ok((config.clone(), policy))
     };
@@ -117,7 +118,10 @@ fn the_filter_polls_the_service_of_the_issuer() -> Result<()> {
         .context("the kustomization names no namespace")?;
     let host = format!("{name}.{namespace}.svc.cluster.local");
     for (_, policy) in plugin_configs()? {
-        let bundle = policy.trust_bundle().context("there is no trust bundle")?;
+        let bundle = policy
+            .authn()
+            .trust_bundle()
+            .context("there is no trust bundle")?;
         ensure!(
             *bundle.cluster == *format!("outbound|{port}||{host}"),
             "{}",
@@ -141,8 +145,11 @@ fn issuer_audiences_and_scopes_are_the_same_on_both_sides() -> Result<()> {
         .and_then(Value::as_array)
         .context("issuer.yaml has no services")?;
     for (config, policy) in plugin_configs()? {
-        let [rule] = policy.jwt_rules() else {
-            anyhow::bail!("{} jwtRules; the example has one", policy.jwt_rules().len())
+        let [rule] = policy.authn().jwt_rules() else {
+            anyhow::bail!(
+                "{} jwtRules; the example has one",
+                policy.authn().jwt_rules().len()
+            )
         };
         ensure!(*rule.issuer == *identifier && matches!(rule.keys, KeySource::Bundle));
         let [audience] = rule.audiences.as_slice() else {
@@ -241,6 +248,7 @@ fn the_shipped_plugin_polls_the_issuer_and_decides() -> Result<()> {
         put("/trustBundle/pollToken", issuer.poll_token().into())?;
         put("/jwtRules/0/issuer", issuer.url().into())?;
         let cluster = policy
+            .authn()
             .trust_bundle()
             .context("no trust bundle")?
             .cluster

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use meshseal_core::policy::{Policy, Request};
+use meshseal_core::authz::Request;
 use meshseal_tests::bootstrap::{Bootstrap, listener, meshseal};
 use meshseal_tests::child::{Child, Program};
 use meshseal_tests::mint::{Key, Kind, jwks};
@@ -173,12 +173,12 @@ fn plugin(settings: Value) -> Result<Value> {
 fn judges_read_the_canonical_form() -> Result<()> {
     std::fs::create_dir_all(folder("judges"))?;
     let rules = json!({"rules": [{"to": [{"operation": {"paths": ["/*"]}}]}]});
-    let policy = Policy::from_json(&plugin(rules)?.to_string())?;
+    let policy = meshseal_core::config::read_policy(&plugin(rules)?.to_string())?;
     let corpus = corpus();
     for name in JUDGES {
         let mut accepted = 0;
         for (path, readings) in corpus.iter().zip(readings(name, &corpus)?) {
-            if let Ok(request) = policy.canonical(&Request {
+            if let Ok(request) = policy.authz().canonical(&Request {
                 method: "GET",
                 host: "h",
                 path,

@@ -16,13 +16,11 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
 use fixtures::{NOW, Signer, policy, revoked};
-use meshseal_core::bundle::{IssuerTrust, KeyState, PublishedKey, Snapshot, Times};
-use meshseal_core::cache::Verdicts;
+use meshseal_core::authn::{Trust, Verdicts, check, validate};
+use meshseal_core::authz::Request;
+use meshseal_core::bundle::{Freshness, IssuerTrust, KeyState, PublishedKey, Snapshot, Times};
 use meshseal_core::keys::KeySet;
-use meshseal_core::policy::Request;
 use meshseal_core::revocation::{index_of, jti_with_index};
-use meshseal_core::trust::{Freshness, Trust};
-use meshseal_core::validate::{check, validate};
 use serde_json::json;
 
 fn main() {
@@ -44,25 +42,25 @@ fn tokens(criterion: &mut Criterion) {
         let signer = Signer::of(alg);
         let (policy, token) = (policy(&[&signer], 1), signer.token(8));
         group.bench_function(alg, |bench| {
-            bench.iter(|| validate(black_box(&token), &policy, &trust, NOW).unwrap());
+            bench.iter(|| validate(black_box(&token), policy.authn(), &trust, NOW).unwrap());
         });
     }
     group.finish();
     let signer = Signer::ed25519(1);
     let token = signer.token(8);
     let policy = policy(&[&signer], 1);
-    let verified = validate(&token, &policy, &trust, NOW).unwrap();
+    let verified = validate(&token, policy.authn(), &trust, NOW).unwrap();
     let mut verdicts = Verdicts::new(BuildHasherDefault::<DefaultHasher>::default());
     verdicts.accept(
         &token,
         verified.proof(),
-        Rc::new(policy.standing(&verified)),
+        Rc::new(policy.authz().evaluate(&verified, policy.authn())),
         0,
         &trust,
     );
     let mut again = || {
         verdicts
-            .get(black_box(token.as_bytes()), &policy, &trust, || NOW)
+            .get(black_box(token.as_bytes()), policy.authn(), &trust, || NOW)
             .unwrap()
             .unwrap()
     };
@@ -80,12 +78,14 @@ fn growth(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rules");
     for count in [1, 10, 100, 1_000] {
         let policy = policy(&[&signer], count);
-        let standing = policy.standing(&validate(&signer.token(8), &policy, &trust, NOW).unwrap());
+        let token = validate(&signer.token(8), policy.authn(), &trust, NOW).unwrap();
+        let results = policy.authz().evaluate(&token, policy.authn());
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
-            let request = policy.canonical(&request).unwrap();
+            let request = policy.authz().canonical(&request).unwrap();
             bench.iter(|| {
                 policy
-                    .authorize(black_box(&request), &standing, Freshness::default())
+                    .authz()
+                    .authorize(black_box(&request), &results, Freshness::default())
                     .unwrap();
             });
         });
@@ -98,7 +98,7 @@ fn growth(criterion: &mut Criterion) {
         let token = signers.last().unwrap().token(8);
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
             bench.iter(|| {
-                check(black_box(&token), &policy, &trust, || NOW)
+                check(black_box(&token), policy.authn(), &trust, || NOW)
                     .map(drop)
                     .unwrap();
             });
@@ -111,7 +111,7 @@ fn growth(criterion: &mut Criterion) {
         let token = signer.token(count);
         group.bench_function(BenchmarkId::from_parameter(count), |bench| {
             bench.iter(|| {
-                check(black_box(&token), &policy, &trust, || NOW)
+                check(black_box(&token), policy.authn(), &trust, || NOW)
                     .map(drop)
                     .unwrap();
             });
@@ -174,6 +174,6 @@ fn bundle(count: u64) -> (KeySet, String) {
     };
     let input = snapshot.full(times).signing_input(pin.kid());
     let pins = json!({"keys": [pin.jwk()]}).to_string();
-    let pins = KeySet::from_config(&pins, &[meshseal_core::alg::Alg::EdDsa], false).unwrap();
+    let pins = KeySet::from_config(&pins, &[meshseal_core::jose::Alg::EdDsa], false).unwrap();
     (pins, pin.seal(input))
 }

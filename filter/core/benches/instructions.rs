@@ -22,11 +22,10 @@ use std::process::{Command, ExitCode};
 use std::rc::Rc;
 
 use fixtures::{NOW, Signer, policy, revoked};
-use meshseal_core::cache::Verdicts;
-use meshseal_core::policy::Request;
+use meshseal_core::authn::{Trust, Verdicts, check, validate};
+use meshseal_core::authz::Request;
+use meshseal_core::bundle::Freshness;
 use meshseal_core::revocation::{index_of, jti_with_index};
-use meshseal_core::trust::{Freshness, Trust};
-use meshseal_core::validate::{check, validate};
 use serde::{Deserialize, Serialize};
 
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
@@ -68,20 +67,20 @@ fn run(case: &str, times: u64) {
     let signer = Signer::ed25519(1);
     let (policy, trust) = (policy(&[&signer], 10), Trust::new());
     let token = signer.token(if case.contains("50 claims") { 50 } else { 8 });
-    let verified = validate(&token, &policy, &trust, NOW).unwrap();
+    let verified = validate(&token, policy.authn(), &trust, NOW).unwrap();
     match case {
         "a repeated token" => {
             let mut verdicts = Verdicts::new(BuildHasherDefault::<DefaultHasher>::default());
             verdicts.accept(
                 &token,
                 verified.proof(),
-                Rc::new(policy.standing(&verified)),
+                Rc::new(policy.authz().evaluate(&verified, policy.authn())),
                 0,
                 &trust,
             );
             repeat(times, || {
                 verdicts
-                    .get(black_box(token.as_bytes()), &policy, &trust, || NOW)
+                    .get(black_box(token.as_bytes()), policy.authn(), &trust, || NOW)
                     .is_some()
             });
         }
@@ -91,14 +90,18 @@ fn run(case: &str, times: u64) {
                 host: "orders",
                 path: "/orders/1",
             };
-            let standing = policy.standing(&verified);
+            let results = policy.authz().evaluate(&verified, policy.authn());
             let allowed = |request| {
                 policy
-                    .authorize(&request, &standing, Freshness::default())
+                    .authz()
+                    .authorize(&request, &results, Freshness::default())
                     .is_ok()
             };
             repeat(times, || {
-                policy.canonical(black_box(&request)).is_ok_and(allowed)
+                policy
+                    .authz()
+                    .canonical(black_box(&request))
+                    .is_ok_and(allowed)
             });
         }
         "revocation among 10000" => {
@@ -106,7 +109,7 @@ fn run(case: &str, times: u64) {
             repeat(times, || !set.contains(index_of(black_box(&jti)).unwrap()));
         }
         _ => repeat(times, || {
-            check(black_box(&token), &policy, &trust, || NOW).is_ok()
+            check(black_box(&token), policy.authn(), &trust, || NOW).is_ok()
         }),
     }
 }

@@ -21,10 +21,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use ed25519_dalek::Signer as _;
-use meshseal_core::alg::Alg;
 use meshseal_core::base64url;
+use meshseal_core::jose::Alg;
 use meshseal_core::keys::KeySet;
-use meshseal_core::{KeyTables, Portable, SignatureVerifier};
+use meshseal_core::keys::{KeyTables, Portable, SignatureVerifier};
 use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use crate::alg::Family;
+use crate::jose::alg::Family;
 
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;

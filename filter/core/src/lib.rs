@@ -4,15 +4,17 @@
 //! A request's token takes one way through this crate:
 //!
 //! ```text
-//! token text ─ token (form, V1–V3) ─ header (V4, V8) ─ claims (types, V13) ─ validate::check ─▶ Checked
-//!                        keys ◀── trust (bundle, fetched sets, revocation) ──┘        │ signature, revocation
-//!                                                                                     ▼
-//!                              policy::authorize (route, scopes, staleness) ◀──── Verified
+//! token text ─ jose::token (form, V1–V3) ─ header (V4, V8) ─ claims (types, V13) ─▶ authn::check
+//!                                                                                      │
+//!      keys ◀── authn::Trust (bundle, fetched sets, revocation) ── signature, revocation
+//!                                                                                      ▼
+//!                        authz::authorize (route, scopes, staleness) ◀──── authn::Verified
 //! ```
 //!
-//! [`validate`] is the one place that states the order of the checks, [`rejection`] names every way
-//! to fail, [`limits`] holds every budget. What issuer and filter must agree on is [`bundle`] and
-//! [`revocation`].
+//! [`authn::check`] states the order of the checks, [`rejection`] names every way to fail, [`limits`]
+//! holds every budget. Issuer and filter must agree on [`bundle`] and [`revocation`]. A module
+//! imports only those before it in this list: [`jose`], crypto, [`keys`] and [`revocation`],
+//! [`bundle`], [`authn`], [`authz`], [`policy`], [`config`].
 #![no_std]
 #![deny(
     clippy::std_instead_of_core,
@@ -28,29 +30,24 @@
 
 extern crate alloc;
 
-pub mod alg;
+pub mod authn;
+pub mod authz;
 pub mod base64url;
 pub mod bundle;
 pub mod bytes;
-pub mod cache;
-pub mod claims;
 pub mod config;
 mod crypto;
 pub mod der;
-pub mod header;
 mod inline;
+pub mod jose;
 pub mod json;
 pub mod keys;
 pub mod limits;
+pub mod matcher;
 mod pem;
 pub mod policy;
 pub mod rejection;
 pub mod revocation;
-pub mod token;
-pub mod trust;
-pub mod validate;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-
-pub use crypto::{KeyTables, Portable, SignatureVerifier};

@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::Serialize;
 use sha2::Sha256;
 
-use crate::claims::Claims;
+use crate::jose::Claims;
 use crate::rejection::Rejection;
 use crate::{base64url, limits};
 

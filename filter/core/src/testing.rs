@@ -123,7 +123,7 @@ mod policies {
         merge(&mut jwt_rule, rule);
         let mut config = json!({ "jwtRules": [jwt_rule] });
         merge(&mut config, json!({ "rules": rules }));
-        Policy::from_json(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
+        crate::config::read_policy(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
     /// A configuration with one issuer whose keys come in bundles signed by `pin`.
@@ -135,6 +135,6 @@ mod policies {
             "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
         });
         merge(&mut config, json!({ "rules": rules }));
-        Policy::from_json(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
+        crate::config::read_policy(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
     }
 }

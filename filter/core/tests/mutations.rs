@@ -20,11 +20,10 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair};
 use aws_lc_rs::{hmac, rsa::KeySize};
 use jwt_compact::UntrustedToken;
-use meshseal_core::alg::Alg;
+use meshseal_core::authn::{Trust, hints, signature_only, validate};
+use meshseal_core::jose::Alg;
 use meshseal_core::keys::KeySet;
 use meshseal_core::policy::Policy;
-use meshseal_core::trust::Trust;
-use meshseal_core::validate::{hints, signature_only, validate};
 use meshseal_core::{base64url, der};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -132,7 +131,8 @@ fn token(alg: Alg) -> String {
 }
 
 /// One rule with the keys of all algorithms, so that a changed header has every other key to go to.
-static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::from_json(&configuration()).unwrap());
+static POLICY: LazyLock<Policy> =
+    LazyLock::new(|| meshseal_core::config::read_policy(&configuration()).unwrap());
 
 fn configuration() -> String {
     let rule = json!({"issuer": "https://issuer.test", "audiences": ["orders"], "algorithms": Alg::ALL.map(Alg::name),
@@ -141,7 +141,7 @@ fn configuration() -> String {
 }
 
 fn accepted(token: &str) -> bool {
-    validate(token, &POLICY, &Trust::new(), NOW).is_ok()
+    validate(token, POLICY.authn(), &Trust::new(), NOW).is_ok()
 }
 
 /// Every change of one bit, every cut at either end, and every insertion of one of `.=A \n`; a
@@ -427,7 +427,7 @@ proptest! {
             prop_assert!(hints(text).is_none());
         }
         for text in [noise, parts, edited(&configuration(), &edits)] {
-            drop(Policy::from_json(&text));
+            drop(meshseal_core::config::read_policy(&text));
             drop(KeySet::from_provider(&text, &Alg::ALL));
             let _ = Trust::new().accept_bundle(&text, &SET, NOW);
         }

@@ -8,11 +8,11 @@
     reason = "helpers of tests: a surprise must stop the test"
 )]
 
-use meshseal_core::alg::Alg;
+use meshseal_core::authn::signature_only;
 use meshseal_core::base64url;
+use meshseal_core::jose::Alg;
 use meshseal_core::keys::{self, KeySet};
 use meshseal_core::rejection::Rejection;
-use meshseal_core::validate::signature_only;
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -10,10 +10,9 @@
     reason = "helpers of tests: a surprise must stop the test"
 )]
 
-use meshseal_core::alg::Alg;
 use meshseal_core::base64url;
-use meshseal_core::keys::{Key, KeySet};
-use meshseal_core::{KeyTables, Portable, SignatureVerifier as _};
+use meshseal_core::jose::Alg;
+use meshseal_core::keys::{Key, KeySet, KeyTables, Portable, SignatureVerifier as _};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

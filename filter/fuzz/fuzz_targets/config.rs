@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use meshseal_core::policy::Policy;
+use meshseal_core::config::read_policy;
 
 fuzz_target!(|text: &str| {
-    if let Err(errors) = Policy::from_json(text) {
+    if let Err(errors) = read_policy(text) {
         assert!(errors.iter().next().is_some());
     }
 });

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use meshseal_core::alg::Alg;
+use meshseal_core::jose::Alg;
 use meshseal_core::keys::KeySet;
 
 fuzz_target!(|text: &str| {

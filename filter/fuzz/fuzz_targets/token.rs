@@ -4,9 +4,8 @@
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
+use meshseal_core::authn::{Trust, hints, validate};
 use meshseal_core::policy::Policy;
-use meshseal_core::trust::Trust;
-use meshseal_core::validate::{hints, validate};
 
 const CONFIG: &str = r#"{"jwtRules":[{"issuer":"i","audiences":["a"],"jwks":{"keys":[
     {"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}}]}"#;
@@ -14,7 +13,8 @@ const CONFIG: &str = r#"{"jwtRules":[{"issuer":"i","audiences":["a"],"jwks":{"ke
 static POLICY: OnceLock<Policy> = OnceLock::new();
 
 fuzz_target!(|token: &str| {
-    let policy = POLICY.get_or_init(|| Policy::from_json(CONFIG).expect("a good configuration"));
-    assert!(validate(token, policy, &Trust::new(), 1_700_000_000).is_err());
+    let policy = POLICY
+        .get_or_init(|| meshseal_core::config::read_policy(CONFIG).expect("a good configuration"));
+    assert!(validate(token, policy.authn(), &Trust::new(), 1_700_000_000).is_err());
     let _ = hints(token);
 });

@@ -5,10 +5,9 @@ use std::hash::RandomState;
 use std::rc::Rc;
 use std::time::Duration;
 
+use meshseal_core::authn::{Trust, Verdicts};
 use meshseal_core::bundle::BundleError;
-use meshseal_core::cache::Verdicts;
 use meshseal_core::policy::Policy;
-use meshseal_core::trust::Trust;
 
 use crate::decide::Admitted;
 use crate::host::{Host, Level};
@@ -98,7 +97,7 @@ impl Active {
             ]);
         }
         let text = std::str::from_utf8(text).map_err(|_| vec![NOT_TEXT.to_owned()])?;
-        let policy = Policy::from_json(text)
+        let policy = meshseal_core::config::read_policy(text)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         for warning in policy.warnings() {
             host.log(Level::Warn, &format!("configuration: {warning}"));
@@ -107,15 +106,15 @@ impl Active {
         registry::hand_down(&policy, &mut trust);
         let metrics = Metrics::define(host, policy.stat_prefix());
         accept_embedded(host, &policy, &mut trust, &metrics)?;
-        metrics.add(Count::JwksSkippedKeys, policy.skipped_inline_keys());
-        for (rule, passed) in policy.passed_over_inline_keys() {
+        metrics.add(Count::JwksSkippedKeys, policy.authn().skipped_inline_keys());
+        for (rule, passed) in policy.authn().passed_over_inline_keys() {
             host.log(
                 Level::Info,
                 &format!("jwtRules[{rule}].jwks: passed over {}", passed.problem),
             );
         }
         let mut sanitized: Vec<Box<str>> = Vec::new();
-        for name in policy.sanitized_headers() {
+        for name in policy.authn().sanitized_headers() {
             if sanitized.iter().all(|known| **known != *name) {
                 sanitized.push(name.into());
             }
@@ -149,6 +148,7 @@ fn accept_embedded(
     metrics: &Metrics,
 ) -> Result<(), Vec<String>> {
     let Some((config, jws)) = policy
+        .authn()
         .trust_bundle()
         .and_then(|config| Some((config, config.embedded.as_deref()?)))
     else {

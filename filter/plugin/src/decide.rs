@@ -8,11 +8,11 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use meshseal_core::config::{JwtRule, KeySource};
-use meshseal_core::policy::{CanonicalRequest, Policy, Standing};
+use meshseal_core::authn::{self, JwtRule, KeySource, Moment, Trust, Verified};
+use meshseal_core::authz::{CanonicalRequest, RuleResults};
+use meshseal_core::bundle::Freshness;
+use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
-use meshseal_core::trust::{Freshness, Moment, Trust};
-use meshseal_core::validate::{self, Verified};
 
 use crate::config::Active;
 use crate::headers::RequestHeaders;
@@ -51,7 +51,7 @@ pub(crate) struct Accepted<'a> {
 /// What is remembered of a good token: all that a request asks of it.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    standing: Standing,
+    standing: RuleResults,
     outputs: Outputs,
 }
 
@@ -96,14 +96,14 @@ fn admit<'a>(
     if policy.bypass_cors_preflight() && headers.is_cors_preflight(&request) {
         return Ok(Verdict::Preflight);
     }
-    let canonical = policy.canonical(&request)?;
-    let canonical = if policy.needs_scheme(&canonical) {
+    let canonical = policy.authz().canonical(&request)?;
+    let canonical = if policy.authz().needs_scheme(&canonical) {
         canonical.with_default_ports(headers.default_ports())
     } else {
         canonical
     };
     let located = match active.places.locate(headers, request.path) {
-        Err(Rejection::TokenMissing) if policy.admits_anonymous(&canonical) => {
+        Err(Rejection::TokenMissing) if policy.authz().admits_anonymous(&canonical) => {
             return Ok(Verdict::Anonymous);
         }
         located => located?,
@@ -173,14 +173,14 @@ fn validate(
     let mut verdicts = active.verdicts.try_borrow_mut().ok();
     let known = verdicts
         .as_mut()
-        .and_then(|verdicts| verdicts.get(located.bytes(), policy, trust, seconds));
+        .and_then(|verdicts| verdicts.get(located.bytes(), policy.authn(), trust, seconds));
     if let Some(known) = known {
         return known;
     }
     let begun = host.steady();
     let checked = located
         .text()
-        .and_then(|token| Ok((token, validate::check(token, policy, trust, seconds)?)));
+        .and_then(|token| Ok((token, authn::check(token, policy.authn(), trust, seconds)?)));
     let (token, checked) = checked.map_err(|rejection| {
         if located.is_joined() {
             Rejection::TokenRepeated
@@ -229,6 +229,7 @@ impl Admitted {
     ) -> Result<Self, Rejection> {
         let policy = &active.policy;
         let rule = policy
+            .authn()
             .jwt_rules()
             .get(verified.jwt_rule())
             .ok_or(Rejection::IssuerUnknown)?;
@@ -238,7 +239,7 @@ impl Admitted {
             }
         });
         Ok(Self {
-            standing: policy.standing(verified),
+            standing: policy.authz().evaluate(verified, policy.authn()),
             outputs,
         })
     }
@@ -262,9 +263,10 @@ fn authorize<'a>(
         .jwt_rule()
         .filter(|rule| located.is_expected_by(*rule));
     let rule = index
-        .and_then(|index| policy.jwt_rules().get(index))
+        .and_then(|index| policy.authn().jwt_rules().get(index))
         .ok_or(Rejection::IssuerUnknown)?;
     policy
+        .authz()
         .authorize(request, &admitted.standing, freshness)
         .map_err(|denied| Refusal {
             rejection: denied.rejection,
@@ -294,11 +296,11 @@ fn sources(active: &Active, located: &Located<'_>, rejection: Rejection) -> Vec<
     let issuer = located
         .text()
         .ok()
-        .and_then(validate::hints)
+        .and_then(authn::hints)
         .and_then(|hints| hints.issuer);
     let rules = issuer
         .iter()
-        .flat_map(|issuer| active.policy.jwt_rules_for(issuer));
+        .flat_map(|issuer| active.policy.authn().jwt_rules_for(issuer));
     let source = |(index, rule): (usize, &JwtRule)| match &rule.keys {
         KeySource::Inline(_) => None,
         KeySource::Bundle => unknown.then_some(Source::Bundle),

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use meshseal_core::config::Mode;
 use meshseal_core::limits;
+use meshseal_core::policy::Mode;
 use meshseal_core::rejection::Rejection;
 
 use crate::config::{Active, Ticked};
@@ -184,7 +184,9 @@ impl<H: Host> Engine<H> {
             return;
         };
         let now = Ticked::now(&self.host);
-        if now.jumped_since(active.ticked.replace(now)) && active.policy.trust_bundle().is_some() {
+        if now.jumped_since(active.ticked.replace(now))
+            && active.policy.authn().trust_bundle().is_some()
+        {
             active.bundle.urge(self.host.steady());
         }
     }
@@ -196,7 +198,7 @@ impl<H: Host> Engine<H> {
         let Ok(mut trust) = active.trust.try_borrow_mut() else {
             return;
         };
-        for rule in trust.age_jwks(&active.policy, self.host.steady()) {
+        for rule in trust.age_jwks(active.policy.authn(), self.host.steady()) {
             let line = format!(
                 "jwtRules[{rule}]: fetched keys are older than staleness.maxAge; rejecting its tokens with 503"
             );
@@ -240,7 +242,7 @@ impl<H: Host> Engine<H> {
     fn hear(&mut self, finished: Finished) -> Option<(Source, Heard)> {
         let (host, active) = (&self.host, self.active.as_mut()?);
         let mut trust = active.trust.try_borrow_mut().ok()?;
-        if let Some(config) = active.policy.trust_bundle()
+        if let Some(config) = active.policy.authn().trust_bundle()
             && let Some(heard) =
                 active
                     .bundle
@@ -266,7 +268,7 @@ impl<H: Host> Engine<H> {
         let Ok(trust) = active.trust.try_borrow() else {
             return;
         };
-        if let Some(config) = active.policy.trust_bundle() {
+        if let Some(config) = active.policy.authn().trust_bundle() {
             active
                 .bundle
                 .tick(host, config, &active.me, &trust, &active.metrics);
@@ -329,7 +331,7 @@ impl<H: Host> Engine<H> {
         let bundle = self
             .active
             .as_ref()
-            .filter(|active| active.policy.trust_bundle().is_some());
+            .filter(|active| active.policy.authn().trust_bundle().is_some());
         let due = bundle.and_then(|active| active.bundle.due()).into_iter();
         let due = due
             .chain(self.active.as_ref().and_then(|active| active.jwks.due()))

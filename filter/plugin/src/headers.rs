@@ -1,9 +1,9 @@
 //! The headers of one request as they came, repetition included.
 
 use meshseal_abi::{HeaderMap, Pairs};
+use meshseal_core::authz::Request;
+use meshseal_core::authz::host::DefaultPorts;
 use meshseal_core::bytes;
-use meshseal_core::policy::Request;
-use meshseal_core::policy::host::DefaultPorts;
 use meshseal_core::rejection::Rejection;
 
 /// All request headers, in order: a header map as the ABI lays it out, read where it lies. A

@@ -7,8 +7,8 @@
 //!
 //! `Authorization: Basic …` is no token: where `Bearer ` is looked for, such a request has none.
 
+use meshseal_core::authn::JwtRule;
 use meshseal_core::bytes;
-use meshseal_core::config::JwtRule;
 use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
 
@@ -160,7 +160,7 @@ impl<'a> Located<'a> {
 impl Places {
     pub(crate) fn of(policy: &Policy) -> Self {
         let mut entries: Vec<Entry> = Vec::new();
-        for (rule, jwt_rule) in policy.jwt_rules().iter().enumerate() {
+        for (rule, jwt_rule) in policy.authn().jwt_rules().iter().enumerate() {
             for place in Place::all_of(jwt_rule) {
                 match entries.iter_mut().find(|entry| entry.place == place) {
                     Some(entry) => entry.rules.push(rule),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 fn places(rule: Value) -> Places {
     let config = inline_config(&[&TestKey::new("a", 1)], rule, json!({}));
-    Places::of(&Policy::from_json(&config).unwrap())
+    Places::of(&meshseal_core::config::read_policy(&config).unwrap())
 }
 
 fn headers(pairs: &[(&str, &str)]) -> RequestHeaders {
@@ -266,7 +266,7 @@ fn prefix_decides_whose_token_it_is() {
     other["issuer"] = json!("https://other.example");
     other["fromHeaders"] = json!([{ "name": "authorization" }]);
     config["jwtRules"].as_array_mut().unwrap().push(other);
-    let places = Places::of(&Policy::from_json(&config.to_string()).unwrap());
+    let places = Places::of(&meshseal_core::config::read_policy(&config.to_string()).unwrap());
     for (value, rules) in [("Bearer t.o.k", [true, false]), ("t.o.k", [false, true])] {
         let headers = headers(&[("authorization", value)]);
         let located = places.locate(&headers, "/").unwrap();

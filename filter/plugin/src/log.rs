@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use meshseal_core::authn::{self, Verified};
 use meshseal_core::rejection::Rejection;
-use meshseal_core::validate::{self, Verified};
 
 use crate::outputs::Omission;
 
@@ -14,8 +14,8 @@ const MAX_FIELD_CHARS: usize = 64;
 
 /// The line for a refused request.
 pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -> String {
-    let hints = token.and_then(validate::hints);
-    let said = |read: fn(&validate::Hints) -> &Option<Box<str>>| {
+    let hints = token.and_then(authn::hints);
+    let said = |read: fn(&authn::Hints) -> &Option<Box<str>>| {
         hints.as_ref().and_then(|hints| read(hints).as_deref())
     };
     let mut line = format!(

@@ -15,9 +15,8 @@ use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use meshseal_core::config::{JwtRule, OnUnsafe};
+use meshseal_core::authn::{JwtRule, OnUnsafe, Verified};
 use meshseal_core::json::{Kind, Value};
-use meshseal_core::validate::Verified;
 
 /// Outputs of a token. They hold for every request that brings it, so they are made once.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -245,10 +244,9 @@ fn push_header_value(out: &mut String, value: Value<'_>) -> Result<(), Reason> {
 mod tests {
     use super::*;
     use crate::testing::{START, TestKey, inline_config, token};
+    use meshseal_core::authn::Trust;
+    use meshseal_core::authn::validate;
     use meshseal_core::json::{Budget, Document};
-    use meshseal_core::policy::Policy;
-    use meshseal_core::trust::Trust;
-    use meshseal_core::validate::validate;
     use serde_json::json;
 
     fn value_of(json: &str) -> Option<String> {
@@ -317,10 +315,11 @@ mod tests {
     /// out.
     fn outputs(rule: serde_json::Value, claims: serde_json::Value) -> (Headers, Omitted, bool) {
         let key = TestKey::new("a", 1);
-        let policy = Policy::from_json(&inline_config(&[&key], rule, json!({}))).unwrap();
+        let policy =
+            meshseal_core::config::read_policy(&inline_config(&[&key], rule, json!({}))).unwrap();
         let token = token(&key, claims);
-        let verified = validate(&token, &policy, &Trust::new(), START).unwrap();
-        let (rule, mut omitted) = (&policy.jwt_rules()[0], Vec::new());
+        let verified = validate(&token, policy.authn(), &Trust::new(), START).unwrap();
+        let (rule, mut omitted) = (&policy.authn().jwt_rules()[0], Vec::new());
         let outputs = Outputs::of(rule, &verified, &token, |omission| {
             omitted.push((omission.header.to_owned(), omission.reason, omission.bytes));
         });

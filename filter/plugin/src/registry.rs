@@ -5,9 +5,9 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 
+use meshseal_core::authn::{Moment, Trust};
 use meshseal_core::keys::Key;
 use meshseal_core::policy::Policy;
-use meshseal_core::trust::{Moment, Trust};
 
 use crate::host::Host;
 
@@ -46,7 +46,12 @@ pub(crate) fn hand_down(policy: &Policy, trust: &mut Trust) {
         };
         for older in known.iter().rev() {
             if let Ok(theirs) = older.trust.try_borrow() {
-                trust.inherit(policy, &theirs, &older.policy);
+                trust.inherit(
+                    policy.authn(),
+                    &theirs,
+                    older.policy.authn(),
+                    older.policy.staleness_bound(),
+                );
             }
         }
     });
@@ -65,7 +70,7 @@ pub(crate) fn share(policy: &Policy, trust: &Rc<RefCell<Trust>>) {
             .filter(|other| !Rc::ptr_eq(&other.trust, trust))
         {
             if let Ok(mut theirs) = other.trust.try_borrow_mut() {
-                theirs.adopt(&other.policy, &newer, policy);
+                theirs.adopt(other.policy.authn(), &newer, policy.staleness_bound());
             }
         }
     });
@@ -101,7 +106,7 @@ pub(crate) fn with_keys(look: impl FnOnce(&mut dyn Iterator<Item = &Key>)) {
         let trusts: Result<Vec<Ref<'_, Trust>>, _> =
             in_use().map(|entry| entry.trust.try_borrow()).collect();
         let Ok(trusts) = trusts else { return };
-        let inline = in_use().flat_map(|entry| entry.policy.inline_keys());
+        let inline = in_use().flat_map(|entry| entry.policy.authn().inline_keys());
         look(&mut inline.chain(trusts.iter().flat_map(|trust| trust.keys())));
     });
 }

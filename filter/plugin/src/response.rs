@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use meshseal_abi::header_map;
-use meshseal_core::config::Challenge;
+use meshseal_core::policy::Challenge;
 use meshseal_core::rejection::{Class, Rejection};
 
 use crate::host::Reply;

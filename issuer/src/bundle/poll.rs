@@ -4,9 +4,8 @@ use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
 use axum::http::HeaderMap;
 use meshseal_core::bundle::{
-    PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER,
+    PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER, StalenessBound,
 };
-use meshseal_core::policy::StalenessBound;
 use serde::Deserialize;
 
 use super::publisher::Publisher;

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use meshseal_core::policy::StalenessBound;
+use meshseal_core::bundle::StalenessBound;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 

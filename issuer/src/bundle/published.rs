@@ -8,10 +8,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use meshseal_core::KeyTables;
-use meshseal_core::alg::Alg;
 use meshseal_core::bundle::{IssuerTrust, PublishedKey, Snapshot, jwks_text};
-use meshseal_core::keys::{Key, KeyId, KeySet};
+use meshseal_core::jose::Alg;
+use meshseal_core::keys::{Key, KeyId, KeySet, KeyTables};
 use meshseal_core::revocation::Epochs;
 
 use crate::keys::{Algorithm, KeyRecord, KeyState, MasterKey, Purpose, Signer};

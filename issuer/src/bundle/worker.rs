@@ -1,7 +1,7 @@
 //! One worker of a proxy: what it holds, and until when it may act on it.
 
+use meshseal_core::bundle::StalenessBound;
 use meshseal_core::limits::MAX_CLOCK_SKEW_S;
-use meshseal_core::policy::StalenessBound;
 
 use super::proxies::{Contact, LIVE_ELSEWHERE_S, LIVE_S};
 use crate::clock::Time;

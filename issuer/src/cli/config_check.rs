@@ -93,7 +93,7 @@ fn verdict(name: &str, found: &Found) -> Option<bool> {
                 .map(|Mistakes(mistakes)| Mistakes(mistakes).to_string()),
         ),
         What::Plugin(text) => {
-            let policy = Policy::from_json(text);
+            let policy = meshseal_core::config::read_policy(text);
             for warning in policy.iter().flat_map(Policy::warnings) {
                 print(&format!("{name}: warning{place}: {warning}"));
             }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use meshseal_core::alg::Alg;
+use meshseal_core::authn::Trust;
+use meshseal_core::jose::Alg;
 use meshseal_core::keys::KeySet;
 use meshseal_core::policy::Policy;
-use meshseal_core::trust::Trust;
 use serde_json::{Map, Value, json};
 
 use super::{Failure, note};
@@ -74,7 +74,7 @@ pub(super) fn give(
 ) -> Result<(), Failure> {
     KeySet::from_provider(jwks, &Alg::ALL)
         .map_err(|problem| Failure::usage(format!("--jwks: {problem}")))?;
-    match trust.accept_jwks(rule, jwks, policy, Duration::ZERO) {
+    match trust.accept_jwks(rule, jwks, policy.authn(), Duration::ZERO) {
         Ok(set) => set
             .passed_over()
             .iter()

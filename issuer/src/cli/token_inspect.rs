@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use meshseal_core::base64url;
+use meshseal_core::jose::token::Compact;
 use meshseal_core::json::{Budget, Document};
-use meshseal_core::token::Compact;
 
 use super::tokens_in::next_token;
 use super::{Failure, Outcome, note, print};

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use meshseal_core::authn::{Trust, Verified, signature_only, validate};
+use meshseal_core::authz::Request;
 use meshseal_core::json::{Budget, Document};
 use meshseal_core::keys::KeySet;
-use meshseal_core::policy::{Policy, Request};
+use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
-use meshseal_core::trust::Trust;
-use meshseal_core::validate::{Verified, signature_only, validate};
 use serde_json::{Map, Value, json};
 
 use super::tokens_in::next_token;
@@ -125,17 +125,18 @@ impl Verify {
         now: u64,
     ) -> Result<Verified, Rejection> {
         let (Some(method), Some(path)) = (&self.method, &self.path) else {
-            return validate(token, policy, trust, now);
+            return validate(token, policy.authn(), trust, now);
         };
         let request = Request {
             method,
             host: &self.host,
             path,
         };
-        let request = policy.canonical(&request)?;
-        let verified = validate(token, policy, trust, now)?;
-        let standing = policy.standing(&verified);
+        let request = policy.authz().canonical(&request)?;
+        let verified = validate(token, policy.authn(), trust, now)?;
+        let standing = policy.authz().evaluate(&verified, policy.authn());
         policy
+            .authz()
             .authorize(&request, &standing, trust.freshness(now))
             .map_err(|denied| denied.rejection)?;
         Ok(verified)
@@ -156,7 +157,8 @@ impl Verify {
             (None, Some(jwks)) => self.own_configuration(jwks)?,
             (None, None) => return Err(Failure::usage("--config or --jwks is needed")),
         };
-        let policy = Policy::from_json(&configuration.to_string()).map_err(Failure::usage)?;
+        let policy = meshseal_core::config::read_policy(&configuration.to_string())
+            .map_err(Failure::usage)?;
         let mut trust = self.trust(&policy, now)?;
         for rule in given {
             key_file::give(
@@ -202,7 +204,7 @@ impl Verify {
     /// whatever they are) can be given; and the indices of those rules.
     fn with_given_keys(&self, mut configuration: Value) -> Result<(Value, Vec<usize>), Failure> {
         // What is wrong as it stands must not become right by the change.
-        Policy::from_json(&configuration.to_string()).map_err(Failure::usage)?;
+        meshseal_core::config::read_policy(&configuration.to_string()).map_err(Failure::usage)?;
         let mut given = Vec::new();
         let rules = configuration
             .get_mut("jwtRules")
@@ -234,7 +236,7 @@ impl Verify {
 
     fn trust(&self, policy: &Policy, now: u64) -> Result<Trust, Failure> {
         let mut trust = Trust::new();
-        let Some(configured) = policy.trust_bundle() else {
+        let Some(configured) = policy.authn().trust_bundle() else {
             return Ok(trust);
         };
         let given = self.bundle.as_ref().map(documents::read_text).transpose()?;

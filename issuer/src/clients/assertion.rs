@@ -1,10 +1,8 @@
 //! `private_key_jwt` (RFC 7523 §3 as tightened by draft-ietf-oauth-rfc7523bis): I10.
 
-use meshseal_core::KeyTables;
-use meshseal_core::config::{JwtRule, TokenType};
-use meshseal_core::keys::KeySet;
+use meshseal_core::authn::{JwtRule, TokenType, hints, validate_with};
+use meshseal_core::keys::{KeySet, KeyTables};
 use meshseal_core::rejection::Rejection;
-use meshseal_core::validate::{hints, validate_with};
 
 /// `client_assertion_type` of a JWT.
 pub const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";

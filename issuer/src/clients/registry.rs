@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
-use meshseal_core::KeyTables;
-use meshseal_core::keys::KeySet;
+use meshseal_core::keys::{KeySet, KeyTables};
 
 use super::{Client, Rate};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meshseal_core::alg::Alg;
+use meshseal_core::jose::Alg;
 use meshseal_core::keys::KeySet;
 
 use super::{Access, Client, ClientAuth, SecretHash};

@@ -28,7 +28,7 @@ pub fn metadata(config: &Config) -> Map<String, Value> {
     ]);
     // Algorithms that client keys may have. The issuer's own algorithm would mislead a client that
     // signs assertions.
-    let signing: Vec<&str> = meshseal_core::alg::Alg::ALL
+    let signing: Vec<&str> = meshseal_core::jose::Alg::ALL
         .iter()
         .filter(|alg| !alg.is_symmetric())
         .map(|alg| alg.name())

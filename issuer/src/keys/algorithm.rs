@@ -1,6 +1,6 @@
 //! What the issuer signs with.
 
-use meshseal_core::alg::Alg;
+use meshseal_core::jose::Alg;
 
 /// A signature algorithm of the issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

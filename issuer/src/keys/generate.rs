@@ -127,7 +127,7 @@ mod tests {
                 .token(b"{}")
                 .unwrap();
             assert_eq!(
-                meshseal_core::validate::signature_only(&token, &keys),
+                meshseal_core::authn::signature_only(&token, &keys),
                 Ok(()),
                 "{}",
                 algorithm.name()

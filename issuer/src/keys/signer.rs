@@ -4,8 +4,8 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use meshseal_core::authn::signature_only;
 use meshseal_core::keys::KeySet;
-use meshseal_core::validate::signature_only;
 
 use super::{Algorithm, KeyRecord, MasterKey};
 

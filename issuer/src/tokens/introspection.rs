@@ -1,6 +1,6 @@
 //! Introspection (RFC 7662): whom a token's content is told, and what of it (I22).
 
-use meshseal_core::claims::Claims;
+use meshseal_core::jose::Claims;
 use serde_json::{Map, Value, json};
 
 use crate::clients::Client;

@@ -1,11 +1,10 @@
 //! Recognising a token of our own: core's checks, then revocation.
 
+use meshseal_core::authn::{JwtRule, Verified, validate_with};
 use meshseal_core::base64url;
-use meshseal_core::config::JwtRule;
 use meshseal_core::limits::MAX_CLOCK_SKEW_S;
 use meshseal_core::rejection::Rejection;
 use meshseal_core::revocation::index_of;
-use meshseal_core::validate::{Verified, validate_with};
 use serde_json::Value;
 
 use crate::bundle::Published;

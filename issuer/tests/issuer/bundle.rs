@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, header};
+use meshseal_core::authn::Accepted;
 use meshseal_core::base64url;
-use meshseal_core::trust::Accepted;
 use serde_json::Value;
 
 use crate::support::{Answer, Harness, NOW, Proxy, config, decode};

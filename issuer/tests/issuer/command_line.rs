@@ -749,7 +749,7 @@ fn pins_can_be_had_before_the_first_start_and_stay() {
         "trustBundle": { "cluster": "issuer", "keys": first["keys"] },
         "jwtRules": [{ "issuer": "https://i.example", "audiences": ["a"], "trustBundle": true }],
     });
-    meshseal_core::policy::Policy::from_json(&configuration.to_string()).unwrap();
+    meshseal_core::config::read_policy(&configuration.to_string()).unwrap();
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use meshseal_core::authn::Accepted;
 use meshseal_core::revocation::index_of;
-use meshseal_core::trust::Accepted;
 use serde_json::{Value, json};
 
 use crate::support::store::Fickle;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use meshseal_core::trust::Accepted;
+use meshseal_core::authn::Accepted;
 use meshseal_issuer::issuer::Issuer;
 use meshseal_issuer::keys::{Algorithm, KeyChange, KeyRecord, KeyState, Purpose, generate};
 use meshseal_issuer::revocation::{EpochKind, EpochRecord, RevokedToken, Revoker};

@@ -2,9 +2,9 @@
 
 use axum::body::Body;
 use axum::http::{Request, header};
+use meshseal_core::authn::signature_only;
 use meshseal_core::keys::KeySet;
 use meshseal_core::revocation::index_of;
-use meshseal_core::validate::signature_only;
 use meshseal_issuer::keys::{Algorithm, KeyState, Purpose};
 
 use crate::support::{Harness, ISSUER, NOW, config, decode, form_request, secret};

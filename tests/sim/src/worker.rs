@@ -6,16 +6,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use anyhow::{Result, anyhow};
+use meshseal_core::authn::{Accepted, Trust, check};
 use meshseal_core::bundle::{
-    PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER,
+    PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER, Staleness,
 };
-use meshseal_core::config::Staleness;
-use meshseal_core::keys::Key;
+use meshseal_core::keys::{Key, Portable, SignatureVerifier};
 use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
-use meshseal_core::trust::{Accepted, Trust};
-use meshseal_core::validate::check;
-use meshseal_core::{Portable, SignatureVerifier};
 
 /// Remembers what [`Portable`] said about each signature: a history asks the same question hundreds
 /// of times.
@@ -97,7 +94,7 @@ impl Worker {
     /// Returns the headers of its poll.
     #[must_use]
     pub(super) fn poll_headers(&self) -> Vec<(&'static str, String)> {
-        let pins = self.policy.trust_bundle().map(|bundle| {
+        let pins = self.policy.authn().trust_bundle().map(|bundle| {
             let kids: Vec<&str> = bundle.pins.kids().flatten().collect();
             kids.join(",")
         });
@@ -128,6 +125,7 @@ impl Worker {
     #[must_use]
     pub(super) fn pins(&self, kid: &str) -> bool {
         self.policy
+            .authn()
             .trust_bundle()
             .is_some_and(|bundle| bundle.pins.kids().flatten().any(|pin| pin == kid))
     }
@@ -136,6 +134,7 @@ impl Worker {
     #[must_use]
     pub(super) fn serves_stale(&self) -> bool {
         self.policy
+            .authn()
             .trust_bundle()
             .is_some_and(|bundle| bundle.staleness.serve)
     }
@@ -144,7 +143,12 @@ impl Worker {
     #[must_use]
     pub(super) fn may_accept(&self, now: u64) -> bool {
         let freshness = self.trust.freshness(self.time(now));
-        let fresh = match self.policy.trust_bundle().map(|bundle| bundle.staleness) {
+        let fresh = match self
+            .policy
+            .authn()
+            .trust_bundle()
+            .map(|bundle| bundle.staleness)
+        {
             Some(Staleness { serve: true, .. }) => true,
             Some(Staleness {
                 max_age: Some(max_age),
@@ -162,6 +166,7 @@ impl Worker {
     pub(super) fn accept_bundle(&mut self, text: &str, now: u64) -> Result<Accepted> {
         let policy = Rc::clone(&self.policy);
         let config = policy
+            .authn()
             .trust_bundle()
             .ok_or_else(|| anyhow!("the policy has no trust bundle"))?;
         let time = self.time(now);
@@ -177,7 +182,7 @@ impl Worker {
     /// The rejection.
     pub(super) fn decide(&self, token: &str, now: u64) -> Result<(), Rejection> {
         let time = self.time(now);
-        check(token, &self.policy, &self.trust, || time)?.verify(&*self.memo)?;
+        check(token, self.policy.authn(), &self.trust, || time)?.verify(&*self.memo)?;
         if self.may_accept(now) {
             Ok(())
         } else {

@@ -299,5 +299,6 @@ fn policy(replica: &Replica, staleness: &Value) -> Result<Policy> {
         "trustBundle": bundle,
         "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
     });
-    Policy::from_json(&text.to_string()).map_err(|mistakes| anyhow!("{mistakes:?}"))
+    meshseal_core::config::read_policy(&text.to_string())
+        .map_err(|mistakes| anyhow!("{mistakes:?}"))
 }

@@ -7,6 +7,7 @@
 //! same plain data, so that a delta can be proven right.
 
 mod read;
+mod staleness;
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
@@ -16,12 +17,13 @@ use core::ops::RangeInclusive;
 
 use serde::Serialize;
 
-use crate::crypto::{Portable, SignatureVerifier as _};
-use crate::header::Header;
-use crate::keys::{Key, KeySet};
+use crate::jose::header::Header;
+use crate::jose::token::Compact;
+use crate::keys::{Key, KeySet, Portable, SignatureVerifier as _};
 use crate::revocation::{Epochs, IndexSet};
-use crate::token::Compact;
 use crate::{base64url, limits};
+
+pub use staleness::{Freshness, Staleness, StalenessBound};
 
 /// The media type of a bundle; no token has it, so that neither passes for the other (RFC 8725
 /// §3.11).
@@ -42,7 +44,7 @@ pub const PROTOCOL_HEADER: &str = "x-meshseal-protocol";
 pub const PROOF_HEADER: &str = "x-meshseal-proof";
 
 /// Request header with the longest time for which the worker goes on by a bundle: see
-/// [`StalenessBound`](crate::policy::StalenessBound).
+/// [`StalenessBound`].
 pub const STALENESS_HEADER: &str = "x-meshseal-staleness";
 
 /// Request header with the ids of the bundle keys that the worker pins, separated by commas.

@@ -6,12 +6,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::claims::Claims;
+use crate::authn::{Accepted, Moment, Trust, validate};
+use crate::jose::Claims;
 use crate::policy::Policy;
 use crate::rejection::Rejection;
 use crate::testing::{ISSUER, NOW, TestKey, bundle_policy, claims};
-use crate::trust::{Accepted, Freshness, Moment, Trust};
-use crate::validate::validate;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -58,13 +57,13 @@ fn sealed(payload: &Payload, key: &TestKey) -> String {
 fn accept(trust: &mut Trust, payload: &Payload) -> Result<Accepted, BundleError> {
     trust.accept_bundle(
         &sealed(payload, &pin()),
-        &policy().trust_bundle().unwrap().pins,
+        &policy().authn().trust_bundle().unwrap().pins,
         NOW,
     )
 }
 
 fn verdict(trust: &Trust, token: &str) -> Option<Rejection> {
-    validate(token, &policy(), trust, NOW).err()
+    validate(token, policy().authn(), trust, NOW).err()
 }
 
 #[test]
@@ -150,7 +149,7 @@ fn a_heartbeat_refreshes_and_carries_nothing() {
 fn v17_only_a_pinned_key_speaks() {
     let payload = snapshot(1, &[&TestKey::new("k1", 1)]).full(times(NOW));
     let policy = policy();
-    let pins = &policy.trust_bundle().unwrap().pins;
+    let pins = &policy.authn().trust_bundle().unwrap().pins;
     let mut trust = Trust::new();
     let impostor = TestKey::new("pin", 66);
     let stranger = TestKey::new("other", 67);
@@ -194,7 +193,7 @@ fn times_and_sizes_are_bounded() {
     let policy = policy();
     let huge = "a".repeat(limits::MAX_BUNDLE_BYTES + 1);
     assert_eq!(
-        trust.accept_bundle(&huge, &policy.trust_bundle().unwrap().pins, NOW),
+        trust.accept_bundle(&huge, &policy.authn().trust_bundle().unwrap().pins, NOW),
         Err(BundleError::TooLarge)
     );
 }
@@ -202,7 +201,7 @@ fn times_and_sizes_are_bounded() {
 #[test]
 fn content_that_is_no_bundle_is_refused_even_when_signed() {
     let policy = policy();
-    let pins = &policy.trust_bundle().unwrap().pins;
+    let pins = &policy.authn().trust_bundle().unwrap().pins;
     let header = json!({ "alg": "EdDSA", "kid": "pin", "typ": BUNDLE_TYPE });
     let full = |issuers: Value| {
         json!({ "iss": ISSUER, "ver": 1, "iat": NOW, "exp": NOW + 60, "issuers": issuers })
@@ -539,11 +538,21 @@ fn another_configuration_inherits_only_what_its_pins_vouch_for() {
     )
     .unwrap();
     let mut same = Trust::new();
-    same.inherit(&policy(), &old, &policy());
+    same.inherit(
+        policy().authn(),
+        &old,
+        policy().authn(),
+        policy().staleness_bound(),
+    );
     assert_eq!(same.bundle_version(), Some(4));
     let repinned = bundle_policy(&TestKey::new("pin", 201), json!({}), Value::Null);
     let mut other = Trust::new();
-    other.inherit(&repinned, &old, &policy());
+    other.inherit(
+        repinned.authn(),
+        &old,
+        policy().authn(),
+        policy().staleness_bound(),
+    );
     assert_eq!(other.bundle_version(), None);
 }
 
@@ -602,7 +611,7 @@ fn moment(elapsed: u64, shift: i64) -> Moment {
 fn accept_at(trust: &mut Trust, payload: &Payload, now: Moment) -> Result<Accepted, BundleError> {
     trust.accept_bundle(
         &sealed(payload, &pin()),
-        &policy().trust_bundle().unwrap().pins,
+        &policy().authn().trust_bundle().unwrap().pins,
         now,
     )
 }

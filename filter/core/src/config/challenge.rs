@@ -1,31 +1,8 @@
 //! `challenge`: the parameters of `WWW-Authenticate`, and how much a refused caller learns.
 
-use alloc::boxed::Box;
-
 use super::reader::Object;
-use crate::policy::host::Authority;
-
-/// What a refused caller is told besides the status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Challenge {
-    /// `realm` (RFC 9110 §11.5).
-    pub realm: Box<str>,
-    /// `resource_metadata` (RFC 9728 §5.1).
-    pub resource_metadata: Option<Box<str>>,
-    /// Whether the answer says which check failed. Logs, counters and response code details always
-    /// do.
-    pub tells_reason: bool,
-}
-
-impl Default for Challenge {
-    fn default() -> Self {
-        Self {
-            realm: "meshseal".into(),
-            resource_metadata: None,
-            tells_reason: true,
-        }
-    }
-}
+use crate::authz::host::Authority;
+use crate::policy::Challenge;
 
 pub(super) fn read(root: &Object<'_, '_>) -> Challenge {
     let mut read = Challenge::default();

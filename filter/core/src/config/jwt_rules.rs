@@ -6,17 +6,18 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::reader::Object;
-use super::{
-    ClaimToHeader, FromHeader, JwtRule, KeySource, OnUnsafe, RemoteJwks, Staleness, SubjectType,
-    TokenType, problems_at, read_staleness,
+use super::{problems_at, read_staleness};
+use crate::authn::{
+    ClaimToHeader, FromHeader, JwtRule, KeySource, OnUnsafe, RemoteJwks, SubjectType, TokenType,
 };
-use crate::alg::Alg;
+use crate::authz::host::Authority;
+use crate::authz::rules::is_claim_name;
+use crate::bundle::Staleness;
+use crate::jose::Alg;
 use crate::json::{Kind, Value};
 use crate::keys::KeySet;
 use crate::limits;
-use crate::policy::host::Authority;
-use crate::policy::matching::Word;
-use crate::policy::rules::is_claim_name;
+use crate::matcher::StringMatcher;
 
 const FIELDS: [&str; 26] = [
     "issuer",
@@ -97,7 +98,7 @@ fn read_claims(rule: &Object<'_, '_>, read: &mut JwtRule) {
 fn read_subject_type(object: &Object<'_, '_>) -> Option<SubjectType> {
     object.only(&["claim", "clientValues"]);
     let parse = |(at, text): (usize, &str)| {
-        Word::parse(text)
+        StringMatcher::parse(text)
             .map_err(|message| object.mistake(&format!("clientValues[{at}]"), message))
             .ok()
     };

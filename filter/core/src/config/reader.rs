@@ -9,25 +9,7 @@ use core::cell::RefCell;
 use core::fmt;
 
 use crate::json::{Kind, Value};
-
-/// One mistake in a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// Where, such as `jwtRules[0].audiences`.
-    pub path: String,
-    /// What is wrong and what to do about it.
-    pub message: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() {
-            out.write_str(&self.message)
-        } else {
-            write!(out, "{}: {}", self.path, self.message)
-        }
-    }
-}
+use crate::policy::Mistake;
 
 /// Every mistake of a configuration; it prints one a line.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,12 +6,14 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::jwt_rules::inside_dotted_claim;
+use super::read_staleness;
 use super::reader::Object;
-use super::{Staleness, read_staleness};
-use crate::policy::EscapedSlashes;
-use crate::policy::host::Host;
-use crate::policy::matching::{Match, Method, Path, Pattern, Word};
-use crate::policy::rules::{Action, Condition, Key, Operation, Rule, Source};
+use crate::authz::EscapedSlashes;
+use crate::authz::host::HostMatcher;
+use crate::authz::matching::{MethodMatcher, PathMatcher};
+use crate::authz::rules::{Action, Condition, ConditionKey, Operation, Rule, Source};
+use crate::bundle::Staleness;
+use crate::matcher::{Match, Matcher, StringMatcher};
 
 pub(super) fn read(object: &Object<'_, '_>, default: Staleness, slashes: EscapedSlashes) -> Rule {
     object.only(&[
@@ -90,7 +92,7 @@ fn read_source(entry: &Object<'_, '_>) -> Option<Source> {
             &source,
             "requestPrincipals",
             "notRequestPrincipals",
-            Word::parse,
+            StringMatcher::parse,
         ),
     })
 }
@@ -111,10 +113,10 @@ fn read_operation(entry: &Object<'_, '_>, slashes: EscapedSlashes) -> Option<Ope
     ]);
     names_something(&operation);
     Some(Operation {
-        methods: read_match(&operation, "methods", "notMethods", Method::parse),
-        hosts: read_match(&operation, "hosts", "notHosts", Host::parse),
+        methods: read_match(&operation, "methods", "notMethods", MethodMatcher::parse),
+        hosts: read_match(&operation, "hosts", "notHosts", HostMatcher::parse),
         paths: read_match(&operation, "paths", "notPaths", |text| {
-            Path::parse(text, slashes)
+            PathMatcher::parse(text, slashes)
         }),
     })
 }
@@ -131,7 +133,8 @@ fn names_something(object: &Object<'_, '_>) {
 
 fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     object.only(&["key", "values", "notValues"]);
-    let key = Key::parse(object.required_text("key", "such as request.auth.claims[groups]")?);
+    let key =
+        ConditionKey::parse(object.required_text("key", "such as request.auth.claims[groups]")?);
     if key.is_none() {
         object.mistake(
             "key",
@@ -141,9 +144,9 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     if !object.has("values") && !object.has("notValues") {
         object.mistake("values", "missing; give values or notValues");
     }
-    let values = read_match(object, "values", "notValues", Word::parse);
+    let values = read_match(object, "values", "notValues", StringMatcher::parse);
     let key = key?;
-    if let Key::Claim(path) = &key
+    if let ConditionKey::Claim(path) = &key
         && let Some(remedy) = path.first().and_then(|name| inside_dotted_claim(name))
     {
         object.warning(
@@ -159,7 +162,7 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     Some(Condition { key, values })
 }
 
-fn read_match<P: Pattern>(
+fn read_match<P: Matcher>(
     object: &Object<'_, '_>,
     any: &str,
     none: &str,

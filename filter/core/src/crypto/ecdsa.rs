@@ -13,7 +13,7 @@ use super::Fixed;
 use super::field::{self, Field};
 use super::weierstrass::{Affine, Curve, Points};
 use super::window::{Group as _, Table, sum_of_two};
-use crate::alg::Alg;
+use crate::jose::Alg;
 
 /// The public key of an ECDSA key pair: a point of the curve, not at infinity. The curves have no
 /// points of other orders.
@@ -31,11 +31,11 @@ impl<C: Ecdsa> EcKey<C> {
         Affine::on_curve::<C>(C::GENERATOR.0, C::GENERATOR.1)
     }
 
-    pub(super) fn table(&self, width: u32) -> Table<Points<C>> {
+    pub(crate) fn table(&self, width: u32) -> Table<Points<C>> {
         Table::new(self.0, width)
     }
 
-    pub(super) fn generator_table(width: u32) -> Option<Table<Points<C>>> {
+    pub(crate) fn generator_table(width: u32) -> Option<Table<Points<C>>> {
         Self::generator().map(|point| Table::new(point, width))
     }
 }
@@ -125,7 +125,7 @@ fn little_endian<const LIMBS: usize>(number: &Uint<LIMBS>) -> Option<[u8; SCALAR
 }
 
 /// Tables of the generator and of one key.
-pub(super) type Tables<'t, C> = (&'t Table<Points<C>>, &'t Table<Points<C>>);
+pub(crate) type Tables<'t, C> = (&'t Table<Points<C>>, &'t Table<Points<C>>);
 
 fn verify<C: Ecdsa>(
     key: &EcKey<C>,
@@ -160,7 +160,7 @@ fn verify<C: Ecdsa>(
 }
 
 /// ECDSA under the hash of its curve; r and s are as long as coordinates (RFC 7518 §3.4).
-pub(super) struct Es<'t, C: Ecdsa>(pub(super) Option<Tables<'t, C>>);
+pub(crate) struct Es<'t, C: Ecdsa>(pub(crate) Option<Tables<'t, C>>);
 
 macro_rules! algorithm {
     ($curve:ident, $length:literal) => {

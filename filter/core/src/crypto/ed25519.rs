@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha512};
 
 use super::Fixed;
 use super::window::{Group, Table, sum_of_two};
-use crate::alg::Alg;
+use crate::jose::Alg;
 
 const LIMBS: usize = if cfg!(target_pointer_width = "64") {
     5
@@ -159,7 +159,7 @@ fn parts(encoded: &[u8; 32]) -> ([u8; 32], u8) {
 
 /// A point in affine coordinates.
 #[derive(Clone, Copy)]
-pub(super) struct Affine {
+pub(crate) struct Affine {
     x: Tight,
     y: Tight,
 }
@@ -202,7 +202,7 @@ impl Affine {
 /// What an addition wants of a point: (y + x)/2, (y − x)/2, d·x·y. The halves spare a doubling of Z
 /// (coordinates are projective: what comes out is a fourth of the formula's).
 #[derive(Clone, Copy)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     half_sum: Tight,
     half_difference: Tight,
     dxy: Tight,
@@ -210,7 +210,7 @@ pub(super) struct Entry {
 
 /// A sum in extended coordinates: x = X/Z, y = Y/Z, x·y = T/Z.
 #[derive(Clone, Copy)]
-pub(super) struct Extended {
+pub(crate) struct Extended {
     x: Tight,
     y: Tight,
     z: Tight,
@@ -238,7 +238,7 @@ impl Extended {
 
 /// The Edwards curve −x² + y² = 1 + d·x²·y². Its addition law has no exceptions (d is no square).
 #[derive(Clone, Copy)]
-pub(super) struct Edwards;
+pub(crate) struct Edwards;
 
 impl Group for Edwards {
     type Point = Affine;
@@ -380,11 +380,11 @@ impl EdKey {
     }
 
     /// An empty table of what signatures ask of the key.
-    pub(super) fn table(&self, width: u32) -> Table<Edwards> {
+    pub(crate) fn table(&self, width: u32) -> Table<Edwards> {
         Table::new(self.negated, width)
     }
 
-    pub(super) fn generator_table(width: u32) -> Table<Edwards> {
+    pub(crate) fn generator_table(width: u32) -> Table<Edwards> {
         Table::new(generator(), width)
     }
 }
@@ -402,7 +402,7 @@ impl fmt::Debug for EdKey {
 }
 
 /// Tables of the generator and of a negated key.
-pub(super) type Tables<'t> = (&'t Table<Edwards>, &'t Table<Edwards>);
+pub(crate) type Tables<'t> = (&'t Table<Edwards>, &'t Table<Edwards>);
 
 /// The verdict of ed25519-dalek's `verify_strict`. That R decodes is left out: it is compared with
 /// a sum's encoding, which does.
@@ -433,7 +433,7 @@ fn verify(
 }
 
 /// `EdDSA` with Ed25519.
-pub(super) struct EdDsa<'t>(pub(super) Option<Tables<'t>>);
+pub(crate) struct EdDsa<'t>(pub(crate) Option<Tables<'t>>);
 
 impl Algorithm for EdDsa<'_> {
     type SigningKey = Infallible;

@@ -9,7 +9,7 @@ use jwt_compact::Algorithm;
 use sha2::{Sha256, Sha384, Sha512};
 
 use super::Variable;
-use crate::alg::Alg;
+use crate::jose::Alg;
 
 /// A shared secret of at least the hash's length (RFC 7518 §3.2). Never printed.
 #[derive(Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! ecdsa ─ weierstrass ─ field      ed25519 (fiat-crypto)            rsa ─ montgomery      hmac
-//!      ╰────── window ──────────────────╯ tables: multiples of the keys in force
+//!      ╰────── window ──────────────────╯
 //! ```
 //!
 //! Verification knows public data only, so all of it but [`hmac`] takes variable time. Nothing here
@@ -17,16 +17,12 @@ use core::num::NonZeroUsize;
 
 use jwt_compact::{Algorithm, AlgorithmSignature};
 
-use self::ecdsa::Es;
-pub(crate) use self::ecdsa::{EcKey, P256, P384, P521};
-use self::ed25519::EdDsa;
-pub(crate) use self::ed25519::{EdKey, EdProblem};
-use self::hmac::Hs;
-pub(crate) use self::hmac::Secret;
-use self::rsa::Rsa;
-pub(crate) use self::rsa::{RsaKey, RsaProblem};
-pub use self::tables::KeyTables;
-use crate::keys::{Key, PublicKey};
+pub(crate) use self::ecdsa::{EcKey, Ecdsa, Es, P256, P384, P521};
+pub(crate) use self::ed25519::{EdDsa, EdKey, EdProblem, Edwards};
+pub(crate) use self::hmac::{Hs, Secret};
+pub(crate) use self::rsa::{Rsa, RsaKey, RsaProblem};
+pub(crate) use self::weierstrass::Points;
+pub(crate) use self::window::{Group, NARROWEST, Table, WIDEST};
 use crate::limits;
 
 mod ecdsa;
@@ -35,36 +31,11 @@ mod field;
 mod hmac;
 mod montgomery;
 mod rsa;
-mod tables;
 mod weierstrass;
 mod window;
 
-/// Checks signatures. The filter may hand the arithmetic to its host; the answer must be the same
-/// as [`Portable`]'s.
-pub trait SignatureVerifier {
-    /// Whether `signature` is this key's signature of `message`, under the one algorithm of the
-    /// key.
-    fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool;
-}
-
-/// Verifies without tables and without a host.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Portable;
-
-impl SignatureVerifier for Portable {
-    fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
-        match key.public_key() {
-            PublicKey::Rsa(public) => verify(&Rsa(key.alg()), public, message, signature),
-            PublicKey::P256(public) => verify(&Es::<P256>(None), public, message, signature),
-            PublicKey::P384(public) => verify(&Es::<P384>(None), public, message, signature),
-            PublicKey::P521(public) => verify(&Es::<P521>(None), public, message, signature),
-            PublicKey::Ed25519(public) => verify(&EdDsa(None), public, message, signature),
-            PublicKey::Secret(secret) => verify(&Hs(key.alg()), secret, message, signature),
-        }
-    }
-}
-
-fn verify<A: Algorithm>(
+/// Returns whether `signature` is the key's signature of `message`.
+pub(crate) fn verify<A: Algorithm>(
     algorithm: &A,
     key: &A::VerifyingKey,
     message: &[u8],

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use super::Variable;
 use super::montgomery::{Bytes, Modulus};
-use crate::alg::Alg;
+use crate::jose::Alg;
 use crate::limits;
 
 /// The largest public exponent taken. Every exponent in use is 65537 or 3; a cap bounds the work.

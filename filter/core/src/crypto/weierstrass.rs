@@ -25,7 +25,7 @@ pub trait Curve: Copy + Debug + PartialEq + 'static {
 
 /// A point of a curve that is not at infinity.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Affine<F> {
+pub(crate) struct Affine<F> {
     x: F,
     y: F,
 }
@@ -33,7 +33,7 @@ pub(super) struct Affine<F> {
 impl<F: Field> Affine<F> {
     /// The point of these coordinates, big-endian; `None` if one is not below the prime, or they
     /// are not on the curve.
-    pub(super) fn on_curve<C: Curve<Field = F>>(x: &[u8], y: &[u8]) -> Option<Self> {
+    pub(crate) fn on_curve<C: Curve<Field = F>>(x: &[u8], y: &[u8]) -> Option<Self> {
         let (x, y, b) = (F::from_bytes(x)?, F::from_bytes(y)?, F::from_bytes(C::B)?);
         // x³ − 3x + b
         let right = x.square().sub(&F::ONE.times(3)).reduce().mul(&x).add(&b);
@@ -43,10 +43,10 @@ impl<F: Field> Affine<F> {
 
 /// A sum of points.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Jacobian<F> {
-    pub(super) x: F,
+pub(crate) struct Jacobian<F> {
+    pub(crate) x: F,
     y: F,
-    pub(super) z: F,
+    pub(crate) z: F,
 }
 
 impl<F: Field> Jacobian<F> {
@@ -119,7 +119,7 @@ impl<F: Field> Jacobian<F> {
 
 /// The group of a curve.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Points<C>(PhantomData<C>);
+pub(crate) struct Points<C>(PhantomData<C>);
 
 impl<C: Curve> Group for Points<C> {
     type Point = Affine<C::Field>;

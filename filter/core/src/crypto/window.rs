@@ -9,10 +9,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 /// The widest window: digits are cut from two bytes.
-pub(super) const WIDEST: u32 = 8;
+pub(crate) const WIDEST: u32 = 8;
 
 /// The narrowest window that is worth a table.
-pub(super) const NARROWEST: u32 = 4;
+pub(crate) const NARROWEST: u32 = 4;
 
 /// The width without a table: fifteen additions to make its entries, one for each five doublings.
 const WIDTH_WITHOUT_TABLE: u32 = 5;
@@ -27,7 +27,7 @@ const MOST_BITS: usize = 521;
 const DIGITS_WITHOUT_TABLE: usize = digit_count(MOST_BITS, WIDTH_WITHOUT_TABLE);
 
 /// A group as windows see it.
-pub(super) trait Group {
+pub(crate) trait Group {
     /// A point that is not the neutral element, made to be multiplied.
     type Point: Copy;
     /// The same, made to be added many times.
@@ -151,7 +151,7 @@ fn add_digit<G: Group>(sum: G::Sum, row: &[G::Entry], (times, negative): Digit) 
 
 /// Every multiple of a point that one digit of a scalar can ask for, at every place of the scalar.
 #[derive(Clone)]
-pub(super) struct Table<G: Group> {
+pub(crate) struct Table<G: Group> {
     width: u32,
     rows: Vec<Vec<G::Entry>>,
     /// What the next row starts from; `None` when all are there, or none can be.
@@ -160,7 +160,7 @@ pub(super) struct Table<G: Group> {
 
 impl<G: Group> Table<G> {
     /// An empty table for the multiples of `base`; [`Table::advance`] fills it.
-    pub(super) fn new(base: G::Point, width: u32) -> Self {
+    pub(crate) fn new(base: G::Point, width: u32) -> Self {
         Self {
             width,
             rows: Vec::new(),
@@ -169,7 +169,7 @@ impl<G: Group> Table<G> {
     }
 
     /// Builds one row: at most 128 additions and the one inversion that they share.
-    pub(super) fn advance(&mut self) {
+    pub(crate) fn advance(&mut self) {
         let Some(base) = self.next.take() else { return };
         let count = row_entries(G::BITS, self.width, self.rows.len());
         let mut steps = vec![(G::NEUTRAL, G::ONE); count.saturating_add(1)];
@@ -180,17 +180,17 @@ impl<G: Group> Table<G> {
         }
     }
 
-    pub(super) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.rows.len() == digit_count(G::BITS, self.width)
     }
 
     /// Whether [`Table::advance`] has more to do.
-    pub(super) fn is_growing(&self) -> bool {
+    pub(crate) fn is_growing(&self) -> bool {
         self.next.is_some()
     }
 
     /// `sum` and scalar times the point. The table must be ready.
-    pub(super) fn add_multiple(&self, sum: G::Sum, scalar: &[u8]) -> G::Sum {
+    pub(crate) fn add_multiple(&self, sum: G::Sum, scalar: &[u8]) -> G::Sum {
         let digits = Digits::new(scalar, G::BITS, self.width);
         self.rows
             .iter()
@@ -199,12 +199,12 @@ impl<G: Group> Table<G> {
     }
 
     /// Bytes of this table when it is ready.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         Self::bytes_of(self.width)
     }
 
     /// Bytes of a whole table of this width.
-    pub(super) fn bytes_of(width: u32) -> usize {
+    pub(crate) fn bytes_of(width: u32) -> usize {
         let entries: usize = (0..digit_count(G::BITS, width))
             .map(|row| row_entries(G::BITS, width, row))
             .sum();
@@ -250,7 +250,7 @@ impl<G: Group> Term<G> {
 }
 
 /// a·A + b·B without tables made beforehand (Straus 1964): the doublings are shared.
-pub(super) fn sum_of_two<G: Group>(points: [(&G::Point, &[u8]); 2]) -> Option<G::Sum> {
+pub(crate) fn sum_of_two<G: Group>(points: [(&G::Point, &[u8]); 2]) -> Option<G::Sum> {
     let [(a, times_a), (b, times_b)] = points;
     let terms = [Term::<G>::new(a, times_a)?, Term::new(b, times_b)?];
     let mut sum = G::NEUTRAL;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use meshseal_core::trust::Moment;
+use meshseal_core::authn::Moment;
 
 use crate::headers::RequestHeaders;
 

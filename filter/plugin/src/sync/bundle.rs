@@ -4,14 +4,13 @@
 use std::cell::OnceCell;
 use std::time::Duration;
 
+use meshseal_core::authn::{Accepted, Trust, TrustBundleConfig};
 use meshseal_core::bundle::{
     BundleError, PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER,
 };
-use meshseal_core::config::TrustBundleConfig;
 use meshseal_core::keys::KeySet;
 use meshseal_core::limits;
 use meshseal_core::policy::Policy;
-use meshseal_core::trust::{Accepted, Trust};
 
 use super::pace::{Backoff, Bucket};
 use super::{Fault, Finished, Health, Heard, document};
@@ -49,6 +48,7 @@ impl Identity {
             node: OnceCell::new(),
             staleness: policy.staleness_bound().to_string(),
             pins: policy
+                .authn()
                 .trust_bundle()
                 .map(|bundle| pin_list(&bundle.pins))
                 .unwrap_or_default(),

@@ -17,7 +17,8 @@ struct Poll {
 
 impl Poll {
     fn new(host: FakeHost, changes: Value) -> Self {
-        let policy = Policy::from_json(&bundle_config(changes, json!({}))).unwrap();
+        let policy =
+            meshseal_core::config::read_policy(&bundle_config(changes, json!({}))).unwrap();
         let metrics = Metrics::define(&host, "");
         let me = Identity {
             worker: "0123456789abcdef".to_owned(),
@@ -36,7 +37,7 @@ impl Poll {
     fn tick(&mut self) {
         self.sync.tick(
             &self.host,
-            self.policy.trust_bundle().unwrap(),
+            self.policy.authn().trust_bundle().unwrap(),
             &self.me,
             &self.trust,
             &self.metrics,
@@ -54,7 +55,7 @@ impl Poll {
             token,
             size: body.len(),
         };
-        let config = self.policy.trust_bundle().unwrap();
+        let config = self.policy.authn().trust_bundle().unwrap();
         self.sync
             .finished(&self.host, finished, config, &mut self.trust, &self.metrics)
     }
@@ -175,7 +176,9 @@ fn pins_that_no_header_can_carry_are_omitted() {
             .zip(1..)
             .map(|(kid, seed)| TestKey::new(kid, seed).jwk())
             .collect();
-        let policy = Policy::from_json(&bundle_config(json!({ "keys": keys }), json!({}))).unwrap();
+        let policy =
+            meshseal_core::config::read_policy(&bundle_config(json!({ "keys": keys }), json!({})))
+                .unwrap();
         Identity::new(&FakeHost::new(), &policy).pins
     };
     assert_eq!(pins(["old", "new"]), "old,new");
@@ -273,7 +276,7 @@ fn a_poll_without_any_answer_is_a_failure() {
         token: poll.host.last_call().token,
         size: 0,
     };
-    let config = poll.policy.trust_bundle().unwrap();
+    let config = poll.policy.authn().trust_bundle().unwrap();
     poll.sync
         .finished(&poll.host, finished, config, &mut poll.trust, &poll.metrics);
     assert_eq!(poll.count("poll_failed"), 1);
@@ -306,7 +309,7 @@ fn too_large_an_answer_is_refused_before_it_is_copied() {
         token: poll.host.last_call().token,
         size: limits::MAX_BUNDLE_BYTES + 1,
     };
-    let config = poll.policy.trust_bundle().unwrap();
+    let config = poll.policy.authn().trust_bundle().unwrap();
     poll.sync
         .finished(&poll.host, finished, config, &mut poll.trust, &poll.metrics);
     assert_eq!((poll.host.bytes_copied(), poll.count("refused")), (0, 1));

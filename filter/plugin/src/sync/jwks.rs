@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use meshseal_core::config::{KeySource, RemoteJwks};
+use meshseal_core::authn::{KeySource, RemoteJwks, Trust};
 use meshseal_core::keys::PassedOver;
 use meshseal_core::limits;
 use meshseal_core::policy::Policy;
-use meshseal_core::trust::Trust;
 
 use super::pace::{Backoff, Bucket, portion};
 use super::{Finished, Health, Heard, document};
@@ -60,7 +59,7 @@ const ACCEPT: &str = "application/jwk-set+json, application/json, */*";
 impl JwksSync {
     pub(crate) fn new(policy: &Policy) -> Self {
         let mut remotes: Vec<(&RemoteJwks, Remote)> = Vec::new();
-        for (index, rule) in policy.jwt_rules().iter().enumerate() {
+        for (index, rule) in policy.authn().jwt_rules().iter().enumerate() {
             let KeySource::Remote(jwks) = &rule.keys else {
                 continue;
             };
@@ -174,7 +173,7 @@ impl Remote {
     }
 
     fn config<'p>(&self, policy: &'p Policy) -> Option<&'p RemoteJwks> {
-        match &policy.jwt_rules().get(*self.rules.first()?)?.keys {
+        match &policy.authn().jwt_rules().get(*self.rules.first()?)?.keys {
             KeySource::Remote(jwks) => Some(jwks),
             KeySource::Inline(_) | KeySource::Bundle => None,
         }
@@ -226,7 +225,7 @@ impl Remote {
         };
         let (mut passed_over, mut problem, mut heard) = (Vec::new(), None, Heard::Nothing);
         for rule in &self.rules {
-            match trust.accept_jwks(*rule, &text, policy, host.steady()) {
+            match trust.accept_jwks(*rule, &text, policy.authn(), host.steady()) {
                 Ok(set) => {
                     heard = Heard::News;
                     for passed in set.passed_over() {

@@ -13,7 +13,7 @@ struct Fetcher {
 
 impl Fetcher {
     fn new(host: FakeHost, config: &str) -> Self {
-        let policy = Policy::from_json(config).unwrap();
+        let policy = meshseal_core::config::read_policy(config).unwrap();
         let metrics = Metrics::define(&host, "");
         Self {
             sync: JwksSync::new(&policy),

@@ -7,10 +7,10 @@
 //! before any token depends on it: for each algorithm one signature that is good and one that is
 //! not.
 
-use meshseal_core::alg::Alg;
+use meshseal_core::jose::Alg;
 use meshseal_core::json::{Budget, Document, Value};
-use meshseal_core::keys::{Key, KeySet};
-use meshseal_core::{SignatureVerifier, base64url, der};
+use meshseal_core::keys::{Key, KeySet, SignatureVerifier};
+use meshseal_core::{base64url, der};
 
 use crate::host::{Host, HostSignature};
 

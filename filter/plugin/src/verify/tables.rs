@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use meshseal_core::KeyTables;
+use meshseal_core::keys::KeyTables;
 
 use crate::registry;
 

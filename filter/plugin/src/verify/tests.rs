@@ -1,6 +1,6 @@
 use super::*;
 use crate::host::fake::FakeHost;
-use meshseal_core::Portable;
+use meshseal_core::keys::Portable;
 
 /// The known answers as the proxy sees them: (SPKI, signature), good ones only.
 fn good_ones() -> Vec<(Vec<u8>, Vec<u8>)> {

@@ -10,10 +10,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use meshseal_core::authn::{Accepted, Trust, validate};
+use meshseal_core::bundle::StalenessBound;
 use meshseal_core::keys::KeySet;
-use meshseal_core::policy::{Policy, StalenessBound};
-use meshseal_core::trust::{Accepted, Trust};
-use meshseal_core::validate::validate;
 use meshseal_issuer::background::write_down_once;
 use meshseal_issuer::bundle::Contact;
 use meshseal_issuer::clients::SecretHash;
@@ -382,7 +381,7 @@ impl Harness {
             .collect();
         KeySet::from_config(
             &serde_json::json!({ "keys": keys }).to_string(),
-            &[meshseal_core::alg::Alg::EdDsa],
+            &[meshseal_core::jose::Alg::EdDsa],
             false,
         )
         .unwrap()
@@ -438,10 +437,10 @@ pub(crate) fn accepts(harness: &Harness, trust: &Trust, token: &str) -> bool {
         "trustBundle": { "cluster": "issuer", "keys": [pin] },
         "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true }],
     });
-    let policy = Policy::from_json(&configuration.to_string()).unwrap();
+    let policy = meshseal_core::config::read_policy(&configuration.to_string()).unwrap();
     validate(
         token,
-        &policy,
+        policy.authn(),
         trust,
         meshseal_issuer::clock::Clock::now(&*harness.clock),
     )

@@ -1,6 +1,5 @@
 //! The contenders: ways of checking tokens, one listener each.
 
-use meshseal_core::policy::Policy;
 use meshseal_tests::bootstrap::meshseal;
 use serde_json::{Value, json};
 
@@ -96,7 +95,7 @@ fn portable(keys: &Value) -> Option<Contender> {
     plugin
         .as_object_mut()?
         .insert("hostVerification".to_owned(), false.into());
-    Policy::from_json(&plugin.to_string()).ok()?;
+    meshseal_core::config::read_policy(&plugin.to_string()).ok()?;
     Some(Contender::new(PORTABLE, vec![meshseal(&plugin)]))
 }
 

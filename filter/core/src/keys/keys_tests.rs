@@ -2,7 +2,11 @@ use alloc::string::ToString;
 
 use serde_json::{Value, json};
 
+use alloc::format;
+
 use super::*;
+use crate::limits;
+use crate::rejection::Rejection;
 use crate::testing::{TestKey, merge};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -350,7 +354,7 @@ fn each_key_is_passed_over_for_its_own_reason() {
 }
 
 /// Certificates and keys made by OpenSSL; `keys` are the same as JWKs.
-const X509_MAP: &str = include_str!("../tests/data/x509_map.json");
+const X509_MAP: &str = include_str!("../../tests/data/x509_map.json");
 
 #[test]
 fn certificates_give_the_keys_in_them() {

@@ -13,10 +13,8 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::hash::BuildHasher;
 
-use crate::policy::Policy;
+use super::{Proof, RequestAuthentication, Trust};
 use crate::rejection::Rejection;
-use crate::trust::Trust;
-use crate::validate::Proof;
 use crate::{bytes, limits};
 
 /// What is remembered of tokens seen before: for a good one a note of the caller's, such as what
@@ -61,7 +59,7 @@ impl<T, S: BuildHasher> Verdicts<T, S> {
     pub fn get(
         &mut self,
         bytes: &[u8],
-        policy: &Policy,
+        authn: &RequestAuthentication,
         trust: &Trust,
         now: impl FnOnce() -> u64,
     ) -> Option<Result<Rc<T>, Rejection>> {
@@ -73,7 +71,7 @@ impl<T, S: BuildHasher> Verdicts<T, S> {
                 if good.generation == generation {
                     return Some(Ok(Rc::clone(&good.note)));
                 }
-                if good.proof.still_holds(token, policy, trust, now) {
+                if good.proof.still_holds(token, authn, trust, now) {
                     good.generation = generation;
                     return Some(Ok(Rc::clone(&good.note)));
                 }

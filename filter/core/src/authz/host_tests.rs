@@ -4,7 +4,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// Whether the pattern matches; `None` if the authority is rejected.
 fn matches(pattern: &str, authority: &str) -> Option<bool> {
-    let pattern = Host::parse(pattern).unwrap_or_else(|message| panic!("{pattern}: {message}"));
+    let pattern =
+        HostMatcher::parse(pattern).unwrap_or_else(|message| panic!("{pattern}: {message}"));
     Authority::parse(authority).map(|authority| pattern.matches(&authority))
 }
 
@@ -82,7 +83,7 @@ fn host_pattern_spares_other_hosts() {
 /// Whether a pattern is sure to match an authority, and whether it may, under the schemes that a
 /// request states.
 fn under(schemes: &[&str], pattern: &str, authority: &str) -> [bool; 2] {
-    let pattern = Host::parse(pattern).unwrap();
+    let pattern = HostMatcher::parse(pattern).unwrap();
     let mut authority = Authority::parse(authority).unwrap();
     authority.set_default_ports(DefaultPorts::of(
         schemes.iter().map(|scheme| scheme.as_bytes()),
@@ -218,7 +219,7 @@ fn rejects_host_pattern_that_never_matches() {
         "a%2eb",
         "a/",
     ] {
-        assert!(Host::parse(pattern).is_err(), "{pattern}");
+        assert!(HostMatcher::parse(pattern).is_err(), "{pattern}");
     }
 }
 
@@ -232,7 +233,7 @@ proptest::proptest! {
         let hosts = [
             "a.test", "a.test:80", "b.a.test:80", "b.a.test", "[::1]", "[::1]:80", "10.0.0.1:80", "10.0.0.1", "x", "[::2]:81",
         ];
-        let (a, b) = (Host::parse(patterns[a]).unwrap(), Host::parse(patterns[b]).unwrap());
+        let (a, b) = (HostMatcher::parse(patterns[a]).unwrap(), HostMatcher::parse(patterns[b]).unwrap());
         let host = Authority::parse(hosts[c]).unwrap();
         if a.covers(&b) && b.matches(&host) {
             proptest::prop_assert!(a.matches(&host), "{:?} {:?} {:?}", a, b, host);

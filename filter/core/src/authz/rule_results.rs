@@ -1,12 +1,12 @@
-//! What the rules make of one token, decided once: a rule's `from`, `when` and `scopes` look at
-//! nothing of the request, so the next request with the same token needs none of its claims.
+//! Results of the rules for one token, evaluated once. A rule's `from`, `when` and `scopes` do not
+//! depend on the request, so the next request with the same token needs none of its claims.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::rules::{Caller, Rule};
-use crate::claims::Claims;
-use crate::config::JwtRule;
+use crate::authn::{JwtRule, KeySource};
+use crate::jose::Claims;
 
 /// Rules whose bits fit beside the token without a place of their own on the heap.
 const INLINE_RULES: usize = 32;
@@ -14,31 +14,41 @@ const INLINE_RULES: usize = 32;
 /// Two bits for each rule: whether `from` and `when` match the token, and whether it has the rule's
 /// scopes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RuleResults {
     jwt_rule: Option<usize>,
+    uses_bundle: bool,
     first: u64,
     more: Box<[u64]>,
 }
 
-impl Standing {
-    /// Of a token accepted by `jwtRules[jwt_rule]`; or, without claims, of no token at all.
-    pub(super) fn of(
-        rules: &[Rule],
-        token: Option<(&Claims, &JwtRule)>,
-        jwt_rule: Option<usize>,
-    ) -> Self {
-        let caller = Caller::new(token);
+impl RuleResults {
+    /// Evaluates the rules for a token that `jwtRules[index]` accepted.
+    pub(super) fn of(rules: &[Rule], claims: &Claims, rule: &JwtRule, index: usize) -> Self {
+        Self {
+            jwt_rule: Some(index),
+            uses_bundle: matches!(rule.keys, KeySource::Bundle),
+            ..Self::evaluate(rules, &Caller::new(Some((claims, rule))))
+        }
+    }
+
+    /// Evaluates the rules for a request without a token.
+    pub(super) fn anonymous(rules: &[Rule]) -> Self {
+        Self::evaluate(rules, &Caller::new(None))
+    }
+
+    fn evaluate(rules: &[Rule], caller: &Caller<'_>) -> Self {
         let word = |rules: &[Rule]| {
             let bits = rules
                 .iter()
-                .flat_map(|rule| [rule.matches_token(&caller), rule.has_scopes(&caller)]);
+                .flat_map(|rule| [rule.matches_token(caller), rule.has_scopes(caller)]);
             bits.rev()
                 .fold(0, |word: u64, bit| word << 1 | u64::from(bit))
         };
         let mut words = rules.chunks(INLINE_RULES).map(word);
         let first = words.next().unwrap_or(0);
         Self {
-            jwt_rule,
+            jwt_rule: None,
+            uses_bundle: false,
             first,
             more: words.collect::<Vec<u64>>().into(),
         }
@@ -48,6 +58,11 @@ impl Standing {
     #[must_use]
     pub fn jwt_rule(&self) -> Option<usize> {
         self.jwt_rule
+    }
+
+    /// Returns whether the keys of the token's issuer come from the trust bundle.
+    pub(super) fn uses_bundle(&self) -> bool {
+        self.uses_bundle
     }
 
     pub(super) fn matches(&self, rule: usize) -> bool {

@@ -4,9 +4,12 @@ use alloc::string::{String, ToString as _};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::authn::{Trust, validate};
+use crate::authz::Request;
+use crate::authz::host::DefaultPorts;
+use crate::bundle::Freshness;
+use crate::rejection::Rejection;
 use crate::testing::{NOW, TestKey, bundle_policy, claims, inline_policy};
-use crate::trust::Trust;
-use crate::validate::validate;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -23,15 +26,26 @@ fn decide_under(
 ) -> Option<Rejection> {
     let key = TestKey::new("k1", 1);
     let policy = inline_policy(&[&key], rule, rules);
-    let token = validate(&key.token(&claims(changes)), &policy, &Trust::new(), NOW).unwrap();
+    let token = validate(
+        &key.token(&claims(changes)),
+        policy.authn(),
+        &Trust::new(),
+        NOW,
+    )
+    .unwrap();
     let request = Request {
         method,
         host: "orders.example",
         path,
     };
-    let request = policy.canonical(&request).unwrap();
+    let request = policy.authz().canonical(&request).unwrap();
     policy
-        .authorize(&request, &policy.standing(&token), Freshness::default())
+        .authz()
+        .authorize(
+            &request,
+            &policy.authz().evaluate(&token, policy.authn()),
+            Freshness::default(),
+        )
         .err()
         .map(|denied| denied.rejection)
 }
@@ -72,9 +86,16 @@ fn v22_a_missing_scope_is_named() {
     let key = TestKey::new("k1", 1);
     let rules = json!([{ "to": to(json!({ "methods": ["POST"] })), "scopes": ["orders.write", "orders.read"] }]);
     let policy = inline_policy(&[&key], json!({}), rules);
-    let token = validate(&key.token(&claims(json!({}))), &policy, &Trust::new(), NOW).unwrap();
+    let token = validate(
+        &key.token(&claims(json!({}))),
+        policy.authn(),
+        &Trust::new(),
+        NOW,
+    )
+    .unwrap();
     let request = |method| {
         policy
+            .authz()
             .canonical(&Request {
                 method,
                 host: "h",
@@ -83,9 +104,10 @@ fn v22_a_missing_scope_is_named() {
             .unwrap()
     };
     let denied = policy
+        .authz()
         .authorize(
             &request("POST"),
-            &policy.standing(&token),
+            &policy.authz().evaluate(&token, policy.authn()),
             Freshness::default(),
         )
         .unwrap_err();
@@ -99,9 +121,10 @@ fn v22_a_missing_scope_is_named() {
         ["orders.write", "orders.read"]
     );
     let denied = policy
+        .authz()
         .authorize(
             &request("GET"),
-            &policy.standing(&token),
+            &policy.authz().evaluate(&token, policy.authn()),
             Freshness::default(),
         )
         .unwrap_err();
@@ -400,15 +423,20 @@ fn admits_spelling(pattern: &str, value: &str) -> bool {
         &key.header(),
         &format!("{},\"id\":{value}}}", &claims[..claims.len() - 1]),
     );
-    let token = validate(&token, &policy, &Trust::new(), NOW).unwrap();
+    let token = validate(&token, policy.authn(), &Trust::new(), NOW).unwrap();
     let request = Request {
         method: "GET",
         host: "orders.example",
         path: "/",
     };
-    let request = policy.canonical(&request).unwrap();
+    let request = policy.authz().canonical(&request).unwrap();
     policy
-        .authorize(&request, &policy.standing(&token), Freshness::default())
+        .authz()
+        .authorize(
+            &request,
+            &policy.authz().evaluate(&token, policy.authn()),
+            Freshness::default(),
+        )
         .is_ok()
 }
 
@@ -521,13 +549,14 @@ fn public_rule_may_exclude_tokens() {
     let rules = json!([{ "allowMissing": true, "when": [{ "key": "request.auth.claims[suspended]", "notValues": ["true"] }] }]);
     let policy = inline_policy(&[&key], json!({}), rules.clone());
     let request = policy
+        .authz()
         .canonical(&Request {
             method: "GET",
             host: "h",
             path: "/",
         })
         .unwrap();
-    assert!(policy.admits_anonymous(&request));
+    assert!(policy.authz().admits_anonymous(&request));
     assert_eq!(decide(rules.clone(), "GET", "/", json!({})), None);
     assert_eq!(
         decide(rules, "GET", "/", json!({ "suspended": true })),
@@ -545,8 +574,9 @@ fn public_routes_are_named_one_by_one_and_denials_hold_there_too() {
     ]);
     let policy = inline_policy(&[&key], json!({}), rules);
     let admits_by = |policy: &Policy, path| {
-        policy.admits_anonymous(
+        policy.authz().admits_anonymous(
             &policy
+                .authz()
                 .canonical(&Request {
                     method: "GET",
                     host: "h",
@@ -574,6 +604,7 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
     );
     let check = |path| {
         policy
+            .authz()
             .canonical(&Request {
                 method: "GET",
                 host: "h",
@@ -633,6 +664,7 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
     let public = inline_policy(&[&key], json!({}), public);
     assert!(
         public
+            .authz()
             .canonical(&Request {
                 method: "GET",
                 host: "h",
@@ -647,6 +679,7 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
     );
     let check_host = |host| {
         hosts
+            .authz()
             .canonical(&Request {
                 method: "GET",
                 host,
@@ -665,6 +698,7 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
     let pathless = inline_policy(&[&key], json!({}), Value::Null);
     assert!(
         pathless
+            .authz()
             .canonical(&Request {
                 method: "GET",
                 host: "h",
@@ -684,7 +718,13 @@ fn v16_each_route_says_how_old_trust_may_be() {
     ]);
     let policy = bundle_policy(&pin, json!({ "staleness": { "maxAge": "5m" } }), rules);
     let inline = inline_policy(&[&key], json!({}), Value::Null);
-    let token = validate(&key.token(&claims(json!({}))), &inline, &Trust::new(), NOW).unwrap();
+    let token = validate(
+        &key.token(&claims(json!({}))),
+        inline.authn(),
+        &Trust::new(),
+        NOW,
+    )
+    .unwrap();
     let decide = |path, age, expired| {
         let request = Request {
             method: "GET",
@@ -692,9 +732,10 @@ fn v16_each_route_says_how_old_trust_may_be() {
             path,
         };
         policy
+            .authz()
             .authorize(
-                &policy.canonical(&request).unwrap(),
-                &policy.standing(&token),
+                &policy.authz().canonical(&request).unwrap(),
+                &policy.authz().evaluate(&token, policy.authn()),
                 Freshness {
                     age: Some(age),
                     expired,
@@ -803,19 +844,31 @@ fn unsure_port_matches_deny_and_not_allow() {
     let key = TestKey::new("k1", 1);
     let allowed = |rules: Value, schemes: &[&str]| {
         let policy = inline_policy(&[&key], json!({}), rules);
-        let token = validate(&key.token(&claims(json!({}))), &policy, &Trust::new(), NOW).unwrap();
+        let token = validate(
+            &key.token(&claims(json!({}))),
+            policy.authn(),
+            &Trust::new(),
+            NOW,
+        )
+        .unwrap();
         let request = policy
+            .authz()
             .canonical(&Request {
                 method: "GET",
                 host: "admin.example",
                 path: "/",
             })
             .unwrap();
-        assert!(policy.needs_scheme(&request));
+        assert!(policy.authz().needs_scheme(&request));
         let ports = DefaultPorts::of(schemes.iter().map(|scheme| scheme.as_bytes()));
         let request = request.with_default_ports(ports);
         policy
-            .authorize(&request, &policy.standing(&token), Freshness::default())
+            .authz()
+            .authorize(
+                &request,
+                &policy.authz().evaluate(&token, policy.authn()),
+                Freshness::default(),
+            )
             .is_ok()
     };
     let rule = |action: &str, operation: Value| json!([{ "action": action, "to": [{ "operation": operation }] }]);

@@ -6,12 +6,15 @@ use alloc::vec::Vec;
 use core::cell::OnceCell;
 
 use super::CanonicalRequest;
-use super::host::{Authority, Host};
-use super::matching::{Match, Method, Path, Pattern as _, Word};
-use crate::claims::{Claims, texts};
-use crate::config::{JwtRule, Staleness};
+use super::host::{Authority, HostMatcher};
+use super::matching::{MethodMatcher, PathMatcher};
+use crate::authn::JwtRule;
+use crate::bundle::Staleness;
+use crate::jose::Claims;
+use crate::jose::claims::texts;
 use crate::json::{Kind, Value};
 use crate::limits;
+use crate::matcher::{Match, Matcher as _, StringMatcher};
 
 /// What a matching rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,32 +51,32 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// `requestPrincipals`.
-    pub principals: Match<Word>,
+    pub principals: Match<StringMatcher>,
 }
 
 /// Which requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Methods, with case.
-    pub methods: Match<Method>,
+    pub methods: Match<MethodMatcher>,
     /// Hosts, without case.
-    pub hosts: Match<Host>,
+    pub hosts: Match<HostMatcher>,
     /// Paths without query.
-    pub paths: Match<Path>,
+    pub paths: Match<PathMatcher>,
 }
 
 /// A condition on the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// What is looked at.
-    pub key: Key,
+    pub key: ConditionKey,
     /// What it may be; with a list, any of its values.
-    pub values: Match<Word>,
+    pub values: Match<StringMatcher>,
 }
 
 /// What a condition looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Key {
+pub enum ConditionKey {
     /// `request.auth.claims[a][b]`.
     Claim(Vec<Box<str>>),
     /// `request.auth.principal`: `iss/sub`.
@@ -104,7 +107,7 @@ pub(crate) fn is_claim_name(name: &str) -> bool {
         && !quoted('\'')
 }
 
-impl Key {
+impl ConditionKey {
     /// Reads AuthorizationPolicy's spelling of a key.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -129,8 +132,8 @@ impl Key {
     }
 
     /// Error for a pattern that no value of this key can match.
-    pub(crate) fn refuses(&self, pattern: &Word) -> Option<&'static str> {
-        let text = if let Word::Exact(text) = pattern {
+    pub(crate) fn refuses(&self, pattern: &StringMatcher) -> Option<&'static str> {
+        let text = if let StringMatcher::Exact(text) = pattern {
             &**text
         } else {
             ""
@@ -302,8 +305,8 @@ impl Operation {
     fn matches_host(&self, host: &Authority<'_>, action: Action) -> bool {
         let Match { any, none } = &self.hosts;
         let (sure, possible) = (
-            |pattern: &Host| pattern.matches(host),
-            |pattern: &Host| pattern.may_match(host),
+            |pattern: &HostMatcher| pattern.matches(host),
+            |pattern: &HostMatcher| pattern.may_match(host),
         );
         match action {
             Action::Allow => (any.is_empty() || any.iter().any(sure)) && !none.iter().any(possible),
@@ -317,7 +320,7 @@ impl Operation {
             .any
             .iter()
             .chain(&self.hosts.none)
-            .any(Host::has_port)
+            .any(HostMatcher::has_port)
     }
 
     fn covers(&self, other: &Self) -> bool {
@@ -326,9 +329,14 @@ impl Operation {
             && self.paths.covers(&other.paths)
     }
 
-    /// Whether the spelling of paths or hosts decides here.
-    pub(super) fn compares(&self) -> (bool, bool) {
-        (!self.paths.is_empty(), !self.hosts.is_empty())
+    /// Returns whether paths decide here.
+    pub(super) fn compares_paths(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
+    /// Returns whether hosts decide here.
+    pub(super) fn compares_hosts(&self) -> bool {
+        !self.hosts.is_empty()
     }
 }
 
@@ -346,29 +354,31 @@ impl Condition {
             return admitted;
         };
         match &self.key {
-            Key::Principal => caller.principal().map(Seen::Text).into_iter().for_each(see),
-            Key::SubjectType => see(Seen::Text(if caller.is_client(claims) {
+            ConditionKey::Principal => caller.principal().map(Seen::Text).into_iter().for_each(see),
+            ConditionKey::SubjectType => see(Seen::Text(if caller.is_client(claims) {
                 "client"
             } else {
                 "user"
             })),
-            Key::Delegated => see(Seen::Text(if claims.is_delegated() {
+            ConditionKey::Delegated => see(Seen::Text(if claims.is_delegated() {
                 "true"
             } else {
                 "false"
             })),
-            Key::Actor => {
+            ConditionKey::Actor => {
                 if let Some((issuer, name)) = claims.actor() {
                     see(Seen::Text(&[issuer, name].join("/")));
                 }
             }
-            Key::DelegationDepth => see(Seen::Text(&claims.delegation_depth().to_string())),
-            Key::Audiences => claims.audiences().map(Seen::Text).for_each(see),
-            Key::Presenter => {
+            ConditionKey::DelegationDepth => {
+                see(Seen::Text(&claims.delegation_depth().to_string()));
+            }
+            ConditionKey::Audiences => claims.audiences().map(Seen::Text).for_each(see),
+            ConditionKey::Presenter => {
                 let presenter = claims.get(&[Box::from("azp")]).and_then(Value::as_str);
                 presenter.map(Seen::Text).into_iter().for_each(see);
             }
-            Key::Claim(path) => claims
+            ConditionKey::Claim(path) => claims
                 .get(path)
                 .into_iter()
                 .for_each(|value| each_value(path, value, &mut see)),
@@ -387,10 +397,10 @@ enum Seen<'v> {
 }
 
 impl Seen<'_> {
-    fn matches(self, pattern: &Word) -> bool {
+    fn matches(self, pattern: &StringMatcher) -> bool {
         match self {
             Self::Text(text) => pattern.matches(text),
-            Self::Structure => *pattern == Word::Present,
+            Self::Structure => *pattern == StringMatcher::Present,
         }
     }
 }

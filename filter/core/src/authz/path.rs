@@ -139,5 +139,5 @@ fn has_plain_segments(text: &str, ends: Ends) -> bool {
 }
 
 #[cfg(test)]
-#[path = "normal_tests.rs"]
+#[path = "path_tests.rs"]
 mod tests;

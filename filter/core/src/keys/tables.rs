@@ -7,13 +7,12 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::ecdsa::{EcKey, Ecdsa, Es, P256, P384, P521};
-use super::ed25519::{EdDsa, EdKey, Edwards};
-use super::weierstrass::Points;
-use super::window::{Group, NARROWEST, Table, WIDEST};
-use super::{Portable, SignatureVerifier, verify};
-use crate::alg::Family;
-use crate::keys::{Key, KeyId, PublicKey};
+use super::{Key, KeyId, Portable, PublicKey, SignatureVerifier};
+use crate::crypto::{
+    EcKey, Ecdsa, EdDsa, EdKey, Edwards, Es, Group, NARROWEST, P256, P384, P521, Points, Table,
+    WIDEST, verify,
+};
+use crate::jose::Family;
 use crate::limits;
 
 /// The tables of one group: of its generator, which all keys share, and of keys.

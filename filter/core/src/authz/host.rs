@@ -4,13 +4,13 @@ use alloc::borrow::Cow;
 use alloc::format;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
-use super::matching::{Pattern, Word};
 use crate::limits;
+use crate::matcher::{Matcher, StringMatcher};
 
 /// A parsed authority: one host and at most one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority<'a> {
-    name: Name<Cow<'a, str>>,
+    name: HostName<Cow<'a, str>>,
     port: Option<u16>,
     /// What an absent port may stand for.
     defaults: DefaultPorts,
@@ -62,7 +62,7 @@ impl DefaultPorts {
 
 /// A registered name or IPv4 address as text, or an IPv6 address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Name<T> {
+enum HostName<T> {
     /// In any case, without the root's dot.
     Text(T),
     V6(Ipv6Addr),
@@ -83,14 +83,14 @@ impl<'a> Authority<'a> {
             (
                 address
                     .to_ipv4_mapped()
-                    .map_or(Name::V6(address), |mapped| {
-                        Name::Text(format!("{mapped}").into())
+                    .map_or(HostName::V6(address), |mapped| {
+                        HostName::Text(format!("{mapped}").into())
                     }),
                 port,
             )
         } else {
             let (name, port) = split_port(text);
-            (Name::Text(Cow::Borrowed(registered_name(name)?)), port)
+            (HostName::Text(Cow::Borrowed(registered_name(name)?)), port)
         };
         let port = match port.strip_prefix(':') {
             Some("") => None,
@@ -151,12 +151,12 @@ fn is_name_text(text: &str) -> bool {
 /// a port matches requests that name that port, or name none and whose scheme has that default
 /// port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
-    name: Name<Word>,
+pub struct HostMatcher {
+    name: HostName<StringMatcher>,
     port: Option<u16>,
 }
 
-impl Host {
+impl HostMatcher {
     /// Reads a pattern: `*`, or a host, `prefix*` or `*suffix`, each with or without port.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl Host {
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text == "*" {
             return Ok(Self {
-                name: Name::Text(Word::Present),
+                name: HostName::Text(StringMatcher::Present),
                 port: None,
             });
         }
@@ -175,7 +175,7 @@ impl Host {
                 && !prefix.contains("..");
             return if plain {
                 Ok(Self {
-                    name: Name::Text(Word::Prefix(prefix.into())),
+                    name: HostName::Text(StringMatcher::Prefix(prefix.into())),
                     port: None,
                 })
             } else {
@@ -187,8 +187,8 @@ impl Host {
         }
         let Authority { name, port, .. } = Authority::parse(&lower).ok_or(WRONG)?;
         let name = match name {
-            Name::Text(text) => Name::Text(Word::Exact(text.into_owned().into())),
-            Name::V6(address) => Name::V6(address),
+            HostName::Text(text) => HostName::Text(StringMatcher::Exact(text.into_owned().into())),
+            HostName::V6(address) => HostName::V6(address),
         };
         Ok(Self { name, port })
     }
@@ -197,7 +197,7 @@ impl Host {
         // A letter in front makes a whole authority of it.
         let whole = format!("x{suffix}");
         let Some(Authority {
-            name: Name::Text(name),
+            name: HostName::Text(name),
             port,
             ..
         }) = Authority::parse(&whole)
@@ -205,14 +205,14 @@ impl Host {
             return Err(WRONG);
         };
         let word = match name.get(1..).filter(|name| !name.is_empty()) {
-            Some(name) => Word::Suffix(name.into()),
-            None => Word::Present,
+            Some(name) => StringMatcher::Suffix(name.into()),
+            None => StringMatcher::Present,
         };
-        if word == Word::Present && port.is_none() {
+        if word == StringMatcher::Present && port.is_none() {
             Err(WRONG)
         } else {
             Ok(Self {
-                name: Name::Text(word),
+                name: HostName::Text(word),
                 port,
             })
         }
@@ -234,10 +234,10 @@ impl Host {
 
     fn matches_name(&self, authority: &Authority<'_>) -> bool {
         match (&self.name, &authority.name) {
-            (Name::Text(Word::Present), _) => true,
-            (Name::Text(word), Name::Text(text)) => matches_caseless(word, text),
-            (Name::V6(ours), Name::V6(theirs)) => ours == theirs,
-            (Name::Text(_), Name::V6(_)) | (Name::V6(_), Name::Text(_)) => false,
+            (HostName::Text(StringMatcher::Present), _) => true,
+            (HostName::Text(word), HostName::Text(text)) => matches_caseless(word, text),
+            (HostName::V6(ours), HostName::V6(theirs)) => ours == theirs,
+            (HostName::Text(_), HostName::V6(_)) | (HostName::V6(_), HostName::Text(_)) => false,
         }
     }
 }
@@ -248,7 +248,7 @@ const WRONG: &str =
 const PREFIX: &str = "must be the beginning of a host name, without port; a host without port matches every port, and IPv6 \
     addresses are compared as a whole";
 
-impl Pattern for Host {
+impl Matcher for HostMatcher {
     type Subject<'s> = Authority<'s>;
 
     /// Under every default port that the authority may have.
@@ -263,31 +263,31 @@ impl Pattern for Host {
 
     fn covers(&self, other: &Self) -> bool {
         let name = match (&self.name, &other.name) {
-            (Name::Text(Word::Present), _) => true,
-            (Name::Text(ours), Name::Text(theirs)) => ours.covers(theirs),
-            (Name::V6(ours), Name::V6(theirs)) => ours == theirs,
-            (Name::Text(_), Name::V6(_)) | (Name::V6(_), Name::Text(_)) => false,
+            (HostName::Text(StringMatcher::Present), _) => true,
+            (HostName::Text(ours), HostName::Text(theirs)) => ours.covers(theirs),
+            (HostName::V6(ours), HostName::V6(theirs)) => ours == theirs,
+            (HostName::Text(_), HostName::V6(_)) | (HostName::V6(_), HostName::Text(_)) => false,
         };
         name && (self.port.is_none() || self.port == other.port)
     }
 }
 
 /// The pattern is in lower case.
-fn matches_caseless(word: &Word, text: &str) -> bool {
+fn matches_caseless(word: &StringMatcher, text: &str) -> bool {
     let text = text.as_bytes();
     let same = |part: Option<&[u8]>, literal: &str| {
         part.is_some_and(|part| part.eq_ignore_ascii_case(literal.as_bytes()))
     };
     match word {
-        Word::Exact(exact) => same(Some(text), exact),
-        Word::Prefix(prefix) => same(text.get(..prefix.len()), prefix),
-        Word::Suffix(suffix) => same(
+        StringMatcher::Exact(exact) => same(Some(text), exact),
+        StringMatcher::Prefix(prefix) => same(text.get(..prefix.len()), prefix),
+        StringMatcher::Suffix(suffix) => same(
             text.len()
                 .checked_sub(suffix.len())
                 .and_then(|at| text.get(at..)),
             suffix,
         ),
-        Word::Present => true,
+        StringMatcher::Present => true,
     }
 }
 

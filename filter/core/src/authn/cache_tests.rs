@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::authn::{Trust, validate};
 use crate::bundle::{IssuerTrust, KeyState, PublishedKey, Snapshot, Times};
+use crate::policy::Policy;
 use crate::revocation::jti_with_index;
 use crate::testing::{ISSUER, NOW, TestKey, bundle_policy, claims, inline_policy};
-use crate::trust::Trust;
-use crate::validate::validate;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -73,11 +73,11 @@ impl Memory {
 
     fn get(&mut self, token: &str, now: u64) -> Option<Result<Rc<u32>, Rejection>> {
         self.verdicts
-            .get(token.as_bytes(), &self.policy, &self.trust, || now)
+            .get(token.as_bytes(), self.policy.authn(), &self.trust, || now)
     }
 
     fn accept(&mut self, token: &str) {
-        let proof = validate(token, &self.policy, &self.trust, NOW)
+        let proof = validate(token, self.policy.authn(), &self.trust, NOW)
             .unwrap()
             .proof();
         self.verdicts
@@ -118,7 +118,11 @@ fn push(memory: &mut Memory, pin: &TestKey, snapshot: &Snapshot) {
     let jws = pin.seal(payload.signing_input(pin.kid));
     memory
         .trust
-        .accept_bundle(&jws, &memory.policy.trust_bundle().unwrap().pins, NOW)
+        .accept_bundle(
+            &jws,
+            &memory.policy.authn().trust_bundle().unwrap().pins,
+            NOW,
+        )
         .unwrap();
 }
 

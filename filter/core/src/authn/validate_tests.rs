@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::policy::Request;
+use crate::authz::Request;
+use crate::policy::Policy;
 use crate::testing::{ISSUER, NOW, TestKey, claims, inline_policy, merge};
 use crate::{base64url, limits};
 #[cfg(target_arch = "wasm32")]
@@ -18,7 +19,7 @@ fn key() -> TestKey {
 }
 
 fn verdict(token: &str, policy: &Policy) -> Result<Verified, Rejection> {
-    validate(token, policy, &Trust::new(), NOW)
+    validate(token, policy.authn(), &Trust::new(), NOW)
 }
 
 fn rejection(token: &str) -> Rejection {
@@ -255,7 +256,7 @@ fn v9_a_key_of_one_issuer_does_not_speak_for_another() {
     let rule = |issuer: &str, key: &TestKey| json!({ "issuer": issuer, "audiences": ["orders"], "jwks": { "keys": [key.jwk()] } });
     let config =
         json!({ "jwtRules": [rule(ISSUER, &ours), rule("https://other.example", &theirs)] });
-    let policy = Policy::from_json(&config.to_string()).unwrap();
+    let policy = crate::config::read_policy(&config.to_string()).unwrap();
     assert_eq!(
         verdict(&theirs.token(&claims(json!({}))), &policy).unwrap_err(),
         Rejection::KeyUnknown
@@ -630,6 +631,7 @@ fn v3_each_limit_has_its_own_code() {
     );
     let route = |host: &str, path: &str| {
         policy
+            .authz()
             .canonical(&Request {
                 method: "GET",
                 host,
@@ -736,7 +738,7 @@ fn cheap_checks_refuse_before_any_signature_work() {
     let (trust, counted) = (Trust::new(), Counted(core::cell::Cell::new(0)));
     let run = |changes: Value| {
         let token = key().token(&claims(changes));
-        check(&token, &policy, &trust, || NOW)
+        check(&token, policy.authn(), &trust, || NOW)
             .and_then(|checked| checked.verify(&counted))
             .err()
     };
@@ -825,7 +827,7 @@ fn two_clusters() -> Policy {
             "refreshInterval": "10s",
         })
     };
-    Policy::from_json(
+    crate::config::read_policy(
         &json!({ "jwtRules": [rule("a", "orders"), rule("b", "orders")] }).to_string(),
     )
     .unwrap()
@@ -834,7 +836,7 @@ fn two_clusters() -> Policy {
 fn fetch(trust: &mut Trust, policy: &Policy, rule: usize, key: &TestKey, at: u64) {
     let jwks = json!({ "keys": [key.jwk()] }).to_string();
     trust
-        .accept_jwks(rule, &jwks, policy, Duration::from_secs(at))
+        .accept_jwks(rule, &jwks, policy.authn(), Duration::from_secs(at))
         .unwrap();
 }
 
@@ -848,7 +850,7 @@ fn one_issuer_may_have_two_key_sets() {
         let [of_a, of_b, of_c] = [&a, &b, &c].map(|key| key.token(&claims(json!({}))));
         let mut trust = Trust::new();
         let rule_of = |trust: &Trust, token: &str| {
-            validate(token, &policy, trust, NOW).map(|token| token.jwt_rule())
+            validate(token, policy.authn(), trust, NOW).map(|token| token.jwt_rule())
         };
         assert_eq!(rule_of(&trust, &of_a), Err(Rejection::KeysUnavailable));
         fetch(&mut trust, &policy, 0, &a, 0);
@@ -877,12 +879,14 @@ fn a_remembered_token_stays_with_its_rule() {
     fetch(&mut trust, &policy, 0, &a, 0);
     fetch(&mut trust, &policy, 1, &b, 0);
     let token = a.token(&claims(json!({})));
-    let proof = validate(&token, &policy, &trust, NOW).unwrap().proof();
-    assert!(proof.still_holds(&token, &policy, &trust, NOW));
+    let proof = validate(&token, policy.authn(), &trust, NOW)
+        .unwrap()
+        .proof();
+    assert!(proof.still_holds(&token, policy.authn(), &trust, NOW));
     fetch(&mut trust, &policy, 0, &b, 0);
     fetch(&mut trust, &policy, 1, &a, 0);
     assert!(
-        !proof.still_holds(&token, &policy, &trust, NOW),
+        !proof.still_holds(&token, policy.authn(), &trust, NOW),
         "the other rule accepts it now, by other settings"
     );
 }
@@ -897,12 +901,12 @@ fn fetched_keys_that_are_too_old_are_not_decided_by() {
     let token = a.token(&claims(json!({})));
     let verdict_at = |trust: &mut Trust, now: u64| {
         let before = trust.generation();
-        let aged = trust.age_jwks(&policy, Duration::from_secs(now));
+        let aged = trust.age_jwks(policy.authn(), Duration::from_secs(now));
         let changed = trust.generation() != before;
         (
             aged,
             changed,
-            validate(&token, &policy, trust, NOW).map(|token| token.jwt_rule()),
+            validate(&token, policy.authn(), trust, NOW).map(|token| token.jwt_rule()),
         )
     };
     assert_eq!(verdict_at(&mut trust, 1_030), (vec![], false, Ok(0)));

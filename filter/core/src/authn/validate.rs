@@ -24,16 +24,14 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::LazyCell;
 
-use crate::alg::Alg;
-use crate::claims::{Claims, texts};
-use crate::config::{JwtRule, TokenType};
-use crate::crypto::{Portable, SignatureVerifier};
-use crate::header::{Header, Kid};
-use crate::keys::{Key, KeyId, KeySet};
-use crate::policy::Policy;
+use super::trust::{Revocations, Trust};
+use super::{JwtRule, RequestAuthentication, TokenType};
+use crate::jose::claims::texts;
+use crate::jose::header::{Header, Kid};
+use crate::jose::token::{Compact, Signature};
+use crate::jose::{Alg, Claims};
+use crate::keys::{Key, KeyId, KeySet, Portable, SignatureVerifier};
 use crate::rejection::{Class, Rejection};
-use crate::token::{Compact, Signature};
-use crate::trust::{Revocations, Trust};
 
 /// A token whose form is right (steps 1 to 3).
 struct Untrusted<'t> {
@@ -72,7 +70,7 @@ pub struct Verified {
 }
 
 /// What is left to know of a signature that was verified: under which key, and until when the token
-/// is good. It says something about exactly the bytes that were verified, so only [`crate::cache`],
+/// is good. It says something about exactly the bytes that were verified, so only [`Verdicts`](super::Verdicts),
 /// which compares them, believes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
@@ -94,11 +92,11 @@ impl Proof {
     pub(crate) fn still_holds(
         &self,
         token: &str,
-        policy: &Policy,
+        authn: &RequestAuthentication,
         trust: &Trust,
         now: u64,
     ) -> bool {
-        let Ok(checked) = check(token, policy, trust, || now) else {
+        let Ok(checked) = check(token, authn, trust, || now) else {
             return false;
         };
         let revoked =
@@ -155,11 +153,11 @@ impl Verified {
 /// The first check that it fails.
 pub fn validate(
     token: &str,
-    policy: &Policy,
+    authn: &RequestAuthentication,
     trust: &Trust,
     now: u64,
 ) -> Result<Verified, Rejection> {
-    check(token, policy, trust, || now)?.verify(&Portable)
+    check(token, authn, trust, || now)?.verify(&Portable)
 }
 
 /// Validates a token against one rule and a set of keys, without revocation: client assertions and
@@ -205,7 +203,7 @@ pub fn validate_with(
 /// The first check that it fails.
 pub fn check<'a>(
     token: &'a str,
-    policy: &'a Policy,
+    authn: &'a RequestAuthentication,
     trust: &'a Trust,
     now: impl FnOnce() -> u64,
 ) -> Result<Checked<'a>, Rejection> {
@@ -220,7 +218,7 @@ pub fn check<'a>(
         },
         None,
     );
-    for (rule_index, rule) in policy.jwt_rules_for(issuer) {
+    for (rule_index, rule) in authn.jwt_rules_for(issuer) {
         match token.candidate(rule_index, rule, trust, || *now) {
             Ok(candidate) if first.is_none() => first = Some(candidate),
             Ok(candidate) => others.push(candidate),

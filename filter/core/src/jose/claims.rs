@@ -4,11 +4,11 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::header::over_limit;
+use crate::jose::header::over_limit;
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 
-/// Claims whose form is right. Only [`crate::validate::Verified`] lends them out, so whoever reads
+/// Claims whose form is right. Only [`crate::authn::Verified`] lends them out, so whoever reads
 /// claims has verified them.
 #[derive(Clone, Debug)]
 pub struct Claims {

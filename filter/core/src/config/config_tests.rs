@@ -4,6 +4,7 @@ use alloc::vec;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::authn::{FromHeader, KeySource, TokenType};
 use crate::testing::{ISSUER, TestKey, merge};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -17,7 +18,7 @@ fn config() -> Value {
 }
 
 fn mistakes(config: &Value) -> Vec<String> {
-    match Policy::from_json(&config.to_string()) {
+    match crate::config::read_policy(&config.to_string()) {
         Ok(_) => Vec::new(),
         Err(errors) => errors.iter().map(ToString::to_string).collect(),
     }
@@ -37,8 +38,8 @@ fn rules_mistake(rules: Value) -> String {
 
 #[test]
 fn the_defaults_are_the_strict_ones() {
-    let policy = Policy::from_json(&config().to_string()).unwrap();
-    let rule = &policy.jwt_rules()[0];
+    let policy = crate::config::read_policy(&config().to_string()).unwrap();
+    let rule = &policy.authn().jwt_rules()[0];
     assert_eq!(
         (policy.mode(), policy.bypass_cors_preflight()),
         (Mode::Enforce, false)
@@ -98,10 +99,10 @@ fn all_mistakes_are_told_at_once_with_their_paths() {
 #[test]
 fn text_that_is_no_configuration_is_one_mistake() {
     for text in ["", "null", "[]", "{\"jwtRules\":1,\"jwtRules\":2}", "{"] {
-        assert!(Policy::from_json(text).is_err(), "{text}");
+        assert!(crate::config::read_policy(text).is_err(), "{text}");
     }
     assert!(
-        Policy::from_json(&" ".repeat(limits::MAX_CONFIG_BYTES + 1))
+        crate::config::read_policy(&" ".repeat(limits::MAX_CONFIG_BYTES + 1))
             .unwrap_err()
             .to_string()
             .contains("larger")
@@ -326,8 +327,9 @@ fn fetched_keys_are_stale_after_three_intervals() {
     let max_age = |changes: Value| {
         let mut rule = json!({ "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp/x", "jwksCluster": "i" });
         merge(&mut rule, changes);
-        let policy = Policy::from_json(&json!({ "jwtRules": [rule] }).to_string()).unwrap();
-        match &policy.jwt_rules()[0].keys {
+        let policy =
+            crate::config::read_policy(&json!({ "jwtRules": [rule] }).to_string()).unwrap();
+        match &policy.authn().jwt_rules()[0].keys {
             KeySource::Remote(remote) => remote.max_age_s,
             KeySource::Inline(_) | KeySource::Bundle => panic!("not remote"),
         }
@@ -345,8 +347,8 @@ fn fetched_keys_are_stale_after_three_intervals() {
 fn naming_any_place_for_the_token_replaces_the_default_place() {
     let mut config = config();
     config["jwtRules"][0]["fromCookies"] = json!(["session"]);
-    let policy = Policy::from_json(&config.to_string()).unwrap();
-    assert!(policy.jwt_rules()[0].from_headers.is_empty());
+    let policy = crate::config::read_policy(&config.to_string()).unwrap();
+    assert!(policy.authn().jwt_rules()[0].from_headers.is_empty());
 }
 
 #[test]
@@ -616,7 +618,7 @@ const OBJECTS: [(&str, &str, Documented); 13] = [
 #[test]
 fn schema_has_the_fields_of_the_reader() {
     let schema: Value = serde_json::from_str(include_str!(
-        "../../../envoy-config/plugin-config.schema.json"
+        "../../../../envoy-config/plugin-config.schema.json"
     ))
     .unwrap();
     for (path, place, _) in OBJECTS {
@@ -634,7 +636,7 @@ fn schema_has_the_fields_of_the_reader() {
 
 #[test]
 fn document_has_the_fields_of_the_reader() {
-    let document = include_str!("../../../docs/configuration.md");
+    let document = include_str!("../../../../docs/configuration.md");
     let section = |heading: &str| {
         let (_, rest) = document
             .split_once(&format!("\n## {heading}\n"))
@@ -696,7 +698,7 @@ fn document_has_the_fields_of_the_reader() {
 #[test]
 fn schema_knows_every_condition_key() {
     let schema: Value = serde_json::from_str(include_str!(
-        "../../../envoy-config/plugin-config.schema.json"
+        "../../../../envoy-config/plugin-config.schema.json"
     ))
     .unwrap();
     let pattern = schema
@@ -746,11 +748,11 @@ fn durations_are_read_as_istio_writes_them() {
         &mut config["jwtRules"][0],
         json!({ "clockSkew": "1000ms", "maxLifetime": "2h" }),
     );
-    let policy = Policy::from_json(&config.to_string()).unwrap();
+    let policy = crate::config::read_policy(&config.to_string()).unwrap();
     assert_eq!(
         (
-            policy.jwt_rules()[0].clock_skew,
-            policy.jwt_rules()[0].max_lifetime
+            policy.authn().jwt_rules()[0].clock_skew,
+            policy.authn().jwt_rules()[0].max_lifetime
         ),
         (1, 7200)
     );
@@ -836,7 +838,7 @@ fn warns_of_scheme_without_blank() {
     let warned = |name: &str, prefix: &str| {
         let mut config = config();
         config["jwtRules"][0]["fromHeaders"] = json!([{ "name": name, "prefix": prefix }]);
-        Policy::from_json(&config.to_string())
+        crate::config::read_policy(&config.to_string())
             .unwrap()
             .warnings()
             .iter()
@@ -880,7 +882,7 @@ fn prefix_that_never_matches_is_a_mistake() {
         for name in ["authorization", "sec-websocket-protocol"] {
             let mut config = config();
             config["jwtRules"][0]["fromHeaders"] = json!([{ "name": name, "prefix": prefix }]);
-            let told = Policy::from_json(&config.to_string())
+            let told = crate::config::read_policy(&config.to_string())
                 .unwrap_err()
                 .to_string();
             assert!(
@@ -897,7 +899,7 @@ fn warns_of_dots_inside_a_name() {
         let mut config = config();
         merge(&mut config["jwtRules"][0], rule);
         merge(&mut config, json!({ "rules": rules }));
-        Policy::from_json(&config.to_string())
+        crate::config::read_policy(&config.to_string())
             .unwrap()
             .warnings()
             .iter()
@@ -966,7 +968,7 @@ fn quotes_and_blanks_in_brackets_are_a_mistake() {
         let mut config = config();
         let key = format!("request.auth.claims[{name}]");
         config["rules"] = json!([{ "when": [{ "key": key, "values": ["x"] }] }]);
-        let told = Policy::from_json(&config.to_string())
+        let told = crate::config::read_policy(&config.to_string())
             .unwrap_err()
             .to_string();
         assert!(

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::alg::Alg;
 use crate::base64url;
+use crate::jose::Alg;
 use crate::keys::KeySet;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

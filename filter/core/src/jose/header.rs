@@ -2,9 +2,9 @@
 //! `jku`, `x5u`, `x5c` and all others are ignored (V7), because a token cannot say which key to
 //! trust.
 
-use crate::alg::Alg;
 use crate::base64url::Decoded;
 use crate::inline::Inline;
+use crate::jose::Alg;
 use crate::json::{Budget, Document, JsonError, Kind, Value};
 use crate::limits;
 use crate::rejection::Rejection;

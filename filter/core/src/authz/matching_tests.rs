@@ -2,8 +2,8 @@ use super::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-fn path(pattern: &str) -> Path {
-    Path::parse(pattern, EscapedSlashes::Reject)
+fn path(pattern: &str) -> PathMatcher {
+    PathMatcher::parse(pattern, EscapedSlashes::Reject)
         .unwrap_or_else(|message| panic!("{pattern}: {message}"))
 }
 
@@ -15,12 +15,14 @@ fn words_match_as_in_authorization_policy() {
         ("*yz", &["yz", "xyz"], &["y", "yzx"]),
         ("*", &["a"], &[""]),
     ] {
-        let word = Word::parse(pattern).unwrap();
+        let word = StringMatcher::parse(pattern).unwrap();
         assert!(yes.iter().all(|text| word.matches(text)), "{pattern}");
         assert!(!no.iter().any(|text| word.matches(text)), "{pattern}");
     }
     assert!(
-        Word::parse("a*b").is_err() && Word::parse("*a*").is_err() && Word::parse("**").is_err()
+        StringMatcher::parse("a*b").is_err()
+            && StringMatcher::parse("*a*").is_err()
+            && StringMatcher::parse("**").is_err()
     );
 }
 
@@ -78,7 +80,7 @@ fn templates_that_istio_refuses_are_refused() {
         "/{",
     ] {
         assert!(
-            Path::parse(pattern, EscapedSlashes::Reject).is_err(),
+            PathMatcher::parse(pattern, EscapedSlashes::Reject).is_err(),
             "{pattern}"
         );
     }

@@ -8,11 +8,10 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use core::time::Duration;
 
-use crate::alg::Alg;
-use crate::bundle::{self, BundleError, IssuerTrust, Snapshot};
-use crate::config::{JwtRule, KeySource};
+use super::{JwtRule, KeySource, RequestAuthentication};
+use crate::bundle::{self, BundleError, Freshness, IssuerTrust, Snapshot, StalenessBound};
+use crate::jose::{Alg, Claims};
 use crate::keys::{Key, KeyProblem, KeySet};
-use crate::policy::{Policy, StalenessBound};
 use crate::rejection::Rejection;
 use crate::revocation::{Epochs, IndexSet};
 use crate::{limits, revocation};
@@ -152,18 +151,6 @@ pub enum Accepted {
     NewVersion,
     /// The same version, confirmed anew.
     Refreshed,
-}
-
-/// How old keys and revocations are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Freshness {
-    /// Seconds since the issuer last confirmed them; `None` without a bundle.
-    pub age: Option<u64>,
-    /// Whether the bundle is past its not-after.
-    pub expired: bool,
-    /// Whether the configuration to which the issuer gave the bundle would not act on it any more,
-    /// whatever this one's rules say.
-    pub overdue: bool,
 }
 
 impl Trust {
@@ -306,14 +293,14 @@ impl Trust {
         &mut self,
         rule: usize,
         jwks: &str,
-        policy: &Policy,
+        authn: &RequestAuthentication,
         now: Duration,
     ) -> Result<&KeySet, KeyProblem> {
         let missing = || KeyProblem {
             path: String::new(),
             message: "no such rule".into(),
         };
-        let config = policy.jwt_rules().get(rule).ok_or_else(missing)?;
+        let config = authn.jwt_rules().get(rule).ok_or_else(missing)?;
         let set = KeySet::from_provider(jwks, &config.algorithms)?;
         if set.is_empty() {
             return Err(no_usable_key(&set));
@@ -337,11 +324,11 @@ impl Trust {
 
     /// Withdraws trust from the fetched sets that are older at `now`, on a monotonic clock, than
     /// their rules allow. Returns the rules whose keys became stale.
-    pub fn age_jwks(&mut self, policy: &Policy, now: Duration) -> Vec<usize> {
+    pub fn age_jwks(&mut self, authn: &RequestAuthentication, now: Duration) -> Vec<usize> {
         let mut changed = false;
         let mut aged = Vec::new();
         for fetched in &mut self.fetched {
-            let keys = policy.jwt_rules().get(fetched.rule).map(|rule| &rule.keys);
+            let keys = authn.jwt_rules().get(fetched.rule).map(|rule| &rule.keys);
             let max_age = if let Some(KeySource::Remote(remote)) = keys {
                 remote.max_age_s
             } else {
@@ -363,13 +350,18 @@ impl Trust {
     /// Takes over the bundle of another configuration of the same proxy, if it is newer and its key
     /// is pinned here too. Until the issuer answers this configuration, it acts on the bundle no
     /// longer than the other one would (ADR 23).
-    pub fn adopt(&mut self, policy: &Policy, other: &Self, other_policy: &Policy) {
-        let (Some(ours), Some(theirs)) = (policy.trust_bundle(), &other.bundle) else {
+    pub fn adopt(
+        &mut self,
+        authn: &RequestAuthentication,
+        other: &Self,
+        other_bound: StalenessBound,
+    ) {
+        let (Some(ours), Some(theirs)) = (authn.trust_bundle(), &other.bundle) else {
             return;
         };
         let pinned = ours.pins.iter().any(|pin| *pin == theirs.pin);
         if pinned && self.bundle_version() < Some(theirs.snapshot.version) {
-            let lent = Some(theirs.lent.unwrap_or(other_policy.staleness_bound()));
+            let lent = Some(theirs.lent.unwrap_or(other_bound));
             self.bundle = Some(Bundle {
                 lent,
                 ..theirs.clone()
@@ -381,10 +373,16 @@ impl Trust {
 
     /// Takes over what an older configuration of the same proxy knows and this one may believe: its
     /// bundle, and key sets fetched from the same place for the same algorithms.
-    pub fn inherit(&mut self, policy: &Policy, older: &Self, older_policy: &Policy) {
+    pub fn inherit(
+        &mut self,
+        authn: &RequestAuthentication,
+        older: &Self,
+        older_authn: &RequestAuthentication,
+        older_bound: StalenessBound,
+    ) {
         self.next_generation();
-        self.adopt(policy, older, older_policy);
-        for (at, rule) in policy
+        self.adopt(authn, older, older_bound);
+        for (at, rule) in authn
             .jwt_rules()
             .iter()
             .enumerate()
@@ -392,7 +390,7 @@ impl Trust {
             .collect::<Vec<_>>()
         {
             let known = older.fetched.iter().find(|fetched| {
-                older_policy
+                older_authn
                     .jwt_rules()
                     .get(fetched.rule)
                     .is_some_and(|other: &JwtRule| rule.fetches_like(other))
@@ -491,7 +489,7 @@ pub(crate) struct Revocations<'t> {
 impl Revocations<'_> {
     /// V15. A token without an index cannot be looked up, so it cannot be accepted from an issuer
     /// that gives one to each.
-    pub(crate) fn check(self, claims: &crate::claims::Claims) -> Result<(), Rejection> {
+    pub(crate) fn check(self, claims: &Claims) -> Result<(), Rejection> {
         let index = claims
             .jti()
             .and_then(revocation::index_of)

@@ -6,10 +6,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::policy::{Policy, Request};
+use crate::authz::Request;
+use crate::bundle::Freshness;
+use crate::policy::Policy;
 use crate::rejection::Rejection;
 use crate::testing::TestKey;
-use crate::trust::Freshness;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -247,13 +248,14 @@ fn pattern(kind: u8, guarded: &str, ways: &[u8]) -> String {
 }
 
 fn decide(policy: &Policy, path: &str) -> Result<(), Rejection> {
-    let request = policy.canonical(&Request {
+    let request = policy.authz().canonical(&Request {
         method: "GET",
         host: "h",
         path,
     })?;
-    let anonymous = &policy.route_rules.anonymous;
+    let anonymous = &policy.authz().anonymous;
     policy
+        .authz()
         .authorize(&request, anonymous, Freshness::default())
         .map_err(|denied| denied.rejection)
 }
@@ -279,7 +281,7 @@ fn decides_by_reading(
             "jwtRules": [{ "issuer": "https://i", "audiences": ["a"], "jwks": { "keys": [key.jwk()] } }],
             "pathWithEscapedSlashesAction": setting, "rules": rules,
         });
-        Policy::from_json(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
+        crate::config::read_policy(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
     };
     let paths = [pattern(kind, guarded, more)];
     let deny = json!([{ "action": "DENY", "to": [{ "operation": { "paths": paths } }] }]);
