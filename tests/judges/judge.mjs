@@ -1,4 +1,5 @@
-// How Node reads the path of a request target. `read`: a JSON list of targets on standard input; `serve PORT`: an upstream.
+// Shows how Node reads the path of a request target. `read` reads a JSON list of targets from
+// standard input; `serve PORT` is an upstream.
 import http from 'node:http';
 import { readFileSync } from 'node:fs';
 
@@ -18,6 +19,7 @@ const readings = (target) => [
 if (process.argv[2] === 'read') {
   process.stdout.write(JSON.stringify(JSON.parse(readFileSync(0, 'utf8')).map(readings)));
 } else {
-  const answer = (request, response) => response.end(JSON.stringify({ target: request.url, readings: readings(request.url) }));
+  const answer = ({ url: target }, response) =>
+    response.end(JSON.stringify({ target, readings: readings(target) }));
   http.createServer(answer).listen(Number(process.argv[3]), '127.0.0.1');
 }

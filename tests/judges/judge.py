@@ -1,4 +1,7 @@
-"""How Python reads the path of a request target. `read`: a JSON list on standard input; `serve PORT`: an upstream."""
+"""Shows how Python reads the path of a request target.
+
+`read` reads a JSON list of targets from standard input; `serve PORT` is an upstream.
+"""
 
 import json
 import sys
@@ -18,7 +21,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 def served_file(target):
-    """The file that http.server would serve, as a path below its root."""
+    """Returns the file that http.server would serve, as a path below its root."""
     handler = Handler.__new__(Handler)
     handler.directory = ""
     return "/" + handler.translate_path(target).lstrip("/")

@@ -1,11 +1,11 @@
 #!/bin/sh
-# bench.sh PART…: builds what the parts of the bench measure (filter, issuer, core), measures, and refreshes their blocks in
-# docs/performance.md. BENCH_QUICK=1 is for those who work on the bench: rough figures, nothing is kept.
+# bench.sh PART…: builds and runs parts of the bench (filter, issuer, core) and replaces their
+# blocks in docs/performance.md. BENCH_QUICK=1 gives rough figures and does not change that file.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
-# Ten thousand connections are open at a time, in the client and in the issuer.
+# Client and issuer each have ten thousand connections open at a time.
 ulimit -n 20000 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 target=${CARGO_TARGET_DIR:-$PWD/target}
 
@@ -13,7 +13,10 @@ printf '==> building (a few minutes the first time)\n'
 cargo build --quiet --release -p meshseal-issuer -p meshseal-tests --bins
 for part in "$@"; do
     case $part in
-    core) cargo bench --quiet -p meshseal-core --bench core -- --noplot --quiet ${BENCH_QUICK:+--quick} ;;
+    core)
+        cargo bench --quiet -p meshseal-core --bench core -- \
+            --noplot --quiet ${BENCH_QUICK:+--quick}
+        ;;
     filter) sh "$here/wasm.sh" ;;
     issuer) sh "$here/oidc-provider.sh" ;;
     esac

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs OAuth clients that others wrote, pinned in tests/clients/, against the built issuer. They are installed under target/.
-# Without CI=true a client that cannot be had is named and left out; with it, that fails.
+# Runs third-party OAuth clients against the built issuer. Their versions are pinned in
+# tests/clients/, and they are installed under target/. A client that cannot be installed is
+# reported and skipped; with CI=true it is an error.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,26 +16,30 @@ missing() {
 }
 
 node_clients() {
-    command -v node >/dev/null && command -v npm >/dev/null || { missing 'openid-client, oauth4webapi: node and npm 20 are needed'; return 1; }
-    if [ ! -e "$home/node/ready" ] || ! cmp -s "$clients/package-lock.json" "$home/node/package-lock.json"; then
+    command -v node >/dev/null && command -v npm >/dev/null ||
+        { missing 'openid-client, oauth4webapi: install node and npm 20'; return 1; }
+    if [ ! -e "$home/node/ready" ] ||
+        ! cmp -s "$clients/package-lock.json" "$home/node/package-lock.json"; then
         rm -rf "$home/node"
         mkdir -p "$home/node"
         cp "$clients/package.json" "$clients/package-lock.json" "$home/node/"
         (cd "$home/node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
-            { missing 'openid-client, oauth4webapi: npm ci failed (its message is above)'; return 1; }
+            { missing 'openid-client, oauth4webapi: npm ci failed (see above)'; return 1; }
         : >"$home/node/ready"
     fi
     cp "$clients/clients.mjs" "$home/node/"
 }
 
 python_clients() {
-    command -v python3 >/dev/null || { missing 'Authlib, PyJWT: python3 is needed'; return 1; }
-    if [ ! -e "$home/python/ready" ] || ! cmp -s "$clients/requirements.txt" "$home/python/ready"; then
+    command -v python3 >/dev/null || { missing 'Authlib, PyJWT: install python3'; return 1; }
+    if [ ! -e "$home/python/ready" ] ||
+        ! cmp -s "$clients/requirements.txt" "$home/python/ready"; then
         rm -rf "$home/python"
         mkdir -p "$home"
-        python3 -m venv "$home/python" >&2 || { missing 'Authlib, PyJWT: install venv (Debian: python3-venv)'; return 1; }
-        "$home/python/bin/python" -m pip --disable-pip-version-check --quiet install --only-binary=:all: --no-deps \
-            --require-hashes -r "$clients/requirements.txt" >&2 ||
+        python3 -m venv "$home/python" >&2 ||
+            { missing 'Authlib, PyJWT: install venv (Debian: python3-venv)'; return 1; }
+        "$home/python/bin/python" -m pip --disable-pip-version-check --quiet install \
+            --only-binary=:all: --no-deps --require-hashes -r "$clients/requirements.txt" >&2 ||
             { missing 'Authlib, PyJWT: pip failed (its message is above)'; return 1; }
         cp "$clients/requirements.txt" "$home/python/ready"
     fi
@@ -52,10 +57,12 @@ for _ in $(seq 100); do
     kill -0 $server 2>/dev/null || { cat "$work/log" >&2; exit 1; }
     sleep 0.1
 done
-[ -n "$issuer" ] || { printf 'clients: the issuer did not start within 10 seconds\n' >&2; exit 1; }
+[ -n "$issuer" ] ||
+    { printf 'clients: the issuer is not listening after 10 seconds\n' >&2; exit 1; }
 
 ! node_clients || node "$home/node/clients.mjs" "$issuer" "$clients/signer.jwk.json"
-! python_clients || "$home/python/bin/python" "$clients/clients.py" "$issuer" "$clients/signer.jwk.json"
+! python_clients ||
+    "$home/python/bin/python" "$clients/clients.py" "$issuer" "$clients/signer.jwk.json"
 if command -v java >/dev/null; then
     java "$clients/Clients.java" "$issuer"
 else

@@ -1,5 +1,6 @@
 #!/bin/sh
-# cargo-deny over deny.toml: bans, licences and sources always; advisories when their database can be reached.
+# Runs cargo-deny with deny.toml. Checks bans, licenses and sources; checks advisories only if their
+# database can be fetched.
 set -eu
 
 tool=cargo-deny
@@ -12,5 +13,5 @@ trap 'rm -f "$log"' EXIT
 if cargo deny fetch db >"$log" 2>&1; then
     cargo deny --all-features check --disable-fetch advisories
 else
-    printf 'deny: ADVISORIES NOT CHECKED: their database cannot be reached from here\n'
+    printf 'deny: ADVISORIES NOT CHECKED: cannot fetch their database; check the network\n'
 fi

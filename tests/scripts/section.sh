@@ -1,5 +1,5 @@
 #!/bin/sh
-# section.sh TITLE COMMAND…: runs the command under a heading and says how long it took.
+# section.sh TITLE COMMAND…: runs the command under a heading and prints its duration.
 set -eu
 
 title=$1

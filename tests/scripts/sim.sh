@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs simulated histories on every core: SIM_HISTORIES of them, or for SIM_SECONDS, from SIM_SEED on.
+# Runs simulated histories on every core, starting at SIM_SEED: SIM_HISTORIES of them, or as many as
+# fit into SIM_SECONDS.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,10 +11,10 @@ seed=${SIM_SEED:-1}
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 target=${CARGO_TARGET_DIR:-$top/target}
 
-# With the features of the tests, so that nothing is built a second time.
+# Build with the features of the tests, so that nothing is built a second time.
 cargo test --quiet --workspace --no-run
 limit=${SIM_SECONDS:+--seconds $SIM_SECONDS}
-# With a time limit, the time decides.
+# With a time limit, the number of histories is unlimited.
 [ -z "$limit" ] || histories=1000000000
 
 pids=

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that the Rust toolchain and the wasm targets are there. Quick and silent when they are.
+# Checks the Rust toolchain and installs missing wasm targets. Quick and silent if all are present.
 set -eu
 
 fail() {
@@ -10,6 +10,8 @@ fail() {
 command -v cargo >/dev/null 2>&1 || fail 'cargo is not found; install rustup and open a new shell'
 for target in wasm32-wasip1 wasm32-unknown-unknown; do
     [ -d "$(rustc --print target-libdir --target "$target")" ] && continue
-    command -v rustup >/dev/null 2>&1 || fail "the Rust target $target is missing and there is no rustup to add it; install it with your system's packages"
-    rustup target add "$target" || fail "rustup could not add $target (its message is above); try again when the network is back"
+    command -v rustup >/dev/null 2>&1 ||
+        fail "the Rust target $target and rustup are missing; install one with your package manager"
+    rustup target add "$target" ||
+        fail "rustup could not add $target (its message is above); check the network and try again"
 done

@@ -1,5 +1,6 @@
-/* A wall clock that a test can set: adds the seconds in the file named by WALL_CLOCK_SHIFT (8 bytes, native order) to the time of
-   day of the process that preloads it. The monotonic clock stays. libfaketime does the same but hangs in Envoy's start. */
+/* Wall clock that a test can set, for LD_PRELOAD. It adds the seconds in the file named by
+   WALL_CLOCK_SHIFT (8 bytes, native order) to the wall clock of the process. The monotonic clock
+   does not change. libfaketime does the same, but Envoy hangs with it at its start. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -24,7 +25,8 @@ __attribute__((constructor)) static void open_shift(void) {
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int failed = (int)syscall(SYS_clock_gettime, clock, now);
-    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += *shift;
+    int is_wall_clock = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
+    if (!failed && is_wall_clock) now->tv_sec += *shift;
     return failed;
 }
 

@@ -1,4 +1,4 @@
-//! Envoy bootstraps of tests, as JSON. The shipped ones are in envoy-config/.
+//! Envoy bootstraps for tests, as JSON. The shipped bootstraps are in envoy-config/.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -9,11 +9,10 @@ use serde_json::{Value, json};
 
 use crate::paths;
 
-/// A local reply carries Envoy's response code details in this header, so that a test can read
-/// them.
+/// Header in which a local reply carries Envoy's response code details, for tests to read.
 pub const DETAILS: &str = "x-details";
 
-/// A bootstrap: listeners on free ports of the loopback interface, and clusters.
+/// A bootstrap with clusters, and listeners on free ports of the loopback interface.
 #[derive(Clone, Debug, Default)]
 pub struct Bootstrap {
     listeners: Vec<Value>,
@@ -22,7 +21,7 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Without listeners or clusters.
+    /// Creates a bootstrap without listeners or clusters.
     pub fn new() -> Self {
         Self::default()
     }
@@ -41,8 +40,7 @@ impl Bootstrap {
         self
     }
 
-    /// Takes listeners from a file beside the bootstrap as well, and again whenever another is
-    /// moved over it.
+    /// Adds a file of listeners, which Envoy reloads whenever another file is moved over it.
     #[must_use]
     pub fn listeners_from(mut self, file: &Path) -> Self {
         let watched = file.parent().unwrap_or(file);
@@ -53,8 +51,8 @@ impl Bootstrap {
         self
     }
 
-    /// The bootstrap. Statistics are merged five times a second, so that histograms can be waited
-    /// for.
+    /// Returns the bootstrap as JSON. Statistics are flushed five times a second, so that tests can
+    /// wait for histograms.
     pub fn to_json(&self) -> Value {
         let mut bootstrap = json!({
             "admin": {"address": address(SocketAddr::from(([127, 0, 0, 1], 0)))},
@@ -67,16 +65,17 @@ impl Bootstrap {
         bootstrap
     }
 
-    /// Writes it.
+    /// Writes the bootstrap to a file.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write(&self, file: &Path) -> Result<()> {
         write_whole(file, &self.to_json().to_string())
     }
 }
 
-/// Writes a file so that a watcher never sees half of it: beside it first, then moved over it.
+/// Writes a file atomically: writes a temporary file beside it and renames that. A watcher never
+/// sees half of the content.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -105,12 +104,14 @@ fn address(of: SocketAddr) -> Value {
     json!({"socket_address": {"address": of.ip().to_string(), "port_value": of.port()}})
 }
 
-/// Writes the file of [`Bootstrap::listeners_from`]: listeners with the Meshseal filter, to `echo`.
+/// Writes the file for [`Bootstrap::listeners_from`]: one listener per plugin configuration, with
+/// the Meshseal filter and the cluster `echo`.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_listeners(file: &Path, plugins: &[(&str, &Value)]) -> Result<()> {
-    let resource = |(name, plugin): &(&str, &Value)| {
+    let mut resources = Vec::new();
+    for (name, plugin) in plugins {
         let mut resource = listener(name, &[meshseal(plugin)], "echo");
         if let Some(members) = resource.as_object_mut() {
             members.insert(
@@ -118,17 +119,16 @@ pub fn write_listeners(file: &Path, plugins: &[(&str, &Value)]) -> Result<()> {
                 "type.googleapis.com/envoy.config.listener.v3.Listener".into(),
             );
         }
-        resource
-    };
-    let resources: Vec<Value> = plugins.iter().map(resource).collect();
+        resources.push(resource);
+    }
     write_whole(
         file,
         &json!({"version_info": "1", "resources": resources}).to_string(),
     )
 }
 
-/// A listener on a free port with these HTTP filters before the router, everything routed to
-/// `cluster`. Connections are spread exactly, so that two of them reach two workers.
+/// Returns a listener on a free port that routes everything to `cluster`, with `filters` before the
+/// router. It balances connections exactly, so that two connections reach two workers.
 pub fn listener(name: &str, filters: &[Value], cluster: &str) -> Value {
     routed(
         name,
@@ -137,8 +137,8 @@ pub fn listener(name: &str, filters: &[Value], cluster: &str) -> Value {
     )
 }
 
-/// The same, but Envoy itself answers 200 to what passes the filters: nothing but their cost is
-/// left to measure.
+/// Returns a listener like [`listener`], but Envoy itself answers 200 to every request that passes
+/// the filters. So a bench measures only the cost of the filters.
 pub fn answering_listener(name: &str, filters: &[Value]) -> Value {
     routed(
         name,
@@ -150,11 +150,14 @@ pub fn answering_listener(name: &str, filters: &[Value]) -> Value {
 fn routed(name: &str, filters: &[Value], route: &Value) -> Value {
     let router = json!({
         "name": "router",
-        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+        },
     });
     let filters: Vec<&Value> = filters.iter().chain([&router]).collect();
     let manager = json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.\
+            http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
         "codec_type": "AUTO",
         "http_filters": filters,
@@ -177,12 +180,12 @@ fn routed(name: &str, filters: &[Value], route: &Value) -> Value {
     })
 }
 
-/// The Meshseal filter with that plugin configuration.
+/// Returns the Meshseal filter with a plugin configuration.
 pub fn meshseal(plugin: &Value) -> Value {
     wasm("meshseal", &paths::wasm(), plugin)
 }
 
-/// A filter of that name from a module, with that plugin configuration.
+/// Returns the filter of a Wasm module with a plugin configuration.
 pub fn wasm(name: &str, module: &Path, plugin: &Value) -> Value {
     json!({
         "name": name,
@@ -191,7 +194,10 @@ pub fn wasm(name: &str, module: &Path, plugin: &Value) -> Value {
             "config": {
                 "name": name,
                 "root_id": name,
-                "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": plugin.to_string()},
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": plugin.to_string(),
+                },
                 "vm_config": {
                     "vm_id": name,
                     "runtime": "envoy.wasm.runtime.v8",

@@ -1,4 +1,4 @@
-//! Builds what the tests run, so that no stale artifact is ever tested.
+//! Builds the artifacts that tests run, so that no test uses a stale one.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,30 +8,31 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::paths;
 
-/// Builds the filter and trims its exports, once per process; the path of the module.
+/// Builds the filter, removes unneeded exports and returns the path of the module. Builds once per
+/// process.
 ///
 /// # Errors
-/// When it does not build; the message is the compiler's.
+/// Fails if the build fails; the message contains the compiler's output.
 pub fn wasm() -> Result<PathBuf> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
     once(&DONE, "tests/scripts/wasm.sh")?;
     Ok(paths::wasm())
 }
 
-/// Builds the issuer, once per process; the path of the binary `meshseal`.
+/// Builds the issuer once per process and returns the path of the binary `meshseal`.
 ///
 /// # Errors
-/// When it does not build; the message is the compiler's.
+/// Fails if the build fails; the message contains the compiler's output.
 pub fn issuer() -> Result<PathBuf> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
     once(&DONE, "tests/scripts/issuer.sh")?;
     Ok(paths::target().join("debug").join("meshseal"))
 }
 
-/// The Envoy to use: `$ENVOY`, or the pinned one, fetched on first use.
+/// Returns the path of Envoy: `$ENVOY`, or the pinned release, which is fetched on first use.
 ///
 /// # Errors
-/// When there is none and none can be fetched; the message names the remedy.
+/// Fails if Envoy is neither present nor can be fetched; the message names the remedy.
 pub fn envoy() -> Result<PathBuf> {
     static PATH: OnceLock<Result<String, String>> = OnceLock::new();
     match PATH
@@ -42,6 +43,7 @@ pub fn envoy() -> Result<PathBuf> {
     }
 }
 
+/// Runs a build script once per process; later calls get the same result.
 fn once(done: &OnceLock<Result<(), String>>, path: &str) -> Result<()> {
     match done.get_or_init(|| script(path).map(drop).map_err(|error| format!("{error:#}"))) {
         Ok(()) => Ok(()),
@@ -49,7 +51,7 @@ fn once(done: &OnceLock<Result<(), String>>, path: &str) -> Result<()> {
     }
 }
 
-/// Runs a script of the repository; what it printed, trimmed.
+/// Runs a script of the repository and returns its trimmed standard output.
 fn script(path: &str) -> Result<String> {
     let output = Command::new("sh")
         .arg(paths::root().join(path))

@@ -1,6 +1,6 @@
-//! A scriptable bundle server: answers as the issuer would, or as no issuer should. Bundles are
-//! written out by hand here, from the description of the format, so that the filter's reading is
-//! checked against the format and not against the code that writes it.
+//! Scriptable bundle server: answers as the issuer would, or wrongly. It writes bundles by hand,
+//! from the description of the format. So tests check the filter against the format and not against
+//! the issuer's code.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,9 +27,9 @@ const TYPE: &str = "meshseal-bundle+jwt";
 /// A poll as the server received it.
 #[derive(Clone, Debug)]
 pub struct Poll {
-    /// The version that the proxy says it has.
+    /// The version that the proxy acknowledges.
     pub have: Option<u64>,
-    /// Seconds that it is ready to wait.
+    /// Seconds for which the proxy is ready to wait.
     pub wait: u64,
     /// `x-meshseal-worker`.
     pub worker: String,
@@ -39,20 +39,20 @@ pub struct Poll {
     pub authorization: Option<String>,
 }
 
-/// How polls are answered.
+/// Way to answer polls.
 #[derive(Clone, Debug, Default)]
 pub enum Manner {
-    /// As the issuer does: at once when there is something newer, else when there is, or when the
+    /// Like the issuer: at once if the proxy lacks a version, else when one is published or the
     /// wait is over.
     #[default]
     Right,
-    /// As `Right`, but a poll that waits is not told of anything new: only the next poll is.
+    /// Like `Right`, but a waiting poll is not told of new versions; only the next poll is.
     Deaf,
-    /// With these bytes and status 200.
+    /// These bytes and status 200.
     Bytes(Vec<u8>),
-    /// With this status and an empty body.
+    /// This status and an empty body.
     Status(u16),
-    /// Not at all: the connection stays open.
+    /// No response; the connection stays open.
     Silent,
 }
 
@@ -65,7 +65,7 @@ struct Inner {
     lifetime: Mutex<u64>,
 }
 
-/// The server; its state outlives a kill.
+/// The bundle server. Its state survives [`Bundles::kill`].
 #[derive(Debug)]
 pub struct Bundles {
     inner: Arc<Inner>,
@@ -74,7 +74,7 @@ pub struct Bundles {
 }
 
 impl Bundles {
-    /// Starts with an empty bundle of version 1.
+    /// Starts the server with an empty bundle of version 1.
     ///
     /// # Errors
     /// When no port is free.
@@ -84,7 +84,7 @@ impl Bundles {
         Ok(bundles)
     }
 
-    /// The same, with nobody listening until [`Bundles::revive`].
+    /// Creates the server without listening; [`Bundles::revive`] starts it.
     ///
     /// # Errors
     /// When no port is free.
@@ -103,12 +103,12 @@ impl Bundles {
         })
     }
 
-    /// Where it listens, or will.
+    /// The address of the server, whether or not it listens now.
     pub fn address(&self) -> SocketAddr {
         crate::ports::loopback(self.port)
     }
 
-    /// Breaks all connections and listens no more.
+    /// Breaks all connections and stops listening.
     pub fn kill(&mut self) {
         self.server = None;
     }
@@ -130,32 +130,32 @@ impl Bundles {
         &self.inner.key
     }
 
-    /// The `trustBundle` configuration for it, through a cluster of that name.
+    /// Returns the `trustBundle` configuration for this server, reached through `cluster`.
     ///
     /// # Errors
-    /// When the key has no JWK; it has.
+    /// Fails if the bundle key has no JWK, which does not happen.
     pub fn config(&self, cluster: &str) -> Result<Value> {
         Ok(json!({"cluster": cluster, "keys": [self.inner.key.jwk()?]}))
     }
 
-    /// The next version, with this trust by issuer; see [`trust`]. Returns the version.
+    /// Publishes the next version with this trust by issuer (see [`trust`]) and returns its number.
     pub fn publish(&self, issuers: Value) -> u64 {
         let next = self.inner.now.borrow().0 + 1;
         self.publish_as(next, issuers);
         next
     }
 
-    /// A version of the caller's choice, older ones too.
+    /// Publishes a given version, which may be an older one.
     pub fn publish_as(&self, version: u64, issuers: Value) {
         self.inner.now.send_replace((version, issuers));
     }
 
-    /// How to answer from now on, waiting polls included.
+    /// Sets the way to answer from now on, waiting polls included.
     pub fn set_manner(&self, manner: Manner) {
         self.inner.manner.send_replace(manner);
     }
 
-    /// Seconds until the not-after of bundles from now on; 3600 at first.
+    /// Sets the lifetime of bundles from now on, in seconds; initially 3600.
     pub fn set_lifetime(&self, seconds: u64) {
         *self
             .inner
@@ -164,7 +164,7 @@ impl Bundles {
             .unwrap_or_else(PoisonError::into_inner) = seconds;
     }
 
-    /// All polls so far.
+    /// Returns all polls so far.
     pub fn polls(&self) -> Vec<Poll> {
         self.inner
             .polls
@@ -173,7 +173,7 @@ impl Bundles {
             .clone()
     }
 
-    /// The version that each worker says it has, by `x-meshseal-worker`.
+    /// Returns the version that each worker has acknowledged, by `x-meshseal-worker`.
     pub fn held(&self) -> BTreeMap<String, u64> {
         self.polls()
             .into_iter()
@@ -181,12 +181,12 @@ impl Bundles {
             .collect()
     }
 
-    /// The workers that have ever asked.
+    /// Returns the workers that have ever polled.
     pub fn workers(&self) -> BTreeSet<String> {
         self.polls().into_iter().map(|poll| poll.worker).collect()
     }
 
-    /// The current bundle in full.
+    /// Returns the current bundle in full.
     ///
     /// # Errors
     /// When signing fails.
@@ -207,21 +207,22 @@ impl Inner {
     fn full(&self) -> Result<String> {
         let (version, issuers) = self.now.borrow().clone();
         let (iat, exp) = self.times();
-        sign(
-            &self.key,
-            &json!({"iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "issuers": issuers}),
-        )
+        let payload = json!({
+            "iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "issuers": issuers,
+        });
+        sign(&self.key, &payload)
     }
 
+    /// Returns a heartbeat: an empty delta from a version to itself.
     fn heartbeat(&self, version: u64) -> Result<String> {
         let (iat, exp) = self.times();
-        sign(
-            &self.key,
-            &json!({"iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "base": version}),
-        )
+        let payload = json!({
+            "iss": "bundles.test", "ver": version, "iat": iat, "exp": exp, "base": version,
+        });
+        sign(&self.key, &payload)
     }
 
-    /// What the issuer would answer to a poll that arrived when `current` was the version.
+    /// Returns the issuer's answer to a poll that arrived while `current` was the version.
     async fn right(
         &self,
         current: u64,
@@ -249,10 +250,10 @@ impl Inner {
     }
 }
 
-/// A bundle signed by `key`.
+/// Signs the payload of a bundle.
 ///
 /// # Errors
-/// When signing fails.
+/// Fails if signing fails.
 pub fn sign(key: &Key, payload: &Value) -> Result<String> {
     let header = json!({"alg": "EdDSA", "kid": key.kid(), "typ": TYPE}).to_string();
     seal(&header, payload.to_string().as_bytes(), |input| {
@@ -260,7 +261,7 @@ pub fn sign(key: &Key, payload: &Value) -> Result<String> {
     })
 }
 
-/// Trust in one issuer's keys, as a bundle's `issuers` has it.
+/// Returns trust in the keys of one issuer, in the form of a bundle's `issuers`.
 ///
 /// # Errors
 /// When a key has no JWK.
@@ -305,7 +306,7 @@ async fn answer(
         let current = manner.borrow_and_update().clone();
         tokio::select! {
             biased;
-            // A new manner applies to polls that wait, too.
+            // A new manner also applies to waiting polls.
             _ = manner.changed() => {}
             response = inner.respond(current, version, have, wait) => return response,
         }

@@ -1,8 +1,8 @@
 //! Child processes that never outlive the process that started them.
 //!
-//! Three nets, one under the other: [`Child`] ends its process when dropped; the runner turns
-//! Ctrl-C into an orderly end; and on Linux every child starts through `meshseal-leash`, which has
-//! the kernel end it should this process die without a word.
+//! Three mechanisms ensure this. [`Child`] kills its process when dropped. The runner turns Ctrl-C
+//! into an orderly shutdown. On Linux every child starts through `meshseal-leash`, which makes the
+//! kernel kill the child if this process dies unexpectedly.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::wait::until;
 
-/// What to start.
+/// A program to start.
 #[derive(Clone, Debug)]
 pub struct Program {
     /// Short name for messages.
@@ -29,12 +29,12 @@ pub struct Program {
     pub env: Vec<(OsString, OsString)>,
     /// The working directory.
     pub dir: PathBuf,
-    /// Takes standard output and standard error; appended to, so that a restart keeps what came
-    /// before.
+    /// The file for standard output and standard error. It is appended to, so that a restart keeps
+    /// the earlier log.
     pub log: PathBuf,
 }
 
-/// A running program; ended and reaped when dropped.
+/// A running program. It is killed and reaped when dropped.
 #[derive(Debug)]
 pub struct Child {
     name: String,
@@ -46,7 +46,8 @@ impl Child {
     /// Starts the program.
     ///
     /// # Errors
-    /// When the log cannot be opened, the leash is not built or the program cannot be started.
+    /// Fails if the log cannot be opened, `meshseal-leash` is not built or the program cannot be
+    /// started.
     pub fn start(program: &Program) -> Result<Self> {
         if let Some(parent) = program.log.parent() {
             fs::create_dir_all(parent)
@@ -81,16 +82,15 @@ impl Child {
         self.process.id()
     }
 
-    /// Its exit status if it has ended.
+    /// The exit status, if the program has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()
     }
 
-    /// An error with the end of its log when it has ended, so that waiting for its readiness can
-    /// stop early.
+    /// Checks that the program runs, so that waiting for its readiness can stop early.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Fails if the program has ended; the message contains the end of its log.
     pub fn check_alive(&mut self) -> Result<()> {
         match self.ended() {
             None => Ok(()),
@@ -105,7 +105,7 @@ impl Child {
         }
     }
 
-    /// The last lines it wrote.
+    /// Returns the last lines of the log.
     pub fn log_tail(&self) -> String {
         let text = fs::read(&self.log)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -119,17 +119,17 @@ impl Child {
             .collect()
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills the program at once, as a crash would.
     pub fn kill(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only if the program has ended already.
         drop(self.process.kill());
         drop(self.process.wait());
     }
 
-    /// Asks it to end, and ends it when it does not within five seconds.
+    /// Asks the program to end, and kills it if it has not ended within five seconds.
     pub async fn stop(&mut self) {
         terminate(self.process.id());
-        let ended = until("the end", Duration::from_secs(5), || {
+        let ended = until("the program to end", Duration::from_secs(5), || {
             std::future::ready(self.process.try_wait().ok().flatten())
         })
         .await;
@@ -160,7 +160,7 @@ fn terminate(pid: u32) {
     drop(Command::new("kill").arg(pid.to_string()).status());
 }
 
-/// `meshseal-leash` lies beside the runner, and one folder above a test's executable.
+/// Returns the path of `meshseal-leash`: beside the runner, or one folder above a test executable.
 fn leash() -> Result<PathBuf> {
     let me = std::env::current_exe().context("cannot tell the path of this executable")?;
     me.ancestors()
@@ -173,8 +173,8 @@ fn leash() -> Result<PathBuf> {
 
 type Order = (Command, Sender<std::io::Result<Process>>);
 
-/// Starts the process from a thread that lives as long as this process: the kernel ties a leashed
-/// child to the *thread* that started it, and a test's thread ends with its test.
+/// Starts the process from a thread that lives as long as this process. The kernel ties a leashed
+/// child to the *thread* that started it, and the thread of a test ends with the test.
 fn spawn_from_keeper(command: Command) -> Result<Process> {
     static KEEPER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
     let keeper = KEEPER.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! The upstream: answers with the method, path and headers that reached it, and remembers them.
+//! Echo upstream: answers with the method, path and headers that it received, and records them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::ports::loopback;
 
-/// A request with this header is remembered under its value.
+/// Header whose value names the case under which the upstream records a request.
 pub const CASE: &str = "x-case";
 
 /// A request as the upstream received it.
@@ -40,7 +40,7 @@ impl Seen {
 
 type Memory = Arc<Mutex<HashMap<String, Vec<Seen>>>>;
 
-/// The running upstream; ends when dropped.
+/// The running upstream. It ends when dropped.
 #[derive(Debug)]
 pub struct Echo {
     address: SocketAddr,
@@ -49,10 +49,10 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Starts it on `127.0.0.1:port`; 0 takes any free port.
+    /// Starts the upstream on `127.0.0.1:port`; port 0 takes any free port.
     ///
     /// # Errors
-    /// When the port is taken.
+    /// Fails if the port is taken.
     pub async fn start(port: u16) -> Result<Self> {
         let listener = TcpListener::bind(loopback(port))
             .await
@@ -71,12 +71,12 @@ impl Echo {
         })
     }
 
-    /// Where it listens.
+    /// The address on which the upstream listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What arrived with that `x-case` header, and forgets it.
+    /// Returns and removes the requests recorded under an `x-case` value.
     pub fn take(&self, case: &str) -> Vec<Seen> {
         self.memory
             .lock()
@@ -122,7 +122,7 @@ async fn answer(State(memory): State<Memory>, request: Request) -> Json<Value> {
     Json(body)
 }
 
-/// Repeated headers become arrays.
+/// Returns the JSON of a recorded request. Repeated headers become arrays.
 fn describe(seen: &Seen) -> Value {
     let mut headers = Map::new();
     for (name, value) in &seen.headers {

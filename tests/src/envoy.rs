@@ -16,23 +16,23 @@ use crate::http::{Request, Response, send};
 use crate::wait::until;
 use crate::{build, paths};
 
-/// How long Envoy may take to compile the module in every worker and listen.
+/// Maximum time that Envoy may take to compile the module in every worker and listen.
 const START: Duration = Duration::from_secs(60);
 
-/// How to start it.
+/// Options for starting Envoy.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The bootstrap.
+    /// The bootstrap file.
     pub config: PathBuf,
-    /// Worker threads.
+    /// Number of worker threads.
     pub workers: u32,
-    /// Its node id, which the issuer shows among the proxies.
+    /// The node id, which the issuer shows among the proxies.
     pub node: String,
-    /// A folder for its log and its admin address.
+    /// The folder for the log and the file with the admin address.
     pub dir: PathBuf,
 }
 
-/// A running Envoy; ended when dropped.
+/// A running Envoy. It is killed when dropped.
 #[derive(Debug)]
 pub struct Envoy {
     child: Child,
@@ -45,12 +45,12 @@ impl Envoy {
     /// it) and waits until it is live.
     ///
     /// # Errors
-    /// When it ends, or is not live after a minute; the message has the end of its log.
+    /// Fails if Envoy ends, or is not live after a minute; the message contains the end of its log.
     pub async fn start(options: &Options) -> Result<Self> {
         Self::start_with_env(options, Vec::new()).await
     }
 
-    /// The same, with environment variables of its own.
+    /// Starts Envoy like [`Envoy::start`], with additional environment variables.
     ///
     /// # Errors
     /// As [`Envoy::start`].
@@ -58,12 +58,11 @@ impl Envoy {
         let address_file = options.dir.join("envoy.admin");
         drop(fs::remove_file(&address_file));
         let log = options.dir.join("envoy.log");
-        let mut args: Vec<OsString> =
-            // Replaced listeners go after a second: Envoy gives them ten minutes.
-            ["--disable-hot-restart", "--drain-time-s", "1", "--log-level", "warn", "--component-log-level", "wasm:info"]
-                .into_iter()
-                .map(OsString::from)
-                .collect();
+        let mut args: Vec<OsString> = vec!["--disable-hot-restart".into()];
+        // Replaced listeners end after a second instead of Envoy's default of ten minutes.
+        args.extend(["--drain-time-s".into(), "1".into()]);
+        args.extend(["--log-level".into(), "warn".into()]);
+        args.extend(["--component-log-level".into(), "wasm:info".into()]);
         args.extend([
             "-c".into(),
             options.config.clone().into(),
@@ -94,32 +93,32 @@ impl Envoy {
         self.child.pid()
     }
 
-    /// Whether it still runs.
+    /// Checks that Envoy still runs.
     ///
     /// # Errors
-    /// When it has ended; with the end of its log.
+    /// Fails if Envoy has ended; the message contains the end of its log.
     pub fn check_alive(&mut self) -> Result<()> {
         self.child.check_alive()
     }
 
-    /// Ends it in order.
+    /// Stops Envoy gracefully.
     pub async fn stop(&mut self) {
         self.child.stop().await;
     }
 
-    /// Where its admin interface listens.
+    /// The address of the admin interface.
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// All that it has logged.
+    /// Returns the whole log.
     pub fn log(&self) -> String {
         fs::read(&self.log)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
     }
 
-    /// GET of an admin path.
+    /// Sends a GET request to the admin interface.
     ///
     /// # Errors
     /// When the admin interface does not answer.
@@ -127,7 +126,7 @@ impl Envoy {
         send(self.admin, &Request::get(path)).await
     }
 
-    /// Counters and gauges whose names contain `filter` (a regular expression).
+    /// Returns the counters and gauges whose names match `filter`, a regular expression.
     ///
     /// # Errors
     /// When the admin interface does not answer.
@@ -140,7 +139,7 @@ impl Envoy {
             .collect())
     }
 
-    /// One counter or gauge; 0 when it is not there yet.
+    /// Returns a counter or gauge; 0 if it does not exist yet.
     ///
     /// # Errors
     /// When the admin interface does not answer.
@@ -153,19 +152,19 @@ impl Envoy {
             .unwrap_or(0))
     }
 
-    /// The address a listener bound (its configuration may say port 0).
+    /// Returns the address that a listener has bound, because its configuration may say port 0.
     ///
     /// # Errors
-    /// When there is no listener of that name.
+    /// Fails if Envoy has no listener of that name.
     pub async fn listener(&self, name: &str) -> Result<SocketAddr> {
         let listeners = self.admin_get("/listeners?format=json").await?.json();
         listener_address(&listeners, name)
             .with_context(|| format!("Envoy has no listener {name}: {listeners}"))
     }
 
-    /// Connections that each worker of a listener has ever taken, by the counter's name. In
-    /// statistics a listener goes by its `stat_prefix`, else by the address in its configuration,
-    /// such as `127.0.0.1_10000`.
+    /// Returns the number of connections that each worker of a listener has accepted, by the name
+    /// of the worker's counter. Statistics name a listener by its `stat_prefix`, or else by the
+    /// address in its configuration, such as `127.0.0.1_10000`.
     ///
     /// # Errors
     /// When the admin interface does not answer.
@@ -213,10 +212,10 @@ async fn wait_live(child: &mut Child, address_file: &Path) -> Result<SocketAddr>
     }
 }
 
-/// Has Envoy check a bootstrap without starting it.
+/// Validates a bootstrap with Envoy, without starting a server.
 ///
 /// # Errors
-/// When it refuses; with what it said.
+/// Fails if Envoy rejects the bootstrap; the message contains Envoy's output.
 pub fn validate(config: &Path) -> Result<()> {
     let output = Command::new(build::envoy()?)
         .args(["--mode", "validate", "--log-level", "warn", "-c"])
@@ -226,7 +225,7 @@ pub fn validate(config: &Path) -> Result<()> {
         .context("cannot run Envoy")?;
     if !output.status.success() {
         bail!(
-            "Envoy refuses {}:\n{}",
+            "Envoy rejects {}:\n{}",
             config.display(),
             String::from_utf8_lossy(&output.stderr)
         );

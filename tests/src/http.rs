@@ -1,5 +1,5 @@
-//! A small HTTP client that hides nothing: repeated headers, raw paths, one connection at a time,
-//! HTTP/1.1 or HTTP/2.
+//! Small HTTP client without normalization: it sends repeated headers and raw paths as given, on
+//! explicit connections, over HTTP/1.1 or HTTP/2.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// No answer in a test takes longer; a longer one is a hang.
+/// Timeout of a request. No response in a test takes this long unless a part hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A request, header by header.
@@ -31,7 +31,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request without headers or body.
+    /// Creates a request without headers or body.
     pub fn new(method: &str, path: &str) -> Self {
         Self {
             method: method.to_owned(),
@@ -41,12 +41,12 @@ impl Request {
         }
     }
 
-    /// A GET.
+    /// Creates a GET request.
     pub fn get(path: &str) -> Self {
         Self::new("GET", path)
     }
 
-    /// A POST of a form that is encoded already.
+    /// Creates a POST request with an already encoded form.
     pub fn form(path: &str, form: &str) -> Self {
         let mut request =
             Self::new("POST", path).header("content-type", "application/x-www-form-urlencoded");
@@ -54,7 +54,7 @@ impl Request {
         request
     }
 
-    /// A POST of JSON.
+    /// Creates a POST request with JSON.
     pub fn json(path: &str, body: &Value) -> Self {
         let mut request = Self::new("POST", path).header("content-type", "application/json");
         request.body = Bytes::from(body.to_string());
@@ -74,6 +74,7 @@ impl Request {
         self.header("authorization", &format!("Bearer {token}"))
     }
 
+    /// Builds the request. HTTP/2 needs the host in the URI (`whole_uri`), HTTP/1.1 in a header.
     fn build(&self, host: &str, whole_uri: bool) -> Result<hyper::Request<Full<Bytes>>> {
         let given = self
             .headers
@@ -108,7 +109,7 @@ impl Request {
     }
 }
 
-/// An answer, read whole.
+/// A complete response.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status code.
@@ -120,7 +121,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The first header of that name (lower case).
+    /// The value of the first header of that name (lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -133,12 +134,12 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON; `null` when it is not JSON.
+    /// The body as JSON; `null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
-    /// The stable code of a Meshseal rejection: the `code` member of the problem body.
+    /// The rejection code of Meshseal: the `code` member of the problem details (RFC 9457).
     pub fn code(&self) -> Option<String> {
         self.json()
             .get("code")
@@ -153,7 +154,7 @@ enum Sender {
     Two(http2::SendRequest<Full<Bytes>>),
 }
 
-/// One connection, kept alive: all its requests are served by the same Envoy worker.
+/// A kept-alive connection. The same Envoy worker serves all of its requests.
 #[derive(Debug)]
 pub struct Connection {
     to: SocketAddr,
@@ -164,7 +165,7 @@ impl Connection {
     /// Opens an HTTP/1.1 connection.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// Fails if no server listens on this address.
     pub async fn open(to: SocketAddr) -> Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(connect(to).await?)).await?;
         tokio::spawn(connection);
@@ -177,7 +178,7 @@ impl Connection {
     /// Opens an HTTP/2 connection with prior knowledge, as a gRPC client would.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// Fails if no server listens on this address.
     pub async fn open_h2(to: SocketAddr) -> Result<Self> {
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(connect(to).await?)).await?;
@@ -188,7 +189,7 @@ impl Connection {
         })
     }
 
-    /// Whether the peer has closed it.
+    /// Returns true if the peer has closed the connection.
     pub fn is_closed(&self) -> bool {
         match &self.sender {
             Sender::One(sender) => sender.is_closed(),
@@ -196,10 +197,10 @@ impl Connection {
         }
     }
 
-    /// Sends the request and reads the whole answer.
+    /// Sends the request and reads the complete response.
     ///
     /// # Errors
-    /// When the connection breaks or no answer comes within 30 seconds.
+    /// Fails if the connection breaks or no response comes within 30 seconds.
     pub async fn send(&mut self, request: &Request) -> Result<Response> {
         let to = self.to.to_string();
         let exchange = async {
@@ -256,7 +257,7 @@ async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Respon
     })
 }
 
-/// Sends one request on a connection of its own.
+/// Sends one request on a new connection.
 ///
 /// # Errors
 /// As [`Connection::send`].

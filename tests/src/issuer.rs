@@ -1,4 +1,4 @@
-//! The real issuer as a child process, with a client for what the runner and the tests ask of it.
+//! The real issuer as a child process, and a client for its endpoints.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use crate::{build, paths, ports};
 
 const START: Duration = Duration::from_secs(30);
 
-/// A client that may have tokens for `orders` and `billing`.
+/// Client that may get tokens for `orders` and `billing`.
 pub const CLIENT: &str = "shop";
-/// A client that may do everything an administrator does.
+/// Client with administrator rights.
 pub const OPERATOR: &str = "operator";
 
-/// An issuer with its own folder, SQLite file and secrets.
+/// An issuer with its own folder, SQLite database and secrets.
 #[derive(Debug)]
 pub struct Issuer {
     dir: PathBuf,
@@ -36,8 +36,8 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Writes a configuration into an emptied folder; tokens for `orders` live `lifetime_s`
-    /// seconds. Starts nothing.
+    /// Empties the folder and writes a configuration in which tokens live `lifetime_s` seconds.
+    /// Does not start the issuer.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -63,7 +63,6 @@ impl Issuer {
     }
 
     fn yaml(&self, lifetime_s: u64) -> String {
-        let hash = |secret: &str| format!("sha256:{}", sha256(secret.as_bytes()));
         format!(
             "issuer: {url}\n\
              listen: 127.0.0.1:{port}\n\
@@ -71,33 +70,33 @@ impl Issuer {
              database: sqlite:meshseal.db\n\
              keys: {{ jwksMaxAge: 0s }}\n\
              tokens: {{ lifetime: {lifetime_s}s }}\n\
-             bundle: {{ pollTokens: [ \"{poll}\" ] }}\n\
+             bundle: {{ pollTokens: [ \"sha256:{poll}\" ] }}\n\
              services:\n\
              - {{ audience: orders, scopes: [orders.read, orders.write] }}\n\
              - {{ audience: billing, scopes: [billing.read] }}\n\
              clients:\n\
              - clientId: {CLIENT}\n\
-             \x20 auth: {{ secrets: [ {{ hash: \"{client}\" }} ] }}\n\
+             \x20 auth: {{ secrets: [ {{ hash: \"sha256:{client}\" }} ] }}\n\
              \x20 audiences: [orders, billing]\n\
              \x20 scopes: [orders.read, billing.read]\n\
              - clientId: {OPERATOR}\n\
-             \x20 auth: {{ secrets: [ {{ hash: \"{operator}\" }} ] }}\n\
+             \x20 auth: {{ secrets: [ {{ hash: \"sha256:{operator}\" }} ] }}\n\
              \x20 admin: true\n",
             url = self.url(),
             port = self.port,
             admin = self.admin_port,
-            poll = hash(&self.poll_token),
-            client = hash(&self.secret),
-            operator = hash(&self.operator_secret),
+            poll = sha256(self.poll_token.as_bytes()),
+            client = sha256(self.secret.as_bytes()),
+            operator = sha256(self.operator_secret.as_bytes()),
         )
     }
 
-    /// Its configuration file.
+    /// The path of the configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("issuer.yaml")
     }
 
-    /// Its identifier, which is its address too.
+    /// The issuer identifier, which is also its address.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -107,16 +106,16 @@ impl Issuer {
         &self.secret
     }
 
-    /// The credential with which proxies poll.
+    /// The credential that proxies need to poll.
     pub fn poll_token(&self) -> &str {
         &self.poll_token
     }
 
-    /// The public keys that sign bundles, as `meshseal keys pins` prints them; makes them when this
-    /// is the first call.
+    /// Returns the public keys that sign bundles, as printed by `meshseal keys pins`. The first
+    /// call creates the keys.
     ///
     /// # Errors
-    /// When the command fails; with what it said.
+    /// Fails if the command fails; the message contains its output.
     pub fn pins(&self) -> Result<Value> {
         let output = Command::new(build::issuer()?)
             .args(["keys", "pins", "--init", "--config"])
@@ -137,10 +136,10 @@ impl Issuer {
             .context("meshseal keys pins printed no `keys`")
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the issuer and waits until it is ready.
     ///
     /// # Errors
-    /// When it ends or does not get ready; with the end of its log.
+    /// Fails if the issuer ends or does not get ready; the message contains the end of its log.
     pub async fn start(&mut self) -> Result<()> {
         let mut child = Child::start(&Program {
             name: "issuer".to_owned(),
@@ -168,38 +167,38 @@ impl Issuer {
         Ok(())
     }
 
-    /// Ends it as a crash would.
+    /// Kills the issuer, as a crash would.
     pub fn kill(&mut self) {
         self.child = None;
     }
 
-    /// Ends it in order.
+    /// Stops the issuer gracefully.
     pub async fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.stop().await;
         }
     }
 
-    /// An error when it has ended by itself.
+    /// Checks that the issuer still runs.
     ///
     /// # Errors
-    /// With the end of its log.
+    /// Fails if the issuer has ended; the message contains the end of its log.
     pub fn check_alive(&mut self) -> Result<()> {
         self.child.as_mut().map_or(Ok(()), Child::check_alive)
     }
 
-    /// A request to it.
+    /// Sends a request to the issuer.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails if the issuer does not answer.
     pub async fn send(&self, request: Request) -> Result<Response> {
         send(ports::loopback(self.port), &request).await
     }
 
-    /// A token by client credentials.
+    /// Gets a token with the client credentials grant.
     ///
     /// # Errors
-    /// When it refuses.
+    /// Fails if the issuer rejects the request.
     pub async fn token(&self, audience: &str) -> Result<String> {
         let form = format!("grant_type=client_credentials&audience={audience}");
         let request =
@@ -211,12 +210,13 @@ impl Issuer {
             .context("no access_token")
     }
 
+    /// Sends a request as [`OPERATOR`].
     async fn operate(&self, port: u16, request: Request) -> Result<Value> {
         let request = request.header("authorization", &basic(OPERATOR, &self.operator_secret));
         ok(send(ports::loopback(port), &request).await?)
     }
 
-    /// Asks for a new signing key. It signs once every live proxy has it.
+    /// Starts a rotation. The new key signs once every live proxy has it.
     ///
     /// # Errors
     /// When the issuer refuses.
@@ -226,10 +226,10 @@ impl Issuer {
             .map(drop)
     }
 
-    /// The `kid` of the key that signs tokens now.
+    /// Returns the `kid` of the key that signs tokens now.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if no key is active.
     pub async fn signing_kid(&self) -> Result<String> {
         let view = self
             .operate(self.admin_port, Request::get("/admin/keys"))
@@ -238,12 +238,10 @@ impl Issuer {
             .get("keys")
             .and_then(Value::as_array)
             .context("no keys")?;
-        let is = |key: &Value, name: &str, value: &str| {
-            key.get(name).and_then(Value::as_str) == Some(value)
-        };
-        let signing = keys
-            .iter()
-            .find(|key| is(key, "purpose", "token") && is(key, "state", "active"));
+        let signing = keys.iter().find(|key| {
+            let text = |name: &str| key.get(name).and_then(Value::as_str);
+            text("purpose") == Some("token") && text("state") == Some("active")
+        });
         signing
             .and_then(|key| key.get("kid"))
             .and_then(Value::as_str)
@@ -251,10 +249,10 @@ impl Issuer {
             .context("no active key")
     }
 
-    /// Rotates and waits until the new key signs; its `kid`.
+    /// Rotates, waits until the new key signs and returns its `kid`.
     ///
     /// # Errors
-    /// When it does not within `limit`.
+    /// Fails if the new key does not sign within `limit`.
     pub async fn rotate_and_wait(&self, limit: Duration) -> Result<String> {
         let old = self.signing_kid().await?;
         self.rotate().await?;
@@ -264,7 +262,7 @@ impl Issuer {
         .await
     }
 
-    /// Revokes a signing key at once; another takes its place.
+    /// Revokes a signing key at once. The issuer replaces it with another key.
     ///
     /// # Errors
     /// When the issuer refuses.
@@ -277,10 +275,10 @@ impl Issuer {
         .map(drop)
     }
 
-    /// How many workers of proxies are live, and how many of them have the present version.
+    /// Returns the number of live workers of proxies, and the number with the current version.
     ///
     /// # Errors
-    /// When the issuer does not say.
+    /// Fails if the issuer does not list its proxies.
     pub async fn proxies(&self) -> Result<(usize, usize)> {
         let view = self
             .operate(self.admin_port, Request::get("/admin/proxies"))
@@ -296,10 +294,10 @@ impl Issuer {
         Ok((proxies.len(), current))
     }
 
-    /// Waits until that many workers are live and all of them have the present version.
+    /// Waits until at least `count` workers are live and all have the current version.
     ///
     /// # Errors
-    /// When they have not within `limit`.
+    /// Fails if this takes longer than `limit`.
     pub async fn wait_for_proxies(&self, count: usize, limit: Duration) -> Result<()> {
         until(
             &format!("{count} workers to confirm the bundle"),
@@ -315,7 +313,7 @@ impl Issuer {
         .await
     }
 
-    /// Revokes, waits for the proxies, and returns the receipt.
+    /// Revokes, waits up to ten seconds for the proxies and returns the receipt.
     ///
     /// # Errors
     /// When the issuer refuses.
@@ -323,7 +321,7 @@ impl Issuer {
         self.revoke_within(what, 10).await
     }
 
-    /// As [`revoke`](Self::revoke), with the seconds to wait.
+    /// Revokes, waits up to `wait_s` seconds for the proxies and returns the receipt.
     ///
     /// # Errors
     /// When the issuer refuses.
@@ -335,7 +333,7 @@ impl Issuer {
         .await
     }
 
-    /// Declares a node's workers gone.
+    /// Declares the workers of a node gone.
     ///
     /// # Errors
     /// When the issuer refuses.
@@ -348,20 +346,22 @@ impl Issuer {
         .map(drop)
     }
 
-    /// The public keys that it publishes.
+    /// Gets the published key set.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails if the issuer does not answer.
     pub async fn jwks(&self) -> Result<Value> {
         ok(self.send(Request::get("/jwks")).await?)
     }
 }
 
-/// `Authorization: Basic` (RFC 6749 §2.3.1); ids and secrets here need no encoding.
+/// Returns an `Authorization: Basic` value (RFC 6749 §2.3.1). These ids and secrets need no
+/// encoding.
 fn basic(id: &str, secret: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")))
 }
 
+/// Returns the JSON body of a successful response.
 fn ok(response: Response) -> Result<Value> {
     ensure!(
         (200..300).contains(&response.status),
@@ -378,10 +378,10 @@ fn secret() -> Result<String> {
     Ok(b64(bytes))
 }
 
-/// The `kid` in a token's header.
+/// Returns the `kid` in a token's header.
 ///
 /// # Errors
-/// When it is no token.
+/// Fails if the text is not a token.
 pub fn kid_of(token: &str) -> Result<String> {
     let header: Value =
         serde_json::from_slice(&unb64(token.split('.').next().unwrap_or_default())?)?;
@@ -392,7 +392,7 @@ pub fn kid_of(token: &str) -> Result<String> {
         .context("no kid")
 }
 
-/// Where the runner and the end-to-end tests keep their state.
+/// Returns a folder for the state of the runner or a test.
 pub fn state_folder(name: &str) -> PathBuf {
     paths::target().join("run").join(name)
 }

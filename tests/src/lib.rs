@@ -1,9 +1,10 @@
-//! The end-to-end side of Meshseal: what needs two parts or a real host.
+//! Harness for end-to-end tests, which need several parts of Meshseal or a real host.
 //!
 //! The harness starts the real Envoy ([`envoy`]), the real issuer ([`issuer`]), an echo upstream
-//! ([`echo`]) and a scriptable bundle server ([`bundles`]); [`mint`] makes tokens with cryptography
-//! that the filter does not use; [`http`] is a client that hides nothing. The integration tests in
-//! `tests/`, the local runner (`make run`, `make demo`) and the benches share it.
+//! ([`echo`]) and a scriptable bundle server ([`bundles`]). [`mint`] makes tokens with cryptography
+//! that the filter does not use. [`http`] is a client that neither normalizes nor merges anything.
+//! The integration tests in `tests/`, the local runner (`make run`, `make demo`) and the benches
+//! share this harness.
 
 pub mod bootstrap;
 pub mod build;

@@ -1,4 +1,4 @@
-//! Requests at a steady rate over kept connections, with tokens that change underneath.
+//! Load generator: sends requests at a steady rate over kept connections, with changing tokens.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::clock::Stopwatch;
 use crate::http::{Connection, Request};
 
-/// Tokens that the load takes turns with; the newest is taken every other time.
+/// Maximum number of tokens in use. Every other request carries the newest one; the others take
+/// turns.
 const KEPT_TOKENS: usize = 32;
 
 #[derive(Debug, Default)]
@@ -33,19 +34,19 @@ pub struct Load {
     watch: Stopwatch,
 }
 
-/// What came of it.
+/// Result of a load.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Requests by answer: the status, and the code of a rejection.
+    /// Number of requests by response: the status, and the code of a rejection.
     pub answers: BTreeMap<String, u64>,
-    /// Requests answered.
+    /// Number of responses.
     pub total: u64,
-    /// Requests answered per second.
+    /// Responses per second.
     pub rate: f64,
 }
 
 impl Report {
-    /// Requests with any other answer than 200.
+    /// Returns the number of responses other than 200.
     pub fn rejected(&self) -> u64 {
         self.answers
             .iter()
@@ -87,24 +88,24 @@ impl Load {
         })
     }
 
-    /// Adds a token, which is used at once.
+    /// Adds a token, which the next requests use.
     pub fn put(&self, token: String) {
         self.shared.put(token);
     }
 
-    /// Requests answered so far.
+    /// Number of responses so far.
     pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    /// Ends it.
+    /// Ends the load and returns its result.
     ///
     /// # Errors
-    /// When a connection broke.
+    /// Fails if a connection broke.
     pub async fn finish(mut self) -> Result<Report> {
         self.shared.over.store(true, Ordering::Relaxed);
         while let Some(task) = self.tasks.join_next().await {
-            task.context("a load task ended badly")??;
+            task.context("a load task panicked")??;
         }
         let elapsed = self.watch.elapsed().as_secs_f64();
         let total = self.sent();
@@ -130,6 +131,7 @@ impl Shared {
         tokens.truncate(KEPT_TOKENS);
     }
 
+    /// Returns the newest token at every even turn, so that new tokens are used at once.
     fn next_token(&self) -> String {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);

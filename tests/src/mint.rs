@@ -1,5 +1,5 @@
-//! Tokens made by hand: keys and signatures from aws-lc, JSON put together as the caller says.
-//! Nothing here is Meshseal's code, so that the filter is never judged by itself.
+//! Makes tokens by hand: keys and signatures from aws-lc, and any JSON that the caller wants. Uses
+//! no code of Meshseal, so that the filter is not tested against itself.
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aws_lc_rs::rand::{SystemRandom, fill};
@@ -15,15 +15,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-/// Base64url without padding.
+/// Encodes base64url without padding.
 pub fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The bytes of base64url without padding.
+/// Decodes base64url without padding.
 ///
 /// # Errors
-/// When it is not that.
+/// Fails if the text is not base64url without padding.
 pub fn unb64(text: &str) -> Result<Vec<u8>> {
     URL_SAFE_NO_PAD
         .decode(text)
@@ -64,10 +64,10 @@ pub struct Key {
 }
 
 impl Key {
-    /// A new random key.
+    /// Generates a random key.
     ///
     /// # Errors
-    /// When the generator refuses; it does not in practice.
+    /// Fails if the generator fails, which does not happen in practice.
     pub fn generate(kind: Kind, kid: &str) -> Result<Self> {
         let secret = match kind {
             Kind::Ed25519 => Secret::Ed25519(Ed25519KeyPair::generate()?),
@@ -88,12 +88,12 @@ impl Key {
         })
     }
 
-    /// Its key id.
+    /// The key id.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The algorithm it usually signs with.
+    /// The default algorithm of this kind of key.
     pub fn alg(&self) -> &'static str {
         match self.kind {
             Kind::Ed25519 => "EdDSA",
@@ -105,19 +105,19 @@ impl Key {
         }
     }
 
-    /// The JWK that a verifier needs, with `kid`, `alg` and `use`; of an `oct` key the secret
-    /// itself.
+    /// Returns the JWK for a verifier, with `kid`, `alg` and `use`. For an `oct` key it contains
+    /// the secret.
     ///
     /// # Errors
-    /// When the public key has not the expected form.
+    /// Fails if the public key does not have the expected form.
     pub fn jwk(&self) -> Result<Value> {
         self.jwk_for(self.alg())
     }
 
-    /// The same for another algorithm of the family, for instance PS384 for an RSA key.
+    /// Returns the JWK for another algorithm of the family, for example PS384 for an RSA key.
     ///
     /// # Errors
-    /// When the public key has not the expected form.
+    /// Fails if the public key does not have the expected form.
     pub fn jwk_for(&self, alg: &str) -> Result<Value> {
         let mut jwk = self.bare_jwk()?;
         let members = jwk.as_object_mut().context("a JWK is an object")?;
@@ -128,10 +128,10 @@ impl Key {
         Ok(jwk)
     }
 
-    /// The JWK with its key material only, as many providers publish it.
+    /// Returns the JWK with key material only, as many providers publish it.
     ///
     /// # Errors
-    /// When the public key has not the expected form.
+    /// Fails if the public key does not have the expected form.
     pub fn bare_jwk(&self) -> Result<Value> {
         Ok(match &self.secret {
             Secret::Ed25519(pair) => {
@@ -153,7 +153,7 @@ impl Key {
         })
     }
 
-    /// The DER of an RSA public key: what the classic RS/HS confusion uses as an HMAC secret.
+    /// Returns the DER of an RSA public key, which an RS/HS confusion attack uses as HMAC secret.
     pub fn public_der(&self) -> &[u8] {
         match &self.secret {
             Secret::Rsa(pair) => pair.public_key().as_ref(),
@@ -169,10 +169,10 @@ impl Key {
         }
     }
 
-    /// Signs as `alg` says.
+    /// Signs with the algorithm `alg`.
     ///
     /// # Errors
-    /// When the key cannot serve that algorithm.
+    /// Fails if the key does not support the algorithm.
     pub fn sign(&self, alg: &str, input: &[u8]) -> Result<Vec<u8>> {
         Ok(match &self.secret {
             Secret::Ed25519(pair) => pair.sign(input).as_ref().to_vec(),
@@ -192,10 +192,10 @@ impl Key {
     }
 }
 
-/// HMAC with any bytes as the secret.
+/// Returns the HMAC of `input` with any bytes as secret.
 ///
 /// # Errors
-/// When `alg` is not one of HS256, HS384, HS512.
+/// Fails if `alg` is not HS256, HS384 or HS512.
 pub fn mac(alg: &str, secret: &[u8], input: &[u8]) -> Result<Vec<u8>> {
     let algorithm = match alg {
         "HS256" => hmac::HMAC_SHA256,
@@ -208,7 +208,7 @@ pub fn mac(alg: &str, secret: &[u8], input: &[u8]) -> Result<Vec<u8>> {
         .to_vec())
 }
 
-/// SHA-256 in base64url.
+/// Returns the SHA-256 digest in base64url.
 pub fn sha256(bytes: &[u8]) -> String {
     b64(digest::digest(&digest::SHA256, bytes))
 }
@@ -225,8 +225,8 @@ fn rsa_encoding(alg: &str) -> Result<&'static dyn RsaEncoding> {
     })
 }
 
-/// The modulus inside `RSAPublicKey ::= SEQUENCE { modulus INTEGER, publicExponent INTEGER }` (RFC
-/// 8017 A.1.1) of a 2048-bit key: nine bytes of tags, lengths and sign, then 256 of modulus.
+/// Returns the modulus of a 2048-bit key from its `RSAPublicKey ::= SEQUENCE { modulus INTEGER,
+/// publicExponent INTEGER }` (RFC 8017 A.1.1): nine bytes of tags, lengths and sign come before it.
 fn modulus(pair: &RsaKeyPair) -> Result<&[u8]> {
     pair.public_key()
         .as_ref()
@@ -234,7 +234,7 @@ fn modulus(pair: &RsaKeyPair) -> Result<&[u8]> {
         .ok_or_else(|| anyhow!("not a 2048-bit RSA public key"))
 }
 
-/// A JWKS of the keys' JWKs.
+/// Returns a JWKS with the JWKs of the keys.
 ///
 /// # Errors
 /// As [`Key::jwk`].
@@ -246,8 +246,8 @@ pub fn jwks(keys: &[&Key]) -> Result<Value> {
     Ok(json!({ "keys": keys }))
 }
 
-/// A token under construction. Starts as a correct RFC 9068 access token; every change is a
-/// deviation.
+/// A token under construction. It starts as a valid RFC 9068 access token; tests change one thing
+/// at a time.
 #[derive(Clone, Debug)]
 pub struct Token {
     /// The protected header.
@@ -257,13 +257,14 @@ pub struct Token {
 }
 
 impl Token {
-    /// A token of `issuer` for `audience`, valid for five minutes from `now`.
+    /// Creates a token of `issuer` for `audience`, valid for five minutes from `now`.
     pub fn new(issuer: &str, audience: &str, now: u64) -> Self {
         let mut jti = [0; 16];
-        // A jti that is not random is no fault in a test.
+        // A failure leaves a constant `jti`, which is harmless in tests.
         let _ = fill(&mut jti);
         let claims = json!({
-            "iss": issuer, "aud": audience, "sub": "alice", "client_id": "checkout", "scope": "orders.read",
+            "iss": issuer, "aud": audience,
+            "sub": "alice", "client_id": "checkout", "scope": "orders.read",
             "iat": now, "exp": now + 300, "jti": b64(jti),
         });
         let header = json!({ "typ": "at+jwt" });
@@ -294,17 +295,17 @@ impl Token {
         self
     }
 
-    /// Removes a header member; of `alg` and `kid` use [`Token::seal`] instead.
+    /// Removes a header member. For a token without `alg` or `kid`, use [`Token::seal`].
     #[must_use]
     pub fn without_header(mut self, name: &str) -> Self {
         self.header.remove(name);
         self
     }
 
-    /// Signs with the key's usual algorithm and its kid, unless the header names others.
+    /// Signs the token with the key's default algorithm and `kid`, unless the header names others.
     ///
     /// # Errors
-    /// When the key cannot sign with the algorithm in the header.
+    /// Fails if the key cannot sign with the algorithm in the header.
     pub fn sign(mut self, key: &Key) -> Result<String> {
         self.header.entry("alg").or_insert_with(|| key.alg().into());
         self.header.entry("kid").or_insert_with(|| key.kid().into());
@@ -317,10 +318,11 @@ impl Token {
         self.seal(|input| key.sign(&alg, input))
     }
 
-    /// Header and claims as they stand, with whatever `signature` makes of the signing input.
+    /// Serializes header and claims unchanged and appends the result of `signature`, which gets the
+    /// signing input.
     ///
     /// # Errors
-    /// Those of `signature`.
+    /// Returns the errors of `signature`.
     pub fn seal(self, signature: impl FnOnce(&[u8]) -> Result<Vec<u8>>) -> Result<String> {
         let header = Value::Object(self.header).to_string();
         let claims = Value::Object(self.claims).to_string();
@@ -328,10 +330,10 @@ impl Token {
     }
 }
 
-/// A compact JWS from the bytes of header and payload.
+/// Builds a compact JWS from the bytes of header and payload.
 ///
 /// # Errors
-/// Those of `signature`.
+/// Returns the errors of `signature`.
 pub fn seal(
     header: &str,
     payload: &[u8],

@@ -1,4 +1,4 @@
-//! Where things lie in the tree.
+//! Paths in the source tree and the build output.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// The module that Envoy loads, as [`crate::build::wasm`] leaves it.
+/// The module that Envoy loads, built by [`crate::build::wasm`].
 pub fn wasm() -> PathBuf {
     target().join("meshseal.wasm")
 }

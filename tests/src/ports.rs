@@ -6,16 +6,16 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
-/// `127.0.0.1:port`.
+/// Returns the address `127.0.0.1:port`.
 pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// A port that nobody listens on now, and that this process was not given before. It is for servers
-/// that cannot tell which port they took, or that must come back on the same one.
+/// Returns a port without a listener that this function has not returned before. It is for servers
+/// that cannot report their port, or that must come back on the same one.
 ///
 /// # Errors
-/// When the system has no port left.
+/// Fails if no port is free.
 pub fn free() -> Result<u16> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
@@ -31,7 +31,7 @@ pub fn free() -> Result<u16> {
     }
 }
 
-/// Whether something listens on the port already.
+/// Returns true if a process listens on the port already.
 pub fn is_busy(port: u16) -> bool {
     TcpListener::bind(loopback(port)).is_err()
 }

@@ -1,5 +1,5 @@
-//! A test's Envoy with the current module: two workers, an echo upstream, and one kept connection
-//! per listener and worker, so that a request can be put before each of them.
+//! Envoy for a test, with the current module: two workers, an echo upstream, and one kept
+//! connection per listener and worker, so that a test can send a request to each worker.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,14 +19,14 @@ use crate::http::{Connection, Request, Response};
 use crate::workers::connect_each;
 use crate::{build, paths};
 
-/// Worker threads of a test's Envoy.
+/// Number of worker threads of a test's Envoy.
 pub const WORKERS: usize = 2;
 
-/// The runtime that all tests of one executable share: what one test opened stays open for the
-/// next.
+/// Returns the runtime that all tests of one executable share, so that connections opened by one
+/// test stay open for the next.
 ///
 /// # Errors
-/// When the system gives no threads.
+/// Fails if the system cannot create threads.
 pub fn runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
     let made = RUNTIME.get_or_init(|| {
@@ -36,23 +36,23 @@ pub fn runtime() -> Result<&'static Runtime> {
             .build()
     });
     made.as_ref()
-        .map_err(|error| anyhow::anyhow!("no runtime: {error}"))
+        .map_err(|error| anyhow::anyhow!("cannot start the tokio runtime: {error}"))
 }
 
-/// Runs a test's body on the shared runtime.
+/// Runs the body of a test on the shared runtime.
 ///
 /// # Errors
-/// The body's own.
+/// Returns the errors of the body.
 pub fn run(body: impl Future<Output = Result<()>>) -> Result<()> {
     runtime()?.block_on(body)
 }
 
-/// A folder of this test's own under target/e2e.
+/// Returns the folder of a test under target/e2e.
 pub fn folder(name: &str) -> PathBuf {
     paths::target().join("e2e").join(name)
 }
 
-/// Envoy, upstream and kept connections.
+/// A running Envoy with its upstream and kept connections.
 #[derive(Debug)]
 pub struct Proxy {
     envoy: Envoy,
@@ -82,8 +82,8 @@ impl Proxy {
         Self::start_with(name, bootstrap, &names).await
     }
 
-    /// The same with a bootstrap of the test's own; `echo` is added to its clusters. Connections
-    /// are kept to the named listeners.
+    /// Starts Envoy with the test's own bootstrap, to which the cluster `echo` is added. Keeps
+    /// connections to the named listeners.
     ///
     /// # Errors
     /// As [`Proxy::start`].
@@ -91,7 +91,7 @@ impl Proxy {
         Self::start_with_env(name, bootstrap, listeners, Vec::new()).await
     }
 
-    /// The same, with environment variables for Envoy.
+    /// Starts Envoy like [`Proxy::start_with`], with additional environment variables.
     ///
     /// # Errors
     /// As [`Proxy::start`].
@@ -137,10 +137,10 @@ impl Proxy {
         &self.echo
     }
 
-    /// Where a listener listens.
+    /// The address of a listener.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// Fails if this proxy keeps no listener of that name.
     pub fn address(&self, listener: &str) -> Result<SocketAddr> {
         Ok(self.entry(listener)?.0)
     }
@@ -151,16 +151,17 @@ impl Proxy {
             .with_context(|| format!("no listener {listener}"))
     }
 
-    /// Puts a request before each worker: `make(worker)` gives each its own.
+    /// Sends a request to each worker. `make(worker)` returns the request for a worker.
     ///
     /// # Errors
-    /// When Envoy does not answer, or not with both workers.
+    /// Fails if Envoy does not answer, or if a worker gets no connection.
     pub async fn ask_each_worker(
         &self,
         listener: &str,
         make: impl Fn(usize) -> Request,
     ) -> Result<Vec<Response>> {
         let (address, kept) = self.entry(listener)?;
+        // The lock also keeps other tests from connecting while workers are identified.
         let mut connections = kept.lock().await;
         if connections.is_empty() || connections.iter().any(Connection::is_closed) {
             *connections = connect_each(&self.envoy, listener, *address, WORKERS).await?;

@@ -1,4 +1,4 @@
-//! A server that can be killed, connections and all, and brought back on the same port.
+//! HTTP server that can be killed with all its connections and restarted on the same port.
 
 use std::net::SocketAddr;
 
@@ -9,8 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::ports::loopback;
 
-/// An axum app on a runtime of its own, so that ending the runtime breaks its connections as a
-/// crash would.
+/// An axum app on its own runtime. Dropping the runtime breaks all connections, as a crash would.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -18,15 +17,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it on `127.0.0.1:port`; 0 takes any free port.
+    /// Starts the server on `127.0.0.1:port`; port 0 takes any free port.
     ///
     /// # Errors
-    /// When the port is taken.
+    /// Fails if the port is taken.
     pub fn start(port: u16, app: Router) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
+        // The caller must not continue before the server listens.
         let (bound, address) = std::sync::mpsc::channel();
         runtime.spawn(async move {
             let listener = TcpListener::bind(loopback(port)).await;
@@ -49,7 +49,7 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address on which the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

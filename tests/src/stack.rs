@@ -1,4 +1,4 @@
-//! Everything at once: the issuer, an echo service, and Envoy with the two hops of
+//! The complete local stack: the issuer, an echo service, and Envoy with the two hops of
 //! envoy-config/two-hops.yaml.
 
 use std::collections::HashMap;
@@ -15,16 +15,16 @@ use crate::envoy::{Envoy, Options};
 use crate::issuer::Issuer;
 use crate::{build, paths, ports};
 
-/// Envoy's worker threads.
+/// Number of Envoy's worker threads.
 pub const WORKERS: usize = 2;
-/// Envoy runs a filter on its main thread too, where it serves nothing. Every thread has a trust
-/// store for each hop, and each polls for itself.
+/// Number of trust stores that poll: one per thread and hop. Envoy also runs a filter on its main
+/// thread, which serves no requests.
 pub const POLLERS: usize = (WORKERS + 1) * 2;
 
-/// The credential in two-hops.yaml, which no issuer takes.
+/// Placeholder credential in two-hops.yaml, which no issuer accepts.
 const POLL_TOKEN: &str = "mss_replace-me";
 
-/// A port: what it is for, what two-hops.yaml says, and the environment variable that changes it.
+/// Ports: purpose, number in two-hops.yaml, and the environment variable that changes it.
 pub const PORTS: [(&str, u16, &str); 5] = [
     ("edge", 10_000, "MESHSEAL_EDGE_PORT"),
     ("sidecar", 10_001, "MESHSEAL_SIDECAR_PORT"),
@@ -49,26 +49,25 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Free ones.
+    /// Returns free ports.
     ///
     /// # Errors
-    /// When the system has none.
+    /// Fails if the system has no free port.
     pub fn free() -> Result<Self> {
-        let port = || ports::free();
         Ok(Self {
-            edge: port()?,
-            sidecar: port()?,
-            admin: port()?,
-            issuer: port()?,
-            service: port()?,
+            edge: ports::free()?,
+            sidecar: ports::free()?,
+            admin: ports::free()?,
+            issuer: ports::free()?,
+            service: ports::free()?,
         })
     }
 
-    /// Those of two-hops.yaml, unless the environment says otherwise.
+    /// Returns the ports of two-hops.yaml, changed by the environment.
     ///
     /// # Errors
-    /// When a variable is no port, or a port is taken: all such ports at once, each with the
-    /// remedy.
+    /// Fails if a variable is not a port number or a port is taken. The message lists all such
+    /// ports with the remedy.
     pub fn from_environment() -> Result<Self> {
         Self::chosen(|variable| std::env::var(variable).ok())
     }
@@ -77,13 +76,17 @@ impl Ports {
         let mut complaints = Vec::new();
         let [edge, sidecar, admin, issuer, service] = PORTS.map(|(what, usual, variable)| {
             let text = given(variable);
-            let port = text.as_deref().map_or(Ok(usual), str::parse).unwrap_or_else(|_| {
-                complaints.push(format!("{variable} is no port number; use 1 to 65535"));
-                usual
-            });
+            let port = text
+                .as_deref()
+                .map_or(Ok(usual), str::parse)
+                .unwrap_or_else(|_| {
+                    complaints.push(format!("{variable}: not a port number; use 1 to 65535"));
+                    usual
+                });
             if ports::is_busy(port) {
                 complaints.push(format!(
-                    "port {port} ({what}) is taken; stop what listens there, or choose another: {variable}=…"
+                    "port {port} ({what}) is taken; stop the process that listens on it, \
+                     or choose another port: {variable}=…"
                 ));
             }
             port
@@ -98,6 +101,7 @@ impl Ports {
         })
     }
 
+    /// Maps the port numbers of two-hops.yaml to the ports in use.
     fn usual_to_used(self) -> HashMap<u16, u16> {
         let used = [
             self.edge,
@@ -123,16 +127,16 @@ pub struct Stack {
     pub echo: Echo,
     /// Both hops.
     pub envoy: Envoy,
-    /// Where everything listens.
+    /// The ports in use.
     pub ports: Ports,
 }
 
 impl Stack {
-    /// Builds and starts all of it in an emptied folder, saying each step; returns when every
-    /// worker has the first bundle.
+    /// Builds and starts all parts in an emptied folder and reports each step with `say`. Returns
+    /// when every worker has the first bundle.
     ///
     /// # Errors
-    /// When a part does not build or come up; with its own words.
+    /// Fails if a part does not build or start; the message contains the part's own error.
     pub async fn start(
         dir: &Path,
         ports: Ports,
@@ -181,14 +185,14 @@ impl Stack {
         })
     }
 
-    /// Ends everything in order.
+    /// Stops all parts gracefully.
     pub async fn stop(&mut self) {
         self.envoy.stop().await;
         self.issuer.stop().await;
     }
 }
 
-/// two-hops.yaml with these ports, pins and credential, beside the rest of the state.
+/// Writes two-hops.yaml with these ports, pins and credential into `dir` and returns its path.
 fn write_config(dir: &Path, ports: Ports, pins: &Value, poll_token: &str) -> Result<PathBuf> {
     let shipped = paths::envoy_config().join("two-hops.yaml");
     let text = fs::read_to_string(&shipped)
@@ -211,7 +215,7 @@ fn write_config(dir: &Path, ports: Ports, pins: &Value, poll_token: &str) -> Res
     Ok(file)
 }
 
-/// Replaces whole numbers.
+/// Replaces port numbers, but only where they are whole words.
 fn with_ports(text: &str, ports: &HashMap<u16, u16>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -232,15 +236,18 @@ fn with_ports(text: &str, ports: &HashMap<u16, u16>) -> String {
     out
 }
 
-/// Replaces each list of keys that holds the example's pin.
+/// Replaces each list of keys that contains the example pin.
 fn with_pins(text: &str, pins: &Value) -> String {
-    let line = |line: &str| match line.split_once("\"keys\": [") {
-        Some((before, rest)) if rest.contains("\"kid\": \"example\"") => {
-            format!("{before}\"keys\": {pins}\n")
+    let mut out = String::new();
+    for line in text.lines() {
+        match line.split_once("\"keys\": [") {
+            Some((before, rest)) if rest.contains("\"kid\": \"example\"") => {
+                out += &format!("{before}\"keys\": {pins}\n");
+            }
+            _ => out += &format!("{line}\n"),
         }
-        _ => format!("{line}\n"),
-    };
-    text.lines().map(line).collect()
+    }
+    out
 }
 
 #[cfg(test)]
@@ -248,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_numbers_are_ports() {
+    fn accepts_only_whole_numbers_as_ports() {
         let ports = HashMap::from([(80, 1_080), (1_080, 7)]);
         assert_eq!(
             with_ports("a:80 800 x80 1080/80", &ports),
@@ -257,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_replace_the_example() {
+    fn generated_pins_replace_example_pins() {
         let text = "a\n  \"keys\": [{\"kid\": \"example\"}]\n  \"keys\": [b]\n";
         assert_eq!(
             with_pins(text, &serde_json::json!([{"x": 2}])),
@@ -266,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_port_that_cannot_be_used_is_named_with_the_remedy() -> Result<()> {
+    fn names_each_unusable_port_and_its_remedy() -> Result<()> {
         let taken = std::net::TcpListener::bind(ports::loopback(0))?;
         let port = taken.local_addr()?.port();
         let Ports {
@@ -292,7 +299,7 @@ mod tests {
         for part in [
             issuer.as_str(),
             "MESHSEAL_ISSUER_PORT=",
-            "MESHSEAL_SERVICE_PORT is no port number",
+            "MESHSEAL_SERVICE_PORT: not a port number",
         ] {
             ensure!(text.contains(part), "{part} in {text}");
         }

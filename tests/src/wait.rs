@@ -1,17 +1,17 @@
-//! Waiting for a condition, never for a duration.
+//! Waiting for a condition instead of a duration, so that tests are neither slow nor flaky.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How often a condition is looked at.
+/// Time between two checks of a condition.
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// Asks `probe` again and again until it gives a value.
+/// Calls `probe` repeatedly until it returns a value.
 ///
 /// # Errors
-/// When `limit` passes without one; the message names `what` was waited for.
+/// Fails if `limit` passes first; the message contains `what`, the awaited condition.
 pub async fn until<T, P, F>(what: &str, limit: Duration, mut probe: P) -> Result<T>
 where
     P: FnMut() -> F,
@@ -28,5 +28,10 @@ where
         }
     })
     .await
-    .with_context(|| format!("waited {} s in vain for {what}", limit.as_secs_f32()))
+    .with_context(|| {
+        format!(
+            "timed out after {} s waiting for {what}",
+            limit.as_secs_f32()
+        )
+    })
 }

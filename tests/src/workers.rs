@@ -1,4 +1,5 @@
-//! A connection to each of Envoy's worker threads: what one worker knows, another may not know yet.
+//! Opens a connection to each of Envoy's worker threads. Each worker has its own copy of the
+//! filter's state, so tests must address every worker.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,15 +11,15 @@ use crate::envoy::Envoy;
 use crate::http::Connection;
 use crate::wait::until;
 
-/// Enough tries for any way of spreading connections.
+/// Maximum number of connections to open; enough for any way of balancing them.
 const TRIES: usize = 64;
 
-/// One kept-alive connection per worker of a listener (see [`Envoy::connections`] for its name), in
-/// the workers' order. Nobody else may connect meanwhile: a connection is told to belong to the
-/// worker whose counter it moves.
+/// Returns one kept-alive connection per worker of a listener (see [`Envoy::connections`] for its
+/// name), in the order of the workers. A connection is attributed to the worker whose connection
+/// counter it increments, so no other client may connect meanwhile.
 ///
 /// # Errors
-/// When the workers cannot be told apart, or one never gets a connection.
+/// Fails if no worker's counter moves, or if one worker never gets a connection.
 pub async fn connect_each(
     envoy: &Envoy,
     listener: &str,
@@ -26,7 +27,7 @@ pub async fn connect_each(
     workers: usize,
 ) -> Result<Vec<Connection>> {
     let mut found = BTreeMap::new();
-    // Kept open until the end, so that the balancer looks for another worker.
+    // Surplus connections stay open, so that the balancer picks another worker next.
     let mut spare = Vec::new();
     for _ in 0..TRIES {
         let before = envoy.connections(listener).await?;

@@ -1,5 +1,4 @@
-//! The trust bundle in a real Envoy, from a server that does everything right and then everything
-//! wrong.
+//! The trust bundle in a real Envoy, from a server that behaves correctly and then wrongly.
 
 use std::time::Duration;
 
@@ -13,12 +12,12 @@ use meshseal_tests::wait::until;
 use serde_json::{Value, json};
 
 const ISSUER: &str = "https://issuer.example";
-/// Envoy runs the filter on its main thread too, where it serves nothing.
+/// Number of threads that poll. Envoy also runs the filter on its main thread.
 const POLLERS: usize = WORKERS + 1;
-/// For everything that the filter does by itself; back-off included.
+/// Time limit for everything that the filter does by itself, back-off included.
 const SOON: Duration = Duration::from_secs(20);
 
-/// An Envoy that trusts a bundle server, and a key whose tokens the first bundle makes good.
+/// An Envoy that trusts a bundle server, and a key that the first bundle contains.
 struct Scene {
     bundles: Bundles,
     key: Key,
@@ -26,12 +25,12 @@ struct Scene {
 }
 
 impl Scene {
-    /// The server runs and its first bundle has arrived in both workers.
+    /// Starts everything and waits until both workers have the first bundle.
     async fn ready(name: &str) -> Result<Self> {
         Self::ready_with(name, json!({})).await
     }
 
-    /// The same, with `more` members of `trustBundle`.
+    /// Does the same as [`Scene::ready`] with `more` members of `trustBundle`.
     async fn ready_with(name: &str, more: Value) -> Result<Self> {
         let scene = Self::with(name, Bundles::start()?, more).await?;
         scene.bundles.publish(trust(ISSUER, &[&scene.key])?);
@@ -39,7 +38,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Envoy with that server, whatever its state, and `more` members of `trustBundle`.
+    /// Starts Envoy with a bundle server in any state and `more` members of `trustBundle`.
     async fn with(name: &str, bundles: Bundles, more: Value) -> Result<Self> {
         let mut config = bundles.config("bundles")?;
         if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
@@ -69,7 +68,7 @@ impl Scene {
             .await
     }
 
-    /// Both workers answer with that status now.
+    /// Checks that both workers answer with this status and code now.
     async fn expect(&self, token: &str, status: u16, code: Option<&str>) -> Result<()> {
         for response in self.ask(token).await? {
             ensure!(
@@ -84,7 +83,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until both workers answer with that status.
+    /// Waits until both workers answer with this status.
     async fn until_answered(&self, token: &str, status: u16) -> Result<()> {
         until(
             &format!("status {status} from both workers"),
@@ -100,7 +99,7 @@ impl Scene {
         .await
     }
 
-    /// Waits until every thread has acknowledged that version.
+    /// Waits until every thread has acknowledged this version.
     async fn until_held(&self, version: u64) -> Result<()> {
         until(
             &format!("version {version} in every thread"),
@@ -120,11 +119,11 @@ impl Scene {
             .await
     }
 
-    /// Has the server answer every poll with these bytes until every thread has refused them.
+    /// Lets the server answer every poll with these bytes until every thread has rejected them.
     async fn refuses(&self, bytes: Vec<u8>) -> Result<()> {
         let before = self.stat("bundle.refused").await? + self.stat("bundle.poll_failed").await?;
         self.bundles.set_manner(Manner::Bytes(bytes));
-        until("every thread to refuse", SOON, || async {
+        until("every thread to reject the bytes", SOON, || async {
             let now = self.stat("bundle.refused").await.ok()?
                 + self.stat("bundle.poll_failed").await.ok()?;
             (now >= before + POLLERS as u64).then_some(())
@@ -132,7 +131,7 @@ impl Scene {
         .await
     }
 
-    /// After a fault: good tokens still pass, and a key published now arrives.
+    /// Checks the state after a fault: valid tokens still pass, and a newly published key arrives.
     async fn recovers(&self) -> Result<()> {
         self.expect(&self.token()?, 200, None).await?;
         self.bundles.set_manner(Manner::Right);
@@ -149,7 +148,7 @@ fn token_of(key: &Key) -> Result<String> {
 }
 
 #[test]
-fn every_worker_polls_for_itself_and_says_what_it_has() -> Result<()> {
+fn every_worker_polls_with_its_own_version() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-polls").await?;
         let version = scene.bundles.publish(trust(ISSUER, &[&scene.key])?);
@@ -176,7 +175,7 @@ fn every_worker_polls_for_itself_and_says_what_it_has() -> Result<()> {
 }
 
 #[test]
-fn poll_token_is_sent() -> Result<()> {
+fn sends_poll_token() -> Result<()> {
     run(async {
         let scene = Scene::with(
             "bundle-poll-token",
@@ -196,7 +195,7 @@ fn poll_token_is_sent() -> Result<()> {
 }
 
 #[test]
-fn a_late_server_is_found() -> Result<()> {
+fn reaches_server_that_starts_late() -> Result<()> {
     run(async {
         let mut scene = Scene::with("bundle-late", Bundles::stopped()?, json!({})).await?;
         scene
@@ -209,7 +208,7 @@ fn a_late_server_is_found() -> Result<()> {
 }
 
 #[test]
-fn a_killed_server_costs_no_request_and_pushes_resume() -> Result<()> {
+fn survives_killed_server_and_resumes_polling() -> Result<()> {
     run(async {
         let mut scene = Scene::ready("bundle-killed").await?;
         let failed = scene.stat("bundle.poll_failed").await?;
@@ -225,7 +224,7 @@ fn a_killed_server_costs_no_request_and_pushes_resume() -> Result<()> {
 }
 
 #[test]
-fn a_silent_server_holds_up_no_request() -> Result<()> {
+fn silent_server_delays_no_request() -> Result<()> {
     run(async {
         let scene = Scene::ready_with("bundle-silent", json!({"wait": "1s"})).await?;
         let failed = scene.stat("bundle.poll_failed").await?;
@@ -240,12 +239,15 @@ fn a_silent_server_holds_up_no_request() -> Result<()> {
 }
 
 #[test]
-fn an_older_version_is_refused() -> Result<()> {
+fn rejects_older_version() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-rollback").await?;
         let stranger = Key::generate(Kind::Ed25519, "older")?;
         let now = unix_now();
-        let older = json!({"iss": "x", "ver": 1, "iat": now, "exp": now + 600, "issuers": trust(ISSUER, &[&stranger])?});
+        let older = json!({
+            "iss": "x", "ver": 1, "iat": now, "exp": now + 600,
+            "issuers": trust(ISSUER, &[&stranger])?,
+        });
         scene
             .refuses(sign(scene.bundles.key(), &older)?.into_bytes())
             .await?;
@@ -257,14 +259,17 @@ fn an_older_version_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_foreign_signature_is_refused() -> Result<()> {
+fn rejects_foreign_signature() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-foreign").await?;
-        // The attacker knows everything but the key: same kid, a later version.
+        // The attacker knows everything but the private key: same `kid`, later version.
         let foreign = Key::generate(Kind::Ed25519, "bundle")?;
         let mine = Key::generate(Kind::Ed25519, "mine")?;
         let now = unix_now();
-        let bundle = json!({"iss": "bundles.test", "ver": 999, "iat": now, "exp": now + 600, "issuers": trust(ISSUER, &[&mine])?});
+        let bundle = json!({
+            "iss": "bundles.test", "ver": 999, "iat": now, "exp": now + 600,
+            "issuers": trust(ISSUER, &[&mine])?,
+        });
         scene.refuses(sign(&foreign, &bundle)?.into_bytes()).await?;
         scene
             .expect(&token_of(&mine)?, 401, Some("key-unknown"))
@@ -274,10 +279,10 @@ fn a_foreign_signature_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_token_is_no_bundle() -> Result<()> {
+fn rejects_token_as_bundle() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-type").await?;
-        // Signed by the pinned key, with a bundle's content, but of another type.
+        // Signed by the pinned key, with the content of a bundle, but with another `typ`.
         let now = unix_now();
         let content =
             json!({"iss": "bundles.test", "ver": 999, "iat": now, "exp": now + 600}).to_string();
@@ -293,7 +298,7 @@ fn a_token_is_no_bundle() -> Result<()> {
 }
 
 #[test]
-fn a_truncated_bundle_is_refused() -> Result<()> {
+fn rejects_truncated_bundle() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-truncated").await?;
         let mut whole = scene.bundles.current()?.into_bytes();
@@ -304,7 +309,7 @@ fn a_truncated_bundle_is_refused() -> Result<()> {
 }
 
 #[test]
-fn ten_megabytes_are_refused() -> Result<()> {
+fn rejects_ten_megabyte_response() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-huge").await?;
         scene.refuses(vec![b'A'; 10 * 1024 * 1024]).await?;
@@ -313,7 +318,7 @@ fn ten_megabytes_are_refused() -> Result<()> {
 }
 
 #[test]
-fn an_answer_that_is_no_bundle_is_refused() -> Result<()> {
+fn rejects_response_that_is_no_bundle() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-html").await?;
         scene
@@ -324,7 +329,7 @@ fn an_answer_that_is_no_bundle_is_refused() -> Result<()> {
 }
 
 #[test]
-fn an_error_status_is_survived() -> Result<()> {
+fn survives_error_status() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-500").await?;
         let failed = scene.stat("bundle.poll_failed").await?;
@@ -338,7 +343,7 @@ fn an_error_status_is_survived() -> Result<()> {
 }
 
 #[test]
-fn an_outdated_bundle_is_not_used() -> Result<()> {
+fn rejects_tokens_with_outdated_bundle() -> Result<()> {
     run(async {
         let mut scene = Scene::ready("bundle-outdated").await?;
         scene.bundles.set_lifetime(2);
@@ -356,7 +361,7 @@ fn an_outdated_bundle_is_not_used() -> Result<()> {
 }
 
 #[test]
-fn an_outdated_bundle_is_used_where_configured() -> Result<()> {
+fn serves_outdated_bundle_if_configured() -> Result<()> {
     run(async {
         let bundles = Bundles::start()?;
         bundles.set_lifetime(2);
@@ -374,7 +379,7 @@ fn an_outdated_bundle_is_used_where_configured() -> Result<()> {
 }
 
 #[test]
-fn an_embedded_bundle_serves_until_the_issuer_is_there() -> Result<()> {
+fn embedded_bundle_serves_until_issuer_starts() -> Result<()> {
     run(async {
         let key = Key::generate(Kind::P256, "embedded")?;
         let bundles = Bundles::stopped()?;
@@ -392,15 +397,14 @@ fn an_embedded_bundle_serves_until_the_issuer_is_there() -> Result<()> {
 }
 
 #[test]
-fn revocations_arrive() -> Result<()> {
+fn applies_pushed_revocations() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-revoked").await?;
-        // A jti is eight bytes of index and eight of chance; the set is a list of differences in
-        // LEB128.
-        let jti = |index: u64| b64([index.to_be_bytes(), [7; 8]].concat());
+        // A `jti` has eight bytes of index and eight random bytes. The set of revoked tokens is a
+        // list of index differences in LEB128.
         let token = |index: u64| {
             Token::new(ISSUER, "orders", unix_now())
-                .claim("jti", jti(index))
+                .claim("jti", b64([index.to_be_bytes(), [7; 8]].concat()))
                 .sign(&scene.key)
         };
         let mut issuers = trust(ISSUER, &[&scene.key])?;
@@ -425,11 +429,11 @@ fn revocations_arrive() -> Result<()> {
 }
 
 #[test]
-fn an_unknown_key_is_asked_for_while_the_request_waits() -> Result<()> {
+fn holds_request_and_polls_for_unknown_key() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-wait").await?;
-        // The polls that wait are not told; only a poll that the waiting request causes can bring
-        // the key in time.
+        // Waiting polls do not get the new version. Only the poll that the held request causes can
+        // bring the key in time.
         scene.bundles.set_manner(Manner::Deaf);
         let fresh = Key::generate(Kind::Ed25519, "fresh")?;
         scene.bundles.publish(trust(ISSUER, &[&scene.key, &fresh])?);
@@ -440,7 +444,7 @@ fn an_unknown_key_is_asked_for_while_the_request_waits() -> Result<()> {
 }
 
 #[test]
-fn a_flood_of_unknown_keys_causes_few_polls() -> Result<()> {
+fn unknown_keys_cause_few_polls() -> Result<()> {
     run(async {
         let scene = Scene::ready("bundle-flood").await?;
         let before = scene.bundles.polls().len();

@@ -1,6 +1,6 @@
-//! A wall clock that steps while Envoy runs; the monotonic clock stays. Fetches and polls go on in
-//! their rhythm, keys and bundles age by elapsed time, and no request is held longer or released
-//! early.
+//! Steps of the wall clock while Envoy runs; the monotonic clock does not step. Fetches and polls
+//! keep their intervals, keys and bundles age by elapsed time, and requests are held as long as
+//! otherwise.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ use serde_json::json;
 const ISSUER: &str = "https://idp.example";
 const DAY: i64 = 86_400;
 
-/// Compiles the library that shifts the time of day of a process. A C compiler is there, because
+/// Compiles the library that shifts the wall clock of a process. A C compiler is available, because
 /// aws-lc needs one.
 fn library(name: &str) -> Result<PathBuf> {
     let library = folder(name).join("wall_clock.so");
@@ -49,7 +49,7 @@ fn library(name: &str) -> Result<PathBuf> {
     Ok(library)
 }
 
-/// Writes in place, because Envoy has mapped the file.
+/// Shifts the wall clock by `seconds`. Writes the file in place, because Envoy has mapped it.
 fn shift_by(file: &Path, seconds: i64) -> Result<()> {
     let mut file = File::options()
         .write(true)
@@ -59,7 +59,7 @@ fn shift_by(file: &Path, seconds: i64) -> Result<()> {
     Ok(file.write_all(&seconds.to_ne_bytes())?)
 }
 
-/// The environment of an Envoy whose time of day follows `shift`, which has no shift at first.
+/// Returns the environment of an Envoy whose wall clock follows the file `shift`, initially 0.
 fn shifted(library: &Path, shift: &Path) -> Result<Vec<(OsString, OsString)>> {
     shift_by(shift, 0)?;
     let env = [("LD_PRELOAD", library), ("WALL_CLOCK_SHIFT", shift)];
@@ -74,7 +74,7 @@ async fn statuses(proxy: &Proxy, token: &str) -> Result<Vec<u16>> {
 }
 
 #[test]
-fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
+fn clock_steps_do_not_change_polling() -> Result<()> {
     let library = library("clock")?;
     run(async {
         let key = Key::generate(Kind::P256, "k")?;
@@ -92,7 +92,8 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
             .with_state((Arc::clone(&fetches), keys));
         let _server = Server::start(port, app)?;
         let plugin = json!({"jwtRules": [{
-            "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
+            "issuer": ISSUER, "audiences": ["orders"],
+            "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
             "refreshInterval": "10s",
         }]});
         let shift = folder("clock").join("shift");
@@ -111,12 +112,14 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
         for shifted_by in [400 * DAY, -DAY, 0] {
             let before = fetches.load(Ordering::SeqCst);
             shift_by(&shift, shifted_by)?;
+            // A token that is valid by the shifted clock proves that Envoy sees the shift.
             let shifted = unix_now().saturating_add_signed(shifted_by);
             let good = good_at(shifted)?;
             ensure!(
                 statuses(&proxy, &good).await? == [200; WORKERS],
-                "Envoy's time of day is not shifted by {shifted_by} s"
+                "Envoy's wall clock is not shifted by {shifted_by} s"
             );
+            // A held request waits as long as without the shift.
             let unknown = Token::new(ISSUER, "orders", shifted)
                 .header("kid", "made-up")
                 .sign(&key)?;
@@ -131,7 +134,7 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
                 asked.elapsed()
             );
             tokio::time::sleep(Duration::from_secs(13)).await;
-            // A refresh of each worker, and what the unknown key may ask for.
+            // Expected: one refresh per worker, and the fetches that the unknown key may cause.
             let fetched = fetches.load(Ordering::SeqCst) - before;
             ensure!(
                 (WORKERS..=4 * WORKERS).contains(&fetched),
@@ -146,8 +149,17 @@ fn steps_of_the_wall_clock_change_no_rhythm() -> Result<()> {
     })
 }
 
+/// Signs a token that is valid by the shifted wall clock.
+fn sign(key: &Key, shifted_by: i64) -> Result<String> {
+    let jti = meshseal_core::revocation::jti_with_index(7, [1; 8]);
+    let now = unix_now().saturating_add_signed(shifted_by);
+    Token::new(ISSUER, "orders", now)
+        .claim("jti", jti)
+        .sign(key)
+}
+
 #[test]
-fn steps_of_the_wall_clock_change_no_bundle() -> Result<()> {
+fn clock_steps_do_not_change_bundle_age() -> Result<()> {
     let library = library("bundle-clock")?;
     run(async {
         let bundles = Bundles::start()?;
@@ -165,13 +177,6 @@ fn steps_of_the_wall_clock_change_no_bundle() -> Result<()> {
             .listener(edge)
             .cluster("bundles", bundles.address());
         let proxy = Proxy::start_with_env("bundle-clock", bootstrap, &["edge"], env).await?;
-        let sign = |key: &Key, shifted_by: i64| {
-            let jti = meshseal_core::revocation::jti_with_index(7, [1; 8]);
-            let now = unix_now().saturating_add_signed(shifted_by);
-            Token::new(ISSUER, "orders", now)
-                .claim("jti", jti)
-                .sign(key)
-        };
         let mut key = Key::generate(Kind::Ed25519, "first")?;
         bundles.publish(trust(ISSUER, &[&key])?);
         for shifted_by in [0, -DAY, 400 * DAY] {
@@ -183,13 +188,15 @@ fn steps_of_the_wall_clock_change_no_bundle() -> Result<()> {
             };
             let soon = Duration::from_secs(15);
             shift_by(&shift, shifted_by)?;
+            // The bundle is polled and stays confirmed.
             until("a bundle", soon, || answers(&key, 200)).await?;
-            // Two maximum ages: only a bundle that is confirmed is still good.
+            // Sleep for two maximum ages, so that the bundle is valid only if it was confirmed.
             tokio::time::sleep(Duration::from_secs(12)).await;
             ensure!(
                 statuses(&proxy, &sign(&key, shifted_by)?).await? == [200; WORKERS],
                 "after {shifted_by} s"
             );
+            // A new version withdraws the key.
             let withdrawn = key;
             key = Key::generate(Kind::Ed25519, &format!("after{shifted_by}"))?;
             bundles.publish(trust(ISSUER, &[&key])?);
@@ -198,6 +205,7 @@ fn steps_of_the_wall_clock_change_no_bundle() -> Result<()> {
                 statuses(&proxy, &sign(&withdrawn, shifted_by)?).await? == [401; WORKERS],
                 "the key was withdrawn after {shifted_by} s"
             );
+            // Without confirmation the bundle becomes stale.
             bundles.set_manner(Manner::Status(503));
             until("a stale bundle", soon, || answers(&key, 503)).await?;
             bundles.set_manner(Manner::Right);

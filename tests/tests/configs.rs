@@ -1,5 +1,5 @@
-//! Every shipped Envoy configuration is accepted by Envoy itself, and its plugin configurations by
-//! the published schema.
+//! Checks that Envoy accepts every shipped configuration, and that the published schema and the
+//! filter agree on plugin configurations.
 
 use std::fs;
 use std::path::PathBuf;
@@ -26,10 +26,11 @@ fn shipped() -> Result<Vec<PathBuf>> {
 fn schema() -> Result<jsonschema::Validator> {
     let text = fs::read_to_string(paths::envoy_config().join("plugin-config.schema.json"))?;
     jsonschema::draft202012::new(&serde_json::from_str(&text)?)
-        .context("the schema is no JSON Schema")
+        .context("plugin-config.schema.json: not a JSON Schema")
 }
 
-/// All plugin configurations in a bootstrap: the JSON texts of its `google.protobuf.StringValue`s.
+/// Collects the plugin configurations in a bootstrap: the JSON texts in its
+/// `google.protobuf.StringValue`s.
 fn plugin_configs(value: &Value, found: &mut Vec<Value>) -> Result<()> {
     match value {
         Value::Object(members) => {
@@ -63,7 +64,7 @@ fn envoy_accepts_every_shipped_configuration() -> Result<()> {
 }
 
 #[test]
-fn schema_and_filter_accept_every_shipped_plugin_configuration() -> Result<()> {
+fn schema_and_filter_accept_shipped_configurations() -> Result<()> {
     let schema = schema()?;
     for file in shipped()? {
         let bootstrap: Value = serde_saphyr::from_str(&fs::read_to_string(&file)?)?;
@@ -87,21 +88,28 @@ fn schema_and_filter_accept_every_shipped_plugin_configuration() -> Result<()> {
     Ok(())
 }
 
-/// The schema is for editors; the filter is what counts. On these both must say no.
+/// The schema helps editors, while the filter decides. Both must reject these configurations.
 #[test]
-fn the_schema_refuses_what_the_filter_refuses() -> Result<()> {
+fn schema_rejects_configurations_that_filter_rejects() -> Result<()> {
     let schema = schema()?;
-    let rule = json!({"issuer": "https://i.example", "audiences": ["a"], "jwks": "{\"keys\": []}"});
+    let issuer = "https://i.example";
+    let rule = json!({"issuer": issuer, "audiences": ["a"], "jwks": "{\"keys\": []}"});
     let refused = [
         json!({}),
         json!({"jwtRules": []}),
         json!({"jwtRules": [rule], "unknown": true}),
-        json!({"jwtRules": [{"issuer": "https://i.example", "jwks": "{}"}]}),
-        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": [], "jwks": "{}"}]}),
-        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": ["a"]}]}),
-        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": ["a"], "jwks": "{}", "trustBundle": true}]}),
-        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": ["a"], "jwksUri": "https://i.example/k"}]}),
-        json!({"jwtRules": [{"issuer": "https://i.example", "audiences": ["a"], "jwks": "{}", "algorithms": ["none"]}]}),
+        json!({"jwtRules": [{"issuer": issuer, "jwks": "{}"}]}),
+        json!({"jwtRules": [{"issuer": issuer, "audiences": [], "jwks": "{}"}]}),
+        json!({"jwtRules": [{"issuer": issuer, "audiences": ["a"]}]}),
+        json!({"jwtRules": [
+            {"issuer": issuer, "audiences": ["a"], "jwks": "{}", "trustBundle": true},
+        ]}),
+        json!({"jwtRules": [
+            {"issuer": issuer, "audiences": ["a"], "jwksUri": "https://i.example/k"},
+        ]}),
+        json!({"jwtRules": [
+            {"issuer": issuer, "audiences": ["a"], "jwks": "{}", "algorithms": ["none"]},
+        ]}),
         json!({"jwtRules": [rule], "mode": "enforce"}),
         json!({"jwtRules": [rule], "rules": [{"action": "AUDIT"}]}),
         json!({"jwtRules": [rule], "rules": [{"to": [{"operations": {}}]}]}),
@@ -116,10 +124,11 @@ fn the_schema_refuses_what_the_filter_refuses() -> Result<()> {
     Ok(())
 }
 
-/// A good configuration with changes to its issuer.
+/// Returns a valid configuration with changes to its `jwtRules[0]`.
 fn rule(changes: Value) -> Value {
     let keys = json!({ "keys": [{
-        "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+        "kty": "OKP", "crv": "Ed25519", "kid": "k",
+        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
     }] });
     let mut rule = json!({ "issuer": "https://i.example", "audiences": ["a"], "jwks": keys });
     if let (Some(rule), Value::Object(changes)) = (rule.as_object_mut(), changes) {
@@ -128,7 +137,7 @@ fn rule(changes: Value) -> Value {
     json!({ "jwtRules": [rule] })
 }
 
-/// A good configuration with a member at its top.
+/// Returns a valid configuration with an additional top-level member.
 fn top(name: &str, value: Value) -> Value {
     let mut config = rule(json!({}));
     if let Some(config) = config.as_object_mut() {
@@ -137,18 +146,31 @@ fn top(name: &str, value: Value) -> Value {
     config
 }
 
-/// Each differs in one thing from a good configuration.
+/// Returns a valid configuration with a condition, which may be invalid.
+fn when(key: &str, value: &str) -> Value {
+    top(
+        "rules",
+        json!([{ "when": [{ "key": key, "values": [value] }] }]),
+    )
+}
+
+/// Returns a valid configuration with a negative condition, which may be invalid.
+fn when_not(key: &str, value: &str) -> Value {
+    top(
+        "rules",
+        json!([{ "allowMissing": true, "when": [{ "key": key, "notValues": [value] }] }]),
+    )
+}
+
+/// Returns a valid configuration with a header prefix, which may be invalid.
+fn from_header(prefix: &str) -> Value {
+    rule(json!({ "fromHeaders": [{ "name": "x-token", "prefix": prefix }] }))
+}
+
+/// Each configuration differs from a valid one in a single mistake.
 #[test]
-fn schema_refuses_each_single_mistake() -> Result<()> {
+fn schema_rejects_each_single_mistake() -> Result<()> {
     let schema = schema()?;
-    let when = |key: &str, value: &str| {
-        top(
-            "rules",
-            json!([{ "when": [{ "key": key, "values": [value] }] }]),
-        )
-    };
-    let from =
-        |prefix: &str| rule(json!({ "fromHeaders": [{ "name": "x-token", "prefix": prefix }] }));
     let refused = [
         top("statPrefix", json!("")),
         top("rules", json!([{ "to": [{ "operation": {} }] }])),
@@ -170,9 +192,9 @@ fn schema_refuses_each_single_mistake() -> Result<()> {
         when("request.auth.claims[\"a\"]", "x"),
         when("request.auth.claims[ a ]", "x"),
         when("request.auth.claims[a][]", "x"),
-        from("Bearer  "),
-        from(" Bearer "),
-        from("a,b"),
+        from_header("Bearer  "),
+        from_header(" Bearer "),
+        from_header("a,b"),
         rule(json!({ "fromCookies": ["a=b"] })),
         rule(json!({ "scopeClaims": ["a..b"] })),
         rule(json!({ "audienceClaim": "['a']" })),
@@ -188,55 +210,58 @@ fn schema_refuses_each_single_mistake() -> Result<()> {
     Ok(())
 }
 
-/// What an editor marks as wrong must be wrong.
+/// An editor must not mark a valid configuration as wrong.
 #[test]
-fn schema_accepts_what_the_filter_accepts() -> Result<()> {
+fn schema_accepts_configurations_that_filter_accepts() -> Result<()> {
     let schema = schema()?;
-    let when = |key: &str, value: &str| {
-        let mut config = rule(json!({}));
-        config["rules"] =
-            json!([{ "allowMissing": true, "when": [{ "key": key, "notValues": [value] }] }]);
-        config
-    };
     let accepted = [
         rule(json!({ "trustBundle": false })),
-        rule(
-            json!({ "tokenTypes": ["at+jwt", "JWT", "ID"], "requiredClaims": ["sub"], "audienceClaim": "client_id" }),
-        ),
-        rule(
-            json!({ "scopeClaims": ["scp", "[a.b]"], "subjectType": { "claim": "idtyp", "clientValues": ["app"] } }),
-        ),
-        rule(
-            json!({ "onUnsafe": "REJECT", "outputMaxValueBytes": 61_440, "outputMaxTotalBytes": 1 }),
-        ),
-        rule(
-            json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "[a.b][c]", "onUnsafe": "OMIT" }] }),
-        ),
-        when("request.auth.claims[kubernetes.io][namespace]", "shop"),
-        when("request.auth.claims[a b]", "x"),
-        rule(
-            json!({ "fromHeaders": [{ "name": "a" }, { "name": "b", "prefix": "x" }, { "name": "c", "prefix": "a b " }] }),
-        ),
-        rule(
-            json!({ "fromCookies": ["s", "__Host-session"], "scopeClaims": ["a.b", "it's", "[a b]"] }),
-        ),
+        rule(json!({
+            "tokenTypes": ["at+jwt", "JWT", "ID"], "requiredClaims": ["sub"],
+            "audienceClaim": "client_id",
+        })),
+        rule(json!({
+            "scopeClaims": ["scp", "[a.b]"],
+            "subjectType": { "claim": "idtyp", "clientValues": ["app"] },
+        })),
+        rule(json!({
+            "onUnsafe": "REJECT", "outputMaxValueBytes": 61_440, "outputMaxTotalBytes": 1,
+        })),
+        rule(json!({
+            "outputClaimToHeaders": [
+                { "header": "x-a", "claim": "[a.b][c]", "onUnsafe": "OMIT" },
+            ],
+        })),
+        when_not("request.auth.claims[kubernetes.io][namespace]", "shop"),
+        when_not("request.auth.claims[a b]", "x"),
+        rule(json!({
+            "fromHeaders": [
+                { "name": "a" }, { "name": "b", "prefix": "x" }, { "name": "c", "prefix": "a b " },
+            ],
+        })),
+        rule(json!({
+            "fromCookies": ["s", "__Host-session"], "scopeClaims": ["a.b", "it's", "[a b]"],
+        })),
         top("statPrefix", json!("a")),
         top(
             "rules",
-            json!([{ "to": [{ "operation": { "methods": ["M-SEARCH", "*"] } }], "scopes": ["a:b/c"] }]),
+            json!([{
+                "to": [{ "operation": { "methods": ["M-SEARCH", "*"] } }],
+                "scopes": ["a:b/c"],
+            }]),
         ),
-        when("request.auth.principal", "*"),
-        when("request.auth.audiences", "a"),
-        when("request.auth.presenter", "a"),
-        when("request.auth.subjectType", "client"),
-        when("request.auth.delegated", "true"),
-        when("request.auth.actor", "https://i.example/edge"),
-        when("request.auth.delegationDepth", "2"),
+        when_not("request.auth.principal", "*"),
+        when_not("request.auth.audiences", "a"),
+        when_not("request.auth.presenter", "a"),
+        when_not("request.auth.subjectType", "client"),
+        when_not("request.auth.delegated", "true"),
+        when_not("request.auth.actor", "https://i.example/edge"),
+        when_not("request.auth.delegationDepth", "2"),
     ];
     for config in accepted {
         meshseal_core::config::read_policy(&config.to_string())
-            .with_context(|| format!("the filter refuses {config}"))?;
-        ensure!(schema.is_valid(&config), "the schema refuses {config}");
+            .with_context(|| format!("the filter rejects {config}"))?;
+        ensure!(schema.is_valid(&config), "the schema rejects {config}");
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! How streams end: what the filter relies on of Envoy, and that it leaves alone what is over.
+//! End of streams: the property of Envoy on which the filter relies, and the filter's behaviour
+//! when a held request ends.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,7 +21,11 @@ use tokio::time::sleep;
 const ISSUER: &str = "https://issuer.example";
 const SOON: Duration = Duration::from_secs(20);
 
-/// Sends a request and closes the connection so long after it.
+fn token(key: &Key) -> Result<String> {
+    Token::new(ISSUER, "orders", unix_now()).sign(key)
+}
+
+/// Sends a request and closes the connection `after` that time.
 async fn send_and_leave(to: SocketAddr, token: &str, after: Duration) -> Result<()> {
     let mut connection = TcpStream::connect(to).await?;
     let request =
@@ -30,8 +35,8 @@ async fn send_and_leave(to: SocketAddr, token: &str, after: Duration) -> Result<
     Ok(())
 }
 
-/// Holds every request for ever; counts at each tick, and at the end of the stream, whether the
-/// request has a duration.
+/// Writes a module that holds every request for ever. At each tick and at the end of the stream it
+/// counts whether the request has the property `request.duration`.
 fn probe(name: &str) -> Result<PathBuf> {
     let metrics = [
         "probe.held",
@@ -45,7 +50,8 @@ fn probe(name: &str) -> Result<PathBuf> {
         let (text, id, length) = (100 + at * 32, 16 + at * 4, metric.len());
         data += &format!("(data (i32.const {text}) \"{metric}\")");
         define += &format!(
-            "(drop (call $define (i32.const 0) (i32.const {text}) (i32.const {length}) (i32.const {id})))"
+            "(drop (call $define (i32.const 0) (i32.const {text}) \
+             (i32.const {length}) (i32.const {id})))"
         );
     }
     let module = wat::parse_str(format!(
@@ -60,18 +66,22 @@ fn probe(name: &str) -> Result<PathBuf> {
           (global $stream (mut i32) (i32.const 0))
           (func $look (param $counter i32)
             (drop (call $increment (i32.load (local.get $counter)) (i64.const 1)))
-            (if (i32.eqz (call $property (i32.const 0) (i32.const 16) (i32.const 40) (i32.const 44)))
-              (then (drop (call $increment (i32.load offset=4 (local.get $counter)) (i64.const 1))))))
+            (if (i32.eqz
+                  (call $property (i32.const 0) (i32.const 16) (i32.const 40) (i32.const 44)))
+              (then (drop
+                (call $increment (i32.load offset=4 (local.get $counter)) (i64.const 1))))))
           (func (export "proxy_abi_version_0_2_1"))
           (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 1024))
           (func (export "proxy_on_configure") (param i32 i32) (result i32)
             {define} (drop (call $tick (i32.const 20))) (i32.const 1))
           (func (export "proxy_on_context_create") (param i32 i32))
-          (func (export "proxy_on_request_headers") (param $context i32) (param i32 i32) (result i32)
+          (func (export "proxy_on_request_headers")
+            (param $context i32) (param i32 i32) (result i32)
             (global.set $stream (local.get $context)) (i32.const 1))
           (func (export "proxy_on_tick") (param i32)
             (if (global.get $stream) (then
-              (if (i32.eqz (call $enter (global.get $stream))) (then (call $look (i32.const 16)))))))
+              (if (i32.eqz (call $enter (global.get $stream)))
+                (then (call $look (i32.const 16)))))))
           (func (export "proxy_on_delete") (param $context i32)
             (if (i32.eq (local.get $context) (global.get $stream)) (then
               (global.set $stream (i32.const 0)) (call $look (i32.const 24))))))"#
@@ -83,7 +93,7 @@ fn probe(name: &str) -> Result<PathBuf> {
 }
 
 #[test]
-fn a_request_has_a_duration_when_it_is_over_and_not_before() -> Result<()> {
+fn request_duration_exists_only_after_end() -> Result<()> {
     run(async {
         let name = "ends-duration";
         let filter = wasm("probe", &probe(name)?, &json!({}));
@@ -106,24 +116,24 @@ fn a_request_has_a_duration_when_it_is_over_and_not_before() -> Result<()> {
             (count("ended").await.ok()? == 3).then_some(())
         })
         .await?;
-        ensure!(count("held").await? > 3, "looked at while they were held");
+        ensure!(count("held").await? > 3, "no tick while requests were held");
         ensure!(
             count("held_known").await? == 0,
-            "a request that is held has a duration already"
+            "a held request has a duration already"
         );
         ensure!(
             count("ended_known").await? == 3,
-            "a request that is over has no duration"
+            "an ended request has no duration"
         );
         Ok(())
     })
 }
 
-/// A smoke test: some of these are over when their turn comes, in the same turn of Envoy's event
-/// loop, but a release of Envoy need not show it. What is done about them is held by the engine's
-/// tests.
+/// Smoke test: some of these requests end in the same iteration of Envoy's event loop in which the
+/// filter would answer them. Not every release of Envoy shows this. The engine's tests check the
+/// behaviour itself.
 #[test]
-fn requests_may_end_at_the_moment_at_which_they_are_answered() -> Result<()> {
+fn survives_requests_that_end_while_answered() -> Result<()> {
     run(async {
         let bundles = Bundles::start()?;
         let (known, stranger) = (
@@ -141,7 +151,6 @@ fn requests_may_end_at_the_moment_at_which_they_are_answered() -> Result<()> {
         )
         .await?;
         bundles.publish(trust(ISSUER, &[&known])?);
-        let token = |key: &Key| Token::new(ISSUER, "orders", unix_now()).sign(key);
         let good = token(&known)?;
         let all_pass = async || {
             let responses = proxy
@@ -154,8 +163,8 @@ fn requests_may_end_at_the_moment_at_which_they_are_answered() -> Result<()> {
                 .then_some(())
         };
         until("the bundle to arrive", SOON, &all_pass).await?;
-        // Those who wait do so for as long as they may, and are answered at the tick after it:
-        // between 160 and 180 ms.
+        // Held requests wait for the maximum time and are answered at the next tick, which is after
+        // 160 to 180 ms.
         bundles.set_manner(Manner::Silent);
         let (unknown, to) = (token(&stranger)?, proxy.address("edge")?);
         for _ in 0..4 {
@@ -172,7 +181,7 @@ fn requests_may_end_at_the_moment_at_which_they_are_answered() -> Result<()> {
         }
         let waited = proxy.envoy().stat("wasmcustom.meshseal.waited").await?;
         ensure!(waited > 48, "only {waited} requests waited");
-        ensure!(all_pass().await.is_some(), "the workers live and serve");
+        ensure!(all_pass().await.is_some(), "a worker no longer serves");
         Ok(())
     })
 }

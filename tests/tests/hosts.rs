@@ -1,5 +1,5 @@
-//! The built module under a small host that refuses one call after the other. A missing facility is
-//! never a trap: the decisions stay the same, or the module rejects every request.
+//! Runs the built module in a small host that refuses one function after the other. A missing
+//! function never causes a trap: the decisions stay the same, or the module rejects every request.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,11 +14,11 @@ use wasmi::{Caller, Engine, ExternType, Instance, Linker, Memory, Module, Store,
 const ISSUER: &str = "https://idp.example";
 const ROOT: i32 = 1;
 
-/// Statuses of the ABI: `Unimplemented`, `NotFound`, `InternalFailure`, `BadArgument`, and one that
-/// is not defined.
+/// Statuses of the ABI: `Unimplemented`, `NotFound`, `InternalFailure`, `BadArgument`, and an
+/// undefined one.
 const REFUSALS: [i32; 5] = [12, 1, 10, 2, 99];
 
-/// Functions without which every decision stays the same.
+/// Optional functions: without them every decision stays the same.
 const OPTIONAL: [&str; 9] = [
     "proxy_log",
     "proxy_get_log_level",
@@ -31,7 +31,7 @@ const OPTIONAL: [&str; 9] = [
     "clock_time_get",
 ];
 
-/// A proxy of one worker. Answers each call as Envoy does, or with the status in `refused`.
+/// A proxy with one worker. It answers each call as Envoy does, or with the status in `refused`.
 #[derive(Default)]
 struct Host {
     refused: BTreeMap<&'static str, i32>,
@@ -105,7 +105,7 @@ impl Vm {
         Ok(self.call("proxy_on_configure", &[ROOT, size])? == 1)
     }
 
-    /// Calls an export; its result, or 0 if it has none. A trap is an error.
+    /// Calls an export and returns its result, or 0 if it has none. A trap is an error.
     fn call(&mut self, export: &str, arguments: &[i32]) -> Result<i32> {
         let function = self
             .instance
@@ -200,7 +200,8 @@ fn write(caller: &mut Caller<'_, Host>, at: i64, bytes: &[u8]) -> Result<(), was
         .map_err(trap)
 }
 
-/// Gives bytes in memory that the module allocates.
+/// Copies bytes into memory that the module allocates, and writes their address and size to `data`
+/// and `size`.
 fn give(
     caller: &mut Caller<'_, Host>,
     bytes: &[u8],
@@ -225,15 +226,17 @@ fn give(
     Ok(0)
 }
 
+fn le_bytes(size: usize) -> [u8; 4] {
+    u32::try_from(size).unwrap_or_default().to_le_bytes()
+}
+
+/// Encodes headers as the ABI does: number of pairs, all sizes, then names and values, each with a
+/// zero byte.
 fn pairs(headers: &[(String, String)]) -> Vec<u8> {
-    let size = |text: &str| u32::try_from(text.len()).unwrap_or_default().to_le_bytes();
-    let mut bytes = u32::try_from(headers.len())
-        .unwrap_or_default()
-        .to_le_bytes()
-        .to_vec();
+    let mut bytes = le_bytes(headers.len()).to_vec();
     for (name, value) in headers {
-        bytes.extend(size(name));
-        bytes.extend(size(value));
+        bytes.extend(le_bytes(name.len()));
+        bytes.extend(le_bytes(value.len()));
     }
     for (name, value) in headers {
         bytes.extend([name.as_bytes(), &[0], value.as_bytes(), &[0]].concat());
@@ -241,7 +244,7 @@ fn pairs(headers: &[(String, String)]) -> Vec<u8> {
     bytes
 }
 
-/// One host call: its status.
+/// Answers a host call and returns its status.
 fn answer(
     mut caller: Caller<'_, Host>,
     name: &str,
@@ -250,7 +253,7 @@ fn answer(
     if let Some(status) = caller.data().refused.get(name) {
         return Ok(*status);
     }
-    let now = || unix_now().saturating_mul(1_000_000_000);
+    // Status 0 is `Ok`; arms that answer with another status return early.
     match (name, arguments) {
         ("proxy_log", [_, message, size]) => {
             let line = read(&caller, *message, *size)?;
@@ -258,11 +261,13 @@ fn answer(
         }
         ("proxy_get_log_level", [level]) => write(&mut caller, *level, &2_u32.to_le_bytes())?,
         ("proxy_get_current_time_nanoseconds", [time]) | ("clock_time_get", [_, _, time]) => {
-            write(&mut caller, *time, &now().to_le_bytes())?;
+            let nanos = unix_now().saturating_mul(1_000_000_000);
+            write(&mut caller, *time, &nanos.to_le_bytes())?;
         }
         ("proxy_define_metric", [_, _, _, id]) => write(&mut caller, *id, &7_u32.to_le_bytes())?,
         ("proxy_get_buffer_bytes", [kind, _, _, data, size]) => {
             let host = caller.data();
+            // Buffer 7 is the plugin configuration.
             let bytes = if *kind == 7 {
                 host.configuration.clone()
             } else {
@@ -315,6 +320,7 @@ fn answer(
                 .replies
                 .push(u32::try_from(*status).unwrap_or_default());
         }
+        // WASI.
         ("random_get", [place, size]) => write(
             &mut caller,
             *place,
@@ -337,7 +343,9 @@ fn answer(
             caller.data_mut().log.push(text);
             write(&mut caller, *written, &[0xff, 0xff, 0, 0])?;
         }
+        // A panic of the module ends here.
         ("proc_exit", _) => return Err(trap("the module ended itself")),
+        // `NotFound` for unknown names, `Unimplemented` for everything else.
         ("proxy_get_property" | "proxy_call_foreign_function", _) => return Ok(1),
         _ => return Ok(12),
     }
@@ -360,18 +368,11 @@ impl Case {
             Key::generate(Kind::P256, "k")?,
         );
         let keys = jwks(&[&key])?;
-        let rule = |source: Value| {
-            let mut rule = json!({"issuer": ISSUER, "audiences": ["orders"],
-                "outputClaimToHeaders": [{"header": "x-sub", "claim": "sub"}]});
-            if let (Some(rule), Some(source)) = (rule.as_object_mut(), source.as_object()) {
-                rule.extend(source.clone());
-            }
-            json!({ "jwtRules": [rule] })
-        };
+
         Ok(Self {
             module: Module::new(&Engine::default(), fs::read(build::wasm()?)?)?,
-            inline: rule(json!({ "jwks": keys })),
-            remote: rule(json!({"jwksUri": "https://idp.example/keys", "jwksCluster": "idp"})),
+            inline: plugin(json!({ "jwks": keys })),
+            remote: plugin(json!({"jwksUri": "https://idp.example/keys", "jwksCluster": "idp"})),
             keys: keys.to_string(),
             good: format!(
                 "Bearer {}",
@@ -384,7 +385,7 @@ impl Case {
         })
     }
 
-    /// Outcomes of a good token, a bad one and none, under a configuration whose keys are inline.
+    /// Returns the outcomes of a valid token, a bad token and no token, with inline keys.
     fn decide(&self, refused: &[(&'static str, i32)]) -> Result<[Outcome; 3]> {
         let mut vm = Vm::start(&self.module, &self.inline, refused)?;
         vm.configure()?;
@@ -400,6 +401,17 @@ impl Case {
     }
 }
 
+/// Returns a plugin configuration with this source of keys.
+fn plugin(source: Value) -> Value {
+    let mut rule = json!({"issuer": ISSUER, "audiences": ["orders"],
+        "outputClaimToHeaders": [{"header": "x-sub", "claim": "sub"}]});
+    if let (Some(rule), Value::Object(source)) = (rule.as_object_mut(), source) {
+        rule.extend(source);
+    }
+    json!({ "jwtRules": [rule] })
+}
+
+/// The correct outcomes of [`Case::decide`].
 fn right() -> [Outcome; 3] {
     [
         Outcome::Passed {
@@ -411,7 +423,7 @@ fn right() -> [Outcome; 3] {
 }
 
 #[test]
-fn a_missing_facility_changes_no_decision() -> Result<()> {
+fn missing_optional_facility_changes_no_decision() -> Result<()> {
     let case = Case::new()?;
     ensure!(case.decide(&[])? == right(), "a host with everything");
     for status in REFUSALS {
@@ -421,7 +433,7 @@ fn a_missing_facility_changes_no_decision() -> Result<()> {
                 .with_context(|| format!("{name} answers {status}"))?;
             ensure!(outcomes == right(), "{name} answers {status}: {outcomes:?}");
         }
-        // WASI's clock stands in for the ABI's, so one of them stays.
+        // WASI's clock replaces that of the ABI, so one of the two must remain.
         let all = OPTIONAL.map(|name| (name, status));
         let all: Vec<_> = all
             .into_iter()
@@ -436,7 +448,7 @@ fn a_missing_facility_changes_no_decision() -> Result<()> {
 }
 
 #[test]
-fn without_an_essential_facility_nothing_passes() -> Result<()> {
+fn nothing_passes_without_essential_facility() -> Result<()> {
     let case = Case::new()?;
     let clocks = ["proxy_get_current_time_nanoseconds", "clock_time_get"];
     let essential: [&[&'static str]; 6] = [
@@ -453,11 +465,11 @@ fn without_an_essential_facility_nothing_passes() -> Result<()> {
             let outcomes = case
                 .decide(&refused)
                 .with_context(|| format!("{names:?} answer {status}"))?;
-            let local = names == ["proxy_send_local_response"];
-            let rejected = |outcome: &Outcome| !matches!(outcome, Outcome::Passed { .. });
-            let skip = usize::from(local);
+            // Without local responses a valid token still passes; only the others must not.
+            let skip = usize::from(names == ["proxy_send_local_response"]);
+            let mut checked = outcomes.iter().skip(skip);
             ensure!(
-                outcomes.iter().skip(skip).all(rejected),
+                checked.all(|outcome| !matches!(outcome, Outcome::Passed { .. })),
                 "{names:?} answer {status}: {outcomes:?}"
             );
         }
@@ -465,9 +477,9 @@ fn without_an_essential_facility_nothing_passes() -> Result<()> {
     Ok(())
 }
 
-/// Without forged outputs, the token is all that is to be removed.
+/// Without forged outputs, the token is the only header to remove.
 #[test]
-fn token_that_cannot_be_removed_does_not_pass() -> Result<()> {
+fn rejects_request_with_unremovable_token() -> Result<()> {
     let case = Case::new()?;
     let token = case.good.trim_start_matches("Bearer ");
     let (remove, replace) = (
@@ -519,7 +531,7 @@ fn token_that_cannot_be_removed_does_not_pass() -> Result<()> {
 }
 
 #[test]
-fn every_import_may_refuse_without_a_trap() -> Result<()> {
+fn failing_host_calls_cause_no_trap() -> Result<()> {
     let case = Case::new()?;
     for (_, name) in meshseal_postlink::IMPORTS
         .iter()
@@ -539,7 +551,7 @@ fn every_import_may_refuse_without_a_trap() -> Result<()> {
 }
 
 #[test]
-fn fetching_without_calls_or_timers_is_unavailable() -> Result<()> {
+fn answers_503_without_calls_or_timers() -> Result<()> {
     let case = Case::new()?;
     let run = |refused: &[(&'static str, i32)]| -> Result<Outcome> {
         let mut vm = Vm::start(&case.module, &case.remote, refused)?;
@@ -575,8 +587,8 @@ fn fetching_without_calls_or_timers_is_unavailable() -> Result<()> {
             outcome == Outcome::Answered(503),
             "no calls: {status}: {outcome:?}"
         );
-        // Without header maps neither the status of an answer nor the token of a request can be
-        // read.
+        // Without header maps the filter can read neither the status of a call nor the token of
+        // a request.
         let outcome = run(&[("proxy_get_header_map_pairs", status)])
             .with_context(|| format!("no maps: {status}"))?;
         ensure!(

@@ -1,6 +1,6 @@
-//! What istio/ configures is right by our own code, both sides mean the same (names that the filter
-//! expects are those that the issuer has), and the filter decides when it is loaded as Istio loads
-//! it. Schemas of the Kubernetes and Istio kinds are checked by tests/image/check.sh.
+//! Checks the files in istio/: our own code accepts them, filter and issuer use the same names, and
+//! the filter decides when loaded as Istio loads it. tests/image/check.sh checks them against the
+//! schemas of Kubernetes and Istio.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use meshseal_tests::proxy::{Proxy, WORKERS, folder, run};
 use meshseal_tests::{build, paths, ports};
 use serde_json::{Value, json};
 
-/// Both kinds that load the filter, and where each has the plugin's configuration.
+/// Files of both kinds that load the filter, and the JSON pointer to their plugin configuration.
 const FILTERS: [(&str, &str); 2] = [
     ("wasmplugin.yaml", "/spec/pluginConfig"),
     ("trafficextension.yaml", "/spec/wasm/pluginConfig"),
@@ -34,18 +34,19 @@ fn yaml(path: &str) -> Result<Value> {
     serde_saphyr::from_str(&fs::read_to_string(&file)?).with_context(|| file.display().to_string())
 }
 
-/// The plugin configurations as istiod hands them over: JSON text.
+/// Returns the plugin configurations, read from JSON text as istiod passes them on.
 fn plugin_configs() -> Result<Vec<(Value, Policy)>> {
-    let parse = |(file, pointer): (&str, &str)| {
+    let mut configs = Vec::new();
+    for (file, pointer) in FILTERS {
         let document = yaml(&format!("filter/{file}"))?;
         let config = document
             .pointer(pointer)
             .with_context(|| format!("{file} has no {pointer}"))?;
         let policy = meshseal_core::config::read_policy(&config.to_string())
             .map_err(|errors| anyhow::anyhow!("{file}: {errors}"))?;
-        Ok((config.clone(), policy))
-    };
-    FILTERS.into_iter().map(parse).collect()
+        configs.push((config.clone(), policy));
+    }
+    Ok(configs)
 }
 
 fn texts(value: &Value) -> Vec<&str> {
@@ -58,7 +59,7 @@ fn texts(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_filter_accepts_both_plugin_configurations_and_so_does_the_schema() -> Result<()> {
+fn filter_and_schema_accept_both_plugin_configurations() -> Result<()> {
     let schema = fs::read_to_string(paths::envoy_config().join("plugin-config.schema.json"))?;
     let schema = jsonschema::draft202012::new(&serde_json::from_str(&schema)?)?;
     for (config, policy) in plugin_configs()? {
@@ -69,13 +70,13 @@ fn the_filter_accepts_both_plugin_configurations_and_so_does_the_schema() -> Res
         ensure!(problems.is_empty(), "{problems:?}");
         ensure!(
             policy.mode() == Mode::Enforce,
-            "what is shipped enforces; shadow mode is a step of the rollout"
+            "the shipped files must enforce; shadow mode is a step of the rollout"
         );
     }
     Ok(())
 }
 
-/// The very command that the files tell their reader to run.
+/// Runs the command that the files recommend to their reader.
 #[test]
 fn config_check_accepts_every_file() -> Result<()> {
     let filters = FILTERS.map(|(file, _)| istio(&format!("filter/{file}")));
@@ -97,9 +98,9 @@ fn config_check_accepts_every_file() -> Result<()> {
     Ok(())
 }
 
-/// Istio's name for a Service's cluster: direction, port, subset, host.
+/// The cluster must have Istio's name for the cluster of a Service: direction, port, subset, host.
 #[test]
-fn the_filter_polls_the_service_of_the_issuer() -> Result<()> {
+fn filter_polls_issuer_service() -> Result<()> {
     let (service, kustomization) = (
         yaml("issuer/service.yaml")?,
         yaml("issuer/kustomization.yaml")?,
@@ -118,23 +119,21 @@ fn the_filter_polls_the_service_of_the_issuer() -> Result<()> {
         .context("the kustomization names no namespace")?;
     let host = format!("{name}.{namespace}.svc.cluster.local");
     for (_, policy) in plugin_configs()? {
-        let bundle = policy
-            .authn()
-            .trust_bundle()
-            .context("there is no trust bundle")?;
+        let bundle = policy.authn().trust_bundle().context("no trustBundle")?;
         ensure!(
             *bundle.cluster == *format!("outbound|{port}||{host}"),
             "{}",
             bundle.cluster
         );
-        // The cluster's name, the default, is no host: it has bars in it.
+        // `authority` defaults to the name of the cluster, which is not a host name here: it
+        // contains bars.
         ensure!(*bundle.authority == *host, "{}", bundle.authority);
     }
     Ok(())
 }
 
 #[test]
-fn issuer_audiences_and_scopes_are_the_same_on_both_sides() -> Result<()> {
+fn issuer_audiences_and_scopes_match_filter() -> Result<()> {
     let issuer = yaml(ISSUERS[0])?;
     let identifier = issuer
         .pointer("/issuer")
@@ -178,10 +177,10 @@ fn issuer_audiences_and_scopes_are_the_same_on_both_sides() -> Result<()> {
     Ok(())
 }
 
-/// A sidecar must not ask for tokens on what its own workload sends, and must never let pass what
-/// it could not check.
+/// A sidecar must not require tokens on outbound requests of its workload, and must never pass a
+/// request that it could not check.
 #[test]
-fn the_filter_guards_what_comes_in_and_fails_closed() -> Result<()> {
+fn filter_guards_inbound_traffic_and_fails_closed() -> Result<()> {
     let (plugin, extension) = (
         yaml("filter/wasmplugin.yaml")?,
         yaml("filter/trafficextension.yaml")?,
@@ -206,8 +205,9 @@ fn the_filter_guards_what_comes_in_and_fails_closed() -> Result<()> {
     Ok(())
 }
 
-/// The Wasm filter as istiod makes it of a WasmPlugin (istio/istio pilot/pkg/model/extensions.go):
-/// neither root_id nor vm_id, the configuration as JSON text, and variables of its own in the VM.
+/// Returns the Wasm filter that istiod generates from a WasmPlugin (istio/istio
+/// pilot/pkg/model/extensions.go): without root_id and vm_id, with the configuration as JSON text
+/// and with environment variables of Istio in the VM.
 fn as_istiod_makes_it(config: &Value) -> Value {
     json!({
         "name": "extensions.istio.io/wasmplugin/shop.meshseal",
@@ -216,21 +216,26 @@ fn as_istiod_makes_it(config: &Value) -> Value {
             "config": {
                 "name": "shop.meshseal",
                 "failure_policy": "FAIL_RELOAD",
-                "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": config.to_string()},
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": config.to_string(),
+                },
                 "vm_config": {
                     "runtime": "envoy.wasm.runtime.v8",
                     "code": {"local": {"filename": paths::wasm()}},
-                    "environment_variables": {"key_values": {"ISTIO_META_WASM_PLUGIN_RESOURCE_VERSION": "1"}},
+                    "environment_variables": {
+                        "key_values": {"ISTIO_META_WASM_PLUGIN_RESOURCE_VERSION": "1"},
+                    },
                 },
             },
         },
     })
 }
 
-/// What is shipped, with this issuer's address and pins for the placeholders, in a real Envoy with
-/// Istio's name for the cluster.
+/// Runs the shipped plugin configuration in a real Envoy with Istio's cluster name. Only the
+/// placeholders are replaced by this issuer's address, pins and credential.
 #[test]
-fn the_shipped_plugin_polls_the_issuer_and_decides() -> Result<()> {
+fn shipped_plugin_polls_issuer_and_decides() -> Result<()> {
     run(async {
         let port = ports::free()?;
         let mut issuer = Issuer::prepare(&folder("istio-issuer"), port, 300)?;
@@ -238,6 +243,7 @@ fn the_shipped_plugin_polls_the_issuer_and_decides() -> Result<()> {
         issuer.start().await?;
         let [(mut config, policy), _] =
             <[_; 2]>::try_from(plugin_configs()?).map_err(|_| anyhow::anyhow!("two kinds"))?;
+        // Replace the placeholders.
         let mut put = |at: &str, value: Value| {
             config
                 .pointer_mut(at)
@@ -253,6 +259,7 @@ fn the_shipped_plugin_polls_the_issuer_and_decides() -> Result<()> {
             .context("no trust bundle")?
             .cluster
             .to_string();
+        // Envoy with Istio's name for the cluster.
         let bootstrap = Bootstrap::new()
             .listener(listener("inbound", &[as_istiod_makes_it(&config)], "echo"))
             .cluster(&cluster, ports::loopback(port));

@@ -1,4 +1,4 @@
-//! The direction of imports: a module uses only modules before it in the list of its crate
+//! Checks the direction of imports: a module uses only modules before it in the list of its crate
 //! (docs/architecture.md).
 
 #![expect(
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use meshseal_tests::paths;
 
-/// Modules of the core, each after all that it may use.
+/// Modules of the core. Each one comes after the modules that it may use.
 const CORE: &[&str] = &[
     "limits",
     "bytes",
@@ -30,6 +30,7 @@ const CORE: &[&str] = &[
     "authn",
     "authz",
     "policy",
+    "decide",
     "config",
 ];
 
@@ -45,7 +46,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The code before the unit tests, without comments.
+/// Returns the code before the unit tests, without comments.
 fn product_code(text: &str) -> String {
     let tests = text.find("#[cfg(test)]").unwrap_or(text.len());
     let code = text.get(..tests).unwrap_or_default();
@@ -55,18 +56,12 @@ fn product_code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The first segments of all paths that begin with `crate::`, those in braces included.
+/// Returns the first segments of all paths that begin with `crate::`, those in braces included.
 fn used_modules(code: &str) -> Vec<String> {
-    let segment = |text: &str| {
-        let end = text.find(|char: char| !char.is_alphanumeric() && char != '_');
-        text.get(..end.unwrap_or(text.len()))
-            .unwrap_or_default()
-            .to_owned()
-    };
     let mut found = Vec::new();
     for path in code.split("crate::").skip(1) {
         let Some(group) = path.strip_prefix('{') else {
-            found.push(segment(path));
+            found.push(first_segment(path));
             continue;
         };
         let mut depth = 0_u32;
@@ -79,7 +74,7 @@ fn used_modules(code: &str) -> Vec<String> {
                 ',' => begins = depth == 0,
                 _ if char.is_whitespace() => {}
                 _ if begins && depth == 0 => {
-                    found.push(segment(group.get(at..).unwrap_or_default()));
+                    found.push(first_segment(group.get(at..).unwrap_or_default()));
                     begins = false;
                 }
                 _ => {}
@@ -89,7 +84,14 @@ fn used_modules(code: &str) -> Vec<String> {
     found
 }
 
-/// Every use of a module that is not before the user in the list.
+fn first_segment(path: &str) -> String {
+    let end = path.find(|char: char| !char.is_alphanumeric() && char != '_');
+    path.get(..end.unwrap_or(path.len()))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// Returns every use of a module that does not come before the using module in the list.
 fn against(order: &[&str], root: &Path) -> Vec<String> {
     let mut files = Vec::new();
     sources(root, &mut files);
@@ -118,13 +120,13 @@ fn against(order: &[&str], root: &Path) -> Vec<String> {
 }
 
 #[test]
-fn core_imports_in_one_direction() {
+fn imports_go_in_one_direction() {
     let wrong = against(CORE, &paths::root().join("filter/core/src"));
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn finds_each_form_of_an_import() {
+fn finds_each_form_of_import() {
     let code = "use crate::{a, b::{c, d}, e::f};\nfn g() { crate::h::i(); }";
     assert_eq!(used_modules(code), ["a", "b", "e", "h"]);
 }

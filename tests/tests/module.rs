@@ -1,4 +1,4 @@
-//! What the built module asks of a host and offers to it.
+//! Imports and exports of the built module.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ fn module() -> Result<Module> {
 }
 
 #[test]
-fn imports_only_what_every_host_offers() -> Result<()> {
+fn imports_only_functions_of_every_host() -> Result<()> {
     let module = module()?;
     let allowed: BTreeSet<(&str, &str)> = IMPORTS.iter().copied().collect();
     let found: BTreeSet<(&str, &str)> = module
@@ -45,7 +45,7 @@ fn exports_only_the_callbacks_it_needs() -> Result<()> {
         .collect();
     assert_eq!(
         found, needed,
-        "each callback more is called for every request and costs time for nothing"
+        "Envoy calls every exported callback, which costs each request time"
     );
     for expensive in [
         "proxy_on_response_headers",

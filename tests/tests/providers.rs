@@ -1,4 +1,4 @@
-//! Third-party issuers: keys fetched from `jwksUri` through a cluster.
+//! Third-party identity providers, whose keys the filter fetches from `jwksUri` through a cluster.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,11 +30,11 @@ struct Shelf {
     fetches: usize,
     /// Headers of the last fetch.
     headers: HeaderMap,
-    /// The Authorization header without which the answer is 403.
+    /// The Authorization header that a fetch needs; without it the answer is 403.
     credential: Option<String>,
 }
 
-/// An identity provider that serves its keys and counts how often.
+/// An identity provider that serves its keys and counts the fetches.
 struct Provider {
     shelf: Arc<Mutex<Shelf>>,
     port: u16,
@@ -68,7 +68,7 @@ impl Provider {
                 .credential
                 .as_ref()
                 .is_none_or(|credential| header("authorization") == *credential);
-            // As the Kubernetes API server decides.
+            // The Kubernetes API server decides in this way.
             let acceptable = header("accept")
                 .split(", ")
                 .any(|kind| kind == "application/jwk-set+json");
@@ -104,7 +104,8 @@ impl Provider {
 
     async fn proxy(&self, name: &str) -> Result<Proxy> {
         let plugin = json!({"jwtRules": [{
-            "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
+            "issuer": ISSUER, "audiences": ["orders"],
+            "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
             "tokenTypes": ["at+jwt", "JWT"],
         }]});
         Proxy::start(name, &[("edge", plugin)], &[("idp", loopback(self.port))]).await
@@ -160,7 +161,7 @@ async fn counted(proxy: &Proxy, stat: &str, least: u64) -> Result<()> {
 }
 
 #[test]
-fn keys_are_fetched_and_a_new_key_is_asked_for_while_the_request_waits() -> Result<()> {
+fn fetches_new_key_while_request_waits() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let (first, second) = (
@@ -178,7 +179,7 @@ fn keys_are_fetched_and_a_new_key_is_asked_for_while_the_request_waits() -> Resu
 }
 
 #[test]
-fn without_a_provider_the_filter_cannot_know_and_then_learns() -> Result<()> {
+fn answers_503_until_provider_starts() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let key = Key::generate(Kind::P256, "k")?;
@@ -191,7 +192,7 @@ fn without_a_provider_the_filter_cannot_know_and_then_learns() -> Result<()> {
 }
 
 #[test]
-fn the_last_good_keys_stay_when_the_provider_is_away_or_talks_nonsense() -> Result<()> {
+fn keeps_last_good_keys_when_provider_fails() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let (key, stranger) = (
@@ -210,7 +211,7 @@ fn the_last_good_keys_stay_when_the_provider_is_away_or_talks_nonsense() -> Resu
         ] {
             let fetches = provider.fetches();
             provider.publish(nonsense);
-            // An unknown kid makes the filter fetch again, as soon as its rate limit lets it.
+            // An unknown kid makes the filter fetch again as soon as its rate limit allows.
             until(&format!("a fetch of {nonsense:?}"), SOON, || async {
                 expect(&proxy, &token(&stranger).ok()?, 401, Some("key-unknown"))
                     .await
@@ -227,7 +228,7 @@ fn the_last_good_keys_stay_when_the_provider_is_away_or_talks_nonsense() -> Resu
 }
 
 #[test]
-fn a_key_without_alg_is_bound_to_one_and_unknown_keys_are_skipped() -> Result<()> {
+fn binds_key_without_alg_and_skips_unknown() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let key = Key::generate(Kind::Rsa, "bare")?;
@@ -249,7 +250,7 @@ fn a_key_without_alg_is_bound_to_one_and_unknown_keys_are_skipped() -> Result<()
 }
 
 #[test]
-fn a_replaced_key_with_the_same_kid_is_fetched() -> Result<()> {
+fn fetches_replaced_key_with_same_kid() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let (old, new) = (
@@ -266,9 +267,9 @@ fn a_replaced_key_with_the_same_kid_is_fetched() -> Result<()> {
     })
 }
 
-/// Shapes of public key sets: one bad or doubled entry takes nothing from the others.
+/// A bad or repeated entry in a key set does not affect the other keys.
 #[test]
-fn sets_with_flaws_serve_their_good_keys() -> Result<()> {
+fn flawed_key_sets_serve_their_good_keys() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let (good, rsa) = (
@@ -279,15 +280,18 @@ fn sets_with_flaws_serve_their_good_keys() -> Result<()> {
             Key::generate(Kind::Ed25519, "twin")?,
             Key::generate(Kind::Ed25519, "twin")?,
         ];
+        // Flaws: unset members, a repeated key, two keys with the same kid, a private key.
         let mut unset = good.jwk()?;
         for name in ["d", "oth", "key_ops", "x5c"] {
             unset[name] = if name == "d" { Value::Null } else { json!([]) };
         }
         let private = json!({"kty": "EC", "crv": "P-256", "kid": "leaked", "d": "AAAA"});
         let [one, two] = [twins[0].jwk()?, twins[1].jwk()?];
-        provider.publish(json!({"keys": [unset, rsa.jwk()?, rsa.jwk_for("RS512")?, rsa.jwk()?, one, two, private]}));
+        provider.publish(json!({"keys": [
+            unset, rsa.jwk()?, rsa.jwk_for("RS512")?, rsa.jwk()?, one, two, private,
+        ]}));
         provider.serve()?;
-        // The log of an earlier run is kept, and lines are counted here.
+        // This test counts log lines, and Envoy appends to the log of an earlier run.
         drop(fs::remove_file(folder("idp-flaws").join("envoy.log")));
         let proxy = provider.proxy("idp-flaws").await?;
         until_answered(&proxy, &token(&good)?, 200).await?;
@@ -302,11 +306,11 @@ fn sets_with_flaws_serve_their_good_keys() -> Result<()> {
             "keys[4]: kid \"twin\" names different keys for EdDSA",
             "keys[6].d: a private member",
         ] {
-            // Once for each worker: Envoy writes a line for each VM.
-            let told = log.matches(reason).count();
+            // Each VM logs a line, and each thread of Envoy has a VM.
+            let lines = log.matches(reason).count();
             ensure!(
-                (1..=WORKERS + 1).contains(&told),
-                "{reason}: told {told} times"
+                (1..=WORKERS + 1).contains(&lines),
+                "{reason}: logged {lines} times"
             );
         }
         Ok(())
@@ -314,14 +318,15 @@ fn sets_with_flaws_serve_their_good_keys() -> Result<()> {
 }
 
 #[test]
-fn keys_past_their_maximum_age_are_a_503() -> Result<()> {
+fn answers_503_after_maximum_key_age() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let key = Key::generate(Kind::P256, "k")?;
         provider.publish(jwks(&[&key])?);
         provider.serve()?;
         let plugin = json!({"jwtRules": [{
-            "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
+            "issuer": ISSUER, "audiences": ["orders"],
+            "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
             "refreshInterval": "10s", "staleness": {"maxAge": "10s"},
         }]});
         let clusters = [("idp", loopback(provider.port))];
@@ -336,7 +341,7 @@ fn keys_past_their_maximum_age_are_a_503() -> Result<()> {
 }
 
 #[test]
-fn two_key_sets_of_one_issuer_are_tried() -> Result<()> {
+fn tries_both_key_sets_of_one_issuer() -> Result<()> {
     run(async {
         let (mut first, mut second) = (Provider::new()?, Provider::new()?);
         let (a, b) = (
@@ -347,8 +352,13 @@ fn two_key_sets_of_one_issuer_are_tried() -> Result<()> {
         second.publish(jwks(&[&b])?);
         first.serve()?;
         second.serve()?;
-        let rule = |cluster: &str| json!({"issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://k8s.example/keys", "jwksCluster": cluster});
-        let plugin = json!({"jwtRules": [rule("a"), rule("b")]});
+        let rules = ["a", "b"].map(|cluster| {
+            json!({
+                "issuer": ISSUER, "audiences": ["orders"],
+                "jwksUri": "https://k8s.example/keys", "jwksCluster": cluster,
+            })
+        });
+        let plugin = json!({ "jwtRules": rules });
         let clusters = [("a", loopback(first.port)), ("b", loopback(second.port))];
         let proxy = Proxy::start("idp-two-sets", &[("edge", plugin)], &clusters).await?;
         until_answered(&proxy, &token(&a)?, 200).await?;
@@ -356,9 +366,9 @@ fn two_key_sets_of_one_issuer_are_tried() -> Result<()> {
     })
 }
 
-/// The shipped example as it is, but for its ports.
+/// Runs the shipped example with only its ports changed.
 #[test]
-fn the_cluster_adds_the_credential_of_a_fetch() -> Result<()> {
+fn cluster_adds_credential_to_fetches() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let key = Key::generate(Kind::Rsa, "k8s")?;
@@ -371,7 +381,7 @@ fn the_cluster_adds_the_credential_of_a_fetch() -> Result<()> {
         let shipped = fs::read_to_string(paths::envoy_config().join("jwks-with-credential.yaml"))?;
         ensure!(
             !shipped.contains("an-example"),
-            "the secret is in no plugin configuration"
+            "the shipped configuration must not contain the secret"
         );
         let shipped = shipped
             .replace("target/meshseal.wasm", &paths::wasm().display().to_string())
@@ -423,7 +433,7 @@ fn the_cluster_adds_the_credential_of_a_fetch() -> Result<()> {
 }
 
 #[test]
-fn a_flood_of_unknown_keys_causes_few_fetches() -> Result<()> {
+fn unknown_keys_cause_few_fetches() -> Result<()> {
     run(async {
         let mut provider = Provider::new()?;
         let key = Key::generate(Kind::Ed25519, "k")?;

@@ -1,5 +1,5 @@
-//! New configuration in a running Envoy: a good one takes effect, a bad one is refused and changes
-//! nothing.
+//! New configurations in a running Envoy: a valid one takes effect, and an invalid one is rejected
+//! without any effect.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn write_listener(file: &Path, plugin: &Value) -> Result<()> {
     write_listeners(file, &[("edge", plugin)])
 }
 
-/// Asks on fresh connections, since a new listener configuration drains the old ones.
+/// Sends a request on a new connection, because a new listener configuration drains the old ones.
 async fn ask(proxy: &Proxy, request: &Request) -> Result<u16> {
     Ok(send(proxy.envoy().listener("edge").await?, request)
         .await?
@@ -44,7 +44,7 @@ async fn rejected_updates(proxy: &Proxy) -> Result<u64> {
 }
 
 #[test]
-fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
+fn rejects_bad_configuration_and_keeps_old_one() -> Result<()> {
     run(async {
         let key = Key::generate(Kind::Ed25519, "k")?;
         let namesake = Key::generate(Kind::Ed25519, "k")?;
@@ -64,11 +64,18 @@ fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
         until_answered(&proxy, &a, 200).await?;
         ensure!(ask(&proxy, &b).await? == 403, "no rule for /b yet");
 
+        // Unknown member, no audience, ambiguous keys, key of another algorithm.
+        let (one, both) = (
+            json!({"keys": [key.jwk()?]}),
+            json!({"keys": [key.jwk()?, namesake.jwk()?]}),
+        );
         let mistakes = [
             json!({"jwtRules": [rule], "unknown": 1}),
-            json!({"jwtRules": [{"issuer": ISSUER, "audiences": [], "jwks": {"keys": [key.jwk()?]}}]}),
-            json!({"jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?, namesake.jwk()?]}}]}),
-            json!({"jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}, "algorithms": ["RS256"]}]}),
+            json!({"jwtRules": [{"issuer": ISSUER, "audiences": [], "jwks": one}]}),
+            json!({"jwtRules": [{"issuer": ISSUER, "audiences": ["orders"], "jwks": both}]}),
+            json!({"jwtRules": [
+                {"issuer": ISSUER, "audiences": ["orders"], "jwks": one, "algorithms": ["RS256"]},
+            ]}),
         ];
         for mistake in mistakes {
             let before = rejected_updates(&proxy).await?;
@@ -79,14 +86,15 @@ fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
             .await?;
             ensure!(
                 ask(&proxy, &a).await? == 200 && ask(&proxy, &b).await? == 403,
-                "the old configuration is in force"
+                "the old configuration is no longer active"
             );
             ensure!(
                 ask(&proxy, &Request::get("/a")).await? == 401,
-                "and still refuses"
+                "the old configuration no longer rejects"
             );
         }
 
+        // A valid update still takes effect.
         write_listener(
             &file,
             &json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": ["/b"]}}]}]}),
@@ -101,14 +109,16 @@ fn a_bad_configuration_is_refused_and_the_old_one_stays() -> Result<()> {
 }
 
 #[test]
-fn every_mistake_is_reported_at_once_with_its_path() -> Result<()> {
+fn reports_every_configuration_mistake_with_its_path() -> Result<()> {
     run(async {
         let file = folder("reload-report").join("listeners.json");
         write_listener(
             &file,
             &json!({
                 "mode": "SOMETIMES",
-                "jwtRules": [{"issuer": "", "audiences": [], "jwks": {"keys": []}, "clockSkew": "2h"}],
+                "jwtRules": [
+                    {"issuer": "", "audiences": [], "jwks": {"keys": []}, "clockSkew": "2h"},
+                ],
                 "rules": [{"action": "PERHAPS", "scope": ["orders.read"]}],
             }),
         )?;
@@ -133,10 +143,10 @@ fn every_mistake_is_reported_at_once_with_its_path() -> Result<()> {
     })
 }
 
-/// A change of configuration starts from the keys that are already known, even when the issuer is
-/// away at that moment.
+/// A new configuration starts with the keys that are already known, even if the issuer is down at
+/// that moment.
 #[test]
-fn keys_survive_a_new_configuration() -> Result<()> {
+fn keys_survive_new_configuration() -> Result<()> {
     run(async {
         let key = Key::generate(Kind::Ed25519, "k")?;
         let mut bundles = Bundles::start()?;
@@ -168,12 +178,17 @@ fn keys_survive_a_new_configuration() -> Result<()> {
 }
 
 #[test]
-fn configurations_that_have_ended_are_dropped_and_the_vm_serves_on() -> Result<()> {
+fn drops_ended_configurations_and_keeps_serving() -> Result<()> {
     run(async {
         let key = Key::generate(Kind::Ed25519, "k")?;
         let rule =
             json!({"issuer": ISSUER, "audiences": ["orders"], "jwks": {"keys": [key.jwk()?]}});
-        let plugin = |path: &str| json!({"jwtRules": [rule], "rules": [{"to": [{"operation": {"paths": [path]}}]}]});
+        let plugin = |path: &str| {
+            json!({
+                "jwtRules": [rule],
+                "rules": [{"to": [{"operation": {"paths": [path]}}]}],
+            })
+        };
         let file = folder("reload-ends").join("listeners.json");
         write_listener(&file, &plugin("/0"))?;
         let proxy =
@@ -199,7 +214,7 @@ fn configurations_that_have_ended_are_dropped_and_the_vm_serves_on() -> Result<(
                 Some(connections)
             })
             .await?;
-            // More than there are between two looks for what has ended, in each worker.
+            // More requests per worker than between two searches for ended root contexts.
             for connection in &mut connections {
                 for _ in 0..1100 {
                     ensure!(connection.send(&request).await?.status == 200);
@@ -214,7 +229,7 @@ fn configurations_that_have_ended_are_dropped_and_the_vm_serves_on() -> Result<(
             })
             .await?;
         }
-        // A VM that has trapped would have answered otherwise, or been replaced.
+        // A VM that had trapped would have answered differently or been replaced.
         ensure!(stat("wasm.meshseal.vm_reload_success").await? == 0);
         Ok(())
     })

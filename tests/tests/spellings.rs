@@ -1,5 +1,6 @@
-//! Spellings of paths, judged by servers that decode them (Node, Python, Go): what a judge reads as
-//! a guarded path gets the decision of that path. The judges are in `tests/judges`.
+//! Spellings of paths, read by servers that decode them (Node, Python, Go), called judges. If a
+//! judge reads a spelling as a guarded path, the filter must decide it like that path. The judges
+//! are in `tests/judges`.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -23,22 +24,22 @@ use tokio::task::JoinSet;
 
 const JUDGES: [&str; 3] = ["node", "python", "go"];
 
-/// Random paths of the corpus, besides those that are listed.
+/// Number of random paths in the corpus, besides the systematic ones.
 const RANDOM_PATHS: usize = 20_000;
 
-/// The command line of a judge.
+/// Returns the command line of a judge; builds it first if necessary.
 fn judge(name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
-    let file = |name: &str| paths::root().join("tests/judges").join(name);
+    let sources = paths::root().join("tests/judges");
     match name {
-        "node" => Ok(("node".into(), vec![file("judge.mjs")])),
-        "python" => Ok(("python3".into(), vec![file("judge.py")])),
+        "node" => Ok(("node".into(), vec![sources.join("judge.mjs")])),
+        "python" => Ok(("python3".into(), vec![sources.join("judge.py")])),
         _ => {
             let binary = folder("judges").join(format!("judge-{}", std::process::id()));
             let built = Command::new("go")
                 .arg("build")
                 .arg("-o")
                 .arg(&binary)
-                .arg(file("judge.go"))
+                .arg(sources.join("judge.go"))
                 .status();
             ensure!(
                 built.context("cannot run go")?.success(),
@@ -49,7 +50,7 @@ fn judge(name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
     }
 }
 
-/// What one judge reads in each path, by each of its decoders; null where a decoder fails.
+/// Returns the readings of a judge for each path: one per decoder, null if a decoder fails.
 fn readings(name: &str, corpus: &[String]) -> Result<Vec<Vec<Value>>> {
     let (program, arguments) = judge(name)?;
     let mut command = Command::new(program);
@@ -69,7 +70,7 @@ fn readings(name: &str, corpus: &[String]) -> Result<Vec<Vec<Value>>> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// A generator with a fixed seed (xorshift64*), so that a failure repeats.
+/// Random generator (xorshift64*) with a fixed seed, so that failures are reproducible.
 struct Random(u64);
 
 impl Random {
@@ -88,7 +89,8 @@ impl Random {
     }
 }
 
-/// Every octet escaped in every case of its digits, at three places; and random ones.
+/// Returns the corpus: every octet, escaped with digits in every case, at three positions; and
+/// random paths.
 fn corpus() -> Vec<String> {
     let mut corpus = Vec::new();
     for octet in 0..=255_u8 {
@@ -161,7 +163,9 @@ fn corpus() -> Vec<String> {
 fn plugin(settings: Value) -> Result<Value> {
     let key = Key::generate(Kind::Ed25519, "k1")?;
     let mut plugin = json!({
-        "jwtRules": [{"issuer": "https://issuer.example", "audiences": ["orders"], "jwks": jwks(&[&key])?}],
+        "jwtRules": [{
+            "issuer": "https://issuer.example", "audiences": ["orders"], "jwks": jwks(&[&key])?,
+        }],
     });
     if let (Some(plugin), Value::Object(settings)) = (plugin.as_object_mut(), settings) {
         plugin.extend(settings);
@@ -197,7 +201,7 @@ fn judges_read_the_canonical_form() -> Result<()> {
     Ok(())
 }
 
-/// Guarded paths, and how a rule names them.
+/// Guarded paths, as a rule names them.
 const GUARDED: [&str; 5] = [
     "/admin",
     "/admin/*",
@@ -214,9 +218,9 @@ fn is_guarded(reading: &str) -> bool {
         || reading.ends_with(":cancel")
 }
 
-/// Spellings of guarded paths, by every trick that the documents list, and the documented answer:
-/// that of the guarded path (401), or a rejection (400). 200 is for another path, which no upstream
-/// may take for the guarded one.
+/// Spellings of guarded paths by every trick in the documents, with the documented answer: 401 like
+/// the guarded path, or 400 for an ambiguous path. A path with 200 is another path, which no
+/// upstream may read as the guarded one.
 const ATTACKS: [(&str, u16); 38] = [
     ("/%61dmin", 401),
     ("/adm%69n/x", 401),
@@ -258,7 +262,7 @@ const ATTACKS: [(&str, u16); 38] = [
     ("/admin%zz", 400),
 ];
 
-/// Sends a request whose target is put on the wire as it is; returns the status and the body.
+/// Sends a request with an unchanged target. Returns the status and the body.
 async fn ask(to: SocketAddr, target: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(to).await?;
     stream
@@ -283,7 +287,7 @@ async fn ask(to: SocketAddr, target: &str) -> Result<(u16, String)> {
     Ok((status, body.to_owned()))
 }
 
-/// A judge as an upstream.
+/// Starts a judge as an upstream.
 async fn serve(name: &str) -> Result<(Child, SocketAddr)> {
     let (path, arguments) = judge(name)?;
     let address = loopback(free()?);
@@ -331,7 +335,7 @@ async fn check_judge(name: &str, guarded: SocketAddr, kept: SocketAddr) -> Resul
         let (status, body) = ask(kept, path).await?;
         ensure!(status == expected, "{name} {path}: {status} {body}");
     }
-    // Envoy waits a second before it closes a connection, so they are asked at once.
+    // Attacks. Envoy waits a second before it closes a connection, so all are sent at once.
     let mut asked = JoinSet::new();
     for (path, expected) in ATTACKS {
         asked.spawn(async move { (path, expected, ask(guarded, path).await) });
@@ -355,15 +359,25 @@ async fn check_judge(name: &str, guarded: SocketAddr, kept: SocketAddr) -> Resul
     Ok(())
 }
 
+/// Returns rules that need no token for these operations, and a scope for all others.
+fn open_for(operation: Value) -> Value {
+    json!([
+        {"allowMissing": true, "to": [{"operation": operation}]},
+        {"scopes": ["all"]},
+    ])
+}
+
 #[test]
-fn no_spelling_reaches_guarded_path() -> Result<()> {
+fn no_path_spelling_bypasses_rules() -> Result<()> {
     run(async {
         std::fs::create_dir_all(folder("judges"))?;
-        let open = |paths: Value| json!([{"allowMissing": true, "to": [{"operation": paths}]}, {"scopes": ["all"]}]);
-        let guarded =
-            plugin(json!({"statPrefix": "guarded", "rules": open(json!({"notPaths": GUARDED}))}))?;
+        let guarded = plugin(json!({
+            "statPrefix": "guarded",
+            "rules": open_for(json!({"notPaths": GUARDED})),
+        }))?;
         let kept = plugin(json!({
-            "statPrefix": "kept", "pathWithEscapedSlashesAction": "KEEP_UNCHANGED", "rules": open(json!({"paths": ["/projects/{*}"]})),
+            "statPrefix": "kept", "pathWithEscapedSlashesAction": "KEEP_UNCHANGED",
+            "rules": open_for(json!({"paths": ["/projects/{*}"]})),
         }))?;
         let (mut bootstrap, mut children) = (Bootstrap::new(), Vec::new());
         for name in JUDGES {

@@ -1,5 +1,5 @@
-//! Issuer, filter and Envoy together: what is pushed arrives, is acknowledged, and survives the
-//! issuer's death.
+//! Issuer, filter and Envoy together: proxies get and acknowledge pushed bundles, and keep using
+//! them if the issuer dies.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use meshseal_tests::workers::connect_each;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
-/// Envoy runs the filter on its main thread too.
+/// Number of threads that poll. Envoy also runs the filter on its main thread.
 const POLLERS: usize = WORKERS + 1;
 
 /// An issuer, and an Envoy that pins it.
@@ -29,7 +29,9 @@ impl Scene {
         let port = free()?;
         let mut issuer = Issuer::prepare(&state_folder(name), port, 300)?;
         let plugin = json!({
-            "trustBundle": {"cluster": "issuer", "pollToken": issuer.poll_token(), "keys": issuer.pins()?},
+            "trustBundle": {
+                "cluster": "issuer", "pollToken": issuer.poll_token(), "keys": issuer.pins()?,
+            },
             "jwtRules": [{"issuer": issuer.url(), "audiences": ["orders"], "trustBundle": true}],
         });
         issuer.start().await?;
@@ -63,7 +65,7 @@ fn number(receipt: &Value, name: &str) -> Result<u64> {
 }
 
 #[test]
-fn a_token_of_the_issuer_passes_and_one_for_another_service_does_not() -> Result<()> {
+fn accepts_issued_token_only_for_its_service() -> Result<()> {
     run(async {
         let scene = Scene::start("together-token").await?;
         scene
@@ -79,8 +81,8 @@ fn a_token_of_the_issuer_passes_and_one_for_another_service_does_not() -> Result
     })
 }
 
-/// The key that signs changes three times while requests come in, each token used the moment it is
-/// there: none is rejected.
+/// The signing key changes three times under load. Each token is used as soon as it exists, and the
+/// filter rejects no request.
 #[test]
 fn rotations_under_load_reject_no_token() -> Result<()> {
     run(async {
@@ -91,8 +93,7 @@ fn rotations_under_load_reject_no_token() -> Result<()> {
         for _ in 0..3 {
             scene.issuer.rotate().await?;
             let old = kids.last().cloned().unwrap_or_default();
-            // A token after each look: the first one under the new key is used as soon as it
-            // exists.
+            // Each check gets a token, so that the first one under the new key is used at once.
             let kid = until("a token under a new key", SOON, || async {
                 let token = scene.issuer.token("orders").await.ok()?;
                 let kid = kid_of(&token).ok()?;
@@ -120,7 +121,7 @@ fn rotations_under_load_reject_no_token() -> Result<()> {
 }
 
 #[test]
-fn a_revocation_comes_with_a_receipt_that_is_true() -> Result<()> {
+fn revocation_receipt_is_true() -> Result<()> {
     run(async {
         let scene = Scene::start("together-revocation").await?;
         let (revoked, other) = (
@@ -134,7 +135,7 @@ fn a_revocation_comes_with_a_receipt_that_is_true() -> Result<()> {
             "{receipt}"
         );
         ensure!(number(&receipt, "proxies")? == POLLERS as u64, "{receipt}");
-        // The receipt is true at once: no waiting here.
+        // The receipt is true at once, so the test does not wait here.
         scene.expect(&revoked, 401, Some("token-revoked")).await?;
         scene.expect(&other, 200, None).await?;
 
@@ -154,18 +155,20 @@ fn a_revocation_comes_with_a_receipt_that_is_true() -> Result<()> {
     })
 }
 
-/// A second listener takes over the bundle of the first. It cannot reach the issuer, which never
-/// hears of it, and so no receipt lists it.
+/// A second listener inherits the bundle of the first. It cannot reach the issuer and never polls,
+/// so no receipt lists it.
 #[test]
-fn receipt_is_true_of_listener_that_the_issuer_never_heard_of() -> Result<()> {
+fn receipt_holds_for_listener_that_never_polled() -> Result<()> {
     run(async {
-        let (port, nobody) = (free()?, free()?);
+        let (port, unused) = (free()?, free()?);
         let mut issuer = Issuer::prepare(&state_folder("together-lent"), port, 300)?;
         let pins = issuer.pins()?;
         let plugin = |cluster: &str| {
             json!({
                 "trustBundle": {"cluster": cluster, "pollToken": issuer.poll_token(), "keys": pins},
-                "jwtRules": [{"issuer": issuer.url(), "audiences": ["orders"], "trustBundle": true}],
+                "jwtRules": [
+                    {"issuer": issuer.url(), "audiences": ["orders"], "trustBundle": true},
+                ],
             })
         };
         let (heard, unheard) = (plugin("issuer"), plugin("nobody"));
@@ -174,10 +177,11 @@ fn receipt_is_true_of_listener_that_the_issuer_never_heard_of() -> Result<()> {
         write_listeners(&file, &[("heard", &heard)])?;
         let clusters = Bootstrap::new()
             .cluster("issuer", loopback(port))
-            .cluster("nobody", loopback(nobody));
+            .cluster("nobody", loopback(unused));
         let proxy =
             Proxy::start_with("together-lent", clusters.listeners_from(&file), &["heard"]).await?;
         issuer.wait_for_proxies(POLLERS, SOON).await?;
+        // The second listener appears after the first one has its bundle.
         write_listeners(&file, &[("heard", &heard), ("unheard", &unheard)])?;
         let address = until("the second listener", SOON, || async {
             proxy.envoy().listener("unheard").await.ok()
@@ -190,9 +194,10 @@ fn receipt_is_true_of_listener_that_the_issuer_never_heard_of() -> Result<()> {
             let response = worker.send(&Request::get("/").bearer(&revoked)).await?;
             ensure!(
                 response.status == 200,
-                "it has the bundle of the first: {response:?}"
+                "the second listener lacks the bundle of the first: {response:?}"
             );
         }
+        // A complete receipt must also be true of the second listener.
         let receipt = issuer.revoke(&format!("token={revoked}")).await?;
         ensure!(receipt.get("complete") == Some(&true.into()), "{receipt}");
         for worker in &mut workers {
@@ -207,7 +212,7 @@ fn receipt_is_true_of_listener_that_the_issuer_never_heard_of() -> Result<()> {
 }
 
 #[test]
-fn a_revoked_key_is_refused_at_once_and_replaced() -> Result<()> {
+fn revoked_key_is_replaced_and_rejected_everywhere() -> Result<()> {
     run(async {
         let scene = Scene::start("together-key").await?;
         let token = scene.issuer.token("orders").await?;
@@ -228,7 +233,7 @@ fn a_revoked_key_is_refused_at_once_and_replaced() -> Result<()> {
 }
 
 #[test]
-fn good_tokens_outlive_the_issuer_and_pushes_resume_when_it_is_back() -> Result<()> {
+fn tokens_pass_without_issuer_until_it_returns() -> Result<()> {
     run(async {
         let mut scene = Scene::start("together-killed").await?;
         let token = scene.issuer.token("orders").await?;

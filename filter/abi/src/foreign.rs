@@ -1,36 +1,43 @@
-//! Functions of the host that are not part of the ABI.
+//! Foreign functions: host functions outside of the ABI.
 
 use std::cell::Cell;
 
 use crate::memory::Filled;
 
-/// Memory for arguments and answers, which serves the next call.
+/// Memory for arguments and results, kept for the next call.
 #[derive(Default)]
 struct Kept {
     arguments: Vec<u8>,
     answer: Vec<u8>,
 }
 
-/// A token and a key.
+/// Typical size of the arguments: a token and a key.
 const LIKELY_BYTES: usize = 4096;
 
 thread_local! {
-    static KEPT: Cell<Kept> = const { Cell::new(Kept { arguments: Vec::new(), answer: Vec::new() }) };
+    static KEPT: Cell<Kept> = const {
+        Cell::new(Kept {
+            arguments: Vec::new(),
+            answer: Vec::new(),
+        })
+    };
 }
 
-/// Calls a function of the host: `write` appends its arguments, `read` gets its answer. `None` if
-/// the host has no such function, or none at all, or refuses the arguments; natively always.
+/// Calls a foreign function of the host: `write` appends its arguments, `read` receives its result.
+/// Returns `None` if the host does not have the function, does not support foreign functions or
+/// rejects the arguments, and always in a native build.
 pub fn call_foreign_function<T>(
     name: &str,
     write: impl FnOnce(&mut Vec<u8>),
     read: impl FnOnce(&[u8]) -> T,
 ) -> Option<T> {
+    // Taken out of the thread-local, so that a nested call cannot see these arguments.
     let Kept {
         mut arguments,
         answer,
     } = KEPT.take();
     arguments.clear();
-    // Once, instead of a little more with each longer token.
+    // One allocation up front avoids growing step by step with longer tokens.
     arguments.reserve(LIKELY_BYTES);
     write(&mut arguments);
     let answer = call(name, &arguments, answer);
@@ -86,14 +93,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_call_writes_its_own_arguments_into_the_same_memory() {
+    fn calls_reuse_memory_without_old_arguments() {
         let mut seen = Vec::new();
         for arguments in [&[1; 10][..], &[2; 3]] {
-            let write = |out: &mut Vec<u8>| {
-                out.extend_from_slice(arguments);
-                seen.push((out.clone(), out.as_ptr()));
-            };
-            assert_eq!(call_foreign_function("any", write, <[u8]>::len), None);
+            let answer = call_foreign_function(
+                "any",
+                |out| {
+                    out.extend_from_slice(arguments);
+                    seen.push((out.clone(), out.as_ptr()));
+                },
+                <[u8]>::len,
+            );
+            assert_eq!(answer, None);
         }
         let [(first, place), (second, same_place)] = seen.as_slice() else {
             panic!("two calls")

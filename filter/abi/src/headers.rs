@@ -1,4 +1,4 @@
-//! Header maps as the ABI lays them out: how they are read, written, and received.
+//! Header maps in the layout of the ABI: reading, writing and receiving them.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -6,15 +6,15 @@ use std::ops::Deref;
 use crate::host;
 use crate::memory::Filled;
 
-/// A header map as the ABI lays it out; [`Pairs`] reads it. Every request brings one, so its memory
-/// serves the next.
+/// A header map in the layout of the ABI; [`Pairs`] reads it. Every request has one, so its memory
+/// is kept for the next request.
 #[derive(Debug, Default)]
 pub struct HeaderMap {
     filled: Filled,
 }
 
-/// The longest block that is kept for the next request: what Envoy takes by default (60 KiB), and
-/// not what a single long request has left.
+/// Maximum size of a block that is kept for the next request: Envoy's default limit for headers (60
+/// KiB), so that one oversized request does not hold memory.
 const MAX_KEPT_BYTES: usize = 64 * 1024;
 
 thread_local! {
@@ -43,22 +43,24 @@ impl Deref for HeaderMap {
 
 impl Drop for HeaderMap {
     fn drop(&mut self) {
+        // An empty block is not worth keeping.
         let block = core::mem::take(&mut self.filled.block);
         if (1..=MAX_KEPT_BYTES).contains(&block.len()) {
+            // The thread-local value may already be destroyed when the VM ends.
             let _ended = KEPT.try_with(|kept| kept.set(block));
         }
     }
 }
 
-/// The headers of the request in the effective stream, repeated ones repeated. Empty where the host
-/// has none to give, and natively.
+/// Returns the headers of the request in the effective stream; repeated headers are listed
+/// repeatedly. Returns an empty map if the host has no headers, and always in a native build.
 #[must_use]
 pub fn request_headers() -> HeaderMap {
     host::pairs(host::REQUEST_HEADERS, KEPT.take())
 }
 
-/// The pairs of a header map as the ABI lays it out, in order. Ends early where the layout is
-/// wrong.
+/// Iterator over the pairs of a header map in the layout of the ABI, in order. It ends early if the
+/// layout is invalid.
 #[derive(Clone, Debug)]
 pub struct Pairs<'m> {
     sizes: &'m [u8],
@@ -66,19 +68,21 @@ pub struct Pairs<'m> {
 }
 
 impl<'m> Pairs<'m> {
-    /// Of a whole map.
+    /// Iterates over a whole map.
     #[must_use]
     pub fn of(map: &'m [u8]) -> Self {
-        let split = || {
-            let (count, rest) = map.split_first_chunk::<4>()?;
-            let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
-            let (sizes, texts) = rest.split_at_checked(count.checked_mul(8)?)?;
-            Some(Self { sizes, texts })
-        };
-        split().unwrap_or(Self {
+        Self::split(map).unwrap_or(Self {
             sizes: &[],
             texts: &[],
         })
+    }
+
+    /// Separates the sizes from the texts; returns `None` if the map is shorter than its sizes.
+    fn split(map: &'m [u8]) -> Option<Self> {
+        let (count, rest) = map.split_first_chunk::<4>()?;
+        let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
+        let (sizes, texts) = rest.split_at_checked(count.checked_mul(8)?)?;
+        Some(Self { sizes, texts })
     }
 }
 
@@ -91,7 +95,7 @@ impl<'m> Iterator for Pairs<'m> {
         let [n0, n1, n2, n3, v0, v1, v2, v3] = *sizes;
         let name_size = usize::try_from(u32::from_le_bytes([n0, n1, n2, n3])).ok()?;
         let value_size = usize::try_from(u32::from_le_bytes([v0, v1, v2, v3])).ok()?;
-        // A zero byte follows each text.
+        // A zero byte follows each name and value.
         let (name, rest) = self.texts.split_at_checked(name_size)?;
         let (value, rest) = rest.get(1..)?.split_at_checked(value_size)?;
         (self.sizes, self.texts) = (more_sizes, rest.get(1..)?);
@@ -99,8 +103,8 @@ impl<'m> Iterator for Pairs<'m> {
     }
 }
 
-/// Lays out a header map: the count, the sizes of all names and values, then each followed by a
-/// zero byte.
+/// Encodes a header map: the count, the sizes of all names and values, then each name and value
+/// followed by a zero byte.
 #[must_use]
 pub fn header_map(headers: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> Vec<u8> {
     let texts = || {
@@ -108,6 +112,7 @@ pub fn header_map(headers: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> Vec<u8> {
             .iter()
             .flat_map(|(name, value)| [name.as_ref(), value.as_ref()])
     };
+    // Four bytes for the count; each name and value takes four for its size and one for the zero.
     let mut bytes = Vec::with_capacity(texts().map(|text| text.len() + 5).sum::<usize>() + 4);
     bytes.extend_from_slice(&length(headers.len()));
     for text in texts() {
@@ -120,7 +125,7 @@ pub fn header_map(headers: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> Vec<u8> {
     bytes
 }
 
-/// wasm32 addresses fit 32 bits.
+/// Encodes a size. Addresses in wasm32 fit into 32 bits.
 fn length(size: usize) -> [u8; 4] {
     u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes()
 }
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_map_is_laid_out_as_the_abi_says() {
+    fn header_map_has_abi_layout() {
         let bytes = header_map(&[("a", "bc"), ("de", "")]);
         let expected: &[u8] = &[
             2, 0, 0, 0, // two pairs
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_laid_out_is_read_back_and_no_further_than_it_goes() {
+    fn pairs_read_back_within_bounds() {
         let map = header_map(&[("a", "bc"), ("de", "")]);
         let pairs: [(&[u8], &[u8]); 2] = [(b"a", b"bc"), (b"de", b"")];
         assert!(Pairs::of(&map).eq(pairs));
@@ -155,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_a_map_serves_the_next_unless_it_is_very_long() {
+    fn reuses_memory_of_all_but_large_maps() {
         for (length, kept) in [(MAX_KEPT_BYTES + 1, 0), (MAX_KEPT_BYTES, MAX_KEPT_BYTES)] {
             KEPT.take();
             let map = HeaderMap {
@@ -171,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn no_headers_are_a_count_of_zero() {
+    fn empty_map_has_count_zero() {
         assert_eq!(header_map(&[("", ""); 0]), [0, 0, 0, 0]);
     }
 }

@@ -1,6 +1,6 @@
-//! Host calls of the proxy-wasm ABI (0.2.1) and the clocks of WASI, with every status that a host
-//! may answer as a value. The SDK (proxy-wasm 0.2.5) panics on a status that it does not expect,
-//! and a panic ends the VM.
+//! Host calls of the proxy-wasm ABI (0.2.1) and the clocks of WASI. Every status of a host is
+//! returned as a value: the SDK (proxy-wasm 0.2.5) panics on unexpected statuses, and a panic ends
+//! the VM.
 #![expect(
     unsafe_code,
     reason = "a host function can only be imported and called as unsafe; see the SAFETY notes"
@@ -10,17 +10,17 @@
 use crate::memory::Filled;
 use crate::{HeaderMap, HostRefused};
 
-/// Map type of the headers of a stream's request.
+/// Map type for the headers of a stream's request.
 pub(crate) const REQUEST_HEADERS: u32 = 0;
-/// Map type of the headers of a call's response.
+/// Map type for the headers of a call's response.
 const CALL_RESPONSE_HEADERS: u32 = 6;
-/// Buffer type of the body of a call's response.
+/// Buffer type for the body of a call's response.
 const CALL_RESPONSE_BODY: u32 = 4;
-/// Buffer type of the plugin configuration.
+/// Buffer type for the plugin configuration.
 const PLUGIN_CONFIGURATION: u32 = 7;
-/// Stream type of a request.
+/// Stream type for requests.
 const REQUEST: u32 = 0;
-/// WASI's time of day.
+/// WASI's clock for the time of day.
 const REALTIME: u32 = 0;
 /// WASI's monotonic clock.
 const MONOTONIC: u32 = 1;
@@ -99,7 +99,7 @@ mod raw {
     }
 }
 
-/// Natively there is no host.
+/// Substitutes for a native build, which has no host.
 #[cfg(not(target_arch = "wasm32"))]
 mod raw {
     pub(super) const UNIMPLEMENTED: u32 = 12;
@@ -136,6 +136,7 @@ mod raw {
     }
 }
 
+/// Converts a status to a result.
 fn ok(status: u32) -> Result<(), HostRefused> {
     if status == 0 {
         Ok(())
@@ -153,7 +154,7 @@ pub fn log(level: u32, message: &str) -> Result<(), HostRefused> {
     ok(unsafe { raw::proxy_log(level, message.as_ptr(), message.len()) })
 }
 
-/// The least severe level that the host logs.
+/// Returns the least severe level that the host logs.
 ///
 /// # Errors
 /// [`HostRefused`].
@@ -162,19 +163,20 @@ pub fn log_level() -> Result<u32, HostRefused> {
     ok(raw::proxy_get_log_level(&mut level)).map(|()| level)
 }
 
-/// The time of day: nanoseconds since the Unix epoch, from the host or else from WASI.
+/// Returns the time of day in nanoseconds since the Unix epoch, from the host or else from WASI.
 ///
 /// # Errors
-/// [`HostRefused`] by both.
+/// [`HostRefused`] if both calls fail.
 pub fn time_of_day() -> Result<u64, HostRefused> {
     let mut time = 0;
+    // Not every host implements the ABI's call; WASI's clock is the fallback.
     let asked = ok(raw::proxy_get_current_time_nanoseconds(&mut time));
     asked
         .or_else(|_| ok(raw::clock_time_get(REALTIME, 1, &mut time)))
         .map(|()| time)
 }
 
-/// WASI's monotonic clock in nanoseconds. Envoy answers with its own monotonic clock
+/// Returns WASI's monotonic clock in nanoseconds. Envoy provides its own monotonic clock
 /// (proxy-wasm-cpp-host, `exports.cc`, `wasi_unstable_clock_time_get`).
 ///
 /// # Errors
@@ -184,7 +186,7 @@ pub fn monotonic_time() -> Result<u64, HostRefused> {
     ok(raw::clock_time_get(MONOTONIC, 1, &mut time)).map(|()| time)
 }
 
-/// Sets how often the root context gets a tick, in milliseconds.
+/// Sets the interval of the root context's ticks, in milliseconds.
 ///
 /// # Errors
 /// [`HostRefused`].
@@ -192,7 +194,7 @@ pub fn set_tick_period(millis: u32) -> Result<(), HostRefused> {
     ok(raw::proxy_set_tick_period_milliseconds(millis))
 }
 
-/// Defines a metric: 0 counter, 1 gauge, 2 histogram. Returns its id.
+/// Defines a metric (0 counter, 1 gauge, 2 histogram) and returns its id.
 ///
 /// # Errors
 /// [`HostRefused`].
@@ -210,7 +212,7 @@ pub fn increment_metric(id: u32, by: i64) -> Result<(), HostRefused> {
     ok(raw::proxy_increment_metric(id, by))
 }
 
-/// Records a value of a gauge or histogram.
+/// Records the value of a gauge or histogram.
 ///
 /// # Errors
 /// [`HostRefused`].
@@ -218,15 +220,15 @@ pub fn record_metric(id: u32, value: u64) -> Result<(), HostRefused> {
     ok(raw::proxy_record_metric(id, value))
 }
 
-/// Makes a context the one that the following calls act on.
+/// Sets the context to which the following calls apply.
 ///
 /// # Errors
-/// [`HostRefused`]: the context is gone.
+/// [`HostRefused`] if the context no longer exists.
 pub fn set_effective_context(context: u32) -> Result<(), HostRefused> {
     ok(raw::proxy_set_effective_context(context))
 }
 
-/// Lets the paused request of the effective stream go on.
+/// Continues the paused request of the effective stream.
 ///
 /// # Errors
 /// [`HostRefused`].
@@ -267,11 +269,11 @@ pub fn remove_request_header(name: &str) -> Result<(), HostRefused> {
     ok(unsafe { raw::proxy_remove_header_map_value(REQUEST_HEADERS, name.as_ptr(), name.len()) })
 }
 
-/// Makes an HTTP call without a body; `headers` is laid out by [`crate::header_map`]. Returns the
-/// token under which the response comes.
+/// Starts an HTTP call without a body; `headers` has the layout of [`crate::header_map`]. Returns
+/// the token that identifies the response.
 ///
 /// # Errors
-/// [`HostRefused`]: no response will come.
+/// [`HostRefused`] if no response will follow.
 pub fn http_call(cluster: &str, headers: &[u8], timeout_ms: u32) -> Result<u32, HostRefused> {
     let mut token = 0;
     ok(call(cluster, headers, timeout_ms, &mut token)).map(|()| token)
@@ -284,7 +286,7 @@ fn call(_cluster: &str, _headers: &[u8], _timeout_ms: u32, _token: &mut u32) -> 
 
 #[cfg(target_arch = "wasm32")]
 fn call(cluster: &str, headers: &[u8], timeout_ms: u32, token: &mut u32) -> u32 {
-    // An empty map: its count, in four bytes.
+    // An empty header map consists of its count in four bytes.
     let (body, trailers) = ([0_u8; 0], [0_u8; 4]);
     // SAFETY: the host only reads the ranges, which live until it returns, and writes the token.
     unsafe {
@@ -303,13 +305,14 @@ fn call(cluster: &str, headers: &[u8], timeout_ms: u32, token: &mut u32) -> u32 
     }
 }
 
-/// The plugin configuration, of `size` bytes.
+/// Returns the plugin configuration of `size` bytes.
 #[must_use]
 pub fn plugin_configuration(size: usize) -> Option<Vec<u8>> {
     buffer(PLUGIN_CONFIGURATION, size)
 }
 
-/// The body of a call's response, up to `size` bytes, in the callback that announces it.
+/// Returns the body of a call's response, up to `size` bytes; valid in the callback that announces
+/// it.
 #[must_use]
 pub fn call_body(size: usize) -> Option<Vec<u8>> {
     buffer(CALL_RESPONSE_BODY, size)
@@ -332,9 +335,10 @@ fn buffer(kind: u32, most: usize) -> Option<Vec<u8>> {
     filled.map(Filled::into_bytes)
 }
 
-/// A property of the host or the effective stream.
+/// Returns a property of the host or the effective stream.
 #[must_use]
 pub fn property(path: &[&str]) -> Option<Vec<u8>> {
+    // The ABI separates the parts of a path with zero bytes.
     joined_property(&path.join("\0"))
 }
 
@@ -355,8 +359,8 @@ fn joined_property(path: &str) -> Option<Vec<u8>> {
     filled.map(Filled::into_bytes)
 }
 
-/// The headers of a call's response, in the callback that announces it. Empty where the call
-/// failed, and natively.
+/// Returns the headers of a call's response; valid in the callback that announces it. Returns an
+/// empty map if the call failed, and always in a native build.
 #[must_use]
 pub fn call_headers() -> HeaderMap {
     pairs(CALL_RESPONSE_HEADERS, Vec::new())

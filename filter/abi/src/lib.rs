@@ -3,14 +3,14 @@
 //! without a copy of every name and value, foreign functions, and callbacks without a boxed context
 //! for each stream ([`streams`]).
 //!
-//! The only unsafe code of the project: imports, their calls, and exports.
+//! This crate contains the project's only unsafe code: imports, their calls, and exports.
 
 mod foreign;
 mod headers;
 pub mod host;
 #[cfg_attr(
     not(any(target_arch = "wasm32", test)),
-    expect(dead_code, reason = "natively there is no host to lend to")
+    expect(dead_code, reason = "a native build has no host that needs memory")
 )]
 mod memory;
 pub mod streams;
@@ -18,29 +18,29 @@ pub mod streams;
 pub use foreign::call_foreign_function;
 pub use headers::{HeaderMap, Pairs, header_map, request_headers};
 
-/// A response that the proxy sends itself.
+/// A response that the proxy sends itself, without the upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalResponse<'a> {
-    /// HTTP status.
+    /// HTTP status code.
     pub status: u32,
     /// Response code details, for access logs. Envoy turns spaces into underscores.
     pub details: &'a str,
-    /// Body; for a gRPC request the host makes it the `grpc-message`.
+    /// Body. For a gRPC request, the host sends it as `grpc-message`.
     pub body: &'a [u8],
-    /// Additional headers, laid out by [`header_map`].
+    /// Additional headers in the layout of [`header_map`].
     pub headers: &'a [u8],
     /// gRPC status for a gRPC request; -1 lets the host derive it from the HTTP status.
     pub grpc_status: i32,
 }
 
-/// The host refused, with its status code (proxy-wasm ABI 0.2.1, `proxy_status_t`).
+/// Error returned by the host: its status code (proxy-wasm ABI 0.2.1, `proxy_status_t`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostRefused(pub u32);
 
 /// Sends a local response to the effective stream. The stream must be paused by the caller.
 ///
 /// # Errors
-/// [`HostRefused`]; natively always, because there is no host.
+/// [`HostRefused`]. A native build has no host and always returns it.
 pub fn send_local_response(response: &LocalResponse<'_>) -> Result<(), HostRefused> {
     let status = call(response);
     if status == 0 {

@@ -1,9 +1,9 @@
-//! Memory that the host fills.
+//! Memory that the host fills, reused across calls.
 
 use std::cell::Cell;
 use std::ops::Deref;
 
-/// What the host has written: the first bytes of a block, whose memory can serve again.
+/// Data written by the host: the first bytes of a block, whose memory can be reused.
 #[derive(Debug, Default)]
 pub(crate) struct Filled {
     pub(crate) block: Vec<u8>,
@@ -28,15 +28,15 @@ impl Deref for Filled {
 }
 
 impl Filled {
-    /// The bytes, with the memory that they lie in.
+    /// Returns the bytes in their own memory.
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn into_bytes(mut self) -> Vec<u8> {
         self.block.truncate(self.size);
         self.block
     }
 
-    /// The memory, to be filled again. Should a host give a range and write nothing to it, what it
-    /// gave before must not be found there.
+    /// Returns the memory for reuse, with the old data zeroed. If a host announces a range without
+    /// writing to it, the module must not read data of an earlier call there.
     pub(crate) fn into_block(mut self) -> Vec<u8> {
         self.block.get_mut(..self.size).unwrap_or_default().fill(0);
         self.block
@@ -45,17 +45,18 @@ impl Filled {
 
 #[cfg(target_arch = "wasm32")]
 impl Filled {
-    /// What the host gives in this call, in `block` if that is long enough. `None` if its status is
-    /// not 0.
+    /// Returns the data that the host provides in this call, in `block` if that is large enough.
+    /// Returns `None` if the host's status is not 0.
     ///
     /// # Safety
-    /// The call must be one of the host's that returns its status, and nothing else may write to
-    /// what it is given.
+    /// The call must be a host call that returns its status, and only the host may write to
+    /// `Given`.
     #[expect(
         unsafe_code,
         reason = "memory from the host comes as pointer and size; see the SAFETY notes"
     )]
     pub(crate) unsafe fn by(block: Vec<u8>, call: impl FnOnce(&mut Given) -> u32) -> Option<Self> {
+        // The host either fills the lent block or allocates its own; the addresses tell which.
         let mut given = Given::NOTHING;
         let (status, lent) = lending(block, || call(&mut given));
         match lent {
@@ -70,7 +71,7 @@ impl Filled {
     }
 }
 
-/// Where the host writes the place and size of what it gives.
+/// Address and size that the host writes for the data it provides.
 #[cfg(target_arch = "wasm32")]
 pub(crate) struct Given {
     pub(crate) data: *mut u8,
@@ -84,7 +85,7 @@ impl Given {
         size: 0,
     };
 
-    /// What the host gave with this status.
+    /// Takes over the data that the host provided with this status.
     ///
     /// # Safety
     /// Only the host may have written to the fields, in a call in which no block was lent.
@@ -106,7 +107,7 @@ impl Given {
     }
 }
 
-/// A block that may serve the host instead of a new one.
+/// A block that the host may use instead of a new allocation.
 enum Block {
     None,
     Offered(Vec<u8>),
@@ -117,15 +118,17 @@ thread_local! {
     static BLOCK: Cell<Block> = const { Cell::new(Block::None) };
 }
 
-/// Headers of a browser's request behind a proxy.
+/// Typical size of a browser's request headers behind a proxy.
 const LIKELY_BYTES: usize = 4096;
 
-/// Makes a call in which the first range that the host wants memory for is lent to it, from `block`
-/// if that is long enough. Returns what the call does, and the block if the host has it; it is
-/// initialised from end to end.
+/// Runs a host call that may use `block`: the first range for which the host requests memory is
+/// lent from it, if it is large enough. Returns the result of the call, and the lent block if the
+/// host took one.
+///
+/// INVARIANT: the returned block is initialised from end to end.
 fn lending<T>(block: Vec<u8>, call: impl FnOnce() -> T) -> (T, Option<Vec<u8>>) {
-    // A host may call back, and be called in turn, before it has taken what was offered, or after:
-    // that stays its own.
+    // A host may call back into the module before or after it takes the block, and the callback may
+    // make calls of its own. Saving the outer state keeps each call's block separate.
     let before = BLOCK.replace(Block::Offered(block));
     let result = call();
     match BLOCK.replace(before) {
@@ -134,10 +137,11 @@ fn lending<T>(block: Vec<u8>, call: impl FnOnce() -> T) -> (T, Option<Vec<u8>>) 
     }
 }
 
-/// What is lent to a host that wants so many bytes, if a block is offered.
+/// Lends the offered block, if any, to a host that requests `size` bytes.
 fn lend(size: usize) -> Option<*mut u8> {
     match BLOCK.replace(Block::None) {
         Block::Offered(mut block) => {
+            // Zeroed memory: the caller may read all of the block.
             if block.len() < size {
                 block = vec![0; size.max(LIKELY_BYTES)];
             }
@@ -155,7 +159,8 @@ fn lend(size: usize) -> Option<*mut u8> {
 #[cfg(target_arch = "wasm32")]
 #[expect(
     unsafe_code,
-    reason = "an export has a fixed name, and the SDK's can only be called by it; see the SAFETY notes"
+    reason = "an export has a fixed name, and the SDK's can only be called by it; see the SAFETY \
+              notes"
 )]
 mod exports {
     // SAFETY: name and signature are those of the SDK (proxy-wasm 0.2.5, allocator.rs), which is
@@ -176,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_range_is_the_offered_block_and_the_next_a_new_one() {
+    fn lends_offered_block_once() {
         let block = vec![0; 100];
         let place = block.as_ptr();
         let (lent, filled) = lending(block, || [lend(100), lend(1)]);
@@ -189,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_is_too_short_is_replaced_by_one_that_is_not() {
+    fn replaces_block_that_is_too_short() {
         for (size, length) in [(1, LIKELY_BYTES), (LIKELY_BYTES + 1, LIKELY_BYTES + 1)] {
             let (lent, filled) = lending(Vec::new(), || lend(size));
             assert_eq!(
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn each_call_has_its_own_block_whether_the_host_calls_back_before_it_takes_it_or_after() {
+    fn nested_calls_use_separate_blocks() {
         for outer_first in [true, false] {
             let blocks = [vec![0; 100], vec![0; 100]];
             let places = blocks
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_is_not_left_for_the_next_call() {
+    fn clears_read_data_before_reuse() {
         let filled = Filled {
             block: vec![8, 1, 7],
             size: 2,
@@ -237,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_wants_no_memory_gets_none() {
+    fn lends_nothing_without_request() {
         let ((), filled) = lending(vec![0; 100], || ());
         assert_eq!(filled, None);
     }

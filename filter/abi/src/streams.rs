@@ -1,35 +1,39 @@
-//! The callbacks about streams. The SDK's own keep a boxed context for every stream and look for it
-//! in several maps, which costs 0.7 µs a request in Envoy; these only pass on what the proxy says.
+//! The callbacks for streams.
 //!
-//! The SDK's exports have the names that the ABI wants, and cannot be left out. So ours have names
-//! of their own, and the step after linking (`filter/postlink`) gives them those of the ABI. Root
-//! contexts stay the SDK's.
+//! The SDK's callbacks keep a boxed context for every stream and look it up in several maps, which
+//! costs 0.7 µs a request in Envoy. The callbacks here only forward the proxy's calls.
+//!
+//! The SDK exports its callbacks under the names of the ABI, and these exports cannot be left out
+//! at compile time. The exports here therefore have other names, and the step after linking
+//! (`filter/postlink`) renames them to those of the ABI. Root contexts remain the SDK's.
 
 use std::sync::OnceLock;
 
-/// Who hears of streams.
+/// Receivers of the callbacks.
 #[derive(Clone, Copy, Debug)]
 pub struct Callbacks {
-    /// A context has begun: a stream's, and the root context of its configuration; or a root
-    /// context, whose own root is 0.
+    /// Called for a new context: that of a stream, with the root context of its configuration, or a
+    /// root context, whose own root is 0.
     pub created: fn(context: u32, root: u32),
-    /// The headers of a stream's request have come. True if it may go on, false if it is held or
-    /// has been answered.
+    /// Called for the headers of a stream's request. Returns true to continue the request, and
+    /// false if the request is paused or has been responded to.
     pub request_headers: fn(stream: u32) -> bool,
-    /// A call that a root context made has finished; its response has a body of `body_size` bytes.
+    /// Called when a call of a root context has finished; its response has a body of `body_size`
+    /// bytes.
     pub call_finished: fn(root: u32, token: u32, body_size: usize),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
 
-/// Passes on what the proxy says of streams, from now on; the first caller is heard, once for the
-/// VM.
+/// Registers the receivers for the whole VM. Only the first call has an effect.
 pub fn pass_on(callbacks: Callbacks) {
     let _already = CALLBACKS.set(callbacks);
 }
 
-/// Lets the SDK forget a root context, which must be gone. Only in [`Callbacks::created`], and not
-/// while a callback of a root context is under way: within its own callbacks the SDK panics.
+/// Makes the SDK drop a root context, which must be deleted already.
+///
+/// Call it only in [`Callbacks::created`], and not during a callback of a root context: inside its
+/// own callbacks, the SDK panics.
 pub fn forget_root(root: u32) {
     #[cfg(target_arch = "wasm32")]
     exports::proxy_on_delete(root);
@@ -40,7 +44,8 @@ pub fn forget_root(root: u32) {
 #[cfg(target_arch = "wasm32")]
 #[expect(
     unsafe_code,
-    reason = "an export has a fixed name, and the SDK's can only be called by theirs; see the SAFETY notes"
+    reason = "an export has a fixed name, and the SDK's can only be called by theirs; see the \
+              SAFETY notes"
 )]
 mod exports {
     use super::CALLBACKS;
@@ -58,12 +63,13 @@ mod exports {
         if let Some(callbacks) = CALLBACKS.get() {
             (callbacks.created)(context, root);
         }
+        // The SDK still needs to create root contexts, but not those of streams.
         if root == 0 {
             proxy_on_context_create(context, root);
         }
     }
 
-    /// The SDK's panics on a call that was not made through the SDK.
+    /// Replaces the SDK's callback, which panics on a call that was not made through the SDK.
     // SAFETY: no other function has this name.
     #[unsafe(no_mangle)]
     extern "C" fn meshseal_on_http_call_response(
@@ -85,9 +91,10 @@ mod exports {
         _headers: u32,
         _end_of_stream: u32,
     ) -> u32 {
-        /// `proxy_action_t`.
+        /// Values of `proxy_action_t`.
         const CONTINUE: u32 = 0;
         const PAUSE: u32 = 1;
+        // Fails closed: without receivers, the request stays paused.
         let goes_on = CALLBACKS
             .get()
             .is_some_and(|callbacks| (callbacks.request_headers)(context));

@@ -1,4 +1,4 @@
-//! The core's decisions by themselves: `make bench-core`.
+//! Benchmarks of the core's decisions alone: `make bench-core`.
 
 #![expect(
     clippy::unwrap_used,
@@ -124,7 +124,7 @@ fn revocation(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("revoked");
     for count in [100, 1_000, 10_000, 100_000] {
         let set = revoked(count);
-        // Tokens that are good, wherever the search for them ends.
+        // Unrevoked tokens (odd indices), whose lookups end at different places.
         let tokens: Vec<String> = (0..4_096)
             .map(|at| jti_with_index((at * 7_919 % 1_000_000) | 1, [1; 8]))
             .collect();
@@ -151,7 +151,7 @@ fn revocation(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A full bundle with a key and so many revocations, and the key that it is pinned to.
+/// Builds a full bundle with a key and `count` revocations, and returns it with its pins.
 fn bundle(count: u64) -> (KeySet, String) {
     let (pin, signer) = (Signer::ed25519(99), Signer::ed25519(1));
     let keys = vec![PublishedKey {

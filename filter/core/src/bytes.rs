@@ -1,14 +1,16 @@
-//! Comparison of bytes on the path that every request takes.
+//! Byte comparison for the request path.
 
-/// Whether both are the same, eight bytes at a time: the compiler's own comparison goes byte by
-/// byte in wasm. Not for secrets.
+/// Returns whether both slices are equal (eight bytes per step; the compiler's own comparison takes
+/// one byte per step in wasm).
+///
+/// Not constant-time, so not for secrets.
 #[must_use]
 #[inline]
 pub fn equal(left: &[u8], right: &[u8]) -> bool {
     if left.len() != right.len() {
         return false;
     }
-    // The last bytes are compared as a whole word, too, which overlaps the one before.
+    // The last eight bytes are compared as one word, which may overlap the word before.
     if let (Some(left_end), Some(right_end)) = (left.last_chunk::<8>(), right.last_chunk::<8>()) {
         let (lefts, rights) = (left.as_chunks::<8>().0, right.as_chunks::<8>().0);
         left_end == right_end && lefts.iter().zip(rights).all(|(left, right)| left == right)
@@ -21,20 +23,20 @@ pub fn equal(left: &[u8], right: &[u8]) -> bool {
     }
 }
 
-/// Whether one of them is this byte, eight at a time as above.
+/// Returns whether `bytes` contains `byte` (eight bytes per step).
 #[must_use]
 #[inline]
 pub fn contains(bytes: &[u8], byte: u8) -> bool {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let wanted = EACH.wrapping_mul(u64::from(byte));
-    // Hacker's Delight, "Find First 0-Byte": a bit is left where a byte is zero, and nowhere if
-    // none is.
-    let has_zero = |word: u64| word.wrapping_sub(EACH) & !word & EACH << 7 != 0;
     let (words, rest) = bytes.as_chunks::<8>();
     rest.contains(&byte)
-        || words
-            .iter()
-            .any(|word| has_zero(u64::from_ne_bytes(*word) ^ wanted))
+        || words.iter().any(|word| {
+            let word = u64::from_ne_bytes(*word) ^ wanted;
+            // Hacker's Delight, "Find First 0-Byte": the result is nonzero if and only if the word
+            // has a zero byte.
+            word.wrapping_sub(EACH) & !word & EACH << 7 != 0
+        })
 }
 
 #[cfg(test)]
@@ -45,7 +47,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn a_difference_shows_wherever_it_is() {
+    fn finds_difference_at_any_position() {
         for length in 0..20_u8 {
             let bytes: Vec<u8> = (0..length).collect();
             assert!(equal(&bytes, &bytes.clone()));
@@ -59,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_is_found_wherever_it_is_and_not_where_it_is_not() {
+    fn finds_byte_at_any_position() {
         for length in 0..20_u8 {
             for other in [0, b',' ^ 1, b',' ^ 0x80, 0xff] {
                 let mut bytes = alloc::vec![other; usize::from(length)];

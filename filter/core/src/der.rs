@@ -1,5 +1,5 @@
-//! The DER of public keys, certificates and ECDSA signatures (X.690 §10; RFC 5280 §4.1, RFC 3279
-//! §2.3), as far as keys of providers and a proxy's own verification need it.
+//! DER encoding of public keys, certificates and ECDSA signatures (X.690 §10; RFC 5280 §4.1, RFC
+//! 3279 §2.3), as far as provider keys and verification by the proxy need it.
 
 use alloc::vec::Vec;
 
@@ -9,7 +9,7 @@ const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const SEQUENCE: u8 = 0x30;
 
-/// Tags, lengths and signs of two numbers of an RSA key, and of what holds them.
+/// Maximum overhead of two integers in a sequence: tags, lengths and sign bytes.
 const MOST_AROUND_INTEGERS: usize = 16;
 
 /// `AlgorithmIdentifier`s: rsaEncryption (RFC 8017 appendix A.1), id-ecPublicKey with its curve
@@ -36,32 +36,34 @@ const ED25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
 /// `version` of a certificate: context-specific, constructed, number 0.
 const VERSION: u8 = 0xa0;
 
-/// A `SubjectPublicKeyInfo`.
+/// A parsed `SubjectPublicKeyInfo`.
 pub(crate) struct PublicKeyInfo<'d> {
     algorithm: &'d [u8],
     key: &'d [u8],
 }
 
 impl<'d> PublicKeyInfo<'d> {
-    /// Reads the whole of `der`.
+    /// Parses all of `der`.
     pub(crate) fn read(der: &'d [u8]) -> Option<Self> {
         let mut whole = Reader(der);
         let key = Self::next(&mut whole)?;
         whole.0.is_empty().then_some(key)
     }
 
+    /// Parses the next value.
     fn next(reader: &mut Reader<'d>) -> Option<Self> {
         let mut fields = Reader(reader.content(SEQUENCE)?);
         let algorithm = fields.element()?.whole;
         let key = fields.content(BIT_STRING)?;
+        // The first byte of a bit string is its number of unused bits.
         match key.split_first() {
             Some((0, key)) if fields.0.is_empty() => Some(Self { algorithm, key }),
             _ => None,
         }
     }
 
-    /// The family, and the key's JWK parameters: `n` and `e`, `x` and `y`, or `x`. `None` for other
-    /// types of keys.
+    /// Returns the key type and the JWK parameters: `n` and `e`, `x` and `y`, or `x`. Returns
+    /// `None` for unsupported key types.
     pub(crate) fn parameters(&self) -> Option<(Family, Vec<Vec<u8>>)> {
         let family = match self.algorithm {
             RSA => Family::Rsa,
@@ -85,7 +87,7 @@ impl<'d> PublicKeyInfo<'d> {
             Family::P256 | Family::P384 | Family::P521 | Family::Oct => {
                 let (form, point) = self.key.split_first()?;
                 let (x, y) = point.split_at_checked(point.len() / 2)?;
-                // Uncompressed (SEC 1 §2.3.3).
+                // 4 marks an uncompressed point (SEC 1 §2.3.3).
                 (*form == 4).then(|| alloc::vec![x.to_vec(), y.to_vec()])?
             }
         };
@@ -93,16 +95,17 @@ impl<'d> PublicKeyInfo<'d> {
     }
 }
 
-/// The public key of an X.509 certificate. Nothing else of it is read or verified.
+/// Returns the public key of an X.509 certificate, without reading or verifying the other fields.
 pub(crate) fn certified_key(certificate: &[u8]) -> Option<PublicKeyInfo<'_>> {
     let mut whole = Reader(certificate);
     let mut signed = Reader(whole.content(SEQUENCE)?);
     let mut fields = Reader(signed.content(SEQUENCE)?);
+    // `version` is optional and comes before the serial number.
     let mut serial = fields.element()?;
     if serial.tag == VERSION {
         serial = fields.element()?;
     }
-    // Then signature, issuer, validity and subject.
+    // The next fields are signature, issuer, validity and subject.
     let sequences = (0..4).all(|_| fields.content(SEQUENCE).is_some());
     if serial.tag != INTEGER || !sequences || !whole.0.is_empty() {
         return None;
@@ -110,18 +113,18 @@ pub(crate) fn certified_key(certificate: &[u8]) -> Option<PublicKeyInfo<'_>> {
     PublicKeyInfo::next(&mut fields)
 }
 
-/// One value with its tag.
+/// A value with its tag.
 struct Element<'d> {
     tag: u8,
     content: &'d [u8],
     whole: &'d [u8],
 }
 
-/// Reads values in order.
+/// Reader for a sequence of values.
 struct Reader<'d>(&'d [u8]);
 
 impl<'d> Reader<'d> {
-    /// The next value; `None` at the end, and for what is not DER.
+    /// Reads the next value; returns `None` at the end and for anything but DER.
     fn element(&mut self) -> Option<Element<'d>> {
         let all = self.0;
         let (tag, rest) = all.split_first()?;
@@ -136,6 +139,7 @@ impl<'d> Reader<'d> {
                 .map(|(length, rest)| (usize::from(u16::from_be_bytes(*length)), rest))?,
             _ => return None,
         };
+        // DER requires the shortest form of the length.
         let shortest = match *first {
             0x81 => length >= 0x80,
             0x82 => length >= 0x100,
@@ -151,14 +155,14 @@ impl<'d> Reader<'d> {
         })
     }
 
-    /// The content of the next value, which must have this tag.
+    /// Reads the content of the next value, which must have this tag.
     fn content(&mut self, tag: u8) -> Option<&'d [u8]> {
         self.element()
             .filter(|element| element.tag == tag)
             .map(|element| element.content)
     }
 
-    /// The next value, a positive number, without its sign.
+    /// Reads a positive integer without its sign byte.
     fn unsigned(&mut self) -> Option<&'d [u8]> {
         match self.content(INTEGER)? {
             [0, number @ ..] if number.first().is_some_and(|byte| byte & 0x80 != 0) => Some(number),
@@ -168,25 +172,26 @@ impl<'d> Reader<'d> {
     }
 }
 
-/// `SubjectPublicKeyInfo` of a key whose JWK has these two parameters: `n` and `e`, or `x` and `y`.
-/// None for other families.
+/// Builds the `SubjectPublicKeyInfo` of a key with these two JWK parameters: `n` and `e`, or `x`
+/// and `y`. Returns `None` for other key types.
 pub(crate) fn subject_public_key_info(family: Family, one: &[u8], two: &[u8]) -> Option<Vec<u8>> {
     let (algorithm, key) = match family {
         Family::Rsa => (RSA, integers(one, two)),
+        // 4 marks an uncompressed point (SEC 1 §2.3.3).
         Family::P256 => (P256, [&[4], one, two].concat()),
         Family::P384 => (P384, [&[4], one, two].concat()),
         Family::P521 => (P521, [&[4], one, two].concat()),
         Family::Ed25519 | Family::Oct => return None,
     };
-    // No bit of the last byte is unused.
+    // The zero says that no bit of the last byte is unused.
     Some(value(
         SEQUENCE,
         &[algorithm, &value(BIT_STRING, &[&[0], &key])],
     ))
 }
 
-/// `Ecdsa-Sig-Value` of a JWS signature, which is r and s in equal halves (RFC 7518 §3.4). None for
-/// an odd length.
+/// Converts a JWS signature, which is r and s in equal halves (RFC 7518 §3.4), to an
+/// `Ecdsa-Sig-Value`. Returns `None` for an odd length.
 #[must_use]
 pub fn ecdsa_signature(signature: &[u8]) -> Option<Vec<u8>> {
     let half = signature.len() / 2;
@@ -196,7 +201,7 @@ pub fn ecdsa_signature(signature: &[u8]) -> Option<Vec<u8>> {
     Some(integers(r, s))
 }
 
-/// A sequence of two numbers, in one allocation.
+/// Encodes a sequence of two integers in one allocation.
 fn integers(one: &[u8], two: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(
         one.len()
@@ -205,13 +210,14 @@ fn integers(one: &[u8], two: &[u8]) -> Vec<u8> {
     );
     integer(&mut out, one);
     integer(&mut out, two);
+    // The header is appended and rotated to the front, so that the content needs no second buffer.
     let length = out.len();
     tag_and_length(&mut out, SEQUENCE, length);
     out.rotate_left(length);
     out
 }
 
-/// An unsigned number in as few bytes as hold it, and a zero byte before a leading one bit.
+/// Encodes an unsigned number in the fewest bytes, with a zero byte before a leading one bit.
 fn integer(out: &mut Vec<u8>, number: &[u8]) {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let number = number.get(zeros..).unwrap_or_default();
@@ -225,6 +231,7 @@ fn integer(out: &mut Vec<u8>, number: &[u8]) {
     out.extend_from_slice(number);
 }
 
+/// Encodes a value of concatenated parts.
 fn value(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length = parts
         .iter()
@@ -235,6 +242,7 @@ fn value(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// Encodes a tag and a length in its shortest form.
 fn tag_and_length(out: &mut Vec<u8>, tag: u8, length: usize) {
     out.push(tag);
     match u8::try_from(length) {
@@ -256,7 +264,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn numbers_are_short_and_never_negative() {
+    fn integers_are_minimal_and_nonnegative() {
         for (number, der) in [
             (&[0x7f][..], &[2, 1, 0x7f][..]),
             (&[0x80], &[2, 2, 0, 0x80]),
@@ -271,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_two_numbers() {
+    fn ecdsa_signature_encodes_two_integers() {
         assert_eq!(
             ecdsa_signature(&[0, 5, 0x90, 1]).unwrap(),
             [0x30, 8, 2, 1, 5, 2, 3, 0, 0x90, 1]
@@ -280,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_beyond_127_are_counted_in_bytes_of_their_own() {
+    fn long_lengths_use_length_bytes() {
         assert_eq!(value(4, &[&[7; 128]])[..3], [4, 0x81, 128]);
         assert_eq!(value(4, &[&[7; 300]])[..4], [4, 0x82, 1, 44]);
     }

@@ -1,8 +1,8 @@
-//! A short text without a place of its own on the heap.
+//! Short strings stored inline, without a heap allocation.
 
 use core::fmt;
 
-/// At most `N` bytes of UTF-8.
+/// A string of at most `N` bytes of UTF-8.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Inline<const N: usize> {
     bytes: [u8; N],
@@ -10,7 +10,7 @@ pub(crate) struct Inline<const N: usize> {
 }
 
 impl<const N: usize> Inline<N> {
-    /// `None` for a text that is too long.
+    /// Copies a string; returns `None` if it is longer than `N` bytes.
     pub(crate) fn new(text: &str) -> Option<Self> {
         let mut bytes = [0; N];
         bytes
@@ -22,8 +22,9 @@ impl<const N: usize> Inline<N> {
         })
     }
 
+    /// Returns the string.
     pub(crate) fn as_str(&self) -> &str {
-        // Made of a whole text, so it is one.
+        // INVARIANT: `bytes[..length]` is valid UTF-8, copied from a `str`.
         self.bytes
             .get(..self.length)
             .and_then(|bytes| core::str::from_utf8(bytes).ok())

@@ -8,13 +8,13 @@
 //!                                                                                      │
 //!      keys ◀── authn::Trust (bundle, fetched sets, revocation) ── signature, revocation
 //!                                                                                      ▼
-//!                        authz::authorize (route, scopes, staleness) ◀──── authn::Verified
+//!                        authz (route, scopes, staleness) ◀──── authn::Verified
 //! ```
 //!
-//! [`authn::check`] states the order of the checks, [`rejection`] names every way to fail, [`limits`]
+//! [`decide`] states the order of a decision, [`authn::check`] that of the checks of a token, [`rejection`] names every way to fail, [`limits`]
 //! holds every budget. Issuer and filter must agree on [`bundle`] and [`revocation`]. A module
 //! imports only those before it in this list: [`jose`], crypto, [`keys`] and [`revocation`],
-//! [`bundle`], [`authn`], [`authz`], [`policy`], [`config`].
+//! [`bundle`], [`authn`], [`authz`], [`policy`], [`decide`] and [`config`].
 #![no_std]
 #![deny(
     clippy::std_instead_of_core,
@@ -37,6 +37,7 @@ pub mod bundle;
 pub mod bytes;
 pub mod config;
 mod crypto;
+pub mod decide;
 pub mod der;
 mod inline;
 pub mod jose;

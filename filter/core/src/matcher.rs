@@ -1,48 +1,55 @@
-//! String patterns as AuthorizationPolicy writes them: exact, `prefix*`, `*suffix`, `*`.
+//! String patterns of AuthorizationPolicy: exact, `prefix*`, `*suffix`, `*`.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// A pattern over one part of a request or token.
+/// A pattern for one part of a request or token.
 pub trait Matcher: Sized {
-    /// The part, in the form in which it is compared.
+    /// The part of the request or token, in the form in which it is compared.
     type Subject<'s>: ?Sized;
 
     /// Returns whether the part matches.
     fn matches(&self, subject: &Self::Subject<'_>) -> bool;
-    /// Whether everything that `other` matches is sure to match here too. `false` when unsure.
+    /// Returns whether every subject that `other` matches certainly matches here too. Returns
+    /// `false` when uncertain.
     fn covers(&self, other: &Self) -> bool;
 }
 
-/// `values` and `notValues`: one of `any` (or `any` is empty) and none of `none`.
+/// `values` and `notValues`: a subject matches if it matches a pattern of `any` (or `any` is empty)
+/// and no pattern of `none`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match<P> {
-    /// What may match; empty: everything.
+    /// Patterns of which one must match; empty matches everything.
     pub any: Vec<P>,
-    /// What must not match.
+    /// Patterns that must not match.
     pub none: Vec<P>,
 }
 
 impl<P: Matcher + PartialEq> Match<P> {
-    /// Returns whether `any` (if it has a pattern) matches, and `none` does not.
+    /// Returns whether the subject is admitted and not excluded.
     pub fn matches(&self, subject: &P::Subject<'_>) -> bool {
         self.admits(subject) && !self.excludes(subject)
     }
 
-    /// Returns whether `any` has a pattern for this, or no pattern at all.
+    /// Returns whether a pattern of `any` matches, or `any` is empty.
     pub fn admits(&self, subject: &P::Subject<'_>) -> bool {
         self.any.is_empty() || self.any.iter().any(|pattern| pattern.matches(subject))
     }
 
-    /// Returns whether `none` has a pattern for this.
+    /// Returns whether a pattern of `none` matches.
     pub fn excludes(&self, subject: &P::Subject<'_>) -> bool {
         self.none.iter().any(|pattern| pattern.matches(subject))
     }
 
-    /// Whether everything that `other` lets pass is sure to pass here too.
+    /// Returns whether every subject that passes `other` certainly passes here too.
     pub fn covers(&self, other: &Self) -> bool {
-        let admitted = |pattern: &P| self.any.iter().any(|ours| ours.covers(pattern));
-        let any = self.any.is_empty() || (!other.any.is_empty() && other.any.iter().all(admitted));
+        let any = self.any.is_empty()
+            || (!other.any.is_empty()
+                && other
+                    .any
+                    .iter()
+                    .all(|pattern| self.any.iter().any(|ours| ours.covers(pattern))));
+        // `other` must exclude at least the subjects excluded here; a narrower exclusion fails.
         any && self
             .none
             .iter()
@@ -51,12 +58,12 @@ impl<P: Matcher + PartialEq> Match<P> {
 }
 
 impl<P: Matcher> Match<P> {
-    /// Whether it says nothing.
+    /// Returns whether both lists are empty.
     pub fn is_empty(&self) -> bool {
         self.any.is_empty() && self.none.is_empty()
     }
 
-    /// Whether `none` excludes all that `any` names.
+    /// Returns whether `none` excludes everything that `any` admits.
     pub fn never_matches(&self) -> bool {
         !self.any.is_empty()
             && self
@@ -66,24 +73,25 @@ impl<P: Matcher> Match<P> {
     }
 }
 
-/// Exact, `prefix*`, `*suffix` or `*` (anything that is not empty).
+/// A string pattern: exact, `prefix*`, `*suffix` or `*` (any non-empty string).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StringMatcher {
-    /// The very text.
+    /// Matches this string only.
     Exact(Box<str>),
-    /// Text that starts so.
+    /// Matches strings that start with this text.
     Prefix(Box<str>),
-    /// Text that ends so.
+    /// Matches strings that end with this text.
     Suffix(Box<str>),
-    /// Any text but the empty one.
+    /// Matches every string but the empty one.
     Present,
 }
 
 impl StringMatcher {
-    /// Reads a pattern; a `*` in the middle is a mistake that would otherwise match only itself.
+    /// Parses a pattern. A `*` in the middle is an error, because it would silently match only
+    /// itself.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem with the pattern.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let word = match (text, text.strip_prefix('*'), text.strip_suffix('*')) {
             ("*", ..) => Self::Present,
@@ -97,7 +105,7 @@ impl StringMatcher {
         Ok(word)
     }
 
-    /// The literal text of the pattern.
+    /// Returns the literal text of the pattern.
     pub(crate) fn literal(&self) -> &str {
         match self {
             Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => text,

@@ -55,7 +55,7 @@ fn to(operation: Value) -> Value {
 }
 
 #[test]
-fn without_rules_a_good_token_is_enough_and_with_them_the_default_is_no() {
+fn rules_deny_by_default() {
     assert_eq!(decide(Value::Null, "GET", "/any", json!({})), None);
     let rules = json!([{ "to": to(json!({ "paths": ["/orders"] })) }]);
     assert_eq!(
@@ -69,8 +69,9 @@ fn without_rules_a_good_token_is_enough_and_with_them_the_default_is_no() {
 }
 
 #[test]
-fn methods_hosts_and_paths_must_all_fit() {
-    let rules = json!([{ "to": to(json!({ "methods": ["GET"], "hosts": ["*.example"], "paths": ["/a/{*}"], "notPaths": ["/a/secret"] })) }]);
+fn methods_hosts_and_paths_must_match() {
+    let rules = json!([{ "to": to(json!({ "methods": ["GET"], "hosts": ["*.example"],
+        "paths": ["/a/{*}"], "notPaths": ["/a/secret"] })) }]);
     assert_eq!(decide(rules.clone(), "GET", "/a/b", json!({})), None);
     for (method, path) in [("POST", "/a/b"), ("GET", "/a/b/c"), ("GET", "/a/secret")] {
         assert_eq!(
@@ -82,9 +83,10 @@ fn methods_hosts_and_paths_must_all_fit() {
 }
 
 #[test]
-fn v22_a_missing_scope_is_named() {
+fn v22_names_missing_scope() {
     let key = TestKey::new("k1", 1);
-    let rules = json!([{ "to": to(json!({ "methods": ["POST"] })), "scopes": ["orders.write", "orders.read"] }]);
+    let rules = json!([{ "to": to(json!({ "methods": ["POST"] })),
+        "scopes": ["orders.write", "orders.read"] }]);
     let policy = inline_policy(&[&key], json!({}), rules);
     let token = validate(
         &key.token(&claims(json!({}))),
@@ -135,11 +137,12 @@ fn v22_a_missing_scope_is_named() {
 }
 
 #[test]
-fn any_allowing_rule_allows_and_any_denying_rule_denies() {
+fn deny_rule_overrides_allow_rules() {
     let rules = json!([
         { "to": to(json!({ "paths": ["/orders*"] })), "scopes": ["nobody.has.this"] },
         { "to": to(json!({ "methods": ["GET"] })), "scopes": ["orders.read"] },
-        { "action": "DENY", "when": [{ "key": "request.auth.claims[suspended]", "values": ["true"] }] },
+        { "action": "DENY", "when": [{ "key": "request.auth.claims[suspended]",
+            "values": ["true"] }] },
     ]);
     assert_eq!(decide(rules.clone(), "GET", "/orders", json!({})), None);
     assert_eq!(
@@ -153,10 +156,16 @@ fn any_allowing_rule_allows_and_any_denying_rule_denies() {
 }
 
 #[test]
-fn conditions_look_at_any_value_of_a_claim() {
-    let when = |condition: Value| json!([{ "when": [condition] }]);
-    let groups = |values: Value| json!({ "key": "request.auth.claims[groups]", "values": values });
-    let teams = |values: Value| json!({ "key": "request.auth.claims[teams]", "values": values });
+fn conditions_match_any_value_of_claim() {
+    fn teams(values: Value) -> Value {
+        json!({ "key": "request.auth.claims[teams]", "values": values })
+    }
+    fn groups(values: Value) -> Value {
+        json!({ "key": "request.auth.claims[groups]", "values": values })
+    }
+    fn when(condition: Value) -> Value {
+        json!([{ "when": [condition] }])
+    }
     for (rules, changes, passes) in [
         (
             when(groups(json!(["ops", "dev-*"]))),
@@ -192,7 +201,8 @@ fn conditions_look_at_any_value_of_a_claim() {
         ),
         (
             when(
-                json!({ "key": "request.auth.claims[groups]", "values": ["a"], "notValues": ["b"] }),
+                json!({ "key": "request.auth.claims[groups]", "values": ["a"],
+                    "notValues": ["b"] }),
             ),
             json!({ "groups": ["a", "b"] }),
             false,
@@ -223,9 +233,8 @@ fn conditions_look_at_any_value_of_a_claim() {
             false,
         ),
         (
-            when(
-                json!({ "key": "request.auth.principal", "values": ["https://issuer.example/checkout"] }),
-            ),
+            when(json!({ "key": "request.auth.principal",
+                    "values": ["https://issuer.example/checkout"] })),
             json!({}),
             true,
         ),
@@ -271,14 +280,16 @@ fn conditions_look_at_any_value_of_a_claim() {
         ),
         (
             when(
-                json!({ "key": "request.auth.claims[kubernetes.io][namespace]", "values": ["shop"] }),
+                json!({ "key": "request.auth.claims[kubernetes.io][namespace]",
+                    "values": ["shop"] }),
             ),
             json!({ "kubernetes.io": { "namespace": "shop" } }),
             true,
         ),
         (
             when(
-                json!({ "key": "request.auth.claims[https://shop.example/tenant]", "values": ["t1"] }),
+                json!({ "key": "request.auth.claims[https://shop.example/tenant]",
+                    "values": ["t1"] }),
             ),
             json!({ "https://shop.example/tenant": "t1" }),
             true,
@@ -299,7 +310,8 @@ fn conditions_look_at_any_value_of_a_claim() {
             true,
         ),
         (
-            json!([{ "from": [{ "source": { "requestPrincipals": ["*"], "notRequestPrincipals": ["*/checkout"] } }] }]),
+            json!([{ "from": [{ "source": { "requestPrincipals": ["*"],
+                "notRequestPrincipals": ["*/checkout"] } }] }]),
             json!({}),
             false,
         ),
@@ -313,7 +325,7 @@ fn conditions_look_at_any_value_of_a_claim() {
     }
 }
 
-/// Claims of a token with this actor; null for none.
+/// Returns the claims of a token with this actor; null means no actor.
 fn delegated_to(act: &Value) -> Value {
     if act.is_null() {
         json!({})
@@ -324,9 +336,10 @@ fn delegated_to(act: &Value) -> Value {
 
 #[test]
 fn v24_denies_every_form_of_delegation() {
-    let rules = json!([{}, { "action": "DENY", "when": [{ "key": "request.auth.delegated", "values": ["true"] }] }]);
-    let decide = |act: &Value| decide(rules.clone(), "GET", "/", delegated_to(act));
-    assert_eq!(decide(&Value::Null), None);
+    let rules = json!([{}, { "action": "DENY",
+        "when": [{ "key": "request.auth.delegated", "values": ["true"] }] }]);
+    let undelegated = decide(rules.clone(), "GET", "/", delegated_to(&Value::Null));
+    assert_eq!(undelegated, None);
     for act in [
         json!({ "sub": "proxy" }),
         json!({ "client_id": "proxy" }),
@@ -335,7 +348,8 @@ fn v24_denies_every_form_of_delegation() {
         json!({ "x": 1 }),
         json!({ "act": { "sub": "inner" } }),
     ] {
-        assert_eq!(decide(&act), Some(Rejection::RuleDenied), "{act}");
+        let verdict = decide(rules.clone(), "GET", "/", delegated_to(&act));
+        assert_eq!(verdict, Some(Rejection::RuleDenied), "{act}");
     }
 }
 
@@ -413,7 +427,7 @@ fn delegation_depth_counts_every_actor() {
     }
 }
 
-/// Decides a token with one claim written out: serde_json would change its digits.
+/// Decides on a token with one claim given as text, because serde_json would change its digits.
 fn admits_spelling(pattern: &str, value: &str) -> bool {
     let key = TestKey::new("k1", 1);
     let rules = json!([{ "when": [{ "key": "request.auth.claims[id]", "values": [pattern] }] }]);
@@ -468,13 +482,14 @@ fn numbers_are_compared_as_they_were_signed() {
 }
 
 #[test]
-fn v23_a_setting_tells_services_from_users() {
-    let is = |rule: &Value, kind: &str, changes: &Value| {
+fn v23_setting_distinguishes_services_from_users() {
+    fn is(rule: &Value, kind: &str, changes: &Value) -> bool {
         let rules = json!([{ "when": [{ "key": "request.auth.subjectType", "values": [kind] }] }]);
         decide_under(rule.clone(), rules, "GET", "/", changes.clone()).is_none()
-    };
+    }
     let entra = json!({ "subjectType": { "claim": "idtyp", "clientValues": ["app"] } });
-    let keycloak = json!({ "subjectType": { "claim": "preferred_username", "clientValues": ["service-account-*"] } });
+    let keycloak = json!({ "subjectType": { "claim": "preferred_username",
+        "clientValues": ["service-account-*"] } });
     let okta = json!({ "subjectType": { "claim": "cid" } });
     for (rule, changes, client) in [
         (&entra, json!({ "idtyp": "app", "sub": "alice" }), true),
@@ -531,13 +546,17 @@ fn scope_claims_name_where_scopes_are() {
 
 #[test]
 fn empty_subject_has_no_principal() {
+    fn from(source: Value) -> Value {
+        json!([{ "from": [{ "source": source }] }])
+    }
     let rule = json!({ "requiredClaims": ["jti"] });
-    let from = |source: Value| json!([{ "from": [{ "source": source }] }]);
-    let decide = |rules| decide_under(rule.clone(), rules, "GET", "/", json!({ "sub": "" }));
-    assert_eq!(decide(Value::Null), None);
+    let empty = json!({ "sub": "" });
+    let without_rules = decide_under(rule.clone(), Value::Null, "GET", "/", empty.clone());
+    assert_eq!(without_rules, None);
     for pattern in ["*", "https://issuer.example/*", "*/"] {
+        let rules = from(json!({ "requestPrincipals": [pattern] }));
         assert!(
-            decide(from(json!({ "requestPrincipals": [pattern] }))).is_some(),
+            decide_under(rule.clone(), rules, "GET", "/", empty.clone()).is_some(),
             "{pattern}"
         );
     }
@@ -546,7 +565,8 @@ fn empty_subject_has_no_principal() {
 #[test]
 fn public_rule_may_exclude_tokens() {
     let key = TestKey::new("k1", 1);
-    let rules = json!([{ "allowMissing": true, "when": [{ "key": "request.auth.claims[suspended]", "notValues": ["true"] }] }]);
+    let rules = json!([{ "allowMissing": true,
+        "when": [{ "key": "request.auth.claims[suspended]", "notValues": ["true"] }] }]);
     let policy = inline_policy(&[&key], json!({}), rules.clone());
     let request = policy
         .authz()
@@ -565,15 +585,8 @@ fn public_rule_may_exclude_tokens() {
 }
 
 #[test]
-fn public_routes_are_named_one_by_one_and_denials_hold_there_too() {
-    let key = TestKey::new("k1", 1);
-    let rules = json!([
-        { "to": to(json!({ "paths": ["/healthz", "/docs*"] })), "allowMissing": true },
-        { "action": "DENY", "to": to(json!({ "paths": ["/docs/internal*"] })) },
-        { "to": to(json!({ "paths": ["/orders"] })) },
-    ]);
-    let policy = inline_policy(&[&key], json!({}), rules);
-    let admits_by = |policy: &Policy, path| {
+fn deny_rules_apply_to_public_routes() {
+    fn admits_by(policy: &Policy, path: &str) -> bool {
         policy.authz().admits_anonymous(
             &policy
                 .authz()
@@ -584,34 +597,44 @@ fn public_routes_are_named_one_by_one_and_denials_hold_there_too() {
                 })
                 .unwrap(),
         )
-    };
-    let admits = |path| admits_by(&policy, path);
-    assert!(admits("/healthz") && admits("/docs/a"));
-    assert!(!admits("/docs/internal/x") && !admits("/orders") && !admits("/"));
+    }
+    let key = TestKey::new("k1", 1);
+    let rules = json!([
+        { "to": to(json!({ "paths": ["/healthz", "/docs*"] })), "allowMissing": true },
+        { "action": "DENY", "to": to(json!({ "paths": ["/docs/internal*"] })) },
+        { "to": to(json!({ "paths": ["/orders"] })) },
+    ]);
+    let policy = inline_policy(&[&key], json!({}), rules);
+    for path in ["/healthz", "/docs/a"] {
+        assert!(admits_by(&policy, path), "{path}");
+    }
+    for path in ["/docs/internal/x", "/orders", "/"] {
+        assert!(!admits_by(&policy, path), "{path}");
+    }
     assert!(!admits_by(
         &inline_policy(&[&key], json!({}), Value::Null),
         "/"
     ));
 }
 
+/// Returns the rejection of a request without a canonical form.
+fn rejection(policy: &Policy, host: &str, path: &str) -> Option<Rejection> {
+    let request = Request {
+        method: "GET",
+        host,
+        path,
+    };
+    policy.authz().canonical(&request).err()
+}
+
 #[test]
-fn paths_with_two_meanings_are_refused_where_paths_decide() {
+fn rejects_ambiguous_paths_if_rules_compare_paths() {
     let key = TestKey::new("k1", 1);
     let policy = inline_policy(
         &[&key],
         json!({}),
         json!([{ "to": to(json!({ "paths": ["/a*"] })) }]),
     );
-    let check = |path| {
-        policy
-            .authz()
-            .canonical(&Request {
-                method: "GET",
-                host: "h",
-                path,
-            })
-            .err()
-    };
     for path in [
         "/a",
         "/a/b?x=/../y;%61",
@@ -623,7 +646,7 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
         "/a%2Dm",
         "*",
     ] {
-        assert_eq!(check(path), None, "{path}");
+        assert_eq!(rejection(&policy, "h", path), None, "{path}");
     }
     let doubtful = [
         "/a/../b",
@@ -658,7 +681,11 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
         "/\u{e4}",
     ];
     for path in doubtful {
-        assert_eq!(check(path), Some(Rejection::PathNotNormalized), "{path}");
+        assert_eq!(
+            rejection(&policy, "h", path),
+            Some(Rejection::PathNotNormalized),
+            "{path}"
+        );
     }
     let public = json!([{ "to": to(json!({ "notPaths": ["/a"] })), "allowMissing": true }]);
     let public = inline_policy(&[&key], json!({}), public);
@@ -677,22 +704,11 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
         json!({}),
         json!([{ "to": to(json!({ "notHosts": ["admin.test"] })) }]),
     );
-    let check_host = |host| {
-        hosts
-            .authz()
-            .canonical(&Request {
-                method: "GET",
-                host,
-                path: "//",
-            })
-            .err()
-    };
+    for host in ["shop.test:80", "[::1]:80"] {
+        assert_eq!(rejection(&hosts, host, "//"), None, "{host}");
+    }
     assert_eq!(
-        (check_host("shop.test:80"), check_host("[::1]:80")),
-        (None, None)
-    );
-    assert_eq!(
-        check_host("admin.test:80:80"),
+        rejection(&hosts, "admin.test:80:80", "//"),
         Some(Rejection::HostMalformed)
     );
     let pathless = inline_policy(&[&key], json!({}), Value::Null);
@@ -709,7 +725,7 @@ fn paths_with_two_meanings_are_refused_where_paths_decide() {
 }
 
 #[test]
-fn v16_each_route_says_how_old_trust_may_be() {
+fn v16_route_sets_maximum_bundle_age() {
     let (pin, key) = (TestKey::new("pin", 9), TestKey::new("k1", 1));
     let rules = json!([
         { "to": to(json!({ "paths": ["/pay"] })), "staleness": { "maxAge": "60s" } },
@@ -764,16 +780,18 @@ fn v16_each_route_says_how_old_trust_may_be() {
 
 #[test]
 fn longest_staleness_of_any_allowing_rule_counts() {
-    let bound = |bundle: Value, rules: Value| {
-        bundle_policy(&TestKey::new("pin", 9), bundle, rules).staleness_bound()
-    };
-    let minutes = |minutes: u64| json!({ "staleness": { "maxAge": format!("{minutes}m") } });
-    assert_eq!(bound(json!({}), Value::Null), StalenessBound::NotAfter);
-    assert_eq!(bound(minutes(5), Value::Null), StalenessBound::Seconds(300));
-    let named = |name: &str, mut rule: Value| {
+    fn named(name: &str, mut rule: Value) -> Value {
         rule["to"] = to(json!({ "paths": [name] }));
         rule
-    };
+    }
+    fn minutes(minutes: u64) -> Value {
+        json!({ "staleness": { "maxAge": format!("{minutes}m") } })
+    }
+    fn bound(bundle: Value, rules: Value) -> StalenessBound {
+        bundle_policy(&TestKey::new("pin", 9), bundle, rules).staleness_bound()
+    }
+    assert_eq!(bound(json!({}), Value::Null), StalenessBound::NotAfter);
+    assert_eq!(bound(minutes(5), Value::Null), StalenessBound::Seconds(300));
     let two = json!([named("/a", minutes(1)), named("/b", minutes(3))]);
     assert_eq!(
         bound(minutes(5), two),
@@ -815,21 +833,18 @@ fn longest_staleness_of_any_allowing_rule_counts() {
 }
 
 #[test]
-fn a_rule_far_down_the_list_counts_like_one_at_the_top() {
+fn rule_position_does_not_matter() {
     for rules in [1, 32, 33, 64, 65, 200] {
-        let scope = |at| {
-            if at == rules - 1 {
-                "orders.read".into()
-            } else {
-                format!("never.granted.{at}")
-            }
-        };
-        let allow = (0..rules)
-            .map(|at| json!({ "scopes": [scope(at)] }))
+        let mut scopes: Vec<String> = (1..rules).map(|at| format!("never.granted.{at}")).collect();
+        scopes.push("orders.read".into());
+        let allow = scopes
+            .iter()
+            .map(|scope| json!({ "scopes": [scope] }))
             .collect();
         assert_eq!(decide(allow, "GET", "/", json!({})), None, "{rules}");
-        let deny = (0..rules)
-            .map(|at| json!({ "action": "DENY", "scopes": [scope(at)] }))
+        let deny = scopes
+            .iter()
+            .map(|scope| json!({ "action": "DENY", "scopes": [scope] }))
             .collect();
         assert_eq!(
             decide(deny, "GET", "/", json!({})),
@@ -840,7 +855,10 @@ fn a_rule_far_down_the_list_counts_like_one_at_the_top() {
 }
 
 #[test]
-fn unsure_port_matches_deny_and_not_allow() {
+fn uncertain_port_matches_deny_only() {
+    fn rule(action: &str, operation: Value) -> Value {
+        json!([{ "action": action, "to": [{ "operation": operation }] }])
+    }
     let key = TestKey::new("k1", 1);
     let allowed = |rules: Value, schemes: &[&str]| {
         let policy = inline_policy(&[&key], json!({}), rules);
@@ -871,7 +889,6 @@ fn unsure_port_matches_deny_and_not_allow() {
             )
             .is_ok()
     };
-    let rule = |action: &str, operation: Value| json!([{ "action": action, "to": [{ "operation": operation }] }]);
     let named = json!({ "hosts": ["admin.example:443"] });
     let others = json!({ "notHosts": ["admin.example:443"] });
     for (schemes, sure) in [

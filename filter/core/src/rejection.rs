@@ -1,17 +1,17 @@
-//! Every way a request can be refused: flat, `Copy`, without text, with a code that stays the same
-//! between versions.
+//! Reasons for rejecting a request: a flat `Copy` type without text. Each reason has a code that
+//! stays the same between versions.
 //!
-//! The filter maps [`Class`] to HTTP in one file; operators find the codes in counters, response
-//! code details and bodies.
+//! The filter maps [`Class`] to HTTP in one file. Operators find the codes in counters, response
+//! code details and response bodies.
 
 use crate::limits;
 
-/// How the refusal is answered.
+/// HTTP response to a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// 401 without an error code: the client sent no credentials (RFC 6750 §3.1).
     MissingToken,
-    /// 400 without a challenge: the request is malformed, whoever sends it.
+    /// 400 without a challenge: the request itself is malformed, with or without credentials.
     BadRequest,
     /// 400 `invalid_request` (RFC 6750 §3.1).
     InvalidRequest,
@@ -19,15 +19,16 @@ pub enum Class {
     InvalidToken,
     /// 403 `insufficient_scope`.
     InsufficientScope,
-    /// 403: the token is good, policy says no.
+    /// 403: the token is valid, but the policy denies the request.
     Forbidden,
-    /// 503 with Retry-After: the filter cannot know (V16).
+    /// 503 with Retry-After: the filter lacks the data for a decision (V16).
     Unavailable,
 }
 
+// One table defines variant, code and class, so that no rejection can lack one of them.
 macro_rules! rejections {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $class:ident;)+) => {
-        /// Why a request was refused.
+        /// Reason for rejecting a request.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Rejection { $($(#[$doc])* $name,)+ }
 
@@ -35,13 +36,13 @@ macro_rules! rejections {
             /// Every rejection, in the order of the checks.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The stable code, kebab-case.
+            /// Returns the stable code in kebab-case.
             #[must_use]
             pub const fn code(self) -> &'static str {
                 match self { $(Self::$name => $code,)+ }
             }
 
-            /// How it is answered.
+            /// Returns the class, which determines the HTTP response.
             #[must_use]
             pub const fn class(self) -> Class {
                 match self { $(Self::$name => Class::$class,)+ }
@@ -51,8 +52,8 @@ macro_rules! rejections {
 }
 
 rejections! {
-    /// Servers may read the path in two ways (dot segments, `//`, `\`, `;`, escapes that are no
-    /// UTF-8 text).
+    /// Servers may interpret the path in different ways (dot segments, `//`, `\`, `;`, escapes that
+    /// are not UTF-8 text).
     PathNotNormalized = "path-not-normalized", BadRequest;
     /// The path is longer than [`crate::limits::MAX_PATH_BYTES`], and rules compare paths.
     PathTooLong = "path-too-long", BadRequest;
@@ -60,13 +61,13 @@ rejections! {
     HostMalformed = "host-malformed", BadRequest;
     /// The host is longer than [`crate::limits::MAX_HOST_BYTES`], and rules compare hosts.
     HostTooLong = "host-too-long", BadRequest;
-    /// No token where the configuration looks for one.
+    /// No token at the configured token locations.
     TokenMissing = "token-missing", MissingToken;
     /// More than one token or token location (V18, RFC 6750 §2).
     TokenRepeated = "token-repeated", InvalidRequest;
     /// Longer than [`crate::limits::MAX_TOKEN_BYTES`] (V3).
     TokenTooLarge = "token-too-large", InvalidToken;
-    /// Not three base64url parts in their one spelling (V1, V2).
+    /// Not three base64url parts in their canonical encoding (V1, V2).
     TokenMalformed = "token-malformed", InvalidToken;
     /// The header segment is longer than [`crate::limits::MAX_HEADER_SEGMENT_BYTES`] (V3).
     HeaderTooLarge = "header-too-large", InvalidToken;
@@ -90,7 +91,7 @@ rejections! {
     IssuerUnknown = "issuer-unknown", InvalidToken;
     /// The token is not of a type that the rule accepts, by its `typ` or by its claims (V11).
     TypeNotAllowed = "type-not-allowed", InvalidToken;
-    /// No keys were ever received for the issuer, so nothing can be said about the token (V16).
+    /// The filter has not received keys for the issuer yet, so it cannot judge the token (V16).
     KeysUnavailable = "keys-unavailable", Unavailable;
     /// The fetched keys of the issuer are older than the rule's `staleness` allows (V16).
     KeysStale = "keys-stale", Unavailable;
@@ -98,29 +99,29 @@ rejections! {
     KeyRevoked = "key-revoked", InvalidToken;
     /// The issuer has no key with this `kid`.
     KeyUnknown = "key-unknown", InvalidToken;
-    /// Several keys fit the token, and nothing in it tells them apart.
+    /// Several keys match the token, and nothing in the token distinguishes them.
     KeyAmbiguous = "key-ambiguous", InvalidToken;
     /// `alg` differs from the one algorithm of the key (V5).
     AlgorithmMismatch = "algorithm-mismatch", InvalidToken;
     /// A claim that the rule requires is absent (V12, V13).
     ClaimMissing = "claim-missing", InvalidToken;
-    /// None of the rule's audiences is in `aud` (V10).
+    /// `aud` contains none of the rule's audiences (V10).
     AudienceMismatch = "audience-mismatch", InvalidToken;
     /// `exp` has passed (V12).
     TokenExpired = "token-expired", InvalidToken;
-    /// `nbf` has not come (V12).
+    /// `nbf` is in the future (V12).
     TokenNotYetValid = "token-not-yet-valid", InvalidToken;
-    /// `iat` lies in the future (V12).
+    /// `iat` is in the future (V12).
     TokenIssuedInFuture = "token-issued-in-future", InvalidToken;
-    /// `exp` lies further ahead than the rule's maximum (V12).
+    /// The lifetime exceeds the rule's maximum (V12).
     TokenLifetimeTooLong = "token-lifetime-too-long", InvalidToken;
     /// The token is bound to a key (`cnf`) and the binding cannot be checked here (V19).
     BindingUnsupported = "binding-unsupported", InvalidToken;
     /// The signature does not verify (V14).
     SignatureInvalid = "signature-invalid", InvalidToken;
-    /// This very token was revoked (V15).
+    /// This single token was revoked (V15).
     TokenRevoked = "token-revoked", InvalidToken;
-    /// All tokens of the issuer issued before a time were revoked.
+    /// All tokens that the issuer issued before a time were revoked.
     IssuedBeforeEpoch = "issued-before-epoch", InvalidToken;
     /// Tokens of this subject issued before a time were revoked.
     SubjectRevoked = "subject-revoked", InvalidToken;
@@ -143,7 +144,7 @@ rejections! {
     RuleUnmatched = "rule-unmatched", Forbidden;
 }
 
-/// Rejections that stand for a size, and the size.
+/// Rejections that stand for an exceeded limit, with the limit in bytes.
 pub(crate) const LIMITS: [(Rejection, usize); 7] = [
     (Rejection::PathTooLong, limits::MAX_PATH_BYTES),
     (Rejection::HostTooLong, limits::MAX_HOST_BYTES),
@@ -155,7 +156,7 @@ pub(crate) const LIMITS: [(Rejection, usize); 7] = [
 ];
 
 impl Rejection {
-    /// Limit that the request exceeds, for a rejection that stands for one.
+    /// Returns the limit that the request exceeds, if the rejection stands for one.
     #[must_use]
     pub fn limit(self) -> Option<usize> {
         if self == Self::TokenTooDeep {

@@ -1,9 +1,9 @@
-//! Revocation: the exact set of revoked tokens, and times before which whole groups of tokens are
-//! revoked (V15).
+//! Revocation (V15): the exact set of revoked tokens, and epochs, which revoke whole groups of
+//! tokens issued before a time.
 //!
-//! Each token of the issuer has a dense index, the front half of its `jti`; the set of revoked
-//! indices is small, so a sorted list of differences in LEB128 is both exact and shorter than any
-//! filter (218 bytes for 100 of a million).
+//! Each token of the issuer has a dense index, the first half of its `jti`. The set of revoked
+//! indices is small, so a sorted list of differences in LEB128 is exact and also shorter than a
+//! Bloom filter (218 bytes for 100 of a million tokens).
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -16,14 +16,14 @@ use crate::jose::Claims;
 use crate::rejection::Rejection;
 use crate::{base64url, limits};
 
-/// A set of token indices: sorted, 8 bytes each, searched by halving.
+/// A set of token indices: a sorted list of 8 bytes each, with binary search.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IndexSet {
     sorted: Vec<u64>,
 }
 
 impl IndexSet {
-    /// Adds an index; false if it was there.
+    /// Adds an index; returns false if it was present.
     pub fn insert(&mut self, index: u64) -> bool {
         let Err(at) = self.sorted.binary_search(&index) else {
             return false;
@@ -32,7 +32,7 @@ impl IndexSet {
         true
     }
 
-    /// Removes an index; false if it was not there.
+    /// Removes an index; returns false if it was absent.
     pub fn remove(&mut self, index: u64) -> bool {
         let Ok(at) = self.sorted.binary_search(&index) else {
             return false;
@@ -41,30 +41,30 @@ impl IndexSet {
         true
     }
 
-    /// Whether the index is in the set.
+    /// Returns whether the index is in the set.
     #[must_use]
     pub fn contains(&self, index: u64) -> bool {
         self.sorted.binary_search(&index).is_ok()
     }
 
-    /// The indices in ascending order.
+    /// Returns the indices in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         self.sorted.iter().copied()
     }
 
-    /// How many there are.
+    /// Returns the number of indices.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sorted.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sorted.is_empty()
     }
 
-    /// This set with those of `added`, without those of `dropped`; one pass over each.
+    /// Returns this set plus the indices of `added`, minus those of `dropped`.
     #[must_use]
     pub fn changed(&self, added: &Self, dropped: &Self) -> Self {
         let all = self
@@ -74,7 +74,7 @@ impl IndexSet {
         all.collect()
     }
 
-    /// Those of this set that `other` lacks.
+    /// Returns the indices of this set that `other` lacks.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         Self {
@@ -85,7 +85,8 @@ impl IndexSet {
         }
     }
 
-    /// The differences between neighbours, in unsigned LEB128; the first index counts from zero.
+    /// Encodes the differences between neighbours in unsigned LEB128; the first index is its own
+    /// difference from zero.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len().saturating_mul(2));
@@ -97,8 +98,8 @@ impl IndexSet {
         out
     }
 
-    /// Reads [`IndexSet::encode`]'s output; `None` unless it is the one encoding of a set within
-    /// [`limits::MAX_REVOKED`].
+    /// Decodes the output of [`IndexSet::encode`]; returns `None` unless the bytes are the
+    /// canonical encoding of a set within [`limits::MAX_REVOKED`].
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut sorted: Vec<u64> = Vec::new();
@@ -106,10 +107,12 @@ impl IndexSet {
         while let Some(difference) = take_leb128(&mut rest) {
             let difference = difference?;
             let index = match sorted.last() {
+                // A repeated index would give one set several encodings.
                 Some(_) if difference == 0 => return None,
                 Some(last) => last.checked_add(difference)?,
                 None => difference,
             };
+            // Checked for each index: a small bundle must not allocate a large set.
             if sorted.len() >= limits::MAX_REVOKED {
                 return None;
             }
@@ -128,6 +131,7 @@ impl FromIterator<u64> for IndexSet {
     }
 }
 
+/// Appends a value in unsigned LEB128.
 fn put_leb128(out: &mut Vec<u8>, mut value: u64) {
     loop {
         let [low, ..] = value.to_le_bytes();
@@ -140,9 +144,11 @@ fn put_leb128(out: &mut Vec<u8>, mut value: u64) {
     }
 }
 
-/// `None` at the end; `Some(None)` for an encoding that is cut off, too long, or not the shortest.
+/// Takes one value in unsigned LEB128. Returns `None` at the end, and `Some(None)` for an encoding
+/// that is truncated, too long or not the shortest.
 fn take_leb128(bytes: &mut impl Iterator<Item = u8>) -> Option<Option<u64>> {
     let mut value: u64 = 0;
+    // 10 groups of 7 bits hold 64 bits.
     for position in 0..10_u32 {
         let byte = match bytes.next() {
             Some(byte) => byte,
@@ -151,6 +157,7 @@ fn take_leb128(bytes: &mut impl Iterator<Item = u8>) -> Option<Option<u64>> {
         };
         let part = u64::from(byte & 0x7f);
         let shift = position.saturating_mul(7);
+        // Rejects overflow, and a final zero group, which the shortest encoding does not have.
         if part.leading_zeros() < shift || (byte == 0 && position > 0) {
             return Some(None);
         }
@@ -162,48 +169,49 @@ fn take_leb128(bytes: &mut impl Iterator<Item = u8>) -> Option<Option<u64>> {
     Some(None)
 }
 
-/// Times before which tokens are revoked: a token with `iat` less than the value is refused.
+/// Times before which tokens are revoked: a token with an `iat` less than the value is rejected.
 ///
-/// To revoke everything issued up to and including second T, the issuer stores T + 1. For `kid` the
-/// key itself is revoked, whatever the time: see [`Epochs::revokes_key`].
+/// To revoke every token issued up to and including second T, the issuer stores T + 1. An epoch for
+/// `kid` revokes the key itself, regardless of the time: see [`Epochs::revokes_key`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Epochs {
-    /// All tokens of the issuer.
+    /// Epoch for all tokens of the issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all: Option<u64>,
-    /// Key of the digests that stand for names in `sub`, `client`, `sid` and `grant`
-    /// ([`name_digest`], poll protocol 2). Without it the names themselves stand there.
+    /// Key of the digests that replace the names in `sub`, `client`, `sid` and `grant`
+    /// ([`name_digest`], poll protocol 2). `None` if those maps contain the names themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest_key: Option<String>,
-    /// By signing key.
+    /// Epochs by signing key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kid: BTreeMap<String, u64>,
-    /// By `sub`.
+    /// Epochs by `sub`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sub: BTreeMap<String, u64>,
-    /// By `client_id`.
+    /// Epochs by `client_id`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub client: BTreeMap<String, u64>,
-    /// By `sid`.
+    /// Epochs by `sid`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sid: BTreeMap<String, u64>,
-    /// By `grant_id`.
+    /// Epochs by `grant_id`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub grant: BTreeMap<String, u64>,
 }
 
 impl Epochs {
-    /// Whether this key was revoked. A stolen key can write any `iat`, so its epoch's time is not
-    /// compared.
+    /// Returns whether this key was revoked. The time of its epoch is not compared, because the
+    /// holder of a stolen key can choose any `iat`.
     #[must_use]
     pub fn revokes_key(&self, kid: &str) -> bool {
         self.kid.contains_key(kid)
     }
 
-    /// Why these claims are revoked, if they are. A token without `iat` counts as issued at the
-    /// beginning of time.
+    /// Returns the rejection if an epoch revokes these claims. A token without `iat` counts as
+    /// issued at time 0.
     #[must_use]
     pub fn revokes(&self, claims: &Claims) -> Option<Rejection> {
+        // Fails closed: a token without `iat` is older than every epoch.
         let issued_at = claims.issued_at().unwrap_or(0);
         if self.all.is_some_and(|epoch| issued_at < epoch) {
             return Some(Rejection::IssuedBeforeEpoch);
@@ -242,7 +250,9 @@ impl Epochs {
         .map(|(.., rejection)| rejection)
     }
 
+    /// Returns the epoch for a name, looked up by its digest if the epochs have digests.
     fn epoch(&self, kind: &str, epochs: &BTreeMap<String, u64>, name: &str) -> Option<u64> {
+        // Saves the HMAC in the common case.
         if epochs.is_empty() {
             return None;
         }
@@ -252,7 +262,7 @@ impl Epochs {
         }
     }
 
-    /// These epochs with digests in place of names.
+    /// Returns these epochs with digests in place of the names.
     #[must_use]
     pub fn with_digests(mut self, key: &str) -> Self {
         let kinds = [
@@ -271,16 +281,19 @@ impl Epochs {
         self
     }
 
+    /// Returns the maps of all kinds of epochs.
     pub(crate) fn kinds(&self) -> [&BTreeMap<String, u64>; 5] {
         [&self.kid, &self.sub, &self.client, &self.sid, &self.grant]
     }
 }
 
-/// What stands for a name in a bundle: the first 16 bytes of HMAC-SHA256 (RFC 2104) over the kind
-/// of group, a zero byte and the name, in base64url. A reader of the bundle learns no name from it
-/// that it cannot guess.
+/// Returns the digest that replaces a name in a bundle, in base64url: the first 16 bytes of
+/// HMAC-SHA256 (RFC 2104) over the kind of group, a zero byte and the name.
+///
+/// A reader of the bundle learns only the names that it can guess.
 #[must_use]
 pub fn name_digest(key: &str, kind: &str, name: &str) -> String {
+    // HMAC accepts keys of any length, so this cannot fail.
     let Ok(mac) = Hmac::<Sha256>::new_from_slice(key.as_bytes()) else {
         return String::new();
     };
@@ -293,8 +306,8 @@ pub fn name_digest(key: &str, kind: &str, name: &str) -> String {
     base64url::encode(digest.get(..16).unwrap_or_default())
 }
 
-/// A `jti` that carries the token's index: 22 characters for 8 bytes of index and 8 random bytes
-/// (I5).
+/// Builds a `jti` that carries the token's index: 22 characters for 8 bytes of index and 8 random
+/// bytes (I5).
 #[must_use]
 pub fn jti_with_index(index: u64, random: [u8; 8]) -> String {
     let mut bytes = Vec::with_capacity(16);
@@ -303,7 +316,7 @@ pub fn jti_with_index(index: u64, random: [u8; 8]) -> String {
     base64url::encode(&bytes)
 }
 
-/// The index in a `jti` made by [`jti_with_index`]; `None` for any other.
+/// Returns the index in a `jti` made by [`jti_with_index`]; `None` for any other `jti`.
 #[must_use]
 pub fn index_of(jti: &str) -> Option<u64> {
     let mut bytes = [0; 18];
@@ -320,14 +333,14 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn a_hundred_revoked_of_a_million_take_at_most_250_bytes() {
+    fn hundred_of_million_fit_250_bytes() {
         // Evenly spread is the worst case for the sum of the lengths' logarithms.
         let set: IndexSet = (0..100).map(|at| at * 10_000 + 5_000).collect();
         assert!(set.encode().len() <= 250, "{}", set.encode().len());
     }
 
     #[test]
-    fn other_encodings_of_a_set_are_refused() {
+    fn rejects_other_encodings_of_set() {
         for bytes in [
             &[0x80][..],
             &[0x80, 0x00],
@@ -342,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_survives_its_jti_and_nothing_else_has_one() {
+    fn index_round_trips_through_jti() {
         for index in [0, 1, 1 << 40, u64::MAX] {
             let jti = jti_with_index(index, [9; 8]);
             assert_eq!((jti.len(), index_of(&jti)), (22, Some(index)));
@@ -359,14 +372,16 @@ mod tests {
     }
 
     #[test]
-    fn epochs_refuse_what_was_issued_before_them() {
-        let claims = |iat: u64| {
+    fn epochs_reject_tokens_issued_earlier() {
+        fn claims(iat: u64) -> Claims {
             let json = alloc::format!(
                 r#"{{"iat":{iat},"sub":"alice","client_id":"app","sid":"s","grant_id":"g"}}"#
             );
             Claims::parse(json.into_bytes()).unwrap()
-        };
-        let one = |name: &str| BTreeMap::from([(String::from(name), 100)]);
+        }
+        fn one(name: &str) -> BTreeMap<String, u64> {
+            BTreeMap::from([(String::from(name), 100)])
+        }
         for (epochs, expected) in [
             (
                 Epochs {
@@ -447,14 +462,17 @@ mod tests {
         }
 
         #[test]
-        fn every_accepted_encoding_is_the_canonical_one(bytes in proptest::collection::vec(any::<u8>(), 0..24)) {
+        fn decodes_canonical_encoding_only(bytes in proptest::collection::vec(any::<u8>(), 0..24)) {
             if let Some(set) = IndexSet::decode(&bytes) {
                 prop_assert_eq!(set.encode(), bytes);
             }
         }
 
         #[test]
-        fn a_change_leads_from_one_set_to_the_other(a in proptest::collection::btree_set(0..60_u64, 0..30), b in proptest::collection::btree_set(0..60_u64, 0..30)) {
+        fn change_transforms_one_set_into_other(
+            a in proptest::collection::btree_set(0..60_u64, 0..30),
+            b in proptest::collection::btree_set(0..60_u64, 0..30),
+        ) {
             let (a, b): (IndexSet, IndexSet) = (a.into_iter().collect(), b.into_iter().collect());
             prop_assert_eq!(a.changed(&b.without(&a), &a.without(&b)), b);
         }

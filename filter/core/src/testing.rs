@@ -1,5 +1,5 @@
-//! What the tests of core and plugin share (feature `testing`): a signing key and the claims of a
-//! good token.
+//! Test fixtures shared by core and plugin (feature `testing`): a signing key and the claims of a
+//! valid token.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -12,18 +12,18 @@ use crate::base64url;
 #[cfg(test)]
 pub(crate) use policies::{NOW, bundle_policy, claims, inline_policy};
 
-/// The tests' issuer.
+/// Issuer of the test tokens.
 pub const ISSUER: &str = "https://issuer.example";
 
-/// An Ed25519 key with a kid.
+/// An Ed25519 signing key with a `kid`.
 pub struct TestKey {
-    /// Its name.
+    /// Key id.
     pub kid: &'static str,
     signing: SigningKey,
 }
 
 impl TestKey {
-    /// Different seeds make different keys.
+    /// Creates a key; different seeds give different keys.
     #[must_use]
     pub fn new(kid: &'static str, seed: u8) -> Self {
         Self {
@@ -32,20 +32,22 @@ impl TestKey {
         }
     }
 
-    /// The public key (RFC 8037 §2).
+    /// Returns the public key as a JWK (RFC 8037 §2).
     #[must_use]
     pub fn jwk(&self) -> Value {
         let x = base64url::encode(self.signing.verifying_key().as_bytes());
-        json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.kid, "x": x })
+        json!({
+            "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.kid, "x": x
+        })
     }
 
-    /// The header of an access token.
+    /// Returns the header of an access token.
     #[must_use]
     pub fn header(&self) -> Value {
         json!({ "alg": "EdDSA", "kid": self.kid, "typ": "at+jwt" })
     }
 
-    /// A token with any header and any payload.
+    /// Signs a token with any header and any payload.
     #[must_use]
     pub fn sign(&self, header: &Value, payload: &str) -> String {
         let input = format!(
@@ -56,13 +58,13 @@ impl TestKey {
         self.seal(input)
     }
 
-    /// An access token with these claims.
+    /// Signs an access token with these claims.
     #[must_use]
     pub fn token(&self, claims: &Value) -> String {
         self.sign(&self.header(), &claims.to_string())
     }
 
-    /// A signing input and its signature.
+    /// Signs a signing input and returns the compact JWS.
     #[must_use]
     pub fn seal(&self, input: String) -> String {
         let signature = self.signing.sign(input.as_bytes());
@@ -70,7 +72,8 @@ impl TestKey {
     }
 }
 
-/// Claims of an access token that is good at `now`, with changes: a member set to null is left out.
+/// Returns the claims of an access token that is valid at `now`, with changes; a member set to null
+/// is removed.
 #[must_use]
 pub fn claims_at(now: u64, changes: Value) -> Value {
     let mut claims = json!({
@@ -82,7 +85,7 @@ pub fn claims_at(now: u64, changes: Value) -> Value {
     claims
 }
 
-/// Sets members; null removes one.
+/// Sets members of an object; null removes one.
 pub fn merge(target: &mut Value, changes: Value) {
     let (Some(target), Value::Object(changes)) = (target.as_object_mut(), changes) else {
         return;
@@ -96,7 +99,7 @@ pub fn merge(target: &mut Value, changes: Value) {
     }
 }
 
-/// Policies under test; core's own.
+/// Policies for core's own tests.
 #[cfg(test)]
 mod policies {
     use alloc::string::ToString as _;
@@ -106,16 +109,16 @@ mod policies {
     use super::{ISSUER, TestKey, claims_at, merge};
     use crate::policy::Policy;
 
-    /// The tests' present.
+    /// Present time of the tests.
     pub(crate) const NOW: u64 = 1_700_000_000;
 
-    /// [`claims_at`] the tests' present.
+    /// Returns [`claims_at`] the tests' present time.
     pub(crate) fn claims(changes: Value) -> Value {
         claims_at(NOW, changes)
     }
 
-    /// A configuration with one issuer whose keys are inline, with changes to its rule and the
-    /// route rules given.
+    /// Reads a configuration with one issuer whose keys are inline, with changes to its rule and
+    /// with the given route rules.
     pub(crate) fn inline_policy(keys: &[&TestKey], rule: Value, rules: Value) -> Policy {
         let jwks: Value = keys.iter().map(|key| key.jwk()).collect();
         let mut jwt_rule =
@@ -126,7 +129,7 @@ mod policies {
         crate::config::read_policy(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
-    /// A configuration with one issuer whose keys come in bundles signed by `pin`.
+    /// Reads a configuration with one issuer whose keys come in bundles signed by `pin`.
     pub(crate) fn bundle_policy(pin: &TestKey, bundle: Value, rules: Value) -> Policy {
         let mut trust_bundle = json!({ "cluster": "issuer", "keys": [pin.jwk()] });
         merge(&mut trust_bundle, bundle);

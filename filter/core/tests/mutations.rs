@@ -1,9 +1,8 @@
-//! Tokens that somebody else signed, in every algorithm, and what becomes of them when a byte
-//! changes.
+//! Tokens of every algorithm from other signers, and their verdicts after changes of single bytes.
 //!
-//! aws-lc-rs signs; jsonwebtoken (over aws-lc-rs) and jwt-compact's own parser judge beside us.
-//! aws-lc-rs is C, so this file is for native targets. Its keys are new in every run: a failure's
-//! message holds all that is needed to see it again.
+//! aws-lc-rs signs. jsonwebtoken (over aws-lc-rs) and jwt-compact's own parser judge the same
+//! tokens. aws-lc-rs is C code, so this file is for native targets. Its keys are new in every run;
+//! a failure's message contains everything needed to reproduce it.
 
 #![cfg(not(target_family = "wasm"))]
 #![expect(
@@ -32,8 +31,8 @@ use serde_json::{Value, json};
 const NOW: u64 = 1_800_000_000;
 const SECRET: [u8; 64] = [0x5a; 64];
 
-/// One private key of each kind, and the set of their public parts: a key for each algorithm, named
-/// after it.
+/// Private keys of each kind, and the set of their public parts: a key for each algorithm, named
+/// after the algorithm.
 struct Signers {
     rsa: RsaKeyPair,
     p256: EcdsaKeyPair,
@@ -42,33 +41,30 @@ struct Signers {
     ed25519: Ed25519KeyPair,
 }
 
-static SIGNERS: LazyLock<Signers> = LazyLock::new(|| {
-    let ecdsa = |alg| EcdsaKeyPair::generate(alg).unwrap();
-    Signers {
-        rsa: RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
-        p256: ecdsa(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
-        p384: ecdsa(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
-        p521: ecdsa(&signature::ECDSA_P521_SHA512_FIXED_SIGNING),
-        ed25519: Ed25519KeyPair::generate().unwrap(),
-    }
+static SIGNERS: LazyLock<Signers> = LazyLock::new(|| Signers {
+    rsa: RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
+    p256: EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
+    p384: EcdsaKeyPair::generate(&signature::ECDSA_P384_SHA384_FIXED_SIGNING).unwrap(),
+    p521: EcdsaKeyPair::generate(&signature::ECDSA_P521_SHA512_FIXED_SIGNING).unwrap(),
+    ed25519: Ed25519KeyPair::generate().unwrap(),
 });
+
+fn tag(hash: hmac::Algorithm, message: &[u8]) -> Vec<u8> {
+    let key = hmac::Key::new(hash, &SECRET);
+    hmac::sign(&key, message).as_ref().to_vec()
+}
 
 fn sign(alg: Alg, message: &[u8]) -> Vec<u8> {
     let (random, signers) = (SystemRandom::new(), &*SIGNERS);
     let ecdsa = |key: &EcdsaKeyPair| key.sign(&random, message).unwrap().as_ref().to_vec();
-    let tag = |hash| {
-        hmac::sign(&hmac::Key::new(hash, &SECRET), message)
-            .as_ref()
-            .to_vec()
-    };
     let padding: &'static dyn signature::RsaEncoding = match alg {
         Alg::Es256 => return ecdsa(&signers.p256),
         Alg::Es384 => return ecdsa(&signers.p384),
         Alg::Es512 => return ecdsa(&signers.p521),
         Alg::EdDsa => return signers.ed25519.sign(message).as_ref().to_vec(),
-        Alg::Hs256 => return tag(hmac::HMAC_SHA256),
-        Alg::Hs384 => return tag(hmac::HMAC_SHA384),
-        Alg::Hs512 => return tag(hmac::HMAC_SHA512),
+        Alg::Hs256 => return tag(hmac::HMAC_SHA256, message),
+        Alg::Hs384 => return tag(hmac::HMAC_SHA384, message),
+        Alg::Hs512 => return tag(hmac::HMAC_SHA512, message),
         Alg::Rs256 => &signature::RSA_PKCS1_SHA256,
         Alg::Rs384 => &signature::RSA_PKCS1_SHA384,
         Alg::Rs512 => &signature::RSA_PKCS1_SHA512,
@@ -85,25 +81,28 @@ fn sign(alg: Alg, message: &[u8]) -> Vec<u8> {
 }
 
 fn jwk(alg: Alg) -> Value {
-    let signers = &*SIGNERS;
-    let text = base64url::encode;
-    let ecdsa = |key: &EcdsaKeyPair, crv: &str| {
+    fn ecdsa(key: &EcdsaKeyPair, crv: &str) -> Value {
         let point = &key.public_key().as_ref()[1..];
         let (x, y) = point.split_at(point.len() / 2);
-        json!({"kty": "EC", "crv": crv, "x": text(x), "y": text(y)})
-    };
+        let (x, y) = (base64url::encode(x), base64url::encode(y));
+        json!({"kty": "EC", "crv": crv, "x": x, "y": y})
+    }
+    let signers = &*SIGNERS;
+    let text = base64url::encode;
     let mut jwk = match alg {
         Alg::Es256 => ecdsa(&signers.p256, "P-256"),
         Alg::Es384 => ecdsa(&signers.p384, "P-384"),
         Alg::Es512 => ecdsa(&signers.p521, "P-521"),
         Alg::EdDsa => {
-            json!({"kty": "OKP", "crv": "Ed25519", "x": text(signers.ed25519.public_key().as_ref())})
+            json!({"kty": "OKP", "crv": "Ed25519",
+                "x": text(signers.ed25519.public_key().as_ref())})
         }
         Alg::Hs256 | Alg::Hs384 | Alg::Hs512 => json!({"kty": "oct", "k": text(&SECRET)}),
         _ => {
             let public = signers.rsa.public_key();
             let (n, e) = (public.modulus(), public.exponent());
-            json!({"kty": "RSA", "n": text(n.big_endian_without_leading_zero()), "e": text(e.big_endian_without_leading_zero())})
+            json!({"kty": "RSA", "n": text(n.big_endian_without_leading_zero()),
+                "e": text(e.big_endian_without_leading_zero())})
         }
     };
     jwk["alg"] = alg.name().into();
@@ -125,17 +124,20 @@ fn seal(alg: Alg, header: &str, payload: &str) -> String {
 
 fn token(alg: Alg) -> String {
     let header = json!({"alg": alg.name(), "kid": jwk(alg)["kid"], "typ": "at+jwt"});
-    let claims = json!({"iss": "https://issuer.test", "aud": "orders", "sub": "alice", "client_id": "app", "jti": "1",
+    let claims = json!({"iss": "https://issuer.test", "aud": "orders", "sub": "alice",
+        "client_id": "app", "jti": "1",
         "iat": NOW - 5, "exp": NOW + 300});
     seal(alg, &header.to_string(), &claims.to_string())
 }
 
-/// One rule with the keys of all algorithms, so that a changed header has every other key to go to.
+/// Returns a policy whose one rule has the keys of all algorithms, so that a changed header can
+/// select every other key.
 static POLICY: LazyLock<Policy> =
     LazyLock::new(|| meshseal_core::config::read_policy(&configuration()).unwrap());
 
 fn configuration() -> String {
-    let rule = json!({"issuer": "https://issuer.test", "audiences": ["orders"], "algorithms": Alg::ALL.map(Alg::name),
+    let rule = json!({"issuer": "https://issuer.test", "audiences": ["orders"],
+        "algorithms": Alg::ALL.map(Alg::name),
         "jwks": {"keys": Alg::ALL.map(jwk)}});
     json!({ "jwtRules": [rule] }).to_string()
 }
@@ -144,8 +146,8 @@ fn accepted(token: &str) -> bool {
     validate(token, POLICY.authn(), &Trust::new(), NOW).is_ok()
 }
 
-/// Every change of one bit, every cut at either end, and every insertion of one of `.=A \n`; a
-/// change that is no text any more never gets as far as the core.
+/// Applies every change of one bit, every cut at either end, and every insertion of `.`, `=`, `A`,
+/// a space or a newline. A change that is no longer UTF-8 never reaches the core.
 fn mutants(token: &str) -> impl Iterator<Item = String> {
     let flips = (0..token.len() * 8).filter_map(move |bit| {
         let mut bytes = token.as_bytes().to_vec();
@@ -173,7 +175,7 @@ fn only_the_token_itself_is_accepted(alg: Alg) {
         );
         tried += 1;
     }
-    // Seven of eight flips leave a text; two cuts and five insertions a position.
+    // Seven of eight bit flips leave valid text; each position has two cuts and five insertions.
     assert!(tried >= token.len() * (7 + 2 + 5), "tried {tried}");
 }
 
@@ -185,7 +187,7 @@ macro_rules! mutation_tests {
         })+
 
         #[test]
-        fn no_algorithm_is_left_out() {
+        fn covers_every_algorithm() {
             assert_eq!([$(Alg::$alg),+], Alg::ALL);
         }
     };
@@ -196,10 +198,10 @@ mutation_tests!(
     es256: Es256, es384: Es384, es512: Es512, eddsa: EdDsa, hs256: Hs256, hs384: Hs384, hs512: Hs512
 );
 
-/// A signature proves nothing under another algorithm's name or key, whatever the two have in
-/// common (V5).
+/// A signature is invalid under another algorithm's name or key, whatever the two have in common
+/// (V5).
 #[test]
-fn no_algorithm_stands_in_for_another() {
+fn rejects_other_algorithm() {
     let claims = "{}";
     for signed in Alg::ALL {
         for named in Alg::ALL {
@@ -223,10 +225,10 @@ fn no_algorithm_stands_in_for_another() {
     }
 }
 
-/// The oldest confusion: an HMAC whose secret is the public key, in each form in which a verifier
-/// may have it.
+/// The classic algorithm confusion: an HMAC whose secret is the public key, in each form that a
+/// verifier may hold.
 #[test]
-fn a_public_key_is_no_secret() {
+fn rejects_public_key_as_secret() {
     let keys = KeySet::from_config(
         &json!({"keys": [jwk(Alg::Rs256), jwk(Alg::EdDsa)]}).to_string(),
         &Alg::ALL,
@@ -269,7 +271,7 @@ fn a_public_key_is_no_secret() {
     }
 }
 
-/// What jsonwebtoken says of form, header and signature.
+/// Returns jsonwebtoken's verdict on form, header and signature.
 fn jsonwebtoken_accepts(token: &str, alg: Alg) -> Result<Value, jsonwebtoken::errors::Error> {
     let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(jwk(alg)).unwrap();
     let mut rule = jsonwebtoken::Validation::new(alg.name().parse().unwrap());
@@ -279,8 +281,8 @@ fn jsonwebtoken_accepts(token: &str, alg: Alg) -> Result<Value, jsonwebtoken::er
     jsonwebtoken::decode::<Value>(token, &key, &rule).map(|data| data.claims)
 }
 
-/// Headers between good and bad: members in any order, repeated, escaped, spaced, of extensions,
-/// and of attacks.
+/// Generates headers between valid and invalid: members in any order, repeated, escaped, with
+/// spaces, with extensions, and from attacks.
 fn header(alg: Alg) -> impl Strategy<Value = String> {
     let kid = jwk(alg)["kid"].as_str().unwrap().to_owned();
     let name = alg.name();
@@ -309,7 +311,7 @@ fn header(alg: Alg) -> impl Strategy<Value = String> {
     )
         .prop_map(move |(mut members, slip, at, odds)| {
             members.insert(at.index(members.len() + 1), format!(r#""alg":"{name}""#));
-            // Mostly without a slip of the pen, or nothing would ever be accepted.
+            // Mostly without a fault, so that some headers are accepted.
             let slip = if odds == 0 { slip } else { "" };
             format!("{{{}{slip}}}", members.join(","))
         })
@@ -342,7 +344,7 @@ struct Edit {
     insert: String,
 }
 
-/// Edits of a few bytes, mostly within the alphabet of the text that is edited.
+/// Generates edits of a few bytes, mostly within the alphabet of the edited text.
 fn edits() -> impl Strategy<Value = Vec<Edit>> {
     let insert = prop_oneof![
         "[A-Za-z0-9_-]{0,3}",
@@ -364,9 +366,9 @@ fn edited(text: &str, edits: &[Edit]) -> String {
     chars.into_iter().collect()
 }
 
-/// We may be stricter than others, never laxer.
+/// The core may be stricter than other libraries, but never more lenient.
 #[test]
-fn what_we_accept_others_accept() {
+fn other_libraries_accept_accepted_tokens() {
     let agreed = Cell::new(0);
     let tokens = judged_alg().prop_flat_map(|alg| (Just(alg), header(alg), "\\PC{0,8}"));
     let mut runner = TestRunner::new(without_files());
@@ -412,16 +414,18 @@ proptest! {
     #![proptest_config(without_files())]
 
     #[test]
-    fn an_edited_token_is_refused(alg in prop::sample::select(Alg::ALL.to_vec()), edits in edits()) {
+    fn rejects_edited_token(alg in prop::sample::select(Alg::ALL.to_vec()), edits in edits()) {
         let token = token(alg);
         let edited = edited(&token, &edits);
         prop_assert_eq!(accepted(&edited), edited == token, "{}", edited);
         prop_assert_eq!(signature_only(&edited, &SET).is_ok(), edited == token, "{}", edited);
     }
 
-    /// Nothing here may trap: in the proxy a trap is an outage.
+    /// Parsers must never panic: a trap in the proxy is an outage.
     #[test]
-    fn nothing_panics(noise in "\\PC{0,64}", parts in "[A-Za-z0-9_-]{0,30}\\.[A-Za-z0-9_-]{0,30}\\.[A-Za-z0-9_-]{0,30}", edits in edits()) {
+    fn nothing_panics(noise in "\\PC{0,64}",
+        parts in "[A-Za-z0-9_-]{0,30}\\.[A-Za-z0-9_-]{0,30}\\.[A-Za-z0-9_-]{0,30}",
+            edits in edits()) {
         for text in [&noise, &parts] {
             prop_assert!(!accepted(text));
             prop_assert!(hints(text).is_none());
@@ -431,14 +435,18 @@ proptest! {
             drop(KeySet::from_provider(&text, &Alg::ALL));
             let _ = Trust::new().accept_bundle(&text, &SET, NOW);
         }
-        drop(KeySet::from_config(&edited(&json!({"keys": Alg::ALL.map(jwk)}).to_string(), &edits), &Alg::ALL, true));
+        drop(KeySet::from_config(&edited(&json!({"keys": Alg::ALL.map(jwk)}).to_string(), &edits),
+            &Alg::ALL, true));
     }
 }
 
-/// What a proxy is asked to verify with: aws-lc, from which BoringSSL's code stems too, reads key
-/// and signature.
+/// Checks the inputs for verification by a proxy: aws-lc, which shares its origin with BoringSSL,
+/// reads key and signature.
 #[test]
-fn keys_and_signatures_mean_the_same_in_der() {
+fn der_keeps_meaning() {
+    fn none(alg: Alg) -> KeySet {
+        KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, true).unwrap()
+    }
     let hosted: [(Alg, &dyn signature::VerificationAlgorithm); 6] = [
         (Alg::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
         (Alg::Rs384, &signature::RSA_PKCS1_2048_8192_SHA384),
@@ -451,7 +459,8 @@ fn keys_and_signatures_mean_the_same_in_der() {
         let set = KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, false)
             .unwrap();
         let spki = set.iter().next().unwrap().spki().unwrap();
-        // Often enough for an r or an s with a leading one bit, and one with a leading zero byte.
+        // Enough repetitions for an r or s with a leading one bit, and one with a leading zero
+        // byte.
         for round in 0..600_u32 {
             let message = round.to_be_bytes();
             let signed = sign(alg, &message);
@@ -471,9 +480,6 @@ fn keys_and_signatures_mean_the_same_in_der() {
             }
         }
     }
-    let none = |alg| {
-        KeySet::from_config(&json!({ "keys": [jwk(alg)] }).to_string(), &Alg::ALL, true).unwrap()
-    };
     for alg in [Alg::EdDsa, Alg::Hs256] {
         assert!(none(alg).iter().next().unwrap().spki().is_none());
     }

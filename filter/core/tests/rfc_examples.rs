@@ -1,6 +1,6 @@
-//! The examples that the RFCs themselves sign, under the RFCs' own keys: RFC 7515 A.1–A.4, RFC 7520
-//! §4.1–§4.4, RFC 8037 A.3 and A.4, RFC 7638 §3.1. Their private keys are public knowledge, which
-//! is why they may stand in `data/`.
+//! Examples from the RFCs, signed under the RFCs' own keys: RFC 7515 A.1–A.4, RFC 7520 §4.1–§4.4,
+//! RFC 8037 A.3 and A.4, RFC 7638 §3.1. Their private keys are published, so `data/` may contain
+//! them.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,16 +28,15 @@ struct Example {
 }
 
 fn examples() -> Vec<Example> {
-    let read = |example: &Value| Example {
-        name: example["name"].as_str().unwrap().into(),
-        alg: Alg::parse(example["alg"].as_str().unwrap()).unwrap(),
-        token: example["token"].as_str().unwrap().into(),
-        jwk: example["jwk"].clone(),
-    };
     serde_json::from_str::<Vec<Value>>(EXAMPLES)
         .unwrap()
         .iter()
-        .map(read)
+        .map(|example: &Value| Example {
+            name: example["name"].as_str().unwrap().into(),
+            alg: Alg::parse(example["alg"].as_str().unwrap()).unwrap(),
+            token: example["token"].as_str().unwrap().into(),
+            jwk: example["jwk"].clone(),
+        })
         .collect()
 }
 
@@ -48,7 +47,8 @@ fn example(name: &str) -> Example {
         .unwrap()
 }
 
-/// The RFCs print whole private keys; a set of public keys must not have their private part.
+/// Removes the private part of a key: the RFCs print whole private keys, which a public key set
+/// must not contain.
 fn public(mut jwk: Value) -> Value {
     if jwk["kty"] != "oct" {
         jwk.as_object_mut().unwrap().remove("d");
@@ -60,37 +60,33 @@ fn read(jwk: &Value, allowed: &[Alg]) -> Result<KeySet, Vec<keys::KeyProblem>> {
     KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), allowed, true)
 }
 
-/// The RFCs' keys rarely name their algorithm, so each is bound to that of the example, as a rule's
-/// `algorithms` would.
+/// Binds a key to the algorithm of the example, as a rule's `algorithms` would. The RFCs' keys
+/// rarely name their algorithm.
 fn key_for(example: &Example) -> KeySet {
     read(&public(example.jwk.clone()), &[example.alg]).unwrap()
 }
 
-/// A good key of the same kind that did not sign the example.
+/// Returns a valid key of the same kind that did not sign the example.
 fn foreign_key(example: &Example) -> Value {
     match example.jwk["crv"].as_str() {
-        // RFC 7517 A.1, RFC 8032 §7.1 test 2.
+        // Keys of RFC 7517 A.1 and RFC 8032 §7.1 test 2.
         Some("P-256") => json!({"kty": "EC", "crv": "P-256",
-            "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}),
+            "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+            "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}),
         Some("Ed25519") => {
-            json!({"kty": "OKP", "crv": "Ed25519", "x": "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"})
+            json!({"kty": "OKP", "crv": "Ed25519",
+                "x": "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"})
         }
         curve => {
-            let differs = |other: &Example| {
-                other.jwk["n"] != example.jwk["n"]
-                    || other.jwk["k"] != example.jwk["k"]
-                    || other.jwk["x"] != example.jwk["x"]
-            };
-            let same_kind = |other: &Example| {
-                other.jwk["kty"] == example.jwk["kty"] && other.jwk["crv"].as_str() == curve
-            };
-            public(
-                examples()
-                    .into_iter()
-                    .find(|other| same_kind(other) && differs(other))
-                    .unwrap()
-                    .jwk,
-            )
+            let mut others = examples().into_iter().map(|other| other.jwk);
+            let found = others.find(|jwk| {
+                let same_kind = jwk["kty"] == example.jwk["kty"] && jwk["crv"].as_str() == curve;
+                same_kind
+                    && ["n", "k", "x"]
+                        .iter()
+                        .any(|part| jwk[part] != example.jwk[part])
+            });
+            public(found.unwrap())
         }
     }
 }
@@ -104,7 +100,7 @@ fn with_part(token: &str, part: usize, change: impl Fn(&mut Vec<u8>)) -> String 
 }
 
 #[test]
-fn every_example_verifies_and_no_change_of_it_does() {
+fn verifies_only_unchanged_examples() {
     let examples = examples();
     assert_eq!(examples.len(), 9);
     for example in &examples {
@@ -128,10 +124,10 @@ fn every_example_verifies_and_no_change_of_it_does() {
 }
 
 #[test]
-fn another_key_of_the_same_kind_verifies_no_example() {
+fn rejects_examples_under_other_key() {
     for example in examples() {
         let mut foreign = foreign_key(&example);
-        // Under the same name, so that only the arithmetic can tell.
+        // The key ids are equal, so that only the signature distinguishes the keys.
         foreign["kid"] = example.jwk.get("kid").cloned().unwrap_or("other".into());
         let keys = read(&foreign, &[example.alg]).unwrap();
         assert_eq!(
@@ -144,7 +140,7 @@ fn another_key_of_the_same_kind_verifies_no_example() {
 }
 
 #[test]
-fn the_rfcs_keys_are_refused_with_their_private_members() {
+fn rejects_rfc_keys_with_private_members() {
     let private: Vec<Example> = examples()
         .into_iter()
         .filter(|example| example.jwk.get("d").is_some())
@@ -173,8 +169,8 @@ fn the_rfcs_keys_are_refused_with_their_private_members() {
 }
 
 #[test]
-fn a_key_without_alg_serves_one_algorithm_only() {
-    // RFC 7515 A.1's secret of 64 bytes would do for HS512 as well.
+fn key_without_alg_serves_one_algorithm() {
+    // The secret of RFC 7515 A.1 has 64 bytes, enough for HS512 as well.
     let hs256 = example("RFC 7515 A.1");
     let keys = read(&hs256.jwk, &Alg::ALL).unwrap();
     assert_eq!(
@@ -182,8 +178,8 @@ fn a_key_without_alg_serves_one_algorithm_only() {
         [Alg::Hs256]
     );
     assert_eq!(signature_only(&hs256.token, &keys), Ok(()));
-    // RFC 7520 signs with the same RSA key in two ways; a rule that allows both has to be told
-    // which one it is.
+    // RFC 7520 signs with the same RSA key by two algorithms. A rule that allows both needs an
+    // `alg` in the key.
     let (rs256, ps384) = (example("RFC 7520 4.1"), example("RFC 7520 4.2"));
     let keys = read(&public(ps384.jwk), &Alg::ALL).unwrap();
     assert_eq!(signature_only(&rs256.token, &keys), Ok(()));
@@ -194,7 +190,7 @@ fn a_key_without_alg_serves_one_algorithm_only() {
 }
 
 #[test]
-fn a_secret_is_a_key_only_where_it_is_asked_for() {
+fn accepts_secret_on_request_only() {
     let example = example("RFC 7520 4.4");
     let set = json!({ "keys": [example.jwk] }).to_string();
     assert_eq!(
@@ -205,14 +201,16 @@ fn a_secret_is_a_key_only_where_it_is_asked_for() {
 }
 
 #[test]
-fn thumbprints_are_the_rfcs() {
+fn computes_thumbprints_of_rfc_keys() {
+    fn print(jwk: &Value) -> Option<String> {
+        keys::thumbprint(&jwk.to_string())
+    }
     let rfc_7638: Value = serde_json::from_str(THUMBPRINT).unwrap();
-    let print = |jwk: &Value| keys::thumbprint(&jwk.to_string());
     assert_eq!(
         print(&rfc_7638["jwk"]).as_deref(),
         rfc_7638["thumbprint"].as_str()
     );
-    // RFC 8037 A.3; the private part makes no difference.
+    // RFC 8037 A.3; the private part does not affect the thumbprint.
     let ed25519 = example("RFC 8037 A.4").jwk;
     for jwk in [public(ed25519.clone()), ed25519] {
         assert_eq!(

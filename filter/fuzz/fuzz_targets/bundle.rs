@@ -1,4 +1,5 @@
-//! Any text as the content of a bundle, past the signature: applied to nothing and to itself.
+//! Reads any text as the content of a bundle, without the signature, and applies it to nothing and
+//! to itself.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any text as a plugin configuration: refused with at least one mistake, or accepted.
+//! Reads any text as a plugin configuration: it is accepted, or rejected with at least one mistake.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any bytes as strict JSON: what is accepted, serde_json accepts too, and means the same.
+//! Reads any bytes as strict JSON: serde_json accepts every accepted text, with the same meaning.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any text as a key set, as a provider might send it and as a configuration might hold it.
+//! Reads any text as a key set of a provider and of a configuration.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Any pattern against any path: never a panic, and what covers another matches whatever that
-//! matches.
+//! Matches any patterns against any path: no panic, and a pattern that covers another matches
+//! everything that the other matches.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

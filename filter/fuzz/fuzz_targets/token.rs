@@ -1,4 +1,4 @@
-//! Any text as a token: never a panic, never accepted (the fuzzer has no key).
+//! Validates any text as a token: no panic, and no acceptance, because the fuzzer has no key.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -8,7 +8,8 @@ use meshseal_core::authn::{Trust, hints, validate};
 use meshseal_core::policy::Policy;
 
 const CONFIG: &str = r#"{"jwtRules":[{"issuer":"i","audiences":["a"],"jwks":{"keys":[
-    {"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}}]}"#;
+    {"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"k",
+     "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}}]}"#;
 
 static POLICY: OnceLock<Policy> = OnceLock::new();
 

@@ -5,13 +5,12 @@ use std::hash::RandomState;
 use std::rc::Rc;
 use std::time::Duration;
 
-use meshseal_core::authn::{Trust, Verdicts};
+use meshseal_core::authn::Trust;
 use meshseal_core::bundle::BundleError;
+use meshseal_core::decide::TokenCache;
 use meshseal_core::policy::Policy;
 
-use crate::decide::Admitted;
 use crate::host::{Host, Level};
-use crate::locate::Places;
 use crate::log::Throttle;
 use crate::metrics::{Count, Metrics};
 use crate::registry;
@@ -62,14 +61,11 @@ impl Ticked {
 /// A configuration in force, with all that depends on it.
 pub(crate) struct Active {
     pub(crate) policy: Rc<Policy>,
-    pub(crate) places: Places,
-    /// Output headers, removed from every request (V21).
-    pub(crate) sanitized: Vec<Box<str>>,
     pub(crate) trust: Rc<RefCell<Trust>>,
     /// Both clocks at the last tick.
     pub(crate) ticked: Cell<Ticked>,
     /// Verdicts on tokens seen before; they hold for this policy only.
-    pub(crate) verdicts: RefCell<Verdicts<Admitted, RandomState>>,
+    pub(crate) verdicts: RefCell<TokenCache<RandomState>>,
     /// Algorithms whose signatures the host verifies; none before it was asked, which takes a
     /// millisecond and waits for a tick.
     pub(crate) hosted: Option<Hosted>,
@@ -113,21 +109,13 @@ impl Active {
                 &format!("jwtRules[{rule}].jwks: passed over {}", passed.problem),
             );
         }
-        let mut sanitized: Vec<Box<str>> = Vec::new();
-        for name in policy.authn().sanitized_headers() {
-            if sanitized.iter().all(|known| **known != *name) {
-                sanitized.push(name.into());
-            }
-        }
         let (policy, trust) = (Rc::new(policy), Rc::new(RefCell::new(trust)));
         registry::remember(&policy, &trust);
         Ok(Self {
-            places: Places::of(&policy),
-            sanitized,
             ticked: Cell::new(Ticked::now(host)),
             hosted: None,
             tables_of: None,
-            verdicts: RefCell::new(Verdicts::new(RandomState::new())),
+            verdicts: RefCell::new(TokenCache::new(RandomState::new())),
             metrics,
             omissions: Throttle::default(),
             replies: Replies::new(policy.challenge()),

@@ -1,43 +1,46 @@
-//! Carries out what is decided: the state of one root context (one plugin configuration in one
-//! worker).
+//! The engine: carries out decisions and holds the state of one root context, that is, of one
+//! plugin configuration in one worker.
 //!
-//! Requests come in on their own contexts, ticks and answers on the root context; all of them
-//! borrow the one engine, one at a time. What may not happen (a callback inside a callback) is
-//! refused at the borrow, in the adapters.
+//! Envoy reports requests on their stream contexts, and ticks and call responses on the root
+//! context. Each callback borrows the same engine. Callbacks never nest; if a host nests them
+//! anyway, the borrow fails and the adapters (`root.rs`, `streams.rs`) reject the callback.
 
 use std::time::Duration;
 
+use meshseal_core::decide::{
+    Accepted, Decision, HeaderEdit, Pass, Refusal, forged_outputs, locate,
+};
 use meshseal_core::limits;
 use meshseal_core::policy::Mode;
 use meshseal_core::rejection::Rejection;
 
 use crate::config::{Active, Ticked};
-use crate::decide::{Accepted, Verdict, decide};
-use crate::headers::RequestHeaders;
+use crate::decide::{decide, sources};
+use crate::headers::{AbiHeaders, ProxyRequest};
 use crate::host::{Host, Level};
 use crate::log;
 use crate::metrics::Count;
 use crate::registry;
-use crate::response::{self, Refusal};
+use crate::response;
 use crate::sync::jwks::Urge;
 use crate::sync::{Finished, Heard};
 use crate::verify::{Hosted, tables};
 use crate::waiters::{self, Source, Waiters};
 
-/// The longest that the root context sleeps: what it reports is this old at the most, in seconds.
+/// Longest tick period of the root context. Reported metrics are at most this old.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
-/// At the next turn of the proxy's event loop.
+/// Shortest tick period: the next iteration of the proxy's event loop.
 const SOON: Duration = Duration::from_millis(1);
 
-/// What the proxy is to do with the request for now.
+/// Action that the proxy takes for the request when the callback returns.
 #[derive(Debug)]
 pub enum Flow {
-    /// Send it on.
+    /// Forward the request.
     Continue,
-    /// It has been answered.
+    /// Stop; the engine has sent a response.
     Answered,
-    /// Hold it; the engine will answer or resume it.
+    /// Pause the request; the engine answers or resumes it later.
     Held,
 }
 
@@ -49,12 +52,12 @@ pub struct Engine<H> {
     waiters: Waiters,
     tick: Option<Duration>,
     level: Level,
-    /// Whether tables are being built, a little at every tick.
+    /// True while key tables are being built, a few rows per tick.
     growing: bool,
 }
 
 impl<H: Host> Engine<H> {
-    /// An engine that refuses everything until it is configured (V28).
+    /// Creates an engine that rejects every request until it is configured (V28).
     pub fn new(host: H, root: u32) -> Self {
         Self {
             host,
@@ -67,14 +70,14 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// Takes a plugin configuration of `size` bytes into force. False, with every mistake in the
-    /// log, if it is not one: then whatever was in force stays in force.
+    /// Activates a plugin configuration of `size` bytes. If it is invalid, logs every mistake,
+    /// returns false and keeps the previous configuration active.
     pub fn configure(&mut self, size: usize) -> bool {
         let host = &self.host;
         self.level = host.log_level();
         let read = if size > limits::MAX_CONFIG_BYTES {
             Err(vec![format!(
-                "the plugin configuration has {size} bytes, more than {}",
+                "pluginConfig: has {size} bytes, the limit is {}",
                 limits::MAX_CONFIG_BYTES
             )])
         } else {
@@ -84,43 +87,49 @@ impl<H: Host> Engine<H> {
             Ok(active) => {
                 self.end();
                 self.active = Some(active);
+                // Held requests waited for keys of the old configuration: decide them by the new.
                 let orphans = self.waiters.take_all();
                 self.decide_again(&orphans);
-                // Calls from on_configure are not reliable in Envoy: the first tick makes them.
+                // HTTP calls from on_configure are not reliable in Envoy, so the first tick makes
+                // them.
                 self.set_tick(SOON);
                 true
             }
             Err(mistakes) => {
                 for mistake in mistakes {
-                    host.log(Level::Error, &format!("configuration refused: {mistake}"));
+                    host.log(Level::Error, &format!("configuration rejected: {mistake}"));
                 }
                 false
             }
         }
     }
 
-    /// A request has arrived on the entered context `stream`.
+    /// Decides a request that has arrived on `stream`, which is the entered context.
     pub fn on_request(&mut self, stream: u32) -> Flow {
         let headers = self.host.request_headers();
         let Some(active) = &self.active else {
             self.host.respond(&response::unavailable(headers.is_grpc()));
             return Flow::Answered;
         };
+        // Forged headers are removed first, because requests can also pass without a token or in
+        // shadow mode.
         if !sanitize(active, &self.host, &headers) {
             let reply = active
                 .replies
                 .reply(&Rejection::KeysUnavailable.into(), headers.is_grpc());
             self.host.log(
                 Level::Error,
-                "the host refused to remove a request header that the client forged",
+                "the host refused to remove a forged output header; request rejected",
             );
             self.host.respond(&reply);
             return Flow::Answered;
         }
-        let verdict = decide(active, &self.host, &headers);
-        let Verdict::KeyMayBeNewer(rejection, sources) = verdict else {
-            return carry_out(active, &self.host, &headers, verdict, self.level);
+        let decision = decide(active, &self.host, &headers);
+        let Decision::Need(question) = decision else {
+            return carry_out(active, &self.host, &headers, decision, self.level);
         };
+        let (rejection, sources) = (question.rejection, sources(active, &question));
+        // A newer key may accept the token. Wait for it if a refresh is possible.
         if self.hold(stream, rejection, &sources) {
             return Flow::Held;
         }
@@ -130,8 +139,8 @@ impl<H: Host> Engine<H> {
         refuse(active, &self.host, &headers, &rejection.into(), self.level)
     }
 
-    /// Holds a request until there may be a newer key, if one can be had in time. Shadow mode urges
-    /// too, but holds nothing up.
+    /// Requests newer keys from `sources` and holds the request until they may have arrived.
+    /// Returns false if the request is not held. Shadow mode refreshes keys but holds no request.
     fn hold(&mut self, stream: u32, rejection: Rejection, sources: &[Source]) -> bool {
         let now = self.host.steady();
         let Some(active) = &mut self.active else {
@@ -151,34 +160,36 @@ impl<H: Host> Engine<H> {
             return false;
         }
         let shadow = active.policy.mode() == Mode::Shadow;
-        // On a host where a living request looks ended (Kong's ngx_wasm_module), its end could not
-        // be learned later.
+        // Some hosts (Kong's ngx_wasm_module) report a running request as ended. On them the filter
+        // could not tell later whether a held request still exists.
         let held =
             !shadow && !self.host.request_has_ended() && self.waiters.admit(stream, under_way, now);
         if held {
             active.metrics.count(Count::Waited);
         }
+        // The tick period belongs to the root context, and the next tick makes the calls.
         self.host.enter(self.root);
         self.set_tick(SOON);
         self.host.enter(stream);
         held
     }
 
-    /// Time has passed, on the root context.
+    /// Handles a tick of the root context: refreshes keys, expires trust and releases requests.
     pub fn on_tick(&mut self) {
         self.level = self.host.log_level();
         self.notice_jump();
         self.age();
         self.poll();
         self.prepare();
+        // Requests past their deadline are decided with the keys that have arrived by now.
         let due = self.waiters.take_due(self.host.steady());
         self.decide_again(&due);
         self.report();
         self.reschedule();
     }
 
-    /// Asks for a confirmation of the bundle at once after the wall clock went ahead: the machine
-    /// may have slept, and a monotonic clock may stand still meanwhile.
+    /// Polls the issuer at once after the wall clock jumped forward. The machine may have been
+    /// suspended, and a monotonic clock may stand still meanwhile.
     fn notice_jump(&mut self) {
         let Some(active) = &mut self.active else {
             return;
@@ -191,8 +202,8 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// Withdraws trust from fetched keys that were not confirmed for too long, whatever the reason.
-    /// Once a tick, so that no request asks for the time.
+    /// Withdraws trust from fetched keys that have not been confirmed within `staleness.maxAge`.
+    /// Runs once per tick, so that requests need not read the clock.
     fn age(&self) {
         let Some(active) = &self.active else { return };
         let Ok(mut trust) = active.trust.try_borrow_mut() else {
@@ -200,13 +211,14 @@ impl<H: Host> Engine<H> {
         };
         for rule in trust.age_jwks(active.policy.authn(), self.host.steady()) {
             let line = format!(
-                "jwtRules[{rule}]: fetched keys are older than staleness.maxAge; rejecting its tokens with 503"
+                "jwtRules[{rule}]: fetched keys are older than staleness.maxAge; \
+                 rejecting its tokens with 503"
             );
             self.host.log(Level::Warn, &line);
         }
     }
 
-    /// What makes verification cheaper is made ready where no request waits for it.
+    /// Prepares faster verification (host crypto and key tables) outside the request path.
     fn prepare(&mut self) {
         let Some(active) = &mut self.active else {
             return;
@@ -218,6 +230,7 @@ impl<H: Host> Engine<H> {
             .trust
             .try_borrow()
             .map_or(0, |trust| trust.generation());
+        // Keys have changed since the tables were chosen.
         if active.tables_of != Some(generation) {
             active.tables_of = Some(generation);
             tables::keep();
@@ -225,7 +238,7 @@ impl<H: Host> Engine<H> {
         self.growing = tables::grow();
     }
 
-    /// A call has finished, on the root context.
+    /// Handles the response to an HTTP call on the root context.
     pub fn on_call_finished(&mut self, token: u32, size: usize) {
         let finished = Finished { token, size };
         if let Some((source, Heard::News)) = self.hear(finished) {
@@ -233,12 +246,13 @@ impl<H: Host> Engine<H> {
             let served = self.waiters.take_served(source);
             self.decide_again(&served);
         }
-        // The next poll goes out at once: while none is under way, a new key would have to wait for
-        // the tick.
+        // Poll again at once. Without a poll under way, the issuer cannot push a new key before the
+        // next tick.
         self.poll();
         self.reschedule();
     }
 
+    /// Passes a response to the component that made the call. Returns its source and outcome.
     fn hear(&mut self, finished: Finished) -> Option<(Source, Heard)> {
         let (host, active) = (&self.host, self.active.as_mut()?);
         let mut trust = active.trust.try_borrow_mut().ok()?;
@@ -248,6 +262,7 @@ impl<H: Host> Engine<H> {
                     .bundle
                     .finished(host, finished, config, &mut trust, &active.metrics)
         {
+            // `share` borrows the trust of every configuration.
             drop(trust);
             if heard == Heard::News {
                 registry::share(&active.policy, &active.trust);
@@ -261,6 +276,7 @@ impl<H: Host> Engine<H> {
         Some((Source::Jwks(index), heard))
     }
 
+    /// Makes the HTTP calls that are due.
     fn poll(&mut self) {
         let (host, Some(active)) = (&self.host, &mut self.active) else {
             return;
@@ -276,15 +292,16 @@ impl<H: Host> Engine<H> {
         active.jwks.tick(host, &active.policy, &active.metrics);
     }
 
-    /// Decides held requests again, with what is known now; nobody waits twice.
+    /// Decides held requests with the keys known now. No request is held twice.
     fn decide_again(&mut self, streams: &[u32]) {
         let Some(active) = &self.active else { return };
         for stream in streams {
+            // The client may have gone while its request was held.
             if !self.host.enter(*stream) || self.host.request_has_ended() {
                 continue;
             }
             let headers = self.host.request_headers();
-            // The configuration may be another one than that under which it came.
+            // The configuration may have changed since the request was held.
             if !sanitize(active, &self.host, &headers) {
                 self.host.respond(
                     &active
@@ -293,8 +310,8 @@ impl<H: Host> Engine<H> {
                 );
                 continue;
             }
-            let verdict = decide(active, &self.host, &headers);
-            if let Flow::Continue = carry_out(active, &self.host, &headers, verdict, self.level) {
+            let decision = decide(active, &self.host, &headers);
+            if let Flow::Continue = carry_out(active, &self.host, &headers, decision, self.level) {
                 self.host.resume();
             }
         }
@@ -303,13 +320,14 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// The configuration in force ends: what is not told yet is told.
+    /// Flushes buffered metrics before this configuration is dropped.
     pub fn end(&self) {
         if let Some(active) = &self.active {
             active.metrics.tell(&self.host);
         }
     }
 
+    /// Reports metrics to the proxy.
     fn report(&self) {
         let Some(active) = &self.active else { return };
         active.metrics.tell(&self.host);
@@ -325,7 +343,7 @@ impl<H: Host> Engine<H> {
         );
     }
 
-    /// Ticks when the next thing is due.
+    /// Sets the tick period so that the next tick comes when the next work is due.
     fn reschedule(&mut self) {
         let now = self.host.steady();
         let bundle = self
@@ -336,6 +354,7 @@ impl<H: Host> Engine<H> {
         let due = due
             .chain(self.active.as_ref().and_then(|active| active.jwks.due()))
             .min();
+        // At least every IDLE_TICK, to report metrics; at most every `waiters::TICK`.
         let wait = due.map_or(IDLE_TICK, |due| {
             due.saturating_sub(now).clamp(waiters::TICK, IDLE_TICK)
         });
@@ -348,6 +367,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn set_tick(&mut self, period: Duration) {
+        // Setting the period restarts Envoy's timer, so an unchanged period is not set again.
         if self.tick != Some(period) {
             self.tick = Some(period);
             self.host.set_tick_period(period);
@@ -355,40 +375,33 @@ impl<H: Host> Engine<H> {
     }
 }
 
-/// Removes every spelling of the headers that this configuration may add (V21). False if the proxy
-/// refuses: the request must not go on then.
-fn sanitize(active: &Active, host: &impl Host, headers: &RequestHeaders) -> bool {
-    active
-        .sanitized
-        .iter()
-        .flat_map(|name| headers.spellings(name))
-        .all(|name| host.remove_request_header(name))
+/// Removes every spelling of the headers that this configuration may add (V21). Returns false if
+/// the proxy refuses; the caller must then reject the request.
+fn sanitize(active: &Active, host: &impl Host, headers: &ProxyRequest) -> bool {
+    forged_outputs(headers, &active.policy).all(|name| host.remove_request_header(name))
 }
 
-/// Answers, or makes the request ready to go on.
+/// Carries out a decision: answers the request, or prepares it for the upstream.
 fn carry_out(
     active: &Active,
     host: &impl Host,
-    headers: &RequestHeaders,
-    verdict: Verdict<'_>,
+    headers: &ProxyRequest,
+    decision: Decision<'_, AbiHeaders>,
     level: Level,
 ) -> Flow {
-    match verdict {
-        Verdict::Preflight => active.metrics.count(Count::Preflight),
-        Verdict::Anonymous => active.metrics.count(Count::Anonymous),
-        Verdict::Accepted(accepted) => {
+    match decision {
+        Decision::Pass(Pass::Preflight) => active.metrics.count(Count::Preflight),
+        Decision::Pass(Pass::Anonymous) => active.metrics.count(Count::Anonymous),
+        Decision::Pass(Pass::Accepted(accepted)) => {
+            // Fail closed: the upstream must see neither the token nor a request without outputs.
             if !apply(host, &accepted) {
                 host.log(
                     Level::Error,
-                    "the host refused to remove the token or to add an output header",
+                    "the host refused to remove the token or to add an output header; \
+                     request rejected",
                 );
-                return refuse(
-                    active,
-                    host,
-                    headers,
-                    &Rejection::KeysUnavailable.into(),
-                    level,
-                );
+                let refusal = Rejection::KeysUnavailable.into();
+                return refuse(active, host, headers, &refusal, level);
             }
             active.metrics.count(Count::Accepted);
             let omitted = accepted.omitted();
@@ -396,30 +409,30 @@ fn carry_out(
                 active.metrics.add(Count::OutputOmitted, omitted);
             }
         }
-        Verdict::KeyMayBeNewer(rejection, _) => {
-            return refuse(active, host, headers, &rejection.into(), level);
+        // Only `decide_again` gets here: the request has been held once, so it is rejected.
+        Decision::Need(question) => {
+            return refuse(active, host, headers, &question.rejection.into(), level);
         }
-        Verdict::Refused(refusal) => return refuse(active, host, headers, &refusal, level),
+        Decision::Refuse(refusal) => return refuse(active, host, headers, &refusal, level),
     }
     Flow::Continue
 }
 
-/// In shadow mode a refusal is counted and the request goes on as it came, without any output:
-/// nothing identifies a caller but a token that is really good.
+/// Rejects a request. In shadow mode the rejection is only counted, and the request passes
+/// unchanged and without outputs: only a valid token may identify a caller.
 fn refuse(
     active: &Active,
     host: &impl Host,
-    headers: &RequestHeaders,
+    headers: &ProxyRequest,
     refusal: &Refusal,
     level: Level,
 ) -> Flow {
     let shadow = active.policy.mode() == Mode::Shadow;
     active.metrics.refused(host, refusal.rejection, shadow);
+    // Locating the token again is expensive, so only debug logging pays for it.
     if level == Level::Debug {
         let path = headers.request().map_or("", |request| request.path);
-        let token = active
-            .places
-            .locate(headers, path)
+        let token = locate(active.policy.authn().token_sources(), headers, path)
             .and_then(|located| located.text())
             .ok();
         host.log(
@@ -434,19 +447,16 @@ fn refuse(
     Flow::Answered
 }
 
-/// False if the proxy refuses to remove the token, which the upstream must not see, or to add an
-/// output: the upstream must not take the request for an anonymous one.
-fn apply(host: &impl Host, accepted: &Accepted<'_>) -> bool {
-    if accepted
-        .remove()
-        .is_some_and(|located| !located.remove(host))
-    {
-        return false;
-    }
-    // Whatever the request had under these names was removed before.
-    accepted
-        .outputs()
-        .all(|(name, value)| host.add_request_header(name, value))
+/// Edits the headers of an accepted request. Returns false if the proxy refuses to remove the
+/// token, which the upstream must not see, or to add an output. Without its outputs the upstream
+/// could take the request for an anonymous one.
+fn apply(host: &impl Host, accepted: &Accepted<'_, AbiHeaders>) -> bool {
+    accepted.apply(&mut |edit| match edit {
+        HeaderEdit::Remove(name) => host.remove_request_header(name),
+        HeaderEdit::Set(name, value) => host.set_request_header(name, &value),
+        // INVARIANT: `sanitize` has removed every header of this name, so no forged copy remains.
+        HeaderEdit::Add(name, value) => host.add_request_header(name, value),
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! proxy ─▶ root, streams ─▶ engine ─▶ config     a configuration, or all its mistakes
-//!                             │       decide     the decision: headers, locate ─▶ meshseal-core ─▶ outputs
+//!                             │       decide     drives the decision of meshseal-core
 //!                             │       verify     who does the arithmetic of a signature
 //!                             │       response   refusals on the wire
 //!                             │       sync       trust bundle and key sets, kept current
@@ -19,10 +19,8 @@ mod decide;
 pub mod engine;
 pub mod headers;
 pub mod host;
-mod locate;
 mod log;
 mod metrics;
-mod outputs;
 mod registry;
 mod response;
 mod root;

@@ -1,21 +1,22 @@
-//! Log lines about single requests: which key, issuer and token (V25), never the token itself.
+//! Log lines about single requests. They name key, issuer and `jti` (V25), but never contain the
+//! token.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use meshseal_core::authn::{self, Verified};
+use meshseal_core::decide::Omission;
 use meshseal_core::rejection::Rejection;
 
-use crate::outputs::Omission;
-
-/// Longest text from outside in a log line.
+/// Maximum length of untrusted text in a log line, in characters.
 const MAX_FIELD_CHARS: usize = 64;
 
-/// The line for a refused request.
+/// Returns the log line for a rejected request.
 pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -> String {
+    // Unverified: the token was rejected, so its claims only help to find its sender.
     let hints = token.and_then(authn::hints);
-    let said = |read: fn(&authn::Hints) -> &Option<Box<str>>| {
+    let hinted = |read: fn(&authn::Hints) -> &Option<Box<str>>| {
         hints.as_ref().and_then(|hints| read(hints).as_deref())
     };
     let mut line = format!(
@@ -29,9 +30,9 @@ pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -
         let _ = write!(line, " setting={setting}");
     }
     for (name, value) in [
-        ("iss", said(|hints| &hints.issuer)),
-        ("kid", said(|hints| &hints.kid)),
-        ("jti", said(|hints| &hints.jti)),
+        ("iss", hinted(|hints| &hints.issuer)),
+        ("kid", hinted(|hints| &hints.kid)),
+        ("jti", hinted(|hints| &hints.jti)),
     ] {
         if let Some(value) = value {
             let _ = write!(line, " {name}={}", field(value));
@@ -40,8 +41,8 @@ pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -
     line
 }
 
-/// Setting of `jwtRules[]` that decides about a check, for checks that a provider's tokens often
-/// fail.
+/// Returns the setting of `jwtRules[]` that controls a check, for checks that tokens of third-party
+/// providers often fail.
 fn setting(rejection: Rejection) -> Option<&'static str> {
     let settings = [
         (Rejection::TypeNotAllowed, "tokenTypes"),
@@ -58,7 +59,8 @@ fn setting(rejection: Rejection) -> Option<&'static str> {
         .map(|(_, setting)| setting)
 }
 
-/// The line for a token one of whose outputs is left out. It names the header and never the value.
+/// Returns the log line for an omitted output of an accepted token. It names the header and never
+/// its value.
 pub(crate) fn omitted(omission: &Omission<'_>, verified: &Verified, unlogged: u32) -> String {
     let Omission {
         header,
@@ -85,10 +87,10 @@ pub(crate) fn omitted(omission: &Omission<'_>, verified: &Verified, unlogged: u3
     line
 }
 
-/// Least time between two lines of one kind.
+/// Minimum time between two lines of one kind.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Limits one kind of line, so that requests cannot flood the log.
+/// Rate limiter for one kind of line, so that requests cannot flood the log.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     last: Cell<Option<Duration>>,
@@ -96,11 +98,11 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// Number of lines left out since the last one, if a line may be written at `now` on a
-    /// monotonic clock.
+    /// Returns the number of lines suppressed since the last one if a line may be written at `now`
+    /// (monotonic time), else `None`.
     pub(crate) fn admit(&self, now: Duration) -> Option<u32> {
-        let passed = |last: Duration| now.saturating_sub(last) >= LINE_EVERY;
-        if self.last.get().is_none_or(passed) {
+        let last = self.last.get();
+        if last.is_none_or(|last| now.saturating_sub(last) >= LINE_EVERY) {
             self.last.set(Some(now));
             return Some(self.unlogged.take());
         }
@@ -109,8 +111,8 @@ impl Throttle {
     }
 }
 
-/// Text from outside, cut and in quotes, with everything escaped that could end the quotes or the
-/// line.
+/// Quotes untrusted text for a log line. Truncates it and escapes every character that could end
+/// the quotes or the line.
 pub(crate) fn field(text: &str) -> String {
     let mut end = text.char_indices().map(|(at, _)| at).skip(MAX_FIELD_CHARS);
     match end.next() {
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_key_issuer_and_token_and_nothing_of_the_token_text() {
+    fn rejection_line_identifies_token_without_its_text() {
         let token = token(
             r#"{"alg":"EdDSA","kid":"k1"}"#,
             r#"{"iss":"https://i","jti":"j1","sub":"secret"}"#,
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_out() {
+    fn omits_unreadable_fields() {
         assert_eq!(
             refused(Rejection::TokenMalformed, true, Some("x")),
             "would refuse code=token-malformed"
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn throttle_counts_what_it_holds_back() {
+    fn throttle_counts_suppressed_lines() {
         let throttle = Throttle::default();
         let at = |seconds: u64| throttle.admit(Duration::from_secs(seconds));
         assert_eq!(
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn text_from_outside_is_cut_and_cannot_forge_a_line() {
+    fn truncates_and_escapes_untrusted_text() {
         assert_eq!(field("a\"\nb"), r#""a\"\nb""#);
         assert_eq!(
             field(&"é".repeat(65)),

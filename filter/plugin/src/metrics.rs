@@ -1,7 +1,7 @@
-//! The filter's statistics. Envoy shows them as `wasmcustom.meshseal.…`.
+//! The filter's metrics. Envoy shows them as `wasmcustom.meshseal.…`.
 //!
-//! What is counted is told to the proxy at the next tick, a second later at the most: a call for
-//! each would be a good part of what a request costs.
+//! Counts are buffered and reported to the proxy at the next tick, at most a second later. A host
+//! call for each count would be a considerable part of the cost of a request.
 
 use std::cell::{Cell, RefCell};
 
@@ -12,27 +12,27 @@ use crate::host::{Host, Level, MetricId, MetricKind};
 /// Counters without a reason in their name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Count {
-    /// Requests with a good token that policy allows.
+    /// Requests with a valid token that the policy allows.
     Accepted,
-    /// Requests without a token on a route that needs none.
+    /// Requests without a token on a route that requires none.
     Anonymous,
-    /// CORS preflights let through.
+    /// CORS preflights that were passed.
     Preflight,
-    /// Requests that waited for newer keys.
+    /// Requests held for newer keys.
     Waited,
-    /// Output headers that accepted requests do not carry, because the value is unsafe or too long.
+    /// Output headers omitted from accepted requests because the value is unsafe or too long.
     OutputOmitted,
-    /// Bundles taken over: new versions, not heartbeats.
+    /// New bundle versions accepted; heartbeats are not counted.
     BundleAccepted,
-    /// Bundles received and not believed.
+    /// Bundles received and rejected.
     BundleRefused,
-    /// Polls without a bundle for an answer.
+    /// Polls that brought no bundle.
     BundlePollFailed,
     /// Key sets fetched from providers.
     JwksFetched,
-    /// Fetches without a usable key set for an answer.
+    /// Fetches that brought no usable key set.
     JwksFailed,
-    /// Keys of fetched and inline sets that could not be used.
+    /// Unusable keys skipped in fetched and inline key sets.
     JwksSkippedKeys,
 }
 
@@ -52,7 +52,7 @@ impl Count {
     ];
 }
 
-/// A counter, and what the proxy has not been told of it.
+/// A counter with its buffered count, which the proxy does not know yet.
 #[derive(Debug, Default)]
 struct Counter {
     metric: Option<MetricId>,
@@ -71,8 +71,8 @@ impl Counter {
     }
 }
 
-/// Metric ids of one configuration. Counters by reason are made when the reason first occurs: 80
-/// names for each plugin and worker would drown the rest.
+/// Metrics of one configuration. A counter for a rejection reason is defined when the reason first
+/// occurs, because 80 names for each plugin and worker would hide the others.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     prefix: String,
@@ -86,7 +86,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Defines them under `meshseal.<prefix>.`, or `meshseal.` where the prefix is empty.
+    /// Defines the metrics under `meshseal.<prefix>.`, or under `meshseal.` if the prefix is empty.
     pub(crate) fn define(host: &impl Host, prefix: &str) -> Self {
         let prefix = if prefix.is_empty() {
             "meshseal.".to_owned()
@@ -106,10 +106,11 @@ impl Metrics {
             validation: define(MetricKind::Histogram, "validation_us"),
             prefix,
         };
+        // One undefined metric stands for all: the host then lacks metrics altogether.
         if metrics.keys.is_none() {
             host.log(
                 Level::Warn,
-                "the host offers no metrics: nothing is counted",
+                "the host offers no metrics: the filter reports none",
             );
         }
         metrics
@@ -126,7 +127,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a refusal, or what would have been one in shadow mode.
+    /// Counts a rejection, or in shadow mode a request that enforcement would reject.
     pub(crate) fn refused(&self, host: &impl Host, rejection: Rejection, shadow: bool) {
         let Ok(mut reasons) = self.reasons.try_borrow_mut() else {
             return;
@@ -143,7 +144,7 @@ impl Metrics {
         reasons.push(((shadow, rejection), counter));
     }
 
-    /// Tells the proxy what was counted.
+    /// Reports the buffered counts to the proxy.
     pub(crate) fn tell(&self, host: &impl Host) {
         self.counts.iter().for_each(|counter| counter.tell(host));
         if let Ok(reasons) = self.reasons.try_borrow() {
@@ -151,13 +152,13 @@ impl Metrics {
         }
     }
 
-    /// Records how long a validation took from the check of its times on, which is in the main its
-    /// verification, in microseconds.
+    /// Records the duration of a validation in microseconds, starting at the check of the token's
+    /// times. Most of it is the verification of the signature.
     pub(crate) fn validation_us(&self, host: &impl Host, micros: u64) {
         record(host, self.validation, micros);
     }
 
-    /// Records what is trusted now.
+    /// Records version and age of the bundle, and the number of trusted keys.
     pub(crate) fn trust(
         &self,
         host: &impl Host,
@@ -187,7 +188,7 @@ mod tests {
     use crate::host::fake::FakeHost;
 
     #[test]
-    fn names_carry_the_prefix_if_there_is_one() {
+    fn names_carry_configured_prefix() {
         let host = FakeHost::new();
         for (prefix, count) in [("edge", Count::BundleAccepted), ("", Count::Anonymous)] {
             let metrics = Metrics::define(&host, prefix);
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_told_together_and_once() {
+    fn flush_reports_each_count_once() {
         let host = FakeHost::new();
         let metrics = Metrics::define(&host, "");
         for _ in 0..2 {
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_gets_its_counter_when_it_first_occurs() {
+    fn defines_reason_counter_at_first_use() {
         let host = FakeHost::new();
         let metrics = Metrics::define(&host, "");
         assert!(!host.has_metric("meshseal.rejected.token-expired"));
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_metrics_is_no_trouble() {
+    fn tolerates_host_without_metrics() {
         let host = FakeHost::new().without_metrics();
         let metrics = Metrics::define(&host, "");
         metrics.count(Count::Accepted);

@@ -1,6 +1,8 @@
-//! What the configurations of this VM know. A change of `pluginConfig` makes a new root context in
-//! the same VM, and statics survive it; what they hand down is decided in core
-//! ([`Trust::inherit`]), by pins and places.
+//! Registry of the configurations of this VM and of the trust each one has.
+//!
+//! A change of `pluginConfig` creates a new root context in the same VM, and statics survive it. So
+//! a new configuration can inherit bundles and fetched keys. [`Trust::inherit`] in core decides
+//! which: the pins or the key source must be the same.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
@@ -11,7 +13,7 @@ use meshseal_core::policy::Policy;
 
 use crate::host::Host;
 
-/// Replaced configurations that are remembered beside those in use.
+/// Maximum number of replaced configurations kept beside those in use.
 const MOST: usize = 8;
 
 struct Known {
@@ -20,7 +22,9 @@ struct Known {
 }
 
 impl Known {
+    /// Returns true while an engine holds this configuration.
     fn is_in_use(&self) -> bool {
+        // The registry itself has one reference.
         Rc::strong_count(&self.trust) > 1
     }
 }
@@ -30,20 +34,21 @@ thread_local! {
     static START: Cell<Option<Moment>> = const { Cell::new(None) };
 }
 
-/// Returns the clocks at this VM's first configuration, so that a later one does not start from a
-/// wall clock that was changed.
+/// Returns the clock readings at this VM's first configuration. A later configuration starts from
+/// them and not from a wall clock that may have been changed meanwhile.
 pub(crate) fn start(host: &impl Host) -> Moment {
     let start = START.get().unwrap_or_else(|| host.moment());
     START.set(Some(start));
     start
 }
 
-/// Takes over what older configurations know and this one may believe.
+/// Copies into `trust` the bundles and keys of older configurations that `policy` may use.
 pub(crate) fn hand_down(policy: &Policy, trust: &mut Trust) {
     KNOWN.with(|known| {
         let Ok(known) = known.try_borrow() else {
             return;
         };
+        // Newest first.
         for older in known.iter().rev() {
             if let Ok(theirs) = older.trust.try_borrow() {
                 trust.inherit(
@@ -57,9 +62,9 @@ pub(crate) fn hand_down(policy: &Policy, trust: &mut Trust) {
     });
 }
 
-/// Gives a bundle that this configuration accepted to all others, before the issuer learns that
-/// this one has it. An older bundle in the same VM is unknown to the issuer: no receipt would list
-/// it.
+/// Passes a bundle that this configuration has accepted to all others in the VM. This happens
+/// before the next poll acknowledges the bundle: a receipt of the issuer would not list another
+/// configuration of this VM that still uses an older bundle.
 pub(crate) fn share(policy: &Policy, trust: &Rc<RefCell<Trust>>) {
     KNOWN.with(|known| {
         let (Ok(known), Ok(newer)) = (known.try_borrow(), trust.try_borrow()) else {
@@ -76,13 +81,13 @@ pub(crate) fn share(policy: &Policy, trust: &Rc<RefCell<Trust>>) {
     });
 }
 
-/// Remembers a configuration that is in force from now on.
+/// Registers a configuration that becomes active.
 pub(crate) fn remember(policy: &Rc<Policy>, trust: &Rc<RefCell<Trust>>) {
     KNOWN.with(|known| {
         let Ok(mut known) = known.try_borrow_mut() else {
             return;
         };
-        // One in use stays, however many there are: it must hear of newer bundles.
+        // INVARIANT: configurations in use are never evicted, because they must get newer bundles.
         if known.iter().filter(|entry| !entry.is_in_use()).count() >= MOST
             && let Some(oldest) = known.iter().position(|entry| !entry.is_in_use())
         {
@@ -95,8 +100,8 @@ pub(crate) fn remember(policy: &Rc<Policy>, trust: &Rc<RefCell<Trust>>) {
     });
 }
 
-/// Shows every key that verifies tokens under a configuration in use. Nothing, if one of them is
-/// being changed at the moment.
+/// Calls `look` with every key that verifies tokens under a configuration in use. Does not call it
+/// while a configuration's trust is mutably borrowed, because the list would be incomplete.
 pub(crate) fn with_keys(look: impl FnOnce(&mut dyn Iterator<Item = &Key>)) {
     KNOWN.with(|known| {
         let Ok(known) = known.try_borrow() else {
@@ -111,7 +116,7 @@ pub(crate) fn with_keys(look: impl FnOnce(&mut dyn Iterator<Item = &Key>)) {
     });
 }
 
-/// A test begins as a fresh VM does, on whatever thread it runs.
+/// Resets the registry, so that a test begins like a fresh VM on whichever thread it runs.
 #[cfg(test)]
 pub(crate) fn forget() {
     KNOWN.with(|known| known.borrow_mut().clear());

@@ -1,41 +1,25 @@
-//! How a refusal looks on the wire: the one file that maps [`Rejection`] to HTTP and gRPC.
+//! Maps every [`Rejection`] to an HTTP or gRPC response. No other file does.
 //!
-//! RFC 6750 §3 for `WWW-Authenticate`, RFC 9457 for the body, RFC 9110 §10.2.3 for `Retry-After`,
-//! and the gRPC status codes. The code says which rule was broken and nothing that would help to
-//! get around it (V26); `challenge.hideReason` leaves even that out.
+//! The response follows RFC 6750 §3 (`WWW-Authenticate`), RFC 9457 (body), RFC 9110 §10.2.3
+//! (`Retry-After`) and the gRPC status codes. Its code names the failed check and nothing that
+//! would help an attacker to pass it (V26). With `challenge.hideReason` it does not name the check
+//! either.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use meshseal_abi::header_map;
+use meshseal_core::decide::Refusal;
 use meshseal_core::policy::Challenge;
 use meshseal_core::rejection::{Class, Rejection};
 
 use crate::host::Reply;
 
-/// When a client should come back after a 503, in seconds: polls retry within ten, and most succeed
-/// at once.
+/// `Retry-After` of a 503 in seconds. A failed poll is retried within ten seconds, and most retries
+/// succeed at once.
 const RETRY_AFTER_S: &str = "5";
 
-/// What a request is refused for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// The rule that was broken.
-    pub(crate) rejection: Rejection,
-    /// The scopes that would have been enough.
-    pub(crate) scopes: Vec<Box<str>>,
-}
-
-impl From<Rejection> for Refusal {
-    fn from(rejection: Rejection) -> Self {
-        Self {
-            rejection,
-            scopes: Vec::new(),
-        }
-    }
-}
-
-/// HTTP status, gRPC status and title of a class.
+/// Returns HTTP status, gRPC status and title of a class.
 fn statuses(class: Class) -> (u16, u8, &'static str) {
     match class {
         Class::MissingToken => (401, 16, "Authentication required"),
@@ -47,11 +31,10 @@ fn statuses(class: Class) -> (u16, u8, &'static str) {
     }
 }
 
-/// Builds replies, and remembers those that were built before: whoever floods a proxy with bad
-/// tokens gets the same few.
+/// Builds and caches replies, so that a flood of bad tokens does not cost a new reply each.
 #[derive(Debug)]
 pub(crate) struct Replies {
-    /// Scheme and parameters that every challenge begins with.
+    /// Scheme and parameters at the start of every challenge.
     challenge: String,
     tells_reason: bool,
     known: RefCell<Vec<Known>>,
@@ -64,15 +47,15 @@ struct Known {
     reply: Rc<Reply>,
 }
 
-/// The reply before there is a configuration.
+/// Returns the reply for requests that arrive before a configuration.
 pub(crate) fn unavailable(grpc: bool) -> Reply {
     Replies::new(&Challenge::default()).build(&Rejection::KeysUnavailable.into(), grpc)
 }
 
 impl Replies {
-    /// Replies with these parameters.
+    /// Creates a builder with the parameters of `challenge`.
     pub(crate) fn new(config: &Challenge) -> Self {
-        // The configuration has checked that neither value can end its quoted string.
+        // INVARIANT: `config` has checked that neither value can end its quoted string.
         let mut challenge = format!(r#"Bearer realm="{}""#, config.realm);
         if let Some(url) = &config.resource_metadata {
             challenge.push_str(&format!(r#", resource_metadata="{url}""#));
@@ -84,9 +67,9 @@ impl Replies {
         }
     }
 
-    /// The reply to a refused request.
+    /// Returns the reply to a rejected request.
     pub(crate) fn reply(&self, refusal: &Refusal, grpc: bool) -> Rc<Reply> {
-        // The scopes of a rule are its own.
+        // A reply that names the scopes of a rule is not cached, because rules differ in them.
         let Some(mut known) = self
             .known
             .try_borrow_mut()
@@ -135,9 +118,8 @@ impl Replies {
         } else {
             headers.push(("content-type", "application/problem+json"));
             // Code and title are constants without a character that JSON would escape.
-            format!(
-                r#"{{"type":"urn:meshseal:problem:{told}","title":"{title}","status":{status},"code":"{told}"}}"#
-            )
+            let kind = format!(r#""type":"urn:meshseal:problem:{told}","title":"{title}""#);
+            format!(r#"{{{kind},"status":{status},"code":"{told}"}}"#)
         };
         let details = format!("meshseal_{}", code.replace('-', "_"));
         Reply {
@@ -149,7 +131,8 @@ impl Replies {
         }
     }
 
-    /// The class that the caller sees. A missing scope would tell that a rule for the route exists.
+    /// Returns the class that the client sees. With hidden reasons a missing scope looks like any
+    /// other denial, because it would reveal that a rule for the route exists.
     fn class(&self, class: Class) -> Class {
         if class == Class::InsufficientScope && !self.tells_reason {
             Class::Forbidden
@@ -158,8 +141,8 @@ impl Replies {
         }
     }
 
-    /// RFC 6750 §3: at least one parameter; no error code where no token was sent; no challenge for
-    /// what a better token cannot mend.
+    /// Returns the `WWW-Authenticate` value, with at least one parameter (RFC 6750 §3). It has no
+    /// error code if no token was sent. Returns `None` if a better token would not help.
     fn challenge(&self, class: Class, refusal: &Refusal) -> Option<String> {
         let start = &self.challenge;
         let description = if self.tells_reason {
@@ -182,7 +165,7 @@ impl Replies {
     }
 }
 
-/// The code that stands for every rejection of a class, where the reason is hidden.
+/// Returns the code that replaces every rejection code of a class if reasons are hidden.
 fn class_code(class: Class) -> &'static str {
     match class {
         Class::MissingToken => "token-missing",
@@ -193,19 +176,19 @@ fn class_code(class: Class) -> &'static str {
     }
 }
 
-/// Scope tokens as RFC 6749 §3.3 has them; what could end the quoted string is left out.
+/// Joins scope tokens as in RFC 6749 §3.3. Omits every scope that could end the quoted string.
 fn scope_list(scopes: &[Box<str>]) -> String {
-    let is_scope = |scope: &&str| {
-        scope
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
-    };
     scopes
         .iter()
-        .map(AsRef::as_ref)
-        .filter(is_scope)
+        .map(|scope| &**scope)
+        .filter(|scope| is_scope_token(scope))
         .collect::<Vec<&str>>()
         .join(" ")
+}
+
+fn is_scope_token(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
 }
 
 #[cfg(test)]
@@ -222,19 +205,22 @@ mod tests {
         found.map(|(_, value)| std::str::from_utf8(value).unwrap())
     }
 
-    #[test]
-    fn a_reply_is_the_same_the_next_time_and_scopes_are_those_of_the_rule() {
-        let replies = Replies::new(&Challenge::default());
-        let scoped = |scope: &str| Refusal {
+    fn scope_missing(scopes: &[&str]) -> Refusal {
+        Refusal {
             rejection: Rejection::ScopeMissing,
-            scopes: vec![scope.into()],
-        };
-        let plain = |rejection: Rejection| Refusal::from(rejection);
+            scopes: scopes.iter().map(|scope| (*scope).into()).collect(),
+            rule: None,
+        }
+    }
+
+    #[test]
+    fn caches_replies_except_with_scopes() {
+        let replies = Replies::new(&Challenge::default());
         for refusal in [
-            plain(Rejection::TokenExpired),
-            scoped("a"),
-            scoped("b"),
-            plain(Rejection::TokenMissing),
+            Refusal::from(Rejection::TokenExpired),
+            scope_missing(&["a"]),
+            scope_missing(&["b"]),
+            Refusal::from(Rejection::TokenMissing),
         ] {
             for grpc in [false, true] {
                 for _ in 0..2 {
@@ -245,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_token_is_asked_for_without_an_error_code() {
+    fn missing_token_challenge_has_no_error_code() {
         let reply = reply(&Rejection::TokenMissing.into(), false);
         assert_eq!(
             (reply.status, header(&reply, "www-authenticate")),
@@ -254,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_token_is_named_so() {
+    fn invalid_token_challenge_names_error() {
         let reply = reply(&Rejection::TokenExpired.into(), false);
         let challenge =
             r#"Bearer realm="meshseal", error="invalid_token", error_description="token-expired""#;
@@ -265,12 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_scope_names_the_scopes_that_are_needed() {
-        let refusal = Refusal {
-            rejection: Rejection::ScopeMissing,
-            scopes: vec!["a".into(), "b".into()],
-        };
-        let reply = reply(&refusal, false);
+    fn missing_scope_challenge_names_required_scopes() {
+        let reply = reply(&scope_missing(&["a", "b"]), false);
         assert_eq!(reply.status, 403);
         assert_eq!(
             header(&reply, "www-authenticate"),
@@ -279,11 +261,8 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_cannot_break_out_of_the_challenge() {
-        let refusal = Refusal {
-            rejection: Rejection::ScopeMissing,
-            scopes: vec!["a\", x=\"".into(), "b".into()],
-        };
+    fn omits_scope_that_would_break_challenge() {
+        let refusal = scope_missing(&["a\", x=\"", "b"]);
         assert_eq!(
             header(&reply(&refusal, false), "www-authenticate"),
             Some(r#"Bearer realm="meshseal", error="insufficient_scope", scope="b""#)
@@ -332,6 +311,7 @@ mod tests {
             let refusal = Refusal {
                 rejection: *rejection,
                 scopes: vec!["secret".into()],
+                rule: None,
             };
             let reply = Replies::new(&config).build(&refusal, false);
             assert_eq!(
@@ -348,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_known_is_a_503_with_a_time_to_come_back() {
+    fn unavailable_keys_answer_503_with_retry_after() {
         let reply = reply(&Rejection::KeysUnavailable.into(), false);
         assert_eq!(
             (reply.status, header(&reply, "retry-after")),
@@ -358,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rejection_has_a_problem_body_and_details_of_its_own() {
+    fn every_rejection_has_own_body_and_details() {
         for rejection in Rejection::ALL {
             let reply = reply(&(*rejection).into(), false);
             let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();

@@ -1,5 +1,4 @@
-//! The root context: configuration and ticks. An adapter between the SDK and the engine, nothing
-//! more.
+//! The root context: passes configuration and ticks from the proxy-wasm SDK to the engine.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,7 +15,7 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// A root context, whose streams are served from now on.
+    /// Creates a root context and registers its engine for the streams.
     pub(crate) fn new(context_id: u32) -> Self {
         let engine = Rc::new(RefCell::new(Engine::new(Proxy, context_id)));
         streams::serve(context_id, Rc::clone(&engine));
@@ -26,6 +25,7 @@ impl Root {
 
 impl Context for Root {}
 
+// A nested callback finds the engine borrowed. It is then ignored instead of panicking.
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         self.engine

@@ -1,9 +1,9 @@
-//! The streams of this VM: which configuration each belongs to. An adapter between the proxy and
-//! the engines, nothing more.
+//! Routes the callbacks of streams to the engine of their configuration.
 //!
-//! Nothing is kept of a stream, and its end is not heard of: an export for that would cost every
-//! request. Nor is, then, the end of a configuration; what has ended is looked for when another
-//! begins, and every now and then.
+//! No per-stream state is kept, except the root contexts of the latest streams. `proxy_on_done` is
+//! not exported, because Envoy would then call it for every request. Without it, the filter does
+//! not learn when a root context ends either. It looks for ended root contexts whenever a new one
+//! begins, and every [`BETWEEN_LOOKS`] streams.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,31 +15,32 @@ use crate::host::Host;
 use crate::host::proxy::Proxy;
 use crate::response;
 
-/// The engine, shared by the root context and its streams. Each callback borrows it once, for as
-/// long as it runs; a host that calls back inside a callback finds it borrowed, and the adapters
-/// then do the safe thing instead of panicking.
+/// The engine, shared by the root context and its streams. Each callback borrows it while it runs.
+/// If a host calls back inside a callback, the borrow fails and the adapters reject the request
+/// instead of panicking.
 pub(crate) type Shared<H> = Rc<RefCell<Engine<H>>>;
 
-/// The configurations of this VM, and which of them the latest streams belong to.
+/// The engines of this VM by root context, and the root contexts of the latest streams.
 struct Streams<H> {
     engines: Vec<(u32, Shared<H>)>,
-    /// The last streams that began, and their root contexts.
+    /// Ring buffer of the latest streams with their root contexts.
     latest: [(u32, u32); LATEST],
+    /// Number of streams begun. Modulo [`LATEST`] it is the next position in the ring buffer.
     begun: usize,
 }
 
-/// Streams that may begin before the request of the first of them comes. Envoy announces a stream
-/// and its request in one go.
+/// Maximum number of streams that may begin before the first one's request headers arrive. Envoy
+/// announces a stream and its headers back to back, so one would be enough there.
 const LATEST: usize = 64;
 
-/// How many streams begin between two looks for configurations that have ended.
+/// Number of streams that begin between two searches for ended root contexts.
 const BETWEEN_LOOKS: usize = 1024;
 
 thread_local! {
     static STREAMS: RefCell<Streams<Proxy>> = RefCell::new(Streams::new());
 }
 
-/// Hears of streams from now on.
+/// Registers the callbacks for streams and call responses.
 pub(crate) fn listen() {
     meshseal_abi::streams::pass_on(Callbacks {
         created: |context, root| {
@@ -54,7 +55,7 @@ pub(crate) fn listen() {
     });
 }
 
-/// Makes the engine of a root context known to its streams.
+/// Registers the engine of a root context for its streams.
 pub(crate) fn serve(root: u32, engine: Shared<Proxy>) {
     on(|streams| {
         if let Ok(mut streams) = streams.try_borrow_mut() {
@@ -63,6 +64,7 @@ pub(crate) fn serve(root: u32, engine: Shared<Proxy>) {
     });
 }
 
+/// Runs `act` on the streams of this VM.
 fn on<T>(act: impl FnOnce(&RefCell<Streams<Proxy>>) -> T) -> T {
     STREAMS.with(act)
 }
@@ -76,13 +78,15 @@ impl<H> Streams<H> {
         }
     }
 
-    /// The engine of a stream's configuration. Where there is only one, that is it.
+    /// Returns the engine of a stream's configuration.
     fn engine_of(&self, stream: u32) -> Option<&Shared<H>> {
+        // The usual case of a single configuration needs no search.
         if let [(_, only)] = &*self.engines {
             return Some(only);
         }
-        let (older, newer) = self.latest.split_at_checked(self.begun % LATEST)?;
-        let mut newest_first = older.iter().rev().chain(newer.iter().rev());
+        // Newest first: hosts reuse stream ids, and only the latest use of an id is current.
+        let (newer, older) = self.latest.split_at_checked(self.begun % LATEST)?;
+        let mut newest_first = newer.iter().rev().chain(older.iter().rev());
         let (_, root) = newest_first.find(|(begun, _)| *begun == stream)?;
         self.engines
             .iter()
@@ -92,8 +96,9 @@ impl<H> Streams<H> {
 }
 
 impl<H: Host> Streams<H> {
-    /// Drops the engines of root contexts that have ended, while `context` is the one that the
-    /// proxy is in. Not now, if an engine is at work: then the SDK is, too, and cannot be told.
+    /// Drops the engines of ended root contexts, re-enters `context` and returns the ended ones.
+    /// Does nothing while an engine is borrowed: the SDK is then inside a callback too, and the
+    /// caller could not make it forget a root context.
     fn take_ended(&mut self, host: &H, context: u32) -> Vec<u32> {
         let at_work = self
             .engines
@@ -102,6 +107,7 @@ impl<H: Host> Streams<H> {
         if at_work || self.engines.is_empty() {
             return Vec::new();
         }
+        // Entering a root context fails exactly if it has ended.
         let ended: Vec<_> = self
             .engines
             .extract_if(.., |(root, _)| !host.enter(*root))
@@ -116,11 +122,12 @@ impl<H: Host> Streams<H> {
     }
 }
 
-/// A context has begun. Returns the root contexts that turn out to have ended.
+/// Records a new context. Returns the root contexts that are found to have ended.
 fn created<H: Host>(streams: &RefCell<Streams<H>>, host: &H, context: u32, root: u32) -> Vec<u32> {
     let Ok(mut streams) = streams.try_borrow_mut() else {
         return Vec::new();
     };
+    // The ABI announces a root context with parent 0.
     if root == 0 {
         return streams.take_ended(host, context);
     }
@@ -137,7 +144,8 @@ fn created<H: Host>(streams: &RefCell<Streams<H>>, host: &H, context: u32, root:
     }
 }
 
-/// Whether the request goes on. A stream that nobody knows, or whose engine is at work, is refused.
+/// Decides a request and returns true if it continues to the upstream. Rejects a request if its
+/// stream belongs to no known configuration or if the engine is borrowed.
 fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32) -> bool {
     let engine = streams
         .try_borrow()
@@ -152,8 +160,8 @@ fn request_headers<H: Host>(streams: &RefCell<Streams<H>>, host: &H, stream: u32
     }
 }
 
-/// Hands the answer to a call to the configuration that made it. An answer to a configuration that
-/// has ended is of no use.
+/// Passes the response to a call to the engine that made the call. A response for an ended root
+/// context is dropped.
 fn call_finished<H: Host>(
     streams: &RefCell<Streams<H>>,
     host: &H,

@@ -5,7 +5,7 @@ use serde_json::json;
 
 const ROOT: u32 = 1;
 
-/// A VM with root contexts numbered from [`ROOT`], one for each of these configurations.
+/// A VM with one root context per configuration, with ids from [`ROOT`].
 struct Vm {
     host: FakeHost,
     streams: RefCell<Streams<FakeHost>>,
@@ -30,8 +30,8 @@ impl Vm {
         vm
     }
 
-    /// A stream begins, or with root 0 a root context. Returns which root contexts turn out to have
-    /// ended.
+    /// Begins a stream, or a root context if `root` is 0. Returns the root contexts that are found
+    /// to have ended.
     fn begin(&self, context: u32, root: u32) -> Vec<u32> {
         self.host.enter(context);
         let ended = created(&self.streams, &self.host, context, root);
@@ -52,7 +52,7 @@ impl Vm {
             .collect()
     }
 
-    /// A request without a token, or with this one, on a stream that the VM may know.
+    /// Sends a request, with a token if one is given, on a stream that the VM may not know.
     fn ask(&self, stream: u32, token: Option<&str>) -> bool {
         let authorization = token.map(|token| format!("Bearer {token}"));
         let mut headers = vec![
@@ -78,7 +78,7 @@ fn key() -> TestKey {
     TestKey::new("a", 1)
 }
 
-/// Passes requests without a token, or does not.
+/// Returns a configuration that passes requests without a token if `public` is true.
 fn policy(public: bool) -> String {
     inline_config(
         &[&key()],
@@ -88,7 +88,7 @@ fn policy(public: bool) -> String {
 }
 
 #[test]
-fn a_stream_is_judged_by_its_own_configuration() {
+fn stream_uses_its_own_configuration() {
     let vm = Vm::new(&[policy(false), policy(true)]);
     vm.begin(100, ROOT);
     vm.begin(101, ROOT + 1);
@@ -97,7 +97,7 @@ fn a_stream_is_judged_by_its_own_configuration() {
 }
 
 #[test]
-fn a_stream_of_no_configuration_is_refused() {
+fn rejects_stream_without_configuration() {
     let vm = Vm::new(&[]);
     vm.begin(100, ROOT);
     assert!(!vm.ask(100, None));
@@ -105,7 +105,7 @@ fn a_stream_of_no_configuration_is_refused() {
 }
 
 #[test]
-fn where_there_is_a_choice_a_stream_must_have_been_announced() {
+fn rejects_unannounced_stream_among_several_configurations() {
     let vm = Vm::new(&[policy(true), policy(true)]);
     vm.begin(100, ROOT + 7);
     for stream in [100, 101] {
@@ -115,23 +115,21 @@ fn where_there_is_a_choice_a_stream_must_have_been_announced() {
 }
 
 #[test]
-fn streams_may_begin_before_the_first_of_them_is_asked_for() {
+fn many_streams_may_begin_before_first_request() {
     let vm = Vm::new(&[policy(false), policy(true)]);
-    let streams = || {
-        (100..)
-            .zip([ROOT, ROOT + 1].into_iter().cycle())
-            .take(LATEST)
-    };
-    for (stream, root) in streams() {
+    let streams = (100..)
+        .zip([ROOT, ROOT + 1].into_iter().cycle())
+        .take(LATEST);
+    for (stream, root) in streams.clone() {
         vm.begin(stream, root);
     }
-    for (stream, root) in streams() {
+    for (stream, root) in streams {
         assert_eq!(vm.ask(stream, None), root == ROOT + 1);
     }
 }
 
 #[test]
-fn the_latest_stream_of_a_number_counts() {
+fn latest_stream_with_same_id_wins() {
     let vm = Vm::new(&[policy(false), policy(true)]);
     vm.begin(100, ROOT);
     vm.begin(100, ROOT + 1);
@@ -139,24 +137,24 @@ fn the_latest_stream_of_a_number_counts() {
 }
 
 #[test]
-fn a_configuration_that_has_ended_is_dropped_when_another_begins() {
+fn new_configuration_drops_ended_ones() {
     let vm = Vm::new(&[policy(true), policy(true)]);
     vm.begin(99, ROOT);
     assert!(vm.ask(99, Some(&token(&key(), json!({})))));
     assert_eq!(vm.begin(ROOT + 2, 0), [0; 0]);
     vm.host.end(ROOT);
     assert_eq!(vm.begin(ROOT + 3, 0), [ROOT]);
-    assert_eq!(vm.host.metric("meshseal.accepted"), 1, "told at the end");
+    assert_eq!(vm.host.metric("meshseal.accepted"), 1, "flushed at the end");
     assert_eq!(
         vm.begin(ROOT + 4, 0),
         [0; 0],
-        "the SDK must hear of it once only"
+        "the SDK must be told only once"
     );
     assert_eq!(vm.roots(), [ROOT + 1]);
 }
 
 #[test]
-fn nothing_is_dropped_while_an_engine_is_at_work() {
+fn drops_nothing_while_engine_is_borrowed() {
     let vm = Vm::new(&[policy(true), policy(true)]);
     vm.host.end(ROOT);
     let engine = Rc::clone(&vm.streams.borrow().engines[1].1);
@@ -167,7 +165,7 @@ fn nothing_is_dropped_while_an_engine_is_at_work() {
 }
 
 #[test]
-fn a_configuration_that_has_ended_is_dropped_after_so_many_streams() {
+fn drops_ended_configurations_after_many_streams() {
     let vm = Vm::new(&[policy(true), policy(true)]);
     vm.host.end(ROOT);
     let ended = (100..)
@@ -180,7 +178,7 @@ fn a_configuration_that_has_ended_is_dropped_after_so_many_streams() {
 }
 
 #[test]
-fn a_callback_inside_a_callback_is_refused() {
+fn rejects_callback_inside_callback() {
     let vm = Vm::new(&[policy(true)]);
     vm.begin(100, ROOT);
     let engine = Rc::clone(&vm.streams.borrow().engines[0].1);

@@ -1,4 +1,4 @@
-//! What the tests of this crate share: keys, tokens, bundles, configurations.
+//! Keys, tokens, bundles and configurations shared by the tests of this crate.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 pub(crate) use crate::host::fake::START;
 
-/// An access token; `changes` set claims, null removes one.
+/// Returns an access token. `changes` sets claims; null removes one.
 pub(crate) fn token(key: &TestKey, changes: Value) -> String {
     key.token(&claims_at(START, changes))
 }
@@ -18,27 +18,27 @@ pub(crate) fn bundle(key: &TestKey, payload: &Payload) -> String {
     key.seal(payload.signing_input(key.kid))
 }
 
-/// The bundle key.
+/// Returns the pinned bundle key.
 pub(crate) fn pin() -> TestKey {
     TestKey::new("pin", 99)
 }
 
-/// What the issuer trusts at a version.
+/// Returns the trust content of a bundle at a version.
 pub(crate) fn snapshot(version: u64, keys: &[&TestKey]) -> Snapshot {
-    let publish = |key: &&TestKey| {
-        let jwk = key.jwk().as_object().cloned().expect("a JWK is an object");
-        PublishedKey {
-            jwk,
-            state: KeyState::Active,
-        }
-    };
     let trust = IssuerTrust {
-        keys: keys.iter().map(publish).collect(),
+        keys: keys.iter().map(|key| published(key)).collect(),
         ..IssuerTrust::default()
     };
     Snapshot {
         version,
         issuers: BTreeMap::from([(ISSUER.to_owned(), trust)]),
+    }
+}
+
+fn published(key: &TestKey) -> PublishedKey {
+    PublishedKey {
+        jwk: key.jwk().as_object().cloned().expect("a JWK is an object"),
+        state: KeyState::Active,
     }
 }
 
@@ -50,12 +50,12 @@ pub(crate) fn times(issued_at: u64) -> Times {
     }
 }
 
-/// A full bundle, issued now.
+/// Returns a full bundle issued at [`START`].
 pub(crate) fn full(version: u64, keys: &[&TestKey]) -> String {
     bundle(&pin(), &snapshot(version, keys).full(times(START)))
 }
 
-/// A configuration with one issuer whose keys are inline.
+/// Returns a configuration with one issuer whose keys are inline.
 pub(crate) fn inline_config(keys: &[&TestKey], rule: Value, rest: Value) -> String {
     let jwks: Value = keys.iter().map(|key| key.jwk()).collect();
     config_with(
@@ -65,7 +65,7 @@ pub(crate) fn inline_config(keys: &[&TestKey], rule: Value, rest: Value) -> Stri
     )
 }
 
-/// A configuration with one issuer whose keys come in bundles signed by [`pin`].
+/// Returns a configuration with one issuer whose keys come in bundles signed by [`pin`].
 pub(crate) fn bundle_config(bundle: Value, rest: Value) -> String {
     let mut trust_bundle =
         json!({ "cluster": "issuer", "authority": "issuer.local", "keys": [pin().jwk()] });
@@ -79,10 +79,11 @@ pub(crate) fn bundle_config(bundle: Value, rest: Value) -> String {
     )
 }
 
-/// A configuration with one issuer whose keys are fetched.
+/// Returns a configuration with one issuer whose keys are fetched.
 pub(crate) fn remote_config(rule: Value) -> String {
     let remote = json!({
-        "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp.example/keys?v=2", "jwksCluster": "idp",
+        "issuer": ISSUER, "audiences": ["orders"],
+        "jwksUri": "https://idp.example/keys?v=2", "jwksCluster": "idp",
     });
     config_with(remote, rule, json!({}))
 }
@@ -94,7 +95,7 @@ fn config_with(mut jwt_rule: Value, changes: Value, rest: Value) -> String {
     config.to_string()
 }
 
-/// A key set as a provider serves it.
+/// Returns a key set as a provider serves it.
 pub(crate) fn jwks(keys: &[&TestKey]) -> String {
     json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Value>() }).to_string()
 }

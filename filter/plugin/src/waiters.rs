@@ -1,27 +1,27 @@
-//! Requests that wait for newer keys because their token names one that nobody here knows.
+//! Held requests: they wait for newer keys because no known key verifies their token.
 //!
-//! Bounded in number and time, so that a flood of invented key ids holds neither memory nor
-//! connections. A stream that ends while it waits keeps its place until its time is up: to hear of
-//! every stream's end would cost every request.
+//! Their number and time are limited, so that a flood of invented key ids ties up neither memory
+//! nor connections. A stream that ends while it is held keeps its slot until its deadline, because
+//! a callback for the end of streams would cost every request.
 
 use std::time::Duration;
 
-/// Where the awaited keys come from.
+/// Source of the awaited keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The trust bundle.
     Bundle,
-    /// The key set of a provider: index into the remote sources.
+    /// The key set of a provider, by its index among the remote sources.
     Jwks(usize),
 }
 
-/// Most requests that wait at once, in one worker: each holds a stream and its headers.
+/// Maximum number of requests held at once in one worker. Each one keeps a stream and its headers.
 pub(crate) const MAX_WAITING: usize = 64;
 
-/// Longest wait. With the tick that ends it ([`TICK`]) no request waits more than 200 ms.
+/// Maximum wait. Together with the tick that ends it ([`TICK`]), a request waits at most 200 ms.
 pub(crate) const MAX_WAIT: Duration = Duration::from_millis(160);
 
-/// How often the waiting are looked at.
+/// Tick period while requests are held.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
@@ -32,25 +32,27 @@ struct Waiter {
     deadline: Duration,
 }
 
-/// The requests that wait.
+/// The held requests.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Vec<Waiter>);
 
 impl Waiters {
-    /// Takes a request in, if there is room. `now` is of the monotonic clock.
+    /// Holds a request unless [`MAX_WAITING`] requests are held already, and returns whether it
+    /// did. `now` is monotonic time.
     pub(crate) fn admit(&mut self, stream: u32, sources: Vec<Source>, now: Duration) -> bool {
-        let room = self.0.len() < MAX_WAITING;
-        if room {
+        let has_capacity = self.0.len() < MAX_WAITING;
+        if has_capacity {
             self.0.push(Waiter {
                 stream,
                 sources,
                 deadline: now.saturating_add(MAX_WAIT),
             });
         }
-        room
+        has_capacity
     }
 
-    /// The streams that need wait no longer because all their sources have something new.
+    /// Removes and returns the streams whose sources have all delivered news, `source` being the
+    /// latest.
     pub(crate) fn take_served(&mut self, source: Source) -> Vec<u32> {
         for waiter in &mut self.0 {
             waiter.sources.retain(|awaited| *awaited != source);
@@ -58,12 +60,12 @@ impl Waiters {
         self.take(|waiter| waiter.sources.is_empty())
     }
 
-    /// The streams whose time is up.
+    /// Removes and returns the streams that have reached their deadline.
     pub(crate) fn take_due(&mut self, now: Duration) -> Vec<u32> {
         self.take(|waiter| waiter.deadline <= now)
     }
 
-    /// Every stream, e.g. because the configuration they waited under is gone.
+    /// Removes and returns all streams, for example because their configuration was replaced.
     pub(crate) fn take_all(&mut self) -> Vec<u32> {
         self.take(|_| true)
     }
@@ -87,12 +89,12 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_000);
 
     #[test]
-    fn the_time_to_wait_is_below_200_ms() {
+    fn maximum_wait_is_below_200_ms() {
         assert!(MAX_WAIT + TICK < Duration::from_millis(200));
     }
 
     #[test]
-    fn only_those_of_the_source_are_served() {
+    fn releases_only_requests_of_answered_source() {
         let mut waiters = Waiters::default();
         for (stream, source) in [
             (1, Source::Bundle),
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_up_at_the_deadline_and_not_before() {
+    fn releases_requests_exactly_at_deadline() {
         let mut waiters = Waiters::default();
         waiters.admit(1, vec![Source::Bundle], NOW);
         assert!(
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_so_many_and_again_when_one_has_waited() {
+    fn capacity_frees_up_after_a_wait() {
         let mut waiters = Waiters::default();
         let later = NOW + Duration::from_nanos(1);
         let times = std::iter::once(NOW).chain(std::iter::repeat(later));

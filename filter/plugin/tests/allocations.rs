@@ -1,7 +1,8 @@
-//! What a request costs in heap allocations, counted: none for a token seen before, few for a new
-//! one. What the proxy itself allocates in the module to hand over the headers is not counted; it
-//! is one block, whatever they are. Memory that is kept from request to request is counted when it
-//! grows, which the first few tokens see to.
+//! Counts the heap allocations of a request: zero for a repeated token and a few for a new one.
+//!
+//! The block that the proxy allocates in the module for the headers is not counted; it is one block
+//! for any headers. Memory kept between requests counts when it grows. Therefore the first tokens,
+//! which let it grow, are not measured.
 
 #![expect(clippy::panic, reason = "helpers of a test: a surprise must stop it")]
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use meshseal_core::testing::{ISSUER, TestKey, claims_at};
 use meshseal_filter::engine::{Engine, Flow};
-use meshseal_filter::headers::RequestHeaders;
+use meshseal_filter::headers::{self, ProxyRequest};
 use meshseal_filter::host::{
     CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply, foreign,
 };
@@ -22,36 +23,36 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 const NOW: u64 = 1_735_689_600;
 
-/// Keys of other algorithms, the public ones and a secret, each with a token that it has signed for
-/// [`NOW`].
+/// Keys of the other algorithms (public keys and one shared secret), each with a token that it has
+/// signed for [`NOW`].
 const OTHERS: &str = include_str!("allocations.json");
 
-/// Most allocations for a token that was never seen: its text, header, payload and their values,
-/// and what is remembered.
+/// Maximum number of allocations for a new token: its text, header, payload and their values, and
+/// the cached verdict.
 const MOST_FOR_A_NEW_TOKEN: u64 = 8;
 
-/// So many new tokens make the memory of verdicts as large as the following fifteen need it.
+/// Number of new tokens after which the verdict cache has the capacity for the next fifteen.
 const FIRST_TOKENS: usize = 17;
 
-/// More than the rows of all tables, each of which is one tick's work.
+/// Number of ticks that builds all tables; each tick builds one row.
 const MOST_TICKS: usize = 1_000;
 
-/// While tables grow, ticks come faster.
+/// Tick period of an idle engine. The period is shorter while tables are being built.
 const AT_REST: Duration = Duration::from_secs(1);
 
-/// A proxy that hands over headers, verifies signatures if it is to, and counts what it is asked to
-/// set.
+/// A fake proxy that provides headers, counts outputs and optionally verifies signatures.
 #[derive(Default)]
 struct Proxy {
     configuration: RefCell<String>,
     headers: RefCell<Vec<u8>>,
     outputs: Cell<usize>,
-    /// Whether it verifies, and the hashes and keys that it was asked about.
+    /// True if this proxy verifies signatures.
     verifies: bool,
+    /// Hashes and keys of the signatures that it was asked to verify.
     asked: RefCell<BTreeSet<Vec<u8>>>,
     judged: Cell<usize>,
     tick: Cell<Duration>,
-    /// Blocks of its own.
+    /// Number of blocks that the fake itself allocated.
     own: Cell<u64>,
 }
 
@@ -84,10 +85,10 @@ impl Host for &Proxy {
     fn set_tick_period(&self, period: Duration) {
         self.tick.set(period);
     }
-    /// Yes to the first signature of each hash and key: of known answers the good one comes first,
-    /// and each token has a key of its own.
+    /// Accepts the first signature of each hash and key. This is right, because the engine sends
+    /// the valid known answer first, and each token has its own key.
     fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool> {
-        // The arguments are written as they are in the module; there is nobody who would answer.
+        // Encodes the arguments as in the module. A native build has no proxy, so no answer comes.
         assert_eq!(foreign::verify_signature(signature), None);
         let before = allocations();
         let first = self
@@ -109,9 +110,9 @@ impl Host for &Proxy {
     fn request_has_ended(&self) -> bool {
         false
     }
-    fn request_headers(&self) -> RequestHeaders {
+    fn request_headers(&self) -> ProxyRequest {
         let before = allocations();
-        let headers = RequestHeaders::new(self.headers.borrow().clone());
+        let headers = headers::request(self.headers.borrow().clone());
         self.own.set(self.own.get() + allocations() - before);
         headers
     }
@@ -153,7 +154,7 @@ impl Proxy {
         *self.headers.borrow_mut() = meshseal_abi::header_map(&pairs);
     }
 
-    /// How many blocks the engine allocates for one request.
+    /// Returns the number of blocks that the engine allocates for one request.
     fn request(&self, engine: &mut Engine<&Self>) -> u64 {
         self.own.set(0);
         let before = allocations();
@@ -165,7 +166,7 @@ impl Proxy {
     }
 }
 
-/// An engine for the keys of all algorithms, with rules that ask for what rules ask of tokens.
+/// Returns an engine with the keys of all algorithms, and rules on principal, scope, host and path.
 fn engine<'p>(proxy: &'p Proxy, key: &TestKey, others: &[Value]) -> Engine<&'p Proxy> {
     let keys: Vec<Value> = others
         .iter()
@@ -174,14 +175,26 @@ fn engine<'p>(proxy: &'p Proxy, key: &TestKey, others: &[Value]) -> Engine<&'p P
         .collect();
     let config = json!({
         "jwtRules": [{
-            "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": keys }, "outputPayloadToHeader": "x-payload",
-            "algorithms": ["EdDSA", "ES256", "ES384", "ES512", "RS256", "RS512", "PS256", "PS512", "HS256"],
-            "outputClaimToHeaders": [{ "header": "x-sub", "claim": "sub" }, { "header": "x-level", "claim": "level" }],
+            "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": keys },
+            "algorithms": [
+                "EdDSA", "ES256", "ES384", "ES512", "RS256", "RS512", "PS256", "PS512", "HS256",
+            ],
+            "outputPayloadToHeader": "x-payload",
+            "outputClaimToHeaders": [
+                { "header": "x-sub", "claim": "sub" },
+                { "header": "x-level", "claim": "level" },
+            ],
         }],
         "rules": [
-            { "to": [{ "operation": { "paths": ["/admin/{**}"] } }], "from": [{ "source": { "requestPrincipals": [format!("{ISSUER}/admin")] } }] },
-            { "to": [{ "operation": { "paths": ["/orders/{*}"], "hosts": ["*.example"] } }], "scopes": ["orders.read"],
-                "when": [{ "key": "request.auth.principal", "values": [format!("{ISSUER}/*")] }] },
+            {
+                "to": [{ "operation": { "paths": ["/admin/{**}"] } }],
+                "from": [{ "source": { "requestPrincipals": [format!("{ISSUER}/admin")] } }],
+            },
+            {
+                "to": [{ "operation": { "paths": ["/orders/{*}"], "hosts": ["*.example"] } }],
+                "scopes": ["orders.read"],
+                "when": [{ "key": "request.auth.principal", "values": [format!("{ISSUER}/*")] }],
+            },
         ],
     });
     let size = config.to_string().len();
@@ -192,12 +205,12 @@ fn engine<'p>(proxy: &'p Proxy, key: &TestKey, others: &[Value]) -> Engine<&'p P
 }
 
 #[test]
-fn a_token_seen_before_costs_no_allocation_and_a_new_one_few() {
+fn repeated_tokens_allocate_nothing_new_ones_little() {
     let _profiler = dhat::Profiler::builder().testing().build();
     let key = TestKey::new("k1", 1);
     let others: Vec<Value> = serde_json::from_str(OTHERS).unwrap();
-    // Who verifies: the proxy what it can, once it was tried at the first tick; the module by
-    // itself; the module with tables of all keys. That must be last, for tables stay.
+    // Three ways to verify: the proxy, which is probed at the first tick; the module alone; the
+    // module with tables of all keys. The last must come last, because tables stay for good.
     for (verifies, ticks) in [(true, 1), (false, 0), (false, MOST_TICKS)] {
         let proxy = Proxy {
             verifies,
@@ -239,7 +252,7 @@ fn a_token_seen_before_costs_no_allocation_and_a_new_one_few() {
                 "for a token of {alg} seen before"
             );
         }
-        // ES256, ES384, ES512, RS256, RS512 are what Envoy verifies.
+        // Envoy verifies ES256, ES384, ES512, RS256 and RS512.
         assert_eq!(proxy.judged.get() - asked, if verifies { 5 } else { 0 });
     }
 }

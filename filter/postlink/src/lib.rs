@@ -1,19 +1,18 @@
-//! The build step after linking the filter: drops the exports that the module does not need and
-//! whatever only they reached, and refuses a module that imports more than a proxy-wasm host
-//! offers. Where the filter answers a callback itself instead of the SDK, its function takes the
-//! name.
+//! The build step after linking the filter. It removes the exports that the module does not need
+//! together with all code that only they reach, and rejects a module with imports that proxy-wasm
+//! hosts do not provide. Where the filter implements a callback itself, its function replaces the
+//! SDK's.
 //!
-//! proxy-wasm hosts call a callback for every phase of a request if it is exported, and the SDK
-//! exports all of them. What is not exported is not called: that is worth some 5 µs a request in
-//! Envoy.
+//! proxy-wasm hosts call every exported callback for each phase of a request, and the SDK exports
+//! all of them. Removing unneeded exports saves about 5 µs a request in Envoy.
 //!
 //! [`EXPORTS`] and [`IMPORTS`] are the only lists of this kind; the tests of the built module read
-//! them too.
+//! them, too.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// The exports that stay: what a host needs to start the module and the callbacks that the filter
+/// Exports to keep: those that a host needs to start the module, and the callbacks that the filter
 /// implements (proxy-wasm ABI 0.2.1, `abi-versions/v0.2.1/README.md` of proxy-wasm/spec).
 pub const EXPORTS: &[&str] = &[
     "memory",
@@ -28,8 +27,8 @@ pub const EXPORTS: &[&str] = &[
     "proxy_on_tick",
 ];
 
-/// Callbacks of the filter's own, and the names under which the proxy is to find them
-/// (`filter/abi`, streams).
+/// The filter's own callbacks, with the names under which the proxy must find them (`filter/abi`,
+/// streams).
 pub const OURS: &[(&str, &str)] = &[
     ("meshseal_on_context_create", "proxy_on_context_create"),
     ("meshseal_on_request_headers", "proxy_on_request_headers"),
@@ -40,10 +39,10 @@ pub const OURS: &[(&str, &str)] = &[
     ("meshseal_on_memory_allocate", "proxy_on_memory_allocate"),
 ];
 
-/// The imports that are allowed, as (module, name): the host functions of proxy-wasm ABI 0.2.1, of
-/// which the SDK's traits keep more linked in than the filter calls, and what Rust's standard
-/// library wants of WASI for panics, the environment and the seeds of hash maps. Every proxy-wasm
-/// host offers them.
+/// Allowed imports as (module, name). They are the host functions of proxy-wasm ABI 0.2.1, more of
+/// which the SDK links than the filter calls, and the WASI functions that Rust's standard library
+/// needs for panics, the environment and the seeds of hash maps. Every proxy-wasm host provides
+/// them.
 pub const IMPORTS: &[(&str, &str)] = &[
     ("env", "proxy_add_header_map_value"),
     ("env", "proxy_call_foreign_function"),
@@ -89,21 +88,22 @@ pub const IMPORTS: &[(&str, &str)] = &[
     ("wasi_snapshot_preview1", "random_get"),
 ];
 
-/// Why a module was refused.
+/// Reason for rejecting a module.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Not a WebAssembly module that this tool can read.
+    /// The input is not a WebAssembly module that this tool can read.
     Unreadable(String),
-    /// It lacks these of [`EXPORTS`]: a callback of the filter is not linked in.
+    /// The module lacks these of [`EXPORTS`]: a callback of the filter is not linked.
     MissingExports(Vec<String>),
-    /// It imports these beside [`IMPORTS`], as `module.name`: hosts would not load it.
+    /// The module has these imports outside of [`IMPORTS`], as `module.name`; hosts would not load
+    /// it.
     ForeignImports(Vec<String>),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(why) => write!(out, "not a readable WebAssembly module: {why}"),
+            Self::Unreadable(reason) => write!(out, "not a readable WebAssembly module: {reason}"),
             Self::MissingExports(names) => {
                 write!(
                     out,
@@ -114,7 +114,8 @@ impl fmt::Display for Refusal {
             Self::ForeignImports(names) => {
                 write!(
                     out,
-                    "imports that proxy-wasm hosts do not offer: {}; remove the dependency that needs them",
+                    "imports that proxy-wasm hosts do not provide: {}; remove the dependency that \
+                     needs them",
                     names.join(", ")
                 )
             }
@@ -124,11 +125,11 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Trims a linked module: only [`EXPORTS`] stay, with what they reach; name and producer sections
-/// go.
+/// Trims a linked module to [`EXPORTS`] and the code that they reach; removes the name and producer
+/// sections.
 ///
 /// # Errors
-/// [`Refusal`] when the module is not one that hosts can run.
+/// [`Refusal`] if hosts could not run the module.
 pub fn trim(wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut config = walrus::ModuleConfig::new();
     config
@@ -137,6 +138,7 @@ pub fn trim(wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut module = config
         .parse(wasm)
         .map_err(|error| Refusal::Unreadable(error.to_string()))?;
+    // Check that every needed export is present before changing anything.
     let present: BTreeSet<String> = module
         .exports
         .iter()
@@ -150,29 +152,26 @@ pub fn trim(wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
     if !missing.is_empty() {
         return Err(Refusal::MissingExports(missing));
     }
-    let replaced = |name: &str| OURS.iter().any(|(_, theirs)| *theirs == name);
-    let own = |name: &str| {
-        OURS.iter()
-            .find(|(ours, _)| *ours == name)
-            .map(|(_, theirs)| (*theirs).to_owned())
-    };
+    // The SDK's functions give up their names, and the filter's own take them.
     let surplus: Vec<_> = module
         .exports
         .iter()
         .filter(|export| {
-            replaced(&export.name)
-                || !(EXPORTS.contains(&&*export.name) || own(&export.name).is_some())
+            let replaced = OURS.iter().any(|(_, theirs)| *theirs == export.name);
+            replaced || !(EXPORTS.contains(&&*export.name) || abi_name(&export.name).is_some())
         })
         .map(|export| export.id())
         .collect();
     for id in surplus {
         module.exports.delete(id);
     }
+    // The remaining exports of the filter take the names of the ABI.
     for export in module.exports.iter_mut() {
-        if let Some(name) = own(&export.name) {
-            export.name = name;
+        if let Some(name) = abi_name(&export.name) {
+            export.name = name.to_owned();
         }
     }
+    // Removes the functions and imports that only the deleted exports reached.
     walrus::passes::gc::run(&mut module);
     let foreign: Vec<String> = module
         .imports
@@ -186,7 +185,15 @@ pub fn trim(wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
     Ok(module.emit_wasm())
 }
 
-/// The names of a module's exports and imports (`module.name`), for tests of the built module.
+/// Returns the name that one of the filter's own callbacks takes in the trimmed module.
+fn abi_name(name: &str) -> Option<&'static str> {
+    OURS.iter()
+        .find(|(ours, _)| *ours == name)
+        .map(|(_, theirs)| *theirs)
+}
+
+/// Returns the names of a module's exports and imports (`module.name`), for tests of the built
+/// module.
 ///
 /// # Errors
 /// [`Refusal::Unreadable`].
@@ -210,8 +217,8 @@ pub fn surface(wasm: &[u8]) -> Result<(BTreeSet<String>, BTreeSet<String>), Refu
 mod tests {
     use super::*;
 
-    /// A module with all of EXPORTS, one callback more (which calls an import of its own), and
-    /// `extra`.
+    /// Builds a module with all of EXPORTS, `import`, and one more callback that calls another
+    /// import; `without` names an export to leave out.
     fn module(import: &str, without: &str) -> Vec<u8> {
         let functions: String = EXPORTS
             .iter()
@@ -229,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_needed_goes_with_all_it_reached() {
+    fn removes_unneeded_exports_and_their_imports() {
         let trimmed = trim(&module("", "")).unwrap();
         let (exports, imports) = surface(&trimmed).unwrap();
         assert_eq!(
@@ -244,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_callback_is_named() {
+    fn names_missing_callback() {
         let refusal = trim(&module("", "proxy_on_tick")).unwrap_err();
         assert_eq!(
             refusal,
@@ -253,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filters_own_callbacks_take_the_names_of_the_sdks() {
+    fn own_callbacks_replace_sdk_callbacks() {
         let marked = OURS
             .iter()
             .fold(module("", ""), |wasm, (ours, _)| marked(&wasm, ours));
@@ -275,7 +282,7 @@ mod tests {
         );
     }
 
-    /// The module with something in the body of an exported function.
+    /// Adds an instruction to the body of an exported function.
     fn marked(wasm: &[u8], export: &str) -> Vec<u8> {
         let mut module = walrus::Module::from_buffer(wasm).unwrap();
         let id = module.exports.get_func(export).unwrap();
@@ -287,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn an_import_of_no_proxy_wasm_host_is_refused() {
+    fn rejects_import_outside_abi() {
         let import = "(import \"wbg\" \"now\" (func $now)) (start $now)";
         assert_eq!(
             trim(&module(import, "")).unwrap_err(),
@@ -296,12 +303,12 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_not_a_module() {
+    fn rejects_input_without_module() {
         assert!(matches!(trim(b"\0asm"), Err(Refusal::Unreadable(_))));
     }
 
     #[test]
-    fn the_lists_name_nothing_twice() {
+    fn lists_have_no_duplicates() {
         assert_eq!(EXPORTS.iter().collect::<BTreeSet<_>>().len(), EXPORTS.len());
         assert_eq!(IMPORTS.iter().collect::<BTreeSet<_>>().len(), IMPORTS.len());
     }

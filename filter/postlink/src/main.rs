@@ -1,11 +1,12 @@
-//! `meshseal-postlink IN.wasm OUT.wasm`: trims the linked filter and says what that saved.
+//! `meshseal-postlink IN.wasm OUT.wasm`: trims the linked filter and reports the size saved.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: meshseal-postlink IN.wasm OUT.wasm\n\
-    Removes from IN the exports that a proxy need not call, and all that only they reach, and writes OUT.\n\
-    Refuses a module that lacks a needed callback or imports what proxy-wasm hosts do not offer.\n";
+    Removes from IN the exports that proxies need not call, with the code that only they reach,\n\
+    and writes OUT. Rejects a module that lacks a needed callback or has imports that proxy-wasm\n\
+    hosts do not provide.\n";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
         },
         _ => (USAGE.to_owned(), 2),
     };
-    // A closed pipe is no reason to fail a build step that has done its work.
+    // A closed output pipe must not fail a build step that has done its work.
     let _ = if code == 0 {
         std::io::stdout().write_all(text.as_bytes())
     } else {

@@ -1,12 +1,14 @@
 //! `meshseal token verify`: the proxy's decision, on the command line.
 
+use std::hash::RandomState;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use meshseal_core::authn::{Trust, Verified, signature_only, validate};
-use meshseal_core::authz::Request;
+use meshseal_core::authn::{self, JwtRule, Trust, Verified, signature_only, validate};
+use meshseal_core::decide::{self, Decision, Incoming, Surroundings, TokenCache};
 use meshseal_core::json::{Budget, Document};
-use meshseal_core::keys::KeySet;
+use meshseal_core::keys::{KeySet, Portable, SignatureVerifier};
 use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
 use serde_json::{Map, Value, json};
@@ -116,7 +118,7 @@ impl Verify {
         }
     }
 
-    /// In the order in which the filter asks.
+    /// Validates the token, and decides about the request where one is given.
     fn judge_request(
         &self,
         policy: &Policy,
@@ -124,22 +126,19 @@ impl Verify {
         token: &str,
         now: u64,
     ) -> Result<Verified, Rejection> {
-        let (Some(method), Some(path)) = (&self.method, &self.path) else {
-            return validate(token, policy.authn(), trust, now);
-        };
-        let request = Request {
-            method,
-            host: &self.host,
-            path,
-        };
-        let request = policy.authz().canonical(&request)?;
-        let verified = validate(token, policy.authn(), trust, now)?;
-        let standing = policy.authz().evaluate(&verified, policy.authn());
-        policy
-            .authz()
-            .authorize(&request, &standing, trust.freshness(now))
-            .map_err(|denied| denied.rejection)?;
-        Ok(verified)
+        if let (Some(method), Some(path)) = (&self.method, &self.path) {
+            let headers = request_with(policy, token, method, &self.host, path);
+            let incoming = Incoming::new(headers);
+            let cache: Option<&mut TokenCache<RandomState>> = None;
+            let at = At(Duration::from_secs(now));
+            match decide::decide(&incoming, policy, trust, cache, &at) {
+                Decision::Pass(_) => {}
+                Decision::Refuse(refusal) => return Err(refusal.rejection),
+                // Keys come from files, so no newer one can be had.
+                Decision::Need(question) => return Err(question.rejection),
+            }
+        }
+        validate(token, policy.authn(), trust, now)
     }
 
     fn judge(&self, now: u64) -> Result<Judge, Failure> {
@@ -248,4 +247,64 @@ impl Verify {
         }
         Ok(trust)
     }
+}
+
+/// A fixed time, and arithmetic without a proxy.
+struct At(Duration);
+
+impl Surroundings for At {
+    fn wall(&self) -> Duration {
+        self.0
+    }
+
+    fn steady_at(&self, wall: Duration) -> Duration {
+        wall
+    }
+
+    fn steady(&self) -> Duration {
+        self.0
+    }
+
+    fn verifier(&self) -> &dyn SignatureVerifier {
+        &Portable
+    }
+}
+
+/// Returns the headers of a request that carries the token where its issuer's rule expects it.
+fn request_with(
+    policy: &Policy,
+    token: &str,
+    method: &str,
+    host: &str,
+    path: &str,
+) -> Vec<(String, String)> {
+    let issuer = authn::hints(token).and_then(|hints| hints.issuer);
+    let rule = issuer.and_then(|issuer| {
+        let mut rules = policy.authn().jwt_rules_for(&issuer);
+        rules.next().map(|(_, rule)| rule)
+    });
+    let mut path = path.to_owned();
+    let carrier = match rule {
+        None => Some(("authorization".to_owned(), format!("Bearer {token}"))),
+        Some(JwtRule { from_headers, .. }) if !from_headers.is_empty() => from_headers
+            .first()
+            .map(|from| (from.name.to_string(), format!("{}{token}", from.prefix))),
+        Some(JwtRule { from_cookies, .. }) if !from_cookies.is_empty() => from_cookies
+            .first()
+            .map(|name| ("cookie".to_owned(), format!("{name}={token}"))),
+        Some(rule) => {
+            if let Some(name) = rule.from_params.first() {
+                let separator = if path.contains('?') { '&' } else { '?' };
+                path.push_str(&format!("{separator}{name}={token}"));
+            }
+            None
+        }
+    };
+    let mut headers = vec![
+        (":method".to_owned(), method.to_owned()),
+        (":authority".to_owned(), host.to_owned()),
+        (":path".to_owned(), path),
+    ];
+    headers.extend(carrier);
+    headers
 }

@@ -1,8 +1,8 @@
-//! `meshseal-leash PARENT PROGRAM [ARGUMENT…]`: becomes PROGRAM, having asked the kernel to end it
-//! when process PARENT ends.
+//! `meshseal-leash PARENT PROGRAM [ARGUMENT…]`: runs PROGRAM in its own place, after it has asked
+//! the kernel to kill the process when process PARENT ends.
 //!
-//! Keeps a killed test run or runner from leaving an Envoy behind. Where the kernel has no such
-//! thing, only becomes PROGRAM.
+//! So a killed test run or runner leaves no Envoy behind. On systems other than Linux it only runs
+//! PROGRAM.
 
 use std::env::args_os;
 use std::io::Write as _;
@@ -22,20 +22,21 @@ fn main() -> ExitCode {
 }
 
 fn complain(message: &str) -> ExitCode {
-    // Nothing is left to do when even standard error is closed.
+    // A closed standard error cannot be reported anywhere.
     drop(writeln!(std::io::stderr(), "meshseal-leash: {message}"));
     ExitCode::from(127)
 }
 
+/// Asks the kernel to kill this process when its parent ends.
 #[cfg(target_os = "linux")]
 fn tie_to(parent: &str) -> Result<(), String> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| format!("no parent-death signal: {error}"))?;
-    // The parent may have died before the line above.
+        .map_err(|error| format!("cannot set the parent-death signal: {error}"))?;
+    // The parent may have died before the signal was set.
     match getppid() {
         Some(pid) if pid.as_raw_nonzero().to_string() == parent => Ok(()),
-        _ => Err(format!("process {parent} is gone")),
+        _ => Err(format!("parent process {parent} has ended")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! gRPC callers get a gRPC status (in trailers-only form), over HTTP/2 as they speak it.
+//! gRPC over HTTP/2: rejections carry a gRPC status in the trailers-only form.
 
 use anyhow::{Context as _, Result};
 use meshseal_tests::echo::CASE;
@@ -36,7 +36,7 @@ fn good_call_reaches_the_service() -> Result<()> {
         let seen = world.proxy.echo().take("/shop.Orders/Get");
         assert_eq!(
             seen.first()
-                .context("the service saw the call")?
+                .context("the call did not reach the service")?
                 .header("x-sub"),
             ["alice"]
         );
@@ -45,7 +45,7 @@ fn good_call_reaches_the_service() -> Result<()> {
 }
 
 #[test]
-fn refusals_have_a_grpc_status() -> Result<()> {
+fn rejections_have_grpc_status() -> Result<()> {
     run(async {
         let world = World::get().await?;
         let good = world.good()?;
@@ -63,7 +63,7 @@ fn refusals_have_a_grpc_status() -> Result<()> {
                 "/shop.Orders/List",
                 Some("garbage"),
                 "16",
-                "UNAUTHENTICATED with a bad one",
+                "UNAUTHENTICATED with a bad token",
             ),
             (
                 MAIN,
@@ -100,7 +100,7 @@ fn refusals_have_a_grpc_status() -> Result<()> {
             assert_eq!(status(&response)?, expected, "{what}: {response:?}");
             assert!(
                 world.proxy.echo().take(path).is_empty(),
-                "{what}: the service saw it"
+                "{what}: the call reached the service"
             );
         }
         Ok(())

@@ -1,8 +1,8 @@
-//! Requests through the real module in a real Envoy: each case is put before both workers, and says
-//! what the client gets, why, and what the upstream saw.
+//! Requests through the real module in a real Envoy. Each case is sent to both workers. It states
+//! the response, the reason of a rejection, and the headers that the upstream sees.
 //!
-//! A case reads: `name: listener, request => expectation`. The listeners' configurations are in
-//! `world.rs`.
+//! A case has the form `name: listener, request => expectation`. The configurations of the
+//! listeners are in `world.rs`.
 
 mod accepted;
 mod claims;

@@ -1,4 +1,4 @@
-//! Shadow mode, CORS preflights, and a filter that cannot know.
+//! Shadow mode, CORS preflights, and a filter without keys.
 
 use meshseal_tests::http::Request;
 
@@ -17,10 +17,13 @@ fn preflight() -> Request {
 cases! { world;
     preflight_passes_where_configured: CORS, preflight() => passes();
     preflight_needs_a_token_elsewhere: MAIN, preflight() => refused(401, "token-missing");
-    options_without_origin_is_no_preflight: CORS, Request::new("OPTIONS", "/orders/1") => refused(401, "token-missing");
-    shadow_lets_good_tokens_pass: SHADOW, order().bearer(&world.good()?) => passes().sees("x-sub", "alice");
-    shadow_still_removes_spoofed_headers: SHADOW, order().header("x-sub", "root") => passes().lacks("x-sub");
-    /// Without any keys the filter cannot know: 503, not 401.
+    options_without_origin_is_no_preflight: CORS, Request::new("OPTIONS", "/orders/1")
+        => refused(401, "token-missing");
+    shadow_lets_good_tokens_pass: SHADOW, order().bearer(&world.good()?)
+        => passes().sees("x-sub", "alice");
+    shadow_still_removes_spoofed_headers: SHADOW, order().header("x-sub", "root")
+        => passes().lacks("x-sub");
+    /// Without keys the filter cannot tell whether a token is valid: 503, not 401.
     no_keys_yet: UNKNOWING, order().bearer(&world.good()?) => refused(503, "keys-unavailable");
     no_keys_yet_and_no_token: UNKNOWING, order() => refused(401, "token-missing");
 }

@@ -1,4 +1,4 @@
-//! What an operator sees in Envoy's statistics.
+//! The filter's metrics in Envoy's statistics.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use meshseal_tests::wait::until;
 
 use crate::world::{CORS, MAIN, SHADOW, UNKNOWING, World, check, passes, refused, token};
 
-/// How far a counter moves when `work` is done, once every worker has reported. Only counters that
-/// no other case moves are asked for.
+/// Runs `work` and returns the increase of a counter after every worker has reported. Use only
+/// counters that no other case moves.
 async fn moved(counter: &str, work: impl AsyncFnOnce(&'static World) -> Result<()>) -> Result<u64> {
     let world = World::get().await?;
     let name = format!("wasmcustom.meshseal.{counter}");
@@ -34,7 +34,7 @@ async fn moved(counter: &str, work: impl AsyncFnOnce(&'static World) -> Result<(
 }
 
 #[test]
-fn each_verdict_and_reason_is_counted_once_a_request() -> Result<()> {
+fn counts_each_verdict_once_per_request() -> Result<()> {
     run(async {
         let refusals = moved("cors.rejected.audience-mismatch", async |world: &World| {
             let elsewhere = world.sign(token().claim("aud", "elsewhere"))?;
@@ -66,16 +66,16 @@ fn each_verdict_and_reason_is_counted_once_a_request() -> Result<()> {
 }
 
 #[test]
-fn shadow_counts_what_it_would_refuse() -> Result<()> {
+fn shadow_mode_counts_rejections() -> Result<()> {
     run(async {
         let refusals = moved("shadow.shadow.token-expired", async |world: &World| {
             let expired = world.sign(token().claim("exp", 1).claim("iat", 0))?;
-            let as_it_came = passes().sees("authorization", format!("Bearer {expired}"));
+            let unchanged = passes().sees("authorization", format!("Bearer {expired}"));
             check(
                 "shadow_counts",
                 SHADOW,
                 Request::get("/orders/1").bearer(&expired),
-                as_it_came,
+                unchanged,
             )
             .await
         });
@@ -85,7 +85,7 @@ fn shadow_counts_what_it_would_refuse() -> Result<()> {
 }
 
 #[test]
-fn failed_polls_and_validation_times_are_there() -> Result<()> {
+fn reports_failed_polls_and_validation_times() -> Result<()> {
     run(async {
         let world = World::get().await?;
         check(

@@ -1,4 +1,4 @@
-//! The listeners, the keys, and how a case is checked.
+//! Listeners and keys of the cases, and the check of a case.
 
 use std::collections::BTreeMap;
 
@@ -16,23 +16,23 @@ use tokio::sync::OnceCell;
 pub(crate) const ISSUER: &str = "https://issuer.example";
 pub(crate) const AUDIENCE: &str = "orders";
 
-/// Strict RFC 9068 tokens of [`ISSUER`], routes with scopes, claims and hosts, claims as headers.
+/// Strict RFC 9068 tokens of [`ISSUER`]; rules on scopes, claims and hosts; claims as headers.
 pub(crate) const MAIN: &str = "main";
 /// No rules: any valid token passes. HMAC keys named in the configuration.
 pub(crate) const SHARED: &str = "shared-secret";
-/// Cookie, query parameter and a header of its own; the original token is forwarded; other token
-/// types, 10 s of skew.
+/// Tokens in a cookie, a query parameter or a custom header; forwards the original token; accepts
+/// more token types; 10 s of clock skew.
 pub(crate) const LOCATIONS: &str = "locations";
-/// As [`LOCATIONS`], but the token is taken out; before the header's stands `jwt:`.
+/// Like [`LOCATIONS`], but removes the token; in the custom header it has the prefix `jwt:`.
 pub(crate) const TAKEN: &str = "taken";
-/// Decides and counts, lets pass.
+/// Shadow mode: decides and counts, but passes every request.
 pub(crate) const SHADOW: &str = "shadow";
-/// Preflights pass.
+/// Passes CORS preflights.
 pub(crate) const CORS: &str = "cors";
-/// Keys come from an issuer that was never there.
+/// Keys come from an issuer that never runs.
 pub(crate) const UNKNOWING: &str = "unknowing";
 
-/// Algorithms of the asymmetric keys, each with a key of its own whose kid is the algorithm's name.
+/// Asymmetric algorithms. Each one has its own key, whose `kid` is the name of the algorithm.
 const ASYMMETRIC: [(&str, Kind); 10] = [
     ("EdDSA", Kind::Ed25519),
     ("ES256", Kind::P256),
@@ -46,14 +46,14 @@ const ASYMMETRIC: [(&str, Kind); 10] = [
     ("PS512", Kind::Rsa),
 ];
 
-/// What all cases share.
+/// Proxy and keys shared by all cases.
 pub(crate) struct World {
     pub(crate) proxy: Proxy,
     keys: BTreeMap<&'static str, Key>,
 }
 
 impl World {
-    /// Started once, by the first case.
+    /// Returns the world, which the first case starts.
     pub(crate) async fn get() -> Result<&'static World> {
         static WORLD: OnceCell<Result<World, String>> = OnceCell::const_new();
         let world = WORLD
@@ -96,23 +96,23 @@ impl World {
         Ok(World { proxy, keys })
     }
 
-    /// A key by its kid; "stranger" claims the kid ES256 but is not in any set.
+    /// Returns a key by its kid. The key "stranger" has the kid ES256 but is in no key set.
     pub(crate) fn key(&self, kid: &str) -> Result<&Key> {
         self.keys.get(kid).with_context(|| format!("no key {kid}"))
     }
 
-    /// A good token signed with the EdDSA key.
+    /// Returns a valid token, signed with the EdDSA key.
     pub(crate) fn good(&self) -> Result<String> {
         self.sign(token())
     }
 
-    /// Signs with the EdDSA key.
+    /// Signs a token with the EdDSA key.
     pub(crate) fn sign(&self, token: Token) -> Result<String> {
         token.sign(self.key("EdDSA")?)
     }
 }
 
-/// A good token before it is signed.
+/// Returns a valid token before it is signed.
 pub(crate) fn token() -> Token {
     Token::new(ISSUER, AUDIENCE, now())
 }
@@ -128,7 +128,7 @@ fn asymmetric_set(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
     Ok(json!({ "keys": set.collect::<Result<Vec<_>>>()? }))
 }
 
-/// `base` with the members of `more` set.
+/// Returns `base` with the members of `more`.
 fn with(mut base: Value, more: Value) -> Value {
     if let (Some(base), Value::Object(more)) = (base.as_object_mut(), more) {
         base.extend(more);
@@ -152,26 +152,37 @@ fn main_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
             ],
         }],
         "rules": [
-            {"name": "no-secrets", "action": "DENY", "to": [{"operation": {"paths": ["/orders/secret", "/orders/secret/{**}"]}}]},
-            {"name": "banned", "action": "DENY", "when": [{"key": "request.auth.claims[groups]", "values": ["banned"]}]},
-            {"name": "public", "to": [{"operation": {"methods": ["GET"], "paths": ["/public/{**}"]}}], "allowMissing": true},
-            {"name": "read", "to": [{"operation": {"methods": ["GET"], "paths": ["/orders/{*}"]}}], "scopes": ["orders.read"]},
+            {"name": "no-secrets", "action": "DENY",
+             "to": [{"operation": {"paths": ["/orders/secret", "/orders/secret/{**}"]}}]},
+            {"name": "banned", "action": "DENY",
+             "when": [{"key": "request.auth.claims[groups]", "values": ["banned"]}]},
+            {"name": "public", "allowMissing": true,
+             "to": [{"operation": {"methods": ["GET"], "paths": ["/public/{**}"]}}]},
+            {"name": "read", "to": [{"operation": {"methods": ["GET"], "paths": ["/orders/{*}"]}}],
+             "scopes": ["orders.read"]},
             {"name": "write", "to": [{"operation": {"methods": ["POST"], "paths": ["/orders"]}}],
              "scopes": ["orders.read", "orders.write"]},
-            {"name": "team", "to": [{"operation": {"paths": ["/team/*"], "notPaths": ["/team/closed"]}}],
-             "when": [{"key": "request.auth.claims[groups]", "values": ["staff", "team-*"], "notValues": ["team-away"]}]},
-            {"name": "inner-host", "to": [{"operation": {"hosts": ["inner.example"], "notMethods": ["DELETE"], "paths": ["/host"]}}]},
-            {"name": "closed-port", "action": "DENY",
-             "to": [{"operation": {"hosts": ["inner.example:80", "outer.example:80"], "paths": ["/port"]}}]},
-            {"name": "port", "to": [{"operation": {"hosts": ["inner.example", "outer.example:443"], "paths": ["/port"]}}]},
+            {"name": "team",
+             "to": [{"operation": {"paths": ["/team/*"], "notPaths": ["/team/closed"]}}],
+             "when": [{"key": "request.auth.claims[groups]",
+                       "values": ["staff", "team-*"], "notValues": ["team-away"]}]},
+            {"name": "inner-host", "to": [{"operation": {
+                "hosts": ["inner.example"], "notMethods": ["DELETE"], "paths": ["/host"]}}]},
+            {"name": "closed-port", "action": "DENY", "to": [{"operation": {
+                "hosts": ["inner.example:80", "outer.example:80"], "paths": ["/port"]}}]},
+            {"name": "port", "to": [{"operation": {
+                "hosts": ["inner.example", "outer.example:443"], "paths": ["/port"]}}]},
             {"name": "direct", "to": [{"operation": {"paths": ["/direct"]}}]},
-            {"name": "not-by-others", "action": "DENY", "to": [{"operation": {"paths": ["/direct"]}}],
+            {"name": "not-by-others", "action": "DENY",
+             "to": [{"operation": {"paths": ["/direct"]}}],
              "when": [{"key": "request.auth.delegated", "values": ["true"]}]},
             {"name": "nested", "to": [{"operation": {"paths": ["/nested"]}}],
              "when": [{"key": "request.auth.claims[realm][role]", "values": ["admin"]}]},
             {"name": "principal", "to": [{"operation": {"paths": ["/principal"]}}],
              "when": [{"key": "request.auth.principal", "values": [format!("{ISSUER}/alice")]}]},
-            {"name": "grpc", "to": [{"operation": {"methods": ["POST"], "paths": ["/shop.Orders/{*}"]}}], "scopes": ["orders.read"]},
+            {"name": "grpc",
+             "to": [{"operation": {"methods": ["POST"], "paths": ["/shop.Orders/{*}"]}}],
+             "scopes": ["orders.read"]},
         ],
     }))
 }
@@ -224,7 +235,7 @@ fn unknowing_plugin(keys: &BTreeMap<&'static str, Key>) -> Result<Value> {
     }))
 }
 
-/// What the upstream should see of a header.
+/// Expectation of a header at the upstream.
 #[derive(Debug)]
 pub(crate) enum Sight {
     Value(String),
@@ -232,42 +243,42 @@ pub(crate) enum Sight {
     Nothing,
 }
 
-/// What a case expects.
+/// Expectation of a case.
 #[derive(Debug)]
 pub(crate) enum Expect {
-    /// 200, and the upstream saw these headers once, or not at all.
+    /// Status 200, and each of these headers reaches the upstream as stated.
     Passes(BTreeMap<&'static str, Sight>),
-    /// Refused with this status and code, and the upstream saw nothing.
+    /// Rejection with this status and code; no request reaches the upstream.
     Refused(u16, &'static str),
 }
 
-/// The request passes, and the filter took the token out of it.
+/// Expects that the request passes and that the filter removes the token.
 pub(crate) fn passes() -> Expect {
     Expect::Passes(BTreeMap::new()).lacks("authorization")
 }
 
-/// The request is refused with that status and code.
+/// Expects that the filter rejects the request with this status and code.
 pub(crate) fn refused(status: u16, code: &'static str) -> Expect {
     Expect::Refused(status, code)
 }
 
 impl Expect {
-    /// The upstream sees this header once, with exactly this value.
+    /// Expects that the upstream sees this header once, with exactly this value.
     pub(crate) fn sees(self, header: &'static str, value: impl Into<String>) -> Self {
         self.header(header, Sight::Value(value.into()))
     }
 
-    /// The upstream sees this header once.
+    /// Expects that the upstream sees this header once.
     pub(crate) fn has(self, header: &'static str) -> Self {
         self.header(header, Sight::Something)
     }
 
-    /// The upstream sees this path, the query string included.
+    /// Expects that the upstream sees this path, which includes the query string.
     pub(crate) fn path(self, path: &str) -> Self {
         self.header(":path", Sight::Value(path.to_owned()))
     }
 
-    /// The upstream does not see this header.
+    /// Expects that the upstream does not see this header.
     pub(crate) fn lacks(self, header: &'static str) -> Self {
         self.header(header, Sight::Nothing)
     }
@@ -280,7 +291,7 @@ impl Expect {
     }
 }
 
-/// Puts the request before each worker and checks everything that the expectation says.
+/// Sends the request to each worker and checks the expectation.
 pub(crate) async fn check(
     name: &str,
     listener: &str,
@@ -339,7 +350,7 @@ fn check_passed(response: &Response, seen: &[Seen], headers: &BTreeMap<&str, Sig
 
 fn check_refused(response: &Response, seen: &[Seen], status: u16, code: &str) -> Result<()> {
     ensure!(response.status == status, "expected {status} {code}");
-    ensure!(seen.is_empty(), "the upstream saw a refused request");
+    ensure!(seen.is_empty(), "a rejected request reached the upstream");
     let problem = response.json();
     let member = |name: &str| problem.get(name).cloned().unwrap_or_default();
     ensure!(member("code") == code, "expected code {code}");
@@ -360,7 +371,7 @@ fn check_refused(response: &Response, seen: &[Seen], status: u16, code: &str) ->
     check_challenge(response, status, code)
 }
 
-/// RFC 6750 §3: what `WWW-Authenticate` says, by class.
+/// Checks `WWW-Authenticate` (RFC 6750 §3) and `Retry-After` by status and code.
 fn check_challenge(response: &Response, status: u16, code: &str) -> Result<()> {
     let challenge = response.header("www-authenticate");
     let has = |part: &str| {
@@ -398,9 +409,11 @@ fn check_challenge(response: &Response, status: u16, code: &str) -> Result<()> {
     Ok(())
 }
 
-/// A test per case: `name: listener, request => expectation;` with `world` in reach.
+/// Generates one test per case `name: listener, request => expectation;`. Cases can use `world`.
 macro_rules! cases {
-    ($world:ident; $($(#[doc = $why:literal])* $name:ident: $listener:expr, $request:expr => $expect:expr;)+) => {$(
+    ($world:ident; $(
+        $(#[doc = $why:literal])* $name:ident: $listener:expr, $request:expr => $expect:expr;
+    )+) => {$(
         #[test]
         $(#[doc = $why])*
         fn $name() -> anyhow::Result<()> {

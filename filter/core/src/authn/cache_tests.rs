@@ -31,7 +31,7 @@ impl core::hash::Hasher for Sum {
 
 type Hashing = BuildHasherDefault<Sum>;
 
-/// Eight hashes for all tokens: every probe meets others.
+/// Hasher with only eight values, so that every lookup meets other tokens in its chain.
 fn crowded(token: &[u8]) -> usize {
     token.iter().fold(0, |sum: usize, byte| {
         sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
@@ -48,7 +48,7 @@ impl<V> Slots<V> {
     }
 }
 
-/// A memory of notes under a policy and a trust.
+/// A cache of notes under a policy and a trust.
 struct Memory {
     verdicts: Verdicts<u32, Hashing>,
     policy: Policy,
@@ -89,7 +89,7 @@ fn key() -> TestKey {
     TestKey::new("k1", 1)
 }
 
-/// What trusts `key`, has revoked these indices and is in force as this version.
+/// Builds a trust with this key, these revoked indices and this bundle version.
 fn bundle(key: &TestKey, version: u64, revoked: &[u64]) -> Snapshot {
     let Value::Object(jwk) = key.jwk() else {
         panic!("an object")
@@ -127,7 +127,7 @@ fn push(memory: &mut Memory, pin: &TestKey, snapshot: &Snapshot) {
 }
 
 #[test]
-fn a_verdict_holds_until_the_token_ends_and_for_its_very_bytes() {
+fn verdict_holds_until_expiry_for_exact_bytes() {
     let token = key().token(&claims(json!({ "exp": NOW + 10 })));
     let mut memory = Memory::inline();
     assert!(memory.get(&token, NOW).is_none());
@@ -142,11 +142,13 @@ fn a_verdict_holds_until_the_token_ends_and_for_its_very_bytes() {
 }
 
 #[test]
-fn a_revocation_reaches_the_remembered_token_and_spares_the_others() {
+fn revocation_invalidates_only_affected_cached_tokens() {
+    fn with_index(index: u64) -> alloc::string::String {
+        key().token(&claims(json!({ "jti": jti_with_index(index, [7; 8]) })))
+    }
     let pin = TestKey::new("pin", 200);
     let mut memory = Memory::of(bundle_policy(&pin, json!({}), Value::Null), Trust::new());
     push(&mut memory, &pin, &bundle(&key(), 1, &[]));
-    let with_index = |index| key().token(&claims(json!({ "jti": jti_with_index(index, [7; 8]) })));
     let (one, other) = (with_index(1), with_index(2));
     memory.accept(&one);
     memory.accept(&other);
@@ -160,7 +162,7 @@ fn a_revocation_reaches_the_remembered_token_and_spares_the_others() {
 }
 
 #[test]
-fn a_token_is_not_remembered_beyond_its_key_even_if_another_takes_its_name() {
+fn cached_token_is_invalid_without_its_key() {
     let pin = TestKey::new("pin", 200);
     let mut memory = Memory::of(bundle_policy(&pin, json!({}), Value::Null), Trust::new());
     push(&mut memory, &pin, &bundle(&key(), 1, &[]));
@@ -171,7 +173,7 @@ fn a_token_is_not_remembered_beyond_its_key_even_if_another_takes_its_name() {
 }
 
 #[test]
-fn a_bad_signature_is_forgotten_when_keys_change() {
+fn key_change_clears_cached_rejections() {
     let pin = TestKey::new("pin", 200);
     let mut memory = Memory::of(bundle_policy(&pin, json!({}), Value::Null), Trust::new());
     push(&mut memory, &pin, &bundle(&key(), 1, &[]));
@@ -191,7 +193,7 @@ fn a_bad_signature_is_forgotten_when_keys_change() {
 }
 
 #[test]
-fn bad_signatures_push_out_no_good_token() {
+fn bad_signatures_evict_no_good_token() {
     let token = key().token(&claims(json!({})));
     let mut memory = Memory::inline();
     memory.accept(&token);
@@ -208,22 +210,23 @@ fn bad_signatures_push_out_no_good_token() {
 }
 
 #[test]
-fn of_refused_tokens_with_one_end_only_the_last_is_remembered() {
+fn caches_last_rejection_per_token_end() {
+    fn forged(start: char) -> alloc::string::String {
+        format!("{start}{}", "x".repeat(HASHED_BYTES))
+    }
     let mut memory = Memory::inline();
-    let forged = |start: char| format!("{start}{}", "x".repeat(HASHED_BYTES));
-    let refused = |memory: &mut Memory, start| memory.get(&forged(start), NOW).is_some();
     for start in ['a', 'b', 'c'] {
         memory.verdicts.refuse(&forged(start), &memory.trust);
     }
     assert_eq!(
-        ['a', 'b', 'c'].map(|start| refused(&mut memory, start)),
+        ['a', 'b', 'c'].map(|start| memory.get(&forged(start), NOW).is_some()),
         [false, false, true]
     );
     assert_eq!(memory.verdicts.refused.len(), 1);
 }
 
 #[test]
-fn a_token_that_differs_in_any_byte_is_another_one() {
+fn lookup_compares_every_byte() {
     for length in 1..40 {
         let token: Vec<u8> = (0..length).map(|at| b'a' + at % 26).collect();
         let mut slots = Slots::new(4, 100_000);
@@ -238,7 +241,7 @@ fn a_token_that_differs_in_any_byte_is_another_one() {
 }
 
 #[test]
-fn the_clock_spares_what_is_in_use() {
+fn clock_spares_used_entries() {
     let mut slots = Slots::new(4, 100_000);
     for token in ["a", "b", "c", "d"] {
         slots.crowd(token, token, 0);
@@ -258,7 +261,7 @@ fn the_clock_spares_what_is_in_use() {
 }
 
 #[test]
-fn what_is_larger_than_the_budget_is_not_kept() {
+fn skips_entry_larger_than_budget() {
     let mut slots = Slots::new(4, 300);
     slots.crowd("a", (), 0);
     slots.crowd("b", (), 1000);
@@ -267,7 +270,9 @@ fn what_is_larger_than_the_budget_is_not_kept() {
 
 proptest! {
     #[test]
-    fn it_never_answers_for_another_token_nor_breaks_its_budget(steps in proptest::collection::vec((0..60_u8, any::<bool>(), 0..200_usize), 0..300)) {
+    fn answers_exact_token_within_budget(
+        steps in proptest::collection::vec((0..60_u8, any::<bool>(), 0..200_usize), 0..300),
+    ) {
         let mut slots = Slots::new(40, 8000);
         let mut model = BTreeMap::new();
         for (name, write, bytes) in steps {
@@ -282,8 +287,12 @@ proptest! {
             prop_assert_eq!(live, slots.held_bytes);
             prop_assert!(slots.held_bytes <= 8000 && slots.len() <= 40 && slots.slots.len() <= 40);
             prop_assert_eq!(slots.len(), slots.slots.iter().flatten().count());
-            let tokens: Vec<_> = slots.slots.iter().flatten().map(|slot| slot.token.clone()).collect();
-            prop_assert!(tokens.iter().all(|token| slots.find(crowded(token.as_bytes()), |known| *known == **token).is_some()));
+            let tokens: Vec<_> = slots.slots.iter().flatten().map(|slot| slot.token.clone())
+                .collect();
+            prop_assert!(tokens.iter().all(|token| {
+                let hash = crowded(token.as_bytes());
+                slots.find(hash, |known| *known == **token).is_some()
+            }));
         }
     }
 }

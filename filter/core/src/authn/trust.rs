@@ -1,6 +1,5 @@
-//! What the filter trusts now: the bundle in force and the key sets fetched from providers. Changes
-//! only through [`Trust::accept_bundle`] and [`Trust::accept_jwks`], which verify before they
-//! believe.
+//! The current trust: the bundle in force and the key sets fetched from providers. Only
+//! [`Trust::accept_bundle`] and [`Trust::accept_jwks`] take in new data, and both verify it first.
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString as _};
@@ -16,7 +15,7 @@ use crate::rejection::Rejection;
 use crate::revocation::{Epochs, IndexSet};
 use crate::{limits, revocation};
 
-/// Keys and revocations known now.
+/// Keys and revocations that the filter currently trusts.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
     bundle: Option<Bundle>,
@@ -34,7 +33,7 @@ pub struct Moment {
     pub steady: Duration,
 }
 
-/// The moment of a caller that has one clock for both.
+/// Builds the moment of a caller that uses one clock for both readings.
 impl From<u64> for Moment {
     fn from(seconds: u64) -> Self {
         Self {
@@ -44,21 +43,22 @@ impl From<u64> for Moment {
     }
 }
 
-/// The time by which bundles are judged: the time of day at the start, carried on by the monotonic
-/// clock, so that a step of the wall clock changes nothing (ADR 16).
+/// Time by which bundles are judged: the time of day at the start, advanced by the monotonic clock.
+/// A step of the wall clock therefore changes nothing (ADR 16).
 ///
 /// INVARIANT: `proven <= estimate`.
 #[derive(Clone, Copy, Debug)]
 struct CarriedTime {
     /// Time since the Unix epoch at `read_at`.
     estimate: Duration,
-    /// Lower bound of the same, by the latest `iat` that a pinned key signed.
+    /// Lower bound of the same, from the latest `iat` that a pinned key signed.
     proven: Duration,
     /// Time on the monotonic clock.
     read_at: Duration,
 }
 
 impl CarriedTime {
+    /// Starts at the wall clock's time; no signature has proven a lower bound yet.
     const fn start(now: Moment) -> Self {
         Self {
             estimate: Duration::from_secs(now.wall_s),
@@ -67,6 +67,7 @@ impl CarriedTime {
         }
     }
 
+    /// Returns this time advanced to the reading `steady` of the monotonic clock.
     fn at(self, steady: Duration) -> Self {
         let passed = steady.saturating_sub(self.read_at);
         let [estimate, proven] =
@@ -78,18 +79,20 @@ impl CarriedTime {
         }
     }
 
-    /// Range in which the present time lies. Wall clock and carried time may differ: one of them
-    /// was wrong, the wall clock now or the one at the start. The signatures of bundles prove the
-    /// lower bound, whatever a wall clock says.
+    /// Returns the range that contains the present time.
+    ///
+    /// If the wall clock and the carried time differ, one of them is wrong: the wall clock now, or
+    /// its reading at the start. The signatures of bundles prove the lower bound independently of
+    /// any wall clock.
     fn range(self, now: Moment) -> RangeInclusive<u64> {
         let carried = self.at(now.steady);
         let [estimate, proven] = [carried.estimate, carried.proven].map(|time| time.as_secs());
         now.wall_s.min(estimate).max(proven)..=now.wall_s.max(estimate)
     }
 
-    /// The time after a bundle of this `iat` was accepted, for which the present time was found in
-    /// `range`.
+    /// Returns the time after a bundle with this `iat` was accepted at a present time in `range`.
     fn confirmed(self, now: Moment, range: &RangeInclusive<u64>, iat: u64) -> Self {
+        // The signed `iat` is a proof that the present is not earlier.
         let iat = Duration::from_secs(iat);
         Self {
             estimate: Duration::from_secs(*range.start()).max(iat),
@@ -107,11 +110,11 @@ struct Fetched {
     set: KeySet,
     /// Time of the last successful fetch, on a monotonic clock.
     confirmed: Duration,
-    /// Whether the set is older than its rule's `staleness` allows.
+    /// True if the set is older than its rule's `staleness` allows.
     stale: bool,
 }
 
-/// Key sets by issuer. A proxy trusts a handful.
+/// Key sets by issuer, searched linearly: a proxy trusts a handful of issuers.
 #[derive(Clone, Debug, Default)]
 struct KeySets(Vec<(Box<str>, KeySet)>);
 
@@ -137,30 +140,32 @@ struct Bundle {
     /// Acknowledgement value of the snapshot's version.
     ack: Option<Box<str>>,
     keys: KeySets,
-    /// The pinned key that signed the last payload.
+    /// Pinned key that signed the last payload.
     pin: Key,
-    /// Where another configuration was given the bundle: the bound that it stated. The issuer
-    /// counts on that one, since it has not heard of this configuration yet.
+    /// Staleness bound of the configuration from which this bundle was taken over; `None` if this
+    /// configuration received it. The issuer counts on that bound, because it does not know this
+    /// configuration yet.
     lent: Option<StalenessBound>,
 }
 
-/// What accepting a bundle changed.
+/// Change made by an accepted bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// Keys or revocations are new.
+    /// Keys or revocations changed.
     NewVersion,
-    /// The same version, confirmed anew.
+    /// The issuer confirmed the same version again.
     Refreshed,
 }
 
 impl Trust {
-    /// Nothing known yet. The first bundle is judged by the time of day alone.
+    /// Creates a trust without keys. The first bundle is judged by the time of day alone.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Nothing known yet. Steps of the wall clock after `start` change no verdict on a bundle.
+    /// Creates a trust without keys. Steps of the wall clock after `start` do not change how
+    /// bundles are judged.
     #[must_use]
     pub fn since(start: Moment) -> Self {
         Self {
@@ -169,8 +174,8 @@ impl Trust {
         }
     }
 
-    /// Changes whenever keys or revocations do: a verdict reached under one generation says nothing
-    /// under another.
+    /// Returns a number that changes with every change of keys or revocations. A verdict reached
+    /// under one generation is not valid under another.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -180,20 +185,20 @@ impl Trust {
         self.generation = self.generation.wrapping_add(1);
     }
 
-    /// The version of the bundle in force.
+    /// Returns the version of the bundle in force.
     #[must_use]
     pub fn bundle_version(&self) -> Option<u64> {
         self.bundle.as_ref().map(|bundle| bundle.snapshot.version)
     }
 
-    /// When the issuer last confirmed the bundle in force, in Unix seconds.
+    /// Returns the time at which the issuer last confirmed the bundle in force, in Unix seconds.
     #[must_use]
     pub fn bundle_issued_at(&self) -> Option<u64> {
         self.bundle.as_ref().map(|bundle| bundle.issued_at)
     }
 
-    /// The acknowledgement value of the bundle in force; `None` for a bundle that was issued to an
-    /// older reader.
+    /// Returns the acknowledgement value of the bundle in force; `None` for a bundle issued to a
+    /// reader of an older protocol.
     #[must_use]
     pub fn bundle_ack(&self) -> Option<&str> {
         self.bundle
@@ -201,7 +206,7 @@ impl Trust {
             .and_then(|bundle| bundle.ack.as_deref())
     }
 
-    /// The keys that can verify tokens now, of bundle and fetched sets.
+    /// Returns the keys that can currently verify tokens, from the bundle and from fetched sets.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         let bundled = self.bundle.iter().flat_map(|bundle| bundle.keys.sets());
         let fetched = self
@@ -212,8 +217,8 @@ impl Trust {
         bundled.chain(fetched).flat_map(KeySet::iter)
     }
 
-    /// How old the bundle in force is: its age when it was accepted and the monotonic time since
-    /// then.
+    /// Returns the age of the bundle in force: its age when it was accepted plus the monotonic time
+    /// since then.
     #[must_use]
     pub fn freshness(&self, now: impl Into<Moment>) -> Freshness {
         let (Some(bundle), Some(time)) = (&self.bundle, self.time) else {
@@ -224,6 +229,7 @@ impl Trust {
             now.saturating_sub(bundle.issued_at),
             now >= bundle.not_after,
         );
+        // A bundle taken over from another configuration is also bound by that configuration.
         let overdue = match bundle.lent {
             Some(StalenessBound::Seconds(seconds)) => expired || age > seconds,
             Some(StalenessBound::NotAfter) => expired,
@@ -236,17 +242,18 @@ impl Trust {
         }
     }
 
-    /// Takes over a bundle: signature under `pins`, times, version (V17); a delta only onto its
-    /// base.
+    /// Accepts a bundle after verifying its signature under `pins`, its times and its version
+    /// (V17). A delta applies to its base version only.
     ///
     /// # Errors
-    /// [`BundleError`]; what is in force stays in force.
+    /// [`BundleError`]; the bundle in force stays in force.
     pub fn accept_bundle(
         &mut self,
         jws: &str,
         pins: &KeySet,
         now: impl Into<Moment>,
     ) -> Result<Accepted, BundleError> {
+        // Signature and times are verified before the content is interpreted.
         let now = now.into();
         let time = self.time.unwrap_or(CarriedTime::start(now));
         let range = time.range(now);
@@ -256,13 +263,17 @@ impl Trust {
             .bundle
             .as_ref()
             .map_or(&nothing, |bundle| &bundle.snapshot);
+        // The payload is applied to the bundle in force; a full bundle replaces it.
         let snapshot = before.apply(&payload)?;
         let same_version = self.bundle_version() == Some(snapshot.version);
+        // One version has one content, and confirmations do not go back in time. Anything else is a
+        // replay of an older bundle.
         if same_version
             && (snapshot != *before || self.bundle_issued_at().is_some_and(|iat| payload.iat < iat))
         {
             return Err(BundleError::Rollback);
         }
+        // INVARIANT: nothing is changed before this point, so an error leaves the trust as it was.
         let keys = usable_keys(&snapshot)?;
         let (issued_at, not_after) = (payload.iat, payload.exp);
         self.time = Some(time.confirmed(now, &range, issued_at));
@@ -283,12 +294,12 @@ impl Trust {
         Ok(Accepted::NewVersion)
     }
 
-    /// Takes over a key set fetched for the rule with this index, at `now` on a monotonic clock.
+    /// Accepts a key set fetched for the rule with this index, at `now` on a monotonic clock.
     /// Returns the set in force.
     ///
     /// # Errors
-    /// A set that is none, or has no key for the rule; the last good one stays in force until it is
-    /// stale.
+    /// [`KeyProblem`] if the text is not a key set or has no key for the rule. The last good set
+    /// stays in force until it is stale.
     pub fn accept_jwks(
         &mut self,
         rule: usize,
@@ -296,17 +307,14 @@ impl Trust {
         authn: &RequestAuthentication,
         now: Duration,
     ) -> Result<&KeySet, KeyProblem> {
-        let missing = || KeyProblem {
-            path: String::new(),
-            message: "no such rule".into(),
-        };
-        let config = authn.jwt_rules().get(rule).ok_or_else(missing)?;
+        let config = authn.jwt_rules().get(rule).ok_or_else(no_such_rule)?;
         let set = KeySet::from_provider(jwks, &config.algorithms)?;
         if set.is_empty() {
             return Err(no_usable_key(&set));
         }
         let known = self.fetched.iter().position(|fetched| fetched.rule == rule);
         let old = known.map(|at| self.fetched.swap_remove(at));
+        // An unchanged set keeps the generation, so cached verdicts stay valid.
         if old.is_none_or(|old| old.stale || old.set != set) {
             self.next_generation();
         }
@@ -319,11 +327,11 @@ impl Trust {
         self.fetched
             .last()
             .map(|fetched| &fetched.set)
-            .ok_or_else(missing)
+            .ok_or_else(no_such_rule)
     }
 
-    /// Withdraws trust from the fetched sets that are older at `now`, on a monotonic clock, than
-    /// their rules allow. Returns the rules whose keys became stale.
+    /// Withdraws trust from the fetched sets that are older at `now` (monotonic clock) than their
+    /// rules allow. Returns the rules whose keys became stale.
     pub fn age_jwks(&mut self, authn: &RequestAuthentication, now: Duration) -> Vec<usize> {
         let mut changed = false;
         let mut aged = Vec::new();
@@ -334,6 +342,7 @@ impl Trust {
             } else {
                 None
             };
+            // The clock is monotonic: a step of the wall clock makes no key stale.
             let age = now.saturating_sub(fetched.confirmed);
             let stale = max_age.is_some_and(|max_age| age > Duration::from_secs(max_age));
             if stale && !fetched.stale {
@@ -347,9 +356,11 @@ impl Trust {
         aged
     }
 
-    /// Takes over the bundle of another configuration of the same proxy, if it is newer and its key
-    /// is pinned here too. Until the issuer answers this configuration, it acts on the bundle no
-    /// longer than the other one would (ADR 23).
+    /// Takes over the bundle of another configuration of the same proxy, if it is newer and its
+    /// signing key is pinned here too.
+    ///
+    /// Until the issuer responds to this configuration, the bundle is used no longer than the other
+    /// configuration would use it (ADR 23).
     pub fn adopt(
         &mut self,
         authn: &RequestAuthentication,
@@ -359,6 +370,7 @@ impl Trust {
         let (Some(ours), Some(theirs)) = (authn.trust_bundle(), &other.bundle) else {
             return;
         };
+        // The pin check matters: the other configuration may trust a key that this one does not.
         let pinned = ours.pins.iter().any(|pin| *pin == theirs.pin);
         if pinned && self.bundle_version() < Some(theirs.snapshot.version) {
             let lent = Some(theirs.lent.unwrap_or(other_bound));
@@ -366,12 +378,13 @@ impl Trust {
                 lent,
                 ..theirs.clone()
             });
+            // The bundle is judged by the time under which it was accepted.
             self.time = other.time;
             self.next_generation();
         }
     }
 
-    /// Takes over what an older configuration of the same proxy knows and this one may believe: its
+    /// Takes over the keys of an older configuration of the same proxy that this one may trust: its
     /// bundle, and key sets fetched from the same place for the same algorithms.
     pub fn inherit(
         &mut self,
@@ -380,6 +393,7 @@ impl Trust {
         older_authn: &RequestAuthentication,
         older_bound: StalenessBound,
     ) {
+        // Rule indices belong to a configuration, so verdicts of the older one are not valid here.
         self.next_generation();
         self.adopt(authn, older, older_bound);
         for (at, rule) in authn
@@ -402,13 +416,13 @@ impl Trust {
         }
     }
 
-    /// Whether a set was ever fetched for the rule with this index.
+    /// Returns whether a set was ever fetched for the rule with this index.
     #[must_use]
     pub fn has_jwks(&self, rule: usize) -> bool {
         self.fetched.iter().any(|fetched| fetched.rule == rule)
     }
 
-    /// The key that the rule with this index has for a token.
+    /// Returns the key that the rule with this index has for a token.
     pub(crate) fn key<'t>(
         &'t self,
         at: usize,
@@ -440,7 +454,7 @@ impl Trust {
         set.find(kid, alg)
     }
 
-    /// Revocations of an issuer whose keys come from the bundle.
+    /// Returns the revocations of an issuer whose keys come from the bundle.
     pub(crate) fn revocations(&self, source: &KeySource, issuer: &str) -> Option<Revocations<'_>> {
         let KeySource::Bundle = source else {
             return None;
@@ -454,8 +468,9 @@ impl Trust {
 }
 
 impl Bundle {
-    /// A revoked key is revoked by its own name, whether the token gives that name or leaves the
-    /// choice to us.
+    /// Returns the key of an issuer for a token.
+    ///
+    /// A revoked key is rejected by its own `kid`, whether or not the token names that `kid`.
     fn key(&self, issuer: &str, kid: Option<&str>, alg: Alg) -> Result<&Key, Rejection> {
         let trust = self
             .snapshot
@@ -463,6 +478,7 @@ impl Bundle {
             .get(issuer)
             .ok_or(Rejection::IssuerUnknown)?;
         let revoked = |kid: Option<&str>| kid.is_some_and(|kid| trust.epochs.revokes_key(kid));
+        // Checked before the lookup: a revoked key may already be gone from the bundle.
         if revoked(kid) {
             return Err(Rejection::KeyRevoked);
         }
@@ -471,6 +487,7 @@ impl Bundle {
             .get(issuer)
             .ok_or(Rejection::IssuerUnknown)?
             .find(kid, alg)?;
+        // A token without `kid` selects a key by its algorithm alone.
         if revoked(key.kid()) {
             Err(Rejection::KeyRevoked)
         } else {
@@ -487,8 +504,8 @@ pub(crate) struct Revocations<'t> {
 }
 
 impl Revocations<'_> {
-    /// V15. A token without an index cannot be looked up, so it cannot be accepted from an issuer
-    /// that gives one to each.
+    /// Rejects a revoked token (V15). A token without an index cannot be looked up, so it is
+    /// rejected: an issuer in the bundle gives an index to every token.
     pub(crate) fn check(self, claims: &Claims) -> Result<(), Rejection> {
         let index = claims
             .jti()
@@ -501,7 +518,7 @@ impl Revocations<'_> {
     }
 }
 
-/// The algorithms that a bundle's keys may have; never a shared secret.
+/// Algorithms that the keys of a bundle may have; never a shared secret.
 const BUNDLE_ALGORITHMS: [Alg; 10] = [
     Alg::Rs256,
     Alg::Rs384,
@@ -515,9 +532,18 @@ const BUNDLE_ALGORITHMS: [Alg; 10] = [
     Alg::EdDsa,
 ];
 
-/// Most reasons that the error for a set without a usable key repeats.
+/// Maximum number of reasons listed in the error for a set without a usable key.
 const MAX_REASONS: usize = 4;
 
+/// Returns the error for an index without a rule.
+fn no_such_rule() -> KeyProblem {
+    KeyProblem {
+        path: String::new(),
+        message: "the configuration has no jwtRules entry at this index".into(),
+    }
+}
+
+/// Returns the error for a set without a usable key, with the first reasons.
 fn no_usable_key(set: &KeySet) -> KeyProblem {
     let reasons = set
         .passed_over()
@@ -538,26 +564,12 @@ fn no_usable_key(set: &KeySet) -> KeyProblem {
     }
 }
 
+/// Reads the keys of each issuer in a bundle.
+///
 /// Bundles come from our own issuer, so an unusable key or a repeated `kid` is an error, not
-/// something to pass over.
+/// something to skip.
 fn usable_keys(snapshot: &Snapshot) -> Result<KeySets, BundleError> {
-    let read = |(issuer, trust): (&String, &IssuerTrust)| {
-        if trust.keys.is_empty() {
-            return Ok((issuer.as_str().into(), KeySet::empty()));
-        }
-        let text = bundle::jwks_text(&trust.keys);
-        let set = KeySet::from_config(&text, &BUNDLE_ALGORITHMS, false)
-            .map_err(|_: Vec<KeyProblem>| BundleError::BadKey)?;
-        let unique = |(at, kid): (usize, Option<&str>)| {
-            kid.is_some() && set.kids().take(at).all(|other| other != kid)
-        };
-        let all_named = set.kids().enumerate().all(unique) && set.len() == trust.keys.len();
-        if all_named && set.skipped() == 0 {
-            Ok((issuer.as_str().into(), set))
-        } else {
-            Err(BundleError::BadKey)
-        }
-    };
+    // The number of keys is bounded before any key is parsed.
     if snapshot
         .issuers
         .values()
@@ -568,7 +580,27 @@ fn usable_keys(snapshot: &Snapshot) -> Result<KeySets, BundleError> {
     snapshot
         .issuers
         .iter()
-        .map(read)
-        .collect::<Result<_, _>>()
+        .map(|(issuer, trust)| Ok((issuer.as_str().into(), usable_key_set(trust)?)))
+        .collect::<Result<_, BundleError>>()
         .map(KeySets)
+}
+
+/// Reads the keys of one issuer in a bundle.
+fn usable_key_set(trust: &IssuerTrust) -> Result<KeySet, BundleError> {
+    if trust.keys.is_empty() {
+        return Ok(KeySet::empty());
+    }
+    let text = bundle::jwks_text(&trust.keys);
+    let set = KeySet::from_config(&text, &BUNDLE_ALGORITHMS, false)
+        .map_err(|_: Vec<KeyProblem>| BundleError::BadKey)?;
+    // INVARIANT: every key of a bundle has its own `kid`, so that tokens and epochs can name it.
+    let unique = set
+        .kids()
+        .enumerate()
+        .all(|(at, kid)| kid.is_some() && set.kids().take(at).all(|other| other != kid));
+    if unique && set.len() == trust.keys.len() && set.skipped() == 0 {
+        Ok(set)
+    } else {
+        Err(BundleError::BadKey)
+    }
 }

@@ -1,25 +1,28 @@
-//! The one place that states the order of the checks (V14).
+//! Token validation, and the order of its checks (V14), which is stated here only.
 //!
 //! ```text
-//! 1 form        one spelling, bounded             token-too-large, token-malformed, signature-too-long
-//! 2 header      strict JSON, no crit, known alg   header-too-large, header-malformed, token-too-deep, kid-too-long, …
+//! 1 form        one encoding, bounded length      token-too-large, token-malformed,
+//!                                                 signature-too-long
+//! 2 header      strict JSON, no crit, known alg   header-too-large, header-malformed,
+//!                                                 token-too-deep, kid-too-long, …
 //! 3 claims      strict JSON, registered types     claims-malformed, token-too-deep
 //! 4 issuer      a rule for exactly this iss       issuer-unknown
-//! 5 type, alg   what the rule allows              type-not-allowed, algorithm-not-allowed
-//! 6 key         the issuer's own, one algorithm   keys-unavailable, keys-stale, key-revoked, key-unknown, key-ambiguous, algorithm-mismatch
-//! 7 claims      exp, nbf, iat, aud, required      claim-missing, audience-mismatch, token-expired, …
-//! 8 binding     a bound token is not a bearer's   binding-unsupported
+//! 5 type, alg   allowed by the rule               type-not-allowed, algorithm-not-allowed
+//! 6 key         the issuer's own, one algorithm   keys-unavailable, keys-stale, key-revoked,
+//!                                                 key-unknown, key-ambiguous,
+//!                                                 algorithm-mismatch
+//! 7 claims      exp, nbf, iat, aud, required      claim-missing, audience-mismatch,
+//!                                                 token-expired, …
+//! 8 binding     no proof of possession            binding-unsupported
 //! 9 signature                                     signature-invalid
 //! 10 revocation token, then epochs                token-revoked, …
 //! ```
 //!
-//! An issuer may have several rules, each with keys of its own. Steps 5 to 8 run for each of them;
-//! the signature decides.
+//! An issuer may have several rules, each with its own keys. Steps 5 to 8 run for each of them; the
+//! signature selects the rule that applies.
 //!
-//! Steps 4 to 8 read claims that nobody has vouched for yet, and can only refuse: the dear step
-//! comes after all the cheap ones. What was read is believed, and lent out, from step 10 on, as
-//! [`Verified`].
-
+//! Steps 4 to 8 read unverified claims and can only reject: the expensive step (signature) comes
+//! after the cheap ones. The claims become accessible after step 10, through [`Verified`].
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::LazyCell;
@@ -33,7 +36,7 @@ use crate::jose::{Alg, Claims};
 use crate::keys::{Key, KeyId, KeySet, Portable, SignatureVerifier};
 use crate::rejection::{Class, Rejection};
 
-/// A token whose form is right (steps 1 to 3).
+/// A well-formed token (steps 1 to 3), not verified.
 struct Untrusted<'t> {
     signing_input: &'t str,
     signature: Signature,
@@ -41,17 +44,17 @@ struct Untrusted<'t> {
     claims: Claims,
 }
 
-/// A token that has passed everything but its signature and revocation. Its claims cannot be read.
+/// A token that has passed every check but signature and revocation. Its claims cannot be read.
 pub struct Checked<'a> {
     token: Untrusted<'a>,
     first: Candidate<'a>,
     /// Further rules of the issuer that have a key for the token.
     others: Vec<Candidate<'a>>,
-    /// Rejection by a rule of the issuer whose keys are not available.
+    /// Rejection by a rule of the issuer whose keys are unavailable.
     unavailable: Option<Rejection>,
 }
 
-/// A rule that accepts the claims, and its key for the token.
+/// A rule that accepts the claims, with its key for the token.
 struct Candidate<'a> {
     key: &'a Key,
     revocations: Option<Revocations<'a>>,
@@ -59,7 +62,7 @@ struct Candidate<'a> {
     expires_at: u64,
 }
 
-/// A token that has passed every check. Only this module makes one.
+/// A token that has passed every check. Only this module creates one.
 #[derive(Clone, Debug)]
 pub struct Verified {
     claims: Claims,
@@ -69,9 +72,11 @@ pub struct Verified {
     proof: Proof,
 }
 
-/// What is left to know of a signature that was verified: under which key, and until when the token
-/// is good. It says something about exactly the bytes that were verified, so only [`Verdicts`](super::Verdicts),
-/// which compares them, believes it.
+/// Result of a signature verification, to be cached with the token: the key, the rule and the
+/// expiry.
+///
+/// It applies only to the exact bytes that were verified. Only [`Verdicts`](super::Verdicts), which
+/// compares the bytes, relies on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
     key: KeyId,
@@ -80,15 +85,14 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// Until when the token is good, leeway included: Unix seconds; the first second in which it is
-    /// not.
+    /// Returns the expiry including clock skew (Unix seconds, exclusive).
     #[must_use]
     pub fn expires_at(&self) -> u64 {
         self.expires_at
     }
 
-    /// Whether the very bytes that it is about would be accepted now: every check but the
-    /// signature, which does not change.
+    /// Returns whether the verified token would be accepted now. All checks run again except the
+    /// signature check, whose result cannot change for the same bytes and key.
     pub(crate) fn still_holds(
         &self,
         token: &str,
@@ -99,48 +103,50 @@ impl Proof {
         let Ok(checked) = check(token, authn, trust, || now) else {
             return false;
         };
-        let revoked =
-            |revocations: Revocations<'_>| revocations.check(&checked.token.claims).is_err();
+        let claims = &checked.token.claims;
         let mut candidates = core::iter::once(&checked.first).chain(&checked.others);
         candidates.any(|candidate| {
             let is_same = candidate.key.id() == self.key && candidate.rule_index == self.rule_index;
-            is_same && !candidate.revocations.is_some_and(revoked)
+            is_same
+                && candidate
+                    .revocations
+                    .is_none_or(|revocations| revocations.check(claims).is_ok())
         })
     }
 }
 
 impl Verified {
-    /// The claims, vouched for by the issuer.
+    /// Returns the verified claims.
     #[must_use]
     pub fn claims(&self) -> &Claims {
         &self.claims
     }
 
-    /// The index of the rule (`jwtRules[i]`) that accepted the token.
+    /// Returns the index of the rule (`jwtRules[i]`) that accepted the token.
     #[must_use]
     pub fn jwt_rule(&self) -> usize {
         self.rule_index
     }
 
-    /// The key that signed it, if the token names one.
+    /// Returns the `kid` of the token, if it has one.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_ref().map(Kid::as_str)
     }
 
-    /// The algorithm of the signature.
+    /// Returns the algorithm of the signature.
     #[must_use]
     pub fn alg(&self) -> Alg {
         self.alg
     }
 
-    /// What to keep of it beside its bytes.
+    /// Returns the proof to cache together with the token's bytes.
     #[must_use]
     pub fn proof(&self) -> Proof {
         self.proof
     }
 
-    /// Until when it is good, leeway included: Unix seconds; the first second in which it is not.
+    /// Returns the expiry including clock skew (Unix seconds, exclusive).
     #[must_use]
     pub fn expires_at(&self) -> u64 {
         self.proof.expires_at
@@ -150,7 +156,7 @@ impl Verified {
 /// Validates a token.
 ///
 /// # Errors
-/// The first check that it fails.
+/// [`Rejection`] of the first check that fails.
 pub fn validate(
     token: &str,
     authn: &RequestAuthentication,
@@ -160,11 +166,11 @@ pub fn validate(
     check(token, authn, trust, || now)?.verify(&Portable)
 }
 
-/// Validates a token against one rule and a set of keys, without revocation: client assertions and
-/// the issuer's own tokens.
+/// Validates a token against one rule and a set of keys, without revocation. The issuer uses it for
+/// client assertions and for its own tokens.
 ///
 /// # Errors
-/// The first check that it fails.
+/// [`Rejection`] of the first check that fails.
 pub fn validate_with(
     token: &str,
     keys: &KeySet,
@@ -196,11 +202,13 @@ pub fn validate_with(
     .verify(verifier)
 }
 
-/// Every check that needs no signature arithmetic: steps 1 to 8. The clock (Unix seconds) is read
-/// for step 7 only: most proxies charge for it, and what is no token never gets there.
+/// Runs every check that needs no signature arithmetic: steps 1 to 8.
+///
+/// The clock (Unix seconds) is read for step 7 only: reading it costs a host call in most proxies,
+/// and malformed tokens never reach that step.
 ///
 /// # Errors
-/// The first check that it fails.
+/// [`Rejection`] of the first check that fails.
 pub fn check<'a>(
     token: &'a str,
     authn: &'a RequestAuthentication,
@@ -209,15 +217,11 @@ pub fn check<'a>(
 ) -> Result<Checked<'a>, Rejection> {
     let token = Untrusted::read(token)?;
     let issuer = token.claims.issuer().ok_or(Rejection::ClaimMissing)?;
+    // One reading of the clock serves all rules.
     let now = LazyCell::new(now);
     let (mut first, mut others) = (None, Vec::new());
-    let (mut refusal, mut unavailable) = (
-        Refusal {
-            rejection: Rejection::IssuerUnknown,
-            has_key: false,
-        },
-        None,
-    );
+    let (mut refusal, mut unavailable) = (Refusal::without_key(Rejection::IssuerUnknown), None);
+    // A rejection by a rule that has the token's key explains more than one by any other rule.
     for (rule_index, rule) in authn.jwt_rules_for(issuer) {
         match token.candidate(rule_index, rule, trust, || *now) {
             Ok(candidate) if first.is_none() => first = Some(candidate),
@@ -238,7 +242,7 @@ pub fn check<'a>(
             others,
             unavailable,
         }),
-        // The rule whose keys are not available may be the one that knows the token's key.
+        // The rule whose keys are unavailable may be the one that has the token's key.
         (None, Some(unavailable)) if !refusal.has_key => Err(unavailable),
         (None, _) => Err(refusal.rejection),
     }
@@ -247,14 +251,33 @@ pub fn check<'a>(
 /// A rejection by one of the issuer's rules.
 struct Refusal {
     rejection: Rejection,
-    /// Whether the rule knows the token's key.
+    /// True if the rule has the token's key.
     has_key: bool,
 }
 
+impl Refusal {
+    /// Returns a rejection by a rule that has the token's key.
+    fn with_key(rejection: Rejection) -> Self {
+        Self {
+            rejection,
+            has_key: true,
+        }
+    }
+
+    /// Returns a rejection before the rule's key for the token was found.
+    fn without_key(rejection: Rejection) -> Self {
+        Self {
+            rejection,
+            has_key: false,
+        }
+    }
+}
+
 impl<'t> Untrusted<'t> {
-    /// Steps 1 to 3.
+    /// Runs steps 1 to 3.
     fn read(token: &'t str) -> Result<Self, Rejection> {
         let compact = Compact::split(token)?;
+        // The header comes first, so that `alg: none` is reported before the missing signature.
         let header = Header::parse(compact.header)?;
         let signature = compact.decode_signature()?;
         let claims = Claims::parse(compact.decode_payload()?)?;
@@ -266,7 +289,7 @@ impl<'t> Untrusted<'t> {
         })
     }
 
-    /// Step 5.
+    /// Runs step 5 for one rule.
     fn admit(&self, rule: &JwtRule) -> Result<TokenType, Rejection> {
         let token_type = rule.admit_type(self.header.typ(), &self.claims)?;
         if rule.algorithms.contains(&self.header.alg()) {
@@ -276,7 +299,7 @@ impl<'t> Untrusted<'t> {
         }
     }
 
-    /// Steps 5 to 8 by one rule of the issuer.
+    /// Runs steps 5 to 8 for one rule of the issuer.
     fn candidate<'a>(
         &self,
         rule_index: usize,
@@ -284,13 +307,12 @@ impl<'t> Untrusted<'t> {
         trust: &'a Trust,
         now: impl FnOnce() -> u64,
     ) -> Result<Candidate<'a>, Refusal> {
-        let refused = |has_key| move |rejection| Refusal { rejection, has_key };
-        let token_type = self.admit(rule).map_err(refused(false))?;
+        let token_type = self.admit(rule).map_err(Refusal::without_key)?;
         let key = trust
             .key(rule_index, rule, self.header.kid(), self.header.alg())
-            .map_err(refused(false))?;
+            .map_err(Refusal::without_key)?;
         let expires_at =
-            check_claims(&self.claims, rule, token_type, now()).map_err(refused(true))?;
+            check_claims(&self.claims, rule, token_type, now()).map_err(Refusal::with_key)?;
         Ok(Candidate {
             key,
             revocations: trust.revocations(&rule.keys, &rule.issuer),
@@ -301,10 +323,10 @@ impl<'t> Untrusted<'t> {
 }
 
 impl Checked<'_> {
-    /// Steps 9 and 10: signature, then revocation.
+    /// Runs steps 9 and 10: signature, then revocation.
     ///
     /// # Errors
-    /// [`Rejection::SignatureInvalid`], or that of a revocation.
+    /// [`Rejection::SignatureInvalid`], or the rejection of a revocation.
     pub fn verify(self, verifier: &dyn SignatureVerifier) -> Result<Verified, Rejection> {
         let Untrusted {
             signing_input,
@@ -312,18 +334,24 @@ impl Checked<'_> {
             header,
             claims,
         } = self.token;
-        let good = |of: &Candidate<'_>| {
-            verifier.verify(of.key, signing_input.as_bytes(), signature.as_bytes())
-        };
+        let mut candidates = core::iter::once(self.first).chain(self.others);
         let Some(Candidate {
             key,
             revocations,
             rule_index,
             expires_at,
-        }) = core::iter::once(self.first).chain(self.others).find(good)
+        }) = candidates.find(|candidate| {
+            verifier.verify(
+                candidate.key,
+                signing_input.as_bytes(),
+                signature.as_bytes(),
+            )
+        })
         else {
+            // The token may be valid under keys that have not arrived yet.
             return Err(self.unavailable.unwrap_or(Rejection::SignatureInvalid));
         };
+        // INVARIANT: the claims are verified from here on; revocation is looked up by them.
         if let Some(revocations) = revocations {
             revocations.check(&claims)?;
         }
@@ -342,8 +370,8 @@ impl Checked<'_> {
     }
 }
 
-/// Steps 7 and 8: times (V12), audience (V10), required claims (V13), binding (V19). Returns the
-/// first second in which the token is not good.
+/// Runs steps 7 and 8: times (V12), audience (V10), required claims (V13), binding (V19). Returns
+/// the expiry including clock skew (Unix seconds, exclusive).
 fn check_claims(
     claims: &Claims,
     rule: &JwtRule,
@@ -353,7 +381,7 @@ fn check_claims(
     let exp = claims.expires_at().ok_or(Rejection::ClaimMissing)?;
     let complete = match (&rule.required_claims, token_type) {
         (Some(required), _) => required.iter().all(|path| claims.has(path)),
-        // RFC 9068 §2.2.
+        // RFC 9068 §2.2 requires these claims in an access token.
         (None, TokenType::AccessToken) => {
             let required = [claims.subject(), claims.client_id(), claims.jti()];
             !required.contains(&None) && claims.issued_at().is_some()
@@ -365,6 +393,7 @@ fn check_claims(
     }
     check_audience(claims, rule)?;
     let expires_at = check_times(claims, rule, exp, now)?;
+    // A bound token without proof of possession must not be accepted as a bearer token.
     if claims.is_bound() {
         Err(Rejection::BindingUnsupported)
     } else {
@@ -372,7 +401,8 @@ fn check_claims(
     }
 }
 
-/// V10. A token that has `aud` is for whom `aud` names, whatever another claim says.
+/// Checks the audience (V10). If `aud` is present, it alone decides; another claim cannot add an
+/// audience.
 fn check_audience(claims: &Claims, rule: &JwtRule) -> Result<(), Rejection> {
     let is_ours = |audience: &str| rule.audiences.iter().any(|ours| **ours == *audience);
     let matches = if claims.has_audience_claim() {
@@ -394,6 +424,8 @@ fn check_audience(claims: &Claims, rule: &JwtRule) -> Result<(), Rejection> {
     }
 }
 
+/// Checks `exp`, `nbf`, `iat` and the lifetime (V12). Returns the expiry including clock skew (Unix
+/// seconds, exclusive).
 fn check_times(claims: &Claims, rule: &JwtRule, exp: u64, now: u64) -> Result<u64, Rejection> {
     let expires_at = exp.saturating_add(rule.clock_skew);
     let latest = now.saturating_add(rule.clock_skew);
@@ -412,7 +444,7 @@ fn check_times(claims: &Claims, rule: &JwtRule, exp: u64, now: u64) -> Result<u6
     {
         return Err(Rejection::TokenIssuedInFuture);
     }
-    // Without `iat` what is left of the life is all there is to measure.
+    // Without `iat`, only the remaining lifetime can be measured.
     let lifetime = exp.saturating_sub(claims.issued_at().unwrap_or(now));
     if lifetime > rule.max_lifetime {
         Err(Rejection::TokenLifetimeTooLong)
@@ -421,11 +453,11 @@ fn check_times(claims: &Claims, rule: &JwtRule, exp: u64, now: u64) -> Result<u6
     }
 }
 
-/// Checks form, header, key and signature only (steps 1, 2, 6 and 9); the payload need not be
+/// Checks only form, header, key and signature (steps 1, 2, 6 and 9). The payload need not contain
 /// claims.
 ///
 /// # Errors
-/// The first check that it fails.
+/// [`Rejection`] of the first check that fails.
 pub fn signature_only(token: &str, keys: &KeySet) -> Result<(), Rejection> {
     let compact = Compact::split(token)?;
     let header = Header::parse(compact.header)?;
@@ -440,8 +472,8 @@ pub fn signature_only(token: &str, keys: &KeySet) -> Result<(), Rejection> {
     }
 }
 
-/// What a token says of itself. UNVERIFIED: for logs, and for choosing whom to ask for keys; never
-/// for a decision.
+/// UNVERIFIED values from a token. They serve logs and the choice of the key source to refresh, and
+/// must never affect a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hints {
     /// `iss`.
@@ -454,17 +486,16 @@ pub struct Hints {
     pub subject: Option<Box<str>>,
 }
 
-/// Reads the hints of a token whose form is right.
+/// Returns the hints of a token; `None` if the token is malformed.
 #[must_use]
 pub fn hints(token: &str) -> Option<Hints> {
     let token = Untrusted::read(token).ok()?;
-    let own = |text: Option<&str>| text.map(Into::into);
     let Untrusted { header, claims, .. } = &token;
     Some(Hints {
-        issuer: own(claims.issuer()),
-        kid: own(header.kid()),
-        jti: own(claims.jti()),
-        subject: own(claims.subject()),
+        issuer: claims.issuer().map(Into::into),
+        kid: header.kid().map(Into::into),
+        jti: claims.jti().map(Into::into),
+        subject: claims.subject().map(Into::into),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Hosts: parsed authorities (RFC 3986 §3.2) and the patterns over them.
+//! Hosts: parsed authorities (RFC 3986 §3.2) and their patterns.
 
 use alloc::borrow::Cow;
 use alloc::format;
@@ -12,12 +12,12 @@ use crate::matcher::{Matcher, StringMatcher};
 pub struct Authority<'a> {
     name: HostName<Cow<'a, str>>,
     port: Option<u16>,
-    /// What an absent port may stand for.
+    /// Ports that an absent port may stand for.
     defaults: DefaultPorts,
 }
 
-/// Ports that an authority without port may stand for: those of the schemes that the request may
-/// have.
+/// Default ports that an authority without port may stand for, from the schemes that the request
+/// may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DefaultPorts {
     http: bool,
@@ -25,14 +25,14 @@ pub struct DefaultPorts {
 }
 
 impl DefaultPorts {
-    /// Those of a request whose scheme is not known.
+    /// Ports of a request whose scheme is unknown.
     pub const UNKNOWN: Self = Self {
         http: true,
         https: true,
     };
 
-    /// Those of the schemes that a request states: `:scheme`, which a client may choose, and
-    /// `x-forwarded-proto`. If the two differ, either may be right.
+    /// Returns the ports of the schemes that a request states: `:scheme`, which a client may
+    /// choose, and `x-forwarded-proto`. If the two differ, either may be right.
     pub fn of<'v>(schemes: impl Iterator<Item = &'v [u8]>) -> Self {
         let mut ports = Self {
             http: false,
@@ -41,6 +41,7 @@ impl DefaultPorts {
         for scheme in schemes {
             let [http, https] =
                 ["http", "https"].map(|name| scheme.eq_ignore_ascii_case(name.as_bytes()));
+            // An unknown scheme may have either port.
             ports.http |= http || !https;
             ports.https |= https || !http;
         }
@@ -51,32 +52,38 @@ impl DefaultPorts {
         }
     }
 
+    /// Returns whether an absent port may stand for this port.
     fn may_be(self, port: u16) -> bool {
         (self.http && port == 80) || (self.https && port == 443)
     }
 
+    /// Returns whether an absent port certainly stands for this port.
     fn is(self, port: u16) -> bool {
         self.may_be(port) && self.http != self.https
     }
 }
 
-/// A registered name or IPv4 address as text, or an IPv6 address.
+/// A registered name or IPv4 address as a string, or an IPv6 address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum HostName<T> {
-    /// In any case, without the root's dot.
+    /// Name or IPv4 address in upper or lower case, without a trailing dot.
     Text(T),
+    /// IPv6 address.
     V6(Ipv6Addr),
 }
 
 impl<'a> Authority<'a> {
-    /// Parses `:authority`. `None` for user information, escapes, zone identifiers, IPvFuture,
-    /// empty labels, numbers that some resolvers take for an IPv4 address, and a port that is no
+    /// Parses `:authority`.
+    ///
+    /// Returns `None` for user information, escapes, zone identifiers, IPvFuture and empty labels,
+    /// for numbers that some resolvers interpret as an IPv4 address, and for a port that is not a
     /// number up to 65535.
     ///
     /// An empty port counts as absent (RFC 3986 §3.2.3), and an IPv4-mapped IPv6 address as the
     /// IPv4 address.
     #[must_use]
     pub fn parse(text: &'a str) -> Option<Self> {
+        // Brackets enclose an IPv6 address.
         let (name, port) = if let Some(literal) = text.strip_prefix('[') {
             let (address, port) = literal.split_once(']')?;
             let address: Ipv6Addr = address.parse().ok()?;
@@ -108,31 +115,36 @@ impl<'a> Authority<'a> {
         })
     }
 
+    /// Returns whether the authority names a port.
     pub(super) fn has_port(&self) -> bool {
         self.port.is_some()
     }
 
+    /// Sets the ports that an absent port may stand for.
     pub(super) fn set_default_ports(&mut self, ports: DefaultPorts) {
         self.defaults = ports;
     }
 }
 
+/// Splits at the first colon; the second part starts with it.
 fn split_port(text: &str) -> (&str, &str) {
     text.find(':').map_or((text, ""), |at| text.split_at(at))
 }
 
-/// Returns whether the host of an authority is longer than a name may be.
+/// Returns whether the host of an authority exceeds the maximum length of a name.
 pub(super) fn is_too_long(text: &str) -> bool {
     let (name, _) = split_port(text);
     name.strip_suffix('.').unwrap_or(name).len() > limits::MAX_HOST_BYTES
 }
 
-/// Returns a name without the root's dot. Letters, digits, `-` and `_`: the characters of host
-/// names in use.
+/// Returns a valid name without its trailing dot. Valid characters are letters, digits, `-` and
+/// `_`, as in host names in use.
 fn registered_name(text: &str) -> Option<&str> {
     let name = text.strip_suffix('.').unwrap_or(text);
-    let label = |label: &str| !label.is_empty() && is_name_text(label);
-    let plain = name.len() <= limits::MAX_HOST_BYTES && name.split('.').all(label);
+    let plain = name.len() <= limits::MAX_HOST_BYTES
+        && name
+            .split('.')
+            .all(|label| !label.is_empty() && is_name_text(label));
     // `127.1`, `0x7f.1` and `2130706433` are addresses for inet_aton and for URL parsers of
     // browsers.
     let last = name.rsplit('.').next().unwrap_or_default();
@@ -147,9 +159,10 @@ fn is_name_text(text: &str) -> bool {
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-/// A host pattern. Case does not matter. A pattern without port matches any port, or none; one with
-/// a port matches requests that name that port, or name none and whose scheme has that default
-/// port.
+/// A case-insensitive host pattern.
+///
+/// A pattern without port matches with any port or none. A pattern with a port matches requests
+/// that name that port, and requests without port whose scheme has that default port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostMatcher {
     name: HostName<StringMatcher>,
@@ -157,10 +170,10 @@ pub struct HostMatcher {
 }
 
 impl HostMatcher {
-    /// Reads a pattern: `*`, or a host, `prefix*` or `*suffix`, each with or without port.
+    /// Parses a pattern: `*`, or a host, `prefix*` or `*suffix`, each with or without port.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem with the pattern.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text == "*" {
             return Ok(Self {
@@ -169,6 +182,7 @@ impl HostMatcher {
             });
         }
         let lower = text.to_ascii_lowercase();
+        // A prefix cannot have a port: the port would follow the `*`.
         if let Some(prefix) = lower.strip_suffix('*') {
             let plain = prefix.split('.').all(is_name_text)
                 && !prefix.starts_with('.')
@@ -193,8 +207,9 @@ impl HostMatcher {
         Ok(Self { name, port })
     }
 
+    /// Parses the part after a leading `*`.
     fn suffix(suffix: &str) -> Result<Self, &'static str> {
-        // A letter in front makes a whole authority of it.
+        // A letter in front turns the suffix into a complete authority.
         let whole = format!("x{suffix}");
         let Some(Authority {
             name: HostName::Text(name),
@@ -208,6 +223,7 @@ impl HostMatcher {
             Some(name) => StringMatcher::Suffix(name.into()),
             None => StringMatcher::Present,
         };
+        // `*` alone was handled before, so this is `*.` or similar.
         if word == StringMatcher::Present && port.is_none() {
             Err(WRONG)
         } else {
@@ -218,20 +234,23 @@ impl HostMatcher {
         }
     }
 
+    /// Returns whether the pattern names a port.
     pub(super) fn has_port(&self) -> bool {
         self.port.is_some()
     }
 
-    /// Returns whether the authority matches under one of the default ports that it may have.
+    /// Returns whether the pattern matches with at least one of the ports that the authority may
+    /// have.
     pub(super) fn may_match(&self, authority: &Authority<'_>) -> bool {
-        let port = |port: u16| {
-            authority
-                .port
-                .map_or_else(|| authority.defaults.may_be(port), |named| named == port)
+        let port_matches = match (self.port, authority.port) {
+            (None, _) => true,
+            (Some(ours), Some(named)) => ours == named,
+            (Some(ours), None) => authority.defaults.may_be(ours),
         };
-        self.port.is_none_or(port) && self.matches_name(authority)
+        port_matches && self.matches_name(authority)
     }
 
+    /// Returns whether the name of the authority matches.
     fn matches_name(&self, authority: &Authority<'_>) -> bool {
         match (&self.name, &authority.name) {
             (HostName::Text(StringMatcher::Present), _) => true,
@@ -245,20 +264,20 @@ impl HostMatcher {
 const WRONG: &str =
     "must be a host name, an IPv4 address or an IPv6 address in brackets, with at most one port";
 
-const PREFIX: &str = "must be the beginning of a host name, without port; a host without port matches every port, and IPv6 \
-    addresses are compared as a whole";
+const PREFIX: &str = "must be the beginning of a host name, without port; a host without port \
+    matches every port, and IPv6 addresses are compared as a whole";
 
 impl Matcher for HostMatcher {
     type Subject<'s> = Authority<'s>;
 
-    /// Under every default port that the authority may have.
+    /// Returns whether the pattern matches with every port that the authority may have.
     fn matches(&self, authority: &Authority<'_>) -> bool {
-        let port = |port: u16| {
-            authority
-                .port
-                .map_or_else(|| authority.defaults.is(port), |named| named == port)
+        let port_matches = match (self.port, authority.port) {
+            (None, _) => true,
+            (Some(ours), Some(named)) => ours == named,
+            (Some(ours), None) => authority.defaults.is(ours),
         };
-        self.port.is_none_or(port) && self.matches_name(authority)
+        port_matches && self.matches_name(authority)
     }
 
     fn covers(&self, other: &Self) -> bool {
@@ -272,7 +291,7 @@ impl Matcher for HostMatcher {
     }
 }
 
-/// The pattern is in lower case.
+/// Compares without case. INVARIANT: the pattern is in lower case.
 fn matches_caseless(word: &StringMatcher, text: &str) -> bool {
     let text = text.as_bytes();
     let same = |part: Option<&[u8]>, literal: &str| {

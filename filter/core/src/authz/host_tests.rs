@@ -2,7 +2,7 @@ use super::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-/// Whether the pattern matches; `None` if the authority is rejected.
+/// Returns whether the pattern matches; `None` if the authority is rejected.
 fn matches(pattern: &str, authority: &str) -> Option<bool> {
     let pattern =
         HostMatcher::parse(pattern).unwrap_or_else(|message| panic!("{pattern}: {message}"));
@@ -10,7 +10,7 @@ fn matches(pattern: &str, authority: &str) -> Option<bool> {
 }
 
 #[test]
-fn host_matches_in_every_spelling() {
+fn host_matches_in_every_notation() {
     for (pattern, authorities) in [
         (
             "Admin.example",
@@ -60,7 +60,7 @@ fn host_matches_in_every_spelling() {
 }
 
 #[test]
-fn host_pattern_spares_other_hosts() {
+fn host_pattern_excludes_other_hosts() {
     for (pattern, authority) in [
         ("api.example.com", "api.example.com.evil"),
         ("*.example.com", "example.com"),
@@ -80,8 +80,8 @@ fn host_pattern_spares_other_hosts() {
     }
 }
 
-/// Whether a pattern is sure to match an authority, and whether it may, under the schemes that a
-/// request states.
+/// Returns whether a pattern certainly matches an authority, and whether it may match, under the
+/// schemes that a request states.
 fn under(schemes: &[&str], pattern: &str, authority: &str) -> [bool; 2] {
     let pattern = HostMatcher::parse(pattern).unwrap();
     let mut authority = Authority::parse(authority).unwrap();
@@ -114,7 +114,7 @@ fn absent_port_is_default_of_scheme() {
             [false, false],
             "{pattern} {authority}"
         );
-        // The client chooses `:scheme`.
+        // The client chooses `:scheme`, so it alone is not decisive.
         for unsure in [
             &[][..],
             &["http", "https"],
@@ -143,7 +143,7 @@ fn absent_port_is_default_of_scheme() {
     assert_eq!(under(&[], "a.example", "a.example"), [true, true]);
 }
 
-/// RFC 3986 §3.2.2; the last ones are IPv4 addresses for inet_aton.
+/// Rejected authorities (RFC 3986 §3.2.2); the last ones are IPv4 addresses for inet_aton.
 #[test]
 fn rejects_authority_of_another_form() {
     let long = "a".repeat(254);
@@ -227,13 +227,16 @@ proptest::proptest! {
     #[test]
     fn covered_host_matches(a in 0..14_usize, b in 0..14_usize, c in 0..10_usize) {
         let patterns = [
-            "*", "a.test", "a.test:80", "*.test", "*.test:80", "*:80", "a.*", "[::1]", "[::1]:80", "10.0.0.1", "10.*", "*test",
+            "*", "a.test", "a.test:80", "*.test", "*.test:80", "*:80", "a.*", "[::1]", "[::1]:80",
+            "10.0.0.1", "10.*", "*test",
             "b.a.test", "[::2]",
         ];
         let hosts = [
-            "a.test", "a.test:80", "b.a.test:80", "b.a.test", "[::1]", "[::1]:80", "10.0.0.1:80", "10.0.0.1", "x", "[::2]:81",
+            "a.test", "a.test:80", "b.a.test:80", "b.a.test", "[::1]", "[::1]:80", "10.0.0.1:80",
+            "10.0.0.1", "x", "[::2]:81",
         ];
-        let (a, b) = (HostMatcher::parse(patterns[a]).unwrap(), HostMatcher::parse(patterns[b]).unwrap());
+        let (a, b) = (HostMatcher::parse(patterns[a]).unwrap(),
+            HostMatcher::parse(patterns[b]).unwrap());
         let host = Authority::parse(hosts[c]).unwrap();
         if a.covers(&b) && b.matches(&host) {
             proptest::prop_assert!(a.matches(&host), "{:?} {:?} {:?}", a, b, host);

@@ -1,5 +1,5 @@
-//! Patterns of methods and paths as AuthorizationPolicy writes them, path templates with `{*}` and
-//! `{**}` included.
+//! Patterns of AuthorizationPolicy for methods and paths, including path templates with `{*}` and
+//! `{**}`.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -7,31 +7,31 @@ use alloc::vec::Vec;
 use super::path::{Ends, EscapedSlashes, canonical_literal};
 use crate::matcher::{Matcher, StringMatcher};
 
-/// A path pattern: a [`StringMatcher`], or a template whose `{*}` is one segment and whose `{**}`, the last
-/// operator, is any rest.
+/// A path pattern: a [`StringMatcher`], or a template. In a template, `{*}` stands for one segment
+/// and `{**}`, the last operator, for any rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatcher {
-    /// Without operators in braces.
+    /// A pattern without operators in braces.
     Plain(StringMatcher),
-    /// With operators.
+    /// A pattern with operators in braces.
     Template(PathTemplate),
 }
 
-/// Segments up to `{**}` or the end, and the literal text after `{**}`.
+/// Parsed template: the segments up to `{**}` or the end, and the literal text after `{**}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathTemplate {
-    /// `None` is `{*}`.
+    /// Segments before `{**}`; `None` stands for `{*}`.
     head: Vec<Option<Box<str>>>,
-    /// After `{**}`; `None` without one.
+    /// Literal text after `{**}`; `None` without `{**}`.
     tail: Option<Box<str>>,
 }
 
 impl PathMatcher {
-    /// Reads a pattern. Its literal text may be spelled in any way that a request path may, and
-    /// beyond ASCII as it is.
+    /// Parses a pattern. Its literal text may use the same escapes as a request path; characters
+    /// beyond ASCII need none.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem with the pattern.
     pub fn parse(text: &str, slashes: EscapedSlashes) -> Result<Self, &'static str> {
         if slashes == EscapedSlashes::Reject && text.to_ascii_lowercase().contains("%2f") {
             return Err(NEEDS_KEEP);
@@ -47,7 +47,9 @@ impl PathMatcher {
 }
 
 impl PathTemplate {
+    /// Parses a pattern with operators.
     fn parse(text: &str, slashes: EscapedSlashes) -> Result<Self, &'static str> {
+        // Split at the last operator, then parse the segments before it.
         let (head, tail) = match text.split_once("/{**}") {
             Some((head, tail)) => (head, Some(tail)),
             None => (text, None),
@@ -56,30 +58,20 @@ impl PathTemplate {
             .strip_prefix('/')
             .or_else(|| head.is_empty().then_some(""))
             .ok_or("must start with /")?;
-        let canonical = |literal: &str| {
-            canonical_literal(literal, Ends::CLOSED, slashes)
-                .map(|text| Box::<str>::from(&*text))
-                .ok_or(NEVER)
-        };
-        let segment = |segment: &str| match segment {
-            "{*}" => Ok(None),
-            literal if literal.contains(['*', '{', '}']) => {
-                Err("in a template, {*} and {**} must be whole segments and * must not stand alone")
-            }
-            literal => canonical(literal).map(Some),
-        };
+        // A template that starts with `/{**}` has no segments before it.
         let head: Vec<Option<Box<str>>> = if head.is_empty() {
             Vec::new()
         } else {
-            rest.split('/').map(segment).collect::<Result<_, _>>()?
+            rest.split('/')
+                .map(|text| Self::segment(text, slashes))
+                .collect::<Result<_, _>>()?
         };
-        let plain = |tail: &&str| {
-            (tail.is_empty() || tail.starts_with('/')) && !tail.contains(['*', '{', '}'])
-        };
-        if tail.as_ref().is_some_and(|tail| !plain(tail)) {
+        if let Some(tail) = tail
+            && (!(tail.is_empty() || tail.starts_with('/')) || tail.contains(['*', '{', '}']))
+        {
             return Err("{**} must be the last operator and a whole segment");
         }
-        // Only the last segment of a path may be empty.
+        // Only the last segment of a path may be empty (a trailing slash).
         let inner = head.len().saturating_sub(usize::from(tail.is_none()));
         if head
             .iter()
@@ -90,59 +82,77 @@ impl PathTemplate {
         }
         Ok(Self {
             head,
-            tail: tail.map(canonical).transpose()?,
+            tail: tail
+                .map(|tail| literal(tail, Ends::CLOSED, slashes))
+                .transpose()?,
         })
+    }
+
+    /// Parses one segment before `{**}`; `None` stands for `{*}`.
+    fn segment(text: &str, slashes: EscapedSlashes) -> Result<Option<Box<str>>, &'static str> {
+        if text == "{*}" {
+            Ok(None)
+        } else if text.contains(['*', '{', '}']) {
+            Err("in a template, {*} and {**} must be whole segments and * must not stand alone")
+        } else {
+            literal(text, Ends::CLOSED, slashes).map(Some)
+        }
     }
 }
 
-/// Returns the same pattern over the canonical form of its literal text.
+/// Returns the canonical form of literal text, or an error if no canonical path can contain it.
+fn literal(text: &str, ends: Ends, slashes: EscapedSlashes) -> Result<Box<str>, &'static str> {
+    canonical_literal(text, ends, slashes)
+        .map(|text| Box::from(&*text))
+        .ok_or(NEVER)
+}
+
+/// Returns the same pattern with the canonical form of its literal text.
 fn canonical(
     pattern: &StringMatcher,
     slashes: EscapedSlashes,
 ) -> Result<StringMatcher, &'static str> {
-    let read = |text: &str, ends| {
-        canonical_literal(text, ends, slashes)
-            .map(|text| Box::from(&*text))
-            .ok_or(NEVER)
-    };
     Ok(match pattern {
-        StringMatcher::Exact(text) => StringMatcher::Exact(read(text, Ends::CLOSED)?),
-        StringMatcher::Prefix(text) => StringMatcher::Prefix(read(
-            text,
-            Ends {
+        StringMatcher::Exact(text) => StringMatcher::Exact(literal(text, Ends::CLOSED, slashes)?),
+        StringMatcher::Prefix(text) => {
+            let ends = Ends {
                 open_end: true,
                 ..Ends::CLOSED
-            },
-        )?),
-        StringMatcher::Suffix(text) => StringMatcher::Suffix(read(
-            text,
-            Ends {
+            };
+            StringMatcher::Prefix(literal(text, ends, slashes)?)
+        }
+        StringMatcher::Suffix(text) => {
+            let ends = Ends {
                 open_start: true,
                 ..Ends::CLOSED
-            },
-        )?),
+            };
+            StringMatcher::Suffix(literal(text, ends, slashes)?)
+        }
         StringMatcher::Present => StringMatcher::Present,
     })
 }
 
-const NEVER: &str = "can never match: paths with //, dot segments, \\, ; or %25, and escapes that are incomplete, \
-    controls or not UTF-8, are rejected with 400 before rules apply; ?, # and blanks must be escaped";
+/// Message for a pattern that only matches paths without a canonical form.
+const NEVER: &str = "can never match: paths with //, dot segments, \\, ; or %25, and escapes that \
+    are incomplete, controls or not UTF-8, are rejected with 400 before rules apply; ?, # and \
+    spaces must be escaped";
 
-const NEEDS_KEEP: &str = "can never match: paths with %2F are rejected with 400 unless pathWithEscapedSlashesAction is \
-    KEEP_UNCHANGED";
+/// Message for a pattern with an escaped slash under [`EscapedSlashes::Reject`].
+const NEEDS_KEEP: &str = "can never match: paths with %2F are rejected with 400 unless \
+    pathWithEscapedSlashesAction is KEEP_UNCHANGED";
 
-/// A method: with case, as HTTP has it.
+/// A pattern for methods, which HTTP compares case-sensitively.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MethodMatcher(StringMatcher);
 
 impl MethodMatcher {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem with the pattern.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
-            return Err("methods are compared with case: write it in capitals, such as GET");
+            return Err("methods are case-sensitive; write it in capitals, such as GET");
         }
         StringMatcher::parse(text).map(Self)
     }
@@ -161,6 +171,7 @@ impl Matcher for MethodMatcher {
 }
 
 impl PathTemplate {
+    /// Returns whether a canonical path matches.
     fn matches(&self, path: &str) -> bool {
         let mut rest = path;
         for segment in &self.head {
@@ -169,6 +180,7 @@ impl PathTemplate {
             };
             let end = after.find('/').unwrap_or(after.len());
             let (found, left) = after.split_at(end);
+            // `{*}` needs a non-empty segment.
             let fits = segment
                 .as_deref()
                 .map_or(!found.is_empty(), |literal| literal == found);
@@ -185,10 +197,11 @@ impl PathTemplate {
         }
     }
 
-    /// The literal beginning that every match has.
+    /// Returns whether every match starts with this text.
     fn begins_with(&self, prefix: &str) -> bool {
         let mut left = prefix;
         for segment in &self.head {
+            // The prefix may end anywhere in a segment.
             let Some(after) = left.strip_prefix('/') else {
                 return left.is_empty();
             };
@@ -200,6 +213,7 @@ impl PathTemplate {
                 None => return literal.starts_with(after),
             }
         }
+        // After `{**}` comes a slash, then any text.
         left.is_empty() || (self.tail.is_some() && left == "/")
     }
 }
@@ -225,6 +239,7 @@ impl Matcher for PathMatcher {
                 template.matches(path)
             }
             (Self::Template(ours), Self::Template(theirs)) => ours == theirs,
+            // Whether a prefix or suffix is covered by a template is not decided: `false` is safe.
             (Self::Plain(_) | Self::Template(_), _) => false,
         }
     }

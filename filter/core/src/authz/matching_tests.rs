@@ -8,7 +8,7 @@ fn path(pattern: &str) -> PathMatcher {
 }
 
 #[test]
-fn words_match_as_in_authorization_policy() {
+fn patterns_match_as_in_authorization_policy() {
     for (pattern, yes, no) in [
         ("GET", &["GET"][..], &["get", "GETS", ""][..]),
         ("ab*", &["ab", "abc"], &["a", "xab"]),
@@ -26,7 +26,7 @@ fn words_match_as_in_authorization_policy() {
     );
 }
 
-/// The examples of Istio's AuthorizationPolicy reference (`Operation.paths`).
+/// Examples from Istio's AuthorizationPolicy reference (`Operation.paths`).
 #[test]
 fn path_templates_match_as_istio_documents_them() {
     for (pattern, yes, no) in [
@@ -59,7 +59,7 @@ fn path_templates_match_as_istio_documents_them() {
 }
 
 #[test]
-fn templates_that_istio_refuses_are_refused() {
+fn rejects_templates_that_istio_rejects() {
     for pattern in [
         "/*/baz/{*}",
         "/**/baz/{*}",
@@ -87,7 +87,7 @@ fn templates_that_istio_refuses_are_refused() {
 }
 
 #[test]
-fn covering_is_only_claimed_when_sure() {
+fn covers_only_when_certain() {
     for (wide, narrow) in [
         ("/*", "/a"),
         ("/a*", "/ab*"),
@@ -117,11 +117,13 @@ fn covering_is_only_claimed_when_sure() {
 }
 
 proptest::proptest! {
-    /// Whatever is covered must match: else a legitimate rule would be refused as one that can
-    /// never decide.
+    /// A covered pattern must match whenever the other does. Otherwise a legitimate rule would be
+    /// rejected as one that never decides.
     #[test]
-    fn what_is_covered_matches(a in 0..12_usize, b in 0..12_usize, text in "/[ab]{0,2}(/[ab]{0,2}){0,2}") {
-        let patterns = ["/", "/*", "/a*", "*b", "*", "/a", "/a/b", "/{*}", "/{**}", "/a/{*}", "/a/{**}", "/{*}/b"];
+    fn covered_pattern_implies_match(a in 0..12_usize, b in 0..12_usize,
+        text in "/[ab]{0,2}(/[ab]{0,2}){0,2}") {
+        let patterns = ["/", "/*", "/a*", "*b", "*", "/a", "/a/b", "/{*}", "/{**}", "/a/{*}",
+            "/a/{**}", "/{*}/b"];
         let (a, b) = (path(patterns[a]), path(patterns[b]));
         if a.covers(&b) && b.matches(&text) {
             proptest::prop_assert!(a.matches(&text), "{:?} {:?} {}", a, b, text);

@@ -22,39 +22,43 @@ pub use request::{CanonicalRequest, Request};
 pub use rule_results::RuleResults;
 use rules::{Action, Operation, Rule};
 
-/// The route rules, and what they have in common for every request.
+/// The route rules, with properties of the whole list that every request needs.
 #[derive(Clone, Debug)]
 pub struct AuthorizationPolicy {
     rules: Vec<Rule>,
-    /// How old keys and revocations may be if no rule allows.
+    /// Staleness that applies if the policy has no ALLOW rule.
     default_staleness: Staleness,
-    /// Whether a rule compares paths.
+    /// True if a rule compares paths.
     compares_paths: bool,
-    /// Whether a rule compares hosts.
+    /// True if a rule compares hosts.
     compares_hosts: bool,
-    /// Whether a rule compares ports of hosts.
+    /// True if a rule compares ports of hosts.
     compares_ports: bool,
     slashes: EscapedSlashes,
-    /// Whether a rule allows. Without one, only DENY rules reject.
+    /// True if the policy has an ALLOW rule. Without one, only DENY rules reject.
     allows: bool,
     /// Results of the rules for a request without a token.
     anonymous: RuleResults,
 }
 
-/// A refusal by policy, and the scopes that would have helped.
+/// A rejection by policy, with the scopes that would have been sufficient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denied<'p> {
-    /// Why.
+    /// Reason for the rejection.
     pub rejection: Rejection,
-    /// For `scope` in WWW-Authenticate (RFC 6750 §3); empty unless scopes were missing.
+    /// Value of `scope` in WWW-Authenticate (RFC 6750 §3); empty unless scopes were missing.
     pub scopes: &'p [Box<str>],
+    /// Index of the rule that decided: the first DENY rule that matched, or the ALLOW rule that
+    /// came closest.
+    pub rule: Option<usize>,
 }
 
 impl Denied<'_> {
-    fn plain(rejection: Rejection) -> Self {
+    fn by(rule: Option<usize>, rejection: Rejection) -> Self {
         Self {
             rejection,
             scopes: &[],
+            rule,
         }
     }
 }
@@ -78,10 +82,11 @@ impl AuthorizationPolicy {
         }
     }
 
-    /// Returns the longest time for which a rule goes on by one bundle, if an issuer's keys come
-    /// from the bundle.
+    /// Returns the maximum time for which a rule uses one bundle, if an issuer's keys come from the
+    /// bundle.
     #[must_use]
     pub fn staleness_bound(&self) -> StalenessBound {
+        // Only rules that allow requests depend on the age of the bundle.
         if !self.allows {
             return StalenessBound::of(self.default_staleness);
         }
@@ -96,14 +101,15 @@ impl AuthorizationPolicy {
         longest
     }
 
-    /// Returns the request as rules compare it. Path and host are brought to their canonical form
-    /// if any rule looks at them.
+    /// Returns the request in the form in which rules compare it. Path and host are converted to
+    /// their canonical form if any rule compares them.
     ///
     /// # Errors
-    /// [`Rejection::PathNotNormalized`] for a path that servers may read in two ways,
+    /// [`Rejection::PathNotNormalized`] for a path that servers may interpret in different ways,
     /// [`Rejection::HostMalformed`] for an authority that is not one host with at most one port,
     /// [`Rejection::PathTooLong`] and [`Rejection::HostTooLong`].
     pub fn canonical<'a>(&self, request: &Request<'a>) -> Result<CanonicalRequest<'a>, Rejection> {
+        // A policy without path rules accepts every path, as Envoy would.
         let path = request.path_without_query();
         let path = if self.compares_paths {
             if path.len() > limits::MAX_PATH_BYTES {
@@ -125,25 +131,25 @@ impl AuthorizationPolicy {
         })
     }
 
-    /// Returns whether the scheme of a request decides: it names no port, and a rule compares
-    /// ports.
+    /// Returns whether the decision depends on the scheme: the request names no port, and a rule
+    /// compares ports.
     #[must_use]
     pub fn needs_scheme(&self, request: &CanonicalRequest<'_>) -> bool {
         self.compares_ports && request.host.as_ref().is_some_and(|host| !host.has_port())
     }
 
-    /// Whether a request without a token passes: some rule with `allowMissing` matches its route
-    /// and no DENY rule does.
+    /// Returns whether a request without a token passes: a rule with `allowMissing` matches its
+    /// route, and no DENY rule matches.
     #[must_use]
     pub fn admits_anonymous(&self, request: &CanonicalRequest<'_>) -> bool {
         let public = self
             .rules
             .iter()
             .any(|rule| rule.allow_missing && rule.matches_route(request));
-        public && !self.denies(request, &self.anonymous)
+        public && self.denying(request, &self.anonymous).is_none()
     }
 
-    /// Evaluates what the rules ask of the token. The request has no part in it.
+    /// Evaluates the parts of the rules that depend on the token only, not on the request.
     #[must_use]
     pub fn evaluate(&self, token: &Verified, authn: &RequestAuthentication) -> RuleResults {
         match authn.jwt_rules().get(token.jwt_rule()) {
@@ -152,8 +158,8 @@ impl AuthorizationPolicy {
         }
     }
 
-    /// Whether the bearer of a verified token may make this request (V16, V22): no DENY rule
-    /// matches, and some ALLOW rule does, or there is none.
+    /// Decides whether the bearer of a verified token may make this request (V16, V22): no DENY
+    /// rule matches, and an ALLOW rule matches if the policy has one.
     ///
     /// # Errors
     /// [`Denied`] with [`Rejection::RuleDenied`], [`Rejection::BundleStale`],
@@ -163,18 +169,21 @@ impl AuthorizationPolicy {
         request: &CanonicalRequest<'_>,
         results: &RuleResults,
         freshness: Freshness,
-    ) -> Result<(), Denied<'_>> {
-        if self.denies(request, results) {
-            return Err(Denied::plain(Rejection::RuleDenied));
+    ) -> Result<Option<usize>, Denied<'_>> {
+        // DENY rules come first, whatever their position in the list.
+        if let Some(rule) = self.denying(request, results) {
+            return Err(Denied::by(Some(rule), Rejection::RuleDenied));
         }
         if !self.allows {
             return if is_fresh(results, self.default_staleness, freshness) {
-                Ok(())
+                Ok(None)
             } else {
-                Err(Denied::plain(Rejection::BundleStale))
+                Err(Denied::by(None, Rejection::BundleStale))
             };
         }
-        let mut denied = Denied::plain(Rejection::RuleUnmatched);
+        // The first ALLOW rule that matches decides. Otherwise the most specific reason is
+        // reported: stale data before missing scopes before no match.
+        let mut denied = Denied::by(None, Rejection::RuleUnmatched);
         for (at, rule) in self
             .on_route(Action::Allow, request)
             .filter(|(at, _)| results.matches(*at))
@@ -182,20 +191,20 @@ impl AuthorizationPolicy {
             if !results.has_scopes(at) {
                 if denied.rejection == Rejection::RuleUnmatched {
                     denied = Denied {
-                        rejection: Rejection::ScopeMissing,
                         scopes: &rule.scopes,
+                        ..Denied::by(Some(at), Rejection::ScopeMissing)
                     };
                 }
             } else if is_fresh(results, rule.staleness, freshness) {
-                return Ok(());
+                return Ok(Some(at));
             } else {
-                denied = Denied::plain(Rejection::BundleStale);
+                denied = Denied::by(Some(at), Rejection::BundleStale);
             }
         }
         Err(denied)
     }
 
-    /// The rules of one action that match the request's route, with their indices.
+    /// Returns the rules of one action that match the request's route, with their indices.
     fn on_route<'p>(
         &'p self,
         action: Action,
@@ -207,14 +216,16 @@ impl AuthorizationPolicy {
             .filter(move |(_, rule)| rule.action == action && rule.matches_route(request))
     }
 
-    fn denies(&self, request: &CanonicalRequest<'_>, results: &RuleResults) -> bool {
+    /// Returns the first DENY rule that matches.
+    fn denying(&self, request: &CanonicalRequest<'_>, results: &RuleResults) -> Option<usize> {
         self.on_route(Action::Deny, request)
-            .any(|(at, _)| results.matches(at) && results.has_scopes(at))
+            .map(|(at, _)| at)
+            .find(|at| results.matches(*at) && results.has_scopes(*at))
     }
 }
 
-/// Returns whether keys and revocations are fresh enough. Only tokens whose keys come from the
-/// bundle depend on its age.
+/// Returns whether keys and revocations are fresh enough. The age of the bundle matters only for
+/// tokens whose keys come from it.
 fn is_fresh(results: &RuleResults, staleness: Staleness, freshness: Freshness) -> bool {
     let too_old = staleness
         .max_age
@@ -224,6 +235,7 @@ fn is_fresh(results: &RuleResults, staleness: Staleness, freshness: Freshness) -
         || (!freshness.overdue && (staleness.serve || !(freshness.expired || too_old)))
 }
 
+/// Parses `:authority`.
 fn parse_host(text: &str) -> Result<Authority<'_>, Rejection> {
     if host::is_too_long(text) {
         return Err(Rejection::HostTooLong);

@@ -1,48 +1,50 @@
-//! The one form in which paths are compared (RFC 3986 §6.2.2).
+//! The canonical form in which paths are compared (RFC 3986 §6.2.2).
 //!
 //! The canonical form of a path is the text that an upstream reads after it has resolved the
-//! escapes. Every spelling of a path therefore gets the decision of the path itself. Spellings that
-//! two servers read differently have no canonical form.
+//! escapes. Every notation of a path therefore gets the same decision. A path that two servers may
+//! read differently has no canonical form.
 
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// Handling of `%2F` in paths; the words are those of Envoy's `path_with_escaped_slashes_action`.
+/// Handling of `%2F` in paths, with the words of Envoy's `path_with_escaped_slashes_action`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EscapedSlashes {
     /// `REJECT_REQUEST`: a path with `%2F` has no canonical form.
     #[default]
     Reject,
-    /// `KEEP_UNCHANGED`: `%2F` is a character of its segment.
+    /// `KEEP_UNCHANGED`: `%2F` is a normal character of its segment.
     Keep,
 }
 
-/// Stands for an escaped slash in a canonical path. No other spelling leads to it, because escaped
-/// controls are rejected.
+/// Character that stands for an escaped slash in a canonical path. No other input maps to it,
+/// because escaped control characters are rejected.
 pub const ESCAPED_SLASH: char = '\u{1f}';
 
 /// Bytes that servers interpret before or after they resolve escapes: `\` as `/`, `;` as the start
 /// of parameters, `?` and `#` as the end of the path.
 const SPECIAL: &[u8] = b"\\;?#";
 
-/// Returns the canonical form of a request path (without query), or `None` if servers may read it
-/// in two ways.
+/// Returns the canonical form of a request path (without query), or `None` if servers may interpret
+/// the path in different ways.
 ///
-/// Borrows where nothing is escaped.
+/// Borrows the path if it contains no escapes.
 pub(super) fn canonical_path(path: &str, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
     let plain = path
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && !SPECIAL.contains(&byte));
+    // `*` is the target of `OPTIONS *` (RFC 9112 §3.2.4).
     if !plain || !(path.starts_with('/') || path == "*") {
         return None;
     }
     let text = resolved(path, slashes)?;
+    // Some servers strip a trailing slash, which an escaped slash would become.
     (has_plain_segments(&text, Ends::CLOSED) && !text.ends_with(ESCAPED_SLASH)).then_some(text)
 }
 
-/// Ends of a text at which a segment may go on: a pattern `prefix*` is open at its end, `*suffix`
-/// at its start.
+/// Ends of a literal text at which a segment may continue. The text of a pattern `prefix*` is open
+/// at its end, that of `*suffix` at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
     pub(super) open_start: bool,
@@ -56,18 +58,19 @@ impl Ends {
     };
 }
 
-/// Returns the canonical form of literal text of a pattern, or `None` if no canonical path can
+/// Returns the canonical form of a pattern's literal text, or `None` if no canonical path can
 /// contain it.
 ///
-/// Characters beyond ASCII may be written as they are.
+/// Characters beyond ASCII need no escapes.
 pub(super) fn canonical_literal(
     literal: &str,
     ends: Ends,
     slashes: EscapedSlashes,
 ) -> Option<Cow<'_, str>> {
-    let printable =
-        |char: char| !char.is_control() && !char.is_whitespace() && !"\\;?#".contains(char);
-    if !literal.chars().all(printable) {
+    if literal
+        .chars()
+        .any(|char| char.is_control() || char.is_whitespace() || "\\;?#".contains(char))
+    {
         return None;
     }
     let text = resolved(literal, slashes)?;
@@ -75,8 +78,8 @@ pub(super) fn canonical_literal(
     (ended && has_plain_segments(&text, ends)).then_some(text)
 }
 
-/// Resolves escapes. `None` for an incomplete escape, for octets that are not UTF-8, and for
-/// characters that cannot be resolved without a second meaning.
+/// Resolves escapes. Returns `None` for an incomplete escape, for octets that are not UTF-8, and
+/// for characters that would be ambiguous without their escape.
 fn resolved(text: &str, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
     if !text.contains('%') {
         return Some(Cow::Borrowed(text));
@@ -93,22 +96,26 @@ fn resolved(text: &str, slashes: EscapedSlashes) -> Option<Cow<'_, str>> {
         rest = tail;
     }
     let text = String::from_utf8(bytes).ok()?;
+    // A control character may end the path for a server, and would forge `ESCAPED_SLASH`.
     let controls = text
         .chars()
         .any(|char| char.is_control() && char != ESCAPED_SLASH);
     (!controls).then_some(Cow::Owned(text))
 }
 
-/// The octet after a `%`, and the text behind it.
+/// Decodes the two digits after a `%`. Returns the octet and the remaining text.
 fn escape(after: &[u8], slashes: EscapedSlashes) -> Option<(u8, &[u8])> {
     let [high, low, tail @ ..] = after else {
         return None;
     };
-    let digit = |digit: u8| char::from(digit).to_digit(16);
-    let octet = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+    let (high, low) = (
+        char::from(*high).to_digit(16)?,
+        char::from(*low).to_digit(16)?,
+    );
+    let octet = u8::try_from(high << 4 | low).ok()?;
     let octet = match (octet, slashes) {
         (b'/', EscapedSlashes::Keep) => u8::try_from(ESCAPED_SLASH).ok()?,
-        // A second decoder would read on behind an escaped `%`; the others separate segments or
+        // A second decoder would continue after an escaped `%`. The others separate segments or
         // parameters for some servers.
         (b'/' | b'\\' | b';' | b'%', _) => return None,
         (octet, _) if octet.is_ascii_control() => return None,
@@ -117,16 +124,20 @@ fn escape(after: &[u8], slashes: EscapedSlashes) -> Option<(u8, &[u8])> {
     Some((octet, tail))
 }
 
-/// Returns whether no segment is `.` or `..`, and none between two separators is empty. Escaped
-/// slashes count as separators here, because some servers take them for such.
+/// Returns whether no segment is `.` or `..`, and no segment between two separators is empty.
+/// Escaped slashes count as separators, because some servers treat them so.
 fn has_plain_segments(text: &str, ends: Ends) -> bool {
-    let separates = |byte: &u8| *byte == b'/' || char::from(*byte) == ESCAPED_SLASH;
-    let mut segments = text.as_bytes().split(separates).peekable();
+    let mut segments = text
+        .as_bytes()
+        .split(|byte| *byte == b'/' || char::from(*byte) == ESCAPED_SLASH)
+        .peekable();
     let mut first = true;
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         let plain = match segment {
+            // At an open end, `.` may be a part of a longer segment.
             b"." | b".." => (first && ends.open_start) || (last && ends.open_end),
+            // An empty first segment precedes the leading slash; an empty last one follows a slash.
             b"" => first || last,
             _ => true,
         };

@@ -39,7 +39,7 @@ fn keeps_escaped_slash_inside_its_segment() {
     );
 }
 
-/// A server that takes the escaped slash for a separator must not be led elsewhere.
+/// A server that treats the escaped slash as a separator must not reach another path.
 #[test]
 fn rejects_escaped_slash_beside_dots_or_nothing() {
     let led_away = [
@@ -67,7 +67,7 @@ fn rejects_escaped_backslash_with_kept_slashes() {
 
 #[test]
 fn literal_may_end_inside_dotted_segment() {
-    let literal = |text, open_start, open_end| {
+    fn literal(text: &str, open_start: bool, open_end: bool) -> bool {
         canonical_literal(
             text,
             Ends {
@@ -77,7 +77,7 @@ fn literal_may_end_inside_dotted_segment() {
             EscapedSlashes::Reject,
         )
         .is_some()
-    };
+    }
     assert!(
         literal("/.", false, true)
             && literal("./x", true, false)
@@ -95,17 +95,18 @@ fn literal_may_end_inside_dotted_segment() {
     );
 }
 
-/// Python's `urllib.parse.unquote`: what is no escape stays, and what is not UTF-8 becomes U+FFFD.
+/// Python's `urllib.parse.unquote`: leaves invalid escapes unchanged, and replaces invalid UTF-8
+/// with U+FFFD.
 fn unquote(path: &str) -> String {
     String::from_utf8_lossy(&octets(path, false).unwrap()).into_owned()
 }
 
-/// ECMAScript's `decodeURIComponent`: fails on what is no escape, and on what is not UTF-8.
+/// ECMAScript's `decodeURIComponent`: fails on invalid escapes and on invalid UTF-8.
 fn decode_uri_component(path: &str) -> Option<String> {
     String::from_utf8(octets(path, true)?).ok()
 }
 
-/// Go's `url.PathUnescape`: fails on what is no escape; octets may be anything.
+/// Go's `url.PathUnescape`: fails on invalid escapes; octets may have any value.
 fn path_unescape(path: &str) -> Option<Vec<u8>> {
     octets(path, true)
 }
@@ -131,7 +132,7 @@ fn octets(path: &str, strict: bool) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Characters of readings: each kind that servers or escapes treat in a way of its own.
+/// Characters of generated readings: one of each kind that servers or escapes treat differently.
 const CHARS: [char; 32] = [
     'a',
     'b',
@@ -167,34 +168,36 @@ const CHARS: [char; 32] = [
     '\u{1f600}',
 ];
 
-/// Spells a reading; each number says how one character is written.
+/// Encodes a reading; each number selects the encoding of one character.
 fn spelled(reading: &str, ways: &[u8]) -> String {
-    let spell = |(at, char): (usize, char)| {
-        let way = ways[at % ways.len()];
-        if char == ESCAPED_SLASH {
-            return String::from(if way.is_multiple_of(2) { "%2F" } else { "%2f" });
-        }
-        if char == '/'
-            || (way.is_multiple_of(3)
-                && char.is_ascii_graphic()
-                && !SPECIAL.contains(&(char as u8)))
-        {
-            return String::from(char);
-        }
-        let mut buffer = [0; 4];
-        let octet = |octet: &u8| match way % 4 {
-            0 => format!("%{octet:02x}"),
-            1 => format!("%{octet:02X}"),
-            2 => format!("%{:X}{:x}", octet >> 4, octet & 15),
-            _ => format!("%{:x}{:X}", octet >> 4, octet & 15),
-        };
-        char.encode_utf8(&mut buffer)
-            .as_bytes()
-            .iter()
-            .map(octet)
-            .collect::<String>()
-    };
-    reading.chars().enumerate().map(spell).collect()
+    reading
+        .chars()
+        .enumerate()
+        .map(|(at, char): (usize, char)| {
+            let way = ways[at % ways.len()];
+            if char == ESCAPED_SLASH {
+                return String::from(if way.is_multiple_of(2) { "%2F" } else { "%2f" });
+            }
+            if char == '/'
+                || (way.is_multiple_of(3)
+                    && char.is_ascii_graphic()
+                    && !SPECIAL.contains(&(char as u8)))
+            {
+                return String::from(char);
+            }
+            let mut buffer = [0; 4];
+            char.encode_utf8(&mut buffer)
+                .as_bytes()
+                .iter()
+                .map(|octet: &u8| match way % 4 {
+                    0 => format!("%{octet:02x}"),
+                    1 => format!("%{octet:02X}"),
+                    2 => format!("%{:X}{:x}", octet >> 4, octet & 15),
+                    _ => format!("%{:x}{:X}", octet >> 4, octet & 15),
+                })
+                .collect::<String>()
+        })
+        .collect()
 }
 
 /// A path as servers read it; [`ESCAPED_SLASH`] stands for a slash that they do not resolve.
@@ -212,10 +215,10 @@ fn reading(slashes: EscapedSlashes) -> impl Strategy<Value = String> {
     prop::collection::vec(segment, 1..4).prop_map(|segments| format!("/{}", segments.join("/")))
 }
 
-/// Kinds of patterns: exact, `prefix*`, `*suffix`, `{*}`, `{**}` at the end and in front.
+/// Number of pattern kinds: exact, `prefix*`, `*suffix`, `{*}`, `{**}` at the end and in front.
 const KINDS: u8 = 6;
 
-/// A pattern, and whether it matches a reading, told without the code under test.
+/// Returns a pattern, and whether it matches a reading, determined without the code under test.
 fn guards(kind: u8, guarded: &str, path: &str) -> bool {
     let end = guarded.rfind('/').unwrap();
     match kind % KINDS {
@@ -229,7 +232,7 @@ fn guards(kind: u8, guarded: &str, path: &str) -> bool {
 }
 
 fn pattern(kind: u8, guarded: &str, ways: &[u8]) -> String {
-    // `*`, `{` and `}` are operators where they stand raw.
+    // Unescaped `*`, `{` and `}` are operators.
     let write = |text: &str| {
         spelled(text, ways)
             .replace('*', "%2A")
@@ -257,11 +260,12 @@ fn decide(policy: &Policy, path: &str) -> Result<(), Rejection> {
     policy
         .authz()
         .authorize(&request, anonymous, Freshness::default())
+        .map(|_rule| ())
         .map_err(|denied| denied.rejection)
 }
 
-/// Compares the decisions of a DENY rule and of `notPaths` about one spelling with what its reading
-/// demands.
+/// Compares the decisions of a DENY rule and of `notPaths` on one encoding with the decision that
+/// its reading requires.
 fn decides_by_reading(
     slashes: EscapedSlashes,
     kind: u8,
@@ -278,7 +282,8 @@ fn decides_by_reading(
     };
     let policy = |rules: Value| {
         let config = json!({
-            "jwtRules": [{ "issuer": "https://i", "audiences": ["a"], "jwks": { "keys": [key.jwk()] } }],
+            "jwtRules": [{ "issuer": "https://i", "audiences": ["a"],
+                "jwks": { "keys": [key.jwk()] } }],
             "pathWithEscapedSlashesAction": setting, "rules": rules,
         });
         crate::config::read_policy(&config.to_string()).unwrap_or_else(|errors| panic!("{errors}"))
@@ -316,9 +321,10 @@ fn decides_by_reading(
 }
 
 proptest! {
-    /// Where a path has a canonical form, every decoder reads exactly that.
+    /// If a path has a canonical form, every decoder reads exactly that form.
     #[test]
-    fn decoders_read_the_canonical_form(path in "/[a-cAF%0-9;:@./\\\\?#\u{e9} ]{0,16}|/(%[0-9a-fA-F]{2}|[a./]){0,8}") {
+    fn decoders_read_the_canonical_form(path in "/[a-cAF%0-9;:@./\\\\?#\u{e9} ]{0,16}\
+        |/(%[0-9a-fA-F]{2}|[a./]){0,8}") {
         if let Some(canonical) = canonical_path(&path, EscapedSlashes::Reject) {
             prop_assert_eq!(&*canonical, unquote(&path));
             prop_assert_eq!(Some(String::from(&*canonical)), decode_uri_component(&path));
@@ -326,26 +332,28 @@ proptest! {
         }
     }
 
-    /// No spelling of a path gets another decision than its reading demands, and none is rejected
+    /// Every encoding of a path gets the decision that its reading requires, and is not rejected
     /// without need.
     #[test]
-    fn spelling_does_not_change_decision(
+    fn encoding_does_not_change_decision(
         (guarded, other) in (reading(EscapedSlashes::Reject), reading(EscapedSlashes::Reject)),
         same in any::<bool>(), kind in 0..KINDS,
-        ways in prop::collection::vec(any::<u8>(), 1..9), more in prop::collection::vec(any::<u8>(), 1..9),
+        ways in prop::collection::vec(any::<u8>(), 1..9),
+        more in prop::collection::vec(any::<u8>(), 1..9),
     ) {
         let read = if same { &guarded } else { &other };
         decides_by_reading(EscapedSlashes::Reject, kind, &guarded, read, &ways, &more)?;
     }
 
-    /// An escaped slash, in either hex case, is one character of its segment.
+    /// An escaped slash, with either case of hex digits, is one character of its segment.
     #[test]
-    fn kept_slash_separates_nothing(
+    fn kept_slash_is_no_separator(
         (guarded, other) in (reading(EscapedSlashes::Keep), reading(EscapedSlashes::Keep)),
         relation in 0..3_u8, kind in 0..KINDS,
-        ways in prop::collection::vec(any::<u8>(), 1..9), more in prop::collection::vec(any::<u8>(), 1..9),
+        ways in prop::collection::vec(any::<u8>(), 1..9),
+        more in prop::collection::vec(any::<u8>(), 1..9),
     ) {
-        // The guarded path, the same with real slashes, another one.
+        // The guarded path, the same path with real slashes, and another path.
         let read = match relation {
             0 => guarded.clone(),
             1 => guarded.replace(ESCAPED_SLASH, "/"),

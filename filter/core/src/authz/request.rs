@@ -1,4 +1,4 @@
-//! A request in the form that rules compare.
+//! Requests, in the form in which rules compare them.
 
 use alloc::borrow::Cow;
 
@@ -6,7 +6,7 @@ use super::host::{Authority, DefaultPorts};
 #[cfg(doc)]
 use super::{AuthorizationPolicy, ESCAPED_SLASH};
 
-/// What rules look at in a request.
+/// The parts of a request that rules compare.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// `:method`.
@@ -18,6 +18,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// Returns the path up to the query.
     pub(super) fn path_without_query(&self) -> &'a str {
         let end = self.path.bytes().position(|byte| byte == b'?');
         end.and_then(|end| self.path.get(..end))
@@ -25,25 +26,25 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A request in the form that rules compare; made by [`AuthorizationPolicy::canonical`].
+/// A request in the form in which rules compare it, built by [`AuthorizationPolicy::canonical`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanonicalRequest<'a> {
     pub(super) method: &'a str,
-    /// `None` if no rule looks at hosts.
+    /// Parsed host; `None` if no rule compares hosts.
     pub(super) host: Option<Authority<'a>>,
     pub(super) path: Cow<'a, str>,
 }
 
 impl CanonicalRequest<'_> {
-    /// The path without query, its escapes resolved; [`ESCAPED_SLASH`] stands for a kept `%2F`. As
-    /// it came if no rule looks at paths.
+    /// Returns the path without query and with its escapes resolved; [`ESCAPED_SLASH`] stands for a
+    /// kept `%2F`. If no rule compares paths, the path is unchanged.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// States the ports that an authority without port may stand for. All default ports, if this is
-    /// not called.
+    /// Sets the ports that an authority without port may stand for. The default is every default
+    /// port.
     #[must_use]
     pub fn with_default_ports(mut self, ports: DefaultPorts) -> Self {
         if let Some(host) = &mut self.host {

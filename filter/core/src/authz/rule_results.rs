@@ -1,5 +1,5 @@
-//! Results of the rules for one token, evaluated once. A rule's `from`, `when` and `scopes` do not
-//! depend on the request, so the next request with the same token needs none of its claims.
+//! Results of the route rules for one token, evaluated once. `from`, `when` and `scopes` of a rule
+//! do not depend on the request, so the next request with the same token needs no claims.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -8,16 +8,20 @@ use super::rules::{Caller, Rule};
 use crate::authn::{JwtRule, KeySource};
 use crate::jose::Claims;
 
-/// Rules whose bits fit beside the token without a place of their own on the heap.
+/// Number of rules whose bits are stored inline, without a heap allocation.
 const INLINE_RULES: usize = 32;
 
-/// Two bits for each rule: whether `from` and `when` match the token, and whether it has the rule's
-/// scopes.
+/// Two bits for each rule: whether `from` and `when` match the token, and whether the token has the
+/// rule's scopes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleResults {
+    /// Index of the rule that accepted the token; `None` without a token.
     jwt_rule: Option<usize>,
+    /// True if the keys of the token's issuer come from the trust bundle.
     uses_bundle: bool,
+    /// Bits of the first [`INLINE_RULES`] rules.
     first: u64,
+    /// Bits of all further rules.
     more: Box<[u64]>,
 }
 
@@ -37,14 +41,14 @@ impl RuleResults {
     }
 
     fn evaluate(rules: &[Rule], caller: &Caller<'_>) -> Self {
-        let word = |rules: &[Rule]| {
+        let mut words = rules.chunks(INLINE_RULES).map(|rules| {
+            // Two bits a rule, the lowest for the first rule: `bit` reads them in this order.
             let bits = rules
                 .iter()
                 .flat_map(|rule| [rule.matches_token(caller), rule.has_scopes(caller)]);
             bits.rev()
                 .fold(0, |word: u64, bit| word << 1 | u64::from(bit))
-        };
-        let mut words = rules.chunks(INLINE_RULES).map(word);
+        });
         let first = words.next().unwrap_or(0);
         Self {
             jwt_rule: None,
@@ -54,7 +58,7 @@ impl RuleResults {
         }
     }
 
-    /// The index of the rule that accepted the token; none for no token.
+    /// Returns the index of the rule that accepted the token; `None` without a token.
     #[must_use]
     pub fn jwt_rule(&self) -> Option<usize> {
         self.jwt_rule
@@ -65,14 +69,17 @@ impl RuleResults {
         self.uses_bundle
     }
 
+    /// Returns whether `from` and `when` of a rule match the token.
     pub(super) fn matches(&self, rule: usize) -> bool {
         self.bit(rule, 0)
     }
 
+    /// Returns whether the token has the scopes of a rule.
     pub(super) fn has_scopes(&self, rule: usize) -> bool {
         self.bit(rule, 1)
     }
 
+    /// Returns one bit of a rule; an unknown rule never matches.
     fn bit(&self, rule: usize, which: usize) -> bool {
         let word = match rule / INLINE_RULES {
             0 => self.first,
@@ -88,7 +95,7 @@ impl RuleResults {
         word >> shift & 1 == 1
     }
 
-    /// Bytes on the heap, for memory budgets.
+    /// Returns the number of bytes on the heap, for memory budgets.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         size_of_val(&*self.more)

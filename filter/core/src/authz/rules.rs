@@ -1,4 +1,4 @@
-//! Route rules: `from`, `to` and `when` as AuthorizationPolicy has them, and required scopes (V22).
+//! Route rules: `from`, `to` and `when` of AuthorizationPolicy, and required scopes (V22).
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString as _};
@@ -16,50 +16,50 @@ use crate::json::{Kind, Value};
 use crate::limits;
 use crate::matcher::{Match, Matcher as _, StringMatcher};
 
-/// What a matching rule does.
+/// Effect of a matching rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Lets pass.
+    /// Allows the request.
     Allow,
-    /// Refuses, whatever other rules say.
+    /// Denies the request, whatever other rules allow.
     Deny,
 }
 
-/// One rule. It matches when one of `from`, one of `to`, all of `when` and all `scopes` do; an
-/// empty list matches.
+/// One rule. It matches if one entry of `from`, one of `to`, all of `when` and all `scopes` match;
+/// an empty list always matches.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// For people.
+    /// Name for logs and messages.
     pub name: Option<Box<str>>,
-    /// What it does.
+    /// Effect of the rule.
     pub action: Action,
-    /// Whose token.
+    /// Token sources (`iss/sub`) of which one must match.
     pub from: Vec<Source>,
-    /// Which requests.
+    /// Operations of which one must match.
     pub to: Vec<Operation>,
-    /// Which claims.
+    /// Conditions on claims, all of which must match.
     pub when: Vec<Condition>,
-    /// Scopes that the token must have, all of them.
+    /// Scopes, all of which the token must have.
     pub scopes: Vec<Box<str>>,
-    /// Whether a request without a token passes.
+    /// True if the rule admits requests without a token.
     pub allow_missing: bool,
-    /// How old keys and revocations may be on this route.
+    /// Maximum age of keys and revocations on this route.
     pub staleness: Staleness,
 }
 
-/// Whose token: `iss/sub`.
+/// An entry of `from`: principals in the form `iss/sub`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// `requestPrincipals`.
     pub principals: Match<StringMatcher>,
 }
 
-/// Which requests.
+/// An entry of `to`: properties of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Methods, with case.
+    /// Methods, compared case-sensitively.
     pub methods: Match<MethodMatcher>,
-    /// Hosts, without case.
+    /// Hosts, compared case-insensitively.
     pub hosts: Match<HostMatcher>,
     /// Paths without query.
     pub paths: Match<PathMatcher>,
@@ -68,13 +68,13 @@ pub struct Operation {
 /// A condition on the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// What is looked at.
+    /// Property of the token.
     pub key: ConditionKey,
-    /// What it may be; with a list, any of its values.
+    /// Accepted values; for a list, one of its values must match.
     pub values: Match<StringMatcher>,
 }
 
-/// What a condition looks at.
+/// Property of a token that a condition compares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConditionKey {
     /// `request.auth.claims[a][b]`.
@@ -85,30 +85,30 @@ pub enum ConditionKey {
     Audiences,
     /// `request.auth.presenter`: `azp`.
     Presenter,
-    /// `request.auth.subjectType`, ours: `client` when the subject is the client itself, else
-    /// `user` (V23).
+    /// `request.auth.subjectType`, a Meshseal addition: `client` if the subject is the client
+    /// itself, else `user` (V23).
     SubjectType,
-    /// `request.auth.delegated`, ours: `true` when the token has an actor (V24).
+    /// `request.auth.delegated`, a Meshseal addition: `true` if the token has an actor (V24).
     Delegated,
-    /// `request.auth.actor`, ours: the outermost actor as `iss/sub` or `iss/client_id` (V24).
+    /// `request.auth.actor`, a Meshseal addition: the outermost actor as `iss/sub` or
+    /// `iss/client_id` (V24).
     Actor,
-    /// `request.auth.delegationDepth`, ours: the number of actors (V24).
+    /// `request.auth.delegationDepth`, a Meshseal addition: the number of actors (V24).
     DelegationDepth,
 }
 
-/// Returns whether this can be meant as a claim's name. Quotes and blanks around it are not: they
-/// would be part of the name.
+/// Returns whether this is plausible as a claim's name. Surrounding quotes and spaces would be part
+/// of the name, which is hardly intended.
 pub(crate) fn is_claim_name(name: &str) -> bool {
-    let quoted = |quote: char| name.starts_with(quote) || name.ends_with(quote);
     !name.is_empty()
         && name.trim() == name
         && !name.contains(['[', ']'])
-        && !quoted('"')
-        && !quoted('\'')
+        && !name.starts_with(['"', '\''])
+        && !name.ends_with(['"', '\''])
 }
 
 impl ConditionKey {
-    /// Reads AuthorizationPolicy's spelling of a key.
+    /// Parses a key in the notation of AuthorizationPolicy.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
@@ -123,6 +123,7 @@ impl ConditionKey {
                 let inner = text
                     .strip_prefix("request.auth.claims[")?
                     .strip_suffix(']')?;
+                // The path is split at `][`, so names may contain dots.
                 let path: Vec<Box<str>> = inner.split("][").map(Into::into).collect();
                 path.iter()
                     .all(|name| is_claim_name(name))
@@ -131,13 +132,14 @@ impl ConditionKey {
         }
     }
 
-    /// Error for a pattern that no value of this key can match.
+    /// Returns the error for a pattern that no value of this key can match.
     pub(crate) fn refuses(&self, pattern: &StringMatcher) -> Option<&'static str> {
         let text = if let StringMatcher::Exact(text) = pattern {
             &**text
         } else {
             ""
         };
+        // The nesting limit bounds the depth of a chain of actors.
         let depth = text
             .parse::<u8>()
             .is_ok_and(|depth| depth <= limits::MAX_JSON_DEPTH);
@@ -151,7 +153,7 @@ impl ConditionKey {
             Self::DelegationDepth => {
                 let canonical = depth && (text == "0" || !text.starts_with(['0', '+']));
                 (!canonical).then_some(
-                    "must be a number from 0 to the deepest nesting of a token, without *",
+                    "must be a number from 0 to the maximum nesting of a token, without *",
                 )
             }
             Self::Claim(_) | Self::Principal | Self::Audiences | Self::Presenter | Self::Actor => {
@@ -161,16 +163,17 @@ impl ConditionKey {
     }
 }
 
-/// A request's token as rules see it, or that it has none.
+/// The token of a request as rules see it, or its absence.
 pub(super) struct Caller<'c> {
     claims: Option<&'c Claims>,
-    /// The rule that accepted the token.
+    /// Rule that accepted the token.
     accepted_by: Option<&'c JwtRule>,
-    /// Made once, by the first rule that asks.
+    /// `iss/sub`, joined for the first rule that needs it.
     principal: OnceCell<Option<String>>,
 }
 
 impl<'c> Caller<'c> {
+    /// Wraps the claims and the rule that accepted them; `None` without a token.
     pub(super) fn new(token: Option<(&'c Claims, &'c JwtRule)>) -> Self {
         Self {
             claims: token.map(|(claims, _)| claims),
@@ -179,11 +182,12 @@ impl<'c> Caller<'c> {
         }
     }
 
-    /// Whether a scope is granted by one of the claims that hold scopes.
+    /// Returns whether one of the claims that hold scopes grants this scope.
     fn has_scope(&self, scope: &str) -> bool {
         let Some(claims) = self.claims else {
             return false;
         };
+        // A rule without `scopeClaims` uses `scope`.
         let paths = self
             .accepted_by
             .map_or(&[][..], |rule| rule.scope_claims.as_slice());
@@ -194,52 +198,53 @@ impl<'c> Caller<'c> {
         }
     }
 
-    /// V23: whether the subject is a service, not a user.
+    /// Returns whether the subject is a service rather than a user (V23).
     fn is_client(&self, claims: &Claims) -> bool {
         let Some(setting) = self.accepted_by.and_then(|rule| rule.subject_type.as_ref()) else {
             return claims.subject_is_client();
         };
         let value = claims.get(&setting.claim);
+        // Without values, the claim repeats the subject in tokens of a service.
         if setting.client_values.is_empty() {
             return claims
                 .subject()
                 .is_some_and(|subject| value.and_then(Value::as_str) == Some(subject));
         }
         let mut is_client = false;
-        let mut see = |seen: Seen<'_>| {
-            is_client |= setting
-                .client_values
-                .iter()
-                .any(|pattern| seen.matches(pattern));
-        };
-        value
-            .into_iter()
-            .for_each(|value| each_value(&setting.claim, value, &mut see));
+        if let Some(value) = value {
+            each_value(&setting.claim, value, &mut |seen: Seen<'_>| {
+                is_client |= setting
+                    .client_values
+                    .iter()
+                    .any(|pattern| seen.matches(pattern));
+            });
+        }
         is_client
     }
 
-    /// `iss/sub`, as Istio has it.
+    /// Returns `iss/sub`, as Istio defines it.
     fn principal(&self) -> Option<&str> {
-        let join = || {
-            let (issuer, subject) = self
-                .claims
-                .and_then(|claims| claims.issuer().zip(claims.subject()))?;
-            Some([issuer, subject].join("/"))
-        };
-        self.principal.get_or_init(join).as_deref()
+        self.principal
+            .get_or_init(|| {
+                let (issuer, subject) = self
+                    .claims
+                    .and_then(|claims| claims.issuer().zip(claims.subject()))?;
+                Some([issuer, subject].join("/"))
+            })
+            .as_deref()
     }
 }
 
 impl Rule {
-    /// Whether it can match a request without a token: it has no scopes, and only `not…`
-    /// conditions.
+    /// Returns whether the rule can match a request without a token: it has no scopes, and only
+    /// negative conditions.
     #[must_use]
     pub fn matches_anonymous(&self) -> bool {
         let anonymous = Caller::new(None);
         self.matches_token(&anonymous) && self.has_scopes(&anonymous)
     }
 
-    /// Returns whether one of `to` matches.
+    /// Returns whether one entry of `to` matches the request.
     #[must_use]
     pub(super) fn matches_route(&self, request: &CanonicalRequest<'_>) -> bool {
         self.to.is_empty()
@@ -249,25 +254,30 @@ impl Rule {
                 .any(|operation| operation.matches(request, self.action))
     }
 
-    /// Whether `from` and `when` match; scopes are looked at apart, since they are answered
-    /// differently.
+    /// Returns whether `from` and `when` match. Scopes are checked separately, because a missing
+    /// scope has its own response.
     #[must_use]
     pub(super) fn matches_token(&self, caller: &Caller<'_>) -> bool {
         let from = self.from.is_empty() || self.from.iter().any(|source| source.matches(caller));
         from && self.when.iter().all(|condition| condition.matches(caller))
     }
 
-    /// Whether the token has every required scope.
+    /// Returns whether the token has every required scope.
     #[must_use]
     pub(super) fn has_scopes(&self, caller: &Caller<'_>) -> bool {
         self.scopes.iter().all(|scope| caller.has_scope(scope))
     }
 
-    /// Whether this rule is sure to match whenever `other` does.
+    /// Returns whether this rule certainly matches whenever `other` does.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        let route = |operation: &Operation| self.to.iter().any(|ours| ours.covers(operation));
-        let to = self.to.is_empty() || (!other.to.is_empty() && other.to.iter().all(route));
+        // Each part is compared on its own; an uncertain part means `false`.
+        let to = self.to.is_empty()
+            || (!other.to.is_empty()
+                && other
+                    .to
+                    .iter()
+                    .all(|operation| self.to.iter().any(|ours| ours.covers(operation))));
         let from = self.from.is_empty() || self.from == other.from;
         let when = self
             .when
@@ -281,6 +291,7 @@ impl Rule {
 }
 
 impl Source {
+    /// Returns whether the principal matches. Without a principal, only negative patterns match.
     fn matches(&self, caller: &Caller<'_>) -> bool {
         caller
             .principal()
@@ -291,6 +302,7 @@ impl Source {
 }
 
 impl Operation {
+    /// Returns whether method, host and path match.
     fn matches(&self, request: &CanonicalRequest<'_>, action: Action) -> bool {
         let host = self.hosts.is_empty()
             || request
@@ -300,21 +312,24 @@ impl Operation {
         self.methods.matches(request.method) && host && self.paths.matches(&request.path)
     }
 
-    /// If the scheme leaves open which port an absent port is, DENY rules match and ALLOW rules do
-    /// not.
+    /// Returns whether the host matches.
+    ///
+    /// If the scheme leaves open which port an absent port stands for, DENY rules match and ALLOW
+    /// rules do not.
     fn matches_host(&self, host: &Authority<'_>, action: Action) -> bool {
         let Match { any, none } = &self.hosts;
         let (sure, possible) = (
             |pattern: &HostMatcher| pattern.matches(host),
             |pattern: &HostMatcher| pattern.may_match(host),
         );
+        // A negated pattern excludes requests, so it uses the opposite certainty.
         match action {
             Action::Allow => (any.is_empty() || any.iter().any(sure)) && !none.iter().any(possible),
             Action::Deny => (any.is_empty() || any.iter().any(possible)) && !none.iter().any(sure),
         }
     }
 
-    /// Whether ports of hosts decide here.
+    /// Returns whether the rule compares ports of hosts.
     pub(super) fn compares_ports(&self) -> bool {
         self.hosts
             .any
@@ -329,20 +344,22 @@ impl Operation {
             && self.paths.covers(&other.paths)
     }
 
-    /// Returns whether paths decide here.
+    /// Returns whether the rule compares paths.
     pub(super) fn compares_paths(&self) -> bool {
         !self.paths.is_empty()
     }
 
-    /// Returns whether hosts decide here.
+    /// Returns whether the rule compares hosts.
     pub(super) fn compares_hosts(&self) -> bool {
         !self.hosts.is_empty()
     }
 }
 
 impl Condition {
-    /// With several values: one of them must be admitted and none excluded. Without any: only
-    /// `notValues` alone is met.
+    /// Returns whether the property satisfies the condition.
+    ///
+    /// If it has several values, one must be admitted and no value excluded. If it has no value,
+    /// only `notValues` without `values` matches.
     fn matches(&self, caller: &Caller<'_>) -> bool {
         let mut admitted = self.values.any.is_empty();
         let mut excluded = false;
@@ -350,6 +367,7 @@ impl Condition {
             admitted |= self.values.any.iter().any(|pattern| seen.matches(pattern));
             excluded |= self.values.none.iter().any(|pattern| seen.matches(pattern));
         };
+        // A request without a token has no values.
         let Some(claims) = caller.claims else {
             return admitted;
         };
@@ -387,12 +405,12 @@ impl Condition {
     }
 }
 
-/// One value of a claim, as patterns see it.
+/// One value of a claim, as patterns compare it.
 #[derive(Clone, Copy)]
 enum Seen<'v> {
     /// A string, a number as it was signed, or a boolean.
     Text(&'v str),
-    /// An object, or a list inside a list: no text, but present.
+    /// An object, or a list inside a list: it has no text, but it is present.
     Structure,
 }
 
@@ -405,9 +423,10 @@ impl Seen<'_> {
     }
 }
 
-/// Passes each value of a claim to `see`: the claim itself, or each item of a list. Null is no
-/// value. `scope` and `permission` hold several, separated by spaces, as in Istio.
+/// Passes each value of a claim to `see`: the claim itself, or each item of a list. Null is not a
+/// value. As in Istio, `scope` and `permission` hold several values separated by spaces.
 fn each_value(path: &[Box<str>], value: Value<'_>, see: &mut impl FnMut(Seen<'_>)) {
+    // Only the top-level claims of these names are split.
     let spaced = matches!(path, [only] if matches!(&**only, "scope" | "permission"));
     if spaced && matches!(value.kind(), Kind::String | Kind::Array) {
         let each = texts(value)
@@ -415,6 +434,7 @@ fn each_value(path: &[Box<str>], value: Value<'_>, see: &mut impl FnMut(Seen<'_>
             .filter(|text| !text.is_empty());
         return each.map(Seen::Text).for_each(see);
     }
+    // A list matches if one of its items does.
     let one_or_many = (value.kind() != Kind::Array)
         .then_some(value)
         .into_iter()

@@ -1,5 +1,6 @@
-//! The content of a bundle, from JSON that is as strict as a token's. Read by hand: a derived
-//! reader, and what it has to say of numbers that it does not want, would be a tenth of the module.
+//! Reader for the content of a bundle, from JSON that is as strict as a token's. It is written by
+//! hand: derived serde code with its handling of unwanted number types would be a tenth of the wasm
+//! module.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -11,9 +12,10 @@ use super::{Change, KeyState, MAX_ACK_BYTES, Payload, PublishedKey};
 use crate::json::{Budget, Document, Kind, Value};
 use crate::revocation::Epochs;
 
-/// Lengths of a digest key: from 128 bits in base64url.
+/// Valid lengths of a digest key: at least 128 bits in base64url.
 const DIGEST_KEY_BYTES: core::ops::RangeInclusive<usize> = 22..=64;
 
+/// Reads the payload; returns `None` if a member is missing, unknown or wrong.
 pub(super) fn payload(content: Vec<u8>) -> Option<Payload> {
     let document = Document::parse(content, Budget::BUNDLE).ok()?;
     let root = object(
@@ -32,14 +34,16 @@ pub(super) fn payload(content: Vec<u8>) -> Option<Payload> {
     })
 }
 
-/// The filter sends this value back in a header, so only visible ASCII is taken.
+/// Reads the acknowledgement value. The filter sends it back in a header, so only visible ASCII is
+/// accepted.
 fn ack(value: Value<'_>) -> Option<String> {
-    let sendable = |ack: &&str| {
-        (1..=MAX_ACK_BYTES).contains(&ack.len()) && ack.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    value.as_str().filter(sendable).map(String::from)
+    let ack = value.as_str()?;
+    let sendable =
+        (1..=MAX_ACK_BYTES).contains(&ack.len()) && ack.bytes().all(|byte| byte.is_ascii_graphic());
+    sendable.then(|| String::from(ack))
 }
 
+/// Reads the changes for one issuer.
 fn change(value: Value<'_>) -> Option<Change> {
     let change = object(value, &["keys", "revoked", "forgotten", "epochs"])?;
     Some(Change {
@@ -50,8 +54,10 @@ fn change(value: Value<'_>) -> Option<Change> {
     })
 }
 
+/// Reads a published key.
 fn key(value: Value<'_>) -> Option<PublishedKey> {
     let key = object(value, &["jwk", "state"])?;
+    // An unknown state is an error: the filter could not tell whether the key may sign.
     let state = match key.get("state")?.as_str()? {
         "next" => KeyState::Next,
         "active" => KeyState::Active,
@@ -64,13 +70,14 @@ fn key(value: Value<'_>) -> Option<PublishedKey> {
     })
 }
 
-/// Kinds that a newer issuer may know are not passed over: what they revoke would not be revoked
-/// here.
+/// Reads epochs. An unknown kind from a newer issuer is an error, because skipping it would leave
+/// its tokens unrevoked.
 fn epochs(value: Value<'_>) -> Option<Epochs> {
     let epochs = object(
         value,
         &["all", "digest_key", "kid", "sub", "client", "sid", "grant"],
     )?;
+    // A short key would make the digests guessable.
     let digest_key = optional(epochs, "digest_key", text)?;
     if digest_key
         .as_ref()
@@ -91,13 +98,13 @@ fn epochs(value: Value<'_>) -> Option<Epochs> {
     })
 }
 
-/// An object without other members than these.
+/// Returns the value if it is an object without any other members than these.
 fn object<'d>(value: Value<'d>, names: &[&str]) -> Option<Value<'d>> {
     let known = value.members().all(|(name, _)| names.contains(&name));
     (value.kind() == Kind::Object && known).then_some(value)
 }
 
-/// `None` for a member that is there and wrong.
+/// Reads an optional member: `Some(None)` if it is absent, `None` if it is wrong.
 fn optional<'d, T>(
     object: Value<'d>,
     name: &str,
@@ -108,10 +115,12 @@ fn optional<'d, T>(
         .map_or(Some(None), |value| read(value).map(Some))
 }
 
+/// Reads a string.
 fn text(value: Value<'_>) -> Option<String> {
     value.as_str().map(String::from)
 }
 
+/// Reads a list.
 fn list<'d, T>(value: Value<'d>, read: impl Fn(Value<'d>) -> Option<T>) -> Option<Vec<T>> {
     if value.kind() == Kind::Array {
         value.items().map(read).collect()
@@ -120,13 +129,15 @@ fn list<'d, T>(value: Value<'d>, read: impl Fn(Value<'d>) -> Option<T>) -> Optio
     }
 }
 
-/// Names are unique in large objects, too, which [`Document`] leaves to its reader.
+/// Reads an object with arbitrary names. It also checks that the names of large objects are unique,
+/// which [`Document`] leaves to its reader.
 fn map<'d, T>(
     value: Value<'d>,
     read: impl Fn(Value<'d>) -> Option<T>,
 ) -> Option<BTreeMap<String, T>> {
     let mut map = BTreeMap::new();
     for (name, value) in value.members() {
+        // A repeated name would hide one of its two values.
         if map.insert(String::from(name), read(value)?).is_some() {
             return None;
         }
@@ -134,7 +145,7 @@ fn map<'d, T>(
     (value.kind() == Kind::Object).then_some(map)
 }
 
-/// As [`map`], in the form that keys are published in.
+/// Reads a JWK as [`map`] reads an object, into the type of published keys.
 fn members(value: Value<'_>) -> Option<Map<String, serde_json::Value>> {
     let mut members = Map::new();
     for (name, value) in value.members() {
@@ -145,7 +156,7 @@ fn members(value: Value<'_>) -> Option<Map<String, serde_json::Value>> {
     (value.kind() == Kind::Object).then_some(members)
 }
 
-/// As deep as the document may be.
+/// Converts any value. The document's limit bounds the recursion.
 fn plain(value: Value<'_>) -> Option<serde_json::Value> {
     Some(match value.kind() {
         Kind::Null => serde_json::Value::Null,

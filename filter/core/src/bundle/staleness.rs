@@ -1,58 +1,60 @@
-//! How long a bundle may be acted on.
+//! Limits on the age of a bundle.
 
 use core::fmt;
 
-/// What to do when keys and revocations are too old (V16).
+/// Behaviour when keys and revocations are too old (V16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Staleness {
-    /// Oldest acceptable confirmation in seconds; `None`: only the bundle's own not-after counts.
+    /// Maximum age in seconds of the last confirmation; `None` leaves only the bundle's own
+    /// not-after.
     pub max_age: Option<u64>,
-    /// Whether to go on with what there is.
+    /// True if an old bundle stays in effect.
     pub serve: bool,
 }
 
 impl Staleness {
-    /// Refuse once the bundle's not-after has passed.
+    /// Default: reject requests once the bundle's not-after has passed.
     pub const DEFAULT: Self = Self {
         max_age: None,
         serve: false,
     };
 
-    /// Whether this serves whenever `other` does.
+    /// Returns whether this serves whenever `other` does.
     pub(crate) fn is_as_patient_as(self, other: Self) -> bool {
         let longer = self
             .max_age
             .is_none_or(|ours| other.max_age.is_some_and(|theirs| ours >= theirs));
+        // A finite `maxAge` never outlasts `serve`, and the not-after ends both.
         self.serve || (!other.serve && longer)
     }
 }
 
-/// How old keys and revocations are.
+/// Age of keys and revocations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Freshness {
-    /// Seconds since the issuer last confirmed them; `None` without a bundle.
+    /// Seconds since the issuer last confirmed the bundle; `None` without a bundle.
     pub age: Option<u64>,
-    /// Whether the bundle is past its not-after.
+    /// True if the bundle is past its not-after.
     pub expired: bool,
-    /// Whether the configuration to which the issuer gave the bundle would not act on it any more,
-    /// whatever this one's rules say.
+    /// True if the configuration to which the issuer gave the bundle would no longer use it. It
+    /// applies whatever the rules of this configuration allow.
     pub overdue: bool,
 }
 
-/// Longest time for which a policy goes on accepting tokens by one bundle. A poll states it
+/// Maximum time for which a policy accepts tokens on the basis of one bundle. A poll states it
 /// (`x-meshseal-staleness`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StalenessBound {
-    /// Until this many seconds after the bundle's issue, but not past its not-after.
+    /// The given number of seconds after the bundle's issue, but not past its not-after.
     Seconds(u64),
-    /// Until the bundle's not-after.
+    /// The time until the bundle's not-after.
     NotAfter,
-    /// Without limit: some rule says `action: SERVE`.
+    /// No limit: a rule has `action: SERVE`.
     Unbounded,
 }
 
 impl StalenessBound {
-    /// The bound of a rule.
+    /// Returns the bound of a rule.
     pub(crate) fn of(staleness: Staleness) -> Self {
         match staleness {
             Staleness { serve: true, .. } => Self::Unbounded,
@@ -64,9 +66,10 @@ impl StalenessBound {
         }
     }
 
-    /// The longer of two bounds.
+    /// Returns the longer of two bounds.
     #[must_use]
     pub fn longer(self, other: Self) -> Self {
+        // Seconds end at the not-after at the latest, so `NotAfter` is the longer bound.
         match (self, other) {
             (Self::Unbounded, _) | (_, Self::Unbounded) => Self::Unbounded,
             (Self::NotAfter, _) | (_, Self::NotAfter) => Self::NotAfter,
@@ -74,7 +77,7 @@ impl StalenessBound {
         }
     }
 
-    /// Reads the form that [`Display`](fmt::Display) writes.
+    /// Parses the form that [`Display`](fmt::Display) writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {

@@ -31,17 +31,19 @@ fn times(issued_at: u64) -> Times {
 }
 
 fn snapshot(version: u64, keys: &[&TestKey]) -> Snapshot {
-    let published = |key: &&TestKey| {
-        let Value::Object(jwk) = key.jwk() else {
-            panic!("an object")
-        };
-        PublishedKey {
-            jwk,
-            state: KeyState::Active,
-        }
-    };
     let trust = IssuerTrust {
-        keys: keys.iter().map(published).collect(),
+        keys: keys
+            .iter()
+            .map(|key: &&TestKey| {
+                let Value::Object(jwk) = key.jwk() else {
+                    panic!("an object")
+                };
+                PublishedKey {
+                    jwk,
+                    state: KeyState::Active,
+                }
+            })
+            .collect(),
         ..IssuerTrust::default()
     };
     Snapshot {
@@ -67,7 +69,7 @@ fn verdict(trust: &Trust, token: &str) -> Option<Rejection> {
 }
 
 #[test]
-fn a_pushed_key_makes_its_tokens_good_and_nothing_received_is_no_verdict() {
+fn no_verdict_before_pushed_keys() {
     let key = TestKey::new("k1", 1);
     let token = key.token(&claims(json!({})));
     let mut trust = Trust::new();
@@ -85,7 +87,7 @@ fn a_pushed_key_makes_its_tokens_good_and_nothing_received_is_no_verdict() {
 }
 
 #[test]
-fn a_delta_applies_only_to_its_base() {
+fn delta_applies_to_its_base_only() {
     let (old, new) = (TestKey::new("k1", 1), TestKey::new("k2", 2));
     let (one, two) = (snapshot(1, &[&old]), snapshot(2, &[&old, &new]));
     let mut trust = Trust::new();
@@ -102,7 +104,7 @@ fn a_delta_applies_only_to_its_base() {
 }
 
 #[test]
-fn v17_older_versions_and_other_contents_of_the_same_version_are_refused() {
+fn v17_rejects_rollback_and_changed_version() {
     let (old, new) = (TestKey::new("k1", 1), TestKey::new("k2", 2));
     let mut trust = Trust::new();
     accept(&mut trust, &snapshot(7, &[&new]).full(times(NOW))).unwrap();
@@ -129,7 +131,7 @@ fn v17_older_versions_and_other_contents_of_the_same_version_are_refused() {
 }
 
 #[test]
-fn a_heartbeat_refreshes_and_carries_nothing() {
+fn heartbeat_refreshes_without_content() {
     let snapshot = snapshot(3, &[&TestKey::new("k1", 1)]);
     let mut trust = Trust::new();
     accept(&mut trust, &snapshot.full(times(NOW - 600))).unwrap();
@@ -146,7 +148,7 @@ fn a_heartbeat_refreshes_and_carries_nothing() {
 }
 
 #[test]
-fn v17_only_a_pinned_key_speaks() {
+fn v17_accepts_pinned_key_only() {
     let payload = snapshot(1, &[&TestKey::new("k1", 1)]).full(times(NOW));
     let policy = policy();
     let pins = &policy.authn().trust_bundle().unwrap().pins;
@@ -199,15 +201,16 @@ fn times_and_sizes_are_bounded() {
 }
 
 #[test]
-fn content_that_is_no_bundle_is_refused_even_when_signed() {
+fn rejects_signed_content_without_bundle() {
+    fn full(issuers: Value) -> String {
+        json!({ "iss": ISSUER, "ver": 1, "iat": NOW, "exp": NOW + 60, "issuers": issuers })
+            .to_string()
+    }
     let policy = policy();
     let pins = &policy.authn().trust_bundle().unwrap().pins;
     let header = json!({ "alg": "EdDSA", "kid": "pin", "typ": BUNDLE_TYPE });
-    let full = |issuers: Value| {
-        json!({ "iss": ISSUER, "ver": 1, "iat": NOW, "exp": NOW + 60, "issuers": issuers })
-            .to_string()
-    };
-    let weak = json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "w", "x": base64url::encode(&[0; 32]) });
+    let weak = json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "w",
+        "x": base64url::encode(&[0; 32]) });
     let mut private = TestKey::new("k1", 1).jwk();
     private["d"] = json!("AAAA");
     for (content, expected) in [
@@ -242,7 +245,10 @@ fn content_that_is_no_bundle_is_refused_even_when_signed() {
 }
 
 #[test]
-fn every_member_of_the_content_is_known_and_of_its_type() {
+fn rejects_unknown_or_ill_typed_members() {
+    fn read(content: &Value) -> Result<Payload, BundleError> {
+        Payload::from_json(content.to_string().into_bytes())
+    }
     let epochs = Epochs {
         all: Some(1),
         digest_key: Some("0123456789012345678901".into()),
@@ -262,7 +268,6 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
         Some("value".into()),
     );
     let good = serde_json::to_value(&payload).unwrap();
-    let read = |content: &Value| Payload::from_json(content.to_string().into_bytes());
     assert_eq!(read(&good), Ok(payload));
     let issuer = format!("/issuers/{}", ISSUER.replace('/', "~1"));
     let inside = [
@@ -304,7 +309,10 @@ fn every_member_of_the_content_is_known_and_of_its_type() {
 }
 
 #[test]
-fn names_are_digests_for_readers_that_know_them() {
+fn readers_of_protocol_2_get_digests() {
+    fn digested(epochs: Epochs) -> Epochs {
+        epochs.with_digests("0123456789012345678901")
+    }
     let mut whole = snapshot(3, &[]);
     whole
         .issuers
@@ -313,7 +321,6 @@ fn names_are_digests_for_readers_that_know_them() {
         .epochs
         .sub
         .insert("alice@shop.example".into(), NOW);
-    let digested = |epochs: Epochs| epochs.with_digests("0123456789012345678901");
     let sent = |protocol| json(&whole.full(times(NOW)).for_protocol(protocol, digested));
     assert!(sent(1).contains("alice@shop.example") && !sent(1).contains("digest_key"));
     assert!(!sent(2).contains("alice") && sent(2).contains("digest_key"));
@@ -336,13 +343,13 @@ fn names_are_digests_for_readers_that_know_them() {
 /// A proxy sends the value in a header.
 #[test]
 fn acknowledgement_value_fits_a_header() {
-    let read = |ack: String| {
+    fn read(ack: String) -> Result<Payload, BundleError> {
         let payload = Payload {
             ack: Some(ack),
             ..snapshot(1, &[]).full(times(NOW))
         };
         Payload::from_json(serde_json::to_vec(&payload).unwrap())
-    };
+    }
     assert!(read("-_".repeat(32)).is_ok());
     for ack in ["", "a b", "a\r\nx: y", "é", &"a".repeat(65)] {
         assert_eq!(
@@ -355,10 +362,12 @@ fn acknowledgement_value_fits_a_header() {
 
 #[test]
 fn acknowledgement_value_belongs_to_version_in_force() {
-    let with_ack = |snapshot: &Snapshot, iat, ack: Option<&str>| Payload {
-        ack: ack.map(String::from),
-        ..snapshot.full(times(iat))
-    };
+    fn with_ack(snapshot: &Snapshot, iat: u64, ack: Option<&str>) -> Payload {
+        Payload {
+            ack: ack.map(String::from),
+            ..snapshot.full(times(iat))
+        }
+    }
     let (one, two) = (
         snapshot(1, &[&TestKey::new("k1", 1)]),
         snapshot(2, &[&TestKey::new("k1", 1)]),
@@ -378,19 +387,19 @@ fn acknowledgement_value_belongs_to_version_in_force() {
 }
 
 #[test]
-fn a_member_of_a_key_is_there_once_however_many_there_are() {
-    let jwk = |last: &str| {
-        let surplus: String = (0..128).map(|number| format!("\"m{number}\":1,")).collect();
-        format!("{{\"x\":\"AA\",{surplus}\"{last}\":\"AB\"}}")
-    };
-    let with = |jwk: String| {
+fn rejects_repeated_member_in_large_key() {
+    fn with(jwk: String) -> Result<Payload, BundleError> {
         let issuers =
             format!("{{\"{ISSUER}\":{{\"keys\":[{{\"jwk\":{jwk},\"state\":\"active\"}}]}}}}");
         Payload::from_json(
             format!("{{\"iss\":\"i\",\"ver\":1,\"iat\":1,\"exp\":2,\"issuers\":{issuers}}}")
                 .into_bytes(),
         )
-    };
+    }
+    fn jwk(last: &str) -> String {
+        let surplus: String = (0..128).map(|number| format!("\"m{number}\":1,")).collect();
+        format!("{{\"x\":\"AA\",{surplus}\"{last}\":\"AB\"}}")
+    }
     assert!(with(jwk("y")).is_ok());
     assert_eq!(with(jwk("x")), Err(BundleError::BadContent));
     assert_eq!(
@@ -399,21 +408,22 @@ fn a_member_of_a_key_is_there_once_however_many_there_are() {
     );
 }
 
+/// Reads a bundle with these members in `epochs.sub`.
+fn with_subjects(members: &str) -> Result<Payload, BundleError> {
+    let issuers = format!("{{\"{ISSUER}\":{{\"epochs\":{{\"sub\":{{{members}}}}}}}}}");
+    Payload::from_json(
+        format!("{{\"iss\":\"i\",\"ver\":1,\"iat\":1,\"exp\":2,\"issuers\":{issuers}}}")
+            .into_bytes(),
+    )
+}
+
 #[test]
-fn a_name_is_revoked_once_however_many_there_are() {
+fn rejects_repeated_name_in_large_epochs() {
     let names: Vec<String> = (0..1_000)
         .map(|number| format!("\"user-{number}\":1"))
         .collect();
-    let with = |more: &str| {
-        let sub = format!("{}{more}", names.join(","));
-        let issuers = format!("{{\"{ISSUER}\":{{\"epochs\":{{\"sub\":{{{sub}}}}}}}}}");
-        Payload::from_json(
-            format!("{{\"iss\":\"i\",\"ver\":1,\"iat\":1,\"exp\":2,\"issuers\":{issuers}}}")
-                .into_bytes(),
-        )
-    };
     assert_eq!(
-        with("").unwrap().issuers[ISSUER]
+        with_subjects(&names.join(",")).unwrap().issuers[ISSUER]
             .epochs
             .as_ref()
             .unwrap()
@@ -421,7 +431,8 @@ fn a_name_is_revoked_once_however_many_there_are() {
             .len(),
         1_000
     );
-    assert_eq!(with(",\"user-999\":2"), Err(BundleError::BadContent));
+    let repeated = format!("{},\"user-999\":2", names.join(","));
+    assert_eq!(with_subjects(&repeated), Err(BundleError::BadContent));
 }
 
 #[test]
@@ -476,7 +487,7 @@ fn v15_revocation_reaches_tokens_keys_and_groups() {
 }
 
 #[test]
-fn a_revoked_key_is_revoked_for_tokens_that_do_not_name_it() {
+fn revoked_key_rejects_tokens_without_kid() {
     let key = TestKey::new("k1", 1);
     let nameless = key.sign(
         &json!({ "alg": "EdDSA", "typ": "at+jwt" }),
@@ -499,7 +510,7 @@ fn a_revoked_key_is_revoked_for_tokens_that_do_not_name_it() {
 }
 
 #[test]
-fn v15_a_token_that_cannot_be_looked_up_is_refused() {
+fn v15_rejects_token_without_index() {
     let key = TestKey::new("k1", 1);
     let mut trust = Trust::new();
     accept(&mut trust, &snapshot(1, &[&key]).full(times(NOW))).unwrap();
@@ -513,7 +524,7 @@ fn v15_a_token_that_cannot_be_looked_up_is_refused() {
 }
 
 #[test]
-fn an_issuer_that_is_gone_is_unknown() {
+fn removed_issuer_is_unknown() {
     let key = TestKey::new("k1", 1);
     let one = snapshot(1, &[&key]);
     let mut trust = Trust::new();
@@ -530,7 +541,7 @@ fn an_issuer_that_is_gone_is_unknown() {
 }
 
 #[test]
-fn another_configuration_inherits_only_what_its_pins_vouch_for() {
+fn inherits_only_bundles_of_own_pins() {
     let mut old = Trust::new();
     accept(
         &mut old,
@@ -582,11 +593,12 @@ fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
 
 proptest! {
     #[test]
-    fn a_delta_leads_where_the_full_bundle_leads(before in any_snapshot(1), after in any_snapshot(2)) {
+    fn delta_and_full_bundle_agree(before in any_snapshot(1), after in any_snapshot(2)) {
         let full = after.full(times(NOW));
         let delta = after.delta_from(&before, times(NOW));
         for payload in [&delta, &full] {
-            prop_assert_eq!(&Payload::from_json(serde_json::to_vec(payload).unwrap()).unwrap(), payload);
+            prop_assert_eq!(&Payload::from_json(serde_json::to_vec(payload).unwrap()).unwrap(),
+                payload);
         }
         prop_assert_eq!(&before.apply(&delta).unwrap(), &after);
         prop_assert_eq!(&Snapshot::default().apply(&full).unwrap(), &after);
@@ -596,10 +608,10 @@ proptest! {
 
 const DAY: u64 = 86_400;
 
-/// Shifts of the wall clock against the time of day that the issuer has.
+/// Offsets of the wall clock from the issuer's time of day.
 const SHIFTS: [i64; 6] = [0, -30, -86_400, -1_700_000_000, 30 * 60, 400 * 86_400];
 
-/// A worker whose wall clock is shifted, `elapsed` seconds after [`NOW`].
+/// Reads the clocks of a worker whose wall clock is shifted, `elapsed` seconds after [`NOW`].
 fn moment(elapsed: u64, shift: i64) -> Moment {
     let wall_s = NOW.saturating_add(elapsed).saturating_add_signed(shift);
     Moment {
@@ -616,7 +628,7 @@ fn accept_at(trust: &mut Trust, payload: &Payload, now: Moment) -> Result<Accept
     )
 }
 
-/// A worker with version 1, issued and accepted at [`NOW`].
+/// Returns the trust of a worker with version 1, issued and accepted at [`NOW`].
 fn worker(key: &TestKey) -> Trust {
     let mut trust = Trust::since(moment(0, 0));
     accept_at(
@@ -632,25 +644,23 @@ fn worker(key: &TestKey) -> Trust {
 fn bundle_ages_by_elapsed_time() {
     for shift in SHIFTS {
         let trust = worker(&TestKey::new("k1", 1));
-        let at = |elapsed| trust.freshness(moment(elapsed, shift));
         assert_eq!(
-            at(600),
+            trust.freshness(moment(600, shift)),
             Freshness {
                 age: Some(600),
                 ..Freshness::default()
             },
             "{shift}"
         );
-        assert_eq!(
-            [at(3_599).expired, at(3_600).expired],
-            [false, true],
-            "{shift}"
-        );
+        for (elapsed, expired) in [(3_599, false), (3_600, true)] {
+            let freshness = trust.freshness(moment(elapsed, shift));
+            assert_eq!(freshness.expired, expired, "{shift}");
+        }
     }
 }
 
 #[test]
-fn bundles_are_accepted_after_clock_steps() {
+fn accepts_bundles_after_clock_steps() {
     let (old, new) = (TestKey::new("k1", 1), TestKey::new("k2", 2));
     for (shift, next) in SHIFTS
         .into_iter()
@@ -679,7 +689,7 @@ fn bundles_are_accepted_after_clock_steps() {
 }
 
 #[test]
-fn first_bundle_is_accepted_after_a_clock_step() {
+fn accepts_first_bundle_after_clock_step() {
     let snapshot = snapshot(1, &[&TestKey::new("k1", 1)]);
     for (start, now) in SHIFTS
         .into_iter()
@@ -697,7 +707,7 @@ fn first_bundle_is_accepted_after_a_clock_step() {
 }
 
 #[test]
-fn delayed_bundles_are_old_after_a_clock_step() {
+fn delayed_bundle_is_old_after_clock_step() {
     let key = TestKey::new("k1", 1);
     for shift in SHIFTS {
         let mut trust = worker(&key);

@@ -1,9 +1,11 @@
-//! `challenge`: the parameters of `WWW-Authenticate`, and how much a refused caller learns.
+//! `challenge`: the parameters of `WWW-Authenticate`, and the details that a rejected caller
+//! learns.
 
 use super::reader::Object;
 use crate::authz::host::Authority;
 use crate::policy::Challenge;
 
+/// Reads `challenge`.
 pub(super) fn read(root: &Object<'_, '_>) -> Challenge {
     let mut read = Challenge::default();
     let Some(object) = root.object("challenge") else {
@@ -37,9 +39,11 @@ fn is_quotable(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
+/// Returns whether this is an https URL without fragment, safe inside a quoted string.
 fn is_https_url(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("https://") else {
         return false;
+        // The value goes into `WWW-Authenticate` as it is, so it must need no escape.
     };
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     let plain = url

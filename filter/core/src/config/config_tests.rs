@@ -14,7 +14,8 @@ fn key() -> Value {
 }
 
 fn config() -> Value {
-    json!({ "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": [key()] } }] })
+    json!({ "jwtRules": [{ "issuer": ISSUER, "audiences": ["orders"],
+        "jwks": { "keys": [key()] } }] })
 }
 
 fn mistakes(config: &Value) -> Vec<String> {
@@ -37,7 +38,7 @@ fn rules_mistake(rules: Value) -> String {
 }
 
 #[test]
-fn the_defaults_are_the_strict_ones() {
+fn defaults_are_strict() {
     let policy = crate::config::read_policy(&config().to_string()).unwrap();
     let rule = &policy.authn().jwt_rules()[0];
     assert_eq!(
@@ -66,12 +67,14 @@ fn the_defaults_are_the_strict_ones() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_with_their_paths() {
+fn reports_all_mistakes_with_their_paths() {
     let wrong = json!({
         "mode": "enforce", "jwtRule": [],
         "trustBundle": { "keys": [] },
-        "jwtRules": [{ "issuer": "", "audiences": [], "jwks": "{}", "algorithms": ["none", "ES256"], "clockSkew": "5m" }],
-        "rules": [{ "to": [{ "operation": { "paths": ["orders"] } }], "when": [{ "key": "source.ip", "values": ["1"] }] }],
+        "jwtRules": [{ "issuer": "", "audiences": [], "jwks": "{}", "algorithms": ["none", "ES256"],
+            "clockSkew": "5m" }],
+        "rules": [{ "to": [{ "operation": { "paths": ["orders"] } }],
+            "when": [{ "key": "source.ip", "values": ["1"] }] }],
     });
     let told = mistakes(&wrong);
     let paths = [
@@ -97,7 +100,7 @@ fn all_mistakes_are_told_at_once_with_their_paths() {
 }
 
 #[test]
-fn text_that_is_no_configuration_is_one_mistake() {
+fn unreadable_configuration_is_one_mistake() {
     for text in ["", "null", "[]", "{\"jwtRules\":1,\"jwtRules\":2}", "{"] {
         assert!(crate::config::read_policy(text).is_err(), "{text}");
     }
@@ -110,7 +113,7 @@ fn text_that_is_no_configuration_is_one_mistake() {
 }
 
 #[test]
-fn an_issuer_rule_that_would_be_lax_is_refused() {
+fn rejects_lax_issuer_rules() {
     for (changes, expected) in [
         (
             json!({ "audiences": null }),
@@ -214,7 +217,7 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
         ),
         (
             json!({ "jwksCluster": "idp" }),
-            "jwtRules[0].jwksCluster: only goes with",
+            "jwtRules[0].jwksCluster: is valid only with",
         ),
         (
             json!({ "jwks": null, "jwksUri": "ftp://idp/x", "jwksCluster": "idp" }),
@@ -237,7 +240,8 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
             "jwtRules[0].jwksCluster: missing",
         ),
         (
-            json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i", "algorithms": ["HS256"] }),
+            json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i",
+                "algorithms": ["HS256"] }),
             "need a shared secret",
         ),
         (
@@ -246,15 +250,16 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
         ),
         (
             json!({ "outputPayloadToHeader": ":path" }),
-            "is no header name",
+            "is not a header name",
         ),
         (
-            json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }, { "header": "X-A", "claim": "b" }] }),
+            json!({ "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" },
+                { "header": "X-A", "claim": "b" }] }),
             "given twice",
         ),
         (
             json!({ "fromHeaders": [{ "name": "x-jwt" }], "outputPayloadToHeader": "X-JWT" }),
-            "also a place where tokens are read",
+            "also a token location",
         ),
         (
             json!({ "jwks": { "keys": [key(), TestKey::new("k1", 2).jwk()] } }),
@@ -262,10 +267,11 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
         ),
         (
             json!({ "staleness": { "action": "SERVE" } }),
-            "jwtRules[0].staleness: only goes with jwksUri",
+            "jwtRules[0].staleness: is valid only with jwksUri",
         ),
         (
-            json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i", "staleness": { "maxAge": "4m" } }),
+            json!({ "jwks": null, "jwksUri": "https://idp/x", "jwksCluster": "i",
+                "staleness": { "maxAge": "4m" } }),
             "jwtRules[0].staleness.maxAge: must not be shorter than refreshInterval",
         ),
     ] {
@@ -275,8 +281,9 @@ fn an_issuer_rule_that_would_be_lax_is_refused() {
 }
 
 #[test]
-fn a_shared_secret_needs_the_rule_to_name_its_algorithm() {
-    let secret = json!({ "keys": [{ "kty": "oct", "kid": "s", "alg": "HS256", "k": crate::base64url::encode(&[7; 32]) }] });
+fn shared_secret_requires_named_algorithm() {
+    let secret = json!({ "keys": [{ "kty": "oct", "kid": "s", "alg": "HS256",
+        "k": crate::base64url::encode(&[7; 32]) }] });
     assert!(rule_mistake(json!({ "jwks": secret })).contains("shared secret"));
     assert_eq!(
         rule_mistake(json!({ "jwks": secret, "algorithms": ["HS256"] })),
@@ -289,15 +296,18 @@ fn a_shared_secret_needs_the_rule_to_name_its_algorithm() {
 }
 
 #[test]
-fn rules_of_one_issuer_have_different_keys() {
-    let rule = |source: Value| {
+fn rules_of_one_issuer_need_different_keys() {
+    fn remote(cluster: &str) -> Value {
+        rule(json!({ "jwksUri": "https://idp/x", "jwksCluster": cluster }))
+    }
+    fn inline(seed: u8) -> Value {
+        rule(json!({ "jwks": { "keys": [TestKey::new("k", seed).jwk()] } }))
+    }
+    fn rule(source: Value) -> Value {
         let mut rule = json!({ "issuer": ISSUER, "audiences": ["orders"] });
         merge(&mut rule, source);
         rule
-    };
-    let inline = |seed: u8| rule(json!({ "jwks": { "keys": [TestKey::new("k", seed).jwk()] } }));
-    let remote =
-        |cluster: &str| rule(json!({ "jwksUri": "https://idp/x", "jwksCluster": cluster }));
+    }
     let pushed = rule(json!({ "trustBundle": true }));
     for (rules, good) in [
         (json!([inline(1), inline(1)]), false),
@@ -324,8 +334,9 @@ fn rules_of_one_issuer_have_different_keys() {
 
 #[test]
 fn fetched_keys_are_stale_after_three_intervals() {
-    let max_age = |changes: Value| {
-        let mut rule = json!({ "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://idp/x", "jwksCluster": "i" });
+    fn max_age(changes: Value) -> Option<u64> {
+        let mut rule = json!({ "issuer": ISSUER, "audiences": ["orders"],
+            "jwksUri": "https://idp/x", "jwksCluster": "i" });
         merge(&mut rule, changes);
         let policy =
             crate::config::read_policy(&json!({ "jwtRules": [rule] }).to_string()).unwrap();
@@ -333,7 +344,7 @@ fn fetched_keys_are_stale_after_three_intervals() {
             KeySource::Remote(remote) => remote.max_age_s,
             KeySource::Inline(_) | KeySource::Bundle => panic!("not remote"),
         }
-    };
+    }
     assert_eq!(max_age(json!({})), Some(900));
     assert_eq!(max_age(json!({ "refreshInterval": "20s" })), Some(60));
     assert_eq!(
@@ -344,7 +355,7 @@ fn fetched_keys_are_stale_after_three_intervals() {
 }
 
 #[test]
-fn naming_any_place_for_the_token_replaces_the_default_place() {
+fn named_location_replaces_default_location() {
     let mut config = config();
     config["jwtRules"][0]["fromCookies"] = json!(["session"]);
     let policy = crate::config::read_policy(&config.to_string()).unwrap();
@@ -352,14 +363,14 @@ fn naming_any_place_for_the_token_replaces_the_default_place() {
 }
 
 #[test]
-fn bundle_pins_are_one_or_two_ed25519_keys() {
-    let with = |keys: Value| {
+fn accepts_one_or_two_bundle_pins() {
+    fn with(keys: Value) -> String {
         let mut config = config();
         config["jwtRules"][0] =
             json!({ "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true });
         config["trustBundle"] = json!({ "cluster": "issuer", "keys": keys });
         mistakes(&config).join("\n")
-    };
+    }
     let second = TestKey::new("k2", 2).jwk();
     assert_eq!(with(json!([key()])), "");
     assert_eq!(with(json!([key(), second])), "");
@@ -374,8 +385,10 @@ fn bundle_pins_are_one_or_two_ed25519_keys() {
 }
 
 #[test]
-fn rules_that_can_never_decide_are_refused() {
-    let to = |operation: Value| json!([{ "operation": operation }]);
+fn rejects_rules_that_never_decide() {
+    fn to(operation: Value) -> Value {
+        json!([{ "operation": operation }])
+    }
     let orders = to(json!({ "paths": ["/orders/*"] }));
     let one = to(json!({ "paths": ["/orders/1"], "methods": ["GET"] }));
     for (rules, expected) in [
@@ -404,7 +417,8 @@ fn rules_that_can_never_decide_are_refused() {
             "rules[0].to[0].operation.methods: can never match",
         ),
         (
-            json!([{ "when": [{ "key": "request.auth.claims[a]", "values": ["x"], "notValues": ["*"] }] }]),
+            json!([{ "when": [{ "key": "request.auth.claims[a]", "values": ["x"],
+                "notValues": ["*"] }] }]),
             "rules[0].when[0].values: can never match",
         ),
         (
@@ -412,7 +426,8 @@ fn rules_that_can_never_decide_are_refused() {
             "rules[0].allowMissing: a request without a token",
         ),
         (
-            json!([{ "allowMissing": true, "when": [{ "key": "request.auth.claims[a]", "values": ["x"] }] }]),
+            json!([{ "allowMissing": true,
+                "when": [{ "key": "request.auth.claims[a]", "values": ["x"] }] }]),
             "rules[0].allowMissing: a request without a token",
         ),
     ] {
@@ -421,12 +436,15 @@ fn rules_that_can_never_decide_are_refused() {
     }
     for legitimate in [
         json!([{ "to": orders, "scopes": ["read"] }, { "to": one, "scopes": ["admin"] }]),
-        json!([{ "to": orders, "when": [{ "key": "request.auth.claims[a]", "values": ["x"] }] }, { "to": orders, "when": [{ "key": "request.auth.claims[a]", "values": ["y"] }] }]),
+        json!([{ "to": orders, "when": [{ "key": "request.auth.claims[a]", "values": ["x"] }] },
+            { "to": orders, "when": [{ "key": "request.auth.claims[a]", "values": ["y"] }] }]),
         json!([{ "to": orders, "staleness": { "maxAge": "1m" } }, { "to": one }]),
         json!([{ "action": "DENY", "to": one }, { "to": orders }]),
         json!([{ "to": orders }, { "to": one, "allowMissing": true }]),
-        json!([{ "allowMissing": true, "when": [{ "key": "request.auth.delegated", "notValues": ["true"] }] }]),
-        json!([{ "allowMissing": true, "from": [{ "source": { "notRequestPrincipals": ["*/banned"] } }] }]),
+        json!([{ "allowMissing": true,
+            "when": [{ "key": "request.auth.delegated", "notValues": ["true"] }] }]),
+        json!([{ "allowMissing": true,
+            "from": [{ "source": { "notRequestPrincipals": ["*/banned"] } }] }]),
         json!([{ "to": to(json!({ "paths": ["/a", "/b"], "notPaths": ["/b"] })) }]),
     ] {
         assert_eq!(rules_mistake(legitimate.clone()), "", "{legitimate}");
@@ -434,7 +452,7 @@ fn rules_that_can_never_decide_are_refused() {
 }
 
 #[test]
-fn a_route_rule_with_a_mistake_says_where() {
+fn reports_path_of_route_rule_mistake() {
     for (rule, expected) in [
         (
             json!({ "To": [] }),
@@ -526,18 +544,22 @@ fn a_route_rule_with_a_mistake_says_where() {
     }
 }
 
-/// Fields of each object: as the reader names them beside an unknown one.
+/// Returns the fields of an object, as the reader lists them after an unknown field.
 fn reader_fields(path: &str) -> Vec<String> {
     let mut config = json!({
         "jwtRules": [
-            { "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true, "subjectType": { "claim": "a" },
-              "fromHeaders": [{ "name": "x-token" }], "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }] },
+            { "issuer": ISSUER, "audiences": ["orders"], "trustBundle": true,
+                "subjectType": { "claim": "a" },
+              "fromHeaders": [{ "name": "x-token" }],
+              "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }] },
         ],
         "challenge": { "realm": "a" },
         "trustBundle": { "cluster": "issuer", "keys": [key()], "staleness": { "maxAge": "5m" } },
         "rules": [{
-            "from": [{ "source": { "requestPrincipals": ["*"] } }], "to": [{ "operation": { "methods": ["GET"] } }],
-            "when": [{ "key": "request.auth.principal", "values": ["*"] }], "staleness": { "action": "SERVE" },
+            "from": [{ "source": { "requestPrincipals": ["*"] } }],
+            "to": [{ "operation": { "methods": ["GET"] } }],
+            "when": [{ "key": "request.auth.principal", "values": ["*"] }],
+            "staleness": { "action": "SERVE" },
         }],
     });
     assert_eq!(mistakes(&config), Vec::<String>::new());
@@ -557,16 +579,16 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-/// The part of docs/configuration.md that documents the fields of an object.
+/// Part of docs/configuration.md that documents the fields of an object.
 enum Documented {
-    /// The table under this heading, a row for each field.
+    /// The table under this heading, with a row for each field.
     Table(&'static str),
     /// The row of this name under this heading, which names the fields.
     Row(&'static str, &'static str),
 }
 use Documented::{Row, Table};
 
-/// Where the objects are in a configuration, in the JSON Schema and in the document.
+/// Locations of the objects in a configuration, in the JSON Schema and in the document.
 const OBJECTS: [(&str, &str, Documented); 13] = [
     ("", "", Table("Top level")),
     ("/challenge", "/$defs/challenge", Table("`challenge`")),
@@ -679,14 +701,13 @@ fn document_has_the_fields_of_the_reader() {
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
         let names = rows.flat_map(|cell| cell.split("`, `").map(|name| name.trim_end_matches('`')));
-        let bare = |name: &str| {
-            name.split([':', '[', '.'])
-                .next()
-                .unwrap_or_default()
-                .into()
-        };
         let mut documented: Vec<String> = names
-            .map(bare)
+            .map(|name: &str| {
+                name.split([':', '[', '.'])
+                    .next()
+                    .unwrap_or_default()
+                    .into()
+            })
             .filter(|name: &String| !name.starts_with("request"))
             .collect();
         documented.sort_unstable();
@@ -721,13 +742,16 @@ fn schema_knows_every_condition_key() {
 }
 
 #[test]
-fn one_mistake_is_told_once() {
-    let to = |operation: Value| json!([{ "to": [{ "operation": operation }] }]);
+fn reports_each_mistake_once() {
+    fn to(operation: Value) -> Value {
+        json!([{ "to": [{ "operation": operation }] }])
+    }
     for rules in [
         to(json!({ "ports": ["80"] })),
         to(json!(7)),
         json!([{ "from": [{ "source": { "principals": ["a"] } }] }]),
-        json!([{ "to": [{ "operation": { "ports": ["80"] } }] }, { "to": [{ "operation": { "paths": ["/a"] } }] }]),
+        json!([{ "to": [{ "operation": { "ports": ["80"] } }] },
+            { "to": [{ "operation": { "paths": ["/a"] } }] }]),
         json!([{ "scope": ["a"] }, { "scopes": ["b"] }]),
     ] {
         assert_eq!(
@@ -742,7 +766,7 @@ fn one_mistake_is_told_once() {
 }
 
 #[test]
-fn durations_are_read_as_istio_writes_them() {
+fn reads_durations_in_istio_notation() {
     let mut config = config();
     merge(
         &mut config["jwtRules"][0],
@@ -765,7 +789,7 @@ fn durations_are_read_as_istio_writes_them() {
 }
 
 #[test]
-fn a_jwks_may_be_a_text_as_in_istio() {
+fn accepts_jwks_as_string() {
     let text = json!({ "keys": [key()] }).to_string();
     assert_eq!(rule_mistake(json!({ "jwks": text })), "");
     assert_eq!(
@@ -795,19 +819,18 @@ fn escaped_slash_in_pattern_needs_setting() {
 
 #[test]
 fn challenge_cannot_break_its_header() {
-    let told = |challenge: Value| {
+    fn told(challenge: Value) -> String {
         let mut config = config();
         config["challenge"] = challenge;
         mistakes(&config).join("\n")
-    };
+    }
     assert_eq!(
         told(json!({ "realm": "orders of the shop", "hideReason": true })),
         ""
     );
     assert_eq!(
-        told(
-            json!({ "resourceMetadata": "https://api.example:8443/.well-known/oauth-protected-resource?a=b" })
-        ),
+        told(json!({ "resourceMetadata":
+                "https://api.example:8443/.well-known/oauth-protected-resource?a=b" })),
         ""
     );
     for realm in ["a\"b", "a\\", "a\nb", "caf\u{e9}"] {
@@ -834,8 +857,8 @@ fn challenge_cannot_break_its_header() {
 }
 
 #[test]
-fn warns_of_scheme_without_blank() {
-    let warned = |name: &str, prefix: &str| {
+fn warns_of_scheme_without_space() {
+    fn warned(name: &str, prefix: &str) -> Vec<String> {
         let mut config = config();
         config["jwtRules"][0]["fromHeaders"] = json!([{ "name": name, "prefix": prefix }]);
         crate::config::read_policy(&config.to_string())
@@ -844,7 +867,7 @@ fn warns_of_scheme_without_blank() {
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
-    };
+    }
     for (name, prefix) in [
         ("authorization", "Bearer"),
         ("Authorization", "JWT"),
@@ -895,7 +918,11 @@ fn prefix_that_never_matches_is_a_mistake() {
 
 #[test]
 fn warns_of_dots_inside_a_name() {
-    let warned = |rule: Value, rules: Value| {
+    fn when(name: &str) -> Value {
+        json!([{ "when": [{ "key": format!("request.auth.claims[{name}]"),
+        "values": ["a"] }] }])
+    }
+    fn warned(rule: Value, rules: Value) -> Vec<String> {
         let mut config = config();
         merge(&mut config["jwtRules"][0], rule);
         merge(&mut config, json!({ "rules": rules }));
@@ -905,7 +932,7 @@ fn warns_of_dots_inside_a_name() {
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
-    };
+    }
     for (claim, remedy) in [
         ("kubernetes.io.namespace", "[kubernetes.io][namespace]"),
         (
@@ -952,7 +979,6 @@ fn warns_of_dots_inside_a_name() {
             "{claim}"
         );
     }
-    let when = |name: &str| json!([{ "when": [{ "key": format!("request.auth.claims[{name}]"), "values": ["a"] }] }]);
     let told = warned(json!({}), when("kubernetes.io.namespace")).join("");
     assert!(
         told.starts_with("rules[0].when[0].key: ")
@@ -963,7 +989,7 @@ fn warns_of_dots_inside_a_name() {
 }
 
 #[test]
-fn quotes_and_blanks_in_brackets_are_a_mistake() {
+fn rejects_quotes_and_spaces_in_brackets() {
     for name in ["\"a\"", "'a'", " a ", "a][ b", "a\"", "a][\"b\""] {
         let mut config = config();
         let key = format!("request.auth.claims[{name}]");

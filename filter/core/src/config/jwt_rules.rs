@@ -1,4 +1,4 @@
-//! `jwtRules`: whose tokens are accepted, where they are found and what becomes of their claims.
+//! `jwtRules`: the accepted issuers, the token locations and the outputs for claims.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -48,18 +48,20 @@ const FIELDS: [&str; 26] = [
     "outputMaxTotalBytes",
 ];
 
+/// Reads one rule. The result is usable only if no mistake was recorded.
 pub(super) fn read(rule: &Object<'_, '_>) -> JwtRule {
     rule.only(&FIELDS);
     let issuer = rule
-        .required_text("issuer", "the `iss` of the tokens, exactly")
+        .required_text("issuer", "give the exact `iss` of the tokens")
         .unwrap_or_default();
     if !rule.has("audiences") {
         rule.mistake(
             "audiences",
-            "missing; name what this service is called in `aud`, else tokens for others would pass",
+            "missing; list the `aud` values of this service, else tokens for other services pass",
         );
     }
     let mut read = JwtRule::new(issuer, rule.texts("audiences"));
+    // The algorithms come first: they decide which keys of an inline set are usable.
     read_algorithms(rule, &mut read);
     read.keys = read_keys(rule, &read.algorithms);
     read_token_types(rule, &mut read);
@@ -71,16 +73,14 @@ pub(super) fn read(rule: &Object<'_, '_>) -> JwtRule {
     read
 }
 
-/// Where a provider puts what the standards put elsewhere.
+/// Reads the locations of claims that a provider does not place where the standards put them.
 fn read_claims(rule: &Object<'_, '_>, read: &mut JwtRule) {
     let paths = |field: &str| {
         let texts = rule.texts(field);
-        let path = |(at, text): (usize, &str)| claim_path(rule, &format!("{field}[{at}]"), text);
         texts
             .iter()
-            .map(AsRef::as_ref)
             .enumerate()
-            .filter_map(path)
+            .filter_map(|(at, text)| claim_path(rule, &format!("{field}[{at}]"), text))
             .collect::<Vec<_>>()
     };
     if rule.has("requiredClaims") {
@@ -95,21 +95,23 @@ fn read_claims(rule: &Object<'_, '_>, read: &mut JwtRule) {
         .and_then(|object| read_subject_type(&object));
 }
 
+/// Reads `subjectType`.
 fn read_subject_type(object: &Object<'_, '_>) -> Option<SubjectType> {
     object.only(&["claim", "clientValues"]);
-    let parse = |(at, text): (usize, &str)| {
-        StringMatcher::parse(text)
-            .map_err(|message| object.mistake(&format!("clientValues[{at}]"), message))
-            .ok()
-    };
     let client_values = object
         .texts("clientValues")
         .iter()
-        .map(AsRef::as_ref)
         .enumerate()
-        .filter_map(parse)
+        .filter_map(|(at, text)| {
+            StringMatcher::parse(text)
+                .map_err(|message| object.mistake(&format!("clientValues[{at}]"), message))
+                .ok()
+        })
         .collect();
-    let claim = object.required_text("claim", "the claim that tells services from users")?;
+    let claim = object.required_text(
+        "claim",
+        "name the claim that distinguishes services from users",
+    )?;
     Some(SubjectType {
         claim: claim_path(object, "claim", claim)?,
         client_values,
@@ -118,6 +120,7 @@ fn read_subject_type(object: &Object<'_, '_>) -> Option<SubjectType> {
 
 /// Reads the path of a claim: `a.b`, or `[a][b]` for names that contain dots.
 fn claim_path(object: &Object<'_, '_>, field: &str, text: &str) -> Option<Vec<Box<str>>> {
+    // Brackets allow names that contain dots.
     let bracketed = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'));
@@ -128,10 +131,12 @@ fn claim_path(object: &Object<'_, '_>, field: &str, text: &str) -> Option<Vec<Bo
     if !path.iter().all(|name| is_claim_name(name)) {
         object.mistake(
             field,
-            "must be a claim name without quotes and outer blanks; b inside a is a.b or [a][b]",
+            "must be a claim name without quotes and surrounding spaces; write a.b or [a][b] for b \
+             inside a",
         );
         return None;
     }
+    // URL-shaped names are common (Auth0), and their dots are part of the name.
     if bracketed.is_none() && text.contains("://") {
         object.mistake(
             field,
@@ -145,7 +150,7 @@ fn claim_path(object: &Object<'_, '_>, field: &str, text: &str) -> Option<Vec<Bo
     Some(path)
 }
 
-/// Warns of a dot that is probably part of a name.
+/// Adds a warning for a dot that is probably part of a name.
 fn warn_of_dots(object: &Object<'_, '_>, field: &str, text: &str) {
     let whole = DOTTED_CLAIMS.contains(&text) || text.contains(['/', ':']);
     let Some(remedy) = inside_dotted_claim(text).or_else(|| whole.then(|| format!("[{text}]")))
@@ -158,10 +163,10 @@ fn warn_of_dots(object: &Object<'_, '_>, field: &str, text: &str) {
     );
 }
 
-/// Claims of providers whose names contain dots: Kubernetes' bound service account tokens.
+/// Provider claims whose names contain dots: bound service account tokens of Kubernetes.
 const DOTTED_CLAIMS: [&str; 1] = ["kubernetes.io"];
 
-/// Returns in brackets what is written with dots inside a claim whose name contains dots.
+/// Returns the bracket notation for a member of a claim whose name contains dots.
 pub(super) fn inside_dotted_claim(text: &str) -> Option<String> {
     let (claim, inner) = DOTTED_CLAIMS
         .iter()
@@ -169,10 +174,12 @@ pub(super) fn inside_dotted_claim(text: &str) -> Option<String> {
     Some(format!("[{claim}][{}]", inner.replace('.', "][")))
 }
 
+/// Reads `algorithms`; the default applies if the field is absent.
 fn read_algorithms(rule: &Object<'_, '_>, read: &mut JwtRule) {
     if !rule.has("algorithms") {
         return;
     }
+    // The list replaces the default, which may contain algorithms that the rule must not allow.
     read.algorithms.clear();
     for (at, name) in rule.texts("algorithms").iter().enumerate() {
         match Alg::parse(name) {
@@ -191,12 +198,14 @@ fn read_algorithms(rule: &Object<'_, '_>, read: &mut JwtRule) {
     }
 }
 
+/// Reads the one source of keys.
 fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
     let bundle = rule.flag("trustBundle");
     let sources = [bundle, rule.has("jwks"), rule.has("jwksUri")]
         .into_iter()
         .filter(|given| *given)
         .count();
+    // Two sources would leave open which one revokes a key.
     if sources != 1 {
         rule.mistake(
             "",
@@ -205,16 +214,18 @@ fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
     }
     for field in ["jwksCluster", "timeout", "refreshInterval", "staleness"] {
         if rule.has(field) && !rule.has("jwksUri") {
-            rule.mistake(field, "only goes with jwksUri");
+            rule.mistake(field, "is valid only with jwksUri");
         }
     }
     if let Some(jwks) = rule.value("jwks") {
         return KeySource::Inline(read_inline(rule, jwks, algorithms));
     }
+    // A shared secret must not come from a public key set.
     if algorithms.iter().any(|alg| alg.is_symmetric()) {
         rule.mistake(
             "algorithms",
-            "HS256, HS384 and HS512 need a shared secret: an `oct` key in this rule's inline jwks (V4)",
+            "HS256, HS384 and HS512 need a shared secret: an `oct` key in this rule's inline jwks \
+             (V4)",
         );
     }
     if rule.has("jwksUri") {
@@ -224,7 +235,7 @@ fn read_keys(rule: &Object<'_, '_>, algorithms: &[Alg]) -> KeySource {
     }
 }
 
-/// Istio has the key set as a text; an object is easier to write in YAML.
+/// Reads `jwks`. Istio writes the key set as a string; an object is easier to write in YAML.
 fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> KeySet {
     let text = match jwks.kind() {
         Kind::Object => format!("{jwks}"),
@@ -232,6 +243,7 @@ fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> Ke
             rule.text("jwks").unwrap_or_default().into()
         }
     };
+    // Shared secrets are accepted only if the rule names their algorithm (V4).
     let symmetric = rule.has("algorithms") && algorithms.iter().any(|alg| alg.is_symmetric());
     let set = match KeySet::from_config(&text, algorithms, symmetric) {
         Ok(set) => set,
@@ -258,6 +270,7 @@ fn read_inline(rule: &Object<'_, '_>, jwks: Value<'_>, algorithms: &[Alg]) -> Ke
     set
 }
 
+/// Reads `jwksUri` and the settings for fetching it.
 fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
     let cluster = rule
         .required_text("jwksCluster", "name the Envoy cluster that reaches jwksUri")
@@ -269,14 +282,17 @@ fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
         .or_else(|| uri.strip_prefix("http://"))
         .unwrap_or_default();
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    // The URI is sent as `:authority` and `:path` without further checks.
     let is_clean = path
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    // An unusual authority would be sent to the provider as it is.
     let is_url = is_clean && Authority::parse(authority).is_some();
     if !uri.is_empty() && !is_url {
         rule.mistake(
             "jwksUri",
-            "must be http(s)://host/path, with a port up to 65535 if any, without user, spaces or fragment",
+            "must be http(s)://host/path, with a port up to 65535 if any, without user, spaces or \
+             fragment",
         );
     }
     let refresh_s = rule.seconds("refreshInterval", 300, 10, 24 * 3600);
@@ -291,25 +307,27 @@ fn read_remote(rule: &Object<'_, '_>) -> RemoteJwks {
     }
 }
 
-/// Refresh intervals after which fetched keys are stale, unless the rule says otherwise.
+/// Number of refresh intervals after which fetched keys are stale by default.
 const MAX_AGE_INTERVALS: u64 = 3;
 
+/// Reads the maximum age of fetched keys; `None` means no limit.
 fn read_max_age(rule: &Object<'_, '_>, refresh_s: u64) -> Option<u64> {
     let staleness = read_staleness(rule).unwrap_or(Staleness::DEFAULT);
     if staleness.max_age.is_some_and(|max_age| max_age < refresh_s) {
         rule.mistake(
             "staleness.maxAge",
-            "must not be shorter than refreshInterval, else good keys would be stale",
+            "must not be shorter than refreshInterval, otherwise valid keys would become stale",
         );
     }
-    let default = || refresh_s.saturating_mul(MAX_AGE_INTERVALS);
+    let default = refresh_s.saturating_mul(MAX_AGE_INTERVALS);
     if staleness.serve {
         None
     } else {
-        Some(staleness.max_age.unwrap_or_else(default))
+        Some(staleness.max_age.unwrap_or(default))
     }
 }
 
+/// Reads `timeout` in milliseconds.
 fn read_timeout(rule: &Object<'_, '_>) -> u64 {
     let millis = rule.millis("timeout").unwrap_or(5_000);
     if !(100..=60_000).contains(&millis) {
@@ -318,6 +336,7 @@ fn read_timeout(rule: &Object<'_, '_>) -> u64 {
     millis
 }
 
+/// Reads `tokenTypes`; the default applies if the field is absent.
 fn read_token_types(rule: &Object<'_, '_>, read: &mut JwtRule) {
     if !rule.has("tokenTypes") {
         return;
@@ -330,12 +349,14 @@ fn read_token_types(rule: &Object<'_, '_>, read: &mut JwtRule) {
             "ID" => read.token_types.push(TokenType::IdToken),
             _ => rule.mistake(
                 &format!("tokenTypes[{at}]"),
-                "must be at+jwt (RFC 9068 access tokens), JWT (also JOSE and no typ) or ID (ID tokens); other types are not tokens for a request",
+                "must be at+jwt (RFC 9068 access tokens), JWT (also JOSE and no typ) or ID (ID \
+                 tokens); other types are not tokens for a request",
             ),
         }
     }
 }
 
+/// Reads the token locations.
 fn read_locations(rule: &Object<'_, '_>, read: &mut JwtRule) {
     read.from_cookies = rule.texts("fromCookies");
     for (at, _) in read
@@ -354,11 +375,12 @@ fn read_locations(rule: &Object<'_, '_>, read: &mut JwtRule) {
     if !headers.is_empty() {
         read.from_headers = headers.iter().map(read_from_header).collect();
     } else if !read.from_cookies.is_empty() || !read.from_params.is_empty() {
-        // As in Envoy and Istio: naming any place replaces the default place.
+        // As in Envoy and Istio, naming any location replaces the default location.
         read.from_headers.clear();
     }
 }
 
+/// Reads an entry of `fromHeaders`.
 fn read_from_header(object: &Object<'_, '_>) -> FromHeader {
     object.only(&["name", "prefix"]);
     let name = header_name(object, "name").unwrap_or_default();
@@ -367,7 +389,7 @@ fn read_from_header(object: &Object<'_, '_>) -> FromHeader {
         object.mistake("prefix", message);
     }
     let prefix = prefix.unwrap_or_default();
-    // A word is compared with case, and also matches the beginning of a longer word.
+    // A word is compared case-sensitively, and also matches the beginning of a longer word.
     let credentials = matches!(&*name, "authorization" | "proxy-authorization");
     let word = !prefix.is_empty()
         && prefix
@@ -384,9 +406,10 @@ fn read_from_header(object: &Object<'_, '_>) -> FromHeader {
     }
 }
 
+/// Message for a prefix that is not a usable string.
 const NO_PREFIX: &str = "must be a text without control characters, such as \"Bearer \"";
 
-/// Returns what is wrong with a prefix that no value of a header can have.
+/// Returns the problem of a prefix that no header value can have.
 fn wrong_prefix(prefix: &str) -> Option<&'static str> {
     if prefix.bytes().any(|byte| byte.is_ascii_control()) {
         return Some(NO_PREFIX);
@@ -406,8 +429,8 @@ fn wrong_prefix(prefix: &str) -> Option<&'static str> {
         .then_some("can never match: a comma separates the items of a header; remove it")
 }
 
-/// Returns whether a cookie may have this name: a name ends at the first `=`, and blanks around it
-/// are no part of it.
+/// Returns whether a cookie may have this name. A name ends at the first `=`, and spaces around it
+/// are not part of it.
 fn is_cookie_name(name: &str) -> bool {
     name.trim() == name
         && !name
@@ -415,21 +438,22 @@ fn is_cookie_name(name: &str) -> bool {
             .any(|byte| matches!(byte, b'=' | b';') || byte.is_ascii_control())
 }
 
-/// A lower-case header field name (RFC 9110 §5.1), no pseudo-header.
+/// Reads a header field name (RFC 9110 §5.1), not a pseudo-header, and converts it to lower case.
 fn header_name(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
     let name = object
-        .required_text(field, "a header's name")?
+        .required_text(field, "name the header")?
         .to_ascii_lowercase();
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if !name.bytes().all(token) {
-        object.mistake(field, "is no header name (RFC 9110 §5.1)");
+    if !name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    {
+        object.mistake(field, "is not a header name (RFC 9110 §5.1)");
         return None;
     }
     Some(name.into())
 }
 
-/// Headers that carry a request's framing, routing or credentials: an identity must not be written
-/// over them.
+/// Headers with a request's framing, routing or credentials, which an output must not overwrite.
 const NOT_FOR_OUTPUT: [&str; 10] = [
     "host",
     "connection",
@@ -443,6 +467,7 @@ const NOT_FOR_OUTPUT: [&str; 10] = [
     "proxy-authorization",
 ];
 
+/// Reads the name of an output header.
 fn output_header(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
     let name = header_name(object, field)?;
     if NOT_FOR_OUTPUT.contains(&name.as_ref())
@@ -458,6 +483,7 @@ fn output_header(object: &Object<'_, '_>, field: &str) -> Option<Box<str>> {
     Some(name)
 }
 
+/// Reads the headers for payload and claims.
 fn read_outputs(rule: &Object<'_, '_>, read: &mut JwtRule) {
     read.forward_original_token = rule.flag("forwardOriginalToken");
     read.on_unsafe = read_on_unsafe(rule, read.on_unsafe);
@@ -471,7 +497,10 @@ fn read_outputs(rule: &Object<'_, '_>, read: &mut JwtRule) {
     }
     for object in rule.objects("outputClaimToHeaders") {
         object.only(&["header", "claim", "onUnsafe"]);
-        let claim = object.required_text("claim", "the claim's name; b inside a is a.b or [a][b]");
+        let claim = object.required_text(
+            "claim",
+            "name the claim; write a.b or [a][b] for b inside a",
+        );
         let claim = claim.and_then(|claim| claim_path(&object, "claim", claim));
         let on_unsafe = read_on_unsafe(&object, read.on_unsafe);
         if let (Some(header), Some(claim)) = (output_header(&object, "header"), claim) {
@@ -482,6 +511,7 @@ fn read_outputs(rule: &Object<'_, '_>, read: &mut JwtRule) {
             });
         }
     }
+    // Two outputs to one header would overwrite each other.
     let outputs: Vec<&str> = outputs_of(read).collect();
     if outputs
         .iter()
@@ -492,6 +522,7 @@ fn read_outputs(rule: &Object<'_, '_>, read: &mut JwtRule) {
     }
 }
 
+/// Reads `onUnsafe`.
 fn read_on_unsafe(object: &Object<'_, '_>, default: OnUnsafe) -> OnUnsafe {
     object.word(
         "onUnsafe",
@@ -500,6 +531,7 @@ fn read_on_unsafe(object: &Object<'_, '_>, default: OnUnsafe) -> OnUnsafe {
     )
 }
 
+/// Returns the output headers of a rule.
 fn outputs_of(rule: &JwtRule) -> impl Iterator<Item = &str> {
     let claims = rule
         .output_claim_to_headers
@@ -511,35 +543,40 @@ fn outputs_of(rule: &JwtRule) -> impl Iterator<Item = &str> {
         .chain(claims)
 }
 
-/// What only shows when all rules are seen together.
+/// Checks the rules together, for mistakes that a single rule does not show.
 pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundle: bool) {
     for (at, rule) in rules.iter().enumerate() {
         let mistake =
             |field: &str, message: &str| root.mistake(&format!("jwtRules[{at}]{field}"), message);
-        let same =
-            |earlier: &JwtRule| earlier.issuer == rule.issuer && earlier.keys.overlaps(&rule.keys);
-        if rules.iter().take(at).any(same) {
+        // Two rules of one issuer must differ in their keys, so that the signature selects one.
+        if rules
+            .iter()
+            .take(at)
+            .any(|earlier| earlier.issuer == rule.issuer && earlier.keys.overlaps(&rule.keys))
+        {
             mistake(
                 ".issuer",
-                "given twice with the same keys; merge the audiences into one rule, or give each rule a jwks or jwksUri of its own",
+                "given twice with the same keys; merge the audiences into one rule, or give each \
+                 rule its own jwks or jwksUri",
             );
         }
         if matches!(rule.keys, KeySource::Bundle) && !has_bundle {
             mistake(
                 ".trustBundle",
-                "needs the top-level trustBundle, which says where bundles come from",
+                "needs the top-level trustBundle, which configures the source of bundles",
             );
         }
-        let reads = |header: &str| {
+        // The filter removes output headers before it looks for tokens.
+        if outputs_of(rule).any(|header| {
             rules
                 .iter()
                 .flat_map(|rule| &rule.from_headers)
                 .any(|from| *from.name == *header)
-        };
-        if outputs_of(rule).any(reads) {
+        }) {
             mistake(
                 "",
-                "an output header is also a place where tokens are read; it is emptied before they are, choose another",
+                "an output header is also a token location; the filter removes output headers \
+                 before it looks for tokens, so choose another header",
             );
         }
     }
@@ -551,7 +588,7 @@ pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundl
     {
         root.mistake(
             "trustBundle",
-            "no rule has trustBundle: true, so it would never be used",
+            "is unused, because no rule has trustBundle: true; add it to a rule, or remove this",
         );
     }
 }

@@ -1,6 +1,7 @@
-//! The plugin configuration: plain data, read strictly. Field names are Istio's wherever Istio has
-//! the concept (RequestAuthentication's `jwtRules`, AuthorizationPolicy's `rules`), so that an
-//! operator can paste them.
+//! The plugin configuration, which is plain data and read strictly.
+//!
+//! Fields have Istio's names where Istio has the concept (RequestAuthentication's `jwtRules`,
+//! AuthorizationPolicy's `rules`), so that operators can paste them.
 
 mod challenge;
 mod jwt_rules;
@@ -28,22 +29,17 @@ use reader::{Findings, Object};
 /// Reads a plugin configuration.
 ///
 /// # Errors
-/// Every mistake in it.
+/// [`ConfigErrors`] with all mistakes.
 pub fn read_policy(json: &str) -> Result<Policy, ConfigErrors> {
-    let whole = |message: String| {
-        ConfigErrors(alloc::vec![Mistake {
-            path: String::new(),
-            message
-        }])
-    };
+    // The size is checked before the text is parsed.
     if json.len() > limits::MAX_CONFIG_BYTES {
-        return Err(whole(format!(
+        return Err(unreadable(format!(
             "the configuration is larger than {} bytes",
             limits::MAX_CONFIG_BYTES
         )));
     }
     let document = Document::lent(json, Budget::CONFIG)
-        .map_err(|error| whole(format!("the configuration is {error}")))?;
+        .map_err(|error| unreadable(format!("the configuration cannot be read: {error}")))?;
     let findings = Findings::default();
     let root = Object::new(document.root(), String::new(), &findings);
     let policy = read(&root);
@@ -55,6 +51,14 @@ pub fn read_policy(json: &str) -> Result<Policy, ConfigErrors> {
         warnings: findings.warnings.into_inner(),
         ..policy
     })
+}
+
+/// Returns the error for a text that is not read at all.
+fn unreadable(message: String) -> ConfigErrors {
+    ConfigErrors(alloc::vec![Mistake {
+        path: String::new(),
+        message
+    }])
 }
 
 const FIELDS: [&str; 9] = [
@@ -69,6 +73,7 @@ const FIELDS: [&str; 9] = [
     "rules",
 ];
 
+/// Reads the top-level object. The result is usable only if no mistake was recorded.
 fn read(root: &Object<'_, '_>) -> Policy {
     root.only(&FIELDS);
     let trust_bundle = root
@@ -97,17 +102,18 @@ fn read(root: &Object<'_, '_>) -> Policy {
             ("KEEP_UNCHANGED", EscapedSlashes::Keep),
         ],
     );
+    // Route rules are compared with each other only if all of them were read without a mistake.
     let before = root.mistakes();
     let rules: Vec<Rule> = root
         .objects("rules")
         .iter()
         .map(|rule| route_rules::read(rule, staleness, slashes))
         .collect();
-    // A rule with a mistake is read as broader than it is meant, so what it seems to cover says
-    // nothing.
+    // A rule with a mistake is read as broader than intended, so its coverage is meaningless.
     if root.mistakes() == before {
         route_rules::check_together(root, &rules);
     }
+    // The prefix becomes part of Prometheus metric names.
     let stat_prefix = root.text("statPrefix").unwrap_or_default();
     if !stat_prefix
         .bytes()
@@ -131,6 +137,7 @@ fn read(root: &Object<'_, '_>) -> Policy {
     }
 }
 
+/// Reads `trustBundle`.
 fn read_trust_bundle(bundle: &Object<'_, '_>) -> TrustBundleConfig {
     bundle.only(&[
         "cluster",
@@ -167,7 +174,7 @@ fn read_trust_bundle(bundle: &Object<'_, '_>) -> TrustBundleConfig {
     }
 }
 
-/// `keys` is the list that `meshseal keys pins` prints.
+/// Reads the pinned keys: `keys` is the list that `meshseal keys pins` prints.
 fn read_pins(bundle: &Object<'_, '_>) -> KeySet {
     let Some(list) = bundle.value("keys") else {
         bundle.mistake(
@@ -176,10 +183,11 @@ fn read_pins(bundle: &Object<'_, '_>) -> KeySet {
         );
         return KeySet::empty();
     };
+    // Two pins suffice for a rotation; more would only widen trust.
     if !(1..=2).contains(&list.items().count()) {
         bundle.mistake(
             "keys",
-            "must be a list of one bundle key, or two while the key changes",
+            "must be a list of one bundle key, or two during a rotation",
         );
         return KeySet::empty();
     }
@@ -201,11 +209,12 @@ fn read_pins(bundle: &Object<'_, '_>) -> KeySet {
     }
 }
 
-/// A list of JWKs, in the form of a set.
+/// Converts a list of JWKs to the text of a key set.
 fn jwks_text(list: Value<'_>) -> String {
     format!("{{\"keys\":{list}}}")
 }
 
+/// Reads `staleness` of a parent object, if present.
 fn read_staleness(parent: &Object<'_, '_>) -> Option<Staleness> {
     let object = parent.object("staleness")?;
     object.only(&["maxAge", "action"]);
@@ -213,6 +222,7 @@ fn read_staleness(parent: &Object<'_, '_>) -> Option<Staleness> {
         .has("maxAge")
         .then(|| object.seconds("maxAge", 0, 1, 7 * 24 * 3600));
     let serve = object.word("action", false, &[("DENY", false), ("SERVE", true)]);
+    // An age limit without effect would give false security.
     if serve && max_age.is_some() {
         object.mistake(
             "maxAge",
@@ -222,6 +232,7 @@ fn read_staleness(parent: &Object<'_, '_>) -> Option<Staleness> {
     Some(Staleness { max_age, serve })
 }
 
+/// Records the problems of a key set under the path of its field.
 fn problems_at(object: &Object<'_, '_>, field: &str, problems: Vec<keys::KeyProblem>) {
     for problem in problems {
         let path = if problem.path.is_empty() {

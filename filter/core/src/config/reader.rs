@@ -1,5 +1,5 @@
-//! Reads configuration objects and collects every mistake with its path, so that an operator mends
-//! a file once.
+//! Reader for configuration objects. It collects every mistake with its path, so that an operator
+//! can correct a file in one pass.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -11,12 +11,12 @@ use core::fmt;
 use crate::json::{Kind, Value};
 use crate::policy::Mistake;
 
-/// Every mistake of a configuration; it prints one a line.
+/// All mistakes of a configuration; displayed one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub(crate) Vec<Mistake>);
 
 impl ConfigErrors {
-    /// The mistakes, in the order of the configuration's fields.
+    /// Returns the mistakes in the order of the configuration's fields.
     pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
         self.0.iter()
     }
@@ -36,7 +36,7 @@ impl fmt::Display for ConfigErrors {
 
 impl core::error::Error for ConfigErrors {}
 
-/// What is wrong with a configuration, and what is allowed but probably not meant.
+/// Mistakes of a configuration, and warnings about valid settings that are probably unintended.
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(crate) mistakes: RefCell<Vec<Mistake>>,
@@ -52,6 +52,7 @@ pub(crate) struct Object<'d, 'm> {
 }
 
 impl<'d, 'm> Object<'d, 'm> {
+    /// Wraps a value, which must be an object.
     pub(crate) fn new(value: Value<'d>, path: String, findings: &'m Findings) -> Self {
         let object = Self {
             value,
@@ -64,13 +65,14 @@ impl<'d, 'm> Object<'d, 'm> {
         object
     }
 
-    /// Refuses every field that is not in `known`.
+    /// Rejects every field that is not in `known`.
     pub(crate) fn only(&self, known: &[&str]) {
         for (name, _) in self
             .value
             .members()
             .filter(|(name, _)| !known.contains(name))
         {
+            // A name may contain control characters; the path must stay on one line.
             let name = name.escape_debug().to_string();
             self.mistake(
                 &name,
@@ -79,6 +81,7 @@ impl<'d, 'm> Object<'d, 'm> {
         }
     }
 
+    /// Returns the path of a field, or of this object if `field` is empty.
     pub(crate) fn path_of(&self, field: &str) -> String {
         match (self.path.is_empty(), field.is_empty()) {
             (true, _) => field.into(),
@@ -87,6 +90,7 @@ impl<'d, 'm> Object<'d, 'm> {
         }
     }
 
+    /// Records a mistake at a field.
     pub(crate) fn mistake(&self, field: &str, message: impl Into<String>) {
         self.findings.mistakes.borrow_mut().push(Mistake {
             path: self.path_of(field),
@@ -94,7 +98,7 @@ impl<'d, 'm> Object<'d, 'm> {
         });
     }
 
-    /// Notes what is allowed but probably not meant.
+    /// Records a warning about a valid setting that is probably unintended.
     pub(crate) fn warning(&self, field: &str, message: impl Into<String>) {
         self.findings.warnings.borrow_mut().push(Mistake {
             path: self.path_of(field),
@@ -102,34 +106,37 @@ impl<'d, 'm> Object<'d, 'm> {
         });
     }
 
+    /// Returns whether the field is present.
     pub(crate) fn has(&self, field: &str) -> bool {
         self.value.get(field).is_some()
     }
 
-    /// Whether it is an object without members.
+    /// Returns whether this is an object without members.
     pub(crate) fn is_empty(&self) -> bool {
         self.value.kind() == Kind::Object && self.value.members().next().is_none()
     }
 
-    /// Number of mistakes found so far, anywhere.
+    /// Returns the number of mistakes found so far in the whole configuration.
     pub(crate) fn mistakes(&self) -> usize {
         self.findings.mistakes.borrow().len()
     }
 
+    /// Returns the value of a field.
     pub(crate) fn value(&self, field: &str) -> Option<Value<'d>> {
         self.value.get(field)
     }
 
-    /// A text that is not empty.
+    /// Returns a non-empty string; `None` if it is absent or wrong.
     pub(crate) fn text(&self, field: &str) -> Option<&'d str> {
         let value = self.value.get(field)?;
         let text = value.as_str().filter(|text| !text.is_empty());
         if text.is_none() {
-            self.mistake(field, "must be a text that is not empty");
+            self.mistake(field, "must be a non-empty string");
         }
         text
     }
 
+    /// Returns a non-empty string that must be present; `why` names the remedy if it is absent.
     pub(crate) fn required_text(&self, field: &str, why: &str) -> Option<&'d str> {
         if !self.has(field) {
             self.mistake(field, format!("missing; {why}"));
@@ -137,6 +144,7 @@ impl<'d, 'm> Object<'d, 'm> {
         self.text(field)
     }
 
+    /// Returns a boolean; false if it is absent or wrong.
     pub(crate) fn flag(&self, field: &str) -> bool {
         let Some(value) = self.value.get(field) else {
             return false;
@@ -147,11 +155,12 @@ impl<'d, 'm> Object<'d, 'm> {
         })
     }
 
-    /// A whole number between `least` and `most`.
+    /// Returns a whole number between `least` and `most`.
     pub(crate) fn count(&self, field: &str, default: usize, least: u64, most: u64) -> usize {
         let Some(value) = self.value.get(field) else {
             return default;
         };
+        // Negative numbers and fractions are not `u64`, so they are rejected here as well.
         let count = value
             .as_u64()
             .filter(|count| (least..=most).contains(count));
@@ -166,7 +175,8 @@ impl<'d, 'm> Object<'d, 'm> {
             .unwrap_or(default)
     }
 
-    /// A duration as Envoy and Istio write it: `250ms`, `30s`, `5m`, `1h`; in milliseconds.
+    /// Returns a duration in milliseconds, in the notation of Envoy and Istio: `250ms`, `30s`,
+    /// `5m`, `1h`.
     pub(crate) fn millis(&self, field: &str) -> Option<u64> {
         let text = self.text(field)?;
         let parsed = parse_millis(text);
@@ -176,11 +186,12 @@ impl<'d, 'm> Object<'d, 'm> {
         parsed
     }
 
-    /// A duration of whole seconds between `least` and `most`.
+    /// Returns a duration of whole seconds between `least` and `most`.
     pub(crate) fn seconds(&self, field: &str, default: u64, least: u64, most: u64) -> u64 {
         let Some(millis) = self.millis(field) else {
             return default;
         };
+        // `1500ms` would be rounded silently, so it is rejected below.
         let seconds = millis / 1000;
         if millis % 1000 != 0 || seconds < least || seconds > most {
             self.mistake(
@@ -191,7 +202,7 @@ impl<'d, 'm> Object<'d, 'm> {
         seconds
     }
 
-    /// One of a few words.
+    /// Returns the meaning of one of the given words.
     pub(crate) fn word<T: Copy>(&self, field: &str, default: T, words: &[(&str, T)]) -> T {
         if !self.has(field) {
             return default;
@@ -215,30 +226,32 @@ impl<'d, 'm> Object<'d, 'm> {
         )
     }
 
-    /// The texts of a list; absent is empty. An empty list or text is a mistake: it looks like a
-    /// restriction and is none.
+    /// Returns the strings of a list; an absent list is empty.
+    ///
+    /// An empty list or string is a mistake, because it looks like a restriction but restricts
+    /// nothing.
     pub(crate) fn texts(&self, field: &str) -> Vec<Box<str>> {
         let Some(list) = self.value.get(field) else {
             return Vec::new();
         };
         if list.kind() != Kind::Array || list.items().next().is_none() {
-            self.mistake(field, "must be a list with at least one text");
+            self.mistake(field, "must be a list with at least one string");
             return Vec::new();
         }
-        let read = |(at, item): (usize, Value<'d>)| {
-            let text = item.as_str().filter(|text| !text.is_empty());
-            if text.is_none() {
-                self.mistake(
-                    &format!("{field}[{at}]"),
-                    "must be a text that is not empty",
-                );
-            }
-            text.map(Into::into)
-        };
-        list.items().enumerate().filter_map(read).collect()
+        list.items()
+            .enumerate()
+            .filter_map(|(at, item)| {
+                // Wrong items are reported and left out, so that one pass finds them all.
+                let text = item.as_str().filter(|text| !text.is_empty());
+                if text.is_none() {
+                    self.mistake(&format!("{field}[{at}]"), "must be a non-empty string");
+                }
+                text.map(Into::into)
+            })
+            .collect()
     }
 
-    /// The objects of a list; absent is empty.
+    /// Returns the objects of a list; an absent list is empty.
     pub(crate) fn objects(&self, field: &str) -> Vec<Object<'d, 'm>> {
         let Some(list) = self.value.get(field) else {
             return Vec::new();
@@ -247,13 +260,16 @@ impl<'d, 'm> Object<'d, 'm> {
             self.mistake(field, "must be a list with at least one entry");
             return Vec::new();
         }
-        let named = |at: usize| self.path_of(&format!("{field}[{at}]"));
         list.items()
             .enumerate()
-            .map(|(at, item)| Object::new(item, named(at), self.findings))
+            .map(|(at, item)| {
+                let path = self.path_of(&format!("{field}[{at}]"));
+                Object::new(item, path, self.findings)
+            })
             .collect()
     }
 
+    /// Returns the object in a field.
     pub(crate) fn object(&self, field: &str) -> Option<Object<'d, 'm>> {
         self.value
             .get(field)
@@ -261,7 +277,9 @@ impl<'d, 'm> Object<'d, 'm> {
     }
 }
 
+/// Parses a duration into milliseconds.
 fn parse_millis(text: &str) -> Option<u64> {
+    // `ms` comes before `s` and `m`, which are its parts.
     let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     units.into_iter().find_map(|(unit, millis): (&str, u64)| {
         let digits = text

@@ -1,5 +1,5 @@
-//! `rules`: AuthorizationPolicy's rules, with required scopes, public routes and staleness beside
-//! them.
+//! `rules`: the rules of AuthorizationPolicy, with required scopes, public routes and staleness in
+//! addition.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -15,6 +15,7 @@ use crate::authz::rules::{Action, Condition, ConditionKey, Operation, Rule, Sour
 use crate::bundle::Staleness;
 use crate::matcher::{Match, Matcher, StringMatcher};
 
+/// Reads one rule. `default` is its staleness if it states none.
 pub(super) fn read(object: &Object<'_, '_>, default: Staleness, slashes: EscapedSlashes) -> Rule {
     object.only(&[
         "name",
@@ -52,8 +53,13 @@ pub(super) fn read(object: &Object<'_, '_>, default: Staleness, slashes: Escaped
         allow_missing: object.flag("allowMissing"),
         staleness: read_staleness(object).unwrap_or(default),
     };
+    // A public route cannot depend on claims or scopes: a request without a token has neither.
     if rule.allow_missing && (rule.action == Action::Deny || !rule.matches_anonymous()) {
-        object.mistake("allowMissing", "a request without a token has no claims or scopes, so this rule can never match one; use a rule of its own");
+        object.mistake(
+            "allowMissing",
+            "a request without a token has no claims or scopes, so this rule can never match one; \
+             use a separate rule",
+        );
     }
     if rule.action == Action::Deny && object.has("staleness") {
         object.mistake("staleness", "has no effect on a DENY rule");
@@ -61,8 +67,10 @@ pub(super) fn read(object: &Object<'_, '_>, default: Staleness, slashes: Escaped
     rule
 }
 
-/// RFC 6749 §3.3: printable ASCII without space, quote and backslash. Such scopes also fit into
-/// WWW-Authenticate as they are.
+/// Reads the required scopes.
+///
+/// RFC 6749 §3.3 allows printable ASCII without space, quote and backslash. Such scopes need no
+/// escape in WWW-Authenticate.
 fn read_scopes(object: &Object<'_, '_>) -> Vec<Box<str>> {
     let scopes = object.texts("scopes");
     for (at, scope) in scopes.iter().enumerate() {
@@ -79,6 +87,7 @@ fn read_scopes(object: &Object<'_, '_>) -> Vec<Box<str>> {
     scopes
 }
 
+/// Reads an entry of `from`.
 fn read_source(entry: &Object<'_, '_>) -> Option<Source> {
     entry.only(&["source"]);
     let Some(source) = entry.object("source") else {
@@ -97,6 +106,7 @@ fn read_source(entry: &Object<'_, '_>) -> Option<Source> {
     })
 }
 
+/// Reads an entry of `to`.
 fn read_operation(entry: &Object<'_, '_>, slashes: EscapedSlashes) -> Option<Operation> {
     entry.only(&["operation"]);
     let Some(operation) = entry.object("operation") else {
@@ -121,16 +131,17 @@ fn read_operation(entry: &Object<'_, '_>, slashes: EscapedSlashes) -> Option<Ope
     })
 }
 
-/// An empty object looks like a restriction and is none.
+/// Rejects an empty object, because it looks like a restriction but restricts nothing.
 fn names_something(object: &Object<'_, '_>) {
     if object.is_empty() {
         object.mistake(
             "",
-            "is empty and would match everything; leave it out, or name something",
+            "is empty and would match everything; remove it, or add a field",
         );
     }
 }
 
+/// Reads an entry of `when`.
 fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     object.only(&["key", "values", "notValues"]);
     let key =
@@ -138,7 +149,9 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     if key.is_none() {
         object.mistake(
             "key",
-            "must be request.auth.claims[name] (nested: [a][b], without quotes and outer blanks), request.auth.principal, .audiences, .presenter, .subjectType, .delegated, .actor or .delegationDepth",
+            "must be request.auth.claims[name] (nested: [a][b], without quotes and surrounding \
+             spaces), request.auth.principal, .audiences, .presenter, .subjectType, .delegated, \
+             .actor or .delegationDepth",
         );
     }
     if !object.has("values") && !object.has("notValues") {
@@ -146,6 +159,7 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     }
     let values = read_match(object, "values", "notValues", StringMatcher::parse);
     let key = key?;
+    // A dot inside brackets is part of the name, which surprises authors of Istio policies.
     if let ConditionKey::Claim(path) = &key
         && let Some(remedy) = path.first().and_then(|name| inside_dotted_claim(name))
     {
@@ -162,6 +176,7 @@ fn read_condition(object: &Object<'_, '_>) -> Option<Condition> {
     Some(Condition { key, values })
 }
 
+/// Reads a pair of lists such as `paths` and `notPaths`.
 fn read_match<P: Matcher>(
     object: &Object<'_, '_>,
     any: &str,
@@ -170,16 +185,14 @@ fn read_match<P: Matcher>(
 ) -> Match<P> {
     let read = |field: &str| {
         let texts = object.texts(field);
-        let parse = |(at, text): (usize, &str)| {
-            parse(text)
-                .map_err(|message| object.mistake(&format!("{field}[{at}]"), message))
-                .ok()
-        };
         texts
             .iter()
-            .map(AsRef::as_ref)
             .enumerate()
-            .filter_map(parse)
+            .filter_map(|(at, text)| {
+                parse(text)
+                    .map_err(|message| object.mistake(&format!("{field}[{at}]"), message))
+                    .ok()
+            })
             .collect::<Vec<P>>()
     };
     let read = Match {
@@ -189,20 +202,22 @@ fn read_match<P: Matcher>(
     if read.never_matches() {
         object.mistake(
             any,
-            format!("can never match: {none} excludes every value of it"),
+            format!("can never match: {none} excludes all its values"),
         );
     }
     read
 }
 
-/// Rules that can never decide anything are refused: whoever wrote them expects them to matter.
+/// Rejects rules that can never decide a request, because their author expects them to have an
+/// effect.
 pub(super) fn check_together(root: &Object<'_, '_>, rules: &[Rule]) {
     for (at, rule) in rules.iter().enumerate() {
         for (other_at, other) in rules.iter().enumerate() {
+            // DENY rules come before ALLOW rules, whatever their order.
             let denied = other.action == Action::Deny && rule.action == Action::Allow;
             let earlier = other_at < at && other.action == rule.action;
-            // The broader rule decides wherever it stands, since any ALLOW rule allows; of two
-            // equal ones the later is named.
+            // The broader rule decides at any position, since one ALLOW rule is enough. Of two
+            // equal rules, the later is named.
             let broader = other_at > at && other.action == rule.action && !rule.covers(other);
             if (denied || earlier || broader) && other.covers(rule) {
                 let what = match (denied, rule.action) {

@@ -15,36 +15,40 @@ use super::weierstrass::{Affine, Curve, Points};
 use super::window::{Group as _, Table, sum_of_two};
 use crate::jose::Alg;
 
-/// The public key of an ECDSA key pair: a point of the curve, not at infinity. The curves have no
-/// points of other orders.
+/// An ECDSA public key: a point of the curve other than infinity. The curves have prime order, so
+/// every such point has the full order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EcKey<C: Curve>(Affine<C::Field>);
 
 impl<C: Ecdsa> EcKey<C> {
-    /// `None` if the coordinates (big-endian, of full length) are not those of a point of the
-    /// curve.
+    /// Builds a key from big-endian coordinates of full length; returns `None` unless they are a
+    /// point of the curve.
     pub(crate) fn new(x: &[u8], y: &[u8]) -> Option<Self> {
         Affine::on_curve::<C>(x, y).map(Self)
     }
 
+    /// Returns the generator of the curve.
     fn generator() -> Option<Affine<C::Field>> {
         Affine::on_curve::<C>(C::GENERATOR.0, C::GENERATOR.1)
     }
 
+    /// Returns an empty table of the key's multiples.
     pub(crate) fn table(&self, width: u32) -> Table<Points<C>> {
         Table::new(self.0, width)
     }
 
+    /// Returns an empty table of the generator's multiples.
     pub(crate) fn generator_table(width: u32) -> Option<Table<Points<C>>> {
         Self::generator().map(|point| Table::new(point, width))
     }
 }
 
-/// Bytes of the longest scalar, as wide as the integers that hold it.
+/// Bytes of the longest scalar, padded to the width of its integer type.
 const SCALAR: usize = 72;
 
-/// What a signature asks of the group, all but the key: u₁ and u₂ little-endian, and the x
-/// coordinates that are r modulo the order: r, and r + n if that is below the prime.
+/// Inputs of the group operation, from a signature without the key: u₁ and u₂ in little-endian
+/// bytes, and the acceptable x coordinates. These are r, and r + n if that is below the prime (n is
+/// the order).
 struct Demand<F> {
     generator_times: [u8; SCALAR],
     key_times: [u8; SCALAR],
@@ -54,9 +58,9 @@ struct Demand<F> {
 
 /// A curve with its order and the hash that JOSE pairs with it.
 pub trait Ecdsa: Curve {
-    /// The algorithm.
+    /// Algorithm of this curve.
     const ALG: Alg;
-    /// The hash. Its digests are not longer than the order.
+    /// Hash whose digests are not longer than the order.
     type Hash: Digest;
     #[doc(hidden)]
     type Order: Order<Self::Field>;
@@ -65,7 +69,10 @@ pub trait Ecdsa: Curve {
 /// Integers modulo the order of a curve over `F`.
 pub trait Order<F> {
     #[doc(hidden)]
-    #[expect(private_interfaces, reason = "nobody outside can name this trait")]
+    #[expect(
+        private_interfaces,
+        reason = "no code outside of this crate can name this trait"
+    )]
     fn demand(digest: &[u8], r: &[u8], s: &[u8]) -> Option<Demand<F>>;
 }
 
@@ -74,14 +81,19 @@ pub trait Order<F> {
 pub struct Integers<M, const LIMBS: usize>(core::marker::PhantomData<M>);
 
 impl<F: Field, M: ConstMontyParams<LIMBS>, const LIMBS: usize> Order<F> for Integers<M, LIMBS> {
-    #[expect(private_interfaces, reason = "nobody outside can name this trait")]
+    #[expect(
+        private_interfaces,
+        reason = "no code outside of this crate can name this trait"
+    )]
     fn demand(digest: &[u8], r: &[u8], s: &[u8]) -> Option<Demand<F>> {
         let order = M::PARAMS.modulus();
+        // FIPS 186-5 §6.4.2 step 1: r and s lie in 1 to n − 1.
         let in_range = |bytes: &[u8]| {
             integer::<LIMBS>(bytes)
                 .filter(|number| *number != Uint::ZERO && number < order.as_ref())
         };
         let (r, s) = (in_range(r)?, in_range(s)?);
+        // u₁ = e/s and u₂ = r/s modulo n.
         let inverse = s.invert_odd_mod_vartime(order).into_option()?;
         let inverse = ConstMontyForm::<M, LIMBS>::new(&inverse);
         let times = |number: &Uint<LIMBS>| {
@@ -98,6 +110,7 @@ impl<F: Field, M: ConstMontyParams<LIMBS>, const LIMBS: usize> Order<F> for Inte
                 None
             }
         };
+        // The comparison is modulo n, and x may exceed n: r + n is the only other candidate below p.
         let other = r.checked_add(order.as_ref()).into_option();
         Some(Demand {
             generator_times: times(&integer(digest)?)?,
@@ -108,6 +121,7 @@ impl<F: Field, M: ConstMontyParams<LIMBS>, const LIMBS: usize> Order<F> for Inte
     }
 }
 
+/// Reads a big-endian integer; returns `None` if it is too long.
 fn integer<const LIMBS: usize>(big_endian: &[u8]) -> Option<Uint<LIMBS>> {
     let mut padded = [0; SCALAR];
     let padded = padded.get_mut(..Uint::<LIMBS>::BYTES)?;
@@ -116,6 +130,7 @@ fn integer<const LIMBS: usize>(big_endian: &[u8]) -> Option<Uint<LIMBS>> {
     Some(Uint::from_be_slice(padded))
 }
 
+/// Returns the little-endian bytes of a scalar.
 fn little_endian<const LIMBS: usize>(number: &Uint<LIMBS>) -> Option<[u8; SCALAR]> {
     let mut bytes = [0; SCALAR];
     bytes
@@ -124,9 +139,10 @@ fn little_endian<const LIMBS: usize>(number: &Uint<LIMBS>) -> Option<[u8; SCALAR
     Some(bytes)
 }
 
-/// Tables of the generator and of one key.
+/// Tables of the generator and of one key, both complete.
 pub(crate) type Tables<'t, C> = (&'t Table<Points<C>>, &'t Table<Points<C>>);
 
+/// Verifies a signature; returns `Some` if it is valid.
 fn verify<C: Ecdsa>(
     key: &EcKey<C>,
     tables: Option<Tables<'_, C>>,
@@ -141,6 +157,7 @@ fn verify<C: Ecdsa>(
         x,
         other_x,
     } = &demand;
+    // u₁·G + u₂·Q.
     let sum = if let Some((generator, key)) = tables {
         key.add_multiple(
             generator.add_multiple(Points::<C>::NEUTRAL, generator_times),
@@ -150,16 +167,17 @@ fn verify<C: Ecdsa>(
         let generator = EcKey::<C>::generator()?;
         sum_of_two::<Points<C>>([(&generator, generator_times), (&key.0, key_times)])?
     };
+    // Infinity has no x coordinate.
     if sum.z.is_zero() {
         return None;
     }
-    // The affine x is X/Z²: compared without the division.
+    // The affine x is X/Z². Comparing x·Z² with X needs no division.
     let zz = sum.z.square();
     let is = |x: &C::Field| x.mul(&zz).sub(&sum.x).is_zero();
     (is(x) || other_x.as_ref().is_some_and(is)).then_some(())
 }
 
-/// ECDSA under the hash of its curve; r and s are as long as coordinates (RFC 7518 §3.4).
+/// ECDSA with the hash of its curve; r and s are as long as coordinates (RFC 7518 §3.4).
 pub(crate) struct Es<'t, C: Ecdsa>(pub(crate) Option<Tables<'t, C>>);
 
 macro_rules! algorithm {
@@ -193,7 +211,7 @@ algorithm!(P256, 64);
 algorithm!(P384, 96);
 algorithm!(P521, 132);
 
-/// Big-endian bytes of a constant.
+/// Converts hexadecimal digits of a constant to bytes.
 const fn bytes<const LENGTH: usize>(hex: &str) -> [u8; LENGTH] {
     const fn nibble(digit: u8) -> u8 {
         match digit {
@@ -212,8 +230,10 @@ const fn bytes<const LENGTH: usize>(hex: &str) -> [u8; LENGTH] {
 }
 
 macro_rules! curve {
-    ($(#[$doc:meta])* $name:ident, $field:path, $hash:ident, $alg:ident, $bits:literal bits, $length:literal bytes,
-     order $params:ident: $uint:ident $order:literal, b $b:literal, generator $x:literal, $y:literal) => {
+    ($(#[$doc:meta])* $name:ident, $field:path, $hash:ident, $alg:ident,
+     $bits:literal bits, $length:literal bytes,
+     order $params:ident: $uint:ident $order:literal, b $b:literal,
+     generator $x:literal, $y:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq)]
         pub struct $name;
@@ -224,7 +244,8 @@ macro_rules! curve {
             type Field = $field;
             const BITS: usize = $bits;
             const B: &'static [u8] = &bytes::<$length>($b);
-            const GENERATOR: (&'static [u8], &'static [u8]) = (&bytes::<$length>($x), &bytes::<$length>($y));
+            const GENERATOR: (&'static [u8], &'static [u8]) =
+                (&bytes::<$length>($x), &bytes::<$length>($y));
         }
 
         impl Ecdsa for $name {
@@ -247,19 +268,27 @@ curve! {
 curve! {
     /// P-384 with SHA-384 (SP 800-186 §3.2.1.4).
     P384, field::P384, Sha384, Es384, 384 bits, 48 bytes,
-    order OrderP384: U384 "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
-    b "b3312fa7e23ee7e4988e056be3f82d19181d9c6efe8141120314088f5013875ac656398d8a2ed19d2a85c8edd3ec2aef",
-    generator "aa87ca22be8b05378eb1c71ef320ad746e1d3b628ba79b9859f741e082542a385502f25dbf55296c3a545e3872760ab7",
-        "3617de4a96262c6f5d9e98bf9292dc29f8f41dbd289a147ce9da3113b5f0b8c00a60b1ce1d7e819d7a431d7c90ea0e5f"
+    order OrderP384: U384 "ffffffffffffffffffffffffffffffffffffffffffffffff\
+        c7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+    b "b3312fa7e23ee7e4988e056be3f82d19181d9c6efe8141120314088f5013875a\
+        c656398d8a2ed19d2a85c8edd3ec2aef",
+    generator "aa87ca22be8b05378eb1c71ef320ad746e1d3b628ba79b9859f741e082542a38\
+        5502f25dbf55296c3a545e3872760ab7",
+        "3617de4a96262c6f5d9e98bf9292dc29f8f41dbd289a147ce9da3113b5f0b8c0\
+        0a60b1ce1d7e819d7a431d7c90ea0e5f"
 }
 
 curve! {
     /// P-521 with SHA-512 (SP 800-186 §3.2.1.5).
     P521, field::P521, Sha512, Es512, 521 bits, 66 bytes,
-    order OrderP521: U576 "00000000000001fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffa51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
-    b "0051953eb9618e1c9a1f929a21a0b68540eea2da725b99b315f3b8b489918ef109e156193951ec7e937b1652c0bd3bb1bf073573df883d2c34f1ef451fd46b503f00",
-    generator "00c6858e06b70404e9cd9e3ecb662395b4429c648139053fb521f828af606b4d3dbaa14b5e77efe75928fe1dc127a2ffa8de3348b3c1856a429bf97e7e31c2e5bd66",
-        "011839296a789a3bc0045c8a5fb42c7d1bd998f54449579b446817afbd17273e662c97ee72995ef42640c550b9013fad0761353c7086a272c24088be94769fd16650"
+    order OrderP521: U576 "00000000000001ffffffffffffffffffffffffffffffffffffffffffffffffffffffff\
+        fffffffffa51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
+    b "0051953eb9618e1c9a1f929a21a0b68540eea2da725b99b315f3b8b489918ef109e1\
+        56193951ec7e937b1652c0bd3bb1bf073573df883d2c34f1ef451fd46b503f00",
+    generator "00c6858e06b70404e9cd9e3ecb662395b4429c648139053fb521f828af606b4d3dba\
+        a14b5e77efe75928fe1dc127a2ffa8de3348b3c1856a429bf97e7e31c2e5bd66",
+        "011839296a789a3bc0045c8a5fb42c7d1bd998f54449579b446817afbd17273e662c\
+        97ee72995ef42640c550b9013fad0761353c7086a272c24088be94769fd16650"
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! Ed25519 (RFC 8032, RFC 8037 §3.1), strict: small-order points and second forms of a signature
-//! are refused.
+//! Ed25519 (RFC 8032, RFC 8037 §3.1) with strict rules: small-order points and alternative forms of
+//! a signature are rejected.
 //!
-//! R = s·B + k·(−A), with tables of the generator and of the negated key or without. The field is
-//! fiat-crypto's (generated from a machine-checked proof), in ten limbs for WebAssembly, which
-//! multiplies to 64 bits, and in five for processors that multiply to 128. Its types tell `tight`
-//! limbs (after a carry) from `loose` ones (after a sum).
+//! Verification computes R = s·B + k·(−A), with or without tables of the generator and of the
+//! negated key. The field arithmetic is fiat-crypto's, generated from a machine-checked proof. It
+//! has ten limbs for WebAssembly, whose products have 64 bits, and five limbs for processors with
+//! products of 128 bits. Its types distinguish `tight` limbs (after a carry) from `loose` limbs
+//! (after a sum).
 
 use alloc::borrow::Cow;
 use core::convert::Infallible;
@@ -23,6 +24,7 @@ use super::Fixed;
 use super::window::{Group, Table, sum_of_two};
 use crate::jose::Alg;
 
+/// Number of limbs of a field element.
 const LIMBS: usize = if cfg!(target_pointer_width = "64") {
     5
 } else {
@@ -35,6 +37,7 @@ const ONE: Tight = {
     one
 };
 
+// The wrappers below give fiat-crypto's functions return values in place of out parameters.
 fn mul(a: &Loose, b: &Loose) -> Tight {
     let mut product = ZERO;
     fiat::fiat_25519_carry_mul(&mut product, a, b);
@@ -77,14 +80,14 @@ fn to_bytes(a: &Tight) -> [u8; 32] {
     bytes
 }
 
-/// Of bytes whose highest bit is 0.
+/// Reads bytes whose highest bit is 0.
 fn from_bytes(bytes: &[u8; 32]) -> Tight {
     let mut number = ZERO;
     fiat::fiat_25519_from_bytes(&mut number, bytes);
     number
 }
 
-/// `None` for zero.
+/// Inverts an element; returns `None` for zero.
 fn invert(a: &Tight) -> Option<Tight> {
     const PRIME: Odd<U256> = Odd::<U256>::from_be_hex(
         "7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffed",
@@ -100,7 +103,7 @@ fn invert(a: &Tight) -> Option<Tight> {
         .map(from_bytes)
 }
 
-/// a^((p − 5) / 8), that is a^(2^252 − 3): all bits of the exponent are one but the second.
+/// Computes a^((p − 5) / 8), that is a^(2^252 − 3): all bits of the exponent are one except bit 1.
 fn root_power(a: &Tight) -> Tight {
     (0..252).rev().fold(ONE, |power, bit| {
         let power = square(&loose(&power));
@@ -112,19 +115,19 @@ fn root_power(a: &Tight) -> Tight {
     })
 }
 
-/// d = −121665/121666 (RFC 8032 §5.1), little-endian.
+/// The curve constant d = −121665/121666 (RFC 8032 §5.1), little-endian.
 const D: [u8; 32] = [
     0xa3, 0x78, 0x59, 0x13, 0xca, 0x4d, 0xeb, 0x75, 0xab, 0xd8, 0x41, 0x41, 0x4d, 0x0a, 0x70, 0x00,
     0x98, 0xe8, 0x79, 0x77, 0x79, 0x40, 0xc7, 0x8c, 0x73, 0xfe, 0x6f, 0x2b, 0xee, 0x6c, 0x03, 0x52,
 ];
 
-/// A square root of −1.
+/// A square root of −1, little-endian.
 const ROOT_OF_MINUS_ONE: [u8; 32] = [
     0xb0, 0xa0, 0x0e, 0x4a, 0x27, 0x1b, 0xee, 0xc4, 0x78, 0xe4, 0x2f, 0xad, 0x06, 0x18, 0x43, 0x2f,
     0xa7, 0xd7, 0xfb, 0x3d, 0x99, 0x00, 0x4d, 0x2b, 0x0b, 0xdf, 0xc1, 0x4f, 0x80, 0x24, 0x83, 0x2b,
 ];
 
-/// The y coordinates of the eight points whose order divides 8, as encoded, without the sign of x.
+/// Encoded y coordinates of the eight points whose order divides 8, without the sign of x.
 const SMALL_ORDER: [[u8; 32]; 5] = [
     [0; 32],
     {
@@ -150,7 +153,7 @@ const SMALL_ORDER: [[u8; 32]; 5] = [
     ],
 ];
 
-/// Y and sign bit of an encoding.
+/// Splits an encoding into y and the sign bit of x.
 fn parts(encoded: &[u8; 32]) -> ([u8; 32], u8) {
     let mut y = *encoded;
     y[31] &= 0x7f;
@@ -165,7 +168,8 @@ pub(crate) struct Affine {
 }
 
 impl Affine {
-    /// RFC 8032 §5.1.3: x = √((y² − 1)/(d·y² + 1)). `None` if there is no such point.
+    /// Decompresses a point (RFC 8032 §5.1.3): x = √((y² − 1)/(d·y² + 1)). Returns `None` if no
+    /// such point exists.
     fn decompress(encoded: &[u8; 32]) -> Option<Self> {
         let (y, sign) = parts(encoded);
         let y = from_bytes(&y);
@@ -173,11 +177,13 @@ impl Affine {
         let u = carry(&sub(&yy, &ONE));
         let v = carry(&add(&mul(&loose(&yy), &loose(&from_bytes(&D))), &ONE));
         let (u, v) = (loose(&u), loose(&v));
+        // Candidate root: (u/v)^((p+3)/8) = u·v³·(u·v⁷)^((p−5)/8).
         let v3 = loose(&mul(&loose(&square(&v)), &v));
         let v7 = loose(&mul(&loose(&square(&v3)), &v));
         let root = loose(&root_power(&mul(&u, &v7)));
         let mut x = mul(&loose(&mul(&u, &v3)), &root);
         let (found, wanted) = (to_bytes(&mul(&v, &loose(&square(&loose(&x))))), carry(&u));
+        // If v·x² = −u, the root is x·√−1; if v·x² = u, it is x; otherwise u/v is not a square.
         if found == to_bytes(&carry(&sub(&ZERO, &wanted))) {
             x = mul(&loose(&x), &loose(&from_bytes(&ROOT_OF_MINUS_ONE)));
         } else if found != to_bytes(&wanted) {
@@ -191,6 +197,7 @@ impl Affine {
         })
     }
 
+    /// Returns (−x, y).
     fn negated(&self) -> Self {
         Self {
             x: carry(&sub(&ZERO, &self.x)),
@@ -199,8 +206,10 @@ impl Affine {
     }
 }
 
-/// What an addition wants of a point: (y + x)/2, (y − x)/2, d·x·y. The halves spare a doubling of Z
-/// (coordinates are projective: what comes out is a fourth of the formula's).
+/// A point in the form that an addition needs: (y + x)/2, (y − x)/2, d·x·y.
+///
+/// The halves save a doubling of Z. Coordinates are projective, so the result may be a fourth of
+/// the formula's.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     half_sum: Tight,
@@ -208,7 +217,7 @@ pub(crate) struct Entry {
     dxy: Tight,
 }
 
-/// A sum in extended coordinates: x = X/Z, y = Y/Z, x·y = T/Z.
+/// A point in extended coordinates, as sums produce it: x = X/Z, y = Y/Z, x·y = T/Z.
 #[derive(Clone, Copy)]
 pub(crate) struct Extended {
     x: Tight,
@@ -218,6 +227,7 @@ pub(crate) struct Extended {
 }
 
 impl Extended {
+    /// Builds a point from the four factors with which the formulas end.
     fn of(e: &Loose, f: &Loose, g: &Loose, h: &Loose) -> Self {
         Self {
             x: mul(e, f),
@@ -227,7 +237,7 @@ impl Extended {
         }
     }
 
-    /// RFC 8032 §5.1.2, given 1/Z.
+    /// Encodes the point (RFC 8032 §5.1.2); inverts Z.
     fn encode(&self) -> Option<[u8; 32]> {
         let inverse = loose(&invert(&self.z)?);
         let mut encoded = to_bytes(&mul(&loose(&self.y), &inverse));
@@ -236,7 +246,8 @@ impl Extended {
     }
 }
 
-/// The Edwards curve −x² + y² = 1 + d·x²·y². Its addition law has no exceptions (d is no square).
+/// The Edwards curve −x² + y² = 1 + d·x²·y². Its addition law is complete, because d is not a
+/// square.
 #[derive(Clone, Copy)]
 pub(crate) struct Edwards;
 
@@ -269,8 +280,10 @@ impl Group for Edwards {
         }
     }
 
-    /// "madd-2008-hwcd-3" of the Explicit-Formulas Database, g1p/twisted/extended-1: 7 products.
+    /// Adds by "madd-2008-hwcd-3" of the Explicit-Formulas Database, g1p/twisted/extended-1: 7
+    /// products.
     fn add(sum: &Extended, entry: &Entry, negative: bool) -> Extended {
+        // The negative of (x, y) is (−x, y), which swaps sum and difference and negates d·x·y.
         let (plus, minus) = if negative {
             (&entry.half_difference, &entry.half_sum)
         } else {
@@ -288,7 +301,7 @@ impl Group for Edwards {
         Extended::of(&sub(&b, &a), f, g, &add(&b, &a))
     }
 
-    /// "dbl-2008-hwcd", with a = −1.
+    /// Doubles by "dbl-2008-hwcd" with a = −1.
     fn double(sum: &Extended) -> Extended {
         let a = square(&loose(&sum.x));
         let b = square(&loose(&sum.y));
@@ -321,7 +334,7 @@ impl Group for Edwards {
     }
 }
 
-/// The generator (RFC 8032 §5.1), little-endian.
+/// Coordinates of the generator (RFC 8032 §5.1), little-endian.
 const GENERATOR: ([u8; 32], [u8; 32]) = (
     [
         0x1a, 0xd5, 0x25, 0x8f, 0x60, 0x2d, 0x56, 0xc9, 0xb2, 0xa7, 0x25, 0x95, 0x60, 0xc7, 0x2c,
@@ -335,11 +348,12 @@ const GENERATOR: ([u8; 32], [u8; 32]) = (
     },
 );
 
-/// The order of the generator: 2^252 + 27742317777372353535851937790883648493.
+/// Order of the generator: 2^252 + 27742317777372353535851937790883648493.
 const ORDER: NonZero<U256> = NonZero::<U256>::new_unwrap(U256::from_be_hex(
     "1000000000000000000000000000000014def9dea2f79cd65812631a5cf5d3ed",
 ));
 
+/// Returns the generator.
 fn generator() -> Affine {
     Affine {
         x: from_bytes(&GENERATOR.0),
@@ -347,29 +361,31 @@ fn generator() -> Affine {
     }
 }
 
-/// An Ed25519 public key.
+/// An Ed25519 public key: its encoding, and its negated point for the verification equation.
 #[derive(Clone)]
 pub struct EdKey {
     encoded: [u8; 32],
     negated: Affine,
 }
 
-/// Why 32 bytes are no public key.
+/// Reason why 32 bytes are not a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EdProblem {
-    /// No point of the curve has this encoding.
+    /// The bytes do not encode a point of the curve.
     NoPoint,
-    /// The order of the point divides 8: such a key verifies signatures that nobody made.
+    /// The order of the point divides 8: such a key accepts forged signatures.
     SmallOrder,
 }
 
 impl EdKey {
-    /// Of its encoding, the one that RFC 8032 §5.1.2 gives to the point.
+    /// Decodes a key. Only the canonical encoding of RFC 8032 §5.1.2 is accepted.
     pub(crate) fn new(encoded: &[u8; 32]) -> Result<Self, EdProblem> {
         let point = Affine::decompress(encoded).ok_or(EdProblem::NoPoint)?;
+        // Checked on the decoded y, so that no other encoding bypasses the check.
         if SMALL_ORDER.contains(&to_bytes(&point.y)) {
             return Err(EdProblem::SmallOrder);
         }
+        // A y at or above the prime has a second encoding.
         if to_bytes(&point.y) != parts(encoded).0 {
             return Err(EdProblem::NoPoint);
         }
@@ -379,11 +395,12 @@ impl EdKey {
         })
     }
 
-    /// An empty table of what signatures ask of the key.
+    /// Returns an empty table of the negated key's multiples.
     pub(crate) fn table(&self, width: u32) -> Table<Edwards> {
         Table::new(self.negated, width)
     }
 
+    /// Returns an empty table of the generator's multiples.
     pub(crate) fn generator_table(width: u32) -> Table<Edwards> {
         Table::new(generator(), width)
     }
@@ -401,11 +418,13 @@ impl fmt::Debug for EdKey {
     }
 }
 
-/// Tables of the generator and of a negated key.
+/// Tables of the generator and of a negated key, both complete.
 pub(crate) type Tables<'t> = (&'t Table<Edwards>, &'t Table<Edwards>);
 
-/// The verdict of ed25519-dalek's `verify_strict`. That R decodes is left out: it is compared with
-/// a sum's encoding, which does.
+/// Verifies a signature by the rules of ed25519-dalek's `verify_strict`; returns `Some` if it is
+/// valid.
+///
+/// R is not decoded, because it is compared with the encoding of a point.
 fn verify(
     key: &EdKey,
     tables: Option<Tables<'_>>,
@@ -414,15 +433,18 @@ fn verify(
 ) -> Option<()> {
     let (r, s) = signature.split_at_checked(32)?;
     let (r, s): ([u8; 32], [u8; 32]) = (r.try_into().ok()?, s.try_into().ok()?);
+    // s at or above the order would make signatures malleable (RFC 8032 §8.4).
     if U256::from_le_slice(&s) >= *ORDER || SMALL_ORDER.contains(&parts(&r).0) {
         return None;
     }
+    // k = SHA-512(R ‖ A ‖ M) modulo the order (RFC 8032 §5.1.7).
     let hash = Sha512::new()
         .chain_update(r)
         .chain_update(key.encoded)
         .chain_update(message)
         .finalize();
     let k = U512::from_le_slice(&hash).rem_vartime(&ORDER).to_le_bytes();
+    // s·B − k·A.
     let sum = match tables {
         Some((generator, negated_key)) => {
             negated_key.add_multiple(generator.add_multiple(Edwards::NEUTRAL, &s), k.as_ref())

@@ -1,4 +1,4 @@
-//! The group against curve25519-dalek, verdicts against ed25519-dalek's `verify_strict`.
+//! Compares the group with curve25519-dalek, and verdicts with ed25519-dalek's `verify_strict`.
 
 use curve25519_dalek::EdwardsPoint;
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
@@ -32,7 +32,7 @@ fn scalar() -> impl Strategy<Value = Scalar> {
 }
 
 #[test]
-fn the_points_of_small_order_are_known() {
+fn small_order_list_is_complete() {
     for point in EIGHT_TORSION {
         let encoded = point.compress();
         assert!(SMALL_ORDER.contains(&parts(encoded.as_bytes()).0));
@@ -47,7 +47,7 @@ fn the_points_of_small_order_are_known() {
 }
 
 #[test]
-fn what_is_no_point_is_refused() {
+fn rejects_encodings_without_point() {
     let (mut points, mut others) = (0, 0);
     for y in 2..=255_u8 {
         let mut encoded = [0; 32];
@@ -67,14 +67,15 @@ fn what_is_no_point_is_refused() {
     assert!(points > 100 && others > 100);
 }
 
-/// All that R, s and the key can be wrong by, or nothing; verdicts are those of `verify_strict`.
+/// Applies every kind of fault in R, s and the key, or none; verdicts must equal those of
+/// `verify_strict`.
 #[test]
-fn verdicts_are_those_of_verify_strict() {
+fn agrees_with_dalek_verify_strict() {
     let generator = built(EdKey::generator_table(6));
     let mut accepted = 0;
     for seed in 0..6_u8 {
         let signer = SigningKey::from_bytes(&[seed; 32]);
-        // Keys with a part of small order as well: strict verification takes them.
+        // Includes keys with a small-order component, which strict verification accepts.
         for torsion in EIGHT_TORSION {
             let point =
                 curve25519_dalek::edwards::CompressedEdwardsY(signer.verifying_key().to_bytes())
@@ -90,7 +91,7 @@ fn verdicts_are_those_of_verify_strict() {
                 let mut changed = good;
                 changed[usize::from(number) * 64 / 24] ^= 1 << (seed & 7);
                 tried.push(changed);
-                // s + ℓ, the same number in a second form.
+                // s + ℓ is a second encoding of the same number.
                 let order = (-Scalar::ONE).to_bytes();
                 let mut carry = 1_u16;
                 let mut second = good;
@@ -99,8 +100,8 @@ fn verdicts_are_those_of_verify_strict() {
                     (*byte, carry) = (sum.to_le_bytes()[0], sum >> 8);
                 }
                 tried.push(second);
-                // R of small order, and s so that the equation may hold: R = s·B − k·A with s =
-                // k·a.
+                // R has small order, and s is chosen so that the equation may hold: R = s·B − k·A
+                // with s = k·a.
                 for small in EIGHT_TORSION {
                     let r = small.compress().0;
                     let hash = Sha512::new()
@@ -130,7 +131,7 @@ fn verdicts_are_those_of_verify_strict() {
 }
 
 #[test]
-fn a_key_of_small_order_is_none() {
+fn rejects_key_of_small_order() {
     for point in EIGHT_TORSION {
         assert_eq!(
             EdKey::new(&point.compress().0).unwrap_err(),
@@ -140,8 +141,8 @@ fn a_key_of_small_order_is_none() {
 }
 
 #[test]
-fn a_key_has_one_encoding() {
-    // y = 3 and y = 3 + p are the same point.
+fn key_has_one_encoding() {
+    // y = 3 and y = 3 + p encode the same point.
     let mut encoded = [0; 32];
     encoded[0] = 3;
     assert_eq!(EdKey::new(&encoded).map(|key| key.encoded), Ok(encoded));
@@ -152,13 +153,16 @@ fn a_key_has_one_encoding() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None,
+        ..ProptestConfig::default() })]
 
     #[test]
-    fn sums_are_daleks(a in scalar(), b in scalar(), c in scalar(), torsion in prop::sample::select(EIGHT_TORSION.to_vec()), width in NARROWEST..=WIDEST) {
+    fn sums_agree_with_dalek(a in scalar(), b in scalar(), c in scalar(),
+        torsion in prop::sample::select(EIGHT_TORSION.to_vec()), width in NARROWEST..=WIDEST) {
         let point = ED25519_BASEPOINT_POINT * c + torsion;
         let expected = (ED25519_BASEPOINT_POINT * a + point * b).compress().0;
-        let plain = sum_of_two::<Edwards>([(&generator(), a.as_bytes()), (&ours(&point), b.as_bytes())]).unwrap();
+        let plain = sum_of_two::<Edwards>([(&generator(), a.as_bytes()),
+            (&ours(&point), b.as_bytes())]).unwrap();
         prop_assert_eq!(plain.encode().unwrap(), expected);
         let tables = [built(EdKey::generator_table(width)), built(Table::new(ours(&point), width))];
         let sum = tables[0].add_multiple(Edwards::NEUTRAL, a.as_bytes());

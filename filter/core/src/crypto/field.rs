@@ -1,72 +1,77 @@
-//! Arithmetic modulo the primes of P-256, P-384 and P-521, for verification: public data only,
+//! Arithmetic modulo the primes of P-256, P-384 and P-521 for verification: public data only, in
 //! variable time.
 //!
-//! Written for machines that multiply 64 by 64 bits to 64, such as WebAssembly, where code for a
-//! widening multiplication takes three times as long. A number is a list of signed limbs of 28 or
-//! 29 bits in 64, in Montgomery form. Columns of products are summed without carries ("product
-//! scanning"), and since each of these primes is −1 modulo a power of two beyond a limb and sparse
-//! above it (FIPS 186-5, SP 800-186 §3.2.1), Montgomery's reduction takes shifts and additions
-//! only: the digit that makes a column vanish is the column's own low limb.
+//! The code suits machines that multiply 64 by 64 bits to 64 bits, such as WebAssembly, where a
+//! widening multiplication takes three times as long. A number is a list of signed 64-bit limbs of
+//! 28 or 29 bits, in Montgomery form. Columns of products are summed without carries ("product
+//! scanning"). Each of these primes is −1 modulo a power of two larger than a limb, and sparse
+//! above it (FIPS 186-5, SP 800-186 §3.2.1). Montgomery reduction therefore needs only shifts and
+//! additions: the digit that makes a column vanish is the column's own low limb.
 //!
-//! What keeps 64 bits from overflowing: [`Field::mul`], [`Field::square`] and [`Field::reduce`]
-//! return limbs from 0 to 2^width − 1 (the highest is small and may be negative), and a value
-//! between −p and 3p. Sums and differences of two such may be multiplied by sums and differences of
-//! two such, except that P-256 wants one factor to be no sum; all else goes through
-//! [`Field::reduce`] first. Unit tests check each product.
+//! These rules prevent an overflow of 64 bits:
+//!
+//! - [`Field::mul`], [`Field::square`] and [`Field::reduce`] return limbs from 0 to 2^width − 1
+//!   (the highest limb is small and may be negative), and a value between −p and 3p.
+//! - Sums and differences of two such results may be multiplied with each other. For P-256, at most
+//!   one factor may be a sum.
+//! - Any other factor must go through [`Field::reduce`] first.
+//!
+//! Unit tests check each product.
 
 #![expect(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
-    reason = "indices are constants or run over the array's own length; limbs are multiplied and added by wrapping operations"
+    reason = "indices are constants or run over the array's own length; limbs are multiplied and \
+              added by wrapping operations"
 )]
 
 use crypto_bigint::{Odd, U256, U384, U576};
 
-/// A prime field. Elements are not unique until [`Field::is_zero`] or [`Field::to_bytes`] looks at
-/// them.
+/// A prime field. Elements have several representations; [`Field::is_zero`] and [`Field::to_bytes`]
+/// compare and return canonical values.
 pub trait Field: Copy + core::fmt::Debug + PartialEq {
-    /// One element as tables keep it.
+    /// Table form of an element.
     type Packed: Copy + core::fmt::Debug;
-    /// A canonical element as bytes.
+    /// Bytes of a canonical element.
     type Bytes: AsRef<[u8]>;
-    /// How many bytes that is.
+    /// Number of these bytes.
     const LENGTH: usize;
-    /// 0.
+    /// The element 0.
     const ZERO: Self;
-    /// 1.
+    /// The element 1.
     const ONE: Self;
 
-    /// `None` for a number that is not below the prime, or another length.
+    /// Reads an element; returns `None` for a number not below the prime, or of another length.
     fn from_bytes(big_endian: &[u8]) -> Option<Self>;
-    /// The canonical number, big-endian.
+    /// Returns the canonical number, big-endian.
     fn to_bytes(self) -> Self::Bytes;
-    /// a · b.
+    /// Returns a · b.
     #[must_use]
     fn mul(&self, other: &Self) -> Self;
-    /// a².
+    /// Returns a².
     #[must_use]
     fn square(&self) -> Self;
-    /// a · b − c · d with one reduction. Factors must be results or differences of results.
+    /// Returns a · b − c · d with one reduction. Factors must be results or differences of results.
     fn mul_sub(a: &Self, b: &Self, c: &Self, d: &Self) -> Self;
-    /// Limb by limb, without carries.
+    /// Adds limb by limb, without carries.
     fn add(&self, other: &Self) -> Self;
-    /// Limb by limb, without carries.
+    /// Subtracts limb by limb, without carries.
     fn sub(&self, other: &Self) -> Self;
-    /// Times a small number, limb by limb, without carries.
+    /// Multiplies by a small number limb by limb, without carries.
     fn times(&self, small: i64) -> Self;
-    /// The same element with limbs of their own size again, for limbs of up to 40 bits.
+    /// Returns the same element with limbs of normal size. Limbs may have up to 40 bits before.
     fn reduce(&self) -> Self;
-    /// Whether it is 0.
+    /// Returns whether the element is 0.
     fn is_zero(&self) -> bool;
-    /// `None` for zero.
+    /// Returns the inverse; `None` for zero.
     fn invert(&self) -> Option<Self>;
-    /// For a table.
+    /// Converts to the table form.
     fn pack(&self) -> Self::Packed;
-    /// From a table.
+    /// Converts from the table form.
     fn unpack(packed: &Self::Packed) -> Self;
 }
 
-/// The sum of aᵢ·bⱼ over i + j = K.
+/// Returns `sum` plus the sum of aᵢ·bⱼ over i + j = K.
 #[inline(always)]
 const fn column<const N: usize, const K: usize>(a: &[i64; N], b: &[i64; N], mut sum: i64) -> i64 {
     let mut i = if K >= N { K + 1 - N } else { 0 };
@@ -77,7 +82,7 @@ const fn column<const N: usize, const K: usize>(a: &[i64; N], b: &[i64; N], mut 
     sum
 }
 
-/// The sum of aᵢ·aⱼ over i + j = K, each pair once and doubled.
+/// Returns `sum` plus the sum of aᵢ·aⱼ over i + j = K. Each pair is multiplied once and doubled.
 #[inline(always)]
 const fn square_column<const N: usize, const K: usize>(a: &[i64; N], sum: i64) -> i64 {
     let mut i = if K >= N { K + 1 - N } else { 0 };
@@ -94,24 +99,26 @@ const fn square_column<const N: usize, const K: usize>(a: &[i64; N], sum: i64) -
     }
 }
 
-/// For tests: that no column of these factors can leave 63 bits, whatever the signs, with room for
-/// the reduction.
+/// Returns whether no column of these products can exceed 63 bits for any signs, with space for the
+/// reduction. For tests only.
 #[cfg(test)]
 fn fits<const N: usize>(products: &[(&[i64; N], &[i64; N])]) -> bool {
     (0..2 * N - 1).all(|k| {
-        let of = |a: &[i64; N], b: &[i64; N]| {
-            let pairs = (0..N).filter(|i| (k + 1).saturating_sub(N) <= *i && *i <= k);
-            pairs
+        let columns = products.iter().map(|(a, b)| {
+            (0..N)
+                .filter(|i| (k + 1).saturating_sub(N) <= *i && *i <= k)
                 .map(|i| u128::from(a[i].unsigned_abs()) * u128::from(b[k - i].unsigned_abs()))
                 .sum::<u128>()
-        };
-        products.iter().map(|(a, b)| of(a, b)).sum::<u128>() < (1 << 63) - (1 << 56)
+        });
+        columns.sum::<u128>() < (1 << 63) - (1 << 56)
     })
 }
 
-/// A field whose prime is 2^top plus the given terms minus 1; a term is ± 2^(width · limb + shift).
+/// Defines a field with the prime 2^top plus the given terms minus 1; a term is ± 2^(width · limb +
+/// shift).
 macro_rules! prime_field {
-    ($(#[$doc:meta])* $name:ident: $limbs:literal limbs of $width:literal bits, $length:literal bytes,
+    ($(#[$doc:meta])* $name:ident: $limbs:literal limbs of $width:literal bits,
+     $length:literal bytes,
      $uint:ident $prime:literal,
      2^($top:literal, $top_shift:literal) $($sign:ident 2^($limb:literal, $shift:literal))*,
      low [$($low:literal)*], high [$($high:literal)*]) => {
@@ -121,7 +128,7 @@ macro_rules! prime_field {
 
         impl $name {
             const MASK: i64 = (1 << $width) - 1;
-            /// The prime.
+            /// Limbs of the prime.
             const P: [i64; $limbs] = {
                 let mut p = [0_i64; $limbs];
                 p[0] = -1;
@@ -129,7 +136,7 @@ macro_rules! prime_field {
                 $(p[$limb] = p[$limb].$sign(1 << $shift);)*
                 Self(p).carried().0
             };
-            /// R² modulo the prime, R = 2^(width · limbs): twice as many doublings of 1.
+            /// R² modulo the prime, with R = 2^(width · limbs), by repeated doubling of 1.
             const SQUARE_OF_R: Self = {
                 let mut value = Self::UNIT;
                 let mut doublings = 0;
@@ -139,16 +146,16 @@ macro_rules! prime_field {
                 }
                 value
             };
-            /// The number 1, not in Montgomery form: a product with it takes another number out of
-            /// that form.
+            /// The number 1 outside of Montgomery form. A product with it converts the other factor
+            /// out of that form.
             const UNIT: Self = {
                 let mut unit = [0; $limbs];
                 unit[0] = 1;
                 Self(unit)
             };
 
-            /// What the digits of a reduction so far, each times the prime, add to column K; the −1
-            /// is the caller's.
+            /// Adds to column K the products of the reduction's digits and the prime. The caller
+            /// accounts for the prime's −1.
             #[inline(always)]
             const fn fold<const K: usize>(digits: &[i64; $limbs], mut sum: i64) -> i64 {
                 $(if K >= $limb && K - $limb < $limbs {
@@ -160,6 +167,7 @@ macro_rules! prime_field {
                 sum
             }
 
+            /// Adds limb by limb, without carries.
             #[inline(always)]
             const fn plus(self, other: Self) -> Self {
                 let mut sum = self.0;
@@ -171,6 +179,7 @@ macro_rules! prime_field {
                 Self(sum)
             }
 
+            /// Propagates carries; every limb but the highest is then from 0 to 2^width − 1.
             #[inline(always)]
             const fn carried(self) -> Self {
                 let mut limbs = self.0;
@@ -183,7 +192,7 @@ macro_rules! prime_field {
                 Self(limbs)
             }
 
-            /// Takes as many primes away as the highest limb tells of, then carries.
+            /// Subtracts the multiple of the prime that the highest limb indicates, then carries.
             #[inline(always)]
             const fn reduced(self) -> Self {
                 let mut limbs = self.0;
@@ -194,16 +203,18 @@ macro_rules! prime_field {
                 Self(limbs).carried()
             }
 
-            /// The one representative from 0 to p − 1, still in Montgomery form if it was.
+            /// Returns the representative from 0 to p − 1, in Montgomery form if the input was.
             fn canonical(self) -> Self {
-                // The first time may leave a little below zero or above 2^(top); the second leaves
-                // 0 to 2^(top), below 2p.
+                // After the first reduction, the value may be slightly below zero or above 2^(top).
+                // After the second it is from 0 to 2^(top), which is below 2p.
                 let value = self.reduced().reduced();
                 let less = value.sub(&Self(Self::P)).carried();
                 if less.0[$limbs - 1] < 0 { value } else { less }
             }
 
+            /// Splits a big-endian number into limbs.
             fn from_number(bytes: &[u8]) -> Self {
+                // `held` collects bytes from the lowest until they fill a limb.
                 let mut limbs = [0_i64; $limbs];
                 let (mut held, mut bits, mut at) = (0_i64, 0, 0);
                 for byte in bytes.iter().rev() {
@@ -242,6 +253,7 @@ macro_rules! prime_field {
                     return None;
                 }
                 let number = Self::from_number(big_endian);
+                // INVARIANT: only canonical numbers enter the field, so encodings are unique.
                 let below = number.sub(&Self(Self::P)).carried().0[$limbs - 1] < 0;
                 below.then(|| number.mul(&Self::SQUARE_OF_R))
             }
@@ -265,10 +277,12 @@ macro_rules! prime_field {
             fn mul(&self, other: &Self) -> Self {
                 #[cfg(test)]
                 assert!(fits(&[(&self.0, &other.0)]), "{self:?} * {other:?}");
+                // Low half: choose the digits of the reduction. High half: collect the result.
                 let (mut digits, mut limbs, mut sum) = ([0_i64; $limbs], [0_i64; $limbs], 0_i64);
                 $(
-                    sum = Self::fold::<$low>(&digits, column::<$limbs, $low>(&self.0, &other.0, sum));
-                    // The prime's −1 takes the digit away again: what is left is the carry.
+                    sum = column::<$limbs, $low>(&self.0, &other.0, sum);
+                    sum = Self::fold::<$low>(&digits, sum);
+                    // The prime's −1 cancels the digit; the carry remains.
                     digits[$low] = sum & Self::MASK;
                     sum >>= $width;
                 )*
@@ -348,16 +362,19 @@ macro_rules! prime_field {
             }
 
             fn is_zero(&self) -> bool {
-                // A multiple k·p with |k| ≤ 1024 (all that ever occurs is far smaller) is −k modulo
-                // 2^width.
-                (self.0[0].wrapping_add(1024) & Self::MASK) <= 2048 && self.canonical() == Self::ZERO
+                // A multiple k·p is −k modulo 2^width. |k| ≤ 1024 is far more than occurs, so this
+                // test excludes almost every nonzero value cheaply.
+                let may_be_zero = (self.0[0].wrapping_add(1024) & Self::MASK) <= 2048;
+                may_be_zero && self.canonical() == Self::ZERO
             }
 
             fn invert(&self) -> Option<Self> {
                 const PRIME: Odd<$uint> = Odd::<$uint>::from_be_hex($prime);
                 let mut padded = [0; $uint::BYTES];
                 padded[$uint::BYTES - $length..].copy_from_slice(&self.to_bytes());
-                let inverse = $uint::from_be_slice(&padded).invert_odd_mod_vartime(&PRIME).into_option()?;
+                let inverse = $uint::from_be_slice(&padded)
+                    .invert_odd_mod_vartime(&PRIME)
+                    .into_option()?;
                 Self::from_bytes(inverse.to_be_bytes().as_ref().get($uint::BYTES - $length..)?)
             }
 
@@ -387,7 +404,8 @@ prime_field! {
 prime_field! {
     /// 2^384 − 2^128 − 2^96 + 2^32 − 1; R = 2^392.
     P384: 14 limbs of 28 bits, 48 bytes,
-    U384 "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffeffffffff0000000000000000ffffffff",
+    U384 "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffe\
+        ffffffff0000000000000000ffffffff",
     2^(13, 20) wrapping_sub 2^(4, 16) wrapping_sub 2^(3, 12) wrapping_add 2^(1, 4),
     low [0 1 2 3 4 5 6 7 8 9 10 11 12 13], high [0 1 2 3 4 5 6 7 8 9 10 11 12]
 }
@@ -395,9 +413,11 @@ prime_field! {
 prime_field! {
     /// 2^521 − 1; R = 2^532.
     P521: 19 limbs of 28 bits, 66 bytes,
-    U576 "00000000000001ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    U576 "00000000000001ffffffffffffffffffffffffffffffffffffffffffffffffffffffff\
+        ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
     2^(18, 17),
-    low [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18], high [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17]
+    low [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18],
+    high [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17]
 }
 
 #[cfg(test)]

@@ -5,13 +5,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Bytes of a number below the prime, often at an edge: 0, 1, p − 1, long runs of ones or zeros.
+/// Generates bytes of a number below the prime, often at an edge: 0, 1, p − 1, long runs of ones or
+/// zeros.
 fn number(prime: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     let length = prime.len();
     let run = (0..length * 8, 0..length * 8, any::<bool>()).prop_map(move |(from, to, ones)| {
-        let bit = |at: usize| u8::from((from..to).contains(&at) == ones) << (7 - at % 8);
         (0..length)
-            .map(|byte| (0..8).map(|at| bit(byte * 8 + at)).sum())
+            .map(|byte| {
+                let bits = byte * 8..byte * 8 + 8;
+                bits.map(|at| u8::from((from..to).contains(&at) == ones) << (7 - at % 8))
+                    .sum()
+            })
             .collect::<Vec<u8>>()
     });
     let near = (any::<u8>(), any::<bool>()).prop_map({
@@ -40,8 +44,8 @@ fn number(prime: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// An element reached by sums and differences as formulas reach theirs, and the number it stands
-/// for.
+/// Generates an element through sums and differences as the formulas do, with the number that it
+/// represents.
 fn shifted<F: Field, const L: usize>(
     number: &[u8],
     by: &[u8],
@@ -65,7 +69,7 @@ fn shifted<F: Field, const L: usize>(
     }
 }
 
-/// Limbs of a result of [`Field::mul`], most of them as large or as small as they can be.
+/// Generates limbs of a result of [`Field::mul`], most of them at their minimum or maximum.
 fn extreme<const N: usize>(mask: i64, highest: i64) -> impl Strategy<Value = [i64; N]> {
     let limb = prop_oneof![3 => Just(mask), 2 => Just(0), 1 => 0..=mask];
     (prop::array::uniform::<_, N>(limb), 0..=highest).prop_map(|(mut limbs, top)| {
@@ -104,7 +108,7 @@ macro_rules! field_tests {
             }
 
             #[test]
-            fn only_numbers_below_the_prime_are_elements() {
+            fn accepts_numbers_below_prime_only() {
                 let prime = prime_bytes();
                 assert!($field::from_bytes(&prime).is_none());
                 assert!($field::from_bytes(&alloc::vec![0xff; prime.len()]).is_none());
@@ -118,17 +122,21 @@ macro_rules! field_tests {
             }
 
             proptest! {
-                #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+                #![proptest_config(ProptestConfig { failure_persistence: None,
+                    ..ProptestConfig::default() })]
 
                 #[test]
-                fn arithmetic_is_the_other_librarys(
-                    a in number(prime_bytes()), b in number(prime_bytes()), c in number(prime_bytes()),
+                fn arithmetic_agrees_with_crypto_bigint(
+                    a in number(prime_bytes()), b in number(prime_bytes()),
+                    c in number(prime_bytes()),
                     d in number(prime_bytes()), ways in prop::array::uniform4(0..5_u8),
                 ) {
                     let p = prime();
                     let by = [&b, &c, &d, &a];
-                    let of = |at: usize, x: &[u8]| shifted::<$field, { $uint::LIMBS }>(x, by[at], ways[at], &p);
-                    let ((a, x), (b, y), (c, z), (d, w)) = (of(0, &a), of(1, &b), of(2, &c), of(3, &d));
+                    let [(a, x), (b, y), (c, z), (d, w)] =
+                        [(0_usize, &a), (1, &b), (2, &c), (3, &d)].map(|(at, number)| {
+                            shifted::<$field, { $uint::LIMBS }>(number, by[at], ways[at], &p)
+                        });
                     let times = |x: $uint, y: $uint| x.mul_mod_vartime(&y, &p);
                     same(a, x)?;
                     same(a.mul(&b), times(x, y))?;
@@ -144,23 +152,27 @@ macro_rules! field_tests {
                     }
                 }
 
-                /// As large as products take them: what is cut into limbs anew must come to the
-                /// same.
+                /// Products of the largest allowed factors equal those of their reduced forms.
                 #[test]
                 fn limbs_may_be_as_large_as_promised(
-                    limbs in prop::array::uniform4(extreme($field::MASK, $field::P[$field::P.len() - 1])),
+                    limbs in prop::array::uniform4(
+                        extreme($field::MASK, $field::P[$field::P.len() - 1]),
+                    ),
                 ) {
-                    let regular = |x: &$field| $field::from_bytes(&x.to_bytes()).unwrap();
                     let [a, b, c, d] = limbs.map($field);
-                    let [e, f, g, h] = [&a, &b, &c, &d].map(regular);
+                    let [e, f, g, h] = [&a, &b, &c, &d]
+                        .map(|x: &$field| $field::from_bytes(&x.to_bytes()).unwrap());
                     let same = |x: $field, y: $field| x.to_bytes() == y.to_bytes();
                     let (less, more, other) = (a.sub(&b), a.add(&b), c.sub(&d));
                     prop_assert!(same(less.mul(&other), e.sub(&f).mul(&g.sub(&h))));
                     prop_assert!(same(less.square(), e.sub(&f).square()));
                     prop_assert!(same(more.mul(&other), e.add(&f).mul(&g.sub(&h))));
-                    prop_assert!(same($field::mul_sub(&less, &other, &c, &d), $field::mul_sub(&e.sub(&f), &g.sub(&h), &g, &h)));
+                    prop_assert!(same($field::mul_sub(&less, &other, &c, &d),
+                        $field::mul_sub(&e.sub(&f), &g.sub(&h), &g, &h)));
                     prop_assert!(same($field::unpack(&less.pack()), e.sub(&f)));
-                    prop_assert!(less.pack().iter().all(|limb| (0..=$field::MASK).contains(&i64::from(*limb))));
+                    let packed = less.pack();
+                    let normal = 0..=$field::MASK;
+                    prop_assert!(packed.iter().all(|limb| normal.contains(&i64::from(*limb))));
                 }
             }
         }
@@ -177,11 +189,13 @@ field_tests!(
     p384,
     P384,
     U384,
-    "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffeffffffff0000000000000000ffffffff"
+    "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffe\
+     ffffffff0000000000000000ffffffff"
 );
 field_tests!(
     p521,
     P521,
     U576,
-    "00000000000001ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+    "00000000000001ffffffffffffffffffffffffffffffffffffffffffffffffffffffffff\
+     ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
 );

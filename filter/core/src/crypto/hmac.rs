@@ -1,4 +1,4 @@
-//! HMAC with a secret that both sides hold (RFC 7518 §3.2).
+//! HMAC with a shared secret (RFC 7518 §3.2).
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -11,7 +11,7 @@ use sha2::{Sha256, Sha384, Sha512};
 use super::Variable;
 use crate::jose::Alg;
 
-/// A shared secret of at least the hash's length (RFC 7518 §3.2). Never printed.
+/// A shared secret at least as long as the hash (RFC 7518 §3.2). Its `Debug` output hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub(crate) Vec<u8>);
 
@@ -21,11 +21,13 @@ impl core::fmt::Debug for Secret {
     }
 }
 
-/// HMAC (RFC 7518 §3.2), compared in constant time.
+/// HMAC (RFC 7518 §3.2), with constant-time comparison.
 pub(crate) struct Hs(pub(crate) Alg);
 
 impl Hs {
+    /// Returns whether `tag` is the HMAC of the message.
     fn verifies<M: Mac + KeyInit>(secret: &Secret, message: &[u8], tag: &[u8]) -> bool {
+        // `verify_slice` compares in constant time and rejects truncated tags.
         <M as KeyInit>::new_from_slice(&secret.0)
             .is_ok_and(|mac| mac.chain_update(message).verify_slice(tag).is_ok())
     }
@@ -52,7 +54,7 @@ impl Algorithm for Hs {
     ) -> bool {
         #[expect(
             clippy::wildcard_enum_match_arm,
-            reason = "a key of any other algorithm verifies nothing"
+            reason = "keys of other algorithms never verify"
         )]
         match self.0 {
             Alg::Hs256 => Self::verifies::<Hmac<Sha256>>(key, message, signature.bytes()),

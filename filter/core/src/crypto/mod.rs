@@ -1,15 +1,15 @@
-//! Signature verification in the module itself: jwt-compact's [`Algorithm`] trait over crates'
-//! arithmetic where that is fast in WebAssembly, and over our own where it is not
-//! (`docs/adr/0008-arithmetic-of-our-own-for-verification.md`).
+//! Signature verification inside the module. It implements jwt-compact's [`Algorithm`] trait, with
+//! the arithmetic of other crates where that is fast in WebAssembly, and with its own arithmetic
+//! elsewhere (`docs/adr/0008-arithmetic-of-our-own-for-verification.md`).
 //!
 //! ```text
 //! ecdsa ─ weierstrass ─ field      ed25519 (fiat-crypto)            rsa ─ montgomery      hmac
 //!      ╰────── window ──────────────────╯
 //! ```
 //!
-//! Verification knows public data only, so all of it but [`hmac`] takes variable time. Nothing here
-//! may ever see a private key. Each algorithm has its own key type, so that a key cannot reach
-//! another algorithm's arithmetic (V5). Signing is not ours: the signing key types here have no
+//! Verification handles public data only, so all of it except [`hmac`] takes variable time. This
+//! code must never handle a private key. Each algorithm has its own key type, so that a key cannot
+//! reach another algorithm's arithmetic (V5). The module cannot sign: the signing key types have no
 //! values.
 
 use alloc::borrow::Cow;
@@ -41,6 +41,7 @@ pub(crate) fn verify<A: Algorithm>(
     message: &[u8],
     signature: &[u8],
 ) -> bool {
+    // A wrong length is rejected here, in the same way for every algorithm.
     if A::Signature::LENGTH.is_some_and(|length| length.get() != signature.len()) {
         return false;
     }
@@ -48,7 +49,7 @@ pub(crate) fn verify<A: Algorithm>(
         .is_ok_and(|signature| algorithm.verify_signature(&signature, key, message))
 }
 
-/// Bytes of a fixed length that are read without interpretation.
+/// Signature of a fixed length.
 pub(crate) struct Fixed<const LENGTH: usize>([u8; LENGTH]);
 
 impl<const LENGTH: usize> AlgorithmSignature for Fixed<LENGTH> {
@@ -66,13 +67,14 @@ impl<const LENGTH: usize> AlgorithmSignature for Fixed<LENGTH> {
     }
 }
 
-/// Bytes whose length depends on the key or the hash; none is longer than the largest key makes.
+/// Signature whose length depends on the key or the hash, up to that of the largest RSA key.
 pub(crate) struct Variable {
     bytes: [u8; limits::MAX_SIGNATURE_BYTES],
     length: usize,
 }
 
 impl Variable {
+    /// Returns the bytes of the signature.
     fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }

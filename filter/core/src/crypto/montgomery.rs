@@ -1,44 +1,45 @@
-//! Powers modulo an odd number of 2048 to 8192 bits, for RSA signatures: public data only, variable
-//! time.
+//! Modular powers with an odd modulus of 2048 to 8192 bits, for RSA signatures: public data only,
+//! in variable time.
 //!
-//! Montgomery multiplication (P. Montgomery, "Modular multiplication without trial division", 1985)
-//! by columns ("product scanning", Koç, Acar, Kaliski 1996). WebAssembly multiplies 64 by 64 bits
-//! to 64 and has no carry flag, so numbers are cut into limbs of 28 or 26 bits: a whole column of
-//! products fits into 64 bits, and one carry a column is left.
+//! The method is Montgomery multiplication (P. Montgomery, "Modular multiplication without trial
+//! division", 1985) by columns ("product scanning", Koç, Acar, Kaliski 1996). WebAssembly
+//! multiplies 64 by 64 bits to 64 bits and has no carry flag, so numbers have limbs of 28 or 26
+//! bits. A whole column of products then fits into 64 bits, and each column needs only one carry.
 
 use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut};
 
 use crate::limits;
 
-/// With so many limbs two columns of 28-bit products fit into 64 bits: 2 · 110 · 2^56 < 2^64. That
-/// is RSA-3072.
+/// Maximum number of 28-bit limbs for which two columns of products fit into 64 bits: 2 · 110 ·
+/// 2^56 < 2^64. This suffices for RSA-3072.
 const MOST_WIDE_LIMBS: usize = 110;
 
-/// The limbs of the longest modulus: [`limits::MAX_RSA_BITS`] and two bits of room in limbs of 26
-/// bits, an even number of them.
+/// Limbs of the longest modulus: [`limits::MAX_RSA_BITS`] and two spare bits in limbs of 26 bits,
+/// rounded up to an even number.
 const MOST_LIMBS: usize = (limits::MAX_RSA_BITS + 2).div_ceil(26).next_multiple_of(2);
 
-/// As many bytes as the longest modulus has.
+/// Buffer as long as the longest modulus.
 pub(super) type Bytes = [u8; limits::MAX_SIGNATURE_BYTES];
 
-/// An odd modulus and its Montgomery constants. R = 2^(width · limbs) is more than four times the
-/// modulus, so that results below twice the modulus stay so without a subtraction after each
-/// product.
+/// An odd modulus and its Montgomery constants.
+///
+/// R = 2^(width · limbs) is more than four times the modulus. Results below twice the modulus
+/// therefore stay below it without a subtraction after each product.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Modulus {
-    /// Little-endian limbs; always an even number of them.
+    /// Little-endian limbs, an even number of them.
     limbs: Vec<u32>,
     /// R² mod n.
     square_of_r: Vec<u32>,
     /// −1/n modulo 2^width.
     inverse: u32,
-    /// Bits of a limb.
+    /// Number of bits in a limb.
     width: u32,
     bits: usize,
 }
 
-/// A number that is worked on: on the stack, with room for the longest, as long as the modulus.
+/// An operand: as many limbs as the modulus, on the stack, with space for the longest.
 #[derive(Clone, Copy)]
 struct Number {
     limbs: [u32; MOST_LIMBS],
@@ -60,6 +61,7 @@ impl DerefMut for Number {
 }
 
 impl Number {
+    /// Returns zero with this number of limbs.
     fn zero(count: usize) -> Self {
         Self {
             limbs: [0; MOST_LIMBS],
@@ -67,7 +69,7 @@ impl Number {
         }
     }
 
-    /// Big-endian bytes in `count` limbs; `None` if they need more.
+    /// Splits big-endian bytes into `count` limbs; returns `None` if they need more.
     fn split(bytes: &[u8], width: u32, count: usize) -> Option<Self> {
         let mut number = Self::zero(count);
         let mut places = number.iter_mut();
@@ -78,6 +80,7 @@ impl Number {
             }
             None => limb == 0,
         };
+        // `held` collects bytes from the lowest until they fill a limb.
         let (mut held, mut bits, mut fits) = (0_u64, 0_u32, true);
         for byte in bytes.iter().rev() {
             held |= u64::from(*byte) << bits;
@@ -92,7 +95,7 @@ impl Number {
         fits.then_some(number)
     }
 
-    /// As big-endian bytes, as many as there is room for.
+    /// Writes the number as big-endian bytes, as many as fit into `out`.
     fn join(&self, width: u32, out: &mut [u8]) {
         let (mut held, mut bits) = (0_u64, 0_u32);
         let mut limbs = self.iter();
@@ -108,7 +111,7 @@ impl Number {
     }
 }
 
-/// Memory for one product.
+/// Working memory for one product.
 struct Scratch {
     columns: [u64; 2 * MOST_LIMBS],
     quotient: [u32; MOST_LIMBS],
@@ -122,18 +125,18 @@ impl Scratch {
 }
 
 impl Modulus {
-    /// `None` for an even number. `bits` is the length of `number` (big-endian, no leading zeros).
+    /// Precomputes the constants of a modulus; returns `None` for an even number. `bits` is the
+    /// length of `number` (big-endian, without leading zeros).
     pub(super) fn new(number: &[u8], bits: usize) -> Option<Self> {
-        let limbs_of = |width: usize| bits.saturating_add(2).div_ceil(width).next_multiple_of(2);
-        let (width, count) = if limbs_of(28) <= MOST_WIDE_LIMBS {
-            (28, limbs_of(28))
-        } else {
-            (26, limbs_of(26))
+        // Wide limbs need fewer products, but only smaller moduli allow them.
+        let (width, count) = match limb_count(bits, 28) {
+            count @ ..=MOST_WIDE_LIMBS => (28, count),
+            _ => (26, limb_count(bits, 26)),
         };
         let limbs = Number::split(number, width, count)?.to_vec();
         let lowest = limbs.first().copied().filter(|limb| limb & 1 == 1)?;
-        // Newton's iteration doubles the good bits of an inverse, of which an odd number's own
-        // lowest three are the first.
+        // Newton's iteration doubles the correct bits of an inverse. An odd number is its own
+        // inverse modulo 8, so it starts with three correct bits.
         let inverse = (0..4).fold(lowest, |inverse, _| {
             inverse.wrapping_mul(2_u32.wrapping_sub(lowest.wrapping_mul(inverse)))
         });
@@ -149,12 +152,13 @@ impl Modulus {
         Some(modulus)
     }
 
+    /// Returns the length of the modulus in bits.
     pub(super) fn bits(&self) -> usize {
         self.bits
     }
 
-    /// `base` to the power `exponent` (odd and not 1) in `out`, as many bytes as the modulus has;
-    /// `None` if `base` is not below the modulus.
+    /// Computes `base` to the power `exponent` (odd and not 1) in `out`, in as many bytes as the
+    /// modulus has; returns `None` if `base` is not below the modulus.
     pub(super) fn power<'o>(
         &self,
         base: &[u8],
@@ -165,11 +169,12 @@ impl Modulus {
         if !less(&base, &self.limbs) {
             return None;
         }
+        // Into Montgomery form.
         let mut scratch = Scratch::NEW;
         let mut value = base;
         self.multiply(&mut value, &self.square_of_r, &mut scratch);
         let in_form = value;
-        // From the second highest bit down to the second lowest; the lowest is handled below.
+        // Square and multiply, from the second highest bit to the second lowest.
         let bits = u64::BITS.saturating_sub(exponent.leading_zeros());
         for bit in (1..bits.saturating_sub(1)).rev() {
             self.square(&mut value, &mut scratch);
@@ -177,10 +182,11 @@ impl Modulus {
                 self.multiply(&mut value, &in_form, &mut scratch);
             }
         }
-        // The lowest bit of an odd exponent: the base as it is, not in Montgomery form, takes the
-        // result out of that form.
+        // The exponent is odd. For its lowest bit, a product with the base outside of Montgomery
+        // form also converts the result out of that form.
         self.square(&mut value, &mut scratch);
         self.multiply(&mut value, &base, &mut scratch);
+        // INVARIANT: the result is below 2n, so one subtraction suffices.
         if !less(&value, &self.limbs) {
             subtract(&mut value, &self.limbs, self.width);
         }
@@ -189,8 +195,8 @@ impl Modulus {
         Some(out)
     }
 
-    /// R² mod n: doublings from a power of two below n up to R · 2^(a quarter of R's bits), then
-    /// two squarings, each of which doubles the exponent over R.
+    /// Computes R² mod n: doublings from a power of two below n to R · 2^(a quarter of R's bits),
+    /// then two squarings, each of which doubles the exponent beyond R.
     fn find_square_of_r(&self, count: usize) -> Vec<u32> {
         let highest = self.bits.saturating_sub(1);
         let width = usize::try_from(self.width).unwrap_or(usize::MAX);
@@ -214,9 +220,10 @@ impl Modulus {
         value.to_vec()
     }
 
-    /// a becomes a · b / R modulo n, below 2n if a · b is below 4n².
+    /// Sets a to a · b / R modulo n; the result is below 2n if a · b is below 4n².
     fn multiply(&self, a: &mut [u32], b: &[u32], scratch: &mut Scratch) {
         let count = self.limbs.len();
+        // Column k sums aᵢ·bₖ₋ᵢ over the indices that exist in both.
         for (column, sum) in scratch
             .columns
             .iter_mut()
@@ -232,7 +239,7 @@ impl Modulus {
         self.reduce(scratch, a);
     }
 
-    /// a becomes a · a / R modulo n: each pair of different limbs once, doubled.
+    /// Sets a to a · a / R modulo n: each pair of different limbs is multiplied once and doubled.
     fn square(&self, a: &mut [u32], scratch: &mut Scratch) {
         let count = self.limbs.len();
         for (column, sum) in scratch
@@ -257,13 +264,14 @@ impl Modulus {
         self.reduce(scratch, a);
     }
 
-    /// Montgomery's reduction of the columns. The low half chooses a multiple of n that makes it
-    /// vanish, the high half is the result.
+    /// Applies Montgomery reduction to the columns. The low half determines a multiple of n that
+    /// makes it vanish; the high half is the result.
     fn reduce(&self, scratch: &mut Scratch, result: &mut [u32]) {
         let (count, n) = (self.limbs.len(), self.limbs.as_slice());
         let Scratch { columns, quotient } = scratch;
         let lowest = n.first().copied().map_or(0, u64::from);
         let mut carry = 0_u64;
+        // Low half: each quotient digit clears the low limb of its column.
         for (column, sum) in columns.iter().take(count).enumerate() {
             let products = inner(quotient.get(..column), n.get(1..column.saturating_add(1)));
             let sum = carry.wrapping_add(*sum).wrapping_add(products);
@@ -273,6 +281,7 @@ impl Modulus {
             }
             carry = sum.wrapping_add(u64::from(digit).wrapping_mul(lowest)) >> self.width;
         }
+        // High half: add the remaining products and carry.
         for ((column, sum), limb) in columns.iter().skip(count).enumerate().zip(result) {
             let from = column.saturating_add(1);
             let products = inner(quotient.get(from..count), n.get(from..));
@@ -283,8 +292,8 @@ impl Modulus {
     }
 }
 
-/// The sum of a₀·bₖ + a₁·bₖ₋₁ + …: one column of a product. It wraps for nothing that this file
-/// makes (see [`MOST_WIDE_LIMBS`]).
+/// Returns the sum of a₀·bₖ + a₁·bₖ₋₁ + …, one column of a product. INVARIANT: it does not overflow
+/// for the sizes in this file (see [`MOST_WIDE_LIMBS`]).
 #[inline(always)]
 fn inner(a: Option<&[u32]>, b: Option<&[u32]>) -> u64 {
     let pairs = a
@@ -296,21 +305,27 @@ fn inner(a: Option<&[u32]>, b: Option<&[u32]>) -> u64 {
     })
 }
 
-/// A limb with all bits set.
+/// Returns the number of limbs for a modulus, with two spare bits and rounded up to an even number.
+fn limb_count(bits: usize, width: usize) -> usize {
+    bits.saturating_add(2).div_ceil(width).next_multiple_of(2)
+}
+
+/// Returns a limb with all bits set.
 fn low_bits(width: u32) -> u32 {
     u32::MAX >> u32::BITS.saturating_sub(width)
 }
 
-/// The low limb of a column.
+/// Returns the low limb of a column.
 fn low(column: u64, width: u32) -> u32 {
     u32::try_from(column & u64::from(low_bits(width))).unwrap_or(0)
 }
 
+/// Returns whether a < b, for equal lengths.
 fn less(a: &[u32], b: &[u32]) -> bool {
     a.iter().rev().lt(b.iter().rev())
 }
 
-/// a − b, for a not below b.
+/// Subtracts b from a, which must not be below b.
 fn subtract(a: &mut [u32], b: &[u32], width: u32) {
     let mut borrow = 0;
     for (a, b) in a.iter_mut().zip(b) {
@@ -320,7 +335,7 @@ fn subtract(a: &mut [u32], b: &[u32], width: u32) {
     }
 }
 
-/// 2a, where the highest limb has a bit to spare.
+/// Doubles a, whose highest limb must have a spare bit.
 fn double(a: &mut [u32], width: u32) {
     let mut carry = 0;
     for limb in a {

@@ -22,7 +22,7 @@ fn power(number: &[u8], base: &[u8], exponent: u64) -> Option<Vec<u8>> {
         .map(|power| power.to_vec())
 }
 
-/// What another library makes of it.
+/// Computes the same power with another library.
 fn expected(number: &[u8], base: &[u8], exponent: u64) -> Vec<u8> {
     let bits = u32::try_from(number.len() * 8).unwrap();
     let params =
@@ -35,7 +35,7 @@ fn expected(number: &[u8], base: &[u8], exponent: u64) -> Vec<u8> {
     power[power.len() - number.len()..].to_vec()
 }
 
-/// Moduli of every length modulo a limb and a byte, of random, all one and sparse bits.
+/// Generates moduli of every length modulo a limb and a byte, with random, all-one and sparse bits.
 fn a_modulus() -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop_oneof![
         256..=260_usize,
@@ -57,13 +57,14 @@ fn a_modulus() -> impl Strategy<Value = Vec<u8>> {
 
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    (0..length).map(|_| next()).collect()
+    (0..length)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .collect()
 }
 
 fn minus(number: &[u8], small: u8) -> Vec<u8> {
@@ -77,10 +78,12 @@ fn minus(number: &[u8], small: u8) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None,
+        ..ProptestConfig::default() })]
 
     #[test]
-    fn powers_are_the_other_librarys(number in a_modulus(), seed in any::<u64>(), kind in 0..4, odd in prop::sample::select(alloc::vec![1_u64, 2, 3, 8, 32768, 4_294_967_295])) {
+    fn powers_agree_with_other_library(number in a_modulus(), seed in any::<u64>(), kind in 0..4,
+        odd in prop::sample::select(alloc::vec![1_u64, 2, 3, 8, 32768, 4_294_967_295])) {
         let mut base = noise(seed, number.len());
         match kind {
             0 => base = minus(&number, 1),
@@ -89,11 +92,12 @@ proptest! {
         }
         prop_assume!(base < number);
         let exponent = 2 * odd + 1;
-        prop_assert_eq!(power(&number, &base, exponent).unwrap(), expected(&number, &base, exponent));
+        prop_assert_eq!(power(&number, &base, exponent).unwrap(),
+            expected(&number, &base, exponent));
     }
 
     #[test]
-    fn what_is_not_below_the_modulus_has_no_power(number in a_modulus(), seed in any::<u64>()) {
+    fn rejects_base_not_below_modulus(number in a_modulus(), seed in any::<u64>()) {
         prop_assert!(power(&number, &number, 3).is_none());
         let mut above = noise(seed, number.len());
         above[0] = 0xff;
@@ -108,8 +112,8 @@ proptest! {
     }
 }
 
-/// Where the limbs of a modulus end within the last byte of a base of the same length: no bit of
-/// the base may be lost.
+/// Covers moduli whose limbs end within the last byte of a base of the same length: every bit of
+/// the base must count.
 #[test]
 fn every_bit_of_the_base_counts() {
     for bits in (2048..2200).chain(3070..3180).chain(8180..=8192) {
@@ -132,6 +136,6 @@ fn every_bit_of_the_base_counts() {
 }
 
 #[test]
-fn an_even_number_is_no_modulus() {
+fn rejects_even_modulus() {
     assert!(Modulus::new(&minus(&[0xff; 256], 1), 2048).is_none());
 }

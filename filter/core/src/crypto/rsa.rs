@@ -1,8 +1,8 @@
 //! RSASSA-PKCS1-v1_5 and RSASSA-PSS (RFC 8017, RFC 7518 §3.3 and §3.5): verification only, on
 //! public data, in variable time.
 //!
-//! The encoded message is rebuilt or taken apart byte by byte here; the arithmetic below it is in
-//! [`super::montgomery`].
+//! This file builds or decomposes the encoded message; [`super::montgomery`] contains the
+//! arithmetic.
 
 use alloc::borrow::Cow;
 use core::convert::Infallible;
@@ -15,34 +15,34 @@ use super::montgomery::{Bytes, Modulus};
 use crate::jose::Alg;
 use crate::limits;
 
-/// The largest public exponent taken. Every exponent in use is 65537 or 3; a cap bounds the work.
+/// Maximum public exponent, which bounds the work. Exponents in practice are 65537 or 3.
 const MAX_EXPONENT: u64 = (1 << 33) - 1;
 
-/// The public key of an RSA key pair, with what Montgomery multiplication wants to know of its
-/// modulus.
+/// An RSA public key with the Montgomery constants of its modulus.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RsaKey {
     modulus: Modulus,
     exponent: u64,
 }
 
-/// Why two numbers are no RSA key that we take (V6).
+/// Reason why modulus and exponent are not an acceptable RSA key (V6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RsaProblem {
-    /// A modulus of so many bits.
+    /// The modulus has this unsupported number of bits.
     Size(usize),
-    /// An even modulus, or an exponent that is even, below 3 or beyond all use.
+    /// The modulus is even, or the exponent is even, below 3 or above [`MAX_EXPONENT`].
     Exponent,
 }
 
 impl RsaKey {
-    /// Reads modulus and exponent, both big-endian; leading zeros do not count.
+    /// Builds a key from modulus and exponent, both big-endian; leading zeros are ignored.
     pub(crate) fn new(n: &[u8], e: &[u8]) -> Result<Self, RsaProblem> {
         let (n, e) = (without_leading_zeros(n), without_leading_zeros(e));
         let bits = bit_length(n);
         if !(limits::MIN_RSA_BITS..=limits::MAX_RSA_BITS).contains(&bits) {
             return Err(RsaProblem::Size(bits));
         }
+        // An exponent of more than 8 bytes becomes 0, which is rejected below.
         let exponent = match e.len() {
             0..=8 => e
                 .iter()
@@ -58,8 +58,8 @@ impl RsaKey {
         })
     }
 
-    /// RFC 8017 §5.2.2, RSAVP1: s^e mod n in as many bytes as the modulus, for a signature of that
-    /// length below the modulus.
+    /// Computes s^e mod n (RFC 8017 §5.2.2, RSAVP1) in as many bytes as the modulus has. The
+    /// signature must have the same length and be less than the modulus.
     fn recover<'o>(&self, signature: &[u8], out: &'o mut Bytes) -> Option<&'o mut [u8]> {
         if signature.len() != self.modulus.bits().div_ceil(8) {
             return None;
@@ -67,11 +67,13 @@ impl RsaKey {
         self.modulus.power(signature, self.exponent, out)
     }
 
+    /// Verifies an RSASSA-PKCS1-v1_5 signature (RFC 8017 §8.2.2).
     fn verifies_pkcs1<D: Digest>(&self, prefix: &[u8], message: &[u8], signature: &[u8]) -> bool {
         self.recover(signature, &mut [0; _])
             .is_some_and(|encoded| is_pkcs1_encoding(encoded, prefix, &D::digest(message)))
     }
 
+    /// Verifies an RSASSA-PSS signature (RFC 8017 §8.1.2).
     fn verifies_pss<D: Digest>(&self, message: &[u8], signature: &[u8]) -> bool {
         self.recover(signature, &mut [0; _]).is_some_and(|encoded| {
             pss_fits::<D>(&D::digest(message), encoded, self.modulus.bits()).is_some()
@@ -79,12 +81,13 @@ impl RsaKey {
     }
 }
 
+/// Strips the leading zeros of a big-endian number.
 fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     bytes.get(zeros..).unwrap_or_default()
 }
 
-/// Of a number without leading zero bytes.
+/// Returns the length in bits of a number without leading zero bytes.
 fn bit_length(bytes: &[u8]) -> usize {
     let unused = bytes
         .first()
@@ -92,7 +95,7 @@ fn bit_length(bytes: &[u8]) -> usize {
     bytes.len().saturating_mul(8).saturating_sub(unused)
 }
 
-/// RFC 8017 §9.2 note 1: the DER of a `DigestInfo` up to the digest itself.
+/// DER prefixes of `DigestInfo` up to the digest (RFC 8017 §9.2 note 1).
 const SHA256_INFO: &[u8] = &[
     0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
     0x00, 0x04, 0x20,
@@ -106,14 +109,17 @@ const SHA512_INFO: &[u8] = &[
     0x00, 0x04, 0x40,
 ];
 
-/// RFC 8017 §9.2: `00 01 FF … FF 00 DigestInfo`. Spelling out the one right encoding and comparing
-/// all of it leaves nothing to parse.
+/// Returns whether the encoded message is `00 01 FF … FF 00 DigestInfo` (RFC 8017 §9.2).
+///
+/// The one correct encoding is compared as a whole. Nothing is parsed, which rules out forgeries
+/// against lenient parsers (Bleichenbacher 2006).
 fn is_pkcs1_encoding(encoded: &[u8], prefix: &[u8], digest: &[u8]) -> bool {
     let info = prefix.iter().chain(digest);
     let padding = encoded
         .len()
         .checked_sub(info.clone().count())
         .and_then(|rest| rest.checked_sub(3));
+    // RFC 8017 §9.2 requires at least 8 bytes of padding.
     let Some(padding) = padding.filter(|padding| *padding >= 8) else {
         return false;
     };
@@ -124,24 +130,25 @@ fn is_pkcs1_encoding(encoded: &[u8], prefix: &[u8], digest: &[u8]) -> bool {
     encoded.iter().eq(head.chain(info))
 }
 
-/// RFC 8017 §9.1.2 with a salt as long as the hash; `Some` if consistent. `encoded` is as long as
-/// the modulus (§8.1.2) and is unmasked in place.
+/// Verifies the encoding of RFC 8017 §9.1.2 with a salt as long as the hash; returns `Some` if it
+/// is consistent. `encoded` is as long as the modulus (§8.1.2) and is unmasked in place.
 fn pss_fits<D: Digest>(digest: &[u8], encoded: &mut [u8], modulus_bits: usize) -> Option<()> {
     let hash_length = <D as Digest>::output_size();
     let bits = modulus_bits.checked_sub(1)?;
     let length = bits.div_ceil(8);
-    // A modulus of 8k + 1 bits leaves a byte in front, which must be zero.
+    // If the modulus has 8k + 1 bits, an extra byte precedes the encoding and must be zero.
     let (front, encoded) = encoded.split_at_mut_checked(encoded.len().checked_sub(length)?)?;
     let (block, rest) =
         encoded.split_at_mut_checked(length.checked_sub(hash_length)?.checked_sub(1)?)?;
     let (hash, trailer) = rest.split_at_checked(hash_length)?;
-    // The unused bits of the first byte are zero in what was signed, and are cleared in what the
-    // mask makes of it.
+    // The signed encoding has zeros in the unused bits of its first byte. After unmasking, these
+    // bits are cleared.
     let unused = length.checked_mul(8)?.checked_sub(bits)?;
     let used = 0xff_u8.checked_shr(u32::try_from(unused).ok()?)?;
     if front.iter().any(|byte| *byte != 0) || trailer != [0xbc] || block.first()? & !used != 0 {
         return None;
     }
+    // Step 7 to 9: unmask the data block.
     block
         .iter_mut()
         .zip(mgf1::<D>(hash))
@@ -149,11 +156,13 @@ fn pss_fits<D: Digest>(digest: &[u8], encoded: &mut [u8], modulus_bits: usize) -
     if let Some(first) = block.first_mut() {
         *first &= used;
     }
+    // Step 10: the data block is zeros, a one, and the salt.
     let (padding, salt) = block.split_at_checked(block.len().checked_sub(hash_length)?)?;
     let (one, zeros) = padding.split_last()?;
     if *one != 1 || zeros.iter().any(|byte| *byte != 0) {
         return None;
     }
+    // Steps 12 to 14: recompute the hash with the recovered salt.
     let expected = D::new()
         .chain_update([0; 8])
         .chain_update(digest)
@@ -162,7 +171,7 @@ fn pss_fits<D: Digest>(digest: &[u8], encoded: &mut [u8], modulus_bits: usize) -
     (expected.as_slice() == hash).then_some(())
 }
 
-/// RFC 8017 appendix B.2.1: a mask as long as anybody reads.
+/// Returns the mask of RFC 8017 appendix B.2.1 as an iterator without end.
 fn mgf1<D: Digest>(seed: &[u8]) -> impl Iterator<Item = u8> {
     (0_u32..).flat_map(move |counter| {
         D::new()
@@ -202,7 +211,7 @@ impl Algorithm for Rsa {
             Alg::Ps256 => key.verifies_pss::<Sha256>(message, signature),
             Alg::Ps384 => key.verifies_pss::<Sha384>(message, signature),
             Alg::Ps512 => key.verifies_pss::<Sha512>(message, signature),
-            // Not RSA: such a key verifies nothing.
+            // INVARIANT: keys of other algorithms never reach this code; they verify nothing.
             Alg::Es256
             | Alg::Es384
             | Alg::Es512

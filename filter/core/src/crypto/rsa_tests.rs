@@ -1,4 +1,4 @@
-//! What Project Wycheproof's vectors (`tests/wycheproof.rs`) do not get to.
+//! Cases that Project Wycheproof's vectors (`tests/wycheproof.rs`) do not cover.
 
 use alloc::vec::Vec;
 
@@ -6,7 +6,7 @@ use super::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-/// RFC 8017 §9.1.1, for 2048 bits: no bit of the first byte is unused.
+/// Encodes a message by RFC 8017 §9.1.1 for 2048 bits, where the first byte has no unused bits.
 fn pss_encoding(digest: &[u8]) -> Vec<u8> {
     let salt = [7; 32];
     let hash = Sha256::new()
@@ -27,7 +27,7 @@ fn pss_encoding(digest: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn where_a_modulus_leaves_a_byte_in_front_it_must_be_zero() {
+fn pss_extra_leading_byte_must_be_zero() {
     let digest = Sha256::digest(b"text");
     for (front, fits) in [(0, true), (1, false)] {
         let mut encoded = [&[front][..], &pss_encoding(&digest)].concat();

@@ -1,9 +1,9 @@
-//! The groups of P-256, P-384 and P-521: y² = x³ − 3x + b, in Jacobian coordinates (X/Z², Y/Z³), Z
-//! = 0 at infinity.
+//! The groups of P-256, P-384 and P-521: y² = x³ − 3x + b, in Jacobian coordinates (X/Z², Y/Z³)
+//! with Z = 0 at infinity.
 //!
-//! Formulas are those of the Explicit-Formulas Database (hyperelliptic.org/EFD, "g1p/jacobian-3").
-//! They fail where a point meets itself or its negative, and signatures can be made to get there,
-//! so these cases are looked for each time.
+//! The formulas are those of the Explicit-Formulas Database (hyperelliptic.org/EFD,
+//! "g1p/jacobian-3"). They fail if a point is added to itself or to its negative. An attacker can
+//! choose signatures that reach these cases, so each addition checks for them.
 
 use core::fmt::Debug;
 use core::marker::PhantomData;
@@ -11,19 +11,19 @@ use core::marker::PhantomData;
 use super::field::Field;
 use super::window::Group;
 
-/// A curve.
+/// A curve with its constants.
 pub trait Curve: Copy + Debug + PartialEq + 'static {
-    /// Its field.
+    /// Field of the coordinates.
     type Field: Field;
-    /// The length of its order in bits.
+    /// Length of the order in bits.
     const BITS: usize;
-    /// The coefficient b, big-endian.
+    /// Coefficient b, big-endian.
     const B: &'static [u8];
-    /// The generator's coordinates, big-endian.
+    /// Coordinates of the generator, big-endian.
     const GENERATOR: (&'static [u8], &'static [u8]);
 }
 
-/// A point of a curve that is not at infinity.
+/// A point other than infinity, in affine coordinates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Affine<F> {
     x: F,
@@ -31,8 +31,8 @@ pub(crate) struct Affine<F> {
 }
 
 impl<F: Field> Affine<F> {
-    /// The point of these coordinates, big-endian; `None` if one is not below the prime, or they
-    /// are not on the curve.
+    /// Returns the point with these big-endian coordinates; `None` if one of them is not below the
+    /// prime, or they are not on the curve.
     pub(crate) fn on_curve<C: Curve<Field = F>>(x: &[u8], y: &[u8]) -> Option<Self> {
         let (x, y, b) = (F::from_bytes(x)?, F::from_bytes(y)?, F::from_bytes(C::B)?);
         // x³ − 3x + b
@@ -41,7 +41,7 @@ impl<F: Field> Affine<F> {
     }
 }
 
-/// A sum of points.
+/// A point in Jacobian coordinates, as sums produce it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Jacobian<F> {
     pub(crate) x: F,
@@ -57,8 +57,8 @@ impl<F: Field> Jacobian<F> {
     };
 
     fn from_affine(point: &Affine<F>) -> Self {
-        // A negated y has limbs below zero, and what an addition makes of it would be a sum (see
-        // `field`).
+        // A negated y has negative limbs. Without the reduction, the first addition would exceed
+        // the limits of `field`.
         Self {
             x: point.x,
             y: point.y.reduce(),
@@ -66,7 +66,8 @@ impl<F: Field> Jacobian<F> {
         }
     }
 
-    /// "dbl-2001-b", with 2·Y·Z for (Y + Z)² − Y² − Z². Infinity stays there.
+    /// Doubles the point by "dbl-2001-b", with 2·Y·Z for (Y + Z)² − Y² − Z². Infinity stays
+    /// infinity.
     fn double(&self) -> Self {
         let delta = self.z.square();
         let gamma = self.y.square();
@@ -88,7 +89,8 @@ impl<F: Field> Jacobian<F> {
         Self { x, y, z }
     }
 
-    /// "madd": the classical mixed addition (Cohen, Miyaji, Ono 1998), 8 products and 3 squares.
+    /// Adds a point by "madd", the classical mixed addition (Cohen, Miyaji, Ono 1998): 8 products
+    /// and 3 squares.
     fn add(&self, other: &Affine<F>) -> Self {
         if self.z.is_zero() {
             return Self::from_affine(other);
@@ -97,7 +99,7 @@ impl<F: Field> Jacobian<F> {
         let h = other.x.mul(&zz).sub(&self.x);
         let r = other.y.mul(&self.z.mul(&zz)).sub(&self.y);
         if h.is_zero() {
-            // The same x: the same point, or its negative.
+            // The x coordinates are equal: it is the same point or its negative.
             return if r.is_zero() {
                 self.double()
             } else {
@@ -117,7 +119,7 @@ impl<F: Field> Jacobian<F> {
     }
 }
 
-/// The group of a curve.
+/// The group of a curve's points.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Points<C>(PhantomData<C>);
 
@@ -139,6 +141,7 @@ impl<C: Curve> Group for Points<C> {
 
     fn add(sum: &Self::Sum, entry: &Self::Entry, negative: bool) -> Self::Sum {
         let (x, y) = (C::Field::unpack(&entry.x), C::Field::unpack(&entry.y));
+        // The negative of (x, y) is (x, −y).
         sum.add(&Affine {
             x,
             y: if negative { C::Field::ZERO.sub(&y) } else { y },

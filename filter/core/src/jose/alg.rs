@@ -1,6 +1,6 @@
 //! JWS signature algorithms (RFC 7518 §3.1, RFC 8037 §3.1, RFC 9864 §2.2).
 
-/// An algorithm that Meshseal can verify. `none` has no variant, so it cannot be allowed.
+/// Signature algorithm that Meshseal can verify. `none` has no variant, so it cannot be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Alg {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
@@ -31,7 +31,7 @@ pub enum Alg {
     Hs512,
 }
 
-/// What kind of key serves an algorithm: `kty`, and for curves `crv`.
+/// Key type that an algorithm requires: `kty`, and `crv` for curves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// `kty: RSA`.
@@ -66,17 +66,18 @@ impl Alg {
         Self::Hs512,
     ];
 
-    /// The algorithm of an `alg` value, compared case-sensitively (V4). `EdDSA` and `Ed25519` are
-    /// the same algorithm.
+    /// Returns the algorithm of an `alg` value, which is compared case-sensitively (V4). `EdDSA`
+    /// and `Ed25519` name the same algorithm.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
+        // RFC 9864 deprecates `EdDSA` in favour of `Ed25519`; both names are in use.
         if name == "Ed25519" {
             return Some(Self::EdDsa);
         }
         Self::ALL.into_iter().find(|alg| alg.name() == name)
     }
 
-    /// The name in the JOSE registry.
+    /// Returns the name in the IANA registry of JOSE algorithms.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -96,7 +97,7 @@ impl Alg {
         }
     }
 
-    /// The kind of key that serves this algorithm.
+    /// Returns the key type that this algorithm requires.
     #[must_use]
     pub const fn family(self) -> Family {
         match self {
@@ -111,7 +112,7 @@ impl Alg {
         }
     }
 
-    /// Whether signer and verifier share one secret.
+    /// Returns whether signer and verifier share one secret.
     #[must_use]
     pub const fn is_symmetric(self) -> bool {
         matches!(self.family(), Family::Oct)
@@ -119,7 +120,7 @@ impl Alg {
 }
 
 impl Family {
-    /// The algorithm that a key without `alg` most often serves.
+    /// Returns the algorithm that a key without `alg` most often serves.
     #[must_use]
     pub const fn usual(self) -> Alg {
         match self {
@@ -132,9 +133,11 @@ impl Family {
         }
     }
 
-    /// The one algorithm that a key of this family without `alg` is bound to (V5): the only one
-    /// that `allowed` has for the family, else the usual one if allowed. `None`: no or no single
-    /// answer, the key must say `alg`.
+    /// Returns the one algorithm to which a key of this type is bound if the key states no `alg`
+    /// (V5).
+    ///
+    /// It is the only algorithm of the type in `allowed`, else the usual one if `allowed` contains
+    /// it. Returns `None` if neither exists: then the key must state `alg`.
     #[must_use]
     pub fn bind(self, allowed: &[Alg]) -> Option<Alg> {
         let mut of_family = allowed.iter().copied().filter(|alg| alg.family() == self);
@@ -153,7 +156,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn names_are_case_sensitive_and_none_has_no_spelling() {
+    fn names_are_case_sensitive_without_none() {
         for alg in Alg::ALL {
             assert_eq!(Alg::parse(alg.name()), Some(alg));
             assert_eq!(Alg::parse(&alg.name().to_ascii_lowercase()), None);
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_alg_is_bound_to_one_algorithm() {
+    fn key_without_alg_binds_one_algorithm() {
         assert_eq!(
             Family::Rsa.bind(&[Alg::Ps384, Alg::Es256]),
             Some(Alg::Ps384)

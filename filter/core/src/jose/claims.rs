@@ -8,17 +8,17 @@ use crate::jose::header::over_limit;
 use crate::json::{Budget, Document, Kind, Value};
 use crate::rejection::Rejection;
 
-/// Claims whose form is right. Only [`crate::authn::Verified`] lends them out, so whoever reads
-/// claims has verified them.
+/// Well-formed claims of a token. [`crate::authn::Verified`] alone gives access to them outside of
+/// validation, so code that reads claims has verified them.
 #[derive(Clone, Debug)]
 pub struct Claims {
     document: Document<'static>,
-    places: Places,
+    places: ClaimPositions,
 }
 
-/// Where the claims that decide something are in the document.
+/// Indices into the document of the claims that validation and policy read.
 #[derive(Clone, Copy, Debug, Default)]
-struct Places {
+struct ClaimPositions {
     iss: Option<usize>,
     sub: Option<usize>,
     aud: Option<usize>,
@@ -36,15 +36,16 @@ struct Places {
     /// `at_hash`, `c_hash` or `s_hash`.
     hash: Option<usize>,
     events: Option<usize>,
-    /// Claims of single providers, of any type.
+    /// Claims of single providers (`scp`, `token_use`, `typ`), of any type.
     scp: Option<usize>,
     token_use: Option<usize>,
     typ: Option<usize>,
 }
 
-impl Places {
-    /// The place for a claim of this name.
+impl ClaimPositions {
+    /// Returns the field for the claim of this name.
     fn slot(&mut self, name: &str) -> Option<&mut Option<usize>> {
+        // The length is compared first: most names differ in it.
         Some(match (name.len(), name) {
             (3, "iss") => &mut self.iss,
             (3, "sub") => &mut self.sub,
@@ -71,9 +72,9 @@ impl Places {
 }
 
 /// Type of a registered claim (V13). Where well-known providers deviate from the standard, their
-/// form is accepted, too; a claim is compared and forwarded as it was signed.
+/// form is accepted, too. A claim is compared and forwarded as it was signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum ClaimType {
     /// A string.
     Text,
     /// A string or a list of strings. RFC 8693 wants a string for `scope`; Ory and others send a
@@ -89,20 +90,20 @@ enum Form {
     Object,
     /// An object; some providers send a string (`address`).
     ObjectOrText,
-    /// A chain of actors.
+    /// A chain of actors (RFC 8693 §4.1).
     Actor,
     /// A string, or a list of strings or objects: SCIM values (RFC 9068 §2.2.3.1), and `amr` of
     /// Supabase.
     Values,
 }
 
-impl Form {
-    /// Form of a registered claim: RFC 7519 §4.1, RFC 7800 §3.1, RFC 8417 §2.2, RFC 8693 §4, RFC
-    /// 9068 §2.2, Grant Management, OpenID Connect Core §2, §5.1, §5.6.2 and §7.4, Front-Channel
-    /// Logout §3.
+impl ClaimType {
+    /// Returns the type of a registered claim: RFC 7519 §4.1, RFC 7800 §3.1, RFC 8417 §2.2, RFC
+    /// 8693 §4, RFC 9068 §2.2, Grant Management, OpenID Connect Core §2, §5.1, §5.6.2 and §7.4,
+    /// Front-Channel Logout §3.
     fn of(name: &str) -> Option<Self> {
-        // The length first: most names differ in it, and most claims of a large token are not
-        // registered.
+        // The length is compared first: most names differ in it, and most claims of a large token
+        // are not registered.
         Some(match (name.len(), name) {
             (3, "iss" | "sub" | "jti" | "sid" | "acr" | "azp") => Self::Text,
             (3, "exp" | "nbf" | "iat") => Self::Date,
@@ -129,6 +130,7 @@ impl Form {
         })
     }
 
+    /// Returns whether a value has this type.
     fn fits(self, value: Value<'_>) -> bool {
         let kind = value.kind();
         match self {
@@ -152,17 +154,18 @@ fn is_list(value: Value<'_>, of: &[Kind]) -> bool {
 /// Returns whether each level of an actor chain has the form of RFC 8693 §4.1: an object whose
 /// identity claims are strings.
 ///
-/// Nested levels decide nothing, but the depth counts them, so a level of another type must not
-/// hide the rest.
+/// Nested levels do not affect the decision. The delegation depth counts them, however, so a level
+/// of another type must not hide the levels below it.
 fn is_actor(value: Value<'_>) -> bool {
+    // INVARIANT: the JSON reader has bounded the nesting, so the loop ends.
     let mut next = Some(value);
     while let Some(actor) = next {
-        let named = |name: &str| {
+        let strings = ["iss", "sub", "client_id"].into_iter().all(|name| {
             actor
                 .get(name)
                 .is_none_or(|value| value.kind() == Kind::String)
-        };
-        if actor.kind() != Kind::Object || !["iss", "sub", "client_id"].into_iter().all(named) {
+        });
+        if actor.kind() != Kind::Object || !strings {
             return false;
         }
         next = actor.get("act");
@@ -181,12 +184,13 @@ impl Claims {
         if document.root().kind() != Kind::Object {
             return Err(Rejection::ClaimsMalformed);
         }
-        let mut places = Places::default();
+        let mut places = ClaimPositions::default();
+        // One pass checks every registered claim and records the indices of the claims read later.
         for (name, value) in document.root().members() {
-            if Form::of(name).is_some_and(|form| !form.fits(value)) {
+            if ClaimType::of(name).is_some_and(|form| !form.fits(value)) {
                 return Err(Rejection::ClaimsMalformed);
             }
-            // Cloudflare Access and Hydra send empty strings for what a token does not have.
+            // Cloudflare Access and Hydra send an empty string for a claim that the token lacks.
             if value.as_str() != Some("")
                 && let Some(slot) = places.slot(name)
             {
@@ -204,79 +208,79 @@ impl Claims {
         self.document.value(place?).as_numeric_date()
     }
 
-    /// `iss`.
+    /// Returns `iss`.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.text(self.places.iss)
     }
 
-    /// `sub`.
+    /// Returns `sub`.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.text(self.places.sub)
     }
 
-    /// `client_id` (RFC 8693 §4.3).
+    /// Returns `client_id` (RFC 8693 §4.3).
     #[must_use]
     pub fn client_id(&self) -> Option<&str> {
         self.text(self.places.client_id)
     }
 
-    /// `jti`.
+    /// Returns `jti`.
     #[must_use]
     pub fn jti(&self) -> Option<&str> {
         self.text(self.places.jti)
     }
 
-    /// `sid`, the session (OpenID Connect Front-Channel Logout §3).
+    /// Returns `sid`, the session (OpenID Connect Front-Channel Logout §3).
     #[must_use]
     pub fn session(&self) -> Option<&str> {
         self.text(self.places.sid)
     }
 
-    /// `grant_id`, the grant (Grant Management for OAuth 2.0).
+    /// Returns `grant_id`, the grant (Grant Management for OAuth 2.0).
     #[must_use]
     pub fn grant(&self) -> Option<&str> {
         self.text(self.places.grant_id)
     }
 
-    /// `exp` in Unix seconds.
+    /// Returns `exp` in Unix seconds.
     #[must_use]
     pub fn expires_at(&self) -> Option<u64> {
         self.date(self.places.exp)
     }
 
-    /// `nbf` in Unix seconds.
+    /// Returns `nbf` in Unix seconds.
     #[must_use]
     pub fn not_before(&self) -> Option<u64> {
         self.date(self.places.nbf)
     }
 
-    /// `iat` in Unix seconds.
+    /// Returns `iat` in Unix seconds.
     #[must_use]
     pub fn issued_at(&self) -> Option<u64> {
         self.date(self.places.iat)
     }
 
-    /// Whether the token is bound to a key (`cnf`, RFC 7800).
+    /// Returns whether the token is bound to a key (`cnf`, RFC 7800).
     #[must_use]
     pub fn is_bound(&self) -> bool {
         self.places.cnf.is_some()
     }
 
-    /// Whether the subject is the client itself rather than a user (RFC 9068 §5, V23).
+    /// Returns whether the subject is the client itself rather than a user (RFC 9068 §5, V23).
     #[must_use]
     pub fn subject_is_client(&self) -> bool {
         self.subject()
             .is_some_and(|subject| self.client_id() == Some(subject))
     }
 
-    /// Returns whether this is an ID token (OpenID Connect Core §2), by what only ID tokens contain
-    /// (V11).
+    /// Returns whether this is an ID token (OpenID Connect Core §2), judged by the claims that only
+    /// ID tokens contain (V11).
     ///
-    /// Keycloak and Cognito say so themselves. A hash of another token is enough, a `nonce` is if
-    /// nothing speaks for an access token: Keycloak up to version 24 copies it into access tokens,
-    /// which have a scope.
+    /// Keycloak and Cognito state the type of the token in a claim. Otherwise a hash of another
+    /// token proves an ID token. A `nonce` does too, unless the token has a scope: Keycloak up to
+    /// version 24 copies `nonce` into access tokens.
     #[must_use]
     pub(crate) fn is_id_token(&self) -> bool {
         let access = self.says("Bearer", "access") || self.says("DPoP", "access");
@@ -289,27 +293,29 @@ impl Claims {
     /// security event (RFC 8417), or a token of Keycloak for its own endpoints (V11).
     #[must_use]
     pub(crate) fn is_for_another_use(&self) -> bool {
+        // Keycloak marks the tokens for its own endpoints with these values of `typ`.
         let own = ["Refresh", "Offline", "Logout"]
             .into_iter()
             .any(|kind| self.text(self.places.typ) == Some(kind));
         own || self.places.events.is_some()
     }
 
-    /// Returns whether the issuer states the use of the token: Keycloak in a claim `typ`, Cognito
+    /// Returns whether the issuer states this use of the token: Keycloak in a claim `typ`, Cognito
     /// in `token_use`.
     fn says(&self, keycloak: &str, cognito: &str) -> bool {
         self.text(self.places.typ) == Some(keycloak)
             || self.text(self.places.token_use) == Some(cognito)
     }
 
-    /// Returns whether an actor uses the token on behalf of the subject: `act` is present, whatever
-    /// it contains (RFC 8693 §4.1).
+    /// Returns whether an actor uses the token on behalf of the subject: `act` is present, with any
+    /// content (RFC 8693 §4.1).
     #[must_use]
     pub fn is_delegated(&self) -> bool {
         self.places.act.is_some()
     }
 
-    /// Issuer and name of the outermost actor, the only one that decides (RFC 8693 §4.1).
+    /// Returns issuer and name of the outermost actor. RFC 8693 §4.1 bases decisions on that actor
+    /// only.
     ///
     /// The name is `sub`, else `client_id`. An actor without `iss` belongs to the issuer of the
     /// token.
@@ -326,14 +332,14 @@ impl Claims {
         Some((text("iss").or_else(|| self.issuer())?, name))
     }
 
-    /// Number of actors in the chain of `act` claims; 0 for a token that is not delegated.
+    /// Returns the number of actors in the chain of `act` claims; 0 for a token without delegation.
     #[must_use]
     pub fn delegation_depth(&self) -> usize {
         let outermost = self.places.act.map(|at| self.document.value(at));
         core::iter::successors(outermost, |actor| actor.get("act")).count()
     }
 
-    /// The audiences.
+    /// Returns the audiences of `aud`.
     pub fn audiences(&self) -> impl Iterator<Item = &str> {
         self.places
             .aud
@@ -341,13 +347,14 @@ impl Claims {
             .flat_map(|at| texts(self.document.value(at)))
     }
 
-    /// Whether `aud` is there at all.
+    /// Returns whether `aud` is present.
     #[must_use]
     pub fn has_audience_claim(&self) -> bool {
         self.places.aud.is_some()
     }
 
-    /// Whether `scope` grants this scope (RFC 6749 §3.3: separated by spaces, compared exactly).
+    /// Returns whether `scope` grants this scope (RFC 6749 §3.3: separated by spaces, compared
+    /// exactly).
     #[must_use]
     pub fn has_scope(&self, scope: &str) -> bool {
         self.places
@@ -355,43 +362,45 @@ impl Claims {
             .is_some_and(|at| grants(self.document.value(at), scope))
     }
 
-    /// Whether the claim at this path grants this scope.
+    /// Returns whether the claim at this path grants this scope.
     #[must_use]
     pub(crate) fn has_scope_at(&self, path: &[Box<str>], scope: &str) -> bool {
         self.get(path).is_some_and(|value| grants(value, scope))
     }
 
-    /// Whether the claim at this path is present: neither null nor an empty string.
+    /// Returns whether the claim at this path is present: neither null nor an empty string.
     #[must_use]
     pub(crate) fn has(&self, path: &[Box<str>]) -> bool {
         self.get(path)
             .is_some_and(|value| value.kind() != Kind::Null && value.as_str() != Some(""))
     }
 
-    /// The claim at a path of member names.
+    /// Returns the claim at a path of member names.
     #[must_use]
     pub fn get(&self, path: &[Box<str>]) -> Option<Value<'_>> {
         let mut value = self.document.root();
         for name in path {
             value = value.get(name)?;
         }
+        // An empty path would name the whole payload, which is not a claim.
         (!path.is_empty()).then_some(value)
     }
 
-    /// The payload's JSON text as it was signed.
+    /// Returns the payload's JSON text as it was signed.
     #[must_use]
     pub fn payload(&self) -> &str {
         self.document.text()
     }
 }
 
+/// Returns whether a claim contains this scope: in a list, or in a string separated by spaces.
 fn grants(claim: Value<'_>, scope: &str) -> bool {
     texts(claim)
         .flat_map(|list| list.split(' '))
         .any(|one| one == scope)
 }
 
-/// A string, or the strings of a list.
+/// Returns a string, or the strings of a list.
 pub(crate) fn texts(value: Value<'_>) -> impl Iterator<Item = &str> {
     value
         .as_str()
@@ -410,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn registered_claims_of_a_wrong_type_refuse_the_token() {
+    fn rejects_registered_claims_of_wrong_type() {
         for json in [
             r#"{"iss":1}"#,
             r#"{"sub":{}}"#,
@@ -450,8 +459,8 @@ mod tests {
     }
 
     #[test]
-    fn every_registered_claim_has_its_type() {
-        let wrong = |name: &str, good: &[&str]| {
+    fn each_registered_claim_has_one_type() {
+        fn check(name: &str, good: &[&str]) {
             for value in [
                 r#""text""#,
                 r#""""#,
@@ -469,7 +478,7 @@ mod tests {
                 let parsed = parse(&alloc::format!("{{\"{name}\":{value}}}"));
                 assert_eq!(parsed.is_ok(), good.contains(&value), "{name}: {value}");
             }
-        };
+        }
         let text = [
             "iss",
             "sub",
@@ -503,19 +512,19 @@ mod tests {
         ];
         text.iter()
             .chain(&profile)
-            .for_each(|name| wrong(name, &[r#""text""#, r#""""#]));
+            .for_each(|name| check(name, &[r#""text""#, r#""""#]));
         for name in ["aud", "scope"] {
-            wrong(name, &[r#""text""#, r#""""#, "[]", r#"["a"]"#]);
+            check(name, &[r#""text""#, r#""""#, "[]", r#"["a"]"#]);
         }
         for name in ["roles", "groups", "entitlements", "amr"] {
-            wrong(name, &[r#""text""#, r#""""#, "[]", r#"["a"]"#, "[{}]"]);
+            check(name, &[r#""text""#, r#""""#, "[]", r#"["a"]"#, "[{}]"]);
         }
         ["exp", "nbf", "iat"]
             .into_iter()
-            .for_each(|name| wrong(name, &["1"]));
+            .for_each(|name| check(name, &["1"]));
         ["auth_time", "updated_at"]
             .into_iter()
-            .for_each(|name| wrong(name, &["1", r#""text""#, r#""""#]));
+            .for_each(|name| check(name, &["1", r#""text""#, r#""""#]));
         for name in [
             "cnf",
             "act",
@@ -525,19 +534,22 @@ mod tests {
             "_claim_names",
             "_claim_sources",
         ] {
-            wrong(name, &["{}"]);
+            check(name, &["{}"]);
         }
-        wrong("address", &["{}", r#""text""#, r#""""#]);
+        check("address", &["{}", r#""text""#, r#""""#]);
         for name in ["email_verified", "phone_number_verified"] {
-            wrong(name, &["true"]);
+            check(name, &["true"]);
             assert!(parse(&alloc::format!("{{\"{name}\":\"false\"}}")).is_ok());
         }
     }
 
     #[test]
     fn empty_text_claims_are_absent() {
-        let claims =
-            parse(r#"{"iss":"","sub":"","jti":"","client_id":"","sid":"","grant_id":"","aud":"","nonce":""}"#).unwrap();
+        let claims = parse(
+            r#"{"iss":"","sub":"","jti":"","client_id":"","sid":"","grant_id":"","aud":"",
+            "nonce":""}"#,
+        )
+        .unwrap();
         let texts = [
             claims.issuer(),
             claims.subject(),
@@ -569,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_path_is_followed_by_exact_names() {
+    fn claim_path_matches_exact_names() {
         let claims = parse(r#"{"a":{"b.c":{"d":1}},"e":2}"#).unwrap();
         let get = |path: &[&str]| {
             let path = path
@@ -585,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn client_and_user_subjects_are_told_apart() {
+    fn distinguishes_client_from_user_subjects() {
         assert!(
             parse(r#"{"sub":"checkout","client_id":"checkout"}"#)
                 .unwrap()

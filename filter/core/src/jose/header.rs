@@ -1,5 +1,5 @@
-//! The JOSE header (RFC 7515 §4). Only `alg`, `kid`, `typ`, `crit` and `b64` are read; `jwk`,
-//! `jku`, `x5u`, `x5c` and all others are ignored (V7), because a token cannot say which key to
+//! The JOSE header (RFC 7515 §4). Only `alg`, `kid`, `typ`, `crit` and `b64` are read. `jwk`,
+//! `jku`, `x5u`, `x5c` and all others are ignored (V7), because a token must not choose the key to
 //! trust.
 
 use crate::base64url::Decoded;
@@ -9,10 +9,10 @@ use crate::json::{Budget, Document, JsonError, Kind, Value};
 use crate::limits;
 use crate::rejection::Rejection;
 
-/// A `kid`, kept beside what it names.
+/// A `kid`, stored inline without a heap allocation.
 pub(crate) type Kid = Inline<{ limits::MAX_KID_BYTES }>;
 
-/// A header that is well formed. Nothing in it is believed.
+/// A well-formed header. Its content is unverified.
 #[derive(Clone, Debug)]
 pub struct Header {
     alg: Alg,
@@ -20,7 +20,7 @@ pub struct Header {
     typ: Option<Inline<{ limits::MAX_TYP_BYTES }>>,
 }
 
-/// Most headers are shorter.
+/// Size of the stack buffer for the decoded header; longer headers are decoded on the heap.
 const SHORT_HEADER_BYTES: usize = 192;
 
 impl Header {
@@ -35,11 +35,13 @@ impl Header {
         if encoded.len() > limits::MAX_HEADER_SEGMENT_BYTES {
             return Err(Rejection::HeaderTooLarge);
         }
+        // Limits come first: nothing above the size limit is decoded.
         let bytes = Decoded::<SHORT_HEADER_BYTES>::of(encoded).ok_or(Rejection::TokenMalformed)?;
         let text =
             core::str::from_utf8(bytes.as_bytes()).map_err(|_| Rejection::HeaderMalformed)?;
         let document = Document::lent(text, Budget::TOKEN)
             .map_err(|error| over_limit(error, Rejection::HeaderMalformed))?;
+        // Only the parameters that validation needs are read.
         let root = document.root();
         if root.kind() != Kind::Object {
             return Err(Rejection::HeaderMalformed);
@@ -47,7 +49,7 @@ impl Header {
         refuse_extensions(root)?;
         let alg = string(root, "alg")?.ok_or(Rejection::HeaderMalformed)?;
         let alg = Alg::parse(alg).ok_or(Rejection::AlgorithmNotAllowed)?;
-        // As in a claim, an empty text is none.
+        // An empty string counts as absent, as it does for claims.
         let kid = string(root, "kid")?
             .filter(|kid| !kid.is_empty())
             .map(Kid::new);
@@ -63,31 +65,31 @@ impl Header {
         })
     }
 
-    /// The signature algorithm that the token claims.
+    /// Returns the signature algorithm that the token claims.
     #[must_use]
     pub fn alg(&self) -> Alg {
         self.alg
     }
 
-    /// The key id: an opaque text.
+    /// Returns the key id, an opaque string.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_ref().map(Inline::as_str)
     }
 
-    /// The key id, to be kept.
+    /// Takes the key id out of the header.
     pub(crate) fn into_kid(self) -> Option<Kid> {
         self.kid
     }
 
-    /// The media type of the token, as it came.
+    /// Returns the media type of the token, as it was sent.
     #[must_use]
     pub fn typ(&self) -> Option<&str> {
         self.typ.as_ref().map(Inline::as_str)
     }
 }
 
-/// Rejection for a part of a token that is no document.
+/// Maps a JSON error in a part of a token to a rejection; `malformed` stands for syntax errors.
 pub(crate) fn over_limit(error: JsonError, malformed: Rejection) -> Rejection {
     match error {
         JsonError::TooDeep => Rejection::TokenTooDeep,
@@ -96,8 +98,10 @@ pub(crate) fn over_limit(error: JsonError, malformed: Rejection) -> Rejection {
     }
 }
 
-/// We understand no extension, so any `crit` names an unknown one; an empty or ill-typed list is
-/// invalid anyway (RFC 7515 §4.1.11). `b64: false` changes what is signed (RFC 7797 §3).
+/// Rejects extensions of the JWS format.
+///
+/// Meshseal implements no extension, so every `crit` names an unknown one; an empty or ill-typed
+/// list is invalid anyway (RFC 7515 §4.1.11). `b64: false` changes the signed bytes (RFC 7797 §3).
 fn refuse_extensions(header: Value<'_>) -> Result<(), Rejection> {
     let plain_payload = header
         .get("b64")
@@ -108,6 +112,7 @@ fn refuse_extensions(header: Value<'_>) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Returns a string parameter of the header, or a rejection if it has another type.
 fn string<'d>(header: Value<'d>, name: &str) -> Result<Option<&'d str>, Rejection> {
     header
         .get(name)
@@ -128,9 +133,10 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_needs_and_ignores_key_hints() {
+    fn ignores_key_hints_in_header() {
         let header = parse(
-            r#"{"typ":"at+jwt","jwk":{"kty":"oct","k":"AA"},"jku":"https://evil","x5c":["x"],"alg":"ES256","kid":"k\u0031"}"#,
+            r#"{"typ":"at+jwt","jwk":{"kty":"oct","k":"AA"},"jku":"https://evil","x5c":["x"],
+            "alg":"ES256","kid":"k\u0031"}"#,
         )
         .unwrap();
         assert_eq!(
@@ -140,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_header_has_its_reason() {
+    fn each_invalid_header_has_own_code() {
         use Rejection::{AlgorithmNotAllowed, CriticalHeader, HeaderMalformed};
         for (json, expected) in [
             ("[]", HeaderMalformed),

@@ -1,4 +1,4 @@
-//! The compact form of a JWT: algorithm, token, header and claims (RFC 7515, RFC 7519).
+//! JWT and JWS in compact serialization: algorithm, token, header and claims (RFC 7515, RFC 7519).
 
 pub mod alg;
 pub mod claims;

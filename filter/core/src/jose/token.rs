@@ -1,4 +1,5 @@
-//! The compact form of a JWS (RFC 7515 §7.1): three parts, one spelling (V1, V2).
+//! The compact serialization of a JWS (RFC 7515 §7.1): three parts in one canonical encoding (V1,
+//! V2).
 
 use alloc::vec::Vec;
 
@@ -6,10 +7,10 @@ use crate::base64url::Decoded;
 use crate::rejection::Rejection;
 use crate::{base64url, bytes, limits};
 
-/// The parts of a compact JWS, still encoded. Nothing in them is believed.
+/// Parts of a compact JWS, still encoded and unverified.
 #[derive(Clone, Copy, Debug)]
 pub struct Compact<'t> {
-    /// Header and payload with the dot between them: what the signature covers.
+    /// Header and payload with the dot between them: the signed bytes.
     pub signing_input: &'t str,
     /// The encoded JOSE header.
     pub header: &'t str,
@@ -20,23 +21,27 @@ pub struct Compact<'t> {
 }
 
 impl<'t> Compact<'t> {
-    /// Splits a token. Characters are checked by the decoders, which accept one spelling only; a
-    /// missing signature by [`Compact::decode_signature`], so that an `alg: none` is called by its
-    /// name.
+    /// Splits a token.
+    ///
+    /// The decoders check the characters and accept one canonical encoding only.
+    /// [`Compact::decode_signature`] detects a missing signature, so that an `alg: none` token is
+    /// rejected for its algorithm.
     ///
     /// # Errors
     /// [`Rejection::TokenTooLarge`], [`Rejection::TokenMalformed`].
     pub fn split(token: &'t str) -> Result<Self, Rejection> {
+        // The length is checked before any other work.
         if token.len() > limits::MAX_TOKEN_BYTES {
             return Err(Rejection::TokenTooLarge);
         }
         Self::split_unbounded(token).ok_or(Rejection::TokenMalformed)
     }
 
-    /// Splits without a bound on the length: for bundles, which have their own.
+    /// Splits without a limit on the length, for bundles, which have their own limit.
     pub(crate) fn split_unbounded(token: &'t str) -> Option<Self> {
         let (signing_input, signature) = token.rsplit_once('.')?;
         let (header, payload) = signing_input.split_once('.')?;
+        // `rsplit_once` and `split_once` find two dots; a third one can only be inside the payload.
         let three = !bytes::contains(payload.as_bytes(), b'.');
         let full = !header.is_empty() && !payload.is_empty();
         (three && full).then_some(Self {
@@ -47,7 +52,7 @@ impl<'t> Compact<'t> {
         })
     }
 
-    /// The decoded payload.
+    /// Returns the decoded payload.
     ///
     /// # Errors
     /// [`Rejection::TokenMalformed`] when it is not canonical base64url.
@@ -55,11 +60,11 @@ impl<'t> Compact<'t> {
         base64url::decode(self.payload).ok_or(Rejection::TokenMalformed)
     }
 
-    /// The decoded signature.
+    /// Returns the decoded signature.
     ///
     /// # Errors
     /// [`Rejection::TokenMalformed`] when it is empty or not canonical base64url,
-    /// [`Rejection::SignatureTooLong`] when it is longer than any key makes one.
+    /// [`Rejection::SignatureTooLong`] when it is longer than the signature of any supported key.
     pub fn decode_signature(&self) -> Result<Signature, Rejection> {
         if self.signature.len() > MAX_SIGNATURE_SEGMENT_BYTES {
             return Err(Rejection::SignatureTooLong);
@@ -71,15 +76,15 @@ impl<'t> Compact<'t> {
     }
 }
 
-/// Characters of the longest signature.
+/// Maximum length of an encoded signature in characters.
 const MAX_SIGNATURE_SEGMENT_BYTES: usize = (limits::MAX_SIGNATURE_BYTES * 4).div_ceil(3);
 
-/// A decoded signature: in place unless it is of RSA with more than 2048 bits.
+/// Decoded signature, stored inline unless it is an RSA signature of more than 2048 bits.
 #[derive(Clone, Debug)]
 pub struct Signature(Decoded<258>);
 
 impl Signature {
-    /// The signature's bytes.
+    /// Returns the bytes of the signature.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
@@ -94,7 +99,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn only_three_full_parts_are_a_token() {
+    fn accepts_exactly_three_nonempty_parts() {
         for token in [
             "",
             ".",
@@ -127,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_signature_is_malformed() {
+    fn rejects_missing_signature() {
         assert_eq!(
             Compact::split("a.b.")
                 .unwrap()
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_is_bounded_before_anything_else() {
+    fn checks_length_first() {
         let long = format!("a.b.{}", "c".repeat(limits::MAX_TOKEN_BYTES));
         assert_eq!(Compact::split(&long).unwrap_err(), Rejection::TokenTooLarge);
     }

@@ -1,9 +1,9 @@
-//! Strict JSON for everything that comes from outside: UTF-8, unique member names at every depth
-//! (RFC 7515 §4, RFC 7519 §4), bounded depth and size (V3). In a signed bundle, whose reader
-//! compares all names anyway, only those of small objects are compared.
+//! Strict JSON for all external input: UTF-8, unique member names at every depth (RFC 7515 §4, RFC
+//! 7519 §4), bounded depth and size (V3). In a large object of a signed bundle, the bundle's reader
+//! compares the names.
 //!
-//! serde_json does the grammar; a [`Document`] is the flat list of what it read, in one allocation
-//! beside the text itself. Strings stay where they are in the text unless they carry escapes.
+//! serde_json implements the grammar. A [`Document`] is a flat list of nodes in one allocation
+//! beside the text. Strings stay in the text unless they contain escapes.
 
 mod read;
 
@@ -14,45 +14,47 @@ use core::fmt::{self, Write as _};
 
 use crate::limits;
 
-/// How much a document may hold.
+/// Limits for a document.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Deepest nesting; a scalar has depth 0.
+    /// Maximum nesting; a scalar has depth 0.
     pub depth: u8,
-    /// Most values and member names together.
+    /// Maximum number of values and member names together.
     pub nodes: usize,
-    /// Most members of one object.
+    /// Maximum number of members of one object.
     pub members: usize,
-    /// What becomes of a repeated member name.
+    /// Treatment of repeated member names.
     pub repeats: Repeats,
 }
 
-/// What becomes of an object two of whose members have the same name.
+/// Treatment of an object with two members of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeats {
-    /// The document is refused.
+    /// The document is rejected.
     Refused,
-    /// It is noted: [`Value::repeats_name`], [`Value::contains_repeats`].
+    /// The object is marked: [`Value::repeats_name`], [`Value::contains_repeats`].
     Noted,
-    /// The document is refused for a small object; the reader compares the names of large ones.
+    /// The document is rejected for a small object. The document's reader compares the names of
+    /// large ones.
     LeftToReader,
 }
 
 impl Budget {
-    /// For the parts of a token.
+    /// Limits for the parts of a token.
     pub const TOKEN: Self = Self::of(limits::MAX_TOKEN_NODES);
-    /// For a key set, of which one faulty key spoils no other.
+    /// Limits for a key set, in which one faulty key must not invalidate the others.
     pub const JWKS: Self = Self {
         repeats: Repeats::Noted,
         ..Self::of(limits::MAX_JWKS_NODES)
     };
-    /// For the content of a trust bundle: all epochs of all kinds, and keys.
+    /// Limits for the content of a trust bundle: all epochs of all kinds, and keys.
     pub const BUNDLE: Self = Self {
         members: limits::MAX_EPOCHS,
+        // The reader builds maps from the epochs anyway, which detects repeated names.
         repeats: Repeats::LeftToReader,
         ..Self::of(limits::MAX_BUNDLE_NODES)
     };
-    /// For a plugin configuration.
+    /// Limits for a plugin configuration.
     pub const CONFIG: Self = Self::of(limits::MAX_CONFIG_NODES);
 
     const fn of(nodes: usize) -> Self {
@@ -65,12 +67,12 @@ impl Budget {
     }
 }
 
-/// Why a text is not a document.
+/// Reason why a text is not a valid document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JsonError {
     /// Not UTF-8.
     Encoding,
-    /// Not JSON: the line and column (in bytes, from 1) where that shows.
+    /// Not JSON; line and column locate the error.
     Syntax {
         /// Line, from 1.
         line: usize,
@@ -101,40 +103,43 @@ impl fmt::Display for JsonError {
 
 impl core::error::Error for JsonError {}
 
-/// A strict JSON text, its own or lent to it, and the places of its values.
+/// A strict JSON text, owned or borrowed, with the positions of its values.
 #[derive(Clone, Debug)]
 pub struct Document<'t> {
     text: Cow<'t, str>,
     unescaped: String,
     nodes: Vec<Node>,
-    /// Objects that repeat a member name, if those are noted.
+    /// Objects that repeat a member name, if the budget notes them.
     repeated: Vec<usize>,
 }
 
-/// `end` is the index after the last node of this value.
+/// One value or member name. `end` is the index after the last node of this value.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     kind: NodeKind,
     end: usize,
 }
 
+/// Type of a node, with its value.
 #[derive(Clone, Copy, Debug)]
 enum NodeKind {
     Null,
     Bool(bool),
     Unsigned(u64),
     Signed(i64),
-    /// A number that is no 64-bit integer in its shortest spelling: in the text, as it was written.
+    /// A number other than a 64-bit integer in its shortest form; the span is its place in the
+    /// text.
     Decimal(Span),
-    /// In the text.
+    /// A string without escapes: its span in the text.
     Plain(Span),
-    /// Had escapes: in `unescaped`.
+    /// A string with escapes: its span in `unescaped`.
     Escaped(Span),
     Array,
-    /// Name, value, name, value …
+    /// An object; its children alternate between names and values.
     Object,
 }
 
+/// Range of bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
     start: usize,
@@ -142,7 +147,7 @@ struct Span {
 }
 
 impl<'t> Document<'t> {
-    /// Reads a whole text.
+    /// Reads a text and takes ownership of it.
     ///
     /// # Errors
     /// [`JsonError`] when it is not strict JSON or over the budget.
@@ -155,6 +160,7 @@ impl<'t> Document<'t> {
             ..
         } = read::document(&text, budget)?;
         Ok(Self {
+            // The nodes hold offsets, not references, so moving the text is safe.
             text: Cow::Owned(text),
             unescaped,
             nodes,
@@ -162,7 +168,7 @@ impl<'t> Document<'t> {
         })
     }
 
-    /// Reads a whole text that stays where it is.
+    /// Reads a text that the document borrows.
     ///
     /// # Errors
     /// [`JsonError`] when it is not strict JSON or over the budget.
@@ -181,7 +187,7 @@ impl<'t> Document<'t> {
         })
     }
 
-    /// The outermost value.
+    /// Returns the outermost value.
     #[must_use]
     pub fn root(&self) -> Value<'_> {
         Value {
@@ -190,7 +196,7 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// The value at an index that [`Value::index`] gave for this very document.
+    /// Returns the value at an index that [`Value::index`] returned for this document.
     #[must_use]
     pub fn value(&self, index: usize) -> Value<'_> {
         Value {
@@ -199,13 +205,13 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// The JSON text as it came.
+    /// Returns the JSON text in its original form.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The nearest floating-point number.
+    /// Returns the nearest floating-point number.
     fn decimal(&self, span: Span) -> Option<f64> {
         serde_json::from_str(self.text.get(span.start..span.end)?).ok()
     }
@@ -236,21 +242,22 @@ pub enum Kind {
 }
 
 impl<'d> Value<'d> {
+    /// Returns the value's node.
     fn node(self) -> Node {
-        // An index that is not of this document reads as null: never a trap.
+        // An index of another document reads as null instead of panicking.
         self.document.nodes.get(self.at).copied().unwrap_or(Node {
             kind: NodeKind::Null,
             end: self.at,
         })
     }
 
-    /// This value's place in its document.
+    /// Returns this value's index in its document.
     #[must_use]
     pub fn index(self) -> usize {
         self.at
     }
 
-    /// The JSON type.
+    /// Returns the JSON type.
     #[must_use]
     pub fn kind(self) -> Kind {
         match self.node().kind {
@@ -263,15 +270,18 @@ impl<'d> Value<'d> {
         }
     }
 
-    /// Whether two members of this object have the same name, in a document that notes those.
+    /// Returns whether two members of this object have the same name, if the document's budget
+    /// notes repetitions.
     #[must_use]
     pub fn repeats_name(self) -> bool {
         self.document.repeated.contains(&self.at)
     }
 
-    /// Whether this or an object inside it repeats a member name, in a document that notes those.
+    /// Returns whether this value or an object inside it repeats a member name, if the document's
+    /// budget notes repetitions.
     #[must_use]
     pub fn contains_repeats(self) -> bool {
+        // The nodes of a value and of its descendants are contiguous.
         let inside = self.at..self.node().end;
         self.document
             .repeated
@@ -279,7 +289,7 @@ impl<'d> Value<'d> {
             .any(|object| inside.contains(object))
     }
 
-    /// The text of a string.
+    /// Returns the content of a string.
     #[must_use]
     #[expect(
         clippy::wildcard_enum_match_arm,
@@ -293,7 +303,7 @@ impl<'d> Value<'d> {
         }
     }
 
-    /// `true` or `false`.
+    /// Returns the value of a boolean.
     #[must_use]
     pub fn as_bool(self) -> Option<bool> {
         if let NodeKind::Bool(value) = self.node().kind {
@@ -303,7 +313,7 @@ impl<'d> Value<'d> {
         }
     }
 
-    /// A whole number that is not negative.
+    /// Returns a non-negative integer.
     #[must_use]
     pub fn as_u64(self) -> Option<u64> {
         if let NodeKind::Unsigned(value) = self.node().kind {
@@ -313,7 +323,7 @@ impl<'d> Value<'d> {
         }
     }
 
-    /// Any number.
+    /// Returns any number.
     #[must_use]
     #[expect(
         clippy::wildcard_enum_match_arm,
@@ -328,14 +338,15 @@ impl<'d> Value<'d> {
         }
     }
 
-    /// A NumericDate (RFC 7519 §2) in whole seconds: fractions are cut off. Dates before 1970 and
-    /// beyond 2^53 are none.
+    /// Returns a NumericDate (RFC 7519 §2) in whole seconds, without its fraction. Returns `None`
+    /// for dates before 1970 or beyond 2^53.
     #[must_use]
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "everything that is not a date"
     )]
     pub fn as_numeric_date(self) -> Option<u64> {
+        // Up to 2^53, `f64` represents every second exactly.
         const LATEST: u64 = 1 << 53;
         let seconds = match self.node().kind {
             NodeKind::Unsigned(value) => value,
@@ -353,7 +364,7 @@ impl<'d> Value<'d> {
         (seconds <= LATEST).then_some(seconds)
     }
 
-    /// The member of an object.
+    /// Returns the member of this name, if this is an object.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Value<'d>> {
         self.members()
@@ -361,17 +372,19 @@ impl<'d> Value<'d> {
             .map(|(_, value)| value)
     }
 
-    /// The members of an object, in the order of the text; of anything else none.
+    /// Returns the members of an object in the order of the text; nothing for any other value.
     pub fn members(self) -> impl Iterator<Item = (&'d str, Value<'d>)> {
+        // Names and values alternate.
         let mut children = self.children(NodeKind::is_object);
         core::iter::from_fn(move || Some((children.next()?.as_str()?, children.next()?)))
     }
 
-    /// The elements of an array; of anything else none.
+    /// Returns the elements of an array; nothing for any other value.
     pub fn items(self) -> impl Iterator<Item = Value<'d>> {
         self.children(NodeKind::is_array)
     }
 
+    /// Returns the direct children if the node satisfies `parent`.
     fn children(self, parent: fn(NodeKind) -> bool) -> impl Iterator<Item = Value<'d>> {
         let node = self.node();
         let mut next = self.at.saturating_add(1);
@@ -383,13 +396,14 @@ impl<'d> Value<'d> {
                 document: self.document,
                 at: next,
             };
+            // Skips the descendants. `max` guarantees progress.
             next = child.node().end.max(next.saturating_add(1));
             Some(child)
         })
     }
 }
 
-/// Compact JSON, in the order of the text, with the digits of the text.
+/// Writes compact JSON in the order of the text, with the digits of the text.
 impl fmt::Display for Value<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.node().kind {
@@ -442,7 +456,9 @@ impl NodeKind {
     }
 }
 
+/// Writes a string with JSON escapes.
 fn write_string(text: &str, out: &mut impl fmt::Write) -> fmt::Result {
+    // serde_json escapes exactly the characters that JSON requires.
     let quoted = serde_json::to_string(text).map_err(|_| fmt::Error)?;
     out.write_str(&quoted)
 }

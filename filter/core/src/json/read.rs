@@ -1,4 +1,5 @@
-//! From text to the nodes of a [`Document`](super::Document): serde_json's grammar, our bounds.
+//! Reads a text into the nodes of a [`Document`](super::Document): serde_json's grammar with our
+//! limits.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,12 +10,13 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use super::{Budget, JsonError, Node, NodeKind, Repeats, Span};
 use crate::limits;
 
-/// Names and values of tokens are rarely shorter, quotes and commas included: so there is room for
-/// all nodes at once.
+/// Minimum size of a name or value in practice, with quotes and commas. It sizes the node list, so
+/// that one allocation suffices.
 const LEAST_BYTES_A_NODE: usize = 6;
 
-/// The nodes of a text, with what belongs to them.
+/// Reads the nodes of a text and the data that belongs to them.
 pub(super) fn document(text: &str, budget: Budget) -> Result<Read, JsonError> {
+    // serde_json rejects numbers beyond the range of `f64`, which JSON allows: retry without them.
     let read = read(text, budget).or_else(|error| match error {
         JsonError::Syntax { .. } => self::read(&within_range(text).ok_or(error)?, budget),
         JsonError::Encoding | JsonError::DuplicateName | JsonError::TooDeep | JsonError::TooBig => {
@@ -28,18 +30,20 @@ pub(super) fn document(text: &str, budget: Budget) -> Result<Read, JsonError> {
     Ok(read)
 }
 
-/// What was read of a text.
+/// Result of reading a text.
 pub(super) struct Read {
     pub(super) nodes: Vec<Node>,
-    /// Strings that had escapes.
+    /// Contents of the strings that had escapes.
     pub(super) unescaped: String,
-    /// Objects that repeat a member name, if those are noted.
+    /// Objects that repeat a member name, if the budget notes them.
     pub(super) repeated: Vec<usize>,
-    /// Whether a number has to be found again in the text.
+    /// True if the text has a number that must be located again.
     decimals: bool,
 }
 
+/// Reads a text once, with serde_json as it is.
 fn read(text: &str, budget: Budget) -> Result<Read, JsonError> {
+    // The capacity is bounded: a large key set grows the list on demand.
     let likely = text
         .len()
         .div_ceil(LEAST_BYTES_A_NODE)
@@ -82,17 +86,17 @@ fn read(text: &str, budget: Budget) -> Result<Read, JsonError> {
             let syntax = JsonError::Syntax {
                 line: error.line(),
                 column: error.column(),
+                // serde_json reports a violated limit as a custom error; `fault` has the cause.
             };
             Err(builder.fault.unwrap_or(syntax))
         }
     }
 }
 
-/// The text with zeros for its numbers beyond the range of `f64`, if it has any: serde_json refuses
-/// them, JSON does not.
+/// Replaces the numbers beyond the range of `f64` with zeros; returns `None` if the text has none.
 ///
-/// INVARIANT: only a number of JSON's grammar is replaced, by one of the same length. So the text
-/// is JSON if and only if the original is, and everything else stays where it was.
+/// INVARIANT: only numbers of JSON's grammar are replaced, by numbers of the same length. The
+/// result is JSON if and only if the original is, and everything else keeps its offset.
 fn within_range(text: &str) -> Option<String> {
     let mut tamed = text.as_bytes().to_vec();
     let mut changed = false;
@@ -103,7 +107,7 @@ fn within_range(text: &str) -> Option<String> {
         let number = text.get(start..end)?;
         if is_number(number) && serde_json::from_str::<f64>(number).is_err() {
             tamed.get_mut(start..end)?.fill(b'0');
-            // The shortest such number is 1e309.
+            // The shortest such number is 1e309, so it has space for the dot.
             *tamed.get_mut(start.saturating_add(1))? = b'.';
             changed = true;
         }
@@ -115,9 +119,8 @@ fn within_range(text: &str) -> Option<String> {
     }
 }
 
-/// Returns whether this is a number of JSON (RFC 8259 §6).
+/// Returns whether the text is a JSON number (RFC 8259 §6).
 fn is_number(text: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let text = text.strip_prefix('-').unwrap_or(text);
     let (mantissa, exponent) = text
         .split_once(['e', 'E'])
@@ -125,13 +128,17 @@ fn is_number(text: &str) -> bool {
     let (whole, fraction) = mantissa
         .split_once('.')
         .map_or((mantissa, None), |(head, tail)| (head, Some(tail)));
-    let shortest = digits(whole) && (whole.len() == 1 || !whole.starts_with('0'));
+    let shortest = is_digits(whole) && (whole.len() == 1 || !whole.starts_with('0'));
     let exponent = exponent.map(|exponent| exponent.strip_prefix(['+', '-']).unwrap_or(exponent));
-    shortest && fraction.is_none_or(digits) && exponent.is_none_or(digits)
+    shortest && fraction.is_none_or(is_digits) && exponent.is_none_or(is_digits)
 }
 
-/// Gives each decimal its place in the text. serde_json does not tell it, so the numbers are looked
-/// for again.
+/// Returns whether the text is one or more decimal digits.
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Sets the span of each decimal. serde_json does not report it, so the numbers are located again.
 ///
 /// INVARIANT: each number of the text is one node, in the same order.
 fn place_decimals(nodes: &mut [Node], text: &str) {
@@ -153,7 +160,7 @@ fn place_decimals(nodes: &mut [Node], text: &str) {
     }
 }
 
-/// The numbers of a text that is known to be JSON.
+/// Iterator over the numbers of a text, which must be valid JSON.
 struct Numbers<'t> {
     text: &'t [u8],
     at: usize,
@@ -170,6 +177,7 @@ impl Iterator for Numbers<'_> {
                     in_string = !in_string;
                     1
                 }
+                // An escape takes two bytes, so an escaped quote does not end the string.
                 (b'\\', true) => 2,
                 (b'-' | b'0'..=b'9', false) => break,
                 _ => 1,
@@ -177,8 +185,7 @@ impl Iterator for Numbers<'_> {
             self.at = self.at.saturating_add(step);
         }
         let start = self.at;
-        let belongs = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
-        while self.text.get(self.at).is_some_and(belongs) {
+        while let Some(b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') = self.text.get(self.at) {
             self.at = self.at.saturating_add(1);
         }
         Some(Span {
@@ -188,25 +195,30 @@ impl Iterator for Numbers<'_> {
     }
 }
 
+/// Nodes built while serde_json reads the text.
 struct Builder<'t> {
     text: &'t str,
     budget: Budget,
     nodes: Vec<Node>,
     unescaped: String,
-    /// Whether a number has to be found again in the text.
+    /// True if the text has a number that must be located again.
     decimals: bool,
-    /// Kept for [`Builder::compare_names`], so that all large objects share one allocation.
+    /// Scratch space for [`Builder::compare_names`], so that all large objects share one
+    /// allocation.
     order: Vec<usize>,
     repeated: Vec<usize>,
+    /// Error to report in place of serde_json's.
     fault: Option<JsonError>,
 }
 
 impl Builder<'_> {
+    /// Stops serde_json and records the error to report.
     fn refuse<T, E: de::Error>(&mut self, fault: JsonError) -> Result<T, E> {
         self.fault = Some(fault);
         Err(E::custom("refused"))
     }
 
+    /// Appends a node, unless the budget is used up.
     fn push<E: de::Error>(&mut self, kind: NodeKind) -> Result<usize, E> {
         let at = self.nodes.len();
         if at >= self.budget.nodes {
@@ -219,6 +231,7 @@ impl Builder<'_> {
         Ok(at)
     }
 
+    /// Ends an array or object after its last child.
     fn close(&mut self, at: usize) {
         let end = self.nodes.len();
         if let Some(node) = self.nodes.get_mut(at) {
@@ -226,9 +239,10 @@ impl Builder<'_> {
         }
     }
 
+    /// Returns the node of a string without escapes.
     fn plain(&self, text: &str) -> NodeKind {
-        // serde_json lends parts of the text it reads, so the distance of the addresses is the
-        // offset.
+        // serde_json lends slices of the text that it reads, so the distance between the addresses
+        // is the offset.
         let start = text
             .as_ptr()
             .addr()
@@ -239,6 +253,7 @@ impl Builder<'_> {
         })
     }
 
+    /// Returns the content of a string node.
     fn string(&self, at: usize) -> Option<&str> {
         match self.nodes.get(at)?.kind {
             NodeKind::Plain(span) => self.text.get(span.start..span.end),
@@ -253,11 +268,12 @@ impl Builder<'_> {
         }
     }
 
-    /// Looks for two members of the same name in a large object.
+    /// Checks a large object for two members of the same name.
     fn compare_names<E: de::Error>(&mut self, object: usize) -> Result<(), E> {
         let mut order = core::mem::take(&mut self.order);
         order.clear();
         let end = self.nodes.get(object).map_or(0, |node| node.end);
+        // Collects the nodes of the names: each name is followed by its value.
         let mut at = object.saturating_add(1);
         while at < end {
             order.push(at);
@@ -275,7 +291,7 @@ impl Builder<'_> {
         }
     }
 
-    /// An object has two members of the same name.
+    /// Records or rejects an object with two members of the same name.
     fn repeated<E: de::Error>(&mut self, object: usize) -> Result<(), E> {
         if self.budget.repeats != Repeats::Noted {
             return self.refuse(JsonError::DuplicateName);
@@ -286,7 +302,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Whether the unfinished object at `object` has a member of this name.
+    /// Returns whether the unfinished object at `object` has a member of this name.
     fn has_member(&self, object: usize, name: &str) -> bool {
         let end = self.nodes.get(object).map_or(0, |node| node.end);
         let mut at = object.saturating_add(1);
@@ -300,6 +316,7 @@ impl Builder<'_> {
         false
     }
 
+    /// Stores the content of a string with escapes and returns its node.
     fn escaped(&mut self, text: &str) -> NodeKind {
         let start = self.unescaped.len();
         self.unescaped.push_str(text);
@@ -310,8 +327,10 @@ impl Builder<'_> {
     }
 }
 
-/// Returns whether two items have the same name. Sorting compares in proportion to n log n,
-/// whatever the names are: no choice of names makes it slow, as it could a hash table.
+/// Returns whether two items have the same name.
+///
+/// Sorting takes n log n comparisons for any names. An attacker can make a hash table slow by its
+/// choice of names, but not this.
 pub(super) fn has_repeats<'n>(items: &mut [usize], name: impl Fn(usize) -> &'n str) -> bool {
     items.sort_unstable_by(|a, b| name(*a).cmp(name(*b)));
     items
@@ -319,7 +338,7 @@ pub(super) fn has_repeats<'n>(items: &mut [usize], name: impl Fn(usize) -> &'n s
         .any(|pair| matches!(pair, [a, b] if name(*a) == name(*b)))
 }
 
-/// Reads any value and adds its nodes.
+/// Visitor that reads any value and appends its nodes.
 struct AnyValue<'b, 't> {
     builder: &'b mut Builder<'t>,
     depth: u8,
@@ -334,6 +353,7 @@ impl<'de> DeserializeSeed<'de> for AnyValue<'_, '_> {
 }
 
 impl AnyValue<'_, '_> {
+    /// Returns the depth of the children, unless it exceeds the budget.
     fn deeper<E: de::Error>(&mut self) -> Result<u8, E> {
         if self.depth >= self.builder.budget.depth {
             return self.builder.refuse(JsonError::TooDeep);
@@ -365,6 +385,7 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
         self.builder.push(NodeKind::Signed(value)).map(drop)
     }
 
+    // The value is not kept: it may be imprecise, and the digits stay available in the text.
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
         self.builder.decimals = true;
         self.builder
@@ -399,6 +420,7 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
         let depth = self.deeper()?;
         let at = self.builder.push(NodeKind::Object)?;
+        // The budget is checked for each member, before its value is read.
         let mut count: usize = 0;
         let mut seen = Seen::default();
         while members
@@ -418,6 +440,7 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
                 builder: &mut *self.builder,
                 depth,
             })?;
+            // [`Builder::has_member`] needs the end of the object so far.
             self.builder.close(at);
         }
         if count > SMALL_OBJECT && self.builder.budget.repeats != Repeats::LeftToReader {
@@ -427,33 +450,36 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
     }
 }
 
-/// Most members of an object whose names are compared as they come, without an allocation. Most
-/// objects are smaller.
+/// Maximum number of members whose names are compared while they are read, without an allocation.
+/// Most objects are smaller.
 pub(super) const SMALL_OBJECT: usize = 32;
 
-/// Reads a member's name and looks whether the object has it already.
+/// Visitor that reads a member's name and checks whether the object already has it.
 struct Name<'b, 't> {
     builder: &'b mut Builder<'t>,
     object: usize,
-    /// How many the object has before this one.
+    /// Number of members that the object has before this one.
     count: usize,
     seen: &'b mut Seen,
 }
 
-/// Which of 256 classes of names an object has so far: a name of a new class is a new name, and
-/// need not be compared with each before it. Names that are chosen to be of one class cost what
-/// [`SMALL_OBJECT`] allows.
+/// Set of the name classes, of 256, that occurred in an object.
+///
+/// A name of a new class is a new name and need not be compared with the others. For names chosen
+/// to share one class, [`SMALL_OBJECT`] bounds the cost.
 #[derive(Default)]
 struct Seen([u64; 4]);
 
 impl Seen {
-    /// Whether a name of this one's class was there before.
+    /// Adds the class of a name; returns whether it was present.
     fn insert(&mut self, name: &str) -> bool {
         // FNV-1a (draft-eastlake-fnv), folded to its low byte.
-        let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-        let hash = name.as_bytes().iter().fold(0x811c_9dc5, mix);
+        let hash = name.bytes().fold(0x811c_9dc5, |hash: u32, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
         let class = hash ^ hash >> 16;
         let (word, bit) = (class >> 6 & 3, class & 63);
+        // INVARIANT: `word` is below 4. An impossible index costs one needless comparison.
         let Some(word) = usize::try_from(word)
             .ok()
             .and_then(|word| self.0.get_mut(word))
@@ -493,6 +519,7 @@ impl<'de> Visitor<'de> for Name<'_, '_> {
 }
 
 impl Name<'_, '_> {
+    /// Appends the name, after a check for repetition in a small object.
     fn add<E: de::Error>(self, kind: NodeKind, text: &str) -> Result<(), E> {
         if self.count < SMALL_OBJECT
             && self.seen.insert(text)

@@ -10,7 +10,7 @@ fn parse(text: &str) -> Result<Document<'static>, JsonError> {
 }
 
 #[test]
-fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
+fn rejects_repeated_names_in_any_form() {
     for text in [
         r#"{"a":1,"a":2}"#,
         r#"{"x":{"b":1,"c":2,"b":1}}"#,
@@ -23,8 +23,8 @@ fn repeated_names_are_refused_at_every_depth_and_in_every_spelling() {
 }
 
 #[test]
-fn repeated_names_are_noted_where_the_reader_wants_them() {
-    let note = |text: &str| {
+fn notes_repeated_names_on_request() {
+    fn note(text: &str) -> [bool; 3] {
         let document = Document::lent(text, Budget::JWKS).unwrap();
         let [first, second] = ["a", "b"].map(|name| document.root().get(name).unwrap());
         [
@@ -32,7 +32,7 @@ fn repeated_names_are_noted_where_the_reader_wants_them() {
             first.contains_repeats(),
             second.contains_repeats(),
         ]
-    };
+    }
     let many: Vec<String> = (0..=read::SMALL_OBJECT)
         .map(|at| format!("\"m{at}\":1,"))
         .collect();
@@ -56,14 +56,14 @@ fn repeated_names_are_noted_where_the_reader_wants_them() {
 }
 
 #[test]
-fn each_of_many_names_may_be_there_once() {
+fn large_object_needs_unique_names() {
+    fn object(names: &[String]) -> String {
+        let members: Vec<String> = names.iter().map(|name| format!("\"{name}\":1")).collect();
+        format!("{{{}}}", members.join(","))
+    }
     let names: Vec<String> = (0..2 * read::SMALL_OBJECT)
         .map(|at| format!("claim_{at}"))
         .collect();
-    let object = |names: &[String]| {
-        let members: Vec<String> = names.iter().map(|name| format!("\"{name}\":1")).collect();
-        format!("{{{}}}", members.join(","))
-    };
     assert!(parse(&object(&names)).is_ok());
     for name in &names {
         let repeated: Vec<String> = names.iter().chain([name]).cloned().collect();
@@ -76,7 +76,7 @@ fn each_of_many_names_may_be_there_once() {
 }
 
 #[test]
-fn what_is_not_strict_json_is_refused_with_its_place() {
+fn rejects_invalid_json_with_its_position() {
     assert_eq!(
         Document::parse(vec![b'"', 0xff, b'"'], Budget::TOKEN).unwrap_err(),
         JsonError::Encoding
@@ -115,12 +115,16 @@ fn what_is_not_strict_json_is_refused_with_its_place() {
 
 #[test]
 fn depth_and_values_are_bounded() {
-    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    fn array(count: usize) -> String {
+        format!("[{}0]", "0,".repeat(count - 1))
+    }
+    fn nested(depth: usize) -> String {
+        format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+    }
     let deepest = usize::from(limits::MAX_JSON_DEPTH);
     assert!(parse(&nested(deepest)).is_ok());
     assert_eq!(parse(&nested(deepest + 1)).unwrap_err(), JsonError::TooDeep);
     assert_eq!(parse(&nested(100_000)).unwrap_err(), JsonError::TooDeep);
-    let array = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
     assert!(parse(&array(limits::MAX_TOKEN_NODES - 1)).is_ok());
     assert_eq!(
         parse(&array(limits::MAX_TOKEN_NODES)).unwrap_err(),
@@ -129,14 +133,14 @@ fn depth_and_values_are_bounded() {
 }
 
 #[test]
-fn only_size_bounds_the_shape_of_a_token() {
-    let payload = limits::MAX_TOKEN_BYTES / 4 * 3;
-    let members = |count: usize| {
+fn only_size_limits_token_structure() {
+    fn members(count: usize) -> String {
         (0..count)
             .map(|at| format!("\"{at:x}\":0"))
             .collect::<Vec<_>>()
             .join(",")
-    };
+    }
+    let payload = limits::MAX_TOKEN_BYTES / 4 * 3;
     for text in [
         format!("[{}0]", "0,".repeat(payload / 2 - 2)),
         format!("{{\"a\":{{{}}}}}", members(payload / 8)),
@@ -157,7 +161,7 @@ fn only_size_bounds_the_shape_of_a_token() {
     }
 }
 
-/// Counts how often names are looked at, since time would depend on the machine.
+/// Counts the accesses to names, because time would depend on the machine.
 #[test]
 fn finding_repeats_costs_n_log_n() {
     let count = 2_048_usize;
@@ -181,12 +185,11 @@ fn finding_repeats_costs_n_log_n() {
             .map(|at| format!("{prefix}{:06}", order(at, count)))
             .collect();
         let looked_at = core::cell::Cell::new(0_usize);
-        let name = |at: usize| {
+        let mut items: Vec<usize> = (0..count).collect();
+        let repeats = read::has_repeats(&mut items, |at: usize| {
             looked_at.set(looked_at.get() + 1);
             names[at].as_str()
-        };
-        let mut items: Vec<usize> = (0..count).collect();
-        let repeats = read::has_repeats(&mut items, name);
+        });
         let unique: alloc::collections::BTreeSet<&String> = names.iter().collect();
         assert_eq!(repeats, unique.len() < count, "{which}");
         assert!(looked_at.get() < 64 * count, "{which}: {}", looked_at.get());
@@ -218,8 +221,10 @@ fn numbers_keep_the_digits_that_were_signed() {
 }
 
 #[test]
-fn numeric_dates_are_whole_seconds_from_1970() {
-    let date = |text: &str| parse(text).unwrap().root().as_numeric_date();
+fn numeric_dates_are_seconds_from_1970() {
+    fn date(text: &str) -> Option<u64> {
+        parse(text).unwrap().root().as_numeric_date()
+    }
     assert_eq!(date("1700000000"), Some(1_700_000_000));
     assert_eq!(date("1.7e9"), Some(1_700_000_000));
     assert_eq!(date("1700000000.9"), Some(1_700_000_000));
@@ -239,7 +244,7 @@ fn numeric_dates_are_whole_seconds_from_1970() {
 }
 
 #[test]
-fn members_are_found_behind_nested_values_and_escapes() {
+fn finds_members_after_nesting_and_escapes() {
     let document = parse(r#"{"a":[1,{"x":2}],"b\n":"c\"d","e":{"f":-3,"g":null}}"#).unwrap();
     let root = document.root();
     assert_eq!(root.get("b\n").and_then(Value::as_str), Some("c\"d"));
@@ -251,7 +256,7 @@ fn members_are_found_behind_nested_values_and_escapes() {
     assert_eq!(root.get("a").unwrap().items().count(), 2);
 }
 
-/// Compact JSON texts whose numbers are spelled in every way.
+/// Generates compact JSON texts with numbers in every notation.
 fn any_spelling() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,4})?([eE][+-]?[0-9]{1,2})?",

@@ -1,4 +1,4 @@
-//! Key sets (RFC 7517 §5), and what they passed over.
+//! Key sets (RFC 7517 §5) and their unusable keys.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -13,7 +13,7 @@ use crate::json::{Budget, Document, JsonError};
 use crate::rejection::Rejection;
 use crate::{limits, pem};
 
-/// What is wrong with a key set, where, and what to do about it.
+/// A problem in a key set, with its location and remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyProblem {
     /// JSON path inside the set, such as `keys[2].e`; empty for the set itself.
@@ -43,12 +43,12 @@ impl fmt::Display for KeyProblem {
 
 impl core::error::Error for KeyProblem {}
 
-/// A key of a set that verifies nothing, and the reason.
+/// A key of a set that cannot be used, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedOver {
-    /// The place in the set and the reason.
+    /// Location in the set and the reason.
     pub problem: KeyProblem,
-    /// Whether the key is faulty. The other keys are sound and serve another purpose, such as
+    /// True if the key is faulty; false if it is valid but serves another purpose, such as
     /// encryption.
     pub faulty: bool,
 }
@@ -59,21 +59,22 @@ pub struct PassedOver {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeySet {
     keys: Vec<Key>,
-    /// `kid` and algorithm of different keys that nothing tells apart.
+    /// `kid` and algorithm shared by different keys.
     ambiguous: Vec<(Box<str>, Alg)>,
     passed_over: Vec<PassedOver>,
 }
 
 impl KeySet {
-    /// A set without keys.
+    /// Returns a set without keys.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// Reads a set from configuration: every mistake is an error, all are reported at once. Keys of
-    /// unknown types and of other uses are passed over; a set that leaves no key is an error.
-    /// Secrets (`oct`) only if `symmetric_ok`.
+    /// Reads a set from the configuration. Every mistake is an error, and all are reported at once.
+    ///
+    /// Keys of unknown types and of other uses are skipped; a set without any usable key is an
+    /// error. Secrets (`oct`) are accepted only if `symmetric_ok` is true.
     ///
     /// # Errors
     /// The mistakes, with their paths.
@@ -89,6 +90,7 @@ impl KeySet {
         set.leave_out_surplus(set_size(&document));
         let faulty = set.passed_over.iter().filter(|passed| passed.faulty);
         let mut problems: Vec<KeyProblem> = faulty.map(|passed| passed.problem.clone()).collect();
+        // A rule without any key would reject every token.
         if problems.is_empty() && set.keys.is_empty() {
             problems.push(KeyProblem::new(
                 "keys",
@@ -103,12 +105,13 @@ impl KeySet {
     }
 
     /// Reads a set that a provider published: a JWK Set (RFC 7517 §5), or a map from key ids to
-    /// certificates or public keys in PEM, as Google publishes them. Each key that cannot be used
-    /// is passed over, with its reason.
+    /// certificates or public keys in PEM, as Google publishes them. Unusable keys are skipped,
+    /// each with its reason.
     ///
     /// # Errors
-    /// A document that is neither, or too big.
+    /// [`KeyProblem`] for a document that is neither, or too large.
     pub fn from_provider(text: &str, allowed: &[Alg]) -> Result<Self, KeyProblem> {
+        // Google's format first: only a document with PEM texts matches it.
         if text.len() <= limits::MAX_JWKS_BYTES
             && let Ok(document) = Document::lent(text, Budget::JWKS)
             && let Some(map) = pem::members(document.root())
@@ -130,8 +133,8 @@ impl KeySet {
         Ok(set)
     }
 
-    /// Sorts keys from what gives none. A key that is listed twice counts once; different keys with
-    /// one `kid` and one algorithm are all passed over.
+    /// Separates keys from unusable entries. A key listed twice counts once; different keys with
+    /// the same `kid` and algorithm are all skipped.
     fn of(read: impl Iterator<Item = (String, Result<Key, Unusable>)>) -> Self {
         let mut set = Self::default();
         let mut paths: Vec<String> = Vec::new();
@@ -149,11 +152,12 @@ impl KeySet {
                 Err(unusable) => set.passed_over.push(unusable.passed_over(&path)),
             }
         }
+        // Repetitions are detected after reading, because the later key may be the different one.
         set.leave_out_ambiguous(&paths);
         set
     }
 
-    /// Notes the keys beyond [`limits::MAX_KEYS`], which were not read.
+    /// Records that the keys beyond [`limits::MAX_KEYS`] were not read.
     fn leave_out_surplus(&mut self, listed: usize) {
         let surplus = listed.saturating_sub(limits::MAX_KEYS);
         if surplus > 0 {
@@ -168,22 +172,18 @@ impl KeySet {
         }
     }
 
-    /// `paths` are the places of the keys.
+    /// Removes different keys with the same `kid` and algorithm; `paths` are the locations of the
+    /// keys.
     fn leave_out_ambiguous(&mut self, paths: &[String]) {
+        // All of them are removed: choosing one would depend on the order in the document.
         let mut ambiguous: Vec<(Box<str>, Alg)> = Vec::new();
         for (at, key) in self.keys.iter().enumerate() {
             let Some(kid) = key.kid() else { continue };
-            let is_same = |other: &Key| other.kid() == Some(kid) && other.alg == key.alg;
             let known = ambiguous
                 .iter()
                 .any(|(of, alg)| **of == *kid && *alg == key.alg);
-            if known
-                || self
-                    .keys
-                    .iter()
-                    .enumerate()
-                    .any(|(other_at, other)| other_at > at && is_same(other))
-            {
+            let mut later = self.keys.iter().skip(at.saturating_add(1));
+            if known || later.any(|other| other.kid() == Some(kid) && other.alg == key.alg) {
                 let message = format!(
                     "kid {} names different keys for {}; the provider must give each its own kid",
                     shown(kid),
@@ -209,8 +209,8 @@ impl KeySet {
         }
     }
 
-    /// The key that a token names, and the algorithm it must be for. The algorithm tells keys with
-    /// the same `kid` apart.
+    /// Returns the key that a token names for this algorithm. The algorithm distinguishes keys with
+    /// the same `kid`.
     ///
     /// # Errors
     /// [`Rejection::KeyUnknown`], [`Rejection::KeyAmbiguous`], [`Rejection::AlgorithmMismatch`].
@@ -232,6 +232,7 @@ impl KeySet {
         {
             return Err(Rejection::KeyAmbiguous);
         }
+        // A known `kid` with another algorithm has its own code: it may be an attack (V5).
         Err(if other_algorithm {
             Rejection::AlgorithmMismatch
         } else {
@@ -239,6 +240,7 @@ impl KeySet {
         })
     }
 
+    /// Returns the only key for an algorithm, for a token without `kid`.
     fn only_key_for(&self, alg: Alg) -> Result<&Key, Rejection> {
         let mut fitting = self.keys.iter().filter(|key| key.alg == alg);
         let ambiguous = self.ambiguous.iter().any(|(_, of)| *of == alg);
@@ -249,7 +251,7 @@ impl KeySet {
                 Rejection::KeyUnknown
             });
         };
-        // One key may have several names.
+        // The same key may be listed under several key ids.
         if ambiguous || fitting.any(|other| other.id != key.id) {
             Err(Rejection::KeyAmbiguous)
         } else {
@@ -257,35 +259,35 @@ impl KeySet {
         }
     }
 
-    /// The keys.
+    /// Returns the keys.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.keys.iter()
     }
 
-    /// The key ids; `None` for a key without one.
+    /// Returns the key ids; `None` for a key without one.
     pub fn kids(&self) -> impl Iterator<Item = Option<&str>> {
         self.keys.iter().map(Key::kid)
     }
 
-    /// How many keys can be used.
+    /// Returns the number of usable keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether no key can be used.
+    /// Returns whether the set has no usable key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// How many keys were passed over.
+    /// Returns the number of skipped keys.
     #[must_use]
     pub fn skipped(&self) -> usize {
         self.passed_over.len()
     }
 
-    /// The keys that were passed over, with their reasons.
+    /// Returns the skipped keys with their reasons.
     #[must_use]
     pub fn passed_over(&self) -> &[PassedOver] {
         &self.passed_over

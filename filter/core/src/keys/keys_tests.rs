@@ -33,10 +33,13 @@ fn rsa(modulus: &[u8], exponent: &[u8]) -> Value {
 }
 
 #[test]
-fn v6_weak_or_private_keys_are_refused() {
+fn v6_rejects_weak_or_private_keys() {
+    fn point(x: &[u8], y: &[u8]) -> Value {
+        json!({ "kty": "EC", "crv": "P-256", "x": base64url::encode(x),
+            "y": base64url::encode(y) })
+    }
     let mut even = [0xff; 256];
     even[255] = 0xfe;
-    let point = |x: &[u8], y: &[u8]| json!({ "kty": "EC", "crv": "P-256", "x": base64url::encode(x), "y": base64url::encode(y) });
     for (jwk, expected) in [
         (rsa(&[0xff; 128], &[1, 0, 1]), "keys[0].n: 1024 bits"),
         (rsa(&[0xff; 1025], &[1, 0, 1]), "keys[0].n: 8200 bits"),
@@ -54,7 +57,7 @@ fn v6_weak_or_private_keys_are_refused() {
         (changed(json!({ "x": "AA==" })), "keys[0].x: not base64url"),
         (
             changed(json!({ "alg": "ES256" })),
-            "keys[0].alg: ES256 does not go with",
+            "keys[0].alg: ES256 does not match",
         ),
         (changed(json!({ "kid": "k".repeat(257) })), "keys[0].kid"),
         (
@@ -82,19 +85,19 @@ fn v6_weak_or_private_keys_are_refused() {
 }
 
 #[test]
-fn secrets_are_as_long_as_their_hash() {
-    let read = |alg: &str, length: usize| {
+fn secrets_need_length_of_hash() {
+    fn read(alg: &str, length: usize) -> bool {
         let jwk =
             json!({ "kty": "oct", "alg": alg, "k": base64url::encode(&alloc::vec![1; length]) });
         KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL, true).is_ok()
-    };
+    }
     for (alg, least) in [("HS256", 32), ("HS384", 48), ("HS512", 64)] {
         assert!(read(alg, least) && !read(alg, least - 1), "{alg}");
     }
 }
 
 #[test]
-fn foreign_keys_are_skipped_and_counted() {
+fn skips_and_counts_foreign_keys() {
     let good = TestKey::new("k1", 1).jwk();
     let foreign = [
         changed(json!({ "kid": "enc", "use": "enc" })),
@@ -125,7 +128,7 @@ fn reasons(set: &KeySet) -> Vec<String> {
 }
 
 #[test]
-fn one_bad_key_spoils_no_set() {
+fn faulty_key_leaves_others_usable() {
     let private = changed(json!({ "kid": "p", "d": "AAAA" }));
     let oct = json!({ "kty": "oct", "alg": "HS256", "k": base64url::encode(&[1; 32]) });
     let read = fetched(json!([
@@ -141,7 +144,7 @@ fn one_bad_key_spoils_no_set() {
 }
 
 #[test]
-fn surplus_keys_are_left_out() {
+fn skips_surplus_keys() {
     let mut keys = alloc::vec![json!({ "kty": "x" }); limits::MAX_KEYS - 1];
     keys.extend([1, 2, 3].map(|seed| TestKey::new("k1", seed).jwk()));
     let set = fetched(json!(keys));
@@ -153,7 +156,9 @@ fn surplus_keys_are_left_out() {
     let configured =
         KeySet::from_config(&json!({ "keys": keys }).to_string(), &Alg::ALL, false).unwrap_err();
     assert_eq!(configured.len(), 1, "a mistake in a configuration");
-    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----";
+    let key = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+        -----END PUBLIC KEY-----";
     let map: Value = (0..limits::MAX_KEYS + 1)
         .map(|at| (format!("k{at}"), json!(key)))
         .collect::<serde_json::Map<_, _>>()
@@ -166,23 +171,20 @@ fn surplus_keys_are_left_out() {
 }
 
 #[test]
-fn key_that_repeats_a_member_is_left_out() {
+fn skips_key_with_repeated_member() {
     let [good, other] = [1, 2].map(|seed| {
         TestKey::new(if seed == 1 { "k1" } else { "k2" }, seed)
             .jwk()
             .to_string()
     });
-    let repeated = |member: &str| format!("{},{member}}}", &other[..other.len() - 1]);
     for member in [
         r#""kid":"k2""#,
         r#""\u0078":"AA""#,
         r#""more":[{"a":1,"a":2}]"#,
     ] {
-        let set = KeySet::from_provider(
-            &format!(r#"{{"keys":[{},{good}]}}"#, repeated(member)),
-            &Alg::ALL,
-        )
-        .unwrap();
+        let repeated = format!("{},{member}}}", &other[..other.len() - 1]);
+        let jwks = format!(r#"{{"keys":[{repeated},{good}]}}"#);
+        let set = KeySet::from_provider(&jwks, &Alg::ALL).unwrap();
         assert_eq!(
             set.kids().collect::<alloc::vec::Vec<_>>(),
             [Some("k1")],
@@ -194,7 +196,7 @@ fn key_that_repeats_a_member_is_left_out() {
             "{member}"
         );
     }
-    // Which of two lists is meant cannot be known, nor which of two keys a map names.
+    // If a name is repeated, it is unknown which list, or which key of a map, is meant.
     for text in [
         format!(r#"{{"keys":[{good}],"keys":[{other}]}}"#),
         r#"{"k":"-----BEGIN X","k":"-----BEGIN X"}"#.into(),
@@ -210,7 +212,7 @@ fn key_that_repeats_a_member_is_left_out() {
 }
 
 #[test]
-fn only_an_ambiguous_key_is_left_out() {
+fn skips_ambiguous_keys_only() {
     let [one, other, third] = [1, 2, 3].map(|seed| TestKey::new("twin", seed).jwk());
     let good = TestKey::new("k1", 9).jwk();
     for keys in [
@@ -248,13 +250,13 @@ fn only_an_ambiguous_key_is_left_out() {
 }
 
 #[test]
-fn algorithm_and_type_tell_keys_apart() {
-    let ed = TestKey::new("main", 1).jwk();
-    let named = |alg: &str, fill: u8| {
+fn algorithm_and_type_distinguish_keys() {
+    fn named(alg: &str, fill: u8) -> Value {
         let mut jwk = rsa(&[fill; 256], &[1, 0, 1]);
         merge(&mut jwk, json!({ "kid": "main", "alg": alg }));
         jwk
-    };
+    }
+    let ed = TestKey::new("main", 1).jwk();
     let set = fetched(json!([
         named("RS256", 0xff),
         ed,
@@ -272,7 +274,7 @@ fn algorithm_and_type_tell_keys_apart() {
 }
 
 #[test]
-fn the_same_key_counts_once() {
+fn counts_repeated_key_once() {
     let padded: Vec<u8> = core::iter::once(0).chain([0xff; 256]).collect();
     let twice = [rsa(&[0xff; 256], &[1, 0, 1]), rsa(&padded, &[0, 1, 0, 1])].map(|mut jwk| {
         merge(&mut jwk, json!({ "kid": "main", "alg": "RS256" }));
@@ -280,13 +282,13 @@ fn the_same_key_counts_once() {
     });
     let set = fetched(json!([twice[0], twice[0], twice[1]]));
     assert_eq!((set.len(), set.skipped()), (1, 0));
-    // Under two names it serves a token without a kid.
+    // One key under two key ids serves a token without `kid`.
     let renamed = [TestKey::new("a", 1).jwk(), TestKey::new("b", 1).jwk()];
     assert!(fetched(json!(renamed)).find(None, Alg::EdDsa).is_ok());
 }
 
 #[test]
-fn a_member_without_a_value_is_absent() {
+fn member_without_value_is_absent() {
     for name in [
         "d", "p", "q", "dp", "dq", "qi", "oth", "k", "use", "key_ops", "alg", "kid", "x5c", "x5t",
         "crv_note",
@@ -306,7 +308,7 @@ fn a_member_without_a_value_is_absent() {
 }
 
 #[test]
-fn each_key_is_passed_over_for_its_own_reason() {
+fn each_skipped_key_has_own_reason() {
     for (jwk, expected) in [
         (
             changed(json!({ "use": "enc" })),
@@ -353,13 +355,15 @@ fn each_key_is_passed_over_for_its_own_reason() {
     );
 }
 
-/// Certificates and keys made by OpenSSL; `keys` are the same as JWKs.
+/// Certificates and keys made by OpenSSL; `keys` contains the same keys as JWKs.
 const X509_MAP: &str = include_str!("../../tests/data/x509_map.json");
 
 #[test]
-fn certificates_give_the_keys_in_them() {
+fn reads_keys_from_certificates() {
+    fn read(value: &Value) -> KeySet {
+        KeySet::from_provider(&value.to_string(), &Alg::ALL).unwrap()
+    }
     let both: Value = serde_json::from_str(X509_MAP).unwrap();
-    let read = |value: &Value| KeySet::from_provider(&value.to_string(), &Alg::ALL).unwrap();
     let (map, set) = (read(&both["map"]), read(&json!({ "keys": both["keys"] })));
     assert_eq!((map.len(), map.skipped()), (5, 0));
     for key in set.iter() {
@@ -375,7 +379,7 @@ fn certificates_give_the_keys_in_them() {
 }
 
 #[test]
-fn a_damaged_certificate_gives_no_key() {
+fn rejects_damaged_certificate() {
     let both: Value = serde_json::from_str(X509_MAP).unwrap();
     let pem = both["map"]["rsa"].as_str().unwrap();
     let good = TestKey::new("k1", 1).jwk();
@@ -389,7 +393,7 @@ fn a_damaged_certificate_gives_no_key() {
         let set = KeySet::from_provider(&map.to_string(), &Alg::ALL).unwrap();
         assert_eq!((set.len(), set.skipped()), (1, 2), "{:?}", reasons(&set));
     }
-    // A JWK Set stays one, whatever else is in it.
+    // A JWK Set is read as such, whatever other members it has.
     let mixed = json!({ "keys": [good], "rsa": pem });
     assert_eq!(
         KeySet::from_provider(&mixed.to_string(), &Alg::ALL)
@@ -401,18 +405,17 @@ fn a_damaged_certificate_gives_no_key() {
 }
 
 #[test]
-fn a_key_without_alg_takes_the_only_allowed_one_of_its_family() {
+fn key_without_alg_takes_only_allowed_one() {
     let jwks = json!({ "keys": [rsa(&[0xff; 256], &[1, 0, 1])] }).to_string();
-    let bound = |allowed: &[Alg]| {
-        KeySet::from_provider(&jwks, allowed)
-            .unwrap()
-            .iter()
-            .map(Key::alg)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(bound(&[Alg::Ps256, Alg::Es256]), [Alg::Ps256]);
-    assert_eq!(bound(&[Alg::Ps256, Alg::Rs256]), [Alg::Rs256]);
-    assert_eq!(bound(&[Alg::Ps256, Alg::Ps512]), []);
+    for (allowed, expected) in [
+        ([Alg::Ps256, Alg::Es256], Some(Alg::Ps256)),
+        ([Alg::Ps256, Alg::Rs256], Some(Alg::Rs256)),
+        ([Alg::Ps256, Alg::Ps512], None),
+    ] {
+        let set = KeySet::from_provider(&jwks, &allowed).unwrap();
+        assert_eq!(set.len(), usize::from(expected.is_some()), "{allowed:?}");
+        assert_eq!(set.iter().next().map(Key::alg), expected, "{allowed:?}");
+    }
     let told = KeySet::from_config(&jwks, &[Alg::Ps256, Alg::Ps512], false).unwrap_err();
     assert!(
         told[0].to_string().contains("keys[0].alg: missing"),
@@ -422,7 +425,8 @@ fn a_key_without_alg_takes_the_only_allowed_one_of_its_family() {
 
 #[test]
 fn debug_output_never_shows_a_secret() {
-    let jwk = json!({ "kty": "oct", "alg": "HS256", "k": base64url::encode(b"a secret that nobody may ever see") });
+    let jwk = json!({ "kty": "oct", "alg": "HS256",
+        "k": base64url::encode(b"a secret that nobody may ever see") });
     let set = KeySet::from_config(&json!({ "keys": [jwk] }).to_string(), &Alg::ALL, true).unwrap();
     let shown = format!("{set:?}");
     assert!(

@@ -1,4 +1,4 @@
-//! Keys that verify signatures, each bound to exactly one algorithm (V5, V6), and sets of them.
+//! Signature keys, each bound to exactly one algorithm (V5, V6), and key sets.
 
 mod key_set;
 mod read;
@@ -20,10 +20,10 @@ pub use key_set::{KeyProblem, KeySet, PassedOver};
 pub use tables::KeyTables;
 pub use verifier::{Portable, SignatureVerifier};
 
-/// A key in the form that its algorithm's arithmetic wants.
+/// A key in the form that the arithmetic of its algorithm needs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PublicKey {
-    /// RSA of 2048 to [`limits::MAX_RSA_BITS`] bits.
+    /// RSA of 2048 to [`crate::limits::MAX_RSA_BITS`] bits.
     Rsa(RsaKey),
     /// A point of P-256.
     P256(EcKey<P256>),
@@ -33,16 +33,17 @@ pub enum PublicKey {
     P521(EcKey<P521>),
     /// A point of Ed25519.
     Ed25519(EdKey),
-    /// A shared secret, from configuration only.
+    /// A shared secret; accepted in the configuration only.
     Secret(Secret),
 }
 
-/// What tells two keys apart whatever they are called: a digest of algorithm and public key.
+/// Identity of a key, independent of its `kid`: a digest of algorithm and public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 16]);
 
 impl KeyId {
-    /// Lengths stand before the parts, so that no two lists of parts run together.
+    /// Computes the digest. Each part is preceded by its length, so that different lists of parts
+    /// cannot have the same input.
     fn of(alg: Alg, parts: &[Vec<u8>]) -> Self {
         let mut hash = Sha256::new_with_prefix(alg.name());
         for part in parts {
@@ -62,36 +63,37 @@ pub struct Key {
     kid: Option<Box<str>>,
     alg: Alg,
     public: PublicKey,
-    /// What a proxy that verifies by itself wants; none for keys of which no proxy does.
+    /// Key in the form that a proxy needs for its own verification; `None` for unsupported key
+    /// types.
     spki: Option<Box<[u8]>>,
 }
 
 impl Key {
-    /// What tells it from every other key. Tokens never see it.
+    /// Returns the identity of the key, which tokens do not contain.
     #[must_use]
     pub fn id(&self) -> KeyId {
         self.id
     }
 
-    /// The key id that tokens name (`kid`).
+    /// Returns the key id that tokens name (`kid`).
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// The one algorithm it verifies.
+    /// Returns the one algorithm that the key verifies.
     #[must_use]
     pub fn alg(&self) -> Alg {
         self.alg
     }
 
-    /// The key as `SubjectPublicKeyInfo` (RFC 5280 §4.1), for RSA and ECDSA keys.
+    /// Returns the key as `SubjectPublicKeyInfo` (RFC 5280 §4.1), for RSA and ECDSA keys.
     #[must_use]
     pub fn spki(&self) -> Option<&[u8]> {
         self.spki.as_deref()
     }
 
-    /// The key itself.
+    /// Returns the key material.
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {
         &self.public
@@ -99,8 +101,9 @@ impl Key {
 }
 
 impl Key {
-    /// A key without a name, of its JWK parameters in the order of [`parameters`].
+    /// Builds a key without `kid` from its JWK parameters, in the order of `read::parameters`.
     fn of(family: Family, alg: Alg, public: PublicKey, parts: &[Vec<u8>]) -> Self {
+        // RSA and elliptic-curve keys have two parameters.
         let spki = match parts {
             [one, two] => der::subject_public_key_info(family, one, two).map(Into::into),
             _ => None,
@@ -115,8 +118,8 @@ impl Key {
     }
 }
 
-/// The RFC 7638 SHA-256 thumbprint of a JWK's public part, in base64url; `None` for what is not a
-/// JWK.
+/// Returns the RFC 7638 SHA-256 thumbprint of a JWK's public part in base64url; `None` for anything
+/// but a JWK.
 #[must_use]
 pub fn thumbprint(jwk: &str) -> Option<String> {
     let jwk: JsonWebKey<'_> = serde_json::from_str(jwk).ok()?;
@@ -125,7 +128,7 @@ pub fn thumbprint(jwk: &str) -> Option<String> {
     } else {
         jwk
     };
-    // Written out it is the canonical form of RFC 7638 §3.2.
+    // The library writes the canonical form of RFC 7638 §3.2.
     Some(base64url::encode(&Sha256::digest(
         public.to_string().as_bytes(),
     )))

@@ -1,4 +1,4 @@
-//! Reads keys from JWKs (RFC 7517 §4) and PEM.
+//! Reader for keys from JWKs (RFC 7517 §4) and PEM.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -11,15 +11,16 @@ use crate::jose::{Alg, Family};
 use crate::json::{Budget, Document, JsonError, Kind, Value};
 use crate::{base64url, limits, pem};
 
-/// Reason why a JWK gives no key.
+/// Reason why an entry of a key set is not a usable key.
 pub(super) enum Unusable {
-    /// Another key type, curve, use or algorithm. Common in the sets of identity providers.
+    /// Another key type, curve, use or algorithm, as is common in the sets of identity providers.
     Foreign(&'static str, String),
-    /// A mistake in a key that is meant for us.
+    /// A mistake in a key that could otherwise be used.
     Wrong(&'static str, String),
 }
 
 impl Unusable {
+    /// Adds the location in the set.
     pub(super) fn passed_over(self, path: &str) -> PassedOver {
         let (faulty, member, message) = match self {
             Self::Foreign(member, message) => (false, member, message),
@@ -37,11 +38,12 @@ impl Unusable {
     }
 }
 
-/// Most characters of a text from a key set that a message repeats.
+/// Maximum number of characters of a string from a key set that a message repeats.
 const MAX_SHOWN_CHARS: usize = 64;
 
-/// A text from a key set for a message: quoted, escaped, cut.
+/// Formats a string from a key set for a message: quoted, escaped and truncated.
 pub(super) fn shown(text: &str) -> String {
+    // Cuts between characters, never inside one.
     let cut = text.char_indices().nth(MAX_SHOWN_CHARS);
     match cut.and_then(|(end, _)| text.get(..end)) {
         Some(start) => format!("\"{}…\"", start.escape_debug()),
@@ -49,6 +51,7 @@ pub(super) fn shown(text: &str) -> String {
     }
 }
 
+/// Parses a JWK Set up to its list of keys.
 pub(super) fn parse_set(jwks: &str) -> Result<Document<'_>, KeyProblem> {
     if jwks.len() > limits::MAX_JWKS_BYTES {
         return Err(KeyProblem::new(
@@ -56,10 +59,12 @@ pub(super) fn parse_set(jwks: &str) -> Result<Document<'_>, KeyProblem> {
             format!("larger than {} bytes", limits::MAX_JWKS_BYTES),
         ));
     }
+    // Repeated names inside a key invalidate that key only; repeated names of the set are an error.
     let document = Document::lent(jwks, Budget::JWKS).map_err(no_set)?;
     if document.root().repeats_name() {
         return Err(no_set(JsonError::DuplicateName));
     }
+    // An empty list is a valid set; its users decide whether they need a key.
     match document.root().get("keys") {
         Some(keys) if keys.kind() == Kind::Array => Ok(document),
         _ => Err(KeyProblem::new(
@@ -69,6 +74,7 @@ pub(super) fn parse_set(jwks: &str) -> Result<Document<'_>, KeyProblem> {
     }
 }
 
+/// Returns the problem of a text that is not a JWK Set.
 pub(super) fn no_set(error: JsonError) -> KeyProblem {
     KeyProblem::new(
         "",
@@ -76,7 +82,7 @@ pub(super) fn no_set(error: JsonError) -> KeyProblem {
     )
 }
 
-/// The keys that are read, each with its place.
+/// Returns the entries that are read, each with its location.
 pub(super) fn set_members<'d>(
     document: &'d Document<'d>,
 ) -> impl Iterator<Item = (String, Value<'d>)> {
@@ -90,7 +96,7 @@ pub(super) fn set_members<'d>(
         .map(|(at, jwk)| (format!("keys[{at}]"), jwk))
 }
 
-/// The number of keys that a set lists.
+/// Returns the number of entries that a set lists.
 pub(super) fn set_size(document: &Document<'_>) -> usize {
     document
         .root()
@@ -98,8 +104,8 @@ pub(super) fn set_size(document: &Document<'_>) -> usize {
         .map_or(0, |keys| keys.items().count())
 }
 
-/// The value of a member. A member that is null, an empty list or an empty string counts as absent:
-/// serializers write these for fields without a value.
+/// Returns the value of a member. Null, an empty list and an empty string count as absent, because
+/// serializers write them for fields without a value.
 fn member<'d>(jwk: Value<'d>, name: &str) -> Option<Value<'d>> {
     jwk.get(name).filter(|value| match value.kind() {
         Kind::Null => false,
@@ -109,14 +115,17 @@ fn member<'d>(jwk: Value<'d>, name: &str) -> Option<Value<'d>> {
     })
 }
 
+/// Returns the reason for a key that serves another purpose.
 fn foreign(member: &'static str, message: impl Into<String>) -> Unusable {
     Unusable::Foreign(member, message.into())
 }
 
+/// Returns the reason for a faulty key.
 fn wrong(member: &'static str, message: impl Into<String>) -> Unusable {
     Unusable::Wrong(member, message.into())
 }
 
+/// Reads a key from a JWK.
 pub(super) fn read_key(
     jwk: Value<'_>,
     allowed: &[Alg],
@@ -128,6 +137,7 @@ pub(super) fn read_key(
     if jwk.contains_repeats() {
         return Err(wrong("", "has two members of the same name"));
     }
+    // Purpose before content: the parameters of a key for another use are not judged.
     let family = family(jwk)?;
     check_use(jwk)?;
     check_no_private_members(jwk, family, symmetric_ok)?;
@@ -144,6 +154,7 @@ pub(super) fn read_key(
     })
 }
 
+/// Reads the key type and curve.
 fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
     let kty = member(jwk, "kty")
         .and_then(Value::as_str)
@@ -156,6 +167,7 @@ fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
         ("EC", Some("P-384")) => Ok(Family::P384),
         ("EC", Some("P-521")) => Ok(Family::P521),
         ("OKP", Some("Ed25519")) => Ok(Family::Ed25519),
+        // Without the curve, the key type is ambiguous.
         ("EC" | "OKP", None) => Err(wrong("crv", "missing")),
         ("EC" | "OKP", Some(crv)) => {
             Err(foreign("crv", format!("unsupported curve {}", shown(crv))))
@@ -167,7 +179,7 @@ fn family(jwk: Value<'_>) -> Result<Family, Unusable> {
     }
 }
 
-/// What the key consists of.
+/// Decodes the parameters of the key in the order of RFC 7518 §6.
 fn parameters(jwk: Value<'_>, family: Family) -> Result<Vec<Vec<u8>>, Unusable> {
     let members: &[&'static str] = match family {
         Family::Rsa => &["n", "e"],
@@ -175,27 +187,24 @@ fn parameters(jwk: Value<'_>, family: Family) -> Result<Vec<Vec<u8>>, Unusable> 
         Family::Ed25519 => &["x"],
         Family::Oct => &["k"],
     };
-    // One key has one identity, however its numbers are padded.
-    let canonical = |bytes: Vec<u8>| {
-        if family == Family::Rsa {
-            without_zeros(&bytes).to_vec()
-        } else {
-            bytes
-        }
-    };
-    members
-        .iter()
-        .map(|member| bytes(jwk, member).map(canonical))
-        .collect()
+    let parts = members.iter().map(|member| bytes(jwk, member));
+    if family == Family::Rsa {
+        // One key must have one identity, whatever the padding of its numbers.
+        parts
+            .map(|part| part.map(|number| without_zeros(&number).to_vec()))
+            .collect()
+    } else {
+        parts.collect()
+    }
 }
 
-/// A big-endian number in as few bytes as hold it.
+/// Strips the leading zeros of a big-endian number.
 fn without_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     number.get(zeros..).unwrap_or_default()
 }
 
-/// RFC 7517 §4.2, §4.3: a key for another use is none of ours.
+/// Rejects a key for another use (RFC 7517 §4.2, §4.3).
 fn check_use(jwk: Value<'_>) -> Result<(), Unusable> {
     if let Some(usage) = member(jwk, "use") {
         let usage = usage.as_str().ok_or_else(|| wrong("use", "not a string"))?;
@@ -207,6 +216,7 @@ fn check_use(jwk: Value<'_>) -> Result<(), Unusable> {
         if operations.kind() != Kind::Array {
             return Err(wrong("key_ops", "not a list"));
         }
+        // Other operations may be listed beside `verify`.
         if !operations
             .items()
             .any(|operation| operation.as_str() == Some("verify"))
@@ -217,6 +227,7 @@ fn check_use(jwk: Value<'_>) -> Result<(), Unusable> {
     Ok(())
 }
 
+/// Rejects a private key, and a shared secret unless it is allowed.
 fn check_no_private_members(
     jwk: Value<'_>,
     family: Family,
@@ -228,26 +239,30 @@ fn check_no_private_members(
         } else {
             Err(wrong(
                 "kty",
-                "a shared secret (oct) is accepted only in the inline jwks of a rule whose algorithms name HS256, HS384 or HS512",
+                "a shared secret (oct) is accepted only in the inline jwks of a rule whose \
+                 algorithms name HS256, HS384 or HS512",
             ))
         };
     }
+    // RFC 7518 §6.2.2 and §6.3.2, and RFC 8037 §2. A `k` outside of `oct` is a misplaced secret.
     let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
     match private.into_iter().find(|name| member(jwk, name).is_some()) {
         Some(name) => Err(wrong(
             name,
-            "a private member in a public key set; whoever read it can sign, so replace the key",
+            "a private member in a public key set: its readers can sign tokens, so replace the key",
         )),
         None => Ok(()),
     }
 }
 
-/// V5: the algorithm that the key names, else the one its family is bound to.
+/// Returns the algorithm of a key (V5): the one that it names, else the one to which its type is
+/// bound.
 fn bound_alg(jwk: Value<'_>, family: Family, allowed: &[Alg]) -> Result<Alg, Unusable> {
     let Some(named) = member(jwk, "alg") else {
         return family_alg(family, allowed);
     };
     let named = named.as_str().ok_or_else(|| wrong("alg", "not a string"))?;
+    // Encryption algorithms end up here, too, so an unknown name is not a fault.
     let Some(alg) = Alg::parse(named) else {
         return Err(foreign(
             "alg",
@@ -257,7 +272,7 @@ fn bound_alg(jwk: Value<'_>, family: Family, allowed: &[Alg]) -> Result<Alg, Unu
     if alg.family() != family {
         return Err(wrong(
             "alg",
-            format!("{named} does not go with this kty and crv"),
+            format!("{named} does not match this kty and crv"),
         ));
     }
     if allowed.contains(&alg) {
@@ -270,7 +285,7 @@ fn bound_alg(jwk: Value<'_>, family: Family, allowed: &[Alg]) -> Result<Alg, Unu
     }
 }
 
-/// The algorithm of a key that names none.
+/// Returns the algorithm of a key that names none.
 fn family_alg(family: Family, allowed: &[Alg]) -> Result<Alg, Unusable> {
     let of_family = allowed.iter().any(|alg| alg.family() == family);
     family.bind(allowed).ok_or_else(|| {
@@ -285,8 +300,8 @@ fn family_alg(family: Family, allowed: &[Alg]) -> Result<Alg, Unusable> {
     })
 }
 
-/// A key of a map from key ids to PEM texts. The certificate is not validated: the provider's URL
-/// and TLS vouch for the map (ADR 15).
+/// Reads an entry of a map from key ids to PEM texts. The certificate is not validated: the
+/// provider's URL and TLS authenticate the map (ADR 15).
 pub(super) fn read_pem(kid: &str, text: Value<'_>, allowed: &[Alg]) -> Result<Key, Unusable> {
     if kid.is_empty() || kid.len() > limits::MAX_KID_BYTES {
         return Err(wrong(
@@ -308,6 +323,7 @@ pub(super) fn read_pem(kid: &str, text: Value<'_>, allowed: &[Alg]) -> Result<Ke
     let (family, parts) = public
         .parameters()
         .ok_or_else(|| foreign("", "unsupported type of public key"))?;
+    // A certificate names no JWS algorithm.
     let alg = family_alg(family, allowed)?;
     let public = public_key(family, &parts)?;
     Ok(Key {
@@ -316,7 +332,7 @@ pub(super) fn read_pem(kid: &str, text: Value<'_>, allowed: &[Alg]) -> Result<Ke
     })
 }
 
-/// An asymmetric key of its JWK parameters in the order of [`parameters`].
+/// Builds an asymmetric key from its JWK parameters in the order of [`parameters`].
 fn public_key(family: Family, parts: &[Vec<u8>]) -> Result<PublicKey, Unusable> {
     match (family, parts) {
         (Family::Rsa, [modulus, exponent]) => rsa(modulus, exponent),
@@ -336,6 +352,7 @@ fn public_key(family: Family, parts: &[Vec<u8>]) -> Result<PublicKey, Unusable> 
     }
 }
 
+/// Reads the key id.
 fn read_kid(jwk: Value<'_>) -> Result<Option<Box<str>>, Unusable> {
     let Some(kid) = member(jwk, "kid") else {
         return Ok(None);
@@ -350,6 +367,7 @@ fn read_kid(jwk: Value<'_>) -> Result<Option<Box<str>>, Unusable> {
     }
 }
 
+/// Decodes a required base64url member.
 fn bytes(jwk: Value<'_>, member: &'static str) -> Result<Vec<u8>, Unusable> {
     let text = self::member(jwk, member)
         .and_then(Value::as_str)
@@ -357,6 +375,7 @@ fn bytes(jwk: Value<'_>, member: &'static str) -> Result<Vec<u8>, Unusable> {
     base64url::decode(text).ok_or_else(|| wrong(member, "not base64url without padding"))
 }
 
+/// Builds an RSA key.
 fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<PublicKey, Unusable> {
     let key = RsaKey::new(modulus, exponent).map_err(|problem| match problem {
         RsaProblem::Size(bits) => wrong(
@@ -374,7 +393,7 @@ fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<PublicKey, Unusable> {
     Ok(PublicKey::Rsa(key))
 }
 
-/// A point in affine coordinates, and on the curve.
+/// Checks the length of affine coordinates and builds a point that must be on the curve.
 fn on_curve<K>(
     x: &[u8],
     y: &[u8],
@@ -393,6 +412,7 @@ fn on_curve<K>(
     read(x, y).ok_or_else(|| wrong("x", "not a point on the curve"))
 }
 
+/// Builds an Ed25519 key.
 fn ed25519(x: &[u8]) -> Result<PublicKey, Unusable> {
     let x: [u8; 32] = x
         .try_into()
@@ -407,12 +427,14 @@ fn ed25519(x: &[u8]) -> Result<PublicKey, Unusable> {
         })
 }
 
+/// Builds a shared secret, which must be as long as the hash (RFC 7518 §3.2).
 fn read_secret(jwk: Value<'_>, alg: Alg) -> Result<PublicKey, Unusable> {
     let secret = bytes(jwk, "k")?;
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "the family is oct: only HS256 is left"
     )]
+    // A shorter secret would be weaker than the hash.
     let least = match alg {
         Alg::Hs512 => 64,
         Alg::Hs384 => 48,

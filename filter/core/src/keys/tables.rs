@@ -1,8 +1,8 @@
-//! Precomputed multiples of the keys in force, so that a verification is left with additions.
+//! Precomputed multiples of the keys in force, so that a verification needs additions only.
 //!
-//! Keys are few and live long, tokens are many. Tables live beside the keys, under their ids, and
-//! are built in small steps off the request path; until both tables that a signature needs are
-//! there, [`Portable`] verifies it.
+//! Keys are few and live long, while tokens are many. Tables are stored beside the keys, under
+//! their ids, and built in small steps off the request path. Until both tables that a signature
+//! needs are complete, [`Portable`] verifies it.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -15,11 +15,11 @@ use crate::crypto::{
 use crate::jose::Family;
 use crate::limits;
 
-/// The tables of one group: of its generator, which all keys share, and of keys.
+/// Tables of one group: one for its generator, which all keys share, and one for each key.
 #[derive(Clone)]
 struct Tables<G: Group> {
     generator: Option<Table<G>>,
-    /// A handful: as many as fit into the budget.
+    /// Tables of keys, as many as fit into the budget; searched linearly.
     keys: Vec<(KeyId, Table<G>)>,
 }
 
@@ -33,12 +33,14 @@ impl<G: Group> Default for Tables<G> {
 }
 
 impl<G: Group> Tables<G> {
+    /// Returns all tables, the generator's first.
     fn iter(&self) -> impl Iterator<Item = &Table<G>> {
         self.generator
             .iter()
             .chain(self.keys.iter().map(|(_, table)| table))
     }
 
+    /// Returns the table of a key, complete or not.
     fn table(&self, id: KeyId) -> Option<&Table<G>> {
         self.keys
             .iter()
@@ -46,26 +48,28 @@ impl<G: Group> Tables<G> {
             .map(|(_, table)| table)
     }
 
-    /// Both that a key needs.
+    /// Returns both tables that a verification needs, if both are complete.
     fn of(&self, id: KeyId) -> Option<(&Table<G>, &Table<G>)> {
         let (generator, key) = (self.generator.as_ref()?, self.table(id)?);
         (generator.is_ready() && key.is_ready()).then_some((generator, key))
     }
 
-    /// Drops tables of keys that are not wanted, and the generator's when no key is left.
+    /// Drops the tables of unwanted keys, and the generator's table when no key is left.
     fn retain(&mut self, wanted: &[&Key]) {
         self.keys
             .retain(|(id, _)| wanted.iter().any(|key| key.id() == *id));
+        // A generator table is worth its memory only beside a key's table.
         if self.keys.is_empty() {
             self.generator = None;
         }
     }
 
+    /// Returns the bytes that the tables take when complete.
     fn bytes(&self) -> usize {
         self.iter().map(Table::bytes).fold(0, usize::saturating_add)
     }
 
-    /// Queues the tables that a key is missing, as far as the budget goes.
+    /// Queues the missing tables of a key, as far as the budget allows.
     fn add(
         &mut self,
         id: KeyId,
@@ -79,6 +83,7 @@ impl<G: Group> Tables<G> {
         if self.generator.is_none() {
             self.generator = budget.take::<G>().and_then(generator);
         }
+        // A key's table is useless without the generator's.
         if self.generator.is_some()
             && let Some(table) = budget.take::<G>().and_then(key)
         {
@@ -86,7 +91,7 @@ impl<G: Group> Tables<G> {
         }
     }
 
-    /// Builds a row of the first table that wants one, the generator's before those of keys.
+    /// Builds one row of the first incomplete table, the generator's before those of keys.
     fn advance(&mut self) -> bool {
         let mut all = self
             .generator
@@ -102,16 +107,17 @@ impl<G: Group> Tables<G> {
     }
 }
 
-/// Bytes that are left for tables, and those that one table may have of them.
+/// Bytes left for tables, and the share of a single table.
 struct Budget {
     left: usize,
     share: usize,
 }
 
 impl Budget {
-    /// The widest window whose table is within the share, or the narrowest while there is room at
-    /// all.
+    /// Takes the widest window whose table fits into the share, or the narrowest window if only
+    /// that fits into the rest of the budget.
     fn take<G: Group>(&mut self) -> Option<u32> {
+        // A share below the smallest table still gets that table, if memory is left.
         let most = self
             .share
             .max(Table::<G>::bytes_of(NARROWEST))
@@ -124,11 +130,11 @@ impl Budget {
     }
 }
 
-/// Verifies with tables for the keys that have them, and as [`Portable`] does for the others.
+/// Verifier that uses tables for the keys that have them, and works as [`Portable`] for the others.
 ///
 /// Memory stays within [`limits::MAX_TABLES_BYTES`]: each new table takes the widest window that
-/// fits into an equal share of what is left. Keys that come when all is given away have none until
-/// others leave.
+/// fits into an equal share of the rest. Keys that arrive when the budget is used up have no table
+/// until other keys leave.
 #[derive(Clone, Default)]
 pub struct KeyTables {
     p256: Tables<Points<P256>>,
@@ -138,13 +144,13 @@ pub struct KeyTables {
 }
 
 impl KeyTables {
-    /// No tables.
+    /// Creates a verifier without tables.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes note of the keys in force: tables of others are dropped, missing ones are queued for
+    /// Sets the keys in force. Tables of other keys are dropped; missing tables are queued for
     /// [`KeyTables::advance`].
     pub fn keep<'k>(&mut self, keys: impl IntoIterator<Item = &'k Key>) {
         // Configurations share issuers: each key counts once.
@@ -159,6 +165,7 @@ impl KeyTables {
         self.p384.retain(&wanted);
         self.p521.retain(&wanted);
         self.ed25519.retain(&wanted);
+        // The rest of the budget is divided equally among the missing tables.
         let left = limits::MAX_TABLES_BYTES.saturating_sub(self.bytes());
         let share = left
             .checked_div(self.missing(&wanted))
@@ -170,7 +177,7 @@ impl KeyTables {
         }
     }
 
-    /// How many tables there are to make.
+    /// Returns the number of missing tables.
     fn missing(&self, wanted: &[&Key]) -> usize {
         let generators = [
             (Family::P256, self.p256.generator.is_none()),
@@ -178,24 +185,28 @@ impl KeyTables {
             (Family::P521, self.p521.generator.is_none()),
             (Family::Ed25519, self.ed25519.generator.is_none()),
         ];
-        let wants = |family| wanted.iter().any(|key| key.alg().family() == family);
         let generators = generators
             .into_iter()
-            .filter(|(family, missing)| *missing && wants(*family))
+            .filter(|(family, missing)| {
+                *missing && wanted.iter().any(|key| key.alg().family() == *family)
+            })
             .count();
-        let held = |id: &KeyId| {
-            self.p256.table(*id).is_some()
-                || self.p384.table(*id).is_some()
-                || self.p521.table(*id).is_some()
-                || self.ed25519.table(*id).is_some()
-        };
         wanted
             .iter()
-            .filter(|key| !held(&key.id()))
+            .filter(|key| !self.has_table(key.id()))
             .count()
             .saturating_add(generators)
     }
 
+    /// Returns whether a key has a table, complete or not.
+    fn has_table(&self, id: KeyId) -> bool {
+        self.p256.table(id).is_some()
+            || self.p384.table(id).is_some()
+            || self.p521.table(id).is_some()
+            || self.ed25519.table(id).is_some()
+    }
+
+    /// Queues the missing tables of a key.
     fn add(&mut self, key: &Key, budget: &mut Budget) {
         fn ec<C: Ecdsa>(
             tables: &mut Tables<Points<C>>,
@@ -212,29 +223,31 @@ impl KeyTables {
             PublicKey::P384(public) => ec(&mut self.p384, key.id(), public, budget),
             PublicKey::P521(public) => ec(&mut self.p521, key.id(), public, budget),
             PublicKey::Ed25519(public) => {
-                let generator = |width| Some(EdKey::generator_table(width));
-                self.ed25519.add(key.id(), budget, generator, |width| {
-                    Some(public.table(width))
-                });
+                self.ed25519.add(
+                    key.id(),
+                    budget,
+                    |width| Some(EdKey::generator_table(width)),
+                    |width| Some(public.table(width)),
+                );
             }
             PublicKey::Rsa(_) | PublicKey::Secret(_) => {}
         }
     }
 
-    /// Does so many steps of building: each is one row of one table. Returns whether there is more
-    /// to do.
+    /// Performs up to `steps` steps of building; each builds one row of one table. Returns whether
+    /// any table is incomplete.
     pub fn advance(&mut self, steps: usize) -> bool {
-        let mut step = || {
+        // Stops at the first step without work.
+        let _ = (0..steps).all(|_| {
             self.ed25519.advance()
                 || self.p256.advance()
                 || self.p384.advance()
                 || self.p521.advance()
-        };
-        let _ = (0..steps).all(|_| step());
+        });
         self.is_growing()
     }
 
-    /// Whether [`KeyTables::advance`] has something to do.
+    /// Returns whether a table is incomplete, so that [`KeyTables::advance`] has work to do.
     #[must_use]
     pub fn is_growing(&self) -> bool {
         self.p256.iter().any(Table::is_growing)
@@ -243,7 +256,7 @@ impl KeyTables {
             || self.ed25519.iter().any(Table::is_growing)
     }
 
-    /// Bytes that the tables take when they are all built.
+    /// Returns the bytes that all tables take when complete.
     #[must_use]
     pub fn bytes(&self) -> usize {
         [
@@ -256,7 +269,7 @@ impl KeyTables {
         .sum()
     }
 
-    /// Whether signatures of this key are verified with tables by now.
+    /// Returns whether signatures of this key are already verified with tables.
     #[must_use]
     pub fn is_ready(&self, key: &Key) -> bool {
         match key.public_key() {
@@ -278,7 +291,7 @@ impl fmt::Debug for KeyTables {
     }
 }
 
-/// Whether tables help a key's algorithm.
+/// Returns whether tables accelerate the key's algorithm.
 fn has_tables(key: &Key) -> bool {
     !matches!(key.public_key(), PublicKey::Rsa(_) | PublicKey::Secret(_))
 }

@@ -17,12 +17,13 @@ macro_rules! ec_jwk {
         secret[0] = 0;
         let public = *$curve::ecdsa::SigningKey::from_slice(&secret).unwrap().verifying_key();
         let point = public.to_sec1_point(false);
-        let text = |bytes: &[u8]| base64url::encode(bytes);
-        json!({"kty": "EC", "crv": $crv, "alg": $alg, "x": text(point.x().unwrap()), "y": text(point.y().unwrap())})
+        json!({"kty": "EC", "crv": $crv, "alg": $alg,
+            "x": base64url::encode(point.x().unwrap()),
+            "y": base64url::encode(point.y().unwrap())})
     }};
 }
 
-/// A key of each kind that has tables.
+/// Returns a key of each kind that has tables.
 fn jwks(seed: u8) -> Vec<Value> {
     let ed25519 = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key();
     alloc::vec![
@@ -45,7 +46,7 @@ fn build(tables: &mut KeyTables) {
 }
 
 #[test]
-fn tables_come_with_keys_and_leave_with_them() {
+fn tables_follow_keys() {
     let (old, new) = (set(jwks(1)), set(jwks(2)));
     let mut tables = KeyTables::new();
     assert!(!tables.is_growing() && !tables.advance(1) && tables.bytes() == 0);
@@ -102,18 +103,18 @@ fn memory_stays_within_its_budget() {
 }
 
 #[test]
-fn a_key_that_several_configurations_name_counts_once() {
+fn counts_shared_key_once() {
     let keys = set(jwks(1));
-    let named = |times: usize| {
+    let [many, one] = [limits::MAX_KEYS, 1].map(|times| {
         let mut tables = KeyTables::new();
         tables.keep(core::iter::repeat_n(&keys, times).flat_map(KeySet::iter));
         tables.bytes()
-    };
-    assert_eq!(named(limits::MAX_KEYS), named(1));
+    });
+    assert_eq!(many, one);
 }
 
 #[test]
-fn a_step_builds_one_row() {
+fn each_step_builds_one_row() {
     let keys = set(jwks(3));
     let mut tables = KeyTables::new();
     tables.keep(keys.iter());
@@ -127,8 +128,11 @@ fn a_step_builds_one_row() {
 }
 
 #[test]
-fn ids_tell_keys_apart_by_algorithm_and_public_key_only() {
-    let rsa = |n: u8, e: &[u8], alg: &str| json!({"kty": "RSA", "alg": alg, "n": base64url::encode(&[n | 1; 256]), "e": base64url::encode(e)});
+fn id_depends_on_algorithm_and_key() {
+    fn rsa(n: u8, e: &[u8], alg: &str) -> Value {
+        json!({"kty": "RSA", "alg": alg, "n": base64url::encode(&[n | 1; 256]),
+            "e": base64url::encode(e)})
+    }
     let mut keys: Vec<Value> = (1..4).flat_map(jwks).collect();
     keys.extend([
         rsa(0xff, &[3], "RS256"),

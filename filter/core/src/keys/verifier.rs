@@ -1,17 +1,17 @@
-//! Signature verification by a key, under the one algorithm that the key is bound to (V5).
+//! Signature verification with a key and its one algorithm (V5).
 
 use super::{Key, PublicKey};
 use crate::crypto::{EdDsa, Es, Hs, P256, P384, P521, Rsa, verify};
 
-/// Verifies signatures. The filter may hand the arithmetic to its host; the result must be that of
-/// [`Portable`].
+/// Verifier of signatures. The filter may delegate the arithmetic to its host, whose result must
+/// equal that of [`Portable`].
 pub trait SignatureVerifier {
-    /// Returns whether `signature` is this key's signature of `message`, under the one algorithm of
-    /// the key.
+    /// Returns whether `signature` is this key's signature of `message` under the key's one
+    /// algorithm.
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool;
 }
 
-/// Verifies without tables and without a host.
+/// Verifier that uses neither precomputed tables nor the host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Portable;
 

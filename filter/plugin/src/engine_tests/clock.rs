@@ -1,4 +1,4 @@
-//! Steps of the wall clock. No deadline, rate or refresh follows them.
+//! Steps of the wall clock. Deadlines, rates and refreshes do not depend on them.
 
 use super::*;
 
@@ -10,7 +10,7 @@ const STEPS: [Duration; 4] = [
 ];
 
 #[test]
-fn a_held_request_waits_its_time() {
+fn held_request_ignores_clock_steps() {
     for step in STEPS {
         let mut mesh = with_bundle();
         let (id, _flow) = mesh.send_with(&token(&TestKey::new("b", 2), json!({})));
@@ -29,7 +29,7 @@ fn a_held_request_waits_its_time() {
 }
 
 #[test]
-fn keys_are_fetched_when_they_are_due() {
+fn fetches_keys_on_time_despite_clock_steps() {
     for step in STEPS {
         let mut mesh = Mesh::new(&remote_config(json!({})));
         mesh.first_answer(&jwks(&[&key()]));
@@ -47,17 +47,14 @@ fn fetched_keys_age_by_elapsed_time() {
     for step in STEPS {
         let mut mesh = Mesh::new(&remote_config(json!({})));
         mesh.first_answer(&jwks(&[&key()]));
-        let verdict = |mesh: &mut Mesh| {
-            // Tokens are judged by the right time; only in between the clock was wrong.
+        for (elapsed_ms, status) in [(899_000, 200), (2_000, 503)] {
+            mesh.host.set_wall_clock(step);
+            mesh.tick_after(elapsed_ms);
+            // The clock is right when a token is validated; it is wrong only in between.
             mesh.host.set_wall_clock(Duration::from_secs(START));
-            mesh.ask_with(&token(&key(), json!({}))).0
-        };
-        mesh.host.set_wall_clock(step);
-        mesh.tick_after(899_000);
-        assert_eq!(verdict(&mut mesh), 200, "{step:?}");
-        mesh.host.set_wall_clock(step);
-        mesh.tick_after(2_000);
-        assert_eq!(verdict(&mut mesh), 503, "{step:?}");
+            let answer = mesh.ask_with(&token(&key(), json!({})));
+            assert_eq!(answer.0, status, "{step:?}");
+        }
     }
 }
 
@@ -80,7 +77,7 @@ fn rates_recover_by_elapsed_time() {
     }
 }
 
-/// A heartbeat of version 7, as the issuer sends it this long after [`START`].
+/// Returns the heartbeat of version 7 that the issuer sends `after` seconds after [`START`].
 fn heartbeat(after: u64) -> String {
     let snapshot = snapshot(7, &[&key()]);
     bundle(
@@ -99,10 +96,10 @@ fn with_stale_bundles_refused() -> Mesh {
     mesh
 }
 
-/// The status for a token that is good by the wall clock.
+/// Returns the status for a token that is valid by the wall clock.
 fn verdict_by_wall_clock(mesh: &mut Mesh, key: &TestKey) -> u16 {
     let now = mesh.host.now().as_secs();
-    // A clock at the end or the beginning of time makes no token good.
+    // No token is valid at the minimum or maximum of the clock.
     if !(START - 400 * 86_400..=START + 500 * 86_400).contains(&now) {
         mesh.host.set_wall_clock(Duration::from_secs(START));
     }
@@ -162,7 +159,7 @@ fn withdrawn_key_is_refused_after_a_step() {
 }
 
 #[test]
-fn new_configuration_keeps_the_time_of_the_old() {
+fn new_configuration_keeps_bundle_age() {
     for step in STEPS {
         let mut mesh = with_stale_bundles_refused();
         mesh.host.set_wall_clock(step);
@@ -176,8 +173,8 @@ fn new_configuration_keeps_the_time_of_the_old() {
         mesh.host.set_wall_clock(step);
         mesh.tick_after(2_000);
         assert_eq!(verdict_by_wall_clock(&mut mesh, &key()), 503, "{step:?}");
-        // Another issuer's bundle starts from this VM's first reading of the clocks, not from the
-        // stepped one.
+        // The age of another issuer's bundle starts from this VM's first reading of the clocks, not
+        // from the stepped one.
         let other = TestKey::new("other", 97);
         assert!(mesh.configure(&bundle_config(json!({ "keys": [other.jwk()] }), json!({}))));
         mesh.tick_after(1);
@@ -188,7 +185,7 @@ fn new_configuration_keeps_the_time_of_the_old() {
 }
 
 #[test]
-fn jump_ahead_asks_for_confirmation_at_once() {
+fn forward_clock_jump_confirms_bundle_at_once() {
     let mut mesh = with_stale_bundles_refused();
     let calls = mesh.host.calls().len();
     mesh.tick_after(1_000);
@@ -222,7 +219,7 @@ fn validation_is_timed_by_elapsed_time() {
 }
 
 #[test]
-fn lines_about_omissions_are_limited_by_elapsed_time() {
+fn omission_lines_are_limited_by_elapsed_time() {
     let config = inline_config(&[&key()], sub_to_header(), json!({}));
     let mut mesh = Mesh::new(&config);
     let mut ask = |after: u64, wall: u64| {

@@ -1,16 +1,16 @@
-//! Taking configurations into force.
+//! Activation of configurations.
 
 use super::*;
 
 #[test]
-fn before_a_configuration_everything_is_refused() {
+fn rejects_everything_before_configuration() {
     let mut mesh = Mesh::unconfigured(FakeHost::new());
     let (status, stream) = mesh.ask_with(&token(&key(), json!({})));
     assert_eq!((status, code(&stream).as_str()), (503, "keys-unavailable"));
 }
 
 #[test]
-fn every_mistake_of_a_configuration_is_told_and_the_old_one_stays() {
+fn logs_every_mistake_and_keeps_old_configuration() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     assert!(!mesh.configure(&inline_config(
         &[&key()],
@@ -28,7 +28,7 @@ fn every_mistake_of_a_configuration_is_told_and_the_old_one_stays() {
 }
 
 #[test]
-fn no_configuration_garbage_and_a_huge_one_are_refused() {
+fn rejects_missing_malformed_and_oversized_configuration() {
     let mut mesh = Mesh::unconfigured(FakeHost::new());
     assert!(!mesh.configure("") && !mesh.configure("{"));
     assert!(!mesh.engine.configure(limits::MAX_CONFIG_BYTES + 1));
@@ -36,7 +36,7 @@ fn no_configuration_garbage_and_a_huge_one_are_refused() {
 }
 
 #[test]
-fn calls_begin_with_the_first_tick_which_comes_at_once() {
+fn first_tick_comes_at_once_and_polls() {
     let mut mesh = Mesh::new(&bundle_config(json!({}), json!({})));
     assert!(mesh.host.calls().is_empty());
     assert_eq!(mesh.host.tick_period(), Some(Duration::from_millis(1)));
@@ -45,14 +45,14 @@ fn calls_begin_with_the_first_tick_which_comes_at_once() {
 }
 
 #[test]
-fn the_root_context_sleeps_when_there_is_nothing_to_do() {
+fn root_context_ticks_slowly_when_idle() {
     let mut mesh = Mesh::new(&bundle_config(json!({}), json!({})));
     mesh.tick_after(1);
     assert_eq!(mesh.host.tick_period(), Some(Duration::from_secs(1)));
 }
 
 #[test]
-fn inline_keys_of_unknown_types_are_skipped_and_counted() {
+fn counts_skipped_inline_keys_of_unknown_type() {
     let unknown = json!({ "kty": "OKP", "crv": "X25519", "kid": "x", "use": "enc", "x": "AA" });
     let jwks = json!({ "jwks": { "keys": [key().jwk(), unknown] } });
     let mut mesh = Mesh::new(&inline_config(&[], jwks, json!({})));

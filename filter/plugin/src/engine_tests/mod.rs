@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 const ROOT: u32 = 1;
 
-/// A proxy with one root context, and requests numbered from 100.
+/// A fake proxy with one root context. Its requests have stream ids from 100.
 struct Mesh {
     host: FakeHost,
     engine: Engine<FakeHost>,
@@ -67,7 +67,7 @@ impl Mesh {
         self.engine.on_call_finished(token, body.len());
     }
 
-    /// The first tick and the answer to its call.
+    /// Runs the first tick and answers its call.
     fn first_answer(&mut self, body: &str) {
         self.tick_after(1);
         self.answer(self.host.last_call().token, 200, body);
@@ -87,7 +87,8 @@ impl Mesh {
         (id, self.engine.on_request(id))
     }
 
-    /// The status it was answered with, or 200 if it went on; and the request as it then was.
+    /// Sends a request. Returns the status of its response, or 200 if it continued to the upstream,
+    /// and the request as the proxy then holds it.
     fn ask(&mut self, headers: &[(&str, &str)]) -> (u16, Stream) {
         let (id, flow) = self.send(headers);
         let stream = self.host.stream(id);
@@ -106,7 +107,7 @@ impl Mesh {
         self.send(&[("authorization", &format!("Bearer {token}"))])
     }
 
-    /// A counter, or the last value of a gauge, the latest included.
+    /// Flushes metrics and returns a counter, or the last value of a gauge.
     fn count(&self, name: &str) -> u64 {
         self.engine.end();
         self.host.metric(&format!("meshseal.{name}"))
@@ -118,7 +119,10 @@ fn key() -> TestKey {
 }
 
 fn sub_to_header() -> Value {
-    json!({ "outputClaimToHeaders": [{ "header": "x-sub", "claim": "sub" }], "outputPayloadToHeader": "x-payload" })
+    json!({
+        "outputClaimToHeaders": [{ "header": "x-sub", "claim": "sub" }],
+        "outputPayloadToHeader": "x-payload",
+    })
 }
 
 fn value<'s>(stream: &'s Stream, name: &str) -> Option<&'s str> {

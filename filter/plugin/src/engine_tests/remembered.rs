@@ -1,9 +1,9 @@
-//! Verdicts that are remembered.
+//! Cached verdicts.
 
 use super::*;
 
 #[test]
-fn a_token_seen_before_is_not_validated_again() {
+fn repeated_token_is_not_validated_again() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), json!({})));
     let token = token(&key(), json!({}));
     assert_eq!(
@@ -20,7 +20,7 @@ fn a_token_seen_before_is_not_validated_again() {
 }
 
 #[test]
-fn a_bad_signature_seen_before_is_not_verified_again() {
+fn repeated_bad_signature_is_not_verified_again() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     let forged = token(&TestKey::new("a", 9), json!({}));
     assert_eq!(
@@ -37,7 +37,7 @@ fn a_bad_signature_seen_before_is_not_verified_again() {
 }
 
 #[test]
-fn a_remembered_token_is_not_good_beyond_its_end() {
+fn cached_token_expires() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     let token = token(&key(), json!({}));
     assert_eq!(mesh.ask_with(&token).0, 200);
@@ -46,7 +46,7 @@ fn a_remembered_token_is_not_good_beyond_its_end() {
 }
 
 #[test]
-fn a_remembered_token_is_forgotten_when_it_is_revoked() {
+fn revocation_evicts_cached_token() {
     let mut mesh = with_bundle();
     let token = token(&key(), json!({}));
     assert_eq!(mesh.ask_with(&token).0, 200);
@@ -61,7 +61,7 @@ fn a_remembered_token_is_forgotten_when_it_is_revoked() {
 }
 
 #[test]
-fn a_remembered_token_must_still_be_allowed_where_it_is_used() {
+fn cached_token_is_authorized_for_each_request() {
     let rules = json!({ "rules": [{ "to": [{ "operation": { "paths": ["/orders/1"] } }] }] });
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), rules));
     let token = token(&key(), json!({}));

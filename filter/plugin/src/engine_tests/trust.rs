@@ -1,9 +1,9 @@
-//! Bundles and fetched keys, as requests feel them.
+//! Effects of bundles and fetched keys on requests.
 
 use super::*;
 
 #[test]
-fn what_cannot_be_known_yet_is_a_503_and_known_once_the_bundle_is_there() {
+fn answers_503_until_first_bundle_arrives() {
     let mut mesh = Mesh::new(&bundle_config(json!({}), json!({})));
     let token = token(&key(), json!({}));
     let (status, stream) = mesh.ask_with(&token);
@@ -23,7 +23,7 @@ fn what_cannot_be_known_yet_is_a_503_and_known_once_the_bundle_is_there() {
 }
 
 #[test]
-fn a_bundle_past_its_not_after_is_not_decided_by() {
+fn rejects_tokens_after_bundle_not_after() {
     let mut mesh = Mesh::new(&bundle_config(json!({}), json!({})));
     mesh.first_answer(&full(7, &[&key()]));
     mesh.host.advance(Duration::from_secs(3_600));
@@ -34,7 +34,7 @@ fn a_bundle_past_its_not_after_is_not_decided_by() {
 }
 
 #[test]
-fn an_embedded_bundle_decides_before_the_issuer_has_answered() {
+fn embedded_bundle_decides_before_first_poll() {
     let mut mesh = Mesh::new(&bundle_config(
         json!({ "embedded": full(3, &[&key()]) }),
         json!({}),
@@ -45,7 +45,7 @@ fn an_embedded_bundle_decides_before_the_issuer_has_answered() {
 }
 
 #[test]
-fn an_embedded_bundle_of_another_signer_is_a_mistake_and_an_old_one_a_warning() {
+fn checks_signature_and_age_of_embedded_bundle() {
     let foreign = bundle(
         &TestKey::new("pin", 98),
         &snapshot(1, &[]).full(times(START)),
@@ -59,7 +59,7 @@ fn an_embedded_bundle_of_another_signer_is_a_mistake_and_an_old_one_a_warning() 
 }
 
 #[test]
-fn another_configuration_in_the_same_vm_takes_over_bundle_and_fetched_keys() {
+fn new_configuration_inherits_bundle_and_fetched_keys() {
     for (config, answer) in [
         (bundle_config(json!({}), json!({})), full(7, &[&key()])),
         (remote_config(json!({})), jwks(&[&key()])),
@@ -68,7 +68,7 @@ fn another_configuration_in_the_same_vm_takes_over_bundle_and_fetched_keys() {
         old.first_answer(&answer);
         let mut changed: Value = serde_json::from_str(&config).unwrap();
         changed["rules"] = json!([{ "scopes": ["orders.read"] }]);
-        // The old root context is gone before the new one is configured.
+        // Envoy removes the old root context before it configures the new one.
         let (host, next) = (old.host.clone(), old.next);
         drop(old);
         let mut new = Mesh {
@@ -81,8 +81,8 @@ fn another_configuration_in_the_same_vm_takes_over_bundle_and_fetched_keys() {
     }
 }
 
-/// Two listeners of one proxy. The issuer has heard of the first alone, so no receipt lists the
-/// second.
+/// Adds a second listener to the proxy. The issuer knows only the first one, so no receipt lists
+/// the second.
 fn beside(one: &Mesh, bundle: Value) -> Mesh {
     let mut other = Mesh {
         engine: Engine::new(one.host.clone(), 2),
@@ -95,7 +95,7 @@ fn beside(one: &Mesh, bundle: Value) -> Mesh {
 }
 
 #[test]
-fn listener_that_never_polled_has_each_bundle_that_another_one_confirms() {
+fn all_listeners_share_each_acknowledged_bundle() {
     let mut one = with_bundle();
     let mut crowd: Vec<Mesh> = (0..20).map(|_| beside(&one, json!({}))).collect();
     one.host.enter(ROOT);
@@ -114,7 +114,7 @@ fn listener_that_never_polled_has_each_bundle_that_another_one_confirms() {
 }
 
 #[test]
-fn lent_bundle_is_used_no_longer_than_its_first_holder_stated() {
+fn lent_bundle_keeps_its_staleness_bound() {
     let one = with_bundle();
     let mut other = beside(&one, json!({ "staleness": { "action": "SERVE" } }));
     one.host.advance(Duration::from_secs(3_600));
@@ -127,7 +127,7 @@ fn lent_bundle_is_used_no_longer_than_its_first_holder_stated() {
 }
 
 #[test]
-fn a_configuration_with_other_pins_takes_over_nothing() {
+fn configuration_with_other_pins_inherits_nothing() {
     let mut old = Mesh::new(&bundle_config(json!({}), json!({})));
     old.first_answer(&full(7, &[&key()]));
     old.engine = Engine::new(old.host.clone(), 2);
@@ -139,7 +139,7 @@ fn a_configuration_with_other_pins_takes_over_nothing() {
 }
 
 #[test]
-fn fetched_keys_end_with_their_maximum_age() {
+fn fetched_keys_expire_at_maximum_age() {
     for (staleness, after) in [(json!(null), 503), (json!({ "action": "SERVE" }), 200)] {
         let mut mesh = Mesh::new(&remote_config(
             json!({ "refreshInterval": "20s", "staleness": staleness }),
@@ -147,8 +147,7 @@ fn fetched_keys_end_with_their_maximum_age() {
         mesh.first_answer(&jwks(&[&key()]));
         let good = token(&key(), json!({}));
         assert_eq!(mesh.ask_with(&good).0, 200);
-        // Whatever the provider answers: each of these leaves the last good keys as old as they
-        // are.
+        // None of these responses confirms the last good keys, so the keys keep ageing.
         for (status, body) in [
             (500, ""),
             (200, "<html>"),
@@ -185,7 +184,7 @@ fn fetched_keys_end_with_their_maximum_age() {
 }
 
 #[test]
-fn a_cluster_that_is_gone_ends_fetched_keys_too() {
+fn fetched_keys_expire_without_reachable_cluster() {
     let mut mesh = Mesh::new(&remote_config(json!({ "refreshInterval": "10s" })));
     mesh.first_answer(&jwks(&[&key()]));
     mesh.host.clone().with_unreachable("idp");
@@ -196,7 +195,7 @@ fn a_cluster_that_is_gone_ends_fetched_keys_too() {
 }
 
 #[test]
-fn forged_outputs_that_cannot_be_removed_stop_the_request() {
+fn rejects_request_with_unremovable_forged_output() {
     let host = FakeHost::new().that_keeps_headers();
     let mut mesh = Mesh::on(host, &inline_config(&[&key()], sub_to_header(), json!({})));
     let bearer = format!("Bearer {}", token(&key(), json!({})));
@@ -206,8 +205,12 @@ fn forged_outputs_that_cannot_be_removed_stop_the_request() {
     );
 }
 
+fn from_header(name: &str, prefix: &str) -> Value {
+    json!({ "fromHeaders": [{ "name": name, "prefix": prefix }] })
+}
+
 #[test]
-fn token_that_cannot_be_removed_stops_the_request() {
+fn rejects_request_with_unremovable_token() {
     let token = token(&key(), json!({}));
     let (bearer, alone, cookies) = (
         format!("Bearer {token}"),
@@ -215,12 +218,14 @@ fn token_that_cannot_be_removed_stops_the_request() {
         format!("a=b; s={token}"),
     );
     let (path, items) = (format!("/?t={token}"), format!("a, jwt:{token}"));
-    let header =
-        |name: &str, prefix: &str| json!({ "fromHeaders": [{ "name": name, "prefix": prefix }] });
     for (place, name, value) in [
-        (header("authorization", "Bearer "), "authorization", &bearer),
-        (header("x-token", ""), "x-token", &token),
-        (header("x-token", "jwt:"), "x-token", &items),
+        (
+            from_header("authorization", "Bearer "),
+            "authorization",
+            &bearer,
+        ),
+        (from_header("x-token", ""), "x-token", &token),
+        (from_header("x-token", "jwt:"), "x-token", &items),
         (json!({ "fromCookies": ["s"] }), "cookie", &alone),
         (json!({ "fromCookies": ["s"] }), "cookie", &cookies),
         (json!({ "fromParams": ["t"] }), ":path", &path),

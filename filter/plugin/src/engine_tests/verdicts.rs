@@ -1,9 +1,9 @@
-//! What becomes of a request.
+//! Verdicts on requests and their effects.
 
 use super::*;
 
 #[test]
-fn a_good_token_passes_and_the_upstream_sees_its_claims_instead() {
+fn replaces_valid_token_with_claim_headers() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), json!({})));
     let token = token(&key(), json!({}));
     let (status, stream) = mesh.ask_with(&token);
@@ -20,7 +20,7 @@ fn a_good_token_passes_and_the_upstream_sees_its_claims_instead() {
 }
 
 #[test]
-fn accepted_requests_are_told_at_the_next_tick() {
+fn reports_accepted_requests_at_next_tick() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     mesh.ask_with(&token(&key(), json!({})));
     mesh.tick_after(1_000);
@@ -28,7 +28,7 @@ fn accepted_requests_are_told_at_the_next_tick() {
 }
 
 #[test]
-fn the_token_is_forwarded_if_the_rule_says_so() {
+fn forwards_token_if_configured() {
     let mut mesh = Mesh::new(&inline_config(
         &[&key()],
         json!({ "forwardOriginalToken": true }),
@@ -43,7 +43,7 @@ fn the_token_is_forwarded_if_the_rule_says_so() {
 }
 
 #[test]
-fn without_a_token_nothing_is_validated_and_the_answer_is_401() {
+fn answers_401_without_token() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     let (status, stream) = mesh.ask(&[]);
     assert_eq!((status, code(&stream).as_str()), (401, "token-missing"));
@@ -57,7 +57,7 @@ fn without_a_token_nothing_is_validated_and_the_answer_is_401() {
 }
 
 #[test]
-fn a_bad_token_is_refused_and_the_upstream_sees_nothing() {
+fn rejects_bad_token_without_adding_outputs() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), json!({})));
     let (status, stream) = mesh.ask_with(&token(&key(), json!({ "exp": START - 100 })));
     assert_eq!((status, code(&stream).as_str()), (401, "token-expired"));
@@ -71,7 +71,7 @@ fn a_bad_token_is_refused_and_the_upstream_sees_nothing() {
 }
 
 #[test]
-fn copies_that_the_proxy_has_joined_are_called_repeated_whatever_else_is_wrong() {
+fn reports_joined_tokens_as_repeated_first() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     let good = token(&key(), json!({}));
     let unknown = token(&TestKey::new("b", 2), json!({}));
@@ -87,7 +87,7 @@ fn copies_that_the_proxy_has_joined_are_called_repeated_whatever_else_is_wrong()
 }
 
 #[test]
-fn a_token_from_where_its_issuer_is_not_looked_for_is_refused() {
+fn rejects_token_outside_its_issuers_locations() {
     let other = json!({
         "issuer": "https://other.example", "audiences": ["o"], "fromCookies": ["session"],
         "jwks": { "keys": [TestKey::new("b", 2).jwk()] },
@@ -103,7 +103,7 @@ fn a_token_from_where_its_issuer_is_not_looked_for_is_refused() {
 }
 
 #[test]
-fn a_missing_scope_is_named() {
+fn challenge_names_missing_scopes() {
     let rules = json!({ "rules": [{ "scopes": ["orders.write", "orders.admin"] }] });
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), rules));
     let (status, stream) = mesh.ask_with(&token(&key(), json!({})));
@@ -116,7 +116,7 @@ fn a_missing_scope_is_named() {
 }
 
 #[test]
-fn the_path_is_checked_before_the_token_is_looked_for() {
+fn checks_path_before_looking_for_token() {
     let rules = json!({ "rules": [{ "to": [{ "operation": { "paths": ["/orders/*"] } }] }] });
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), rules));
     let (status, stream) = mesh.ask(&[(":path", "/orders/../admin")]);
@@ -127,8 +127,10 @@ fn the_path_is_checked_before_the_token_is_looked_for() {
 }
 
 #[test]
-fn a_public_route_needs_no_token_but_takes_no_bad_one() {
-    let rules = json!({ "rules": [{ "to": [{ "operation": { "paths": ["/orders/1"] } }], "allowMissing": true }] });
+fn public_route_still_rejects_bad_tokens() {
+    let rules = json!({
+        "rules": [{ "to": [{ "operation": { "paths": ["/orders/1"] } }], "allowMissing": true }],
+    });
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), rules));
     assert_eq!((mesh.ask(&[]).0, mesh.count("anonymous")), (200, 1));
     assert_eq!(mesh.ask(&[(":path", "/orders/2")]).0, 401);
@@ -136,20 +138,21 @@ fn a_public_route_needs_no_token_but_takes_no_bad_one() {
 }
 
 #[test]
-fn a_preflight_passes_where_that_is_configured_only() {
+fn passes_cors_preflight_only_if_configured() {
     let preflight = [
         (":method", "OPTIONS"),
         ("origin", "https://a"),
         ("access-control-request-method", "GET"),
     ];
-    let config = |rest| inline_config(&[&key()], json!({}), rest);
-    assert_eq!(Mesh::new(&config(json!({}))).ask(&preflight).0, 401);
-    let mut mesh = Mesh::new(&config(json!({ "bypassCorsPreflight": true })));
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
+    assert_eq!(mesh.ask(&preflight).0, 401);
+    let bypass = json!({ "bypassCorsPreflight": true });
+    let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), bypass));
     assert_eq!((mesh.ask(&preflight).0, mesh.count("preflight")), (200, 1));
 }
 
 #[test]
-fn grpc_is_answered_in_its_own_terms() {
+fn answers_grpc_with_grpc_status() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     let (_, stream) = mesh.ask(&[("content-type", "application/grpc")]);
     let reply = stream.reply.unwrap();
@@ -160,10 +163,13 @@ fn grpc_is_answered_in_its_own_terms() {
 }
 
 #[test]
-fn spoofed_outputs_are_removed_whatever_the_verdict() {
+fn removes_spoofed_outputs_for_every_verdict() {
     let rest = json!({
         "bypassCorsPreflight": true,
-        "rules": [{ "to": [{ "operation": { "paths": ["/public"] } }], "allowMissing": true }, { "scopes": ["orders.read"] }],
+        "rules": [
+            { "to": [{ "operation": { "paths": ["/public"] } }], "allowMissing": true },
+            { "scopes": ["orders.read"] },
+        ],
     });
     let mut mesh = Mesh::new(&inline_config(&[&key()], sub_to_header(), rest.clone()));
     let spoofed = [
@@ -202,7 +208,7 @@ fn spoofed_outputs_are_removed_whatever_the_verdict() {
 }
 
 #[test]
-fn shadow_mode_counts_what_it_would_refuse_and_lets_it_pass_as_it_is() {
+fn shadow_mode_counts_rejections_and_passes_requests() {
     let mut mesh = Mesh::new(&inline_config(
         &[&key()],
         sub_to_header(),
@@ -230,7 +236,7 @@ fn shadow_mode_counts_what_it_would_refuse_and_lets_it_pass_as_it_is() {
 }
 
 #[test]
-fn logs_name_what_was_refused_at_debug_level_only_and_never_the_token() {
+fn logs_rejections_at_debug_without_token() {
     let config = inline_config(&[&key()], json!({}), json!({}));
     let token = token(&key(), json!({ "exp": START - 100 }));
     let mut quiet = Mesh::on(FakeHost::new().with_log_level(Level::Info), &config);
@@ -247,7 +253,7 @@ fn logs_name_what_was_refused_at_debug_level_only_and_never_the_token() {
 }
 
 #[test]
-fn the_host_is_asked_what_it_can_once_and_only_if_the_configuration_lets_it() {
+fn probes_host_crypto_once_if_configured() {
     for (allowed, asked) in [(json!(true), 12), (json!(null), 12), (json!(false), 0)] {
         let host = FakeHost::new().with_judge(|_| Some(true));
         let config = inline_config(&[&key()], json!({}), json!({ "hostVerification": allowed }));
@@ -260,7 +266,7 @@ fn the_host_is_asked_what_it_can_once_and_only_if_the_configuration_lets_it() {
 }
 
 #[test]
-fn omitted_output_is_counted_and_logged_once() {
+fn counts_omitted_output_and_logs_it_once() {
     let rule = json!({ "outputClaimToHeaders": [{ "header": "x-groups", "claim": "groups" }] });
     let mut mesh = Mesh::new(&inline_config(&[&key()], rule, json!({})));
     let groups: Vec<String> = (0..79)
@@ -284,8 +290,11 @@ fn omitted_output_is_counted_and_logged_once() {
 }
 
 #[test]
-fn unsafe_output_rejects_if_the_rule_says_so() {
-    let rule = json!({ "onUnsafe": "REJECT", "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }] });
+fn rejects_unsafe_output_if_configured() {
+    let rule = json!({
+        "onUnsafe": "REJECT",
+        "outputClaimToHeaders": [{ "header": "x-a", "claim": "a" }],
+    });
     let mut mesh = Mesh::new(&inline_config(&[&key()], rule, json!({})));
     let bad = token(&key(), json!({ "a": "a\nb" }));
     for _ in 0..2 {

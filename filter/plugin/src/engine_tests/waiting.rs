@@ -1,4 +1,4 @@
-//! Requests that wait for a newer key.
+//! Requests held until a newer key arrives.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn new_key() -> TestKey {
 }
 
 #[test]
-fn a_request_with_a_new_key_waits_for_the_bundle_that_has_it() {
+fn holds_request_until_bundle_has_its_key() {
     let mut mesh = with_bundle();
     let (id, flow) = mesh.send_with(&token(&new_key(), json!({})));
     assert!(matches!(flow, Flow::Held));
@@ -33,7 +33,7 @@ fn a_request_with_a_new_key_waits_for_the_bundle_that_has_it() {
 }
 
 #[test]
-fn the_long_poll_serves_those_who_wait_too() {
+fn long_poll_answer_resumes_held_requests() {
     let mut mesh = with_bundle();
     let regular = mesh.host.last_call();
     let (id, _flow) = mesh.send_with(&token(&new_key(), json!({})));
@@ -42,7 +42,7 @@ fn the_long_poll_serves_those_who_wait_too() {
 }
 
 #[test]
-fn a_key_that_does_not_come_is_refused_within_200_ms() {
+fn rejects_held_request_within_200_ms() {
     let mut mesh = with_bundle();
     let (id, _flow) = mesh.send_with(&token(&new_key(), json!({})));
     let mut waited = 0;
@@ -57,7 +57,7 @@ fn a_key_that_does_not_come_is_refused_within_200_ms() {
 }
 
 #[test]
-fn one_question_serves_all_who_wait_and_there_is_room_for_so_many() {
+fn one_poll_serves_limited_held_requests() {
     let mut mesh = with_bundle();
     let calls = mesh.host.calls().len();
     let mut held: Vec<(u32, Flow)> = (0..waiters::MAX_WAITING)
@@ -67,7 +67,7 @@ fn one_question_serves_all_who_wait_and_there_is_room_for_so_many() {
     assert_eq!(
         mesh.ask_with(&token(&new_key(), json!({}))).0,
         401,
-        "no room"
+        "the limit is reached"
     );
     mesh.tick_after(1);
     assert_eq!(mesh.host.calls().len(), calls + 1);
@@ -76,7 +76,7 @@ fn one_question_serves_all_who_wait_and_there_is_room_for_so_many() {
 }
 
 #[test]
-fn a_flood_of_invented_keys_is_refused_at_once_when_the_budget_is_spent() {
+fn rejects_unknown_keys_beyond_refresh_budget() {
     let mut mesh = with_bundle();
     let calls = mesh.host.calls().len();
     for _ in 0..4 {
@@ -88,9 +88,9 @@ fn a_flood_of_invented_keys_is_refused_at_once_when_the_budget_is_spent() {
     assert_eq!(mesh.host.calls().len(), calls + 4);
 }
 
-/// Envoy still lets it be entered, until the end of the turn of its event loop.
+/// Envoy still lets an ended stream be entered, until the end of the event loop iteration.
 #[test]
-fn a_stream_that_ends_while_it_waits_is_left_alone() {
+fn ignores_held_request_that_has_ended() {
     let mut mesh = with_bundle();
     let (id, _flow) = mesh.send_with(&token(&new_key(), json!({})));
     mesh.host.complete(id);
@@ -101,7 +101,7 @@ fn a_stream_that_ends_while_it_waits_is_left_alone() {
 }
 
 #[test]
-fn where_a_living_request_looks_ended_none_is_held() {
+fn holds_nothing_on_hosts_without_end_detection() {
     let mut mesh = with_bundle();
     mesh.host.complete(mesh.next);
     let (status, stream) = mesh.ask_with(&token(&new_key(), json!({})));
@@ -109,7 +109,7 @@ fn where_a_living_request_looks_ended_none_is_held() {
 }
 
 #[test]
-fn a_stream_that_cannot_be_entered_is_left_alone() {
+fn ignores_held_stream_that_is_gone() {
     let mut mesh = with_bundle();
     let (id, _flow) = mesh.send_with(&token(&new_key(), json!({})));
     mesh.host.end(id);
@@ -118,14 +118,14 @@ fn a_stream_that_cannot_be_entered_is_left_alone() {
 }
 
 #[test]
-fn keys_of_the_configuration_cannot_become_newer_so_nobody_waits_for_them() {
+fn holds_nothing_for_inline_keys() {
     let mut mesh = Mesh::new(&inline_config(&[&key()], json!({}), json!({})));
     let (status, stream) = mesh.ask_with(&token(&new_key(), json!({})));
     assert_eq!((status, code(&stream).as_str()), (401, "key-unknown"));
 }
 
 #[test]
-fn a_provider_is_asked_again_for_an_unknown_key() {
+fn refetches_key_set_for_unknown_key() {
     let mut mesh = Mesh::new(&remote_config(json!({})));
     mesh.first_answer(&jwks(&[&key()]));
     assert_eq!(mesh.ask_with(&token(&key(), json!({}))).0, 200);
@@ -140,7 +140,7 @@ fn a_provider_is_asked_again_for_an_unknown_key() {
 }
 
 #[test]
-fn who_has_waited_for_news_that_do_not_help_does_not_wait_again() {
+fn holds_each_request_only_once() {
     let mut mesh = with_bundle();
     let (id, _flow) = mesh.send_with(&token(&new_key(), json!({})));
     mesh.tick_after(1);
@@ -149,7 +149,7 @@ fn who_has_waited_for_news_that_do_not_help_does_not_wait_again() {
 }
 
 #[test]
-fn shadow_mode_asks_for_the_key_but_holds_nothing_up() {
+fn shadow_mode_refreshes_keys_but_holds_nothing() {
     let mut mesh = Mesh::new(&bundle_config(json!({}), json!({ "mode": "SHADOW" })));
     mesh.first_answer(&full(7, &[&key()]));
     let (_, flow) = mesh.send_with(&token(&new_key(), json!({})));
@@ -165,7 +165,7 @@ fn shadow_mode_asks_for_the_key_but_holds_nothing_up() {
 }
 
 #[test]
-fn those_who_wait_are_decided_by_a_new_configuration_of_their_context() {
+fn new_configuration_decides_held_requests() {
     let mut mesh = with_bundle();
     let bearer = format!("Bearer {}", token(&new_key(), json!({})));
     let (id, _flow) = mesh.send(&[
@@ -189,7 +189,7 @@ fn those_who_wait_are_decided_by_a_new_configuration_of_their_context() {
 }
 
 #[test]
-fn a_replaced_key_of_the_same_name_is_fetched() {
+fn fetches_replaced_key_with_same_kid() {
     let mut mesh = Mesh::new(&remote_config(json!({})));
     mesh.first_answer(&jwks(&[&key()]));
     let replaced = TestKey::new(key().kid, 7);
@@ -205,9 +205,9 @@ fn a_replaced_key_of_the_same_name_is_fetched() {
     );
 }
 
-/// A provider that publishes its new key late answers the first fetch with the old one.
+/// The provider publishes its new key late, so the first fetch returns the old key.
 #[test]
-fn a_refusal_does_not_outlive_the_key_that_it_was_for() {
+fn cached_rejection_ends_with_its_key() {
     let mut mesh = Mesh::new(&remote_config(json!({})));
     mesh.first_answer(&jwks(&[&key()]));
     let replaced = TestKey::new(key().kid, 7);
@@ -216,7 +216,7 @@ fn a_refusal_does_not_outlive_the_key_that_it_was_for() {
     mesh.tick_after(1);
     mesh.answer(mesh.host.last_call().token, 200, &jwks(&[&key()]));
     assert_eq!(code(&mesh.host.stream(id)), "signature-invalid");
-    assert_eq!(mesh.ask_with(&early).0, 401, "within the rate");
+    assert_eq!(mesh.ask_with(&early).0, 401, "no fetch: rate limit");
     mesh.tick_after(10_000);
     let (id, _flow) = mesh.send_with(&early);
     mesh.tick_after(1);
@@ -225,7 +225,7 @@ fn a_refusal_does_not_outlive_the_key_that_it_was_for() {
 }
 
 #[test]
-fn a_flood_of_bad_signatures_causes_few_fetches() {
+fn bad_signatures_cause_few_fetches() {
     let mut mesh = Mesh::new(&remote_config(json!({})));
     mesh.first_answer(&jwks(&[&key()]));
     let forger = TestKey::new(key().kid, 7);
@@ -245,9 +245,14 @@ fn a_flood_of_bad_signatures_causes_few_fetches() {
 }
 
 #[test]
-fn each_key_set_of_an_issuer_is_asked() {
-    let rule = |cluster: &str| json!({ "issuer": ISSUER, "audiences": ["orders"], "jwksUri": "https://k8s/jwks", "jwksCluster": cluster });
-    let mut mesh = Mesh::new(&json!({ "jwtRules": [rule("a"), rule("b")] }).to_string());
+fn waits_for_each_key_set_of_issuer() {
+    let rules = ["a", "b"].map(|cluster| {
+        json!({
+            "issuer": ISSUER, "audiences": ["orders"],
+            "jwksUri": "https://k8s/jwks", "jwksCluster": cluster,
+        })
+    });
+    let mut mesh = Mesh::new(&json!({ "jwtRules": rules }).to_string());
     mesh.tick_after(1);
     let [a, b] = [0, 1].map(|at| mesh.host.calls()[at].token);
     mesh.answer(a, 200, &jwks(&[&key()]));

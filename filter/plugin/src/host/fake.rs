@@ -1,15 +1,15 @@
-//! A proxy for tests: what the engine asks is answered from a script, what it does is written down.
+//! Fake proxy for tests: answers the engine from a script and records its actions.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::headers::RequestHeaders;
+use crate::headers::{self, ProxyRequest};
 
 use super::{CallRefused, Host, HostSignature, HttpCall, Level, MetricId, MetricKind, Reply};
 
-/// A call that the engine made.
+/// A recorded HTTP call of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Called {
     pub(crate) token: u32,
@@ -25,7 +25,7 @@ impl Called {
     }
 }
 
-/// One request as the proxy holds it.
+/// State of one request in the fake proxy.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stream {
     pub(crate) headers: Vec<(String, Vec<u8>)>,
@@ -59,14 +59,14 @@ struct State {
     judged: Cell<usize>,
 }
 
-/// How the proxy verifies signatures, if it does.
+/// Function that stands for the proxy's signature verification.
 pub(crate) type Judge = Box<dyn Fn(&HostSignature<'_>) -> Option<bool>>;
 
-/// The fake; clones share their state.
+/// Fake proxy. Clones share their state.
 #[derive(Clone, Default)]
 pub(crate) struct FakeHost(Rc<State>);
 
-/// 2025-01-01T00:00:00Z.
+/// Initial wall clock: 2025-01-01T00:00:00Z.
 pub(crate) const START: u64 = 1_735_689_600;
 
 impl FakeHost {
@@ -77,7 +77,7 @@ impl FakeHost {
         host
     }
 
-    /// Sets the wall clock, as an operator or NTP does; no time passes.
+    /// Sets the wall clock, as an operator or NTP does. The monotonic clock does not change.
     pub(crate) fn set_wall_clock(&self, now: Duration) {
         self.0.now.set(now);
     }
@@ -87,13 +87,13 @@ impl FakeHost {
         self
     }
 
-    /// The wall clock goes ahead by an hour with each reading.
+    /// Lets the wall clock jump ahead by an hour at each reading.
     pub(crate) fn with_hurried_wall_clock(self) -> Self {
         self.0.hurries.set(true);
         self
     }
 
-    /// Refuses to remove and to replace request headers.
+    /// Makes the proxy refuse to remove or replace request headers.
     pub(crate) fn that_keeps_headers(self) -> Self {
         self.0.keeps_headers.set(true);
         self
@@ -117,7 +117,7 @@ impl FakeHost {
         self
     }
 
-    /// How many signatures were put to the judge.
+    /// Returns the number of signatures that the engine passed to the judge.
     pub(crate) fn judged(&self) -> usize {
         self.0.judged.get()
     }
@@ -140,7 +140,7 @@ impl FakeHost {
         self.0.random.set(value);
     }
 
-    /// Puts a request into the proxy and enters it.
+    /// Adds a request to the proxy and enters its stream.
     pub(crate) fn request(&self, stream: u32, headers: &[(&str, &str)]) {
         let headers = headers
             .iter()
@@ -149,7 +149,7 @@ impl FakeHost {
         self.request_bytes(stream, headers);
     }
 
-    /// The same with values that need not be UTF-8.
+    /// Adds a request whose header values need not be UTF-8, and enters its stream.
     pub(crate) fn request_bytes(&self, stream: u32, headers: Vec<(String, Vec<u8>)>) {
         self.0.streams.borrow_mut().insert(
             stream,
@@ -161,13 +161,13 @@ impl FakeHost {
         self.0.context.set(stream);
     }
 
-    /// Ends a context: a stream, or a root context.
+    /// Ends a context, which is a stream or a root context.
     pub(crate) fn end(&self, context: u32) {
         self.0.streams.borrow_mut().remove(&context);
         self.0.ended.borrow_mut().insert(context);
     }
 
-    /// Ends the request of a stream whose context is still there.
+    /// Ends the request of a stream whose context still exists.
     pub(crate) fn complete(&self, stream: u32) {
         self.0.complete.borrow_mut().insert(stream);
     }
@@ -176,7 +176,7 @@ impl FakeHost {
         self.0.streams.borrow()[&stream].clone()
     }
 
-    /// What the finished call will have answered, for the next callback.
+    /// Sets the response that the next callback of a call will find.
     pub(crate) fn answer(&self, status: u16, body: &[u8]) {
         *self.0.response.borrow_mut() = Some((status, body.to_vec()));
     }
@@ -209,7 +209,7 @@ impl FakeHost {
         self.0.metrics.borrow().iter().any(|(key, _)| key == name)
     }
 
-    /// The sum of a counter, or the last value of a gauge or histogram; 0 if it was never defined.
+    /// Returns the sum of a counter, or the last value of a gauge or histogram; 0 if undefined.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         self.0
             .metrics
@@ -219,7 +219,7 @@ impl FakeHost {
             .map_or(0, |(_, value)| *value)
     }
 
-    /// How often a gauge or histogram was recorded.
+    /// Returns how often a gauge or histogram was recorded.
     pub(crate) fn records(&self, name: &str) -> usize {
         self.0
             .records
@@ -328,8 +328,8 @@ impl Host for FakeHost {
         self.0.complete.borrow().contains(&self.context())
     }
 
-    fn request_headers(&self) -> RequestHeaders {
-        RequestHeaders::new(meshseal_abi::header_map(
+    fn request_headers(&self) -> ProxyRequest {
+        headers::request(meshseal_abi::header_map(
             &self.stream(self.context()).headers,
         ))
     }

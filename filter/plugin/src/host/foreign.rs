@@ -1,9 +1,10 @@
-//! The messages of Envoy's foreign function `verify_signature`
-//! (`source/extensions/common/wasm/ext/verify_signature.proto`), in protobuf's encoding.
+//! Client of Envoy's foreign function `verify_signature`. Its messages are encoded in protobuf
+//! (`source/extensions/common/wasm/ext/verify_signature.proto`).
 
 use super::HostSignature;
 
-/// Asks the proxy; `None` if it has no such function or no answer. Natively there is no proxy.
+/// Verifies a signature with the proxy's cryptography. Returns `None` if the proxy has no such
+/// function or gives no answer, and in native builds, which run without a proxy.
 #[must_use]
 pub fn verify_signature(signature: &HostSignature<'_>) -> Option<bool> {
     meshseal_abi::call_foreign_function(
@@ -13,8 +14,8 @@ pub fn verify_signature(signature: &HostSignature<'_>) -> Option<bool> {
     )
 }
 
-/// `VerifySignatureArguments`: hash_function = 1, public_key = 2, signature = 3, text = 4, all of
-/// wire type 2 (length and bytes).
+/// Encodes a `VerifySignatureArguments`: hash_function = 1, public_key = 2, signature = 3,
+/// text = 4, all of wire type 2 (length-delimited).
 fn write_arguments(out: &mut Vec<u8>, signature: &HostSignature<'_>) {
     let fields = [
         signature.hash.as_bytes(),
@@ -22,6 +23,7 @@ fn write_arguments(out: &mut Vec<u8>, signature: &HostSignature<'_>) {
         signature.signature,
         signature.text,
     ];
+    // One byte for the tag and at most five for the length.
     out.reserve(fields.iter().map(|field| field.len() + 6).sum());
     for (tag, field) in [0x0a, 0x12, 0x1a, 0x22].into_iter().zip(fields) {
         out.push(tag);
@@ -30,12 +32,13 @@ fn write_arguments(out: &mut Vec<u8>, signature: &HostSignature<'_>) {
     }
 }
 
-/// `VerifySignatureResult`: `bool result = 1` comes first if it is true, and is left out if it is
-/// false.
+/// Decodes a `VerifySignatureResult`. Its `bool result = 1` comes first if true; protobuf omits it
+/// if false.
 fn result(message: &[u8]) -> bool {
     message.starts_with(&[0x08, 0x01])
 }
 
+/// Appends a number as a protobuf varint: seven bits per byte, lowest first.
 fn varint(out: &mut Vec<u8>, mut number: usize) {
     while let low @ 0x80.. = number {
         out.push(u8::try_from(low & 0x7f).unwrap_or(0) | 0x80);
@@ -49,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_four_fields_with_their_lengths() {
+    fn encodes_arguments_as_four_length_delimited_fields() {
         let text = [7; 300];
         let mut bytes = Vec::new();
         write_arguments(
@@ -67,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_result_that_says_so_is_a_yes() {
+    fn accepts_only_explicit_true_result() {
         assert!(result(&[0x08, 0x01]));
         for no in [
             &[][..],

@@ -1,11 +1,11 @@
-//! What the engine asks of the proxy. The engine is generic over [`Host`], so its tests run
-//! natively in milliseconds.
+//! Interface between the engine and the proxy. The engine is generic over [`Host`], so that its
+//! tests run natively in milliseconds.
 
 use std::time::Duration;
 
 use meshseal_core::authn::Moment;
 
-use crate::headers::RequestHeaders;
+use crate::headers::ProxyRequest;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -16,28 +16,28 @@ mod steady;
 /// Severity of a log line, least severe first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// What happened to single requests (V25).
+    /// Events of single requests (V25).
     Debug,
-    /// What happens rarely and as expected.
+    /// Rare, expected events.
     Info,
-    /// What an operator should look at.
+    /// Events that an operator should look at.
     Warn,
-    /// What stops the filter from working.
+    /// Events that stop the filter from working.
     Error,
 }
 
-/// What a metric measures.
+/// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Only rises.
+    /// Value that only rises.
     Counter,
-    /// The value recorded last.
+    /// Most recently recorded value.
     Gauge,
-    /// The distribution of recorded values.
+    /// Distribution of recorded values.
     Histogram,
 }
 
-/// A metric that the proxy knows.
+/// Id of a metric that is defined in the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricId(pub u32);
 
@@ -48,7 +48,7 @@ pub struct HttpCall<'a> {
     pub cluster: &'a str,
     /// Pseudo-headers and headers.
     pub headers: &'a [(&'a str, &'a str)],
-    /// After this the proxy answers with a failure.
+    /// Timeout after which the proxy reports a failure.
     pub timeout: Duration,
 }
 
@@ -59,102 +59,107 @@ pub struct HostSignature<'a> {
     pub hash: &'static str,
     /// The public key as `SubjectPublicKeyInfo`.
     pub spki: &'a [u8],
-    /// PKCS#1 v1.5 as it is, ECDSA in DER.
+    /// The signature: PKCS#1 v1.5 as in the JWS, ECDSA in DER.
     pub signature: &'a [u8],
-    /// What was signed.
+    /// The signed bytes.
     pub text: &'a [u8],
 }
 
-/// The proxy refused to make the call: it does not know the cluster, or has no healthy host there.
+/// Error returned by [`Host::call`] if the proxy does not know the cluster or the cluster has no
+/// healthy host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallRefused;
 
-/// A response that the proxy sends instead of asking the upstream.
+/// A local response that the proxy sends instead of forwarding the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// Response code details, for access logs.
     pub details: String,
-    /// Additional headers, as the ABI lays them out.
+    /// Additional headers in the header map format of the ABI.
     pub headers: Vec<u8>,
-    /// The body; for a gRPC request, the message.
+    /// The body; for a gRPC request, the gRPC message.
     pub body: String,
     /// gRPC status, used by the proxy when the request is gRPC.
     pub grpc_status: u8,
 }
 
-/// The proxy. Calls about a request or a response act on the stream chosen with [`Host::enter`], in
-/// the callbacks of a stream on that stream. No method panics; where the proxy may refuse, the
-/// return value says so.
+/// The proxy. Methods for a request or a response act on the entered context: the one of the
+/// current callback, or the one chosen with [`Host::enter`]. No method panics; if the proxy can
+/// refuse a call, the return value says so.
 pub trait Host {
-    /// Time since the Unix epoch, for times in tokens and bundles. An operator or NTP may set this
-    /// clock to any time.
+    /// Returns the wall clock: time since the Unix epoch, for times in tokens and bundles. An
+    /// operator or NTP may set this clock to any time.
     fn now(&self) -> Duration;
-    /// Time since an unspecified moment, for deadlines, back-off and rates. It never goes back and
-    /// does not follow changes of the time of day.
+    /// Returns the monotonic clock: time since an unspecified moment, for deadlines, back-off and
+    /// rates. It never goes back and does not follow changes of the wall clock.
     fn steady(&self) -> Duration;
-    /// Both clocks, for what is judged by the time of day and must not follow its steps.
+    /// Returns both clocks, for checks by the wall clock that must not follow its steps.
     fn moment(&self) -> Moment {
         Moment {
             wall_s: self.now().as_secs(),
             steady: self.steady(),
         }
     }
-    /// Random bits, for jitter and names; nothing secret is made of them.
+    /// Returns random bits for jitter and ids. They are not fit for secrets.
     fn random(&self) -> u64;
     /// Writes a line to the proxy's log.
     fn log(&self, level: Level, message: &str);
-    /// The least severe level that the proxy logs now.
+    /// Returns the least severe level that the proxy logs now.
     fn log_level(&self) -> Level;
-    /// The plugin configuration, of `size` bytes.
+    /// Returns the plugin configuration of `size` bytes.
     fn configuration(&self, size: usize) -> Option<Vec<u8>>;
-    /// A property of the proxy or the stream, e.g. `["node", "id"]`.
+    /// Returns a property of the proxy or the stream, such as `["node", "id"]`.
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
-    /// Sets how often the root context gets a tick.
+    /// Sets the tick period of the root context.
     fn set_tick_period(&self, period: Duration);
 
-    /// Whether a signature is good, by the proxy's own cryptography; `None` if it has none to
-    /// offer.
+    /// Verifies a signature with the proxy's own cryptography. Returns `None` if the proxy offers
+    /// none or cannot answer.
     fn verify_signature(&self, signature: &HostSignature<'_>) -> Option<bool>;
 
-    /// Makes a metric known, or finds it.
+    /// Defines a metric, or returns the id of an existing one.
     fn define_metric(&self, kind: MetricKind, name: &str) -> Option<MetricId>;
     /// Adds to a counter.
     fn increment_metric(&self, metric: MetricId, by: u32);
     /// Records a value of a gauge or a histogram.
     fn record_metric(&self, metric: MetricId, value: u64);
 
-    /// Makes `context` the one that the following calls act on; false if it is gone.
+    /// Makes `context` the entered context. Returns false if it no longer exists.
     fn enter(&self, context: u32) -> bool;
-    /// Whether the entered stream is over. Envoy lets its context be entered until the end of the
-    /// turn of its event loop, and to resume or answer it then is to act on what is no more.
+    /// Returns true if the request of the entered stream has ended. Envoy still lets the context of
+    /// an ended stream be entered until the end of the event loop iteration, and resuming or
+    /// answering it then would act on a destroyed stream.
     fn request_has_ended(&self) -> bool;
-    /// All request headers in order, repeated ones repeated, names in lower case, pseudo-headers
-    /// included.
-    fn request_headers(&self) -> RequestHeaders;
-    /// Adds a request header beside those of its name, which is cheaper than to replace them; false
-    /// if the proxy refuses.
+    /// Returns all request headers in order: repeated ones repeatedly, names in lower case,
+    /// pseudo-headers included.
+    fn request_headers(&self) -> ProxyRequest;
+    /// Adds a request header without replacing those of the same name, which is cheaper than
+    /// [`Host::set_request_header`]. Returns false if the proxy refuses.
     #[must_use]
     fn add_request_header(&self, name: &str, value: &str) -> bool;
-    /// Replaces a request header; values need not be UTF-8. False if the proxy refuses.
+    /// Replaces a request header; the value need not be UTF-8. Returns false if the proxy refuses.
     #[must_use]
     fn set_request_header(&self, name: &str, value: &[u8]) -> bool;
-    /// Removes every copy of a request header; false if the proxy refuses.
+    /// Removes every copy of a request header. Returns false if the proxy refuses.
     #[must_use]
     fn remove_request_header(&self, name: &str) -> bool;
-    /// Answers the request. The stream must be paused, or be paused by the callback's return value.
+    /// Sends a local response. The stream must be paused, or be paused by the callback's return
+    /// value.
     fn respond(&self, reply: &Reply);
-    /// Lets a paused request go on.
+    /// Resumes a paused request.
     fn resume(&self);
 
-    /// Makes an HTTP call; its response comes to the entered context under the returned token.
+    /// Makes an HTTP call. The proxy delivers the response to the entered context, identified by
+    /// the returned token.
     ///
     /// # Errors
-    /// [`CallRefused`]: no response will come.
+    /// Returns [`CallRefused`] if the proxy does not make the call; then no response will come.
     fn call(&self, call: &HttpCall<'_>) -> Result<u32, CallRefused>;
-    /// First value of a header of the call's response, in the callback that announces it.
+    /// Returns the first value of a header of a call's response. Works only in the callback that
+    /// announces the response.
     fn call_header(&self, name: &str) -> Option<Vec<u8>>;
-    /// The body of the call's response, up to `size` bytes.
+    /// Returns the body of a call's response, up to `size` bytes.
     fn call_body(&self, size: usize) -> Option<Vec<u8>>;
 }

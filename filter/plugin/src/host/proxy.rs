@@ -1,5 +1,5 @@
-//! The real proxy. A host that lacks a facility, or refuses a call, is no reason to stop: every
-//! status is a value (ADR 6).
+//! [`Host`] implemented by calls of the proxy-wasm ABI. If a host lacks a function or refuses a
+//! call, the filter does not panic: every status becomes a value (ADR 6).
 
 use std::cell::Cell;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use meshseal_abi::host as abi;
 
-use crate::headers::RequestHeaders;
+use crate::headers::{self, ProxyRequest};
 
 use super::steady::Guarded;
 use super::{
@@ -18,6 +18,7 @@ use super::{
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Proxy;
 
+// Substitute for hosts without a monotonic clock; it needs state between two readings.
 thread_local! {
     static GUARDED: Cell<Guarded> = const { Cell::new(Guarded::new()) };
 }
@@ -30,7 +31,7 @@ const ERROR: u32 = 4;
 
 impl Host for Proxy {
     fn now(&self) -> Duration {
-        // Without a clock no token is young enough to be accepted.
+        // Fail closed: at time 0 every token is issued in the future or lives too long.
         Duration::from_nanos(abi::time_of_day().unwrap_or_default())
     }
 
@@ -65,6 +66,7 @@ impl Host for Proxy {
         match abi::log_level() {
             Ok(0..=DEBUG) => Level::Debug,
             Ok(INFO) => Level::Info,
+            // A host that does not report its level gets warnings and errors only.
             Ok(WARN) | Err(_) => Level::Warn,
             Ok(_) => Level::Error,
         }
@@ -83,7 +85,8 @@ impl Host for Proxy {
         if abi::set_tick_period(millis).is_err() {
             self.log(
                 Level::Error,
-                "the host has no timer: keys and bundles are not fetched, and requests do not wait",
+                "the host offers no timer: the filter cannot fetch keys or bundles and holds no \
+                 requests; use a host with proxy_set_tick_period_milliseconds",
             );
         }
     }
@@ -93,6 +96,7 @@ impl Host for Proxy {
     }
 
     fn define_metric(&self, kind: MetricKind, name: &str) -> Option<MetricId> {
+        // Metric types of the ABI.
         let kind = match kind {
             MetricKind::Counter => 0,
             MetricKind::Gauge => 1,
@@ -114,13 +118,13 @@ impl Host for Proxy {
     }
 
     fn request_has_ended(&self) -> bool {
-        // Known when the request is complete and not before (Envoy,
-        // `source/extensions/filters/common/expr/context.cc`).
+        // Envoy sets this property when the request is complete and not before
+        // (`source/extensions/filters/common/expr/context.cc`).
         self.property(&["request", "duration"]).is_some()
     }
 
-    fn request_headers(&self) -> RequestHeaders {
-        RequestHeaders::new(meshseal_abi::request_headers())
+    fn request_headers(&self) -> ProxyRequest {
+        headers::request(meshseal_abi::request_headers())
     }
 
     fn add_request_header(&self, name: &str, value: &str) -> bool {
@@ -144,8 +148,12 @@ impl Host for Proxy {
             grpc_status: i32::from(reply.grpc_status),
         };
         if meshseal_abi::send_local_response(&response).is_err() {
-            // The stream stays paused and runs into the proxy's own timeout: closed, not open.
-            self.log(Level::Error, "the proxy refused a local response");
+            // Fail closed: the stream stays paused until the proxy's own timeout ends it.
+            self.log(
+                Level::Error,
+                "the host refused to send a local response; the request stays paused until it \
+                 times out",
+            );
         }
     }
 

@@ -1,13 +1,13 @@
-//! A substitute for the monotonic clock on hosts that have none.
+//! Substitute for the monotonic clock on hosts without one.
 
 use std::time::Duration;
 
-/// Longest time between two readings. The root context reads the clock at each tick, once a second
-/// at the least.
+/// Maximum plausible time between two readings. The root context reads the clock at each tick, at
+/// least once a second.
 const LONGEST_GAP: Duration = Duration::from_secs(3);
 
-/// Elapsed time by a wall clock that may be set to any time. A step back, or a step forward by more
-/// than [`LONGEST_GAP`], counts as no time at all.
+/// Monotonic time derived from a wall clock that may be set to any time. A step back, or a step
+/// forward by more than [`LONGEST_GAP`], counts as zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guarded {
     wall: Option<Duration>,
@@ -22,7 +22,7 @@ impl Guarded {
         }
     }
 
-    /// The elapsed time, when the wall clock shows `wall`.
+    /// Returns the elapsed time when the wall clock shows `wall`.
     pub(crate) fn read(&mut self, wall: Duration) -> Duration {
         let passed = self
             .wall

@@ -1,5 +1,5 @@
-//! The long-poll for the trust bundle. Every worker keeps its own; the version it asks with is its
-//! acknowledgement.
+//! Long-polls the issuer for the trust bundle. Every worker polls on its own. The version in a
+//! poll's `have` parameter acknowledges that bundle.
 
 use std::cell::OnceCell;
 use std::time::Duration;
@@ -18,24 +18,24 @@ use crate::host::{Host, HttpCall};
 use crate::metrics::{Count, Metrics};
 use crate::waiters;
 
-/// What the proxy waits for the issuer beyond the time that the poll asks it to hold the answer.
+/// Timeout of a poll beyond the time for which the issuer may hold the response.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// An issuer that answers at once with nothing new (a proxy between may cut long-polls) is asked
-/// once a second, not in a loop.
+/// Minimum time between polls that bring nothing new. It prevents a busy loop if the issuer, or a
+/// proxy between, does not hold polls.
 const SHORTEST_ROUND: Duration = Duration::from_secs(1);
 
 const WHAT: &str = "trust bundle";
 
-/// How this worker introduces itself to the issuer.
+/// Identity of this worker, sent with every poll.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    /// 16 hex digits, one for each worker and trust store.
+    /// Random id of this worker's trust store: 16 hexadecimal digits.
     pub(crate) worker: String,
-    /// The proxy's node id, at most 128 visible characters; asked for with the first poll, since a
-    /// proxy has none to tell while it is being configured (seen in Envoy 1.40).
+    /// The proxy's node id, at most 128 visible ASCII characters. It is read at the first poll,
+    /// because Envoy 1.40 does not provide it during configuration.
     pub(crate) node: OnceCell<String>,
-    /// Longest time for which the rules go on by one bundle.
+    /// Maximum time for which the configuration uses one bundle, as the issuer reads it.
     pub(crate) staleness: String,
     /// Ids of the pinned bundle keys.
     pub(crate) pins: String,
@@ -57,8 +57,7 @@ impl Identity {
 
     fn node(&self, host: &impl Host) -> &str {
         self.node.get_or_init(|| {
-            // The first is Envoy's present name for it, the second that of older Envoys and other
-            // hosts.
+            // Current Envoy has the first property; older Envoys and other hosts have the second.
             let node = host
                 .property(&["xds", "node", "id"])
                 .or_else(|| host.property(&["node", "id"]));
@@ -72,35 +71,40 @@ impl Identity {
     }
 }
 
-/// Ids of pinned keys for a header. An id that a header cannot carry is left out: the issuer then
-/// counts its key as not pinned, which delays a rotation and loosens nothing.
+/// Returns the ids of the pinned keys as a header value. An id that a header cannot carry is
+/// omitted. The issuer then counts its key as not pinned, which only delays a rotation.
 fn pin_list(pins: &KeySet) -> String {
-    let sendable = |kid: &&str| {
-        kid.bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b',')
-    };
     pins.kids()
         .flatten()
-        .filter(sendable)
+        .filter(|kid| is_sendable(kid))
         .collect::<Vec<_>>()
         .join(",")
 }
 
-/// The state of the poll.
+fn is_sendable(kid: &str) -> bool {
+    kid.bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b',')
+}
+
+/// State of the polls. All times are monotonic.
 #[derive(Debug)]
 pub(crate) struct BundleSync {
+    /// The long-poll under way.
     poll: Option<Asked>,
+    /// Start of the latest long-poll.
     started: Duration,
+    /// Time of the latest accepted bundle.
     heard: Duration,
     due: Duration,
     urgent: Urgent,
     backoff: Backoff,
     budget: Bucket,
+    /// True after a delta that did not match: the next poll requests a full bundle.
     ask_full: bool,
     health: Health,
 }
 
-/// A question on behalf of requests that wait.
+/// A short poll on behalf of held requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Urgent {
     No,
@@ -108,13 +112,13 @@ enum Urgent {
     Asked(Asked),
 }
 
-/// A question under way.
+/// A poll under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Asked {
     token: u32,
     have: Option<u64>,
     wait_s: u64,
-    /// Time after which no answer is expected any more, although the proxy promises one.
+    /// Time at which the poll is given up, although the proxy promises a response.
     overdue: Duration,
 }
 
@@ -133,7 +137,7 @@ impl BundleSync {
         }
     }
 
-    /// When something is to be done next; `None` while the poll is under way.
+    /// Returns the time of the next poll; `None` while one is under way.
     pub(crate) fn due(&self) -> Option<Duration> {
         if self.urgent == Urgent::Wanted {
             Some(Duration::ZERO)
@@ -142,8 +146,8 @@ impl BundleSync {
         }
     }
 
-    /// Asks what there is to ask. Only from the root context: calls belong to the context that
-    /// makes them.
+    /// Starts the polls that are due and gives up those that are overdue. Must run on the root
+    /// context, because the proxy delivers a response to the context that made the call.
     pub(crate) fn tick(
         &mut self,
         host: &impl Host,
@@ -152,6 +156,7 @@ impl BundleSync {
         trust: &Trust,
         metrics: &Metrics,
     ) {
+        // Urgent poll: runs beside the long-poll.
         if let Urgent::Asked(asked) = self.urgent
             && asked.overdue <= host.steady()
         {
@@ -161,17 +166,18 @@ impl BundleSync {
             let asked = ask(host, config, me, held(trust), 0, waiters::MAX_WAIT);
             self.urgent = asked.map_or(Urgent::No, Urgent::Asked);
         }
+        // Long-poll.
         let now = host.steady();
         if self.poll.take_if(|asked| asked.overdue <= now).is_some() {
             metrics.count(Count::BundlePollFailed);
-            self.failed(host, &"no answer");
+            self.failed(host, &Fault::NoAnswer);
         }
         if self.poll.is_some() || now < self.due {
             return;
         }
         let have = held(trust).filter(|_| !self.ask_full);
-        // An issuer that was not heard for a while confirms what we have at once, rather than at
-        // the end of a round.
+        // After a failure or a long silence, ask for an immediate response: it confirms the bundle
+        // without the delay of a whole long-poll.
         let silent = self.health.is_failing()
             || now.saturating_sub(self.heard) > Duration::from_secs(config.wait_s);
         let wait_s = if silent { 0 } else { config.wait_s };
@@ -188,14 +194,17 @@ impl BundleSync {
             metrics.count(Count::BundlePollFailed);
             self.failed(
                 host,
-                &format!("cluster {:?} cannot be reached", config.cluster),
+                &format!(
+                    "cluster {:?} is unknown to the proxy or has no healthy host",
+                    config.cluster
+                ),
             );
         }
     }
 
-    /// Wants to ask at the next tick, on behalf of requests that wait; true if that will be
-    /// answered in time for them. One question serves all, and there is a budget for such
-    /// questions.
+    /// Schedules an urgent poll for the next tick on behalf of a held request. Returns true if a
+    /// response can arrive in time for it. All held requests share one urgent poll, and a budget
+    /// limits urgent polls.
     pub(crate) fn urge(&mut self, now: Duration) -> bool {
         if self.urgent == Urgent::No && self.budget.take(now) {
             self.urgent = Urgent::Wanted;
@@ -203,7 +212,7 @@ impl BundleSync {
         self.urgent != Urgent::No
     }
 
-    /// Takes in an answer; `None` if it is to somebody else's question.
+    /// Handles a response and returns its outcome. Returns `None` if no poll made the call.
     pub(crate) fn finished(
         &mut self,
         host: &impl Host,
@@ -214,8 +223,8 @@ impl BundleSync {
     ) -> Option<Heard> {
         let (asked, regular) = self.take_asked(finished.token)?;
         Some(match document(host, finished, limits::MAX_BUNDLE_BYTES) {
-            // While this question was under way, another one brought news: the answer is to what we
-            // no longer have.
+            // Another poll brought a new version while this one was under way. This response is
+            // a delta from the replaced version, so it is dropped.
             Ok(_) if asked.have != trust.bundle_version() && asked.have.is_some() => {
                 self.due = self.due.min(host.steady());
                 Heard::Nothing
@@ -228,8 +237,7 @@ impl BundleSync {
                     Count::BundlePollFailed
                 };
                 metrics.count(count);
-                // An urgent question that failed says nothing about the long-poll, which may well
-                // be under way.
+                // A failed urgent poll does not affect the long-poll, which may be under way.
                 if regular {
                     self.failed(host, &fault);
                 }
@@ -238,6 +246,8 @@ impl BundleSync {
         })
     }
 
+    /// Takes the poll that made the call `token`. The flag is true for the long-poll and false for
+    /// an urgent poll.
     fn take_asked(&mut self, token: u32) -> Option<(Asked, bool)> {
         if let Some(asked) = self.poll.take_if(|asked| asked.token == token) {
             return Some((asked, true));
@@ -251,6 +261,7 @@ impl BundleSync {
         }
     }
 
+    /// Verifies a bundle and adopts it. The bundle in use stays if the new one is rejected.
     fn accept(
         &mut self,
         host: &impl Host,
@@ -267,13 +278,14 @@ impl BundleSync {
                 self.backoff.reset();
                 self.ask_full = false;
                 self.heard = now;
+                // The next poll acknowledges the new version, so it goes out at once.
                 if accepted == Accepted::NewVersion {
                     metrics.count(Count::BundleAccepted);
                     self.due = now;
                     return Heard::News;
                 }
-                let at_once_on_purpose = asked.wait_s == 0;
-                self.due = if at_once_on_purpose {
+                // A poll without `wait` is answered at once by design, so no delay is needed.
+                self.due = if asked.wait_s == 0 {
                     now
                 } else {
                     now.max(self.started.saturating_add(SHORTEST_ROUND))
@@ -282,8 +294,8 @@ impl BundleSync {
             }
             Err(error) => {
                 metrics.count(Count::BundleRefused);
-                // Whatever we have that a delta does not fit to: a full bundle does. Its version
-                // must still not be older.
+                // A delta that does not match our version: request a full bundle. Its version still
+                // must not be older than ours.
                 self.ask_full = error == BundleError::WrongBase;
                 self.failed(host, &error);
                 Heard::Nothing
@@ -297,15 +309,17 @@ impl BundleSync {
     }
 }
 
-/// A version, and the acknowledgement value that came with it.
+/// A bundle version and its proof, which a poll returns to acknowledge the version.
 type Held<'t> = (u64, Option<&'t str>);
 
+/// Returns version and proof of the bundle in use.
 fn held(trust: &Trust) -> Option<Held<'_>> {
     trust
         .bundle_version()
         .map(|version| (version, trust.bundle_ack()))
 }
 
+/// Sends a poll. Returns `None` if the proxy refuses the call.
 fn ask(
     host: &impl Host,
     config: &TrustBundleConfig,

@@ -76,7 +76,7 @@ fn poll() -> Poll {
     Poll::new(FakeHost::new(), json!({}))
 }
 
-/// Has taken over version 1 and asks for the next.
+/// Returns a poll that has accepted version 1 and waits for the next version.
 fn poll_with_version_1() -> Poll {
     let mut poll = poll();
     poll.tick();
@@ -89,7 +89,7 @@ fn poll_with_version_1() -> Poll {
 }
 
 #[test]
-fn the_first_poll_says_who_asks_and_that_it_has_nothing() {
+fn first_poll_identifies_worker_without_version() {
     let mut poll = poll();
     poll.tick();
     let call = poll.host.last_call();
@@ -111,7 +111,7 @@ fn the_first_poll_says_who_asks_and_that_it_has_nothing() {
 }
 
 #[test]
-fn path_wait_and_credential_are_those_of_the_configuration() {
+fn poll_uses_configured_path_wait_and_token() {
     let mut poll = Poll::new(
         FakeHost::new(),
         json!({ "path": "/b", "wait": "10s", "pollToken": "secret" }),
@@ -128,7 +128,7 @@ fn path_wait_and_credential_are_those_of_the_configuration() {
 }
 
 #[test]
-fn one_poll_is_under_way_at_a_time() {
+fn runs_one_poll_at_a_time() {
     let mut poll = poll();
     poll.tick();
     poll.tick_after(9_000);
@@ -137,27 +137,29 @@ fn one_poll_is_under_way_at_a_time() {
 }
 
 #[test]
-fn a_version_is_acknowledged_at_once_by_asking_for_the_next() {
+fn acknowledges_version_with_next_poll_at_once() {
     let poll = poll_with_version_1();
     assert_eq!(poll.host.last_call().path(), "/bundle?have=1&wait=25");
     assert_eq!(poll.count("accepted"), 1);
 }
 
-#[test]
-fn poll_proves_version_by_its_value() {
-    let mut poll = poll();
-    let with_ack = |version, ack: Option<&str>| {
-        bundle(
-            &pin(),
-            &Payload {
-                ack: ack.map(String::from),
-                ..snapshot(version, &[]).full(times(START))
-            },
-        )
+fn bundle_with_ack(version: u64, ack: Option<&str>) -> String {
+    let payload = Payload {
+        ack: ack.map(String::from),
+        ..snapshot(version, &[]).full(times(START))
     };
+    bundle(&pin(), &payload)
+}
+
+#[test]
+fn poll_carries_proof_of_its_version() {
+    let mut poll = poll();
     for (version, ack) in [(1, Some("first")), (2, Some("second")), (3, None)] {
         poll.tick();
-        assert_eq!(poll.answer(200, &with_ack(version, ack)), Heard::News);
+        assert_eq!(
+            poll.answer(200, &bundle_with_ack(version, ack)),
+            Heard::News
+        );
         poll.tick();
         let call = poll.host.last_call();
         assert_eq!(call.path(), format!("/bundle?have={version}&wait=25"));
@@ -168,25 +170,26 @@ fn poll_proves_version_by_its_value() {
     }
 }
 
-#[test]
-fn pins_that_no_header_can_carry_are_omitted() {
-    let pins = |kids: [&'static str; 2]| {
-        let keys: Value = kids
-            .into_iter()
-            .zip(1..)
-            .map(|(kid, seed)| TestKey::new(kid, seed).jwk())
-            .collect();
-        let policy =
-            meshseal_core::config::read_policy(&bundle_config(json!({ "keys": keys }), json!({})))
-                .unwrap();
-        Identity::new(&FakeHost::new(), &policy).pins
-    };
-    assert_eq!(pins(["old", "new"]), "old,new");
-    assert_eq!(pins(["a,b", "a b"]), "");
+/// Returns the pins that a worker sends if keys with these ids are pinned.
+fn sent_pins(kids: [&'static str; 2]) -> String {
+    let keys: Value = kids
+        .into_iter()
+        .zip(1..)
+        .map(|(kid, seed)| TestKey::new(kid, seed).jwk())
+        .collect();
+    let config = bundle_config(json!({ "keys": keys }), json!({}));
+    let policy = meshseal_core::config::read_policy(&config).unwrap();
+    Identity::new(&FakeHost::new(), &policy).pins
 }
 
 #[test]
-fn a_delta_is_applied() {
+fn omits_pins_that_headers_cannot_carry() {
+    assert_eq!(sent_pins(["old", "new"]), "old,new");
+    assert_eq!(sent_pins(["a,b", "a b"]), "");
+}
+
+#[test]
+fn applies_delta() {
     let mut poll = poll_with_version_1();
     let (one, both) = (
         snapshot(1, &[&TestKey::new("a", 1)]),
@@ -201,7 +204,7 @@ fn a_delta_is_applied() {
 }
 
 #[test]
-fn a_heartbeat_is_no_news_and_refreshes() {
+fn heartbeat_refreshes_without_news() {
     let mut poll = poll_with_version_1();
     poll.host.advance(Duration::from_secs(25));
     let same = snapshot(1, &[]);
@@ -212,12 +215,12 @@ fn a_heartbeat_is_no_news_and_refreshes() {
     assert_eq!(
         poll.sync.due(),
         Some(poll.host.steady()),
-        "a full round has passed: ask again at once"
+        "the long-poll has run its full time: poll again at once"
     );
 }
 
 #[test]
-fn an_issuer_that_does_not_hold_polls_is_asked_once_a_second() {
+fn polls_once_a_second_without_long_polling() {
     let mut poll = poll_with_version_1();
     let same = snapshot(1, &[]);
     poll.answer(200, &bundle(&pin(), &same.delta_from(&same, times(START))));
@@ -228,7 +231,7 @@ fn an_issuer_that_does_not_hold_polls_is_asked_once_a_second() {
 }
 
 #[test]
-fn failures_are_counted_and_backed_off_from() {
+fn counts_failures_and_backs_off() {
     let mut poll = poll();
     poll.host.set_random(250_000);
     for (failures, status) in [(1, 500), (2, 409), (3, 504)] {
@@ -241,7 +244,7 @@ fn failures_are_counted_and_backed_off_from() {
 }
 
 #[test]
-fn after_a_failure_what_is_known_is_confirmed_at_once_and_then_the_rounds_go_on() {
+fn confirms_bundle_at_once_after_failure() {
     let mut poll = poll_with_version_1();
     poll.answer(504, "");
     poll.tick_after(10_000);
@@ -256,7 +259,7 @@ fn after_a_failure_what_is_known_is_confirmed_at_once_and_then_the_rounds_go_on(
 }
 
 #[test]
-fn after_a_long_silence_what_is_known_is_confirmed_at_once() {
+fn confirms_bundle_at_once_after_long_silence() {
     let mut poll = poll_with_version_1();
     let delta = bundle(
         &pin(),
@@ -268,7 +271,7 @@ fn after_a_long_silence_what_is_known_is_confirmed_at_once() {
 }
 
 #[test]
-fn a_poll_without_any_answer_is_a_failure() {
+fn counts_poll_without_response_as_failure() {
     let mut poll = poll();
     poll.tick();
     poll.host.answer_nothing();
@@ -283,7 +286,7 @@ fn a_poll_without_any_answer_is_a_failure() {
 }
 
 #[test]
-fn a_cluster_that_cannot_be_reached_is_tried_again_and_told_once() {
+fn retries_unreachable_cluster_and_logs_once() {
     let mut poll = Poll::new(FakeHost::new().with_unreachable("issuer"), json!({}));
     for _ in 0..3 {
         poll.tick_after(10_000);
@@ -301,7 +304,7 @@ fn a_cluster_that_cannot_be_reached_is_tried_again_and_told_once() {
 }
 
 #[test]
-fn too_large_an_answer_is_refused_before_it_is_copied() {
+fn rejects_oversized_response_before_copying() {
     let mut poll = poll();
     poll.tick();
     poll.host.answer(200, b"");
@@ -316,7 +319,7 @@ fn too_large_an_answer_is_refused_before_it_is_copied() {
 }
 
 #[test]
-fn what_no_pinned_key_signed_is_refused_and_the_old_stays() {
+fn rejects_foreign_signature_and_keeps_old_bundle() {
     let mut poll = poll_with_version_1();
     let foreign = bundle(
         &TestKey::new("pin", 98),
@@ -330,7 +333,7 @@ fn what_no_pinned_key_signed_is_refused_and_the_old_stays() {
 }
 
 #[test]
-fn an_older_version_is_refused() {
+fn rejects_older_version() {
     let mut poll = poll_with_version_1();
     assert_eq!(poll.answer(200, &full(0, &[])), Heard::Nothing);
     assert_eq!(
@@ -340,7 +343,7 @@ fn an_older_version_is_refused() {
 }
 
 #[test]
-fn a_truncated_answer_and_one_that_is_not_text_are_refused() {
+fn rejects_truncated_and_non_utf8_responses() {
     let mut poll = poll();
     let bundle = full(1, &[]);
     for body in [&bundle.as_bytes()[..bundle.len() - 1], b"\xff\xfe", b""] {
@@ -354,7 +357,7 @@ fn a_truncated_answer_and_one_that_is_not_text_are_refused() {
 }
 
 #[test]
-fn after_a_delta_that_does_not_fit_a_full_bundle_is_asked_for() {
+fn requests_full_bundle_after_mismatched_delta() {
     let mut poll = poll_with_version_1();
     let (three, four) = (snapshot(3, &[]), snapshot(4, &[]));
     poll.answer(200, &bundle(&pin(), &four.delta_from(&three, times(START))));
@@ -366,7 +369,7 @@ fn after_a_delta_that_does_not_fit_a_full_bundle_is_asked_for() {
 }
 
 #[test]
-fn an_urgent_question_is_short_and_serves_all_who_want_one() {
+fn urgent_poll_is_short_and_shared() {
     let mut poll = poll_with_version_1();
     let now = poll.host.steady();
     assert!(poll.sync.urge(now) && poll.sync.urge(now));
@@ -377,7 +380,7 @@ fn an_urgent_question_is_short_and_serves_all_who_want_one() {
     assert_eq!(
         poll.host.calls().len(),
         3,
-        "two polls and one urgent question"
+        "two long-polls and one urgent poll"
     );
     let call = poll.host.last_call();
     assert_eq!(
@@ -387,7 +390,7 @@ fn an_urgent_question_is_short_and_serves_all_who_want_one() {
 }
 
 #[test]
-fn a_flood_that_urges_gets_the_budget_and_no_more() {
+fn urgent_polls_stay_within_budget() {
     let mut poll = poll_with_version_1();
     let mut asked = 0;
     for _ in 0..1_000 {
@@ -402,7 +405,7 @@ fn a_flood_that_urges_gets_the_budget_and_no_more() {
 }
 
 #[test]
-fn an_answer_to_what_has_been_overtaken_is_dropped_without_blame() {
+fn drops_overtaken_response_without_counting_failure() {
     let mut poll = poll_with_version_1();
     let regular = poll.host.last_call().token;
     poll.sync.urge(poll.host.steady());
@@ -422,7 +425,7 @@ fn an_answer_to_what_has_been_overtaken_is_dropped_without_blame() {
 }
 
 #[test]
-fn an_urgent_question_that_fails_leaves_the_poll_alone() {
+fn failed_urgent_poll_leaves_long_poll_running() {
     let mut poll = poll_with_version_1();
     poll.sync.urge(poll.host.steady());
     poll.tick();
@@ -431,13 +434,13 @@ fn an_urgent_question_that_fails_leaves_the_poll_alone() {
 }
 
 #[test]
-fn answers_to_other_questions_are_left_to_others() {
+fn ignores_responses_to_other_calls() {
     let mut poll = poll_with_version_1();
     assert_eq!(poll.hear(77, 200, b""), None);
 }
 
 #[test]
-fn a_poll_without_an_answer_is_given_up() {
+fn gives_up_poll_without_response() {
     let mut poll = poll_with_version_1();
     let calls = poll.host.calls().len();
     poll.tick_after(34_000);

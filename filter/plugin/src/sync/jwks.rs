@@ -1,5 +1,4 @@
-//! Key sets of third-party identity providers, fetched through a cluster that the configuration
-//! names.
+//! Fetches the key sets of third-party identity providers through a configured cluster.
 
 use std::time::Duration;
 
@@ -9,17 +8,18 @@ use meshseal_core::limits;
 use meshseal_core::policy::Policy;
 
 use super::pace::{Backoff, Bucket, portion};
-use super::{Finished, Health, Heard, document};
+use super::{Fault, Finished, Health, Heard, document};
 use crate::host::{Host, HttpCall, Level};
 use crate::metrics::{Count, Metrics};
 
-/// The key sets that are fetched, each from a place of its own.
+/// All fetched key sets, one entry per distinct source.
 #[derive(Debug)]
 pub(crate) struct JwksSync(Vec<Remote>);
 
-/// One place, and the rules that take their keys from it.
+/// A source of keys, with the state of its fetches.
 #[derive(Debug)]
 struct Remote {
+    /// Indices of the `jwtRules` that take their keys from this source.
     rules: Vec<usize>,
     fetch: Option<Fetch>,
     due: Duration,
@@ -27,7 +27,7 @@ struct Remote {
     unknown_keys: Bucket,
     bad_signatures: Bucket,
     health: Health,
-    /// Keys that were passed over and logged.
+    /// Skipped keys that have been logged.
     passed_over: Vec<PassedOver>,
 }
 
@@ -35,25 +35,25 @@ struct Remote {
 #[derive(Clone, Copy, Debug)]
 struct Fetch {
     token: u32,
-    /// Time after which no answer is expected any more, although the proxy promises one.
+    /// Time at which the fetch is given up, although the proxy promises a response.
     overdue: Duration,
 }
 
-/// Reason for which requests ask for newer keys. Each has a rate of its own, so that one cannot use
-/// up the other's.
+/// Reason why a request asks for newer keys. Each reason has its own rate limit, so that one cannot
+/// exhaust the other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Urge {
-    /// No key fits the token.
+    /// No known key matches the token.
     UnknownKey,
-    /// A key of that name exists and did not sign the token; the provider may have replaced it.
+    /// A key with this `kid` exists but did not sign the token; the provider may have replaced it.
     OtherKey,
 }
 
-/// Time for the proxy's own timeout to be reported.
+/// Extra time beyond the call's timeout, in which the proxy should report that timeout.
 const OVERDUE: Duration = Duration::from_secs(10);
 
-/// The Kubernetes API server answers 406 to `application/json` alone, other servers to
-/// `application/jwk-set+json` alone.
+/// `Accept` header of a fetch. The Kubernetes API server answers 406 to `application/json` alone,
+/// and other servers answer 406 to `application/jwk-set+json` alone.
 const ACCEPT: &str = "application/jwk-set+json, application/json, */*";
 
 impl JwksSync {
@@ -63,6 +63,7 @@ impl JwksSync {
             let KeySource::Remote(jwks) = &rule.keys else {
                 continue;
             };
+            // Rules with the same source share one fetch.
             match remotes.iter_mut().find(|(known, _)| *known == jwks) {
                 Some((_, remote)) => remote.rules.push(index),
                 None => remotes.push((jwks, Remote::new(index, jwks))),
@@ -71,14 +72,14 @@ impl JwksSync {
         Self(remotes.into_iter().map(|(_, remote)| remote).collect())
     }
 
-    /// The place that a rule takes its keys from.
+    /// Returns the index of the source that a rule takes its keys from.
     pub(crate) fn source_of(&self, rule: usize) -> Option<usize> {
         self.0
             .iter()
             .position(|remote| remote.rules.contains(&rule))
     }
 
-    /// When something is to be done next.
+    /// Returns the monotonic time of the next fetch; `None` if every fetch is under way.
     pub(crate) fn due(&self) -> Option<Duration> {
         self.0
             .iter()
@@ -86,21 +87,15 @@ impl JwksSync {
             .map(|remote| remote.due)
             .min()
     }
-
-    /// Whether no rule fetches keys.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Fetches what is due. Only from the root context: calls belong to the context that makes
-    /// them.
+    /// Starts the fetches that are due and gives up those that are overdue. Must run on the root
+    /// context, because the proxy delivers a response to the context that made the call.
     pub(crate) fn tick(&mut self, host: &impl Host, policy: &Policy, metrics: &Metrics) {
         let now = host.steady();
         for remote in &mut self.0 {
             if remote.fetch.take_if(|fetch| fetch.overdue <= now).is_some()
                 && let Some(jwks) = remote.config(policy)
             {
-                remote.failed(host, jwks, &"no answer", metrics);
+                remote.failed(host, jwks, &Fault::NoAnswer, metrics);
             }
         }
         for remote in self
@@ -112,8 +107,8 @@ impl JwksSync {
         }
     }
 
-    /// Wants to fetch at the next tick, on behalf of requests that wait; true if an answer is under
-    /// way then. One fetch serves all.
+    /// Schedules a fetch for the next tick on behalf of a held request. Returns true if a response
+    /// will then be under way. All held requests share one fetch.
     pub(crate) fn urge(&mut self, source: usize, why: Urge, now: Duration) -> bool {
         let Some(remote) = self.0.get_mut(source) else {
             return false;
@@ -123,6 +118,7 @@ impl JwksSync {
             Urge::UnknownKey => &mut remote.unknown_keys,
             Urge::OtherKey => &mut remote.bad_signatures,
         };
+        // A fetch that is due anyway costs nothing from the budget.
         if under_way || !budget.take(now) {
             return under_way;
         }
@@ -130,7 +126,8 @@ impl JwksSync {
         true
     }
 
-    /// Takes in an answer: the place it came from; `None` if it is to somebody else's question.
+    /// Handles a response and returns its source and outcome. Returns `None` if none of these
+    /// fetches made the call.
     pub(crate) fn finished(
         &mut self,
         host: &impl Host,
@@ -161,10 +158,10 @@ impl Remote {
             fetch: None,
             due: Duration::ZERO,
             backoff: Backoff::new(Duration::from_secs(1).min(longest), longest),
-            // Providers rotate keys daily at the most; two questions in a row bridge a provider
-            // that publishes a moment late.
+            // Providers rotate keys at most daily. A second fetch in a row helps if a provider
+            // publishes its new key a moment late.
             unknown_keys: Bucket::full(2, Duration::from_secs(10)),
-            // A provider that keeps the name of a replaced key is rare, and anyone can make a bad
+            // Providers rarely reuse the `kid` of a replaced key, but any client can send a bad
             // signature.
             bad_signatures: Bucket::full(1, Duration::from_secs(10)),
             health: Health::default(),
@@ -172,6 +169,7 @@ impl Remote {
         }
     }
 
+    /// Returns the settings of this source. They are the same in all of its rules.
     fn config<'p>(&self, policy: &'p Policy) -> Option<&'p RemoteJwks> {
         match &policy.authn().jwt_rules().get(*self.rules.first()?)?.keys {
             KeySource::Remote(jwks) => Some(jwks),
@@ -204,7 +202,8 @@ impl Remote {
             .ok();
         self.fetch = token.map(|token| Fetch { token, overdue });
         if self.fetch.is_none() {
-            self.failed(host, jwks, &"the cluster cannot be reached", metrics);
+            let why = "cluster is unknown to the proxy or has no healthy host";
+            self.failed(host, jwks, &why, metrics);
         }
     }
 
@@ -223,8 +222,10 @@ impl Remote {
             Ok(text) => text,
             Err(fault) => return self.failed(host, jwks, &fault, metrics),
         };
+        // Each rule may accept other algorithms, so a set can serve one rule and not another.
         let (mut passed_over, mut problem, mut heard) = (Vec::new(), None, Heard::Nothing);
         for rule in &self.rules {
+            // A rejected set leaves the rule's keys as they are.
             match trust.accept_jwks(*rule, &text, policy.authn(), host.steady()) {
                 Ok(set) => {
                     heard = Heard::News;
@@ -245,15 +246,15 @@ impl Remote {
         metrics.count(Count::JwksFetched);
         self.health.works(host, &name(jwks));
         self.backoff.reset();
-        // Up to a tenth early, so that workers and proxies that started together do not ask
-        // together.
+        // Refresh up to a tenth early, at random, so that workers and proxies that started together
+        // do not fetch together.
         let refresh = refresh(jwks);
         let early = portion(refresh.checked_div(10).unwrap_or_default(), host);
         self.due = host.steady().saturating_add(refresh.saturating_sub(early));
         heard
     }
 
-    /// Logs the keys that were passed over, unless they are the same as the last time.
+    /// Logs the skipped keys that the previous fetch did not skip.
     fn report(
         &mut self,
         host: &impl Host,
@@ -273,12 +274,13 @@ impl Remote {
             };
             host.log(
                 level,
-                &format!("{}: passed over {}", name(jwks), passed.problem),
+                &format!("{}: skipped {}", name(jwks), passed.problem),
             );
         }
         self.passed_over = passed_over;
     }
 
+    /// Records a failed fetch and schedules the retry. Fetched keys stay valid until they age out.
     fn failed(
         &mut self,
         host: &impl Host,

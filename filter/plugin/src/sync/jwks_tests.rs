@@ -60,7 +60,7 @@ fn fetcher() -> Fetcher {
 }
 
 #[test]
-fn keys_are_fetched_on_the_first_tick_from_where_the_uri_says() {
+fn first_tick_fetches_from_configured_uri() {
     let fetcher = fetcher();
     let call = fetcher.host.last_call();
     assert_eq!((call.cluster.as_str(), call.path()), ("idp", "/keys?v=2"));
@@ -79,7 +79,7 @@ fn keys_are_fetched_on_the_first_tick_from_where_the_uri_says() {
 }
 
 #[test]
-fn a_set_is_taken_over_and_asked_for_again_somewhat_before_it_is_old() {
+fn accepts_key_set_and_refreshes_it_early() {
     let mut fetcher = fetcher();
     fetcher.host.set_random(60_000_000);
     assert_eq!(
@@ -102,7 +102,7 @@ fn a_set_is_taken_over_and_asked_for_again_somewhat_before_it_is_old() {
 }
 
 #[test]
-fn keys_that_cannot_be_used_are_counted() {
+fn counts_unusable_keys() {
     let mut fetcher = fetcher();
     let set = json!({ "keys": [TestKey::new("a", 1).jwk(), { "kty": "unheard-of", "kid": "b" }] });
     assert_eq!(fetcher.answer(200, &set.to_string()), Heard::News);
@@ -110,7 +110,7 @@ fn keys_that_cannot_be_used_are_counted() {
 }
 
 #[test]
-fn after_a_failure_the_last_good_keys_stay_and_it_is_tried_again_soon() {
+fn failed_fetch_keeps_keys_and_retries_soon() {
     let mut fetcher = fetcher();
     fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
     for body in ["not json", r#"{"keys":[]}"#] {
@@ -125,7 +125,7 @@ fn after_a_failure_the_last_good_keys_stay_and_it_is_tried_again_soon() {
 }
 
 #[test]
-fn too_large_a_set_is_refused_before_it_is_copied() {
+fn rejects_oversized_key_set_before_copying() {
     let mut fetcher = fetcher();
     fetcher.host.answer(200, b"");
     let finished = Finished {
@@ -146,7 +146,7 @@ fn too_large_a_set_is_refused_before_it_is_copied() {
 }
 
 #[test]
-fn a_cluster_that_cannot_be_reached_is_tried_again() {
+fn retries_unreachable_cluster() {
     let mut fetcher = Fetcher::new(
         FakeHost::new().with_unreachable("idp"),
         &remote_config(json!({})),
@@ -156,10 +156,19 @@ fn a_cluster_that_cannot_be_reached_is_tried_again() {
     assert_eq!(fetcher.count("failed"), 2);
 }
 
+/// Returns a JWT rule whose keys come from the same source for every issuer.
+fn rule(issuer: &str, alg: &str) -> serde_json::Value {
+    json!({
+        "issuer": issuer, "audiences": ["o"], "algorithms": [alg],
+        "jwksUri": "https://idp.example/keys", "jwksCluster": "idp",
+    })
+}
+
 #[test]
-fn rules_with_the_same_place_share_one_fetch() {
-    let rule = |issuer: &str| json!({ "issuer": issuer, "audiences": ["o"], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp" });
-    let config = json!({ "jwtRules": [rule("https://a.example"), rule("https://b.example")] });
+fn rules_with_same_source_share_one_fetch() {
+    let config = json!({
+        "jwtRules": [rule("https://a.example", "EdDSA"), rule("https://b.example", "EdDSA")],
+    });
     let mut fetcher = Fetcher::new(FakeHost::new(), &config.to_string());
     fetcher.tick_after(Duration::ZERO);
     assert_eq!(fetcher.host.calls().len(), 1);
@@ -168,7 +177,7 @@ fn rules_with_the_same_place_share_one_fetch() {
 }
 
 #[test]
-fn urging_fetches_once_for_all_and_within_its_budget() {
+fn requested_refreshes_are_shared_and_limited() {
     let mut fetcher = fetcher();
     assert!(
         fetcher
@@ -198,37 +207,31 @@ fn urging_fetches_once_for_all_and_within_its_budget() {
 }
 
 #[test]
-fn an_unknown_source_cannot_be_urged() {
+fn refuses_refresh_of_unknown_source() {
     assert!(!fetcher().sync.urge(9, Urge::UnknownKey, Duration::ZERO));
 }
 
 #[test]
-fn a_passed_over_key_is_logged_once_per_change() {
+fn logs_skipped_key_once_per_change() {
     let mut fetcher = fetcher();
-    let set = |usage: &str| {
-        let foreign = json!({ "kty": "RSA", "use": usage, "kid": "b" });
-        json!({ "keys": [TestKey::new("a", 1).jwk(), foreign] }).to_string()
-    };
-    let lines = |fetcher: &Fetcher| {
-        fetcher
-            .host
-            .lines(Level::Info)
-            .iter()
-            .filter(|line| line.contains("passed over"))
-            .count()
-    };
     for (usage, logged) in [("enc", 1), ("enc", 1), ("tls", 2), ("tls", 2), ("enc", 3)] {
-        fetcher.answer(200, &set(usage));
-        assert_eq!(lines(&fetcher), logged, "{usage}");
+        let foreign = json!({ "kty": "RSA", "use": usage, "kid": "b" });
+        let set = json!({ "keys": [TestKey::new("a", 1).jwk(), foreign] });
+        fetcher.answer(200, &set.to_string());
+        let mut lines = fetcher.host.lines(Level::Info);
+        lines.retain(|line| line.contains("skipped"));
+        assert_eq!(lines.len(), logged, "{usage}");
         fetcher.tick_after(Duration::from_secs(300));
     }
     assert!(fetcher.host.lines(Level::Info)[0].contains("keys[1].use: \"enc\", not \"sig\""));
 }
 
 #[test]
-fn a_set_without_a_usable_key_says_why() {
+fn logs_why_key_set_is_unusable() {
     let mut fetcher = fetcher();
-    let private = json!({ "keys": [{ "kty": "RSA", "use": "enc" }, { "kty": "OKP", "crv": "Ed25519", "d": "AA" }] });
+    let private = json!({
+        "keys": [{ "kty": "RSA", "use": "enc" }, { "kty": "OKP", "crv": "Ed25519", "d": "AA" }],
+    });
     assert_eq!(fetcher.answer(200, &private.to_string()), Heard::Nothing);
     let told = fetcher.host.lines(Level::Warn);
     assert!(
@@ -251,9 +254,10 @@ fn a_set_without_a_usable_key_says_why() {
 }
 
 #[test]
-fn one_rule_without_a_key_keeps_no_other_from_theirs() {
-    let rule = |issuer: &str, alg: &str| json!({ "issuer": issuer, "audiences": ["o"], "algorithms": [alg], "jwksUri": "https://idp.example/keys", "jwksCluster": "idp" });
-    let config = json!({ "jwtRules": [rule("https://a.example", "RS256"), rule("https://b.example", "EdDSA")] });
+fn rule_without_usable_key_spares_other_rules() {
+    let config = json!({
+        "jwtRules": [rule("https://a.example", "RS256"), rule("https://b.example", "EdDSA")],
+    });
     let mut fetcher = Fetcher::new(FakeHost::new(), &config.to_string());
     fetcher.tick_after(Duration::ZERO);
     assert_eq!(
@@ -271,7 +275,7 @@ fn one_rule_without_a_key_keeps_no_other_from_theirs() {
 }
 
 #[test]
-fn a_fetch_without_an_answer_is_given_up() {
+fn gives_up_fetch_without_response() {
     let mut fetcher = fetcher();
     fetcher.tick_after(Duration::from_secs(14));
     assert_eq!((fetcher.host.calls().len(), fetcher.sync.due()), (1, None));
@@ -284,7 +288,7 @@ fn a_fetch_without_an_answer_is_given_up() {
 }
 
 #[test]
-fn bad_signatures_use_up_no_fetch_for_unknown_keys() {
+fn bad_signatures_spare_budget_for_unknown_keys() {
     let mut fetcher = fetcher();
     fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
     let mut fetches = |why: Urge| {

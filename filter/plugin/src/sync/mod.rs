@@ -1,6 +1,7 @@
-//! Keeps trust current: the bundle by long-poll, providers' key sets by fetching. Both run on the
-//! root context's ticks and callbacks; a request never makes a call of its own, it can only urge
-//! one that serves all.
+//! Keeps trust current: polls the issuer for the trust bundle and fetches providers' key sets.
+//!
+//! All calls are made on ticks and callbacks of the root context. A request makes no call of its
+//! own. It can only request a refresh, which all waiting requests share.
 
 pub(crate) mod bundle;
 pub(crate) mod jwks;
@@ -8,25 +9,25 @@ mod pace;
 
 use crate::host::{Host, Level};
 
-/// What a finished call brought.
+/// Outcome of a finished call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// Keys or revocations are new: whoever waits for them is decided again.
+    /// New keys or revocations arrived; the requests held for them are decided again.
     News,
     /// Nothing new, or nothing usable.
     Nothing,
 }
 
-/// A finished call, in the callback that announces it.
+/// A finished call. Valid only in the callback that announces it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Finished {
-    /// What [`Host::call`] returned.
+    /// The token that [`Host::call`] returned.
     pub(crate) token: u32,
     /// Size of the body in bytes.
     pub(crate) size: usize,
 }
 
-/// Why a call brought no document.
+/// Reason why a call brought no document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Fault {
     NoAnswer,
@@ -38,15 +39,16 @@ enum Fault {
 impl std::fmt::Display for Fault {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoAnswer => out.write_str("no answer"),
-            Self::Status(status) => write!(out, "answered with status {status}"),
-            Self::TooLarge(size) => write!(out, "answered with {size} bytes, more than is read"),
-            Self::NotText => out.write_str("answered with what is not text"),
+            Self::NoAnswer => out.write_str("no response"),
+            Self::Status(status) => write!(out, "response status {status}, expected 200"),
+            Self::TooLarge(size) => write!(out, "response too large ({size} bytes)"),
+            Self::NotText => out.write_str("response is not UTF-8"),
         }
     }
 }
 
-/// The document of a call; refused by its announced size before a byte of it is copied.
+/// Returns the document of a call. A document above `limit` bytes is rejected by its announced
+/// size, before the proxy copies it into the module.
 fn document(host: &impl Host, finished: Finished, limit: usize) -> Result<String, Fault> {
     let status = host.call_header(":status").ok_or(Fault::NoAnswer)?;
     if status != b"200" {
@@ -59,8 +61,8 @@ fn document(host: &impl Host, finished: Finished, limit: usize) -> Result<String
     String::from_utf8(body).map_err(|_| Fault::NotText)
 }
 
-/// Warns once for each reason why a source fails and says once when it is back, however often it is
-/// asked in between.
+/// Log state of a source. It logs a warning once per failure reason and one line on recovery, so
+/// that retries do not flood the log.
 #[derive(Clone, Debug, Default)]
 struct Health {
     /// The last reason, while the source fails.
@@ -74,6 +76,7 @@ impl Health {
 
     fn failed(&mut self, host: &impl Host, what: &str, why: &dyn std::fmt::Display) {
         let why = why.to_string();
+        // The same reason again is worth a debug line only.
         let level = if self.failing.as_ref() == Some(&why) {
             Level::Debug
         } else {

@@ -1,12 +1,12 @@
-//! How often to ask: back-off after failures, and a budget for questions that requests provoke.
+//! Pace of calls: back-off after failures, and rate limits for refreshes that requests cause.
 
 use std::time::Duration;
 
 use crate::host::Host;
 
-/// Back-off that doubles, with full jitter: the waits of many workers spread over the whole span,
-/// so that an issuer that comes back is not met by all of them at once (AWS Architecture Blog,
-/// "Exponential Backoff And Jitter").
+/// Exponential back-off with full jitter. The delays of many workers spread over the whole span, so
+/// that they do not all call a recovering issuer at once (AWS Architecture Blog, "Exponential
+/// Backoff And Jitter").
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -27,7 +27,7 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// How long to wait after one more failure: between nothing and the present span.
+    /// Returns the delay after one more failure: random, between zero and the current span.
     pub(crate) fn next(&mut self, host: &impl Host) -> Duration {
         let span = 2_u32
             .checked_pow(self.failures)
@@ -37,7 +37,7 @@ impl Backoff {
     }
 }
 
-/// A random part of a span, evenly distributed.
+/// Returns a random part of a span, uniformly distributed.
 pub(crate) fn portion(span: Duration, host: &impl Host) -> Duration {
     let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
     Duration::from_micros(
@@ -47,7 +47,7 @@ pub(crate) fn portion(span: Duration, host: &impl Host) -> Duration {
     )
 }
 
-/// A token bucket: questions that requests provoke, so many at once and one more each interval.
+/// Token bucket for refreshes that requests cause: holds `size` permits and gains one per interval.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {
     size: u32,
@@ -66,7 +66,7 @@ impl Bucket {
         }
     }
 
-    /// Takes one, if there is one.
+    /// Takes a permit and returns true, or returns false if the bucket is empty.
     pub(crate) fn take(&mut self, now: Duration) -> bool {
         let passed = now
             .saturating_sub(self.since)
@@ -76,7 +76,8 @@ impl Bucket {
         let earned = u32::try_from(passed).unwrap_or(u32::MAX);
         if earned > 0 {
             self.left = self.left.saturating_add(earned).min(self.size);
-            // What is left of the interval goes on counting, unless the bucket has run over.
+            // The rest of a started interval counts on, unless the bucket is full: a full bucket
+            // must not earn permits in advance.
             self.since = if self.left == self.size {
                 now
             } else {
@@ -100,9 +101,8 @@ mod tests {
     }
 
     #[test]
-    fn the_span_doubles_up_to_its_end_and_starts_anew_after_a_success() {
-        // The largest random number modulo (span + 1 µs) is not the span, so ask for the span
-        // itself.
+    fn delay_doubles_to_maximum_and_resets() {
+        // The fake host returns the span as its random number, which selects the longest delay.
         let host = FakeHost::new();
         let mut backoff = Backoff::new(ms(250), ms(10_000));
         for span in [250_u64, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_reaches_down_to_nothing() {
+    fn jitter_may_be_zero() {
         let host = FakeHost::new();
         host.set_random(0);
         assert_eq!(Backoff::new(ms(250), ms(10_000)).next(&host), ms(0));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_gives_what_it_holds_and_then_one_each_interval() {
+    fn bucket_refills_one_per_interval() {
         let mut bucket = Bucket::full(2, ms(1_000));
         let start = Duration::from_secs(1_000);
         assert!(bucket.take(start) && bucket.take(start));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_does_not_save_up_more_than_it_holds() {
+    fn bucket_never_exceeds_its_size() {
         let mut bucket = Bucket::full(2, ms(1_000));
         let later = Duration::from_secs(1_000_000);
         assert_eq!((0..9).filter(|_| bucket.take(later)).count(), 2);

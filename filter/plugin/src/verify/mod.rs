@@ -1,11 +1,11 @@
-//! Who does the arithmetic of a signature: tables of the key, the proxy where it has shown that it
-//! can, or the module by itself.
+//! Selects the fastest safe way to verify a signature: precomputed tables of the key, the proxy, or
+//! the module itself.
 //!
 //! Envoy offers BoringSSL as the foreign function `verify_signature`
-//! (`source/extensions/common/wasm/foreign.cc`), in half the time of the module for RSA. A host
-//! that has no such function, or one that says yes to everything, is found out by known answers
-//! before any token depends on it: for each algorithm one signature that is good and one that is
-//! not.
+//! (`source/extensions/common/wasm/foreign.cc`), which takes half the time of the module for RSA.
+//! The filter tests this function before any token depends on it, with one valid and one invalid
+//! signature per algorithm. So a host without the function is detected, and so is one that accepts
+//! every signature.
 
 use meshseal_core::jose::Alg;
 use meshseal_core::json::{Budget, Document, Value};
@@ -16,16 +16,16 @@ use crate::host::{Host, HostSignature};
 
 pub(crate) mod tables;
 
-/// Signed with keys that were thrown away: a text, and for each algorithm a key and its signature
-/// of the text.
+/// Known answers: a text, and for each algorithm a public key and its signature of the text. The
+/// private keys were destroyed.
 const KNOWN_ANSWERS: &str = include_str!("known_answers.json");
 
-/// The algorithms that the host verifies.
+/// Algorithms that the host has been proven to verify correctly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hosted(Vec<Alg>);
 
 impl Hosted {
-    /// What the host can, by its answers to questions whose answers are known.
+    /// Determines the algorithms of the host by known answers.
     pub(crate) fn proven(host: &impl Host) -> Self {
         let Ok(document) = Document::lent(KNOWN_ANSWERS, Budget::JWKS) else {
             return Self::default();
@@ -52,7 +52,8 @@ impl Hosted {
     }
 }
 
-/// The algorithm of a known answer, if the host gives it and not its opposite.
+/// Returns the algorithm of a known answer if the host accepts its signature and rejects a changed
+/// one.
 fn proven_by(answer: Value<'_>, text: &str, host: &impl Host) -> Option<Alg> {
     let jwks = format!(r#"{{"keys":[{}]}}"#, answer.get("jwk")?);
     let set = KeySet::from_config(&jwks, &Alg::ALL, false).ok()?;
@@ -60,12 +61,16 @@ fn proven_by(answer: Value<'_>, text: &str, host: &impl Host) -> Option<Alg> {
     let good = base64url::decode(answer.get("signature")?.as_str()?)?;
     let mut bad = good.clone();
     *bad.last_mut()? ^= 1;
-    let says = |signature: &[u8]| ask(host, key, text.as_bytes(), signature);
-    (says(&good) == Some(true) && says(&bad) == Some(false)).then(|| key.alg())
+    // The second check detects hosts that accept every signature.
+    let accepts_good = ask(host, key, text.as_bytes(), &good) == Some(true);
+    let proven = accepts_good && ask(host, key, text.as_bytes(), &bad) == Some(false);
+    proven.then(|| key.alg())
 }
 
-/// Puts a signature to the host; `None` if it has no answer.
+/// Asks the host to verify a signature. Returns `None` if the host has no answer.
 fn ask(host: &impl Host, key: &Key, text: &[u8], signature: &[u8]) -> Option<bool> {
+    // A JWS carries ECDSA signatures as r and s of fixed length (RFC 7518 §3.4); BoringSSL expects
+    // DER.
     let ecdsa = |length: usize| {
         if signature.len() == length {
             der::ecdsa_signature(signature)
@@ -91,7 +96,7 @@ fn ask(host: &impl Host, key: &Key, text: &[u8], signature: &[u8]) -> Option<boo
     let signature = match &converted {
         None => signature,
         Some(Some(der)) => der,
-        // Not as long as this curve's signatures are: no need to ask.
+        // A signature of the wrong length for its curve is invalid; the host need not be asked.
         Some(None) => return Some(false),
     };
     host.verify_signature(&HostSignature {
@@ -102,8 +107,8 @@ fn ask(host: &impl Host, key: &Key, text: &[u8], signature: &[u8]) -> Option<boo
     })
 }
 
-/// Verifies by what is cheapest in Envoy (docs/performance.md): tables of the key, once they are
-/// built; else the host, if it can; else the module without help.
+/// Signature verifier that prefers the cheapest way in Envoy (docs/performance.md): tables of the
+/// key once they are built, else the host if it is proven, else the module alone.
 pub(crate) struct Verifier<'v, H> {
     pub(crate) host: &'v H,
     pub(crate) hosted: Option<&'v Hosted>,
@@ -119,6 +124,7 @@ impl<H: Host> SignatureVerifier for Verifier<'_, H> {
             } else {
                 None
             };
+            // Without complete tables of the key this verifies in the module.
             asked.unwrap_or_else(|| tables.verify(key, message, signature))
         })
     }

@@ -1,5 +1,5 @@
-//! The tables of the keys in force, for all configurations of this VM: listeners share issuers, and
-//! statics survive a change of configuration.
+//! Verification tables of the keys in use, shared by all configurations of this VM. Listeners often
+//! share issuers, and statics survive a change of configuration.
 
 use std::cell::RefCell;
 
@@ -7,15 +7,15 @@ use meshseal_core::keys::KeyTables;
 
 use crate::registry;
 
-/// Rows of a table that one tick builds: below a millisecond in V8, so that no request waits
-/// longer.
+/// Number of table rows built per tick. It takes less than a millisecond in V8, so no request is
+/// delayed longer.
 const ROWS_A_TICK: usize = 1;
 
 thread_local! {
     static TABLES: RefCell<KeyTables> = RefCell::new(KeyTables::new());
 }
 
-/// Lends the tables out; none of them, should they be growing at the moment.
+/// Calls `use_them` with the tables, or with empty tables while the tables are being extended.
 pub(crate) fn with<T>(use_them: impl FnOnce(&KeyTables) -> T) -> T {
     TABLES.with(|tables| match tables.try_borrow() {
         Ok(tables) => use_them(&tables),
@@ -23,7 +23,7 @@ pub(crate) fn with<T>(use_them: impl FnOnce(&KeyTables) -> T) -> T {
     })
 }
 
-/// Keeps the tables of the keys that are in force now, and queues what is missing.
+/// Keeps the tables of keys in use, drops all others and queues the missing ones.
 pub(crate) fn keep() {
     TABLES.with(|tables| {
         let Ok(mut tables) = tables.try_borrow_mut() else {
@@ -33,7 +33,7 @@ pub(crate) fn keep() {
     });
 }
 
-/// Builds on for a tick; false when there is nothing left to build.
+/// Builds the rows of one tick. Returns false when every table is complete.
 pub(crate) fn grow() -> bool {
     TABLES.with(|tables| {
         tables

@@ -2,7 +2,7 @@ use super::*;
 use crate::host::fake::FakeHost;
 use meshseal_core::keys::Portable;
 
-/// The known answers as the proxy sees them: (SPKI, signature), good ones only.
+/// Returns SPKI and signature of each known answer, in the form in which the proxy gets them.
 fn good_ones() -> Vec<(Vec<u8>, Vec<u8>)> {
     answers()
         .into_iter()
@@ -12,20 +12,19 @@ fn good_ones() -> Vec<(Vec<u8>, Vec<u8>)> {
 
 fn answers() -> Vec<(Key, Vec<u8>)> {
     let known: serde_json::Value = serde_json::from_str(KNOWN_ANSWERS).unwrap();
-    let answer = |answer: &serde_json::Value| {
-        let jwks = serde_json::json!({ "keys": [answer["jwk"]] }).to_string();
-        let set = KeySet::from_config(&jwks, &Alg::ALL, false).unwrap();
-        (
-            set.iter().next().unwrap().clone(),
-            base64url::decode(answer["signature"].as_str().unwrap()).unwrap(),
-        )
-    };
-    known["answers"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(answer)
-        .collect()
+    let mut answers = Vec::new();
+    for answer in known["answers"].as_array().unwrap() {
+        let signature = base64url::decode(answer["signature"].as_str().unwrap()).unwrap();
+        answers.push((only_key(&answer["jwk"]), signature));
+    }
+    answers
+}
+
+/// Reads a JWK as the configuration does.
+fn only_key(jwk: &serde_json::Value) -> Key {
+    let jwks = serde_json::json!({ "keys": [jwk] }).to_string();
+    let set = KeySet::from_config(&jwks, &Alg::ALL, false).unwrap();
+    set.iter().next().unwrap().clone()
 }
 
 fn as_asked(key: &Key, signature: &[u8]) -> Vec<u8> {
@@ -57,7 +56,7 @@ const HOSTED: [Alg; 6] = [
 ];
 
 #[test]
-fn the_known_answers_are_right() {
+fn known_answers_are_correct() {
     let known: serde_json::Value = serde_json::from_str(KNOWN_ANSWERS).unwrap();
     let text = known["text"].as_str().unwrap().as_bytes();
     for (key, mut signature) in answers() {
@@ -76,7 +75,7 @@ fn the_known_answers_are_right() {
 }
 
 #[test]
-fn a_host_that_tells_good_from_bad_is_trusted_with_what_it_has_shown() {
+fn host_verifies_algorithms_that_it_has_proven() {
     assert_eq!(Hosted::proven(&honest()), Hosted(HOSTED.to_vec()));
     let good = good_ones();
     let no_sha512 = FakeHost::new().with_judge(move |asked| {
@@ -92,7 +91,7 @@ fn a_host_that_tells_good_from_bad_is_trusted_with_what_it_has_shown() {
 }
 
 #[test]
-fn a_host_that_cannot_or_says_the_same_to_everything_is_not() {
+fn constant_answers_prove_no_algorithm() {
     for says in [None, Some(true), Some(false)] {
         assert_eq!(
             Hosted::proven(&FakeHost::new().with_judge(move |_| says)),
@@ -104,7 +103,7 @@ fn a_host_that_cannot_or_says_the_same_to_everything_is_not() {
 }
 
 #[test]
-fn the_host_decides_where_it_was_proven_and_the_module_where_it_was_not_or_has_no_answer() {
+fn uses_proven_host_or_else_module() {
     let (key, signature) = answers().swap_remove(0);
     let verify = |host: FakeHost, hosted: &Hosted| {
         let known: serde_json::Value = serde_json::from_str(KNOWN_ANSWERS).unwrap();
@@ -135,7 +134,7 @@ fn the_host_decides_where_it_was_proven_and_the_module_where_it_was_not_or_has_n
 }
 
 #[test]
-fn an_ecdsa_signature_of_another_length_is_not_even_asked_for() {
+fn rejects_ecdsa_of_wrong_length_without_host() {
     let (key, signature) = answers()
         .into_iter()
         .find(|(key, _)| key.alg() == Alg::Es256)
@@ -151,7 +150,7 @@ fn an_ecdsa_signature_of_another_length_is_not_even_asked_for() {
     assert_eq!(host.judged(), 0);
 }
 
-/// A proxy with this configuration, ticking.
+/// Returns an engine with this configuration.
 fn root(host: FakeHost, config: &serde_json::Value) -> crate::engine::Engine<FakeHost> {
     let size = host.configure(&config.to_string());
     let mut engine = crate::engine::Engine::new(host, 1);
@@ -160,7 +159,7 @@ fn root(host: FakeHost, config: &serde_json::Value) -> crate::engine::Engine<Fak
 }
 
 #[test]
-fn the_host_helps_until_the_tables_of_a_key_are_built() {
+fn host_verifies_until_tables_are_built() {
     crate::registry::forget();
     let known: serde_json::Value = serde_json::from_str(KNOWN_ANSWERS).unwrap();
     let (key, signature) = answers()
@@ -174,7 +173,10 @@ fn the_host_helps_until_the_tables_of_a_key_are_built() {
         .find(|answer| answer["jwk"]["alg"] == "ES256")
         .unwrap()["jwk"]
         .clone();
-    let rule = serde_json::json!({ "issuer": "https://i", "audiences": ["a"], "algorithms": ["ES256"], "jwks": { "keys": [jwk] } });
+    let rule = serde_json::json!({
+        "issuer": "https://i", "audiences": ["a"], "algorithms": ["ES256"],
+        "jwks": { "keys": [jwk] },
+    });
     let host = honest();
     let mut engine = root(host.clone(), &serde_json::json!({ "jwtRules": [rule] }));
     let asked_of_the_host = || {
@@ -191,7 +193,7 @@ fn the_host_helps_until_the_tables_of_a_key_are_built() {
     assert_eq!(
         host.tick_period(),
         Some(std::time::Duration::from_millis(1)),
-        "at the next turn of the event loop"
+        "at the next iteration of the event loop"
     );
     let ticks = (0..1_000)
         .take_while(|_| host.tick_period() < Some(std::time::Duration::from_secs(1)))
@@ -201,29 +203,24 @@ fn the_host_helps_until_the_tables_of_a_key_are_built() {
 }
 
 #[test]
-fn tables_go_with_their_configuration() {
+fn tables_follow_configured_keys() {
     crate::registry::forget();
-    let config = |seed| {
-        let jwk = crate::testing::TestKey::new("k", seed).jwk();
-        serde_json::json!({ "jwtRules": [{ "issuer": "https://i", "audiences": ["a"], "jwks": { "keys": [jwk] } }] })
-    };
-    let key = |seed| {
-        let jwks = serde_json::json!({ "keys": [crate::testing::TestKey::new("k", seed).jwk()] })
-            .to_string();
-        KeySet::from_config(&jwks, &Alg::ALL, false)
-            .unwrap()
-            .iter()
-            .next()
-            .unwrap()
-            .clone()
-    };
+    let [old, new] = [1, 2].map(|seed| crate::testing::TestKey::new("k", seed).jwk());
+    let [first, second] = [&old, &new].map(|jwk| {
+        serde_json::json!({
+            "jwtRules": [{ "issuer": "https://i", "audiences": ["a"], "jwks": { "keys": [jwk] } }],
+        })
+    });
     let host = FakeHost::new();
-    let mut engine = root(host.clone(), &config(1));
-    let ready = |seed| tables::with(|tables| tables.is_ready(&key(seed)));
+    let mut engine = root(host.clone(), &first);
     (0..500).for_each(|_| engine.on_tick());
-    assert!(ready(1) && !ready(2));
-    let size = host.configure(&config(2).to_string());
+    assert!(has_tables(&old) && !has_tables(&new));
+    let size = host.configure(&second.to_string());
     assert!(engine.configure(size));
     (0..500).for_each(|_| engine.on_tick());
-    assert!(ready(2) && !ready(1));
+    assert!(has_tables(&new) && !has_tables(&old));
+}
+
+fn has_tables(jwk: &serde_json::Value) -> bool {
+    tables::with(|tables| tables.is_ready(&only_key(jwk)))
 }

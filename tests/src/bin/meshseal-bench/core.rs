@@ -1,4 +1,4 @@
-//! `make bench-core`: what criterion has measured (filter/core/benches), as tables.
+//! `make bench-core`: prints the results of criterion (filter/core/benches) as tables.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::process::as_f64;
 use crate::report::{self, Bound, Table, short};
 use crate::{Effort, scatter};
 
-/// Criterion's groups, and what they are.
+/// Criterion's groups with their descriptions.
 const GROUPS: [(&str, &str); 7] = [
     ("again", "a repeated token: the verdict remembered"),
     ("new", "a new token, whole, by algorithm"),
@@ -46,7 +46,7 @@ pub(crate) fn run(effort: &Effort) -> Result<()> {
     )
 }
 
-/// The targets that are the core's own.
+/// Returns the table of figures with targets for the core alone.
 fn revocation() -> Result<Table> {
     let mut table = Table::new(
         "Revocation: 10 000 of 1 000 000 live tokens",
@@ -55,13 +55,6 @@ fn revocation() -> Result<Table> {
     );
     let list: IndexSet = scatter::indices(REVOKED, ISSUED)?.into_iter().collect();
     let list = as_f64(list.encode().len()) / 1_024.0;
-    let of = |group| -> Result<f64> {
-        let times = measured(group)?;
-        let time = times.iter().find(|(id, _)| *id == REVOKED.to_string());
-        Ok(time
-            .with_context(|| format!("criterion has no {group} of {REVOKED}"))?
-            .1)
-    };
     table.judged(["the list, KiB".to_owned()], list, Bound::AtMost(16.0));
     table.row([
         "the list as it travels, KiB".to_owned(),
@@ -71,18 +64,27 @@ fn revocation() -> Result<Table> {
     ]);
     table.judged(
         ["a full bundle verified and taken over, ms".to_owned()],
-        of("bundle")? / 1e3,
+        revoked_us("bundle")? / 1e3,
         Bound::AtMost(10.0),
     );
     table.judged(
         ["a look whether a token is revoked, µs".to_owned()],
-        of("revoked")?,
+        revoked_us("revoked")?,
         Bound::AtMost(1.0),
     );
     Ok(table)
 }
 
-/// A group's medians in microseconds; the single one of a bench without group has no name.
+/// Returns the median of a group at [`REVOKED`] revoked tokens, in microseconds.
+fn revoked_us(group: &str) -> Result<f64> {
+    let times = measured(group)?;
+    let time = times.iter().find(|(id, _)| *id == REVOKED.to_string());
+    Ok(time
+        .with_context(|| format!("criterion has no {group} of {REVOKED}"))?
+        .1)
+}
+
+/// Returns the medians of a group in microseconds. A bench without a group has one unnamed median.
 fn measured(group: &str) -> Result<Vec<(String, f64)>> {
     let folder = paths::target().join("criterion").join(group);
     if let Ok(single) = estimate(&folder) {
@@ -90,7 +92,7 @@ fn measured(group: &str) -> Result<Vec<(String, f64)>> {
     }
     let mut all = Vec::new();
     for entry in fs::read_dir(&folder)
-        .with_context(|| format!("no {}; run make bench-core", folder.display()))?
+        .with_context(|| format!("{} does not exist; run make bench-core", folder.display()))?
     {
         let entry = entry?;
         if let Ok(us) = estimate(&entry.path()) {
@@ -106,5 +108,5 @@ fn estimate(folder: &Path) -> Result<f64> {
     let median = estimates
         .pointer("/median/point_estimate")
         .and_then(Value::as_f64);
-    Ok(median.context("no median")? / 1e3)
+    Ok(median.context("estimates.json has no median")? / 1e3)
 }

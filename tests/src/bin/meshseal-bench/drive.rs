@@ -1,6 +1,7 @@
-//! The load: kept connections, each sending its next request as soon as the last is answered.
-//! Requests are bytes made beforehand, and answers are looked at no more than needed, so that the
-//! client does not slow down what it measures.
+//! Closed-loop load: each kept connection sends its next request as soon as the last is answered.
+//!
+//! Requests are prepared as bytes, and responses are parsed only as far as needed, so that the
+//! client does not distort the measurement.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -13,7 +14,7 @@ use meshseal_tests::clock::Stopwatch;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Enough to keep one worker busy.
+/// Number of connections; enough to keep one worker busy.
 const CONNECTIONS: usize = 8;
 
 /// Whole requests, taken in turn.
@@ -34,7 +35,8 @@ impl Clients {
         Ok(Self(clients))
     }
 
-    /// Sends the requests of these numbers, counted around; each must be answered with `status`.
+    /// Sends the requests with these numbers, modulo the number of requests. Each response must
+    /// have `status`.
     pub(crate) async fn run(
         &mut self,
         requests: &Requests,
@@ -102,19 +104,19 @@ impl Client {
         })
     }
 
-    /// Sends a request and reads its answer, which must have this status; the body.
+    /// Sends a request, checks the status of the response and returns its body.
     pub(crate) async fn ask(&mut self, request: &[u8], status: u16) -> Result<&[u8]> {
         let (got, body) = self.exchange(request).await?;
         if got != status {
             bail!(
-                "answered {got} instead of {status}: {}",
+                "expected status {status}, got {got}: {}",
                 String::from_utf8_lossy(&self.buffer)
             );
         }
         Ok(self.buffer.get(body..).unwrap_or_default())
     }
 
-    /// The status, and where the body begins in the buffer.
+    /// Sends a request. Returns the status and the start of the body in the buffer.
     async fn exchange(&mut self, request: &[u8]) -> Result<(u16, usize)> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
@@ -130,22 +132,23 @@ impl Client {
     }
 }
 
-/// What must be known of an answer's head.
+/// The needed facts of a response head.
 struct Head {
     status: u16,
-    /// Where the body begins, and how long it is.
+    /// Start of the body.
     body: usize,
+    /// Length of the body.
     length: usize,
 }
 
 impl Head {
-    /// `None` until the whole head is there.
+    /// Parses a response head. Returns `None` until the head is complete.
     fn read(answer: &[u8]) -> Result<Option<Self>> {
         let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(None);
         };
         let head = std::str::from_utf8(answer.get(..end).unwrap_or_default())
-            .context("a head that is text")?;
+            .context("the response head is not UTF-8")?;
         let mut lines = head.split("\r\n");
         let status = lines
             .next()
@@ -156,11 +159,11 @@ impl Head {
             .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
         let length = lengths
             .next()
-            .context("an answer without content-length")?
+            .context("the response has no content-length")?
             .1
             .parse()?;
         Ok(Some(Self {
-            status: status.context("no status")?,
+            status: status.context("the response has no status")?,
             body: end + 4,
             length,
         }))

@@ -1,6 +1,8 @@
-//! `make bench`: the filter beside Envoy's own, the issuer beside a peer, and the core by itself.
-//! Every figure that has a target stands beside it; nothing fails for being slow.
-//! docs/performance.md says how it is measured, and keeps the last figures.
+//! `make bench`: compares the filter with Envoy's own and the issuer with a peer, and measures the
+//! core alone.
+//!
+//! The report shows figures beside their targets. A missed target does not fail the bench.
+//! docs/performance.md describes the method and keeps the latest figures.
 
 mod core;
 mod drive;
@@ -15,22 +17,22 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-/// How much is measured.
+/// Amount of measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
-    /// For those who work on the bench: too rough to be kept.
+    /// True for a short run while developing the bench; its figures are too rough to keep.
     quick: bool,
-    /// Medians are taken over so many.
+    /// Number of rounds over which medians are taken.
     rounds: usize,
-    /// Requests of one contender in one round.
+    /// Number of requests per contender and round.
     requests: usize,
-    /// The same for tokens that are all new; signing them takes a while.
+    /// Number of requests with new tokens. It is smaller, because signing the tokens takes long.
     new_tokens: usize,
-    /// Tokens that are used in turn.
+    /// Number of live tokens that are used in turn.
     live_tokens: usize,
-    /// Requests after which memory must not have grown.
+    /// Number of requests over which memory must not grow.
     endurance: usize,
-    /// Revocations whose way to an Envoy is timed.
+    /// Number of revocations whose way to an Envoy is timed.
     revocations: usize,
 }
 
@@ -64,7 +66,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Tells the person who waits.
+/// Prints a line of progress.
 pub(crate) fn say(line: &str) {
     drop(writeln!(std::io::stdout(), "{line}"));
 }
@@ -79,8 +81,8 @@ async fn bench() -> Result<()> {
             "storm" => issuer::storm().await?,
             "core" => core::run(&effort)?,
             other => bail!(
-                "{other}: not a part of the bench; there are filter, issuer, storm (a part of issuer) and core \
-                 (after --quick)"
+                "{other}: not a part of the bench; use filter, issuer, storm (a part of issuer) \
+                 or core, with --quick before them for a short run"
             ),
         }
     }

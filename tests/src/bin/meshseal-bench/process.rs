@@ -1,4 +1,4 @@
-//! What another process uses: CPU time and memory, from /proc.
+//! CPU time and memory of another process, from /proc.
 
 use std::fs;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use meshseal_tests::clock::Stopwatch;
 
 use crate::drive::Answers;
 
-/// What one run of a load cost the process that served it.
+/// Cost of one run of a load for the process that served it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// CPU of the process for each request, in microseconds.
+    /// CPU time of the process per request, in microseconds.
     pub(crate) cpu_us: f64,
     /// Requests per second.
     pub(crate) rate: f64,
@@ -22,14 +22,14 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Requests that one core would serve in a second.
+    /// Returns the number of requests that one core would serve per second.
     pub(crate) fn per_core(&self) -> f64 {
         1e6 / self.cpu_us
     }
 }
 
-/// Time that all threads of the process have spent on a CPU: the first number of each thread's
-/// schedstat, in nanoseconds.
+/// Returns the CPU time of all threads of a process: the first number of each thread's schedstat,
+/// in nanoseconds.
 pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     let mut total = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))
@@ -48,7 +48,7 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(total))
 }
 
-/// Runs a load and takes the process's CPU time for it.
+/// Runs a load and measures the CPU time of the process meanwhile.
 pub(crate) async fn measure(
     pid: u32,
     load: impl Future<Output = Result<Answers>>,
@@ -69,7 +69,7 @@ pub(crate) async fn measure(
     })
 }
 
-/// Of sorted durations, in microseconds.
+/// Returns a percentile of sorted durations, in microseconds.
 pub(crate) fn percentile(sorted: &[Duration], share: usize) -> f64 {
     let at = (sorted.len() * share / 100).min(sorted.len().saturating_sub(1));
     sorted
@@ -82,13 +82,13 @@ pub(crate) fn as_f64(count: usize) -> f64 {
     count as f64
 }
 
-/// The middle of some figures.
+/// Returns the median.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Physical memory of the process in MB.
+/// Returns the physical memory of a process in MB.
 pub(crate) fn rss_mb(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
@@ -98,11 +98,11 @@ pub(crate) fn rss_mb(pid: u32) -> Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1_024.0 / 1e6)
 }
 
-/// Waits until the process has hardly used a CPU for half a second: what it does by itself after
-/// its start is over.
+/// Waits until the work of a process after its start is over, that is, until it has hardly used
+/// a CPU for half a second.
 pub(crate) async fn quiet(pid: u32) -> Result<()> {
     const GLANCE: Duration = Duration::from_millis(500);
-    // What never gets quiet is measured as it is.
+    // A process that never gets idle is measured anyway.
     for _ in 0..60 {
         let before = cpu(pid)?;
         tokio::time::sleep(GLANCE).await;

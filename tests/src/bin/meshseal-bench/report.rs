@@ -1,7 +1,7 @@
-//! Tables of figures beside their targets, and docs/performance.md: prose written by hand, and for
-//! each part of the bench a block between two markers, which a run of that part replaces.
+//! Tables of figures with their targets, and their place in docs/performance.md. That file has
+//! handwritten prose, and a block between two markers for each part of the bench. A run of a part
+//! replaces its block.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
@@ -16,7 +16,7 @@ pub(crate) enum Bound {
 }
 
 impl Bound {
-    /// The figure, the target, and whether it holds: three cells of a table.
+    /// Returns three cells of a table: the figure, the target, and the result of the comparison.
     pub(crate) fn judge(self, figure: f64) -> [String; 3] {
         let (target, holds) = match self {
             Self::AtMost(most) => (format!("≤ {}", short(most)), figure <= most),
@@ -30,7 +30,7 @@ impl Bound {
     }
 }
 
-/// As many digits as matter.
+/// Formats a figure with two or three significant digits.
 pub(crate) fn short(figure: f64) -> String {
     let decimals = match figure.abs() {
         size if size >= 100.0 || size.fract() == 0.0 => 0,
@@ -40,7 +40,7 @@ pub(crate) fn short(figure: f64) -> String {
     format!("{figure:.decimals$}")
 }
 
-/// A table with a heading and, if needed, a few words.
+/// A table with a heading and an optional note.
 pub(crate) struct Table {
     title: &'static str,
     note: &'static str,
@@ -64,7 +64,7 @@ impl Table {
         self.rows.push(cells.to_vec());
     }
 
-    /// A row that ends with a figure and its target.
+    /// Adds a row that ends with a figure and its target.
     pub(crate) fn judged<const CELLS: usize>(
         &mut self,
         cells: [String; CELLS],
@@ -75,7 +75,7 @@ impl Table {
             .push(cells.into_iter().chain(bound.judge(figure)).collect());
     }
 
-    /// Markdown in columns, so that it can be read in a terminal, too.
+    /// Returns the table as Markdown with aligned columns, which is readable in a terminal too.
     pub(crate) fn markdown(&self) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -108,8 +108,8 @@ impl Table {
     }
 }
 
-/// Prints the tables and puts them into the part's block. Figures of a quick run are too rough to
-/// be kept.
+/// Prints the tables and writes them into the block of a part, except after a quick run, whose
+/// figures are too rough to keep.
 pub(crate) fn publish(part: &str, versions: &str, tables: &[Table], quick: bool) -> Result<()> {
     let tables = tables
         .iter()
@@ -118,7 +118,7 @@ pub(crate) fn publish(part: &str, versions: &str, tables: &[Table], quick: bool)
         .join("\n");
     crate::say(&format!("\n{tables}"));
     if quick {
-        crate::say("A quick run: docs/performance.md stays as it is.");
+        crate::say("quick run: docs/performance.md is not changed");
         return Ok(());
     }
     let file = paths::root().join("docs").join("performance.md");
@@ -143,7 +143,7 @@ fn replace_block(text: &str, part: &str, block: &str) -> Option<String> {
     Some(format!("{before}{begin}{block}{end}{after}"))
 }
 
-/// When and on what this runs.
+/// Returns date, CPU, kernel and compiler of this run.
 fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus
@@ -154,21 +154,14 @@ fn machine() -> String {
         })
         .map_or("unknown CPU", |(_, model)| model);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let said = |program: &str, argument: &str| {
-        said(program, argument).unwrap_or_else(|_| format!("{program} unknown"))
-    };
-    let mut text = format!("{}: {model}, {cores} cores; ", said("date", "+%F"));
-    // Writing to a String cannot fail.
-    let _ = write!(
-        text,
-        "Linux {}; {}; ",
-        said("uname", "-r"),
-        said("rustc", "--version")
-    );
-    text
+    let [date, kernel, compiler] =
+        [("date", "+%F"), ("uname", "-r"), ("rustc", "--version")].map(|(program, argument)| {
+            said(program, argument).unwrap_or_else(|_| format!("{program} unknown"))
+        });
+    format!("{date}: {model}, {cores} cores; Linux {kernel}; {compiler}; ")
 }
 
-/// What a program prints.
+/// Runs a program and returns its trimmed standard output.
 pub(crate) fn said(program: &str, argument: &str) -> Result<String> {
     let output = Command::new(program)
         .arg(argument)
@@ -183,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_replaced_and_the_rest_stays() {
+    fn replaces_one_block_of_the_report() {
         let text =
             "a\n<!-- bench x -->\nold\n<!-- end x -->\nb\n<!-- bench y -->\n<!-- end y -->\n";
         let new = replace_block(text, "x", "new\n").unwrap();
@@ -192,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_judged_against_their_targets() {
+    fn compares_figures_with_targets() {
         assert_eq!(Bound::AtMost(0.9).judge(0.9), ["0.90", "≤ 0.90", "holds"]);
         assert_eq!(
             Bound::AtLeast(5_000.0).judge(4_999.0),

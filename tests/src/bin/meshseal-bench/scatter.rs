@@ -1,10 +1,10 @@
-//! Indices of tokens chosen by chance.
+//! Random token indices.
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-/// So many different indices below `end`.
+/// Returns `count` different random indices below `end`.
 pub(crate) fn indices(count: u64, end: u64) -> Result<BTreeSet<u64>> {
     let mut chosen = BTreeSet::new();
     while u64::try_from(chosen.len())? < count {

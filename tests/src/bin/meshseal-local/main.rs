@@ -1,4 +1,4 @@
-//! `make run` and `make demo`: all parts of Meshseal on this machine.
+//! `make run` and `make demo`: run all parts of Meshseal on this machine.
 
 mod run;
 mod say;
@@ -9,10 +9,10 @@ use std::process::ExitCode;
 use say::{complain, say};
 
 const HELP: &str = "\
-meshseal-local: all parts of Meshseal on this machine
+meshseal-local: runs all parts of Meshseal on this machine
 
   meshseal-local run    start issuer, Envoy with two hops and an echo service; Ctrl-C stops them
-  meshseal-local demo   the same on free ports, then play the story and check every step
+  meshseal-local demo   start the same parts on free ports, then show and check every step
 
 `run` uses these ports, which the environment can change:
   MESHSEAL_EDGE_PORT (10000)  MESHSEAL_SIDECAR_PORT (10001)  MESHSEAL_ADMIN_PORT (9901)

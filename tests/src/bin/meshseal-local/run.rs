@@ -1,4 +1,4 @@
-//! `run`: start everything, say how to use it, stop it on Ctrl-C.
+//! `run`: starts all parts, prints how to use them and stops them on Ctrl-C.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::interval;
 
 use crate::say::{progress, say};
 
-/// Tokens live as long as the issuer's default says.
+/// Lifetime of tokens: the default of the issuer.
 const LIFETIME_S: u64 = 300;
 
 pub(crate) async fn run() -> Result<ExitCode> {
@@ -31,7 +31,7 @@ pub(crate) async fn run() -> Result<ExitCode> {
     ended.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// Ctrl-C, or a request to end.
+/// Waits for Ctrl-C or SIGTERM.
 async fn stop_asked() {
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
@@ -42,7 +42,7 @@ async fn stop_asked() {
     }
 }
 
-/// Ends when a part has ended by itself.
+/// Waits until a part ends unexpectedly and returns its error.
 async fn failure(stack: &mut Stack) -> anyhow::Error {
     let mut looks = interval(Duration::from_millis(200));
     loop {
@@ -70,12 +70,13 @@ fn how_to(stack: &Stack) -> String {
          Try:\n\
          \n\
          1. a token\n\
-         \x20  TOKEN=$(curl -s -u {login} -d grant_type=client_credentials -d audience=orders {issuer}/token | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')\n\
-         2. a request with it: the service sees who calls, but not the token\n\
+         \x20  TOKEN=$(curl -s -u {login} -d grant_type=client_credentials -d audience=orders \
+         {issuer}/token | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')\n\
+         2. a request with the token: the service sees the caller, but not the token\n\
          \x20  curl -s -H \"Authorization: Bearer $TOKEN\" {edge}/orders/1\n\
-         3. a request without one\n\
+         3. a request without a token\n\
          \x20  curl -si {edge}/orders/1\n\
-         4. revoke it, with a receipt from every worker; then try 2 again\n\
+         4. revoke the token, with a receipt that counts every worker; then repeat 2\n\
          \x20  curl -s -u {login} -d token=$TOKEN -d wait=5 {issuer}/revoke\n\
          \n\
          Ctrl-C stops everything.",

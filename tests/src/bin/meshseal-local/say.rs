@@ -1,18 +1,18 @@
-//! Lines for the person in front of the terminal.
+//! Output for the user at the terminal.
 
 use std::io::Write as _;
 
-/// A line on standard output. A closed terminal is no reason to stop.
+/// Prints a line on standard output. Ignores errors: a closed terminal must not stop the run.
 pub(crate) fn say(line: &str) {
     drop(writeln!(std::io::stdout(), "{line}"));
 }
 
-/// A line on standard error.
+/// Prints a line on standard error.
 pub(crate) fn complain(line: &str) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }
 
-/// A step of the start.
+/// Prints a step of the start.
 pub(crate) fn progress(step: &str) {
     say(&format!("==> {step}"));
 }

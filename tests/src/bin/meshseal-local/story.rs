@@ -1,4 +1,4 @@
-//! `demo`: the story of a token, each step with what is expected and what is seen.
+//! `demo`: shows the life of a token. Each step prints the expected and the actual result.
 
 mod cut_off;
 mod forged;
@@ -20,15 +20,16 @@ use serde_json::Value;
 
 use crate::say::{complain, progress, say};
 
-/// Short, so that a token expires while the story is told.
+/// Lifetime of tokens: short, so that a token expires during the demo.
 const LIFETIME_S: u64 = 15;
-/// For what the parts do among themselves.
+/// Time limit for everything that the parts do by themselves.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// The running parts, and whether every step went as expected so far.
+/// The running parts, and the results so far.
 pub(crate) struct Story {
     pub(crate) stack: Stack,
     steps: u32,
+    /// Number of steps that did not go as expected.
     differing: u32,
 }
 
@@ -71,7 +72,7 @@ impl Story {
         cut_off::tell(self).await
     }
 
-    /// One line: what was done, what was expected, what was seen.
+    /// Counts a step and prints a line with its action, its expected and its actual result.
     pub(crate) fn step(&mut self, what: &str, expected: &str, seen: &str, as_expected: bool) {
         self.steps += 1;
         self.differing += u32::from(!as_expected);
@@ -81,7 +82,7 @@ impl Story {
         ));
     }
 
-    /// A step whose answer must be exactly the expected one.
+    /// Records a step whose response must be exactly the expected one.
     pub(crate) fn answer(&mut self, what: &str, expected: &str, response: &Response) {
         let seen = response.code().map_or_else(
             || response.status.to_string(),
@@ -90,7 +91,7 @@ impl Story {
         self.step(what, expected, &seen, seen == expected);
     }
 
-    /// A request to the edge.
+    /// Sends a request to the edge.
     pub(crate) async fn ask(&self, request: &Request) -> Result<Response> {
         send(loopback(self.stack.ports.edge), request).await
     }
@@ -142,7 +143,7 @@ impl Story {
         Ok(())
     }
 
-    /// The first token of the story is old by now.
+    /// Checks that the first token of the demo has expired.
     async fn expired(&mut self, token: &str) -> Result<()> {
         let claims: Value =
             serde_json::from_slice(&unb64(token.split('.').nth(1).unwrap_or_default())?)?;
@@ -150,7 +151,7 @@ impl Story {
             .get("exp")
             .and_then(Value::as_u64)
             .context("a token expires")?;
-        // Its expiry, and the second of leeway that two-hops.yaml grants.
+        // two-hops.yaml allows a clock skew of one second.
         until("the first token to expire", SOON, || async {
             (unix_now() > expiry + 1).then_some(())
         })
@@ -200,7 +201,7 @@ impl Story {
         Ok(())
     }
 
-    /// The issuer's receipt: every live worker has confirmed.
+    /// Records the issuer's receipt, in which every live worker must have confirmed.
     pub(crate) fn step_receipt(&mut self, receipt: &Value) {
         let number = |name: &str| receipt.get(name).and_then(Value::as_u64).unwrap_or(0);
         let (confirmed, proxies) = (number("confirmed"), number("proxies"));
@@ -216,7 +217,7 @@ impl Story {
     }
 }
 
-/// The request of the story.
+/// The request of the demo.
 pub(crate) fn order() -> Request {
     Request::get("/orders/1")
 }

@@ -1,5 +1,5 @@
-//! One Envoy with one worker and a listener for each contender. Rounds go through all contenders,
-//! each beginning with another, so that whatever else the machine does falls on all of them.
+//! One Envoy with one worker and a listener for each contender. Each round measures all contenders
+//! and starts with another one, so that other load on the machine affects all of them equally.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,23 +13,23 @@ use super::contenders::{Contender, EMPTY, ISTIO, NATIVE, NATIVE_BARE};
 use crate::drive::{Clients, Requests};
 use crate::process::{self, Sample, median};
 
-/// Requests measured at a time, some ten milliseconds: what else the machine does changes more
-/// slowly.
+/// Number of requests measured at a time. They take about ten milliseconds, while other load on the
+/// machine changes more slowly.
 const SLICE: usize = 250;
 
-/// Something that contenders are asked to do.
+/// A workload for contenders.
 pub(crate) struct Work {
     pub(crate) name: String,
     pub(crate) requests: Requests,
-    /// How many are sent, taking turns.
+    /// Number of requests to send; the prepared requests take turns.
     pub(crate) count: usize,
-    /// Sent before, and not measured: what fills the caches.
+    /// Number of requests sent before the measurement, to fill the caches.
     pub(crate) warm_up: usize,
-    /// Meshseal's answer. Without a filter the answer is always 200.
+    /// Expected status from Meshseal. Without a filter the status is always 200.
     pub(crate) status: u16,
-    /// The answer of `jwt_authn`.
+    /// Expected status from `jwt_authn`.
     pub(crate) native_status: u16,
-    /// Who does it, besides the empty chain.
+    /// Names of the contenders, besides the empty chain.
     pub(crate) contenders: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ impl Work {
     }
 }
 
-/// The Envoy, and what was measured in it.
+/// The Envoy and its samples by workload and contender.
 pub(crate) struct Arena {
     pub(crate) envoy: Envoy,
     clients: BTreeMap<String, Clients>,
@@ -109,8 +109,8 @@ impl Arena {
             .map(drop)
     }
 
-    /// The whole work by every contender, a slice at a time: what else the machine does changes
-    /// from one second to the next.
+    /// Measures a workload with every contender in slices, because other load on the machine
+    /// changes from one second to the next.
     pub(crate) async fn measure(&mut self, work: &Work) -> Result<()> {
         let empty = EMPTY.to_owned();
         let known = work
@@ -149,7 +149,7 @@ impl Arena {
         Ok(())
     }
 
-    /// What was measured: work, contender, and the median of a figure.
+    /// Returns the samples with their workload and contender.
     pub(crate) fn figures(&self) -> impl Iterator<Item = (&str, &str, &[Sample])> {
         self.samples.iter().map(|((work, contender), samples)| {
             (work.as_str(), contender.as_str(), samples.as_slice())
@@ -160,11 +160,11 @@ impl Arena {
         let key = (work.to_owned(), contender.to_owned());
         self.samples
             .get(&key)
-            .with_context(|| format!("{contender} did not do: {work}"))
+            .with_context(|| format!("no sample of {contender} for {work}"))
     }
 
-    /// CPU for each request over the empty chain in the same slice, in microseconds: the median of
-    /// all slices.
+    /// Returns the added CPU time per request compared with the empty chain in the same slice, in
+    /// microseconds: the median of all slices.
     pub(crate) fn added(&self, work: &str, contender: &str) -> Result<f64> {
         let empty = self.samples(work, EMPTY)?;
         let over = self

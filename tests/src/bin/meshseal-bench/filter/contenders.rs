@@ -1,15 +1,15 @@
-//! The contenders: ways of checking tokens, one listener each.
+//! Contenders: ways of checking tokens, one listener each.
 
 use meshseal_tests::bootstrap::meshseal;
 use serde_json::{Value, json};
 
 use super::tokens::{AUDIENCE, ISSUER};
 
-/// No filter but the router.
+/// Only the router, no other filter.
 pub(crate) const EMPTY: &str = "empty";
 /// `jwt_authn` as Istio configures it: no token cache, payload to metadata, and RBAC on a claim.
-/// For a new token, this is also the cheapest that native filters can do: no cache is filled and no
-/// header is set.
+/// For a new token this is also the cheapest native way, because it fills no cache and sets no
+/// header.
 pub(crate) const ISTIO: &str = "istio";
 /// `jwt_authn` with its token cache, two claims to headers, payload to metadata, and RBAC on a
 /// claim.
@@ -20,9 +20,9 @@ pub(crate) const NATIVE_BARE: &str = "native-bare";
 pub(crate) const MESHSEAL: &str = "meshseal";
 /// Meshseal: validation and nothing else.
 pub(crate) const MESHSEAL_BARE: &str = "meshseal-bare";
-/// As [`MESHSEAL`], with a cache that only one of the works fills.
+/// Like [`MESHSEAL`], with a cache that only one workload fills.
 pub(crate) const MESHSEAL_LIVE: &str = "meshseal-live";
-/// As [`MESHSEAL`], without the host's `verify_signature`.
+/// Like [`MESHSEAL`], without the host's `verify_signature`.
 pub(crate) const PORTABLE: &str = "portable";
 
 /// A listener and its filters.
@@ -40,7 +40,7 @@ impl Contender {
     }
 }
 
-/// What the report calls a contender.
+/// Returns the name of a contender in the report.
 pub(crate) fn title(name: &str) -> &str {
     match name {
         EMPTY => "no filter",
@@ -55,7 +55,7 @@ pub(crate) fn title(name: &str) -> &str {
     }
 }
 
-/// All of them, for these keys.
+/// Returns all contenders for these keys.
 pub(crate) fn all(keys: &Value) -> Vec<Contender> {
     let work = json!({
         "payload_in_metadata": "payload",
@@ -78,7 +78,7 @@ pub(crate) fn all(keys: &Value) -> Vec<Contender> {
     all
 }
 
-/// [`ISTIO`] for these keys.
+/// Returns the contender [`ISTIO`] for these keys.
 pub(crate) fn istio(keys: &Value) -> Contender {
     Contender::new(
         ISTIO,
@@ -89,7 +89,7 @@ pub(crate) fn istio(keys: &Value) -> Contender {
     )
 }
 
-/// [`PORTABLE`], if the module can be told to do without the host's `verify_signature`.
+/// Returns the contender [`PORTABLE`] if the module has the setting `hostVerification`.
 fn portable(keys: &Value) -> Option<Contender> {
     let mut plugin = plugin(PORTABLE, keys);
     plugin
@@ -99,14 +99,21 @@ fn portable(keys: &Value) -> Option<Contender> {
     Some(Contender::new(PORTABLE, vec![meshseal(&plugin)]))
 }
 
-/// A plugin configuration with a rule and two claims to headers.
+/// Returns a plugin configuration with a rule and two claims to headers.
 pub(crate) fn plugin(name: &str, keys: &Value) -> Value {
-    json!({"statPrefix": name.replace('-', "_"), "jwtRules": [working(jwt_rule(keys))], "rules": [{"scopes": ["orders.read"]}]})
+    json!({
+        "statPrefix": name.replace('-', "_"),
+        "jwtRules": [working(jwt_rule(keys))],
+        "rules": [{"scopes": ["orders.read"]}],
+    })
 }
 
-/// The rule with two claims to headers.
+/// Returns the JWT rule with two claims to headers.
 pub(crate) fn working(mut rule: Value) -> Value {
-    let outputs = json!([{"header": "x-subject", "claim": "sub"}, {"header": "x-client", "claim": "client_id"}]);
+    let outputs = json!([
+        {"header": "x-subject", "claim": "sub"},
+        {"header": "x-client", "claim": "client_id"},
+    ]);
     if let Some(members) = rule.as_object_mut() {
         members.insert("outputClaimToHeaders".to_owned(), outputs);
     }
@@ -136,7 +143,8 @@ fn jwt_authn(keys: &Value, cached: bool, more: &Value) -> Value {
     json!({
         "name": "jwt_authn",
         "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+            "@type": "type.googleapis.com/\
+                envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
             "providers": {"issuer": provider},
             "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "issuer"}}],
         },

@@ -1,5 +1,5 @@
-//! How the cost of the filter grows: with claims, rules, keys and revocations. Measured through the
-//! whole filter in Envoy, each configuration a listener.
+//! Growth of the filter's cost with claims, rules, keys and revocations. Measured with the whole
+//! filter in Envoy, one listener per configuration.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,12 +25,12 @@ const CLAIMS: [usize; 4] = [8, 20, 50, 100];
 const RULES: [usize; 4] = [1, 10, 100, 1_000];
 const KEYS: [usize; 3] = [1, 10, 50];
 const REVOKED: [u64; 4] = [0, 1_000, 10_000, 100_000];
-/// Tokens that are alive while so many of them are revoked.
+/// Number of live tokens, of which [`REVOKED`] are revoked.
 const ISSUED: u64 = 1_000_000;
-/// The most that taking over a bundle with 10 000 revocations may take, in milliseconds.
+/// Maximum CPU time for accepting a bundle with 10 000 revocations, in milliseconds.
 const APPLIED_MS: f64 = 10.0;
 
-/// A worker's trust in an issuer that has revoked so many tokens.
+/// A bundle server for an issuer that has revoked `count` tokens.
 struct Revoking {
     count: u64,
     name: String,
@@ -58,6 +58,7 @@ pub(crate) async fn run(effort: &Effort) -> Result<Vec<Table>> {
         .iter()
         .map(|one| (one.name.clone(), one.server.address()))
         .collect();
+    // Every VM must have its bundle before the measurement.
     let mut arena = Arena::start("growth", &contenders, &clusters).await?;
     for one in &revoking {
         one.wait_until_held(one.server.publish(one.issuers.clone()))
@@ -100,11 +101,9 @@ fn contenders(signer: &Signer, many: &[Vec<Signer>]) -> Result<Vec<Contender>> {
         Contender::new(MESHSEAL, vec![meshseal(&plugin(MESHSEAL, &keys))]),
     ];
     for count in RULES {
-        let other = |at| json!({"to": [{"operation": {"methods": ["GET"], "paths": [format!("/other/{at}/*")]}}], "scopes": ["orders.read"]});
-        let mut rules: Vec<Value> = (1..count).map(other).collect();
-        rules.push(
-            json!({"to": [{"operation": {"methods": ["GET"], "paths": ["/orders/*"]}}], "scopes": ["orders.read"]}),
-        );
+        let others = (1..count).map(|at| rule(&format!("/other/{at}/*")));
+        // The last rule is the one that matches.
+        let rules: Vec<Value> = others.chain([rule("/orders/*")]).collect();
         let name = name("rules", count);
         let mut plugin = plugin(&name, &keys);
         plugin
@@ -123,7 +122,14 @@ fn contenders(signer: &Signer, many: &[Vec<Signer>]) -> Result<Vec<Contender>> {
     Ok(contenders)
 }
 
-/// Of a listener.
+fn rule(path: &str) -> Value {
+    json!({
+        "to": [{"operation": {"methods": ["GET"], "paths": [path]}}],
+        "scopes": ["orders.read"],
+    })
+}
+
+/// Returns the name of a listener.
 fn name(what: &str, count: usize) -> String {
     format!("{what}-{count}")
 }
@@ -151,10 +157,9 @@ fn works(signer: &Signer, many: &[Vec<Signer>], effort: &Effort) -> Result<Vec<W
         Ok(())
     };
     for count in CLAIMS {
-        let make = |tokens| signer.requests_with(tokens, |token| with_claims(token, count));
         add(
             &format!("{count} claims"),
-            &make,
+            &|tokens| signer.requests_with(tokens, |token| with_claims(token, count)),
             &[ISTIO.to_owned(), MESHSEAL.to_owned()],
         )?;
     }
@@ -166,43 +171,45 @@ fn works(signer: &Signer, many: &[Vec<Signer>], effort: &Effort) -> Result<Vec<W
         )?;
     }
     for signers in many {
-        let make = |tokens: usize| -> Result<Requests> {
-            let each = tokens.div_ceil(signers.len());
-            let all = signers
-                .iter()
-                .map(|signer| signer.requests(each))
-                .collect::<Result<Vec<_>>>()?;
-            let in_turn =
-                (0..each).flat_map(|at| all.iter().filter_map(move |requests| requests.get(at)));
-            Ok(Requests::new(in_turn.cloned().collect()))
-        };
         add(
             &format!("{} keys", signers.len()),
-            &make,
+            &|tokens| signed_in_turn(signers, tokens),
             &[name("keys", signers.len())],
         )?;
     }
-    let alive = |token: Token| {
-        let mut own = [0; 8];
-        // A jti that is used twice is no fault here.
-        let _ = aws_lc_rs::rand::fill(&mut own);
-        // Revoked indices are even.
-        let index = (u64::from_be_bytes(own) % ISSUED) | 1;
-        token.claim("jti", jti_with_index(index, own))
-    };
     let names: Vec<String> = REVOKED
         .iter()
         .map(|count| format!("revoked-{count}"))
         .collect();
     add(
         "revocations",
-        &|tokens| signer.requests_with(tokens, alive),
+        &|tokens| signer.requests_with(tokens, with_unrevoked_index),
         &names,
     )?;
     Ok(works)
 }
 
-/// So many claims in all.
+/// Returns requests with `count` new tokens, which the signers sign in turn.
+fn signed_in_turn(signers: &[Signer], count: usize) -> Result<Requests> {
+    let each = count.div_ceil(signers.len());
+    let all = signers
+        .iter()
+        .map(|signer| signer.requests(each))
+        .collect::<Result<Vec<_>>>()?;
+    let in_turn = (0..each).flat_map(|at| all.iter().filter_map(move |requests| requests.get(at)));
+    Ok(Requests::new(in_turn.cloned().collect()))
+}
+
+/// Gives the token a random odd index. Revoked indices are even.
+fn with_unrevoked_index(token: Token) -> Token {
+    let mut own = [0; 8];
+    // A failure leaves the same `jti`, which is harmless here.
+    let _ = aws_lc_rs::rand::fill(&mut own);
+    let index = (u64::from_be_bytes(own) % ISSUED) | 1;
+    token.claim("jti", jti_with_index(index, own))
+}
+
+/// Adds claims until the token has `count` of them.
 fn with_claims(mut token: Token, count: usize) -> Token {
     while token.claims.len() < count {
         let name = format!("claim_{}", token.claims.len());
@@ -261,7 +268,9 @@ fn listeners_table(
 async fn revocations_table(arena: &Arena, revoking: &[Revoking]) -> Result<Table> {
     let mut table = Table::new(
         "Revocations",
-        "So many of 1 000 000 live tokens are revoked. To take over: CPU for receiving and applying the full bundle, for each VM that does; an upper bound, since Envoy's own work is in it.",
+        "So many of 1 000 000 live tokens are revoked. To take over: CPU for receiving and \
+         applying the full bundle, for each VM that does; an upper bound, since Envoy's own work \
+         is in it.",
         [
             "revoked",
             "new, µs",
@@ -330,19 +339,16 @@ impl Revoking {
         Ok(Contender::new(&self.name, vec![meshseal(&plugin)]))
     }
 
-    /// The worker's VM and the main thread's.
+    /// Waits until the VMs of the worker and of the main thread have acknowledged a version.
     async fn wait_until_held(&self, version: u64) -> Result<()> {
-        let all_have = || {
-            let held = self.server.held();
-            held.len() >= 2 && held.values().all(|have| *have == version)
-        };
         until("the bundle to be held", Duration::from_secs(30), || async {
-            all_have().then_some(())
+            let held = self.server.held();
+            (held.len() >= 2 && held.values().all(|have| *have == version)).then_some(())
         })
         .await
     }
 
-    /// CPU of Envoy for taking over a bundle, for each VM: the median of some.
+    /// Returns Envoy's CPU time for accepting a bundle per VM, in milliseconds: the median of nine.
     async fn apply_ms(&self, arena: &Arena) -> Result<f64> {
         let mut spent = Vec::new();
         for _ in 0..9 {

@@ -1,9 +1,9 @@
-//! Size of the module, and of a worker's VM: the linear memory of the instance that serves, from
-//! the maps of the Envoy process.
+//! Size of the module and of a worker's VM. The VM's size is the linear memory of the serving
+//! instance, taken from the memory map of the Envoy process.
 //!
-//! V8 reserves some gigabytes of addresses for each memory, so that it need not check bounds; what
-//! is in use lies at the start of such a reservation, readable and writable, and the rest behind it
-//! allows nothing.
+//! V8 reserves some gigabytes of addresses for each linear memory, so that it need not check
+//! bounds. The used part at the start of a reservation is readable and writable; the rest is
+//! inaccessible.
 
 use std::fs;
 use std::time::Duration;
@@ -21,11 +21,12 @@ use crate::report::{Bound, Table, short};
 use crate::{Effort, say};
 
 const KEYS: usize = 10;
-/// Requests of a batch, and how many of them are new tokens; the others use some of the live ones.
+/// Number of requests in a batch.
 const BATCH: usize = 10_000;
+/// Number of requests in a batch with new tokens; the others use live tokens.
 const NEW_IN_BATCH: usize = 500;
 const USED: usize = 2_000;
-/// Reservations behind linear memories are larger than anything else that Envoy reserves.
+/// Minimum size of a reservation behind a linear memory. Envoy reserves nothing else of this size.
 const RESERVED: u64 = 1 << 31;
 
 pub(crate) async fn run(effort: &Effort) -> Result<Table> {
@@ -48,6 +49,7 @@ pub(crate) async fn run(effort: &Effort) -> Result<Table> {
     let mut arena = Arena::start("memory", &contenders, &[]).await?;
     let pid = arena.envoy.pid();
     let idle = linear_memory(pid)?;
+    // Fill the cache with live tokens, then send them again: none may be validated twice.
     let mut live = Vec::new();
     for signer in &signers {
         live.extend(signer.requests(effort.live_tokens / KEYS)?.iter().cloned());
@@ -62,6 +64,7 @@ pub(crate) async fn run(effort: &Effort) -> Result<Table> {
         "filter: {} more requests, to see whether memory grows",
         effort.endurance
     ));
+    // Endurance: new tokens replace cached ones, and memory must not grow.
     let used = Requests::new(live.iter().take(USED).cloned().collect());
     let mut sent = 0;
     while sent < effort.endurance {
@@ -74,9 +77,12 @@ pub(crate) async fn run(effort: &Effort) -> Result<Table> {
     }
     let (late, late_rss) = (linear_memory(pid)?, rss_mb(pid)?);
     arena.envoy.stop().await;
+    // Report.
     let mut table = Table::new(
         "Memory",
-        "VM memory is the linear memory of the worker's instance, pages never touched included. Later means after a million requests, one in twenty with a new token, the others with 2000 tokens in turn.",
+        "VM memory is the linear memory of the worker's instance, pages never touched included. \
+         Later means after a million requests, one in twenty with a new token, the others with \
+         2000 tokens in turn.",
         ["what", "figure", "target", ""],
     );
     table.judged(
@@ -115,7 +121,7 @@ pub(crate) async fn run(effort: &Effort) -> Result<Table> {
     Ok(table)
 }
 
-/// How often tokens have been validated: all others were known.
+/// Returns the number of validations. Requests with cached verdicts do not count.
 async fn validations(envoy: &Envoy) -> Result<f64> {
     // Histograms are merged five times a second.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -128,7 +134,7 @@ async fn validations(envoy: &Envoy) -> Result<f64> {
     Ok(counts.sum())
 }
 
-/// The largest linear memory of the process in MB: the serving worker's.
+/// Returns the largest linear memory of the process in MB, which is that of the serving worker.
 fn linear_memory(pid: u32) -> Result<f64> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let maps: Vec<Mapping<'_>> = maps.lines().filter_map(Mapping::read).collect();
@@ -156,10 +162,9 @@ impl<'l> Mapping<'l> {
     fn read(line: &'l str) -> Option<Self> {
         let (range, rest) = line.split_once(' ')?;
         let (start, end) = range.split_once('-')?;
-        let number = |text| u64::from_str_radix(text, 16).ok();
         Some(Self {
-            start: number(start)?,
-            end: number(end)?,
+            start: u64::from_str_radix(start, 16).ok()?,
+            end: u64::from_str_radix(end, 16).ok()?,
             rights: rest.split(' ').next()?,
         })
     }

@@ -1,5 +1,5 @@
-//! `make bench-filter`: what Meshseal costs in Envoy, beside Envoy's own `jwt_authn` doing the same
-//! work in the same process.
+//! `make bench-filter`: measures the cost of Meshseal in Envoy, compared with Envoy's own
+//! `jwt_authn` for the same work in the same process.
 
 mod arena;
 mod contenders;
@@ -23,7 +23,7 @@ pub(crate) async fn run(effort: &Effort) -> Result<()> {
     report::publish("filter", &version, &tables, effort.quick)
 }
 
-/// Everything that is compared with native: rounds in one Envoy.
+/// Runs the comparison with native filters in one Envoy. Returns the tables and the versions.
 async fn compare(effort: &Effort) -> Result<(Vec<report::Table>, String)> {
     let signers = ["EdDSA", "ES256", "RS256", "ES384", "ES512", "PS256"];
     let signers = signers

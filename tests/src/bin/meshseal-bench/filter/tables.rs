@@ -1,4 +1,4 @@
-//! The tables of the main comparison.
+//! Tables of the main comparison.
 
 use anyhow::Result;
 
@@ -12,7 +12,7 @@ use super::works::{
 use crate::process::{Sample, median};
 use crate::report::{Bound, Table, short};
 
-/// A figure that is held against another one.
+/// Two figures to compare.
 struct Pair {
     what: String,
     ours: (String, &'static str),
@@ -96,11 +96,12 @@ fn pairs() -> Vec<Pair> {
     pairs
 }
 
-/// Every ratio that has a target.
+/// Returns every ratio that has a target.
 pub(crate) fn ratios(arena: &Arena) -> Result<Table> {
     let mut table = Table::new(
         "Ratios",
-        "Added CPU for each request in µs, and its ratio; below 1 Meshseal (or the first of two works) is cheaper.",
+        "Added CPU for each request in µs, and its ratio; below 1 Meshseal (or the first of two \
+         works) is cheaper.",
         [
             "compared",
             "token",
@@ -128,14 +129,16 @@ pub(crate) fn ratios(arena: &Arena) -> Result<Table> {
     Ok(table)
 }
 
-/// Verification without the host: the added CPU of a new token less that of a repeated one.
+/// Returns the cost of a verification without the host: the added CPU time of a new token minus
+/// that of a repeated one.
 pub(crate) fn portable(arena: &Arena) -> Result<Option<Table>> {
     if !arena.has(PORTABLE) {
         return Ok(None);
     }
     let mut table = Table::new(
         "Without the host's verify_signature",
-        "`hostVerification: false`. A verification is what a new token costs more than a repeated one; the ratio is that of a new token to native in the same run.",
+        "`hostVerification: false`. A verification is what a new token costs more than a repeated \
+         one; the ratio is that of a new token to native in the same run.",
         ["algorithm", "ratio to native", "µs", "target", ""],
     );
     for (alg, at_most) in PORTABLE_US {
@@ -151,7 +154,7 @@ pub(crate) fn portable(arena: &Arena) -> Result<Option<Table>> {
     Ok(Some(table))
 }
 
-/// All that was measured.
+/// Returns all figures.
 pub(crate) fn figures(arena: &Arena) -> Result<Table> {
     let mut table = Table::new(
         "All figures",

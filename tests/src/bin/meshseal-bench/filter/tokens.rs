@@ -1,4 +1,4 @@
-//! Keys, tokens and whole requests.
+//! Keys, tokens and prepared requests.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::drive::Requests;
 pub(crate) const ISSUER: &str = "https://issuer.example";
 pub(crate) const AUDIENCE: &str = "orders";
 
-/// A key and the one algorithm that it is used with, which is its `kid`, too.
+/// A key with its only algorithm, which is usually also its `kid`.
 pub(crate) struct Signer {
     pub(crate) alg: &'static str,
     key: Key,
@@ -41,13 +41,13 @@ impl Signer {
         &self.key
     }
 
-    /// A good token for an hour, with changes.
+    /// Returns a token that is valid for an hour, with changes.
     pub(crate) fn token(&self, change: impl Fn(Token) -> Token) -> Result<String> {
         let token = Token::new(ISSUER, AUDIENCE, unix_now()).claim("exp", unix_now() + 3_600);
         change(token.header("alg", self.alg)).sign(&self.key)
     }
 
-    /// Requests with a token of its own each.
+    /// Returns requests, each with a different token.
     pub(crate) fn requests(&self, count: usize) -> Result<Requests> {
         self.requests_with(count, |token| token)
     }
@@ -61,24 +61,19 @@ impl Signer {
         Ok(Arc::new(requests.collect::<Result<_>>()?))
     }
 
-    /// Requests whose tokens bear the signature of another token: well made, but wrong.
+    /// Returns requests whose tokens carry the signature of another token: well-formed but invalid.
     pub(crate) fn forged(&self, count: usize) -> Result<Requests> {
         let other = self.token(|token| token)?;
         let signature = other
             .rsplit_once('.')
             .map_or("", |(_, signature)| signature);
-        let forge = |token: String| {
-            let signed = token
-                .rsplit_once('.')
-                .map_or("", |(signed, _)| signed)
-                .to_owned();
-            request(&format!("{signed}.{signature}"))
-        };
-        Ok(Arc::new(
-            (0..count)
-                .map(|_| Ok(forge(self.token(|token| token)?)))
-                .collect::<Result<_>>()?,
-        ))
+        let mut requests = Vec::with_capacity(count);
+        for _ in 0..count {
+            let token = self.token(|token| token)?;
+            let signed = token.rsplit_once('.').map_or("", |(signed, _)| signed);
+            requests.push(request(&format!("{signed}.{signature}")));
+        }
+        Ok(Arc::new(requests))
     }
 }
 
@@ -87,7 +82,7 @@ pub(crate) fn request(token: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The public keys, each bound to its algorithm.
+/// Returns the public keys, each bound to its algorithm.
 pub(crate) fn jwks(signers: &[Signer]) -> Result<Value> {
     let keys = signers
         .iter()

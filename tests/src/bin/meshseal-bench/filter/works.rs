@@ -1,4 +1,4 @@
-//! What the contenders are asked to do, and which figures are held against which targets.
+//! Workloads of the contenders, and the targets of their figures.
 
 use anyhow::Result;
 use meshseal_tests::clock::unix_now;
@@ -11,7 +11,7 @@ use super::tokens::{Signer, request};
 use crate::Effort;
 use crate::drive::Requests;
 
-/// The algorithms, and the most that a new token may cost, as a ratio to native.
+/// Algorithms, and the maximum cost of a new token as a ratio to native.
 pub(crate) const NEW: [(&str, f64); 5] = [
     ("EdDSA", 0.75),
     ("ES256", 0.9),
@@ -19,20 +19,20 @@ pub(crate) const NEW: [(&str, f64); 5] = [
     ("ES384", 1.1),
     ("ES512", 1.1),
 ];
-/// The most that a verification without the host may cost, in microseconds.
+/// Algorithms, and the maximum cost of a verification without the host in microseconds.
 pub(crate) const PORTABLE_US: [(&str, f64); 4] = [
     ("EdDSA", 100.0),
     ("ES256", 200.0),
     ("RS256", 350.0),
     ("PS256", 350.0),
 ];
-/// Algorithms of repeated tokens; only the token's length differs.
+/// Algorithms of repeated tokens. For these the algorithms differ only in the length of the token.
 const REPEATED: [&str; 3] = ["EdDSA", "ES256", "RS256"];
-/// What is refused before a signature is looked at.
+/// Workloads of tokens that are rejected before their signature is verified.
 pub(crate) const REFUSED: [&str; 4] = ["malformed", "unknown kid", "expired", WRONG_AUDIENCE];
-/// `jwt_authn` calls it forbidden.
+/// `jwt_authn` answers 403 to a wrong audience.
 const WRONG_AUDIENCE: &str = "wrong audience";
-/// Algorithms whose forged tokens are repeated.
+/// Algorithms of repeated forged tokens.
 pub(crate) const FLOOD: [&str; 3] = REPEATED;
 
 pub(crate) const ONE_LIVE: &str = "ES256, one live token";
@@ -94,13 +94,13 @@ fn bad(
     }
 }
 
-/// The works of a round; tokens that are to be new are made for it. `live` are tokens that stay the
-/// same in all rounds.
+/// Returns the workloads of a round. New tokens are made for each round; the tokens in `live` stay
+/// the same in all rounds.
 pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Result<Vec<Work>> {
     let mut works = Vec::new();
     for signer in signers {
         let alg = signer.alg;
-        // Signing with RSA and the larger curves takes the bench longer than anything else.
+        // Signing with RSA and the larger curves takes most of the time of the bench.
         let count = if ["EdDSA", "ES256"].contains(&alg) {
             effort.new_tokens
         } else {
@@ -113,7 +113,7 @@ pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Res
             0,
             &[ISTIO, MESHSEAL, PORTABLE],
         ));
-        let everybody = [
+        let all = [
             ISTIO,
             NATIVE,
             MESHSEAL,
@@ -122,7 +122,7 @@ pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Res
             PORTABLE,
         ];
         let contenders: &[&str] = if REPEATED.contains(&alg) {
-            &everybody
+            &all
         } else {
             &[PORTABLE]
         };
@@ -134,6 +134,7 @@ pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Res
             100,
             contenders,
         ));
+        // Bad signatures, repeated and new.
         if FLOOD.contains(&alg) {
             works.push(bad(
                 flood(alg),
@@ -150,6 +151,7 @@ pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Res
                 &[MESHSEAL, ISTIO],
             ));
         }
+        // One algorithm is enough, because these tokens are rejected before the signature.
         if alg == "ES256" {
             for what in REFUSED {
                 let requests = refused(what, signer)?;
@@ -167,6 +169,7 @@ pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Res
             }
         }
     }
+    // One live token against many.
     let one = Requests::new(live.iter().take(1).cloned().collect());
     works.push(good(
         ONE_LIVE.to_owned(),
@@ -185,17 +188,16 @@ pub(crate) fn round(signers: &[Signer], live: &Requests, effort: &Effort) -> Res
     Ok(works)
 }
 
-/// A thousand different tokens that are refused for the same reason.
+/// Returns requests with a thousand different tokens that are rejected for the same reason.
 fn refused(what: &str, signer: &Signer) -> Result<Requests> {
     const DIFFERENT: usize = 1_000;
     let past = unix_now() - 7_200;
     match what {
         "malformed" => {
-            // A header that is no JSON: {"alg":"ES256" without its end.
-            let token = |at| format!("eyJhbGciOiJFUzI1NiI.{at:0>240}.{at:0>86}");
-            Ok(Requests::new(
-                (0..DIFFERENT).map(|at| request(&token(at))).collect(),
-            ))
+            // A header that is not JSON: {"alg":"ES256" without the closing brace.
+            const HEADER: &str = "eyJhbGciOiJFUzI1NiI";
+            let tokens = (0..DIFFERENT).map(|at| format!("{HEADER}.{at:0>240}.{at:0>86}"));
+            Ok(Requests::new(tokens.map(|token| request(&token)).collect()))
         }
         "unknown kid" => signer.requests_with(DIFFERENT, |token| token.header("kid", "nobody")),
         "expired" => signer.requests_with(DIFFERENT, |token| {

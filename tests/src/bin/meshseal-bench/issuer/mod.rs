@@ -1,5 +1,5 @@
-//! `make bench-issuer`: tokens, introspection, the push and revocation, as many as one core can
-//! serve.
+//! `make bench-issuer`: measures token issuance, introspection, the push of bundles and revocation,
+//! per core.
 
 mod peer;
 mod pollers;
@@ -27,16 +27,16 @@ const INTROSPECT: &str = "/introspect";
 const PEER_ASSERTION: &str = "oidc-provider, private_key_jwt (Ed25519)";
 const PEER_SECRET: &str = "oidc-provider, a secret";
 
-/// Targets: requests a second that one core must serve.
+/// Targets: requests per second that one core must serve.
 const PER_CORE: [(&str, f64); 3] = [
     (ASSERTION, 5_000.0),
     (SECRET, 10_000.0),
     (INTROSPECT, 10_000.0),
 ];
-/// Half of the first two targets, and how long it is kept up.
+/// Steady rates for the latency test: half of the first two targets.
 const STEADY: [(&str, u32); 2] = [(ASSERTION, 2_500), (SECRET, 5_000)];
 const STEADY_S: u32 = 6;
-/// The peer is slower; it need not be sent as much.
+/// The slower peer gets only this fraction of the requests.
 const PEER_SHARE: usize = 10;
 const TIMES_THE_PEER: f64 = 20.0;
 
@@ -52,11 +52,11 @@ pub(crate) async fn run(effort: &Effort) -> Result<()> {
     let versions = match &peer {
         Some(peer) => format!("{}; {} rounds", peer.version, effort.rounds),
         None => format!(
-            "{} rounds; oidc-provider was not there to be compared with",
+            "{} rounds; without a comparison, because oidc-provider is not installed",
             effort.rounds
         ),
     };
-    // Both are served some requests first: Node compiles what is used often.
+    // A round without measurement first, because Node compiles frequently used code.
     one_round(
         &mut server,
         peer.as_ref(),
@@ -83,7 +83,8 @@ pub(crate) async fn run(effort: &Effort) -> Result<()> {
         peer.stop().await;
     } else {
         say(
-            "issuer: oidc-provider is not installed, so nothing is compared with it (see above why)",
+            "issuer: oidc-provider is not installed, so the comparison is skipped (see the reason \
+             above)",
         );
     }
     tables.push(steady_table(&server, &credentials).await?);
@@ -105,7 +106,7 @@ pub(crate) async fn run(effort: &Effort) -> Result<()> {
     report::publish("issuer", &versions, &tables, effort.quick)
 }
 
-/// Revocations under load alone, for those who work on them. Nothing is published.
+/// Measures only revocations under load, for work on them. Prints the table without publishing it.
 pub(crate) async fn storm() -> Result<()> {
     say(&storm::run(&Credentials::new()?).await?.markdown());
     Ok(())
@@ -171,7 +172,9 @@ fn of(samples: &Samples, name: &str, figure: Figure) -> Result<f64> {
 fn rates(samples: &Samples) -> Result<Table> {
     let mut table = Table::new(
         "Requests",
-        "Eight connections, each sending its next request as soon as the last is answered. For each core: requests for each second of CPU time of the issuer's process. The client takes its own share of the machine, so the rate by the clock is lower than it need be.",
+        "Eight connections, each sending its next request as soon as the last is answered. For \
+         each core: requests for each second of CPU time of the issuer's process. The client \
+         takes its own share of the machine, so the rate by the clock is lower than it need be.",
         [
             "request",
             "a second, by the clock",
@@ -201,7 +204,8 @@ fn rates(samples: &Samples) -> Result<Table> {
 fn beside_the_peer(samples: &Samples) -> Result<Table> {
     let mut table = Table::new(
         "Beside oidc-provider",
-        "In the same run: the same grant, an EdDSA-signed JWT for the same audience, its in-memory adapter, one process, NODE_ENV=production.",
+        "In the same run: the same grant, an EdDSA-signed JWT for the same audience, its \
+         in-memory adapter, one process, NODE_ENV=production.",
         [
             "requests a second",
             "client authentication",
@@ -232,7 +236,9 @@ fn beside_the_peer(samples: &Samples) -> Result<Table> {
 async fn steady_table(server: &Server, credentials: &Credentials) -> Result<Table> {
     let mut table = Table::new(
         "Latency at half the load",
-        "Requests come at a steady rate whether or not earlier ones are answered; a latency counts from when its request was due (to the millisecond, which is what the client's timer can do).",
+        "Requests come at a steady rate whether or not earlier ones are answered; a latency \
+         counts from when its request was due (to the millisecond, which is what the client's \
+         timer can do).",
         ["request", "a second", "p50, ms", "p99, ms", "target", ""],
     );
     for (name, per_second) in STEADY {

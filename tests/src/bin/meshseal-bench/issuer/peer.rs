@@ -1,5 +1,5 @@
-//! The peer: `oidc-provider` under the Node that it wants, as `tests/scripts/oidc-provider.sh`
-//! installs both.
+//! The peer: `oidc-provider` with the version of Node that it requires. The script
+//! `tests/scripts/oidc-provider.sh` installs both.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use serde_json::json;
 use super::server::Credentials;
 use crate::report::said;
 
-/// What is asked for at its token endpoint.
+/// Form of a token request to the peer.
 pub(crate) const GRANT: &str =
     "grant_type=client_credentials&resource=urn%3Aorders&scope=orders.read";
 
@@ -22,12 +22,12 @@ pub(crate) const GRANT: &str =
 pub(crate) struct Peer {
     port: u16,
     child: Child,
-    /// What it is, for the report.
+    /// Name and versions, for the report.
     pub(crate) version: String,
 }
 
 impl Peer {
-    /// `None` when it is not installed.
+    /// Starts the peer. Returns `None` if it is not installed.
     pub(crate) async fn start(credentials: &Credentials) -> Result<Option<Self>> {
         let dir = paths::target().join("bench").join("oidc-provider");
         let node = dir.join("node");
@@ -35,7 +35,9 @@ impl Peer {
             return Ok(None);
         }
         let port = ports::free()?;
-        let settings = json!({"port": port, "keys": [credentials.public_key()?], "secret": credentials.secret()});
+        let settings = json!({
+            "port": port, "keys": [credentials.public_key()?], "secret": credentials.secret(),
+        });
         let child = Child::start(&Program {
             name: "oidc-provider".to_owned(),
             path: node.clone(),
@@ -82,7 +84,7 @@ impl Peer {
         self.child.pid()
     }
 
-    /// How its issuer is named in assertions.
+    /// The issuer identifier, which is the audience of assertions.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

@@ -1,4 +1,4 @@
-//! Ten thousand proxies that wait for news: what they cost, and how soon they have it.
+//! Ten thousand waiting proxies: memory of the issuer, and time until a change reaches them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::process::{percentile, rss_mb};
 use crate::report::{Bound, Table};
 
 const POLLERS: usize = 10_000;
-/// How long a poll waits, in `wait` below.
+/// Waiting time of a poll, as in `wait=55` below.
 const POLL: Duration = Duration::from_secs(55);
-/// Revocations measured; each reaches every poller.
+/// Number of measured revocations; each one reaches every poller.
 const REVOCATIONS: usize = 5;
 
 pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
@@ -33,6 +33,7 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
             client.context("10 000 connections need more open files: ulimit -n 20000")?,
         ));
     }
+    // Revocations, then a new key.
     let mut revocations = Answers::new();
     let mut held = Vec::new();
     for _ in 0..REVOCATIONS {
@@ -48,7 +49,8 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
     pollers.server.into_inner().stop().await;
     let mut table = Table::new(
         "The push: 10 000 waiting long-polls",
-        "From sending the request that makes the change to having read the answer of the poll; client and issuer share the machine.",
+        "From sending the request that makes the change to having read the answer of the poll; \
+         client and issuer share the machine.",
         ["what", "figure", "target", ""],
     );
     let first = held.first().copied().unwrap_or(f64::NAN);
@@ -79,8 +81,8 @@ struct Pollers {
 }
 
 impl Pollers {
-    /// Has all of them wait, makes a change at one of the server's addresses, and waits until all
-    /// have it; the issuer's RSS before, and the times, sorted.
+    /// Lets all pollers wait, makes a change at one of the server's addresses and waits until every
+    /// poll is answered. Returns the issuer's RSS before the change, and the sorted times.
     async fn wave(
         &mut self,
         to: fn(&Server) -> SocketAddr,
@@ -93,7 +95,8 @@ impl Pollers {
         let mut waiting = JoinSet::new();
         for (worker, mut client) in std::mem::take(&mut self.clients) {
             let poll = format!(
-                "GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: bench\r\nx-meshseal-node: bench\r\nx-meshseal-worker: {worker:016x}\r\n\r\n"
+                "GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: bench\r\n\
+                 x-meshseal-node: bench\r\nx-meshseal-worker: {worker:016x}\r\n\r\n"
             );
             waiting.spawn(async move {
                 client.ask(poll.as_bytes(), 200).await?;
@@ -101,11 +104,11 @@ impl Pollers {
             });
         }
         let server = &self.server;
-        let all = || async {
+        until("all pollers to wait", Duration::from_secs(50), || async {
             let held = server.lock().await.polls().await.ok()?;
             (held >= u64::try_from(POLLERS).ok()?).then_some(())
-        };
-        until("all pollers to wait", Duration::from_secs(50), all).await?;
+        })
+        .await?;
         let rss = rss_mb(server.lock().await.pid())?;
         let mut changer = Client::connect(to(&*server.lock().await)).await?;
         let begun = watch.elapsed();
@@ -121,7 +124,7 @@ impl Pollers {
         }
         ensure!(
             watch.elapsed() < POLL,
-            "polls ended because their time was over"
+            "polls ended by timeout, not by the change"
         );
         answers.sort_unstable();
         Ok((rss, answers))

@@ -1,4 +1,4 @@
-//! The issuer as it is released, and what clients ask of it.
+//! The issuer as a release build, and requests of its clients.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -19,12 +19,12 @@ use serde_json::{Value, json};
 
 use crate::drive::{Client, Requests};
 
-/// The client that proves itself with assertions (`private_key_jwt`).
+/// Client that authenticates with assertions (`private_key_jwt`).
 pub(crate) const ASSERTIVE: &str = "assertive";
-/// The client that has a secret; it may do everything an administrator does.
+/// Client that authenticates with a secret and has administrator rights.
 pub(crate) const SECRETIVE: &str = "secretive";
 
-/// The clients' credentials: the same for the issuer and its peer.
+/// Credentials of the clients, the same for the issuer and its peer.
 pub(crate) struct Credentials {
     key: Key,
     secret: String,
@@ -48,14 +48,14 @@ impl Credentials {
         &self.secret
     }
 
-    /// A form sent by the client with the secret.
+    /// Returns a POST request with a form, from the client with the secret.
     pub(crate) fn with_secret(&self, path: &str, form: &str) -> Vec<u8> {
         let login = STANDARD.encode(format!("{SECRETIVE}:{}", self.secret));
         post(path, &format!("authorization: Basic {login}\r\n"), form)
     }
 
-    /// Requests for tokens, each with an assertion of its own: they are good once. `form` says for
-    /// what.
+    /// Returns token requests with the given form. Each has its own assertion, because an assertion
+    /// is valid only once.
     pub(crate) fn with_assertions(
         &self,
         audience: &str,
@@ -63,7 +63,9 @@ impl Credentials {
         count: usize,
     ) -> Result<Requests> {
         let now = unix_now();
-        let make = |_| {
+        let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
+        let mut requests = Vec::with_capacity(count);
+        for _ in 0..count {
             let token = Token::new(ASSERTIVE, audience, now)
                 .without("scope")
                 .without("client_id");
@@ -71,23 +73,23 @@ impl Credentials {
             let assertion = token
                 .header("typ", "client-authentication+jwt")
                 .sign(&self.key)?;
-            let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
             let form = format!("{form}&client_assertion_type={kind}&client_assertion={assertion}");
-            Ok(post("/token", "", &form))
-        };
-        Ok(Arc::new((0..count).map(make).collect::<Result<_>>()?))
+            requests.push(post("/token", "", &form));
+        }
+        Ok(Arc::new(requests))
     }
 }
 
 fn post(path: &str, headers: &str, form: &str) -> Vec<u8> {
     let length = form.len();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-type: application/x-www-form-urlencoded\r\n"
+        "POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}\
+         content-type: application/x-www-form-urlencoded\r\n"
     );
     format!("{head}content-length: {length}\r\n\r\n{form}").into_bytes()
 }
 
-/// What is asked for at the issuer's token endpoint.
+/// Form of a token request to the issuer.
 pub(crate) const GRANT: &str = "grant_type=client_credentials&audience=orders&scope=orders.read";
 
 /// A running issuer.
@@ -100,7 +102,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts with an empty database.
+    /// Starts an issuer with an empty database.
     pub(crate) async fn start(name: &str, credentials: &Credentials) -> Result<Self> {
         let dir = state_folder("bench").join(name);
         if dir.exists() {
@@ -122,7 +124,7 @@ impl Server {
         })
     }
 
-    /// Ends it, has something done to its database, and starts it again.
+    /// Stops the issuer, runs `between` on its database and starts it again.
     pub(crate) async fn restart(
         &mut self,
         between: impl Future<Output = Result<()>>,
@@ -145,12 +147,12 @@ impl Server {
         ports::loopback(self.port)
     }
 
-    /// Where operators are served.
+    /// The address of the admin listener.
     pub(crate) fn admin_address(&self) -> SocketAddr {
         ports::loopback(self.admin_port)
     }
 
-    /// Its identifier.
+    /// The issuer identifier.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -159,7 +161,7 @@ impl Server {
         self.dir.join("meshseal.db")
     }
 
-    /// The public keys that sign bundles.
+    /// Returns the public keys that sign bundles.
     pub(crate) fn pins(&self) -> Result<Value> {
         let mut command = std::process::Command::new(binary());
         let command = command
@@ -175,12 +177,12 @@ impl Server {
         printed.get("keys").cloned().context("no keys")
     }
 
-    /// Sends one request on a connection of its own; the body.
+    /// Sends a request on a kept connection and returns the body of the response.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> Result<&[u8]> {
         self.client.ask(request, 200).await
     }
 
-    /// A token of the client with the secret.
+    /// Gets a token for the client with the secret.
     pub(crate) async fn token(&mut self, credentials: &Credentials) -> Result<String> {
         let answer: Value =
             serde_json::from_slice(self.ask(&credentials.with_secret("/token", GRANT)).await?)?;
@@ -191,7 +193,7 @@ impl Server {
             .context("no access_token")
     }
 
-    /// The full bundle as it is delivered.
+    /// Gets the full bundle.
     pub(crate) async fn bundle(&mut self) -> Result<String> {
         let body = self
             .ask(b"GET /bundle HTTP/1.1\r\nhost: bench\r\n\r\n")
@@ -199,7 +201,7 @@ impl Server {
         Ok(String::from_utf8_lossy(body).into_owned())
     }
 
-    /// How many polls it holds.
+    /// Returns the number of waiting polls.
     pub(crate) async fn polls(&mut self) -> Result<u64> {
         let mut operator = Client::connect(self.admin_address()).await?;
         let body = operator
@@ -216,7 +218,7 @@ impl Server {
     }
 }
 
-/// The version that a bundle leads to.
+/// Returns the version of a bundle.
 pub(crate) fn version_of(bundle: &str) -> Result<u64> {
     let payload = unb64(bundle.split('.').nth(1).unwrap_or_default())?;
     let payload: Value = serde_json::from_slice(&payload)?;
@@ -256,13 +258,21 @@ async fn launch(dir: &Path, port: u16) -> Result<(Child, Client)> {
     Ok((child, ready?))
 }
 
-/// JSON is YAML, too. Limits are out of the way: what is measured is work, and one client does that
-/// of many.
+/// Returns the configuration as JSON, which is valid YAML. Its limits are very high, because one
+/// client here makes the requests of many.
 fn configuration(port: u16, admin_port: u16, credentials: &Credentials) -> Result<String> {
     let url = format!("http://127.0.0.1:{port}");
     let hash = format!("sha256:{}", sha256(credentials.secret.as_bytes()));
     let keys = json!({"keys": [credentials.public_key()?]});
-    let client = |id: &str, auth: Value, admin: bool| json!({"clientId": id, "auth": auth, "audiences": ["orders"], "scopes": ["orders.read"], "admin": admin});
+    let jwks = json!({"jwks": keys});
+    let secrets = json!({"secrets": [{"hash": hash}]});
+    let clients =
+        [(ASSERTIVE, jwks, false), (SECRETIVE, secrets, true)].map(|(id, auth, admin)| {
+            json!({
+                "clientId": id, "auth": auth, "admin": admin,
+                "audiences": ["orders"], "scopes": ["orders.read"],
+            })
+        });
     let configuration = json!({
         "issuer": url,
         "listen": format!("127.0.0.1:{port}"),
@@ -270,10 +280,7 @@ fn configuration(port: u16, admin_port: u16, credentials: &Credentials) -> Resul
         "database": "sqlite:meshseal.db",
         "limits": {"requestsPerSecond": 10_000_000, "connections": 50_000},
         "services": [{"audience": "orders", "scopes": ["orders.read"]}],
-        "clients": [
-            client(ASSERTIVE, json!({"jwks": keys}), false),
-            client(SECRETIVE, json!({"secrets": [{"hash": hash}]}), true),
-        ],
+        "clients": clients,
     });
     Ok(configuration.to_string())
 }

@@ -1,8 +1,8 @@
-//! What grows with issued tokens (nothing), and what with revoked ones.
+//! Growth of database, memory and bundle: none with issued tokens, some with revoked ones.
 //!
-//! A token leaves nothing behind but the index in its `jti`, leased in blocks. So a database from
-//! which so many indices have been leased is what it would be had the tokens been asked for one by
-//! one, which would take hours.
+//! The issuer stores nothing about a token. It only leases blocks of token indices from the
+//! database. So leasing `issued` indices leaves the same database as issuing that many tokens,
+//! which would take hours.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::process::{as_f64, measure, rss_mb};
 use crate::report::{Table, short};
 use crate::{Effort, say, scatter};
 
-/// Issued and revoked.
+/// Numbers of issued and of revoked tokens.
 const STATES: [(u64, u64); 9] = [
     (1_000, 100),
     (10_000, 100),
@@ -35,7 +35,8 @@ const STATES: [(u64, u64); 9] = [
 pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Table> {
     let mut table = Table::new(
         "Cost with issued and with revoked tokens",
-        "Revoked tokens are chosen by chance. A revocation is one more: stored, published, answered.",
+        "Revoked tokens are chosen by chance. A revocation is one more: stored, published, \
+         answered.",
         [
             "issued",
             "revoked",
@@ -51,6 +52,7 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
         say(&format!(
             "issuer: {issued} tokens issued, {revoked} revoked"
         ));
+        // Start once to create the database, fill it, and time the start after that.
         let mut server = Server::start("state", credentials).await?;
         let database = server.database();
         let watch = Stopwatch::start();
@@ -66,9 +68,10 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
         let bundle = server.bundle().await?;
         let again = Requests::new(vec![credentials.with_secret("/token", GRANT)]);
         let mut clients = Clients::connect(server.address()).await?;
-        // The first requests pay for what a fresh process has not touched yet.
+        // The first requests also pay for caches and pages of the fresh process.
         clients.run(&again, 0..1_000, 200).await?;
         let sample = measure(server.pid(), clients.run(&again, 0..effort.requests, 200)).await?;
+        // Revocations.
         let mut revocations = Vec::new();
         for _ in 0..9 {
             let token = server.token(credentials).await?;
@@ -94,7 +97,7 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
     Ok(table)
 }
 
-/// Leases indices for so many tokens and revokes some of them.
+/// Leases indices for `issued` tokens and revokes `revoked` of them.
 async fn fill(database: &Path, issued: u64, revoked: u64) -> Result<()> {
     let store = open(&Location::Sqlite(database.to_path_buf())).await?;
     let master = fs::read_to_string(database.with_extension("master.key"))?;

@@ -1,5 +1,5 @@
-//! Requests at a steady rate, whether or not earlier ones have been answered: a latency counts from
-//! when its request was due.
+//! Open-loop load: sends requests at a steady rate, whether or not earlier ones are answered. A
+//! latency counts from the time at which its request was due.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use meshseal_tests::clock::Stopwatch;
 
 use crate::drive::{Answers, Client, Requests};
 
-/// Enough that none of them is waited for at usual rates.
+/// Number of connections; at usual rates enough that a request need not wait for a free one.
 pub(crate) const CONNECTIONS: u32 = 32;
 
-/// Sends all the requests once over so many connections; the latencies, sorted.
+/// Sends every request once and returns the sorted latencies.
 pub(crate) async fn run(
     to: SocketAddr,
     requests: &Requests,

@@ -1,4 +1,4 @@
-//! A thousand revocations a second, while ten thousand workers poll and a hundred receipts wait.
+//! A thousand revocations per second, while ten thousand workers poll and a hundred receipts wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ const RECEIPTS: usize = 100;
 const REVOCATIONS_PER_SECOND: u32 = 1_000;
 const TOKENS_PER_SECOND: u32 = 100;
 const SECONDS: u32 = 6;
-/// Enough for revocations that each wait for their publication.
+/// Number of connections for revocations. It is high, because each waits for its publication.
 const CONNECTIONS: u32 = 2_048;
 
 pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
@@ -33,6 +33,7 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
     );
+    // Background: workers that poll.
     let mut background = JoinSet::new();
     for worker in 0..WORKERS {
         let client = Client::connect(server.address())
@@ -45,14 +46,17 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
             Arc::clone(&answered),
         ));
     }
-    // One that never confirms, so that receipts wait for it.
+    // One worker never confirms, so that receipts wait for it.
     Client::connect(server.address())
         .await?
         .ask(first_poll(WORKERS).as_bytes(), 200)
         .await?;
     let counted = Mutex::new(server);
-    let all = || async { (counted.lock().await.polls().await.ok()? >= WORKERS).then_some(()) };
-    until("all workers to wait", Duration::from_secs(60), all).await?;
+    until("all workers to wait", Duration::from_secs(60), || async {
+        (counted.lock().await.polls().await.ok()? >= WORKERS).then_some(())
+    })
+    .await?;
+    // Background: receipts that wait.
     let server = counted.into_inner();
     for number in 0..RECEIPTS {
         let mut client = Client::connect(server.address()).await?;
@@ -61,6 +65,7 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
         background.spawn(async move { client.ask(&request, 200).await.map(|_| ()) });
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
+    // Measurement.
     answered.store(0, Ordering::Relaxed);
     let tokens = Requests::new(vec![
         credentials.with_secret("/token", GRANT);
@@ -86,9 +91,12 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
     over.store(true, Ordering::Relaxed);
     background.shutdown().await;
     server.stop().await;
+    // Report.
     let mut table = Table::new(
         "A storm of revocations",
-        "1 000 revocations and 100 tokens a second for six seconds, 10 000 workers that poll, 100 receipts that wait. A latency counts from when its request was due. Client and issuer share the machine.",
+        "1 000 revocations and 100 tokens a second for six seconds, 10 000 workers that poll, \
+         100 receipts that wait. A latency counts from when its request was due. Client and \
+         issuer share the machine.",
         ["what", "figure", "target", ""],
     );
     table.judged(
@@ -116,7 +124,7 @@ pub(crate) async fn run(credentials: &Credentials) -> Result<Table> {
     Ok(table)
 }
 
-/// One revocation for each of as many tokens.
+/// Returns revocation requests for new tokens, one per token.
 async fn revocations(server: &mut Server, credentials: &Credentials) -> Result<Requests> {
     let mut requests = Vec::new();
     for _ in 0..REVOCATIONS_PER_SECOND * SECONDS {
@@ -128,11 +136,12 @@ async fn revocations(server: &mut Server, credentials: &Credentials) -> Result<R
 
 fn first_poll(worker: u64) -> String {
     format!(
-        "GET /bundle HTTP/1.1\r\nhost: bench\r\nx-meshseal-node: bench\r\nx-meshseal-worker: {worker:016x}\r\n\r\n"
+        "GET /bundle HTTP/1.1\r\nhost: bench\r\n\
+         x-meshseal-node: bench\r\nx-meshseal-worker: {worker:016x}\r\n\r\n"
     )
 }
 
-/// Polls until it is over, and states what it was given last.
+/// Polls until `over` is set. Each poll acknowledges the version of the previous response.
 async fn poll(
     mut client: Client,
     worker: u64,
@@ -142,7 +151,8 @@ async fn poll(
     let mut version = version_at(client.ask(first_poll(worker).as_bytes(), 200).await?)?;
     while !over.load(Ordering::Relaxed) {
         let poll = format!(
-            "GET /bundle?have={version}&wait=30 HTTP/1.1\r\nhost: bench\r\nx-meshseal-node: bench\r\nx-meshseal-worker: {worker:016x}\r\n\r\n"
+            "GET /bundle?have={version}&wait=30 HTTP/1.1\r\nhost: bench\r\n\
+             x-meshseal-node: bench\r\nx-meshseal-worker: {worker:016x}\r\n\r\n"
         );
         version = version_at(client.ask(poll.as_bytes(), 200).await?)?;
         answered.fetch_add(1, Ordering::Relaxed);
@@ -150,7 +160,7 @@ async fn poll(
     Ok(())
 }
 
-/// Reads the version near the beginning of a bundle, without reading all of it.
+/// Reads the version from the beginning of a bundle, without parsing all of it.
 fn version_at(bundle: &[u8]) -> Result<u64> {
     let payload = bundle
         .split(|byte| *byte == b'.')

@@ -1,4 +1,4 @@
-//! How soon the workers of a real Envoy refuse a revoked token.
+//! Time until the workers of a real Envoy reject a revoked token.
 
 use std::time::Duration;
 
@@ -24,11 +24,12 @@ const LISTENER: &str = "pushed";
 pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Table> {
     let mut server = Server::start("workers", credentials).await?;
     let mut envoy = start_envoy(&server).await?;
-    // The workers and the main thread, each with a poll of its own.
+    // Each worker and the main thread poll.
     let server_lock = tokio::sync::Mutex::new(&mut server);
-    let all =
-        || async { (server_lock.lock().await.polls().await.ok()? > WORKERS as u64).then_some(()) };
-    until("the workers to poll", Duration::from_secs(20), all).await?;
+    until("the workers to poll", Duration::from_secs(20), || async {
+        (server_lock.lock().await.polls().await.ok()? > WORKERS as u64).then_some(())
+    })
+    .await?;
     let address = envoy.listener(LISTENER).await?;
     let mut connections = connect_each(&envoy, LISTENER, address, WORKERS).await?;
     let mut changer = Client::connect(server.address()).await?;
@@ -43,6 +44,7 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
                 "a worker answered a good token with {status}"
             );
         }
+        // Each worker is asked until it rejects the token.
         let revoke = credentials.with_secret("/revoke", &format!("token={token}"));
         let watch = Stopwatch::start();
         let asking = connections
@@ -62,7 +64,8 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
     times.sort_unstable();
     let mut table = Table::new(
         "The push: workers of a real Envoy",
-        "From sending the revocation to the first request that a worker refuses; each is asked every millisecond or so. Keys come in the same bundle.",
+        "From sending the revocation to the first request that a worker refuses; each is asked \
+         every millisecond or so. Keys come in the same bundle.",
         ["what", "figure", "target", ""],
     );
     let none = String::new;
@@ -80,7 +83,7 @@ pub(crate) async fn run(credentials: &Credentials, effort: &Effort) -> Result<Ta
     Ok(table)
 }
 
-/// Asks until the token is refused.
+/// Sends requests until the worker rejects the token. Returns the elapsed time.
 async fn refused(
     mut connection: Connection,
     request: Request,

@@ -1,4 +1,5 @@
-//! A proxy loses its link to the issuer: the receipt names it, and until when it may still accept.
+//! A proxy loses its link to the issuer. The receipt names the proxy and the time until which it
+//! may still accept the revoked token.
 
 use std::time::Duration;
 
@@ -9,16 +10,17 @@ use serde_json::Value;
 
 use super::Story;
 
-/// Node id of the proxy, played by this program: it takes one bundle and is not heard of again.
+/// Node id of the proxy, which this program plays: it polls once and then falls silent.
 const NODE: &str = "cut-off";
 
-/// Staleness of its rules in seconds.
+/// Staleness bound that this proxy reports, in seconds.
 const STALENESS_S: u64 = 300;
 
-/// Silence after which the issuer calls a worker unreachable, and a second.
+/// Silence after which the issuer reports a worker as unreachable, plus one second.
 const SILENCE: Duration = Duration::from_secs(16);
 
 pub(super) async fn tell(story: &mut Story) -> Result<()> {
+    // The proxy takes one bundle and then falls silent.
     let poll = Request::get("/bundle")
         .header(
             "authorization",
@@ -59,6 +61,7 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
         &seen,
         seen == expected,
     );
+    // The receipt states the time until which the silent proxy may still accept the token.
     let until = receipt
         .pointer("/waiting_for/0/accepts_until")
         .and_then(Value::as_u64)
@@ -71,6 +74,7 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
         &format!("{left} s more"),
         right,
     );
+    // Without the proxy the receipt is complete.
     story.stack.issuer.forget_proxy(NODE).await?;
     let receipt = story.stack.issuer.revoke(&format!("token={token}")).await?;
     story.step_receipt(&receipt);

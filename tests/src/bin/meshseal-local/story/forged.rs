@@ -1,4 +1,4 @@
-//! Everything that looks like a token and is none.
+//! Forged and malformed tokens, each of which the filter rejects.
 
 use anyhow::{Context as _, Result};
 use meshseal_tests::clock::unix_now;
@@ -71,7 +71,7 @@ fn unsigned(issuer: &str) -> Result<String> {
         .seal(|_| Ok(Vec::new()))
 }
 
-/// The bytes that anybody can fetch, as an attacker would use them.
+/// Returns the bytes of the published public key, as an attacker would use them.
 fn first_public_key(jwks: &Value) -> Result<Vec<u8>> {
     unb64(
         jwks.pointer("/keys/0/x")
@@ -80,7 +80,7 @@ fn first_public_key(jwks: &Value) -> Result<Vec<u8>> {
     )
 }
 
-/// The token with the text of one part changed.
+/// Returns the token with the text of one part changed.
 fn with_part(
     token: &str,
     index: usize,

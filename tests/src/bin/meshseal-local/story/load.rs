@@ -1,4 +1,4 @@
-//! The signing key changes three times under load, and nobody notices.
+//! The signing key changes three times under load, and no request is rejected.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use super::{SOON, Story};
 const RATE: u32 = 2_000;
 const CONNECTIONS: u32 = 32;
 const ROTATIONS: usize = 3;
-/// Requests under each new key before the next one comes.
+/// Number of requests under each new key before the next rotation.
 const REQUESTS_PER_KEY: u64 = 4_000;
 
 pub(super) async fn tell(story: &mut Story) -> Result<()> {
     let (report, kids) = rotate_under_load(&story.stack.issuer, story.stack.ports.edge).await?;
     let (full, least) = (f64::from(RATE) * 0.95, f64::from(RATE) / 2.0);
     let slow = if report.rate < full {
-        ", all that this machine can do now"
+        " (the machine allows no more now)"
     } else {
         ""
     };
@@ -48,7 +48,7 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
     Ok(())
 }
 
-/// The report, and the `kid`s that signed, in order.
+/// Rotates under load. Returns the report and the `kid`s that signed, in order.
 async fn rotate_under_load(issuer: &Issuer, edge: u16) -> Result<(Report, Vec<String>)> {
     let first = issuer.token("orders").await?;
     let mut kids = vec![kid_of(&first)?];
@@ -71,8 +71,8 @@ async fn rotate_under_load(issuer: &Issuer, edge: u16) -> Result<(Report, Vec<St
     Ok((load.finish().await?, kids))
 }
 
-/// A token every 50 ms, used at once: the very first ones under a new key meet every worker within
-/// milliseconds.
+/// Gets a token every 50 ms and uses it at once, so that the first tokens under a new key reach
+/// every worker within milliseconds.
 async fn keep_fetching(issuer: &Issuer, load: &Load) -> Result<()> {
     let watch = Stopwatch::start();
     let mut ticks = interval(Duration::from_millis(50));

@@ -1,4 +1,4 @@
-//! A token is revoked: the receipt, and what every worker of both hops does.
+//! A token is revoked: checks the receipt and the answers of every worker of both hops.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use meshseal_tests::workers::connect_each;
 
 use super::{SOON, Story, order};
 
-/// A revocation must be in force everywhere within this time.
+/// Time within which a revocation must take effect in every worker.
 const LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) async fn tell(story: &mut Story) -> Result<()> {
@@ -34,6 +34,7 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
                 .map(|(number, connection)| (format!("{hop} worker {number}"), connection)),
         );
     }
+    // Every worker accepts the token first, so each has a cached verdict to drop.
     let token = story.stack.issuer.token("orders").await?;
     for (_, connection) in &mut workers {
         let response = connection.send(&order().bearer(&token)).await?;
@@ -42,6 +43,7 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
             "the token is good before it is revoked: {response:?}"
         );
     }
+    // All workers are asked repeatedly while the token is revoked.
     let watch = Stopwatch::start();
     let form = format!("token={token}");
     let asks = workers.into_iter().map(|(worker, connection)| {
@@ -65,7 +67,7 @@ pub(super) async fn tell(story: &mut Story) -> Result<()> {
     Ok(())
 }
 
-/// Asks again and again; the first answer other than 200, and when it came.
+/// Repeats a request until the answer is not 200. Returns that answer and the elapsed time.
 async fn time_until_refused(
     mut connection: Connection,
     token: &str,

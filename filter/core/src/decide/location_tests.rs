@@ -1,20 +1,29 @@
-use super::*;
-use crate::host::fake::FakeHost;
-use crate::testing::{TestKey, inline_config};
+use alloc::string::ToString as _;
+use alloc::vec;
+
 use serde_json::{Value, json};
 
-fn places(rule: Value) -> Places {
-    let config = inline_config(&[&TestKey::new("a", 1)], rule, json!({}));
-    Places::of(&meshseal_core::config::read_policy(&config).unwrap())
+use super::*;
+use crate::policy::Policy;
+use crate::testing::{ISSUER, TestKey, inline_policy};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+fn policy(rule: Value) -> Policy {
+    inline_policy(&[&TestKey::new("a", 1)], rule, Value::Null)
 }
 
-fn headers(pairs: &[(&str, &str)]) -> RequestHeaders {
-    RequestHeaders::new(meshseal_abi::header_map(pairs))
+fn sources(rule: Value) -> TokenSources {
+    policy(rule).authn().token_sources().clone()
+}
+
+fn headers<'t>(pairs: &[(&'t str, &'t str)]) -> Incoming<Vec<(&'t str, &'t str)>> {
+    Incoming::new(pairs.to_vec())
 }
 
 /// The token found, or the code of the rejection that it leads to.
-fn found(places: &Places, pairs: &[(&str, &str)], path: &str) -> String {
-    match places.locate(&headers(pairs), path) {
+fn found(sources: &TokenSources, pairs: &[(&str, &str)], path: &str) -> String {
+    match locate(sources, &headers(pairs), path) {
         Ok(located) if located.is_joined() => Rejection::TokenRepeated.code().to_owned(),
         Ok(located) => located.text().unwrap().to_owned(),
         Err(rejection) => rejection.code().to_owned(),
@@ -25,7 +34,7 @@ fn found(places: &Places, pairs: &[(&str, &str)], path: &str) -> String {
 fn the_scheme_is_compared_without_case() {
     for value in ["Bearer t.o.k", "bearer t.o.k", "BEARER t.o.k"] {
         assert_eq!(
-            found(&places(json!({})), &[("authorization", value)], "/"),
+            found(&sources(json!({})), &[("authorization", value)], "/"),
             "t.o.k",
             "{value}"
         );
@@ -34,26 +43,26 @@ fn the_scheme_is_compared_without_case() {
 
 #[test]
 fn a_prefix_that_is_no_scheme_is_compared_exactly() {
-    let places = places(json!({ "fromHeaders": [{ "name": "x-token", "prefix": "jwt:" }] }));
-    assert_eq!(found(&places, &[("x-token", "jwt:t.o.k")], "/"), "t.o.k");
+    let sources = sources(json!({ "fromHeaders": [{ "name": "x-token", "prefix": "jwt:" }] }));
+    assert_eq!(found(&sources, &[("x-token", "jwt:t.o.k")], "/"), "t.o.k");
     assert_eq!(
-        found(&places, &[("x-token", "JWT:t.o.k")], "/"),
+        found(&sources, &[("x-token", "JWT:t.o.k")], "/"),
         "token-missing"
     );
 }
 
 #[test]
 fn a_header_without_prefix_is_the_token() {
-    let places = places(json!({ "fromHeaders": [{ "name": "x-token" }] }));
-    assert_eq!(found(&places, &[("x-token", "t.o.k")], "/"), "t.o.k");
-    assert_eq!(found(&places, &[("x-token", "")], "/"), "token-missing");
+    let sources = sources(json!({ "fromHeaders": [{ "name": "x-token" }] }));
+    assert_eq!(found(&sources, &[("x-token", "t.o.k")], "/"), "t.o.k");
+    assert_eq!(found(&sources, &[("x-token", "")], "/"), "token-missing");
 }
 
 #[test]
 fn another_scheme_is_no_token() {
     for value in ["Basic dTpw", "Bearer", "Bearertoken", "Bearer "] {
         assert_eq!(
-            found(&places(json!({})), &[("authorization", value)], "/"),
+            found(&sources(json!({})), &[("authorization", value)], "/"),
             "token-missing",
             "{value}"
         );
@@ -65,7 +74,7 @@ fn a_repeated_header_refuses_the_request_whatever_the_copies_hold() {
     for second in ["Bearer t.o.k", "Basic dTpw", ""] {
         let pairs = [("authorization", "Bearer t.o.k"), ("authorization", second)];
         assert_eq!(
-            found(&places(json!({})), &pairs, "/"),
+            found(&sources(json!({})), &pairs, "/"),
             "token-repeated",
             "{second}"
         );
@@ -80,41 +89,38 @@ fn a_repeated_header_that_the_proxy_has_joined_refuses_the_request_too() {
         "Bearer t.o.k,Basic dTpw",
     ] {
         assert_eq!(
-            found(&places(json!({})), &[("authorization", value)], "/"),
+            found(&sources(json!({})), &[("authorization", value)], "/"),
             "token-repeated",
             "{value}"
         );
     }
     let digest = r#"Digest username="a", realm="b""#;
     assert_eq!(
-        found(&places(json!({})), &[("authorization", digest)], "/"),
+        found(&sources(json!({})), &[("authorization", digest)], "/"),
         "token-missing"
     );
 }
 
 #[test]
 fn bytes_that_are_no_text_are_no_token() {
-    let headers = RequestHeaders::new(meshseal_abi::header_map(&[(
-        "authorization",
-        b"Bearer \xff",
-    )]));
-    let places = places(json!({}));
+    let headers = Incoming::new(vec![("authorization", b"Bearer \xff")]);
+    let sources = sources(json!({}));
     assert_eq!(
-        places.locate(&headers, "/").unwrap().text(),
+        locate(&sources, &headers, "/").unwrap().text(),
         Err(Rejection::TokenMalformed)
     );
 }
 
 #[test]
 fn a_cookie_is_found_among_others_and_over_several_headers() {
-    let places = places(json!({ "fromCookies": ["session"] }));
+    let sources = sources(json!({ "fromCookies": ["session"] }));
     assert_eq!(
-        found(&places, &[("cookie", "a=b; session=t.o.k;c=d")], "/"),
+        found(&sources, &[("cookie", "a=b; session=t.o.k;c=d")], "/"),
         "t.o.k"
     );
     assert_eq!(
         found(
-            &places,
+            &sources,
             &[("cookie", "a=b"), ("cookie", "session=t.o.k")],
             "/"
         ),
@@ -122,7 +128,7 @@ fn a_cookie_is_found_among_others_and_over_several_headers() {
     );
     assert_eq!(
         found(
-            &places,
+            &sources,
             &[("cookie", "Session=x; xsession=y; session")],
             "/"
         ),
@@ -132,14 +138,14 @@ fn a_cookie_is_found_among_others_and_over_several_headers() {
 
 #[test]
 fn a_cookie_that_is_there_twice_refuses_the_request() {
-    let places = places(json!({ "fromCookies": ["session"] }));
+    let sources = sources(json!({ "fromCookies": ["session"] }));
     assert_eq!(
-        found(&places, &[("cookie", "session=t.o.k; session=t.o.k")], "/"),
+        found(&sources, &[("cookie", "session=t.o.k; session=t.o.k")], "/"),
         "token-repeated"
     );
     assert_eq!(
         found(
-            &places,
+            &sources,
             &[("cookie", "session=t.o.k"), ("cookie", "session=")],
             "/"
         ),
@@ -150,23 +156,23 @@ fn a_cookie_that_is_there_twice_refuses_the_request() {
 #[test]
 fn the_query_is_not_read_unless_a_parameter_is_named() {
     assert_eq!(
-        found(&places(json!({})), &[], "/?access_token=t.o.k"),
+        found(&sources(json!({})), &[], "/?access_token=t.o.k"),
         "token-missing"
     );
 }
 
 #[test]
 fn a_query_parameter_is_found_under_any_spelling_of_its_name() {
-    let places = places(json!({ "fromParams": ["access_token"] }));
-    assert_eq!(found(&places, &[], "/a?x=1&access_token=t.o.k&y"), "t.o.k");
-    assert_eq!(found(&places, &[], "/a?access%5ftoken=t.o.k"), "t.o.k");
+    let sources = sources(json!({ "fromParams": ["access_token"] }));
+    assert_eq!(found(&sources, &[], "/a?x=1&access_token=t.o.k&y"), "t.o.k");
+    assert_eq!(found(&sources, &[], "/a?access%5ftoken=t.o.k"), "t.o.k");
     assert_eq!(
-        found(&places, &[], "/a?access_token=t.o.k&%61ccess_token=other"),
+        found(&sources, &[], "/a?access_token=t.o.k&%61ccess_token=other"),
         "token-repeated"
     );
     assert_eq!(
         found(
-            &places,
+            &sources,
             &[],
             "/access_token=t.o.k?xaccess_token=1&access_token%zz=2"
         ),
@@ -176,13 +182,17 @@ fn a_query_parameter_is_found_under_any_spelling_of_its_name() {
 
 #[test]
 fn same_token_in_two_places_is_one() {
-    let places = places(json!({
+    let sources = sources(json!({
         "fromHeaders": [{ "name": "authorization", "prefix": "Bearer " }], "fromCookies": ["session"], "fromParams": ["t"],
     }));
     let header = ("authorization", "Bearer t.o.k");
-    assert_eq!(found(&places, &[header], "/"), "t.o.k");
+    assert_eq!(found(&sources, &[header], "/"), "t.o.k");
     assert_eq!(
-        found(&places, &[header, ("cookie", "session=t.o.k")], "/?t=t.o.k"),
+        found(
+            &sources,
+            &[header, ("cookie", "session=t.o.k")],
+            "/?t=t.o.k"
+        ),
         "t.o.k"
     );
     for (cookie, path) in [
@@ -192,7 +202,7 @@ fn same_token_in_two_places_is_one() {
         ("session=\"t.o.K\"", "/"),
     ] {
         assert_eq!(
-            found(&places, &[header, ("cookie", cookie)], path),
+            found(&sources, &[header, ("cookie", cookie)], path),
             "token-repeated",
             "{cookie} {path}"
         );
@@ -203,14 +213,14 @@ fn same_token_in_two_places_is_one() {
 fn spaces_after_scheme_do_not_matter() {
     for value in ["Bearer  t.o.k", "bearer     t.o.k"] {
         assert_eq!(
-            found(&places(json!({})), &[("authorization", value)], "/"),
+            found(&sources(json!({})), &[("authorization", value)], "/"),
             "t.o.k",
             "{value}"
         );
     }
     for value in ["Bearer\tt.o.k", "Bearer   "] {
         assert_eq!(
-            found(&places(json!({})), &[("authorization", value)], "/"),
+            found(&sources(json!({})), &[("authorization", value)], "/"),
             "token-missing",
             "{value:?}"
         );
@@ -224,7 +234,7 @@ fn longest_prefix_names_the_place() {
             .iter()
             .map(|prefix| json!({ "name": "authorization", "prefix": prefix }))
             .collect();
-        places(json!({ "fromHeaders": headers }))
+        sources(json!({ "fromHeaders": headers }))
     };
     for order in [["", "Bearer "], ["Bearer ", ""]] {
         for value in ["t.o.k", "Bearer t.o.k", "bearer  t.o.k"] {
@@ -256,20 +266,18 @@ fn longest_prefix_names_the_place() {
 /// Two rules that look at one header, each with a prefix of its own.
 #[test]
 fn prefix_decides_whose_token_it_is() {
-    let mut config: Value = serde_json::from_str(&inline_config(
-        &[&TestKey::new("a", 1)],
-        json!({}),
-        json!({}),
-    ))
-    .unwrap();
+    let mut config = json!({ "jwtRules": [
+        { "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": [TestKey::new("a", 1).jwk()] } },
+    ]});
     let mut other = config["jwtRules"][0].clone();
     other["issuer"] = json!("https://other.example");
     other["fromHeaders"] = json!([{ "name": "authorization" }]);
     config["jwtRules"].as_array_mut().unwrap().push(other);
-    let places = Places::of(&meshseal_core::config::read_policy(&config.to_string()).unwrap());
+    let policy = crate::config::read_policy(&config.to_string()).unwrap();
+    let sources = policy.authn().token_sources();
     for (value, rules) in [("Bearer t.o.k", [true, false]), ("t.o.k", [false, true])] {
         let headers = headers(&[("authorization", value)]);
-        let located = places.locate(&headers, "/").unwrap();
+        let located = locate(&sources, &headers, "/").unwrap();
         assert_eq!(located.bytes(), b"t.o.k");
         assert_eq!(
             [0, 1].map(|rule| located.is_expected_by(rule)),
@@ -281,7 +289,7 @@ fn prefix_decides_whose_token_it_is() {
 
 #[test]
 fn token_is_one_item_of_protocols() {
-    let places = places(
+    let sources = sources(
         json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] }),
     );
     let ask = |values: &[&str]| {
@@ -289,7 +297,7 @@ fn token_is_one_item_of_protocols() {
             .iter()
             .map(|value| ("sec-websocket-protocol", *value))
             .collect();
-        found(&places, &pairs, "/")
+        found(&sources, &pairs, "/")
     };
     assert_eq!(ask(&["graphql-ws, bearer.t.o.k"]), "t.o.k");
     assert_eq!(ask(&["bearer.t.o.k,a,b"]), "t.o.k");
@@ -301,7 +309,7 @@ fn token_is_one_item_of_protocols() {
 
 #[test]
 fn token_is_one_item_of_any_list_header() {
-    let places = places(
+    let sources = sources(
         json!({ "fromHeaders": [{ "name": "x-tokens", "prefix": "jwt:" }, { "name": "x-bare" }] }),
     );
     for value in [
@@ -311,14 +319,14 @@ fn token_is_one_item_of_any_list_header() {
         "jwt:t.o.k",
     ] {
         assert_eq!(
-            found(&places, &[("x-tokens", value)], "/"),
+            found(&sources, &[("x-tokens", value)], "/"),
             "t.o.k",
             "{value}"
         );
     }
     assert_eq!(
         found(
-            &places,
+            &sources,
             &[("x-tokens", "a"), ("x-tokens", "jwt:t.o.k")],
             "/"
         ),
@@ -326,35 +334,35 @@ fn token_is_one_item_of_any_list_header() {
     );
     for value in ["jwt:t.o.k, jwt:x", "jwt:t.o.k, jwt:t.o.k"] {
         assert_eq!(
-            found(&places, &[("x-tokens", value)], "/"),
+            found(&sources, &[("x-tokens", value)], "/"),
             "token-repeated",
             "{value}"
         );
     }
     assert_eq!(
         found(
-            &places,
+            &sources,
             &[("x-tokens", "jwt:t.o.k"), ("x-tokens", "jwt:x")],
             "/"
         ),
         "token-repeated"
     );
     assert_eq!(
-        found(&places, &[("x-bare", "t.o.k, x")], "/"),
+        found(&sources, &[("x-bare", "t.o.k, x")], "/"),
         "token-repeated",
         "each item is one without prefix"
     );
     assert_eq!(
-        found(&places, &[("x-tokens", "a, t.o.k")], "/"),
+        found(&sources, &[("x-tokens", "a, t.o.k")], "/"),
         "token-missing"
     );
 }
 
 #[test]
 fn proxy_credentials_are_no_list() {
-    let places =
-        places(json!({ "fromHeaders": [{ "name": "proxy-authorization", "prefix": "Bearer " }] }));
-    let ask = |value| found(&places, &[("proxy-authorization", value)], "/");
+    let sources =
+        sources(json!({ "fromHeaders": [{ "name": "proxy-authorization", "prefix": "Bearer " }] }));
+    let ask = |value| found(&sources, &[("proxy-authorization", value)], "/");
     assert_eq!(
         [ask("Basic dTpw, Bearer t.o.k"), ask("Bearer t.o.k,x")],
         ["token-repeated"; 2]
@@ -363,17 +371,17 @@ fn proxy_credentials_are_no_list() {
 
 #[test]
 fn quotes_of_cookie_are_no_part_of_token() {
-    let places = places(json!({ "fromCookies": ["session"] }));
+    let sources = sources(json!({ "fromCookies": ["session"] }));
     assert_eq!(
-        found(&places, &[("cookie", "a=1; session=\"t.o.k\"; b=2")], "/"),
+        found(&sources, &[("cookie", "a=1; session=\"t.o.k\"; b=2")], "/"),
         "t.o.k"
     );
     assert_eq!(
-        found(&places, &[("cookie", "session=\"\"")], "/"),
+        found(&sources, &[("cookie", "session=\"\"")], "/"),
         "token-missing"
     );
     assert_eq!(
-        found(&places, &[("cookie", "session=\"t.o.k")], "/"),
+        found(&sources, &[("cookie", "session=\"t.o.k")], "/"),
         "\"t.o.k"
     );
 }
@@ -381,7 +389,7 @@ fn quotes_of_cookie_are_no_part_of_token() {
 /// The named header (one byte per character) after the token was taken out of the places where it
 /// was found.
 fn removed(rule: Value, pairs: &[(&str, &str)], name: &str) -> Option<String> {
-    let (host, places) = (FakeHost::new(), places(rule));
+    let sources = sources(rule);
     let bytes = |text: &str| {
         text.chars()
             .map(|char| u8::try_from(u32::from(char)).unwrap())
@@ -391,15 +399,23 @@ fn removed(rule: Value, pairs: &[(&str, &str)], name: &str) -> Option<String> {
         .iter()
         .map(|(name, value)| ((*name).to_owned(), bytes(value)))
         .collect();
-    host.request_bytes(1, pairs.clone());
-    let headers = RequestHeaders::new(meshseal_abi::header_map(&pairs));
+    let mut left = pairs.clone();
+    let headers = Incoming::new(pairs);
     let path = headers.request().unwrap().path;
-    assert!(places.locate(&headers, path).unwrap().remove(&host));
-    let left = host
-        .stream(1)
-        .headers
-        .into_iter()
-        .find(|(key, _)| key == name);
+    let located = locate(&sources, &headers, path).unwrap();
+    let removed = located.remove(&mut |edit| {
+        let (HeaderEdit::Remove(name) | HeaderEdit::Set(name, _)) = edit else {
+            return false;
+        };
+        let first = left.iter().position(|(key, _)| key == name);
+        left.retain(|(key, _)| key != name);
+        if let (HeaderEdit::Set(name, value), Some(at)) = (edit, first) {
+            left.insert(at.min(left.len()), (name.to_owned(), value));
+        }
+        true
+    });
+    assert!(removed);
+    let left = left.into_iter().find(|(key, _)| key == name);
     left.map(|(_, value)| value.into_iter().map(char::from).collect())
 }
 
