@@ -52,10 +52,7 @@ impl Capability {
         }
         let unusable = |purpose| Some(format!("the {purpose} key cannot be used; see the log"));
         let (published, health) = (issuer.publisher.current(), issuer.store.health());
-        let tampered = || {
-            let rows = issuer.publisher.tampered();
-            rows.map(|rows| format!("the database was changed without the master key: {rows}"))
-        };
+        let tampered = || issuer.publisher.tampered().map(|_| TAMPERED.to_owned());
         let stale = || {
             (!issuer.publisher.is_fresh())
                 .then(|| tampered().unwrap_or_else(|| database(health.read.as_ref())))
@@ -86,6 +83,13 @@ impl Capability {
     }
 }
 
+/// Finding for a database with forged rows. Names of rows hold subjects and clients, and this answer
+/// is for every caller.
+const TAMPERED: &str = "the database was changed without the master key; the log and `meshseal incident show` name the rows";
+
+/// Finding for lost state. Its reason holds an administrator's name and words.
+const INCIDENT: &str = "lost state; the log and `meshseal incident show` tell the reason";
+
 /// Class and remedy, without the driver's words: those are for the log.
 fn database(outage: Option<&Outage>) -> String {
     let Some(outage) = outage else {
@@ -105,7 +109,7 @@ pub(super) struct Readiness {
     /// Each capability, as JSON.
     pub(super) detail: Value,
     /// Lost state that no operator has ended. It takes no capability away.
-    pub(super) incident: Option<String>,
+    pub(super) incident: Option<&'static str>,
 }
 
 impl Readiness {
@@ -122,10 +126,7 @@ impl Readiness {
             };
             detail.insert(capability.name().to_owned(), state);
         }
-        let incident = issuer
-            .publisher
-            .incident()
-            .map(|incident| incident.reason.clone());
+        let incident = issuer.publisher.incident().map(|_| INCIDENT);
         Self {
             problem: first,
             detail: Value::Object(detail),
