@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::poll::{Parameters, Poll};
 use super::proxies::{Contact, Presence};
 use super::{Answer, Base, Publisher, SyncError, Validity};
-use crate::clients::Failure;
+use crate::clients::{Authorization, Failure, credentials_of};
 use crate::error::Problem;
 use crate::http::{Peer, Waits};
 use crate::issuer::Issuer;
@@ -250,16 +250,15 @@ fn wrong_poll_token(issuer: &Issuer, headers: &HeaderMap) -> Option<&'static str
     if known.is_empty() {
         return None;
     }
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return Some("credentials-missing");
+    let value = match Authorization::of(headers) {
+        Authorization::Absent => return Some("credentials-missing"),
+        Authorization::Repeated => return Some("header-repeated"),
+        Authorization::Value(value) => value,
     };
-    let presented = value
-        .to_str()
-        .ok()
-        .and_then(|value| value.strip_prefix("Bearer "));
-    let Some(presented) = presented.map(|token| issuer.secrets.presented(token)) else {
+    let Some(token) = credentials_of(&value, "Bearer") else {
         return Some("header-malformed");
     };
+    let presented = issuer.secrets.presented(token);
     let matching = known.iter().filter(|hash| hash.matches(&presented)).count();
     (matching == 0).then_some("poll-token-wrong")
 }

@@ -1,6 +1,7 @@
 //! Client authentication (RFC 6749 §2.3): exactly one method a request, and nothing said about why
 //! it failed.
 
+use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -51,6 +52,29 @@ pub enum Authorization {
     Value(String),
     /// More than one.
     Repeated,
+}
+
+impl Authorization {
+    /// Reads the field (RFC 9110 §11.6.2).
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Self::Absent,
+            // A value that is not text fails as a header without credentials.
+            (Some(value), None) => Self::Value(value.to_str().unwrap_or_default().to_owned()),
+            (Some(_), Some(_)) => Self::Repeated,
+        }
+    }
+}
+
+/// Returns the credentials of a field value with this scheme. Schemes are compared without regard to
+/// case, and one or more spaces follow them (RFC 9110 §11.1, §11.4).
+#[must_use]
+pub fn credentials_of<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {
+    let (found, credentials) = value.split_once(' ')?;
+    let credentials = credentials.trim_matches(' ');
+    (found.eq_ignore_ascii_case(scheme) && !credentials.is_empty()).then_some(credentials)
 }
 
 /// What a request offers as proof.
@@ -208,11 +232,11 @@ pub struct Checks<'a> {
 
 /// `Basic` credentials: id and secret are form-encoded before they are joined (RFC 6749 §2.3.1).
 fn basic(header: &str, hasher: &SecretHasher) -> Option<(String, Presented)> {
-    let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 4 * MAX_CREDENTIAL_BYTES {
+    let encoded = credentials_of(header, "Basic")?;
+    if encoded.len() > 4 * MAX_CREDENTIAL_BYTES {
         return None;
     }
-    let joined = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let joined = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
     let (client, secret) = joined.split_once(':')?;
     let (client, secret) = (form_decode(client), form_decode(secret));
     let fits = client.len() <= MAX_CREDENTIAL_BYTES && secret.len() <= MAX_CREDENTIAL_BYTES;

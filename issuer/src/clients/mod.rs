@@ -10,7 +10,7 @@ mod secret;
 mod settings;
 
 pub use assertion::ASSERTION_TYPE;
-pub use authenticate::{AuthError, Authorization, Checks, Credentials};
+pub use authenticate::{AuthError, Authorization, Checks, Credentials, credentials_of};
 pub use failures::{Failure, Failures};
 pub use limiter::{Limiter, Rate};
 pub use registry::Registry;

@@ -43,17 +43,8 @@ pub(crate) struct Caller {
 impl Caller {
     /// From the headers and the connection.
     pub(crate) fn of(request: &Request) -> Self {
-        let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
-        let authorization = match (values.next(), values.next()) {
-            (None, _) => Authorization::Absent,
-            // A value that is not text fails as a header without credentials.
-            (Some(value), None) => {
-                Authorization::Value(value.to_str().unwrap_or_default().to_owned())
-            }
-            (Some(_), Some(_)) => Authorization::Repeated,
-        };
         Self {
-            authorization,
+            authorization: Authorization::of(request.headers()),
             source: source_of(request),
             endpoint: endpoint(request.uri().path()),
         }

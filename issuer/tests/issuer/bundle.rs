@@ -453,14 +453,20 @@ async fn poll_tokens_are_asked_for_if_configured() {
     let token = "a-poll-token-of-enough-length";
     config.bundle.poll_tokens = vec![meshseal_issuer::clients::SecretHash::of(token)];
     let harness = Harness::with(config).await;
-    let poll = |authorization: &'static str| {
+    let poll = |authorization: &[&str]| {
         let mut request = Request::get("/bundle");
-        if !authorization.is_empty() {
-            request = request.header("authorization", authorization);
+        for value in authorization {
+            request = request.header("authorization", *value);
         }
         harness.send(request.body(Body::empty()).unwrap())
     };
-    for wrong in ["", "Bearer other", "Basic a-poll-token-of-enough-length"] {
+    let right = "Bearer a-poll-token-of-enough-length";
+    for wrong in [
+        &[][..],
+        &["Bearer other"],
+        &["Basic a-poll-token-of-enough-length"],
+        &[right, right],
+    ] {
         let answer = poll(wrong).await;
         assert_eq!(
             (
@@ -468,18 +474,18 @@ async fn poll_tokens_are_asked_for_if_configured() {
                 answer.header(header::WWW_AUTHENTICATE)
             ),
             (401, "Bearer realm=\"meshseal\""),
-            "{wrong}"
+            "{wrong:?}"
         );
     }
-    assert_eq!(
-        poll("Bearer a-poll-token-of-enough-length").await.status,
-        200
-    );
+    for value in [right, "bEARER  a-poll-token-of-enough-length"] {
+        assert_eq!(poll(&[value]).await.status, 200, "{value}");
+    }
     let metrics = harness.metrics().await;
     for reason in [
         "credentials-missing",
         "poll-token-wrong",
         "header-malformed",
+        "header-repeated",
     ] {
         assert!(
             metrics.contains(&format!("{{endpoint=\"bundle\",reason=\"{reason}\"}} 1\n")),
