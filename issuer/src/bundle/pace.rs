@@ -27,6 +27,8 @@ const ANSWER_EVERY: Duration = Duration::from_micros(80);
 #[derive(Default)]
 pub(super) struct Pace {
     last: Mutex<Option<Instant>>,
+    /// Last query on behalf of an unknown token.
+    looked: Mutex<Option<Instant>>,
     /// Polls that the last publication woke.
     woken: AtomicU32,
 }
@@ -52,6 +54,16 @@ impl Pace {
                 .clamp(PUBLISH_EVERY, AT_MOST),
         )
         .await;
+    }
+
+    /// Waits until the database may be asked about an unknown token again. Callers come one at a
+    /// time.
+    pub(super) async fn next_look(&self) {
+        let last = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last {
+            sleep_until(last + PUBLISH_EVERY).await;
+        }
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Waits until a poll that the last publication woke may be answered.

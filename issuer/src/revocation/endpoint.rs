@@ -231,7 +231,7 @@ async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<D
     };
     let mut recognised = recognise();
     if recognised.is_err() {
-        issuer.publisher.refresh().await?;
+        issuer.publisher.look_again().await?;
         recognised = recognise();
     }
     let verified = match recognised {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use meshseal_core::authn::Accepted;
 use meshseal_core::revocation::index_of;
+use meshseal_issuer::revocation::{EpochKind, EpochRecord};
+use meshseal_issuer::store::Change;
 use serde_json::{Value, json};
 
 use crate::support::store::Fickle;
@@ -865,6 +867,42 @@ async fn revocations_share_publications() {
     assert!(
         publications <= most && publications < 100,
         "{publications} of {most}"
+    );
+}
+
+/// Callers choose how often they present an unknown token, but not how often the issuer asks the
+/// database and wakes its polls for that.
+#[tokio::test]
+async fn unknown_tokens_share_queries_and_publications() {
+    let (harness, store) = Harness::fickle().await;
+    let other = harness.database.open().await;
+    let mut versions = harness.issuer.publisher.versions();
+    let begun = tokio::time::Instant::now();
+    let asked = store.heads_asked.load(SeqCst);
+    let mut publications = 0;
+    for at in 0..20 {
+        let change = Change {
+            epochs: vec![EpochRecord {
+                kind: EpochKind::Subject,
+                name: format!("s{at}"),
+                before: NOW,
+                expires_at: NOW + 1_000,
+            }],
+            ..Change::default()
+        };
+        other.commit(&change, NOW * 1_000).await.unwrap();
+        for _ in 0..3 {
+            let answer = harness.post_as("checkout", "/revoke", "token=a.b.c").await;
+            assert_eq!(answer.json()["revoked"], false, "{}", answer.text);
+        }
+        publications += u32::from(versions.has_changed().unwrap());
+        versions.mark_unchanged();
+    }
+    let most = u32::try_from(begun.elapsed().as_millis() / 20 + 1).unwrap();
+    let asked = store.heads_asked.load(SeqCst) - asked;
+    assert!(
+        publications > 0 && publications <= most && asked <= most,
+        "{asked} queries, {publications} publications of {most}"
     );
 }
 
