@@ -4,17 +4,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// Time for a silent connection to end. One whose request has just come stays, and the next one is
-/// asked to go.
-const GIVE_WAY_WITHIN: Duration = Duration::from_millis(10);
+/// Silence after which a connection may have to give way. The timer runs in the connection's own
+/// task, and the runtime looks at sockets before it fires timers. So a request that came during a
+/// stall of the runtime is read first.
+const LISTEN: Duration = Duration::from_millis(10);
 
 /// One place in so many is out of reach of each of the two uses: what the other can count on.
 const RESERVE: usize = 10;
@@ -42,7 +42,16 @@ pub struct Places {
 #[derive(Default)]
 struct Silent {
     next: u64,
-    waiting: BTreeMap<u64, CancellationToken>,
+    waiting: BTreeMap<u64, Arc<Silence>>,
+}
+
+/// A silent connection, as it and the acceptor see it.
+#[derive(Default)]
+struct Silence {
+    /// Whether another connection needs the place of this one.
+    wanted: watch::Sender<bool>,
+    /// Cancelled when a whole request head has come.
+    heard: CancellationToken,
 }
 
 impl Places {
@@ -61,27 +70,33 @@ impl Places {
         })
     }
 
-    /// Returns a place for a connection that has come. The longest silent connection gives way if
-    /// none is free.
+    /// Returns a place for a connection that has come. If none is free, the longest silent
+    /// connection is asked for its own. Another one is asked only when that one turns out not to be
+    /// silent, however long its answer takes.
     pub(super) async fn free(&self) -> Option<OwnedSemaphorePermit> {
-        let mut place = std::pin::pin!(self.all.clone().acquire_owned());
-        if let Ok(place) = timeout(Duration::ZERO, &mut place).await {
-            return place.ok();
+        if let Ok(place) = self.all.clone().try_acquire_owned() {
+            return Some(place);
         }
-        while let Some(give_way) = self.longest_silent() {
-            give_way.cancel();
-            if let Ok(place) = timeout(GIVE_WAY_WITHIN, &mut place).await {
-                return place.ok();
+        let mut place = std::pin::pin!(self.all.clone().acquire_owned());
+        while let Some(silence) = self.longest_silent() {
+            silence.wanted.send_replace(true);
+            tokio::select! {
+                biased;
+                place = &mut place => {
+                    // It may come from another connection.
+                    silence.wanted.send_replace(false);
+                    return place.ok();
+                }
+                () = silence.heard.cancelled() => {}
             }
         }
         place.await.ok()
     }
 
-    fn longest_silent(&self) -> Option<CancellationToken> {
-        self.silent()
-            .waiting
-            .pop_first()
-            .map(|(_, give_way)| give_way)
+    fn longest_silent(&self) -> Option<Arc<Silence>> {
+        let silent = self.silent();
+        let (_, silence) = silent.waiting.first_key_value()?;
+        Some(Arc::clone(silence))
     }
 
     fn silent(&self) -> MutexGuard<'_, Silent> {
@@ -121,18 +136,17 @@ impl Places {
             }
             *held += 1;
         }
-        let give_way = CancellationToken::new();
+        let silence = Arc::<Silence>::default();
         let mut silent = self.silent();
         let number = silent.next;
         silent.next = number.wrapping_add(1);
-        silent.waiting.insert(number, give_way.clone());
+        silent.waiting.insert(number, Arc::clone(&silence));
         drop(silent);
         Some(Seat {
             places: Arc::clone(self),
             source: bounded.then_some(source),
             number,
-            give_way,
-            heard: AtomicBool::new(false),
+            silence,
             used: Mutex::default(),
             _place: place,
         })
@@ -155,10 +169,7 @@ pub(super) struct Seat {
     places: Arc<Places>,
     source: Option<IpAddr>,
     number: u64,
-    /// Cancelled when another connection needs the place of this silent one.
-    give_way: CancellationToken,
-    /// A whole request head has come.
-    heard: AtomicBool,
+    silence: Arc<Silence>,
     /// What for, since its last request; between requests it keeps its share.
     used: Mutex<Option<(Use, OwnedSemaphorePermit)>>,
     _place: OwnedSemaphorePermit,
@@ -187,16 +198,24 @@ impl Seat {
 
     /// Notes that a whole request head has come: the connection is silent no more.
     pub(super) fn hear(&self) {
-        if !self.heard.swap(true, Ordering::Relaxed) {
-            self.places.silent().waiting.remove(&self.number);
+        if self.silence.heard.is_cancelled() {
+            return;
         }
+        // Removed first, so that the acceptor does not find it again.
+        self.places.silent().waiting.remove(&self.number);
+        self.silence.heard.cancel();
     }
 
     /// Resolves when this silent connection must end, at `until` or before: another one needs its
     /// place.
     pub(super) async fn silence_over(&self, until: Instant) {
-        let _late = timeout_at(until, self.give_way.cancelled()).await;
-        if self.heard.load(Ordering::Relaxed) {
+        let mut wanted = self.silence.wanted.subscribe();
+        let gives_way = async {
+            sleep(LISTEN).await;
+            let _open = wanted.wait_for(|wanted| *wanted).await;
+        };
+        let _late = timeout_at(until, gives_way).await;
+        if self.silence.heard.is_cancelled() {
             std::future::pending::<()>().await;
         }
     }
@@ -285,5 +304,47 @@ mod tests {
             assert!(held[0].take_for(other), "and may change");
             assert!(held[18].take_for(flood), "which leaves a place");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_silent_connection_costs_no_other_place() {
+        let places = Places::new(3, 0);
+        let mut seats = Vec::new();
+        for _ in 0..3 {
+            seats.extend(seat(&places, "10.0.0.1").await);
+        }
+        let wanted = |seats: &[Seat]| -> Vec<bool> {
+            let silences = seats.iter().map(|seat| &seat.silence);
+            silences.map(|it| *it.wanted.borrow()).collect()
+        };
+        let comer = tokio::spawn({
+            let places = Arc::clone(&places);
+            async move { places.free().await }
+        });
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(wanted(&seats), [true, false, false], "the stall asks once");
+        seats[0].hear();
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(wanted(&seats)[1..], [true, false], "the first one stays");
+        seats.pop();
+        let _place = comer.await.unwrap();
+        assert_eq!(wanted(&seats)[1..], [false], "another one left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_gives_way_only_after_listening() {
+        let places = Places::new(1, 0);
+        let seat = seat(&places, "10.0.0.1").await.unwrap();
+        seat.silence.wanted.send_replace(true);
+        // A stall between acceptance and the first poll of the task.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut over = std::pin::pin!(seat.silence_over(until));
+        assert!(timeout_at(Instant::now(), &mut over).await.is_err());
+        let listening = LISTEN.saturating_sub(Duration::from_millis(1));
+        tokio::time::advance(listening).await;
+        assert!(timeout_at(Instant::now(), &mut over).await.is_err());
+        over.await;
+        assert!(Instant::now() < until);
     }
 }
