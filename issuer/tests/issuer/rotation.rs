@@ -2,11 +2,15 @@
 //! I26). The pure decisions are tested in `keys::lifecycle`; here they meet database, bundle and
 //! proxies.
 
-use meshseal_issuer::keys::{KeyState, MAX_DRAINING, Purpose};
+use meshseal_issuer::keys::{
+    Algorithm, KeyChange, KeyRecord, KeyState, MAX_DRAINING, Purpose, generate,
+};
+use meshseal_issuer::store::Change;
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _};
 
-use crate::support::{Harness, NOW, Proxy, accepts, config, deaf_worker, decode};
+use crate::support::database::Database;
+use crate::support::{Harness, NOW, Proxy, accepts, config, deaf_worker, decode, master};
 
 fn kid(token: &str) -> String {
     decode(token).0["kid"].as_str().unwrap().to_owned()
@@ -581,6 +585,47 @@ async fn destroyed_private_half_leaves_no_copy() {
             .windows(24)
             .any(|window| window == &sealed_again[20..44])
     }));
+}
+
+/// SQLite reuses the freed bytes of a short row at once. Those of an RSA key stay in its page, and
+/// longer ones in pages of their own, unless they are overwritten.
+#[tokio::test]
+async fn destroyed_private_half_is_overwritten() {
+    let database = Database::sqlite();
+    let store = database.open().await;
+    let state = KeyState::Next;
+    let record = generate(Purpose::Token, Algorithm::EdDsa, state, NOW, &master()).unwrap();
+    for length in [1_300_u16, 9_000] {
+        let sealed: Vec<u8> = (0..length).flat_map(u16::to_be_bytes).collect();
+        let key = KeyRecord {
+            kid: format!("with {length} numbers"),
+            sealed: Some(sealed.clone()),
+            ..record.clone()
+        };
+        let entered = KeyChange::Enter {
+            kid: key.kid.clone(),
+            state: KeyState::Draining,
+            since: NOW,
+        };
+        let copies = || {
+            let files = ["", "-wal", "-journal"].map(|suffix| {
+                let path = format!("{}{suffix}", database.file().display());
+                std::fs::read(path).unwrap_or_default()
+            });
+            let files = files.concat();
+            let kept = |part: &&[u8]| files.windows(part.len()).any(|window| window == *part);
+            sealed.chunks_exact(100).filter(kept).count()
+        };
+        for (step, change) in [KeyChange::Insert(key), entered].into_iter().enumerate() {
+            let change = Change {
+                keys: vec![change],
+                ..Change::default()
+            };
+            store.commit(&change, NOW * 1_000).await.unwrap();
+            store.tidy().await;
+            assert_eq!(copies() == 0, step == 1, "{length}");
+        }
+    }
 }
 
 /// A backup program that reads keeps the log, so that it is emptied later.
