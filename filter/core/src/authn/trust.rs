@@ -79,6 +79,20 @@ impl CarriedTime {
         }
     }
 
+    /// Joins the times of two configurations of one VM: the estimate of `adopted`, and the later of
+    /// both lower bounds. Replicas date bundles by clocks of their own, so the bound of a newer
+    /// bundle may be the earlier one.
+    fn joined(self, adopted: Self) -> Self {
+        let steady = self.read_at.max(adopted.read_at);
+        let (ours, theirs) = (self.at(steady), adopted.at(steady));
+        let proven = ours.proven.max(theirs.proven);
+        Self {
+            estimate: theirs.estimate.max(proven),
+            proven,
+            read_at: steady,
+        }
+    }
+
     /// Returns the range that contains the present time.
     ///
     /// If the wall clock and the carried time differ, one of them is wrong: the wall clock now, or
@@ -378,8 +392,10 @@ impl Trust {
                 lent,
                 ..theirs.clone()
             });
-            // The bundle is judged by the time under which it was accepted.
-            self.time = other.time;
+            self.time = match (self.time, other.time) {
+                (Some(ours), Some(theirs)) => Some(ours.joined(theirs)),
+                (ours, theirs) => theirs.or(ours),
+            };
             self.next_generation();
         }
     }

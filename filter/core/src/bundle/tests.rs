@@ -738,3 +738,26 @@ fn delayed_bundle_is_old_after_clock_step() {
         );
     }
 }
+
+#[test]
+fn adopted_bundle_lowers_no_proven_time() {
+    let key = TestKey::new("k1", 1);
+    let (mut ours, mut theirs) = (worker(&key), Trust::since(moment(600, 0)));
+    let now = moment(600, -86_400);
+    let refresh = snapshot(1, &[&key]).full(times(NOW + 600));
+    accept_at(&mut ours, &refresh, now).unwrap();
+    // By a replica whose clock is ten seconds behind.
+    let newer = snapshot(2, &[&key]).full(times(NOW + 590));
+    accept_at(&mut theirs, &newer, now).unwrap();
+    ours.adopt(policy().authn(), &theirs, policy().staleness_bound());
+    assert_eq!(ours.bundle_version(), Some(2));
+    let expired = Times {
+        not_after: NOW + 595,
+        ..times(NOW + 590)
+    };
+    let expired = snapshot(3, &[&key]).full(expired);
+    assert_eq!(
+        accept_at(&mut ours, &expired, now),
+        Err(BundleError::OutOfDate)
+    );
+}
