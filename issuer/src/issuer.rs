@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, MAX_CLOCK_SKEW_S};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::keys::{
-    Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark,
+    JwksPromises, Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark,
 };
 use crate::revocation::MAX_WAITING;
 use crate::store::{self, OpenError, Store, StoreError};
@@ -117,12 +117,17 @@ impl Issuer {
     ) -> Result<Self, StartError> {
         consult(&*store, &*clock).await?;
         store.unlock(&master).await?;
-        clock.resume(&stored_mark(&*store, &*clock, &master).await?);
+        let mark = stored_mark(&*store, &*clock, &master).await?;
+        clock.resume(&mark);
         if let Some(fault) = clock.read().fault() {
             tracing::error!("{fault}; no tokens are issued until then");
         }
         let policies = policies(&config, FRESH_MS.div_ceil(1_000));
-        bootstrap(&*store, &master, &*clock, &policies).await?;
+        let certain = mark.certain_ms() / 1_000;
+        let max_age_s = config.keys.jwks_max_age_s;
+        let promises = JwksPromises::begin(max_age_s, &*store, &*clock, &master, certain).await?;
+        let in_effect = policies.map(|policy| promises.in_effect(&policy, certain));
+        bootstrap(&*store, &master, &*clock, &in_effect).await?;
         let secrets = SecretHasher::new(&master);
         let publisher = Publisher::start(
             &config.issuer,
@@ -141,7 +146,13 @@ impl Issuer {
         ));
         // Those of earlier runs count until their bundles have expired.
         proxies.learn(&store.proxies(&replica).await?);
-        let keeper = Keeper::new(replica, policies, clock.steady(), proxies.count() > 0);
+        let keeper = Keeper::new(
+            replica,
+            policies,
+            promises,
+            clock.steady(),
+            proxies.count() > 0,
+        );
         Ok(Self {
             registry: Registry::new(config.clients.clone(), config.limits.requests_per_second),
             secrets,

@@ -26,6 +26,9 @@ pub const MAX_TOKEN_LIFE_S: u64 = MAX_LIFETIME_S + MAX_CLOCK_SKEW_S;
 /// The most that `tokens.maxLifetime` takes, in seconds.
 pub(crate) const MAX_LIFETIME_S: u64 = 86_400;
 
+/// The most that `keys.jwksMaxAge` takes, in seconds.
+pub(crate) const MAX_JWKS_AGE_S: u64 = 86_400;
+
 /// A whole, checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {

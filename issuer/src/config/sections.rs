@@ -10,8 +10,8 @@ use url::{Host, Url};
 
 use super::reader::{Members, Node};
 use super::{
-    BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MAX_LIFETIME_S,
-    MasterKeySource, Service, TokenSettings,
+    BundleSettings, Config, KeySettings, LimitSettings, MAX_CLOCK_SKEW_S, MAX_JWKS_AGE_S,
+    MAX_LIFETIME_S, MasterKeySource, Service, TokenSettings,
 };
 use crate::clients::{self, Client, SecretHash};
 use crate::keys::{Algorithm, MAX_DRAINING};
@@ -269,7 +269,7 @@ fn keys(node: Node<'_>, tokens: &TokenSettings) -> KeySettings {
             Algorithm::EdDsa
         });
     let ack_timeout_s = section.get("ackTimeout").seconds(60, 1, 3_600);
-    let jwks_max_age_s = section.get("jwksMaxAge").seconds(360, 0, DAY_S);
+    let jwks_max_age_s = section.get("jwksMaxAge").seconds(360, 0, MAX_JWKS_AGE_S);
     let rotate_every_s = rotate_every(&section.get("rotateEvery"), tokens);
     KeySettings {
         algorithm,

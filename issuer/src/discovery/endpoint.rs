@@ -65,11 +65,12 @@ async fn jwks(State(issuer): State<Arc<Issuer>>, headers: HeaderMap) -> Response
     // Drawn anew for each answer, so that readers do not all come back at once (I25). Counted from
     // the moment at which the database confirmed the set: since then another replica may have
     // published a key, which signs once the longest `max-age` is over.
+    let unpromised_s = issuer.keeper.promises().overdue_s(issuer.clock.steady());
     let most = issuer
         .config
         .keys
         .jwks_max_age_s
-        .saturating_sub(issuer.publisher.unconfirmed_s());
+        .saturating_sub(issuer.publisher.unconfirmed_s().max(unpromised_s));
     let least = most / 3 * 2;
     let mut random = [0; 8];
     // Without randomness everybody comes back at once, which is a pity and no more.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lifecycle::is_wanted;
 use super::pins::{BundleRequest, is_pinned, standby};
+use super::promises::JwksPromises;
 use super::timekeeper::{Timekeeper, stored_mark};
 use super::{
     Facts, GenerateError, KeyChange, KeyPolicy, KeyRecord, KeyState, MasterKey, Purpose, Step,
@@ -221,6 +222,7 @@ pub struct Keeper {
     policies: [KeyPolicy; 2],
     timekeeper: Timekeeper,
     bundle_request: BundleRequest,
+    promises: JwksPromises,
     leads_until: AtomicU64,
     /// Steady seconds, as the two below.
     settled_at: u64,
@@ -235,6 +237,7 @@ impl Keeper {
     pub fn new(
         replica: String,
         policies: [KeyPolicy; 2],
+        promises: JwksPromises,
         now: u64,
         heard_of_proxies: bool,
     ) -> Self {
@@ -250,6 +253,7 @@ impl Keeper {
             policies,
             timekeeper,
             bundle_request,
+            promises,
             settled_at,
             leads_until: zero(),
             prune_at: zero(),
@@ -271,6 +275,9 @@ impl Keeper {
     /// # Errors
     /// [`KeeperError`].
     pub async fn round_from(&self, issuer: &Issuer, mut head: Head) -> Result<(), KeeperError> {
+        if self.promises.is_due(issuer.clock.steady()) {
+            self.renew_promises(issuer).await?;
+        }
         if !self.leads(issuer).await? {
             self.timekeeper.leave();
             // Each replica may sign tokens that live longer than those of the leader, while
@@ -295,6 +302,19 @@ impl Keeper {
     #[must_use]
     pub fn certain(&self, issuer: &Issuer) -> u64 {
         self.timekeeper.certain(&issuer.clock.read())
+    }
+
+    /// Copies of `/jwks` that readers may keep.
+    #[must_use]
+    pub const fn promises(&self) -> &JwksPromises {
+        &self.promises
+    }
+
+    async fn renew_promises(&self, issuer: &Issuer) -> Result<(), StoreError> {
+        let certain = self.certain(issuer);
+        self.promises
+            .renew(&*issuer.store, &*issuer.clock, issuer.master(), certain)
+            .await
     }
 
     /// Returns the seconds for which entries are kept longer than their expiry.
@@ -365,13 +385,19 @@ impl Keeper {
                 facts.pinned = standby(&published.keys, policy.purpose)
                     .is_some_and(|key| is_pinned(key, &live));
             }
+            match next_step(&self.promises.in_effect(policy, certain), &facts) {
+                None => continue,
+                Some(Step::Full) => {
+                    self.warn_full(issuer.clock.steady());
+                    continue;
+                }
+                // Another replica may have begun to serve with a longer `max-age`.
+                Some(_) => self.renew_promises(issuer).await?,
+            }
+            let policy = &self.promises.in_effect(policy, certain);
             let Some(step) = next_step(policy, &facts) else {
                 continue;
             };
-            if step == Step::Full {
-                self.warn_full(issuer.clock.steady());
-                continue;
-            }
             let change = perform(
                 policy,
                 step.clone(),

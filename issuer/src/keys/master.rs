@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
 use crate::config::MasterKeySource;
@@ -122,6 +122,22 @@ impl MasterKey {
             hmac::HMAC_SHA256,
             hmac::sign(&self.derivation, &info).as_ref(),
         )
+    }
+
+    /// Returns a text with its MAC for one purpose, for an entry of the database: who can write to
+    /// the database cannot make one.
+    #[must_use]
+    pub(crate) fn authenticated(&self, purpose: &str, text: &str) -> String {
+        let mac = hmac::sign(&self.derive(purpose), text.as_bytes());
+        format!("{text} {}", URL_SAFE_NO_PAD.encode(mac))
+    }
+
+    /// Reads what [`MasterKey::authenticated`] returned; `None` without a right MAC.
+    pub(crate) fn verified<'t>(&self, purpose: &str, entry: &'t str) -> Option<&'t str> {
+        let (text, mac) = entry.rsplit_once(' ')?;
+        let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;
+        hmac::verify(&self.derive(purpose), text.as_bytes(), &mac).ok()?;
+        Some(text)
     }
 
     /// Reads the existing key, without a database and without making one.

@@ -2,10 +2,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::hmac;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use super::MasterKey;
 use crate::clock::{CONFIRM_MS, Clock, ClockMark, Time};
 use crate::store::{Store, StoreError};
@@ -16,23 +12,16 @@ const NAME: &str = "clock mark";
 /// Milliseconds between two marks.
 const MARK_EVERY_MS: u64 = 2_000;
 
-/// Makes the key of the mark's MAC: who can write to the database cannot make time pass.
-fn mac_key(master: &MasterKey) -> hmac::Key {
-    master.derive("clock mark v1")
-}
+/// Purpose of the mark's MAC: who can write to the database cannot make time pass.
+const PURPOSE: &str = "clock mark v1";
 
 fn sealed(mark: &ClockMark, master: &MasterKey) -> String {
-    let text = mark.to_string();
-    let mac = URL_SAFE_NO_PAD.encode(hmac::sign(&mac_key(master), text.as_bytes()));
-    format!("{text} {mac}")
+    master.authenticated(PURPOSE, &mark.to_string())
 }
 
 /// Reads what [`sealed`] returned; `None` without a right MAC.
 fn unsealed(text: &str, master: &MasterKey) -> Option<ClockMark> {
-    let (mark, mac) = text.rsplit_once(' ')?;
-    let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;
-    hmac::verify(&mac_key(master), mark.as_bytes(), &mac).ok()?;
-    ClockMark::parse(mark)
+    ClockMark::parse(master.verified(PURPOSE, text)?)
 }
 
 /// Reads the stored mark, and makes the first one of a database. One without a right MAC is

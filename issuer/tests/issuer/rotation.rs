@@ -2,6 +2,7 @@
 //! I26). The pure decisions are tested in `keys::lifecycle`; here they meet database, bundle and
 //! proxies.
 
+use meshseal_issuer::config::Config;
 use meshseal_issuer::keys::{
     Algorithm, KeyChange, KeyRecord, KeyState, MAX_DRAINING, Purpose, generate,
 };
@@ -429,6 +430,51 @@ async fn new_key_waits_for_cached_key_sets() {
             .text
             .contains("meshseal_rotations_forced_total 0")
     );
+}
+
+fn with_max_age(seconds: u64) -> Config {
+    let mut config = config();
+    config.keys.jwks_max_age_s = seconds;
+    config
+}
+
+/// Lets time pass in steps that no clock check takes for a jump.
+async fn wait(harness: &Harness, seconds: u64) {
+    for _ in 0..seconds.div_ceil(20) {
+        harness.advance(20).await;
+        harness.tick().await;
+    }
+}
+
+#[tokio::test]
+async fn new_key_waits_for_copies_of_earlier_setting() {
+    let before = Harness::with(with_max_age(3_600)).await;
+    before.tick().await;
+    let database = before.database.clone();
+    let harness = Harness::at(database, with_max_age(360), before.clock.clone()).await;
+    ask(&harness).await;
+    // The other replica leads for that long.
+    wait(&harness, 20).await;
+    let (active, standby) = (harness.active_kid(), harness.next_kid());
+    ask(&harness).await;
+    wait(&harness, 3_600).await;
+    assert_eq!(
+        (harness.active_kid(), harness.next_kid()),
+        (active, standby.clone()),
+        "a reader may keep a copy without the standby"
+    );
+    wait(&harness, 20).await;
+    assert_eq!(harness.active_kid(), standby);
+    wait(&harness, 300).await;
+    let next = harness.key(Purpose::Token, KeyState::Next).unwrap();
+    assert_eq!(next.ready_at - next.since, 360 + 8, "no such copy is left");
+
+    let forget = "UPDATE meshseal_meta SET value = '' WHERE name = 'jwks max-age'";
+    harness.database.execute(forget).await;
+    let active = harness.active_kid();
+    ask(&harness).await;
+    wait(&harness, 400).await;
+    assert_eq!(harness.active_kid(), active, "the record is not genuine");
 }
 
 fn bundle_kid(harness: &Harness, state: KeyState) -> String {
