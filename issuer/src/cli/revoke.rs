@@ -33,7 +33,8 @@ pub(super) struct Revoke {
     /// The token on standard input.
     #[arg(long)]
     token: bool,
-    /// The token with this `jti`, when the token itself is no longer at hand.
+    /// The token with this `jti`, when the token itself is no longer at hand. Its index is revoked
+    /// whether or not a token was issued with it.
     #[arg(long, value_name = "JTI", allow_hyphen_values = true)]
     jti: Option<String>,
     /// All tokens that this key signed. The key is taken out of use, as with `meshseal keys
