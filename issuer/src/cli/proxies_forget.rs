@@ -11,7 +11,8 @@ use super::{Outcome, print};
 ///
 /// Receipts and rotations wait for an unreachable worker until the last bundle that it was given
 /// has expired. Forget it only if its process has ended: a worker that runs may still accept what
-/// was revoked. The issuer logs who forgot what. A worker that polls is not forgotten.
+/// was revoked, and a replica that is cut off from the database goes on serving it. The issuer logs
+/// who forgot what. A worker that polls is not forgotten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal proxies list --client-id operator
