@@ -138,13 +138,23 @@ pub(super) fn epoch_of_all(now: u64) -> EpochRecord {
     }
 }
 
-/// Returns whether no token is accepted that was issued when a lost version was published, so that
-/// its loss un-revokes none: an epoch covers them, as after an incident, or they have expired. A
-/// version is the time of its publication (Unix milliseconds).
+/// Returns whether the loss of a version un-revokes nothing. No token is accepted that was issued
+/// when the version was published: an epoch covers them, as after an incident, or they have
+/// expired. And every trusted key was made later: one that the version revoked would sign tokens of
+/// any date. A version is the time of its publication (Unix milliseconds).
 pub(super) fn is_harmless(memory: &Persisted, lost: u64, now_ms: u64) -> bool {
+    let may_be_revoked = |key: &KeyRecord| is_trusted(key) && key.published <= lost;
+    if memory.keys.iter().any(may_be_revoked) {
+        return false;
+    }
     let latest = lost.saturating_add(MAX_STEP_MS) / 1_000;
     let covers = |epoch: &EpochRecord| epoch.kind == EpochKind::All && epoch.before > latest;
     memory.epochs.iter().any(covers) || latest.saturating_add(MAX_TOKEN_LIFE_S) < now_ms / 1_000
+}
+
+/// Returns whether a key signs tokens, may sign them, or verifies them still.
+fn is_trusted(key: &KeyRecord) -> bool {
+    key.purpose == Purpose::Token && key.state != KeyState::Retired
 }
 
 /// Returns the change of an incident in which state was lost that no replica remembers: all tokens
@@ -153,9 +163,7 @@ pub(super) fn is_harmless(memory: &Persisted, lost: u64, now_ms: u64) -> bool {
 /// one at once.
 pub(crate) fn unproven(reason: String, lost: &[u64], now_ms: u64, keys: &[KeyRecord]) -> Change {
     let since = now_ms / 1_000;
-    let trusted =
-        |key: &&KeyRecord| key.purpose == Purpose::Token && key.state != KeyState::Retired;
-    let trusted = || keys.iter().filter(trusted);
+    let trusted = || keys.iter().filter(|key| is_trusted(key));
     let retire = |key: &KeyRecord| KeyChange::Enter {
         kid: key.kid.clone(),
         state: KeyState::Retired,

@@ -413,6 +413,28 @@ async fn revoked_key_stays_out_although_nobody_remembers(database: Arc<Database>
     assert!(accepts(&after, &proxy.trust, &fresh));
 }
 
+/// A stolen key signs tokens of any date, so no expiry makes the loss of its revocation harmless.
+#[tokio::test]
+async fn revoked_key_stays_out_after_its_tokens_expired() {
+    let database = Database::sqlite();
+    let before = Harness::on(database.clone(), config()).await;
+    let stolen = before.active_kid();
+    back_up(&database).await;
+    let form = format!("kid={stolen}");
+    before
+        .post_as("operator", "/admin/keys/revoke", &form)
+        .await;
+    let mut proxy = Proxy::of(&before, 1);
+    proxy.confirm(&before).await;
+    restore(&database).await;
+    before.clock.advance(25 * 3_600);
+    let after = before.restarted().await;
+    drop(before);
+    assert!(after.get("/jwks").await.text.contains(&stolen));
+    proxy.poll(&after).await;
+    assert!(!after.get("/jwks").await.text.contains(&stolen));
+}
+
 /// The replica that remembers comes too late to explain what a worker proves to another one.
 async fn replica_restores_keys_after_another_declared_the_incident(database: Arc<Database>) {
     let one = Harness::on(database.clone(), config()).await;
