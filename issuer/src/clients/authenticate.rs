@@ -68,8 +68,8 @@ impl Authorization {
     }
 }
 
-/// Returns the credentials of a field value with this scheme. Schemes are compared without regard to
-/// case, and one or more spaces follow them (RFC 9110 §11.1, §11.4).
+/// Returns the credentials of a field value with this scheme. Schemes are compared without case,
+/// and one or more spaces follow them (RFC 9110 §11.1, §11.4).
 #[must_use]
 pub fn credentials_of<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {
     let (found, credentials) = value.split_once(' ')?;

@@ -28,8 +28,8 @@ const CLOCK_SPREAD_S: u64 = 60;
 /// Most values of `max-age` that are kept apart.
 const MAX_PROMISES: usize = 8;
 
-/// Each `max-age` (seconds) that some replica gave, and the time (Unix seconds) until which a reader
-/// may keep a copy for its sake.
+/// Each `max-age` (seconds) that some replica gave, and the time (Unix seconds) until which a
+/// reader may keep a copy for its sake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Promises(BTreeMap<u64, u64>);
 
@@ -159,7 +159,7 @@ impl JwksPromises {
                 }
                 None => {
                     tracing::warn!(
-                        "the record of /jwks copies is missing or lacks its MAC; new keys wait for a day"
+                        "/jwks copies: the record is missing or lacks its MAC; new keys wait a day"
                     );
                     Promises::unknown(now)
                 }

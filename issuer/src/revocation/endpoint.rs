@@ -97,8 +97,8 @@ struct Done {
     version: Option<u64>,
     kind: &'static str,
     name: Option<String>,
-    /// The `jti` whose index is revoked. For a caller that gave the `jti` alone, it does not say that
-    /// a token was issued with it: no list of issued or leased indices is kept.
+    /// The `jti` whose index is revoked. For a caller that gave the `jti` alone, it does not say
+    /// that a token was issued with it: no list of issued or leased indices is kept.
     jti: Option<String>,
     /// The reason why nothing was revoked.
     reason: Option<&'static str>,

@@ -83,9 +83,10 @@ impl Capability {
     }
 }
 
-/// Finding for a database with forged rows. Names of rows hold subjects and clients, and this answer
-/// is for every caller.
-const TAMPERED: &str = "the database was changed without the master key; the log and `meshseal incident show` name the rows";
+/// Finding for a database with forged rows. Names of rows hold subjects and clients, and this
+/// answer is for every caller.
+const TAMPERED: &str = "the database was changed without the master key; \
+    the log and `meshseal incident show` name the rows";
 
 /// Finding for lost state. Its reason holds an administrator's name and words.
 const INCIDENT: &str = "lost state; the log and `meshseal incident show` tell the reason";
