@@ -78,7 +78,7 @@ impl Bootstrap {
 /// sees half of the content.
 ///
 /// # Errors
-/// When the folder cannot be written.
+/// Fails if the folder cannot be written.
 pub fn write_whole(file: &Path, text: &str) -> Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
@@ -108,7 +108,7 @@ fn address(of: SocketAddr) -> Value {
 /// the Meshseal filter and the cluster `echo`.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Fails if the file cannot be written.
 pub fn write_listeners(file: &Path, plugins: &[(&str, &Value)]) -> Result<()> {
     let mut resources = Vec::new();
     for (name, plugin) in plugins {

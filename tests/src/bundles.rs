@@ -46,7 +46,7 @@ pub enum Manner {
     /// wait is over.
     #[default]
     Right,
-    /// Like `Right`, but a waiting poll is not told of new versions; only the next poll is.
+    /// Like `Right`, but waiting polls do not get new versions; only the next poll does.
     Deaf,
     /// These bytes and status 200.
     Bytes(Vec<u8>),
@@ -77,7 +77,7 @@ impl Bundles {
     /// Starts the server with an empty bundle of version 1.
     ///
     /// # Errors
-    /// When no port is free.
+    /// Fails if no port is free.
     pub fn start() -> Result<Self> {
         let mut bundles = Self::stopped()?;
         bundles.revive()?;
@@ -87,7 +87,7 @@ impl Bundles {
     /// Creates the server without listening; [`Bundles::revive`] starts it.
     ///
     /// # Errors
-    /// When no port is free.
+    /// Fails if no port is free.
     pub fn stopped() -> Result<Self> {
         let inner = Inner {
             key: Key::generate(Kind::Ed25519, "bundle")?,
@@ -116,7 +116,7 @@ impl Bundles {
     /// Listens again on the same port.
     ///
     /// # Errors
-    /// When the port was taken meanwhile.
+    /// Fails if the port was taken meanwhile.
     pub fn revive(&mut self) -> Result<()> {
         let app = Router::new()
             .route("/bundle", get(answer))
@@ -189,7 +189,7 @@ impl Bundles {
     /// Returns the current bundle in full.
     ///
     /// # Errors
-    /// When signing fails.
+    /// Fails if signing fails.
     pub fn current(&self) -> Result<String> {
         self.inner.full()
     }
@@ -264,7 +264,7 @@ pub fn sign(key: &Key, payload: &Value) -> Result<String> {
 /// Returns trust in the keys of one issuer, in the form of a bundle's `issuers`.
 ///
 /// # Errors
-/// When a key has no JWK.
+/// Fails if a key has no JWK.
 pub fn trust(issuer: &str, keys: &[&Key]) -> Result<Value> {
     let keys = keys
         .iter()

@@ -53,7 +53,7 @@ impl Envoy {
     /// Starts Envoy like [`Envoy::start`], with additional environment variables.
     ///
     /// # Errors
-    /// As [`Envoy::start`].
+    /// Returns the errors of [`Envoy::start`].
     pub async fn start_with_env(options: &Options, env: Vec<(OsString, OsString)>) -> Result<Self> {
         let address_file = options.dir.join("envoy.admin");
         drop(fs::remove_file(&address_file));
@@ -121,7 +121,7 @@ impl Envoy {
     /// Sends a GET request to the admin interface.
     ///
     /// # Errors
-    /// When the admin interface does not answer.
+    /// Fails if the admin interface does not answer.
     pub async fn admin_get(&self, path: &str) -> Result<Response> {
         send(self.admin, &Request::get(path)).await
     }
@@ -129,7 +129,7 @@ impl Envoy {
     /// Returns the counters and gauges whose names match `filter`, a regular expression.
     ///
     /// # Errors
-    /// When the admin interface does not answer.
+    /// Fails if the admin interface does not answer.
     pub async fn stats(&self, filter: &str) -> Result<BTreeMap<String, u64>> {
         let response = self.admin_get(&format!("/stats?filter={filter}")).await?;
         let text = response.text();
@@ -142,7 +142,7 @@ impl Envoy {
     /// Returns a counter or gauge; 0 if it does not exist yet.
     ///
     /// # Errors
-    /// When the admin interface does not answer.
+    /// Fails if the admin interface does not answer.
     pub async fn stat(&self, name: &str) -> Result<u64> {
         Ok(self
             .stats(&format!("^{}$", name.replace('.', "\\.")))
@@ -167,7 +167,7 @@ impl Envoy {
     /// address in its configuration, such as `127.0.0.1_10000`.
     ///
     /// # Errors
-    /// When the admin interface does not answer.
+    /// Fails if the admin interface does not answer.
     pub async fn connections(&self, listener: &str) -> Result<BTreeMap<String, u64>> {
         self.stats(&format!(
             "^listener\\.{listener}\\.worker_.*downstream_cx_total$"

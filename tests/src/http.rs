@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Request {
     /// The method.
     pub method: String,
-    /// Path and query, sent as it stands.
+    /// Path and query, sent unchanged.
     pub path: String,
     /// Headers in order; names may repeat. `host` is added unless it is here.
     pub headers: Vec<(String, String)>,
@@ -260,7 +260,7 @@ async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Respon
 /// Sends one request on a new connection.
 ///
 /// # Errors
-/// As [`Connection::send`].
+/// Returns the errors of [`Connection::send`].
 pub async fn send(to: SocketAddr, request: &Request) -> Result<Response> {
     Connection::open(to).await?.send(request).await
 }

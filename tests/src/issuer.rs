@@ -40,7 +40,7 @@ impl Issuer {
     /// Does not start the issuer.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// Fails if the folder cannot be written.
     pub fn prepare(dir: &Path, port: u16, lifetime_s: u64) -> Result<Self> {
         if dir.exists() {
             fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
@@ -219,7 +219,7 @@ impl Issuer {
     /// Starts a rotation. The new key signs once every live proxy has it.
     ///
     /// # Errors
-    /// When the issuer refuses.
+    /// Fails if the issuer rejects the request.
     pub async fn rotate(&self) -> Result<()> {
         self.operate(self.admin_port, Request::form("/admin/keys/rotate", ""))
             .await
@@ -265,7 +265,7 @@ impl Issuer {
     /// Revokes a signing key at once. The issuer replaces it with another key.
     ///
     /// # Errors
-    /// When the issuer refuses.
+    /// Fails if the issuer rejects the request.
     pub async fn revoke_key(&self, kid: &str) -> Result<()> {
         self.operate(
             self.admin_port,
@@ -316,7 +316,7 @@ impl Issuer {
     /// Revokes, waits up to ten seconds for the proxies and returns the receipt.
     ///
     /// # Errors
-    /// When the issuer refuses.
+    /// Fails if the issuer rejects the request.
     pub async fn revoke(&self, what: &str) -> Result<Value> {
         self.revoke_within(what, 10).await
     }
@@ -324,7 +324,7 @@ impl Issuer {
     /// Revokes, waits up to `wait_s` seconds for the proxies and returns the receipt.
     ///
     /// # Errors
-    /// When the issuer refuses.
+    /// Fails if the issuer rejects the request.
     pub async fn revoke_within(&self, what: &str, wait_s: u32) -> Result<Value> {
         self.operate(
             self.port,
@@ -336,7 +336,7 @@ impl Issuer {
     /// Declares the workers of a node gone.
     ///
     /// # Errors
-    /// When the issuer refuses.
+    /// Fails if the issuer rejects the request.
     pub async fn forget_proxy(&self, node: &str) -> Result<()> {
         self.operate(
             self.admin_port,

@@ -60,7 +60,7 @@ impl Load {
     /// Starts `rate` requests per second, spread over `connections`.
     ///
     /// # Errors
-    /// When a connection cannot be opened.
+    /// Fails if a connection cannot be opened.
     pub async fn start(
         to: SocketAddr,
         path: &str,

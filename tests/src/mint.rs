@@ -237,7 +237,7 @@ fn modulus(pair: &RsaKeyPair) -> Result<&[u8]> {
 /// Returns a JWKS with the JWKs of the keys.
 ///
 /// # Errors
-/// As [`Key::jwk`].
+/// Returns the errors of [`Key::jwk`].
 pub fn jwks(keys: &[&Key]) -> Result<Value> {
     let keys = keys
         .iter()

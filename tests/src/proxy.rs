@@ -65,7 +65,7 @@ impl Proxy {
     /// clusters besides `echo`.
     ///
     /// # Errors
-    /// When the module does not build or Envoy does not come up.
+    /// Fails if the module does not build or Envoy does not come up.
     pub async fn start(
         name: &str,
         plugins: &[(&str, Value)],
@@ -86,7 +86,7 @@ impl Proxy {
     /// connections to the named listeners.
     ///
     /// # Errors
-    /// As [`Proxy::start`].
+    /// Returns the errors of [`Proxy::start`].
     pub async fn start_with(name: &str, bootstrap: Bootstrap, listeners: &[&str]) -> Result<Self> {
         Self::start_with_env(name, bootstrap, listeners, Vec::new()).await
     }
@@ -94,7 +94,7 @@ impl Proxy {
     /// Starts Envoy like [`Proxy::start_with`], with additional environment variables.
     ///
     /// # Errors
-    /// As [`Proxy::start`].
+    /// Returns the errors of [`Proxy::start`].
     pub async fn start_with_env(
         name: &str,
         bootstrap: Bootstrap,

@@ -145,6 +145,7 @@ impl<'d> Reader<'d> {
             0x82 => length >= 0x100,
             _ => true,
         };
+        // A length beyond the end of the input is an error, never a panic.
         let (content, rest) = rest.split_at_checked(length).filter(|_| shortest)?;
         let whole = all.get(..all.len().saturating_sub(rest.len()))?;
         self.0 = rest;

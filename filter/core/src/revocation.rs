@@ -320,6 +320,7 @@ pub fn jti_with_index(index: u64, random: [u8; 8]) -> String {
 #[must_use]
 pub fn index_of(jti: &str) -> Option<u64> {
     let mut bytes = [0; 18];
+    // Other issuers' `jti` values have other lengths or alphabets; they have no index.
     let decoded: &[u8; 16] = base64url::decode_into(jti, &mut bytes)?.try_into().ok()?;
     let (index, _random) = decoded.split_first_chunk::<8>()?;
     Some(u64::from_be_bytes(*index))

@@ -22,8 +22,8 @@ use crate::log;
 use crate::metrics::Count;
 use crate::registry;
 use crate::response;
-use crate::sync::jwks::Urge;
-use crate::sync::{Finished, Heard};
+use crate::sync::jwks::RefreshReason;
+use crate::sync::{CallOutcome, Finished};
 use crate::verify::{Hosted, tables};
 use crate::waiters::{self, Source, Waiters};
 
@@ -114,15 +114,7 @@ impl<H: Host> Engine<H> {
         // Forged headers are removed first, because requests can also pass without a token or in
         // shadow mode.
         if !sanitize(active, &self.host, &headers) {
-            let reply = active
-                .replies
-                .reply(&Rejection::KeysUnavailable.into(), headers.is_grpc());
-            self.host.log(
-                Level::Error,
-                "the host refused to remove a forged output header; request rejected",
-            );
-            self.host.respond(&reply);
-            return Flow::Answered;
+            return fail_closed(active, &self.host, &headers);
         }
         let decision = decide(active, &self.host, &headers);
         let Decision::Need(question) = decision else {
@@ -147,14 +139,14 @@ impl<H: Host> Engine<H> {
             return false;
         };
         let why = if rejection == Rejection::KeyUnknown {
-            Urge::UnknownKey
+            RefreshReason::UnknownKey
         } else {
-            Urge::OtherKey
+            RefreshReason::OtherKey
         };
         let mut under_way = sources.to_vec();
         under_way.retain(|source| match source {
-            Source::Bundle => active.bundle.urge(now),
-            Source::Jwks(index) => active.jwks.urge(*index, why, now),
+            Source::Bundle => active.bundle.request_refresh(now),
+            Source::Jwks(index) => active.jwks.request_refresh(*index, why, now),
         });
         if under_way.is_empty() {
             return false;
@@ -198,7 +190,7 @@ impl<H: Host> Engine<H> {
         if now.jumped_since(active.ticked.replace(now))
             && active.policy.authn().trust_bundle().is_some()
         {
-            active.bundle.urge(self.host.steady());
+            active.bundle.request_refresh(self.host.steady());
         }
     }
 
@@ -241,7 +233,7 @@ impl<H: Host> Engine<H> {
     /// Handles the response to an HTTP call on the root context.
     pub fn on_call_finished(&mut self, token: u32, size: usize) {
         let finished = Finished { token, size };
-        if let Some((source, Heard::News)) = self.hear(finished) {
+        if let Some((source, CallOutcome::News)) = self.dispatch(finished) {
             self.report();
             let served = self.waiters.take_served(source);
             self.decide_again(&served);
@@ -253,27 +245,27 @@ impl<H: Host> Engine<H> {
     }
 
     /// Passes a response to the component that made the call. Returns its source and outcome.
-    fn hear(&mut self, finished: Finished) -> Option<(Source, Heard)> {
+    fn dispatch(&mut self, finished: Finished) -> Option<(Source, CallOutcome)> {
         let (host, active) = (&self.host, self.active.as_mut()?);
         let mut trust = active.trust.try_borrow_mut().ok()?;
         if let Some(config) = active.policy.authn().trust_bundle()
-            && let Some(heard) =
+            && let Some(outcome) =
                 active
                     .bundle
                     .finished(host, finished, config, &mut trust, &active.metrics)
         {
             // `share` borrows the trust of every configuration.
             drop(trust);
-            if heard == Heard::News {
+            if outcome == CallOutcome::News {
                 registry::share(&active.policy, &active.trust);
             }
-            return Some((Source::Bundle, heard));
+            return Some((Source::Bundle, outcome));
         }
-        let (index, heard) =
+        let (index, outcome) =
             active
                 .jwks
                 .finished(host, finished, &active.policy, &mut trust, &active.metrics)?;
-        Some((Source::Jwks(index), heard))
+        Some((Source::Jwks(index), outcome))
     }
 
     /// Makes the HTTP calls that are due.
@@ -303,11 +295,7 @@ impl<H: Host> Engine<H> {
             let headers = self.host.request_headers();
             // The configuration may have changed since the request was held.
             if !sanitize(active, &self.host, &headers) {
-                self.host.respond(
-                    &active
-                        .replies
-                        .reply(&Rejection::KeysUnavailable.into(), headers.is_grpc()),
-                );
+                fail_closed(active, &self.host, &headers);
                 continue;
             }
             let decision = decide(active, &self.host, &headers);
@@ -395,13 +383,7 @@ fn carry_out(
         Decision::Pass(Pass::Accepted(accepted)) => {
             // Fail closed: the upstream must see neither the token nor a request without outputs.
             if !apply(host, &accepted) {
-                host.log(
-                    Level::Error,
-                    "the host refused to remove the token or to add an output header; \
-                     request rejected",
-                );
-                let refusal = Rejection::KeysUnavailable.into();
-                return refuse(active, host, headers, &refusal, level);
+                return fail_closed(active, host, headers);
             }
             active.metrics.count(Count::Accepted);
             let omitted = accepted.omitted();
@@ -416,6 +398,19 @@ fn carry_out(
         Decision::Refuse(refusal) => return refuse(active, host, headers, &refusal, level),
     }
     Flow::Continue
+}
+
+/// Answers 503 to a request that the proxy refuses to edit, in shadow mode too: some edits may be
+/// done, so the request is no longer the client's.
+fn fail_closed(active: &Active, host: &impl Host, headers: &ProxyRequest) -> Flow {
+    let rejection = Rejection::KeysUnavailable;
+    active.metrics.refused(host, rejection, false);
+    host.log(
+        Level::Error,
+        "the host refused to edit the headers of a request; request rejected",
+    );
+    host.respond(&active.replies.reply(&rejection.into(), headers.is_grpc()));
+    Flow::Answered
 }
 
 /// Rejects a request. In shadow mode the rejection is only counted, and the request passes

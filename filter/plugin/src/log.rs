@@ -21,7 +21,7 @@ pub(crate) fn refused(rejection: Rejection, shadow: bool, token: Option<&str>) -
     };
     let mut line = format!(
         "{} code={rejection}",
-        if shadow { "would refuse" } else { "refused" }
+        if shadow { "would reject" } else { "rejected" }
     );
     if let Some(limit) = rejection.limit() {
         let _ = write!(line, " limit={limit}");
@@ -146,7 +146,7 @@ mod tests {
         let line = refused(Rejection::TokenExpired, false, Some(&token));
         assert_eq!(
             line,
-            r#"refused code=token-expired iss="https://i" kid="k1" jti="j1""#
+            r#"rejected code=token-expired iss="https://i" kid="k1" jti="j1""#
         );
     }
 
@@ -154,11 +154,11 @@ mod tests {
     fn omits_unreadable_fields() {
         assert_eq!(
             refused(Rejection::TokenMalformed, true, Some("x")),
-            "would refuse code=token-malformed"
+            "would reject code=token-malformed"
         );
         assert_eq!(
             refused(Rejection::TokenMissing, false, None),
-            "refused code=token-missing"
+            "rejected code=token-missing"
         );
     }
 
@@ -166,12 +166,12 @@ mod tests {
     fn names_limit_and_setting_of_a_check() {
         assert_eq!(
             refused(Rejection::TokenTooDeep, false, None),
-            "refused code=token-too-deep limit=32"
+            "rejected code=token-too-deep limit=32"
         );
         let line = refused(Rejection::TokenLifetimeTooLong, false, None);
         assert_eq!(
             line,
-            "refused code=token-lifetime-too-long setting=maxLifetime"
+            "rejected code=token-lifetime-too-long setting=maxLifetime"
         );
     }
 

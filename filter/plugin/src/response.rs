@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_gets_a_status_and_a_plain_message() {
+    fn grpc_reply_has_status_and_plain_message() {
         for (rejection, status) in [
             (Rejection::TokenMissing, 16),
             (Rejection::SignatureInvalid, 16),

@@ -104,6 +104,7 @@ impl<T, S: BuildHasher> Verdicts<T, S> {
         heap_bytes: usize,
         trust: &Trust,
     ) {
+        // The note is allocated outside of the slot, so it counts in addition.
         let bytes = heap_bytes.saturating_add(size_of::<T>());
         let hash = self.hash(token.as_bytes());
         self.verified.put(

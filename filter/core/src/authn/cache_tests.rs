@@ -289,10 +289,11 @@ proptest! {
             prop_assert_eq!(slots.len(), slots.slots.iter().flatten().count());
             let tokens: Vec<_> = slots.slots.iter().flatten().map(|slot| slot.token.clone())
                 .collect();
-            prop_assert!(tokens.iter().all(|token| {
+            let all_found = tokens.iter().all(|token| {
                 let hash = crowded(token.as_bytes());
                 slots.find(hash, |known| *known == **token).is_some()
-            }));
+            });
+            prop_assert!(all_found);
         }
     }
 }

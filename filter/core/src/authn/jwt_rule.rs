@@ -196,6 +196,7 @@ impl KeySource {
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Bundle, _) | (_, Self::Bundle) => true,
+            // Two inline sets overlap if they share a key, whatever its `kid`.
             (Self::Inline(ours), Self::Inline(theirs)) => ours
                 .iter()
                 .any(|key| theirs.iter().any(|other| other.id() == key.id())),
@@ -351,6 +352,7 @@ impl JwtRule {
 
     /// Returns whether both rules fetch the same keys from the same place.
     pub(crate) fn fetches_like(&self, other: &Self) -> bool {
+        // Inline keys belong to their configuration, and bundles are taken over separately.
         let (KeySource::Remote(ours), KeySource::Remote(theirs)) = (&self.keys, &other.keys) else {
             return false;
         };

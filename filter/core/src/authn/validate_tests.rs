@@ -355,7 +355,7 @@ fn v10_uses_audience_claim_without_aud_only() {
     );
     assert_eq!(
         under(
-            rule.clone(),
+            rule,
             "JWT",
             json!({ "aud": "orders", "client_id": "other" })
         ),

@@ -200,6 +200,7 @@ impl HostMatcher {
             return Self::suffix(suffix);
         }
         let Authority { name, port, .. } = Authority::parse(&lower).ok_or(WRONG)?;
+        // The pattern is stored in lower case, for the caseless comparison.
         let name = match name {
             HostName::Text(text) => HostName::Text(StringMatcher::Exact(text.into_owned().into())),
             HostName::V6(address) => HostName::V6(address),

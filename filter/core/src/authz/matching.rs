@@ -66,9 +66,10 @@ impl PathTemplate {
                 .map(|text| Self::segment(text, slashes))
                 .collect::<Result<_, _>>()?
         };
-        if let Some(tail) = tail
-            && (!(tail.is_empty() || tail.starts_with('/')) || tail.contains(['*', '{', '}']))
-        {
+        let plain_tail = tail.is_none_or(|tail| {
+            (tail.is_empty() || tail.starts_with('/')) && !tail.contains(['*', '{', '}'])
+        });
+        if !plain_tail {
             return Err("{**} must be the last operator and a whole segment");
         }
         // Only the last segment of a path may be empty (a trailing slash).
@@ -178,6 +179,7 @@ impl PathTemplate {
             let Some(after) = rest.strip_prefix('/') else {
                 return false;
             };
+            // A segment ends at the next slash or at the end of the path.
             let end = after.find('/').unwrap_or(after.len());
             let (found, left) = after.split_at(end);
             // `{*}` needs a non-empty segment.

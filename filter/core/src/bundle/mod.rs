@@ -263,6 +263,7 @@ impl Snapshot {
         {
             return Err(BundleError::BadContent);
         }
+        // Removals come first, so that an issuer can be removed and added again.
         for issuer in &payload.gone {
             issuers.remove(issuer);
         }
@@ -395,6 +396,7 @@ pub fn open<'p>(
     pins: &'p KeySet,
     now: &RangeInclusive<u64>,
 ) -> Result<(Payload, &'p Key), BundleError> {
+    // The size is checked before anything is decoded.
     if jws.len() > limits::MAX_BUNDLE_BYTES {
         return Err(BundleError::TooLarge);
     }

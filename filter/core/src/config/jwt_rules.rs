@@ -567,12 +567,13 @@ pub(super) fn check_together(root: &Object<'_, '_>, rules: &[JwtRule], has_bundl
             );
         }
         // The filter removes output headers before it looks for tokens.
-        if outputs_of(rule).any(|header| {
+        let reads_output = outputs_of(rule).any(|header| {
             rules
                 .iter()
                 .flat_map(|rule| &rule.from_headers)
                 .any(|from| *from.name == *header)
-        }) {
+        });
+        if reads_output {
             mistake(
                 "",
                 "an output header is also a token location; the filter removes output headers \

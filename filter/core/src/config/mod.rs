@@ -94,6 +94,7 @@ fn read(root: &Object<'_, '_>) -> Policy {
     let staleness = trust_bundle
         .as_ref()
         .map_or(Staleness::DEFAULT, |bundle| bundle.staleness);
+    // The route rules depend on this setting: it decides which patterns can match.
     let slashes = root.word(
         "pathWithEscapedSlashesAction",
         EscapedSlashes::Reject,

@@ -110,7 +110,7 @@ impl<F: Field, M: ConstMontyParams<LIMBS>, const LIMBS: usize> Order<F> for Inte
                 None
             }
         };
-        // The comparison is modulo n, and x may exceed n: r + n is the only other candidate below p.
+        // The comparison is modulo n, and x may exceed n: r + n is the only other candidate.
         let other = r.checked_add(order.as_ref()).into_option();
         Some(Demand {
             generator_times: times(&integer(digest)?)?,

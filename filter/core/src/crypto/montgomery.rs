@@ -166,6 +166,7 @@ impl Modulus {
         out: &'o mut Bytes,
     ) -> Option<&'o mut [u8]> {
         let base = Number::split(base, self.width, self.limbs.len())?;
+        // RFC 8017 §5.2.2 step 1: a larger signature is out of range.
         if !less(&base, &self.limbs) {
             return None;
         }

@@ -165,6 +165,7 @@ impl<C: Curve> Group for Points<C> {
     }
 
     fn point(sum: &Self::Sum, inverse: &C::Field) -> Self::Point {
+        // x = X/Z², y = Y/Z³.
         let square = inverse.square();
         Affine {
             x: sum.x.mul(&square),

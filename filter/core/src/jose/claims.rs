@@ -181,6 +181,7 @@ impl Claims {
     pub fn parse(payload: Vec<u8>) -> Result<Self, Rejection> {
         let document = Document::parse(payload, Budget::TOKEN)
             .map_err(|error| over_limit(error, Rejection::ClaimsMalformed))?;
+        // RFC 7519 §7.2: the claims set is a JSON object.
         if document.root().kind() != Kind::Object {
             return Err(Rejection::ClaimsMalformed);
         }
@@ -284,6 +285,7 @@ impl Claims {
     #[must_use]
     pub(crate) fn is_id_token(&self) -> bool {
         let access = self.says("Bearer", "access") || self.says("DPoP", "access");
+        // Only access tokens have scopes.
         let scoped = self.places.scope.is_some() || self.places.scp.is_some();
         let bound_to_login = self.places.hash.is_some() || (self.places.nonce.is_some() && !scoped);
         self.says("ID", "id") || (bound_to_login && !access)

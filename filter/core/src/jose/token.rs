@@ -66,6 +66,7 @@ impl<'t> Compact<'t> {
     /// [`Rejection::TokenMalformed`] when it is empty or not canonical base64url,
     /// [`Rejection::SignatureTooLong`] when it is longer than the signature of any supported key.
     pub fn decode_signature(&self) -> Result<Signature, Rejection> {
+        // The length is checked on the encoded form, before anything is decoded.
         if self.signature.len() > MAX_SIGNATURE_SEGMENT_BYTES {
             return Err(Rejection::SignatureTooLong);
         }

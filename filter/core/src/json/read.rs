@@ -296,6 +296,7 @@ impl Builder<'_> {
         if self.budget.repeats != Repeats::Noted {
             return self.refuse(JsonError::DuplicateName);
         }
+        // Each object is listed once, however many names it repeats.
         if self.repeated.last() != Some(&object) {
             self.repeated.push(object);
         }

@@ -51,6 +51,7 @@ impl KeyId {
             hash.update(part);
         }
         let digest: [u8; 32] = hash.finalize().into();
+        // Half of the digest keeps proofs small; forging a key with the same id stays infeasible.
         let (half, _) = digest.split_at(16);
         Self(half.try_into().unwrap_or_default())
     }

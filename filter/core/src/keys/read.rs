@@ -414,6 +414,7 @@ fn on_curve<K>(
 
 /// Builds an Ed25519 key.
 fn ed25519(x: &[u8]) -> Result<PublicKey, Unusable> {
+    // RFC 8037 §2: `x` holds the encoded point.
     let x: [u8; 32] = x
         .try_into()
         .map_err(|_| wrong("x", "not 32 bytes (RFC 8037 §2)"))?;

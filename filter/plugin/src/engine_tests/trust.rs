@@ -230,11 +230,16 @@ fn rejects_request_with_unremovable_token() {
         (json!({ "fromCookies": ["s"] }), "cookie", &cookies),
         (json!({ "fromParams": ["t"] }), ":path", &path),
     ] {
-        for (forwards, expected) in [(false, 503), (true, 200)] {
+        for (mode, forwards, expected) in [
+            ("ENFORCE", false, 503),
+            ("SHADOW", false, 503),
+            ("ENFORCE", true, 200),
+        ] {
             let mut rule = place.clone();
             merge(&mut rule, json!({ "forwardOriginalToken": forwards }));
             let host = FakeHost::new().that_keeps_headers();
-            let mut mesh = Mesh::on(host, &inline_config(&[&key()], rule, json!({})));
+            let mode = json!({ "mode": mode });
+            let mut mesh = Mesh::on(host, &inline_config(&[&key()], rule, mode));
             let (status, stream) = mesh.ask(&[(name, value)]);
             assert_eq!(status, expected, "{place}");
             assert_eq!(

@@ -13,7 +13,7 @@ use meshseal_core::limits;
 use meshseal_core::policy::Policy;
 
 use super::pace::{Backoff, Bucket};
-use super::{Fault, Finished, Health, Heard, document};
+use super::{CallOutcome, Fault, Finished, Health, document};
 use crate::host::{Host, HttpCall};
 use crate::metrics::{Count, Metrics};
 use crate::waiters;
@@ -90,13 +90,13 @@ fn is_sendable(kid: &str) -> bool {
 #[derive(Debug)]
 pub(crate) struct BundleSync {
     /// The long-poll under way.
-    poll: Option<Asked>,
+    poll: Option<PendingPoll>,
     /// Start of the latest long-poll.
     started: Duration,
     /// Time of the latest accepted bundle.
-    heard: Duration,
+    last_accepted: Duration,
     due: Duration,
-    urgent: Urgent,
+    urgent: UrgentPoll,
     backoff: Backoff,
     budget: Bucket,
     /// True after a delta that did not match: the next poll requests a full bundle.
@@ -106,15 +106,15 @@ pub(crate) struct BundleSync {
 
 /// A short poll on behalf of held requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Urgent {
+enum UrgentPoll {
     No,
     Wanted,
-    Asked(Asked),
+    Sent(PendingPoll),
 }
 
 /// A poll under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Asked {
+struct PendingPoll {
     token: u32,
     have: Option<u64>,
     wait_s: u64,
@@ -127,9 +127,9 @@ impl BundleSync {
         Self {
             poll: None,
             started: Duration::ZERO,
-            heard: Duration::ZERO,
+            last_accepted: Duration::ZERO,
             due: Duration::ZERO,
-            urgent: Urgent::No,
+            urgent: UrgentPoll::No,
             backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
             budget: Bucket::full(4, Duration::from_secs(1)),
             ask_full: false,
@@ -139,7 +139,7 @@ impl BundleSync {
 
     /// Returns the time of the next poll; `None` while one is under way.
     pub(crate) fn due(&self) -> Option<Duration> {
-        if self.urgent == Urgent::Wanted {
+        if self.urgent == UrgentPoll::Wanted {
             Some(Duration::ZERO)
         } else {
             self.poll.is_none().then_some(self.due)
@@ -157,14 +157,14 @@ impl BundleSync {
         metrics: &Metrics,
     ) {
         // Urgent poll: runs beside the long-poll.
-        if let Urgent::Asked(asked) = self.urgent
+        if let UrgentPoll::Sent(asked) = self.urgent
             && asked.overdue <= host.steady()
         {
-            self.urgent = Urgent::No;
+            self.urgent = UrgentPoll::No;
         }
-        if self.urgent == Urgent::Wanted {
+        if self.urgent == UrgentPoll::Wanted {
             let asked = ask(host, config, me, held(trust), 0, waiters::MAX_WAIT);
-            self.urgent = asked.map_or(Urgent::No, Urgent::Asked);
+            self.urgent = asked.map_or(UrgentPoll::No, UrgentPoll::Sent);
         }
         // Long-poll.
         let now = host.steady();
@@ -179,7 +179,7 @@ impl BundleSync {
         // After a failure or a long silence, ask for an immediate response: it confirms the bundle
         // without the delay of a whole long-poll.
         let silent = self.health.is_failing()
-            || now.saturating_sub(self.heard) > Duration::from_secs(config.wait_s);
+            || now.saturating_sub(self.last_accepted) > Duration::from_secs(config.wait_s);
         let wait_s = if silent { 0 } else { config.wait_s };
         self.started = now;
         self.poll = ask(
@@ -205,11 +205,11 @@ impl BundleSync {
     /// Schedules an urgent poll for the next tick on behalf of a held request. Returns true if a
     /// response can arrive in time for it. All held requests share one urgent poll, and a budget
     /// limits urgent polls.
-    pub(crate) fn urge(&mut self, now: Duration) -> bool {
-        if self.urgent == Urgent::No && self.budget.take(now) {
-            self.urgent = Urgent::Wanted;
+    pub(crate) fn request_refresh(&mut self, now: Duration) -> bool {
+        if self.urgent == UrgentPoll::No && self.budget.take(now) {
+            self.urgent = UrgentPoll::Wanted;
         }
-        self.urgent != Urgent::No
+        self.urgent != UrgentPoll::No
     }
 
     /// Handles a response and returns its outcome. Returns `None` if no poll made the call.
@@ -220,14 +220,14 @@ impl BundleSync {
         config: &TrustBundleConfig,
         trust: &mut Trust,
         metrics: &Metrics,
-    ) -> Option<Heard> {
-        let (asked, regular) = self.take_asked(finished.token)?;
+    ) -> Option<CallOutcome> {
+        let (asked, regular) = self.take_pending(finished.token)?;
         Some(match document(host, finished, limits::MAX_BUNDLE_BYTES) {
             // Another poll brought a new version while this one was under way. This response is
             // a delta from the replaced version, so it is dropped.
             Ok(_) if asked.have != trust.bundle_version() && asked.have.is_some() => {
                 self.due = self.due.min(host.steady());
-                Heard::Nothing
+                CallOutcome::Nothing
             }
             Ok(jws) => self.accept(host, &jws, asked, config, trust, metrics),
             Err(fault) => {
@@ -241,23 +241,23 @@ impl BundleSync {
                 if regular {
                     self.failed(host, &fault);
                 }
-                Heard::Nothing
+                CallOutcome::Nothing
             }
         })
     }
 
     /// Takes the poll that made the call `token`. The flag is true for the long-poll and false for
     /// an urgent poll.
-    fn take_asked(&mut self, token: u32) -> Option<(Asked, bool)> {
+    fn take_pending(&mut self, token: u32) -> Option<(PendingPoll, bool)> {
         if let Some(asked) = self.poll.take_if(|asked| asked.token == token) {
             return Some((asked, true));
         }
         match self.urgent {
-            Urgent::Asked(asked) if asked.token == token => {
-                self.urgent = Urgent::No;
+            UrgentPoll::Sent(asked) if asked.token == token => {
+                self.urgent = UrgentPoll::No;
                 Some((asked, false))
             }
-            Urgent::No | Urgent::Wanted | Urgent::Asked(_) => None,
+            UrgentPoll::No | UrgentPoll::Wanted | UrgentPoll::Sent(_) => None,
         }
     }
 
@@ -266,23 +266,23 @@ impl BundleSync {
         &mut self,
         host: &impl Host,
         jws: &str,
-        asked: Asked,
+        asked: PendingPoll,
         config: &TrustBundleConfig,
         trust: &mut Trust,
         metrics: &Metrics,
-    ) -> Heard {
+    ) -> CallOutcome {
         let now = host.steady();
         match trust.accept_bundle(jws.trim_ascii_end(), &config.pins, host.moment()) {
             Ok(accepted) => {
                 self.health.works(host, WHAT);
                 self.backoff.reset();
                 self.ask_full = false;
-                self.heard = now;
+                self.last_accepted = now;
                 // The next poll acknowledges the new version, so it goes out at once.
                 if accepted == Accepted::NewVersion {
                     metrics.count(Count::BundleAccepted);
                     self.due = now;
-                    return Heard::News;
+                    return CallOutcome::News;
                 }
                 // A poll without `wait` is answered at once by design, so no delay is needed.
                 self.due = if asked.wait_s == 0 {
@@ -290,7 +290,7 @@ impl BundleSync {
                 } else {
                     now.max(self.started.saturating_add(SHORTEST_ROUND))
                 };
-                Heard::Nothing
+                CallOutcome::Nothing
             }
             Err(error) => {
                 metrics.count(Count::BundleRefused);
@@ -298,7 +298,7 @@ impl BundleSync {
                 // must not be older than ours.
                 self.ask_full = error == BundleError::WrongBase;
                 self.failed(host, &error);
-                Heard::Nothing
+                CallOutcome::Nothing
             }
         }
     }
@@ -327,7 +327,7 @@ fn ask(
     have: Option<Held<'_>>,
     wait_s: u64,
     timeout: Duration,
-) -> Option<Asked> {
+) -> Option<PendingPoll> {
     let known = have
         .map(|(version, _)| format!("have={version}&"))
         .unwrap_or_default();
@@ -360,7 +360,7 @@ fn ask(
         })
         .ok()?;
     let overdue = host.steady().saturating_add(timeout).saturating_add(GRACE);
-    Some(Asked {
+    Some(PendingPoll {
         token,
         have: have.map(|(version, _)| version),
         wait_s,

@@ -49,7 +49,7 @@ impl Poll {
         self.tick();
     }
 
-    fn hear(&mut self, token: u32, status: u16, body: &[u8]) -> Option<Heard> {
+    fn respond(&mut self, token: u32, status: u16, body: &[u8]) -> Option<CallOutcome> {
         self.host.answer(status, body);
         let finished = Finished {
             token,
@@ -61,8 +61,8 @@ impl Poll {
     }
 
     /// Answers the last call.
-    fn answer(&mut self, status: u16, body: &str) -> Heard {
-        self.hear(self.host.last_call().token, status, body.as_bytes())
+    fn answer(&mut self, status: u16, body: &str) -> CallOutcome {
+        self.respond(self.host.last_call().token, status, body.as_bytes())
             .unwrap()
     }
 
@@ -82,7 +82,7 @@ fn poll_with_version_1() -> Poll {
     poll.tick();
     assert_eq!(
         poll.answer(200, &full(1, &[&TestKey::new("a", 1)])),
-        Heard::News
+        CallOutcome::News
     );
     poll.tick();
     poll
@@ -158,7 +158,7 @@ fn poll_carries_proof_of_its_version() {
         poll.tick();
         assert_eq!(
             poll.answer(200, &bundle_with_ack(version, ack)),
-            Heard::News
+            CallOutcome::News
         );
         poll.tick();
         let call = poll.host.last_call();
@@ -196,7 +196,7 @@ fn applies_delta() {
         snapshot(2, &[&TestKey::new("a", 1), &TestKey::new("b", 2)]),
     );
     let delta = bundle(&pin(), &both.delta_from(&one, times(START)));
-    assert_eq!(poll.answer(200, &delta), Heard::News);
+    assert_eq!(poll.answer(200, &delta), CallOutcome::News);
     assert_eq!(
         (poll.trust.bundle_version(), poll.trust.keys().count()),
         (Some(2), 2)
@@ -209,7 +209,7 @@ fn heartbeat_refreshes_without_news() {
     poll.host.advance(Duration::from_secs(25));
     let same = snapshot(1, &[]);
     let heartbeat = bundle(&pin(), &same.delta_from(&same, times(START + 25)));
-    assert_eq!(poll.answer(200, &heartbeat), Heard::Nothing);
+    assert_eq!(poll.answer(200, &heartbeat), CallOutcome::Nothing);
     assert_eq!(poll.trust.bundle_issued_at(), Some(START + 25));
     assert_eq!((poll.count("accepted"), poll.count("refused")), (1, 0));
     assert_eq!(
@@ -325,7 +325,7 @@ fn rejects_foreign_signature_and_keeps_old_bundle() {
         &TestKey::new("pin", 98),
         &snapshot(2, &[]).full(times(START)),
     );
-    assert_eq!(poll.answer(200, &foreign), Heard::Nothing);
+    assert_eq!(poll.answer(200, &foreign), CallOutcome::Nothing);
     assert_eq!(
         (poll.trust.bundle_version(), poll.count("refused")),
         (Some(1), 1)
@@ -335,7 +335,7 @@ fn rejects_foreign_signature_and_keeps_old_bundle() {
 #[test]
 fn rejects_older_version() {
     let mut poll = poll_with_version_1();
-    assert_eq!(poll.answer(200, &full(0, &[])), Heard::Nothing);
+    assert_eq!(poll.answer(200, &full(0, &[])), CallOutcome::Nothing);
     assert_eq!(
         (poll.trust.bundle_version(), poll.count("refused")),
         (Some(1), 1)
@@ -349,8 +349,8 @@ fn rejects_truncated_and_non_utf8_responses() {
     for body in [&bundle.as_bytes()[..bundle.len() - 1], b"\xff\xfe", b""] {
         poll.tick_after(10_000);
         assert_eq!(
-            poll.hear(poll.host.last_call().token, 200, body),
-            Some(Heard::Nothing)
+            poll.respond(poll.host.last_call().token, 200, body),
+            Some(CallOutcome::Nothing)
         );
     }
     assert_eq!(poll.trust.bundle_version(), None);
@@ -363,7 +363,7 @@ fn requests_full_bundle_after_mismatched_delta() {
     poll.answer(200, &bundle(&pin(), &four.delta_from(&three, times(START))));
     poll.tick_after(10_000);
     assert_eq!(poll.host.last_call().path(), "/bundle?wait=0");
-    assert_eq!(poll.answer(200, &full(4, &[])), Heard::News);
+    assert_eq!(poll.answer(200, &full(4, &[])), CallOutcome::News);
     poll.tick();
     assert_eq!(poll.host.last_call().path(), "/bundle?have=4&wait=25");
 }
@@ -372,10 +372,10 @@ fn requests_full_bundle_after_mismatched_delta() {
 fn urgent_poll_is_short_and_shared() {
     let mut poll = poll_with_version_1();
     let now = poll.host.steady();
-    assert!(poll.sync.urge(now) && poll.sync.urge(now));
+    assert!(poll.sync.request_refresh(now) && poll.sync.request_refresh(now));
     assert_eq!(poll.sync.due(), Some(Duration::ZERO));
     poll.tick();
-    assert!(poll.sync.urge(now));
+    assert!(poll.sync.request_refresh(now));
     poll.tick();
     assert_eq!(
         poll.host.calls().len(),
@@ -394,7 +394,7 @@ fn urgent_polls_stay_within_budget() {
     let mut poll = poll_with_version_1();
     let mut asked = 0;
     for _ in 0..1_000 {
-        if poll.sync.urge(poll.host.steady()) {
+        if poll.sync.request_refresh(poll.host.steady()) {
             poll.tick();
             poll.answer(500, "");
             asked += 1;
@@ -408,16 +408,16 @@ fn urgent_polls_stay_within_budget() {
 fn drops_overtaken_response_without_counting_failure() {
     let mut poll = poll_with_version_1();
     let regular = poll.host.last_call().token;
-    poll.sync.urge(poll.host.steady());
+    poll.sync.request_refresh(poll.host.steady());
     poll.tick();
     let delta = bundle(
         &pin(),
         &snapshot(2, &[]).delta_from(&snapshot(1, &[&TestKey::new("a", 1)]), times(START)),
     );
-    assert_eq!(poll.answer(200, &delta), Heard::News);
+    assert_eq!(poll.answer(200, &delta), CallOutcome::News);
     assert_eq!(
-        poll.hear(regular, 200, delta.as_bytes()),
-        Some(Heard::Nothing)
+        poll.respond(regular, 200, delta.as_bytes()),
+        Some(CallOutcome::Nothing)
     );
     assert_eq!(poll.count("refused"), 0);
     poll.tick();
@@ -427,7 +427,7 @@ fn drops_overtaken_response_without_counting_failure() {
 #[test]
 fn failed_urgent_poll_leaves_long_poll_running() {
     let mut poll = poll_with_version_1();
-    poll.sync.urge(poll.host.steady());
+    poll.sync.request_refresh(poll.host.steady());
     poll.tick();
     poll.answer(504, "");
     assert_eq!(poll.sync.due(), None, "the long-poll is still under way");
@@ -436,7 +436,7 @@ fn failed_urgent_poll_leaves_long_poll_running() {
 #[test]
 fn ignores_responses_to_other_calls() {
     let mut poll = poll_with_version_1();
-    assert_eq!(poll.hear(77, 200, b""), None);
+    assert_eq!(poll.respond(77, 200, b""), None);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use meshseal_core::limits;
 use meshseal_core::policy::Policy;
 
 use super::pace::{Backoff, Bucket, portion};
-use super::{Fault, Finished, Health, Heard, document};
+use super::{CallOutcome, Fault, Finished, Health, document};
 use crate::host::{Host, HttpCall, Level};
 use crate::metrics::{Count, Metrics};
 
@@ -42,7 +42,7 @@ struct Fetch {
 /// Reason why a request asks for newer keys. Each reason has its own rate limit, so that one cannot
 /// exhaust the other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Urge {
+pub(crate) enum RefreshReason {
     /// No known key matches the token.
     UnknownKey,
     /// A key with this `kid` exists but did not sign the token; the provider may have replaced it.
@@ -109,14 +109,19 @@ impl JwksSync {
 
     /// Schedules a fetch for the next tick on behalf of a held request. Returns true if a response
     /// will then be under way. All held requests share one fetch.
-    pub(crate) fn urge(&mut self, source: usize, why: Urge, now: Duration) -> bool {
+    pub(crate) fn request_refresh(
+        &mut self,
+        source: usize,
+        why: RefreshReason,
+        now: Duration,
+    ) -> bool {
         let Some(remote) = self.0.get_mut(source) else {
             return false;
         };
         let under_way = remote.fetch.is_some() || remote.due <= now;
         let budget = match why {
-            Urge::UnknownKey => &mut remote.unknown_keys,
-            Urge::OtherKey => &mut remote.bad_signatures,
+            RefreshReason::UnknownKey => &mut remote.unknown_keys,
+            RefreshReason::OtherKey => &mut remote.bad_signatures,
         };
         // A fetch that is due anyway costs nothing from the budget.
         if under_way || !budget.take(now) {
@@ -135,7 +140,7 @@ impl JwksSync {
         policy: &Policy,
         trust: &mut Trust,
         metrics: &Metrics,
-    ) -> Option<(usize, Heard)> {
+    ) -> Option<(usize, CallOutcome)> {
         let source = self.0.iter().position(|remote| {
             remote
                 .fetch
@@ -214,21 +219,21 @@ impl Remote {
         policy: &Policy,
         trust: &mut Trust,
         metrics: &Metrics,
-    ) -> Heard {
+    ) -> CallOutcome {
         let Some(jwks) = self.config(policy) else {
-            return Heard::Nothing;
+            return CallOutcome::Nothing;
         };
         let text = match document(host, finished, limits::MAX_JWKS_BYTES) {
             Ok(text) => text,
             Err(fault) => return self.failed(host, jwks, &fault, metrics),
         };
         // Each rule may accept other algorithms, so a set can serve one rule and not another.
-        let (mut passed_over, mut problem, mut heard) = (Vec::new(), None, Heard::Nothing);
+        let (mut passed_over, mut problem, mut outcome) = (Vec::new(), None, CallOutcome::Nothing);
         for rule in &self.rules {
             // A rejected set leaves the rule's keys as they are.
             match trust.accept_jwks(*rule, &text, policy.authn(), host.steady()) {
                 Ok(set) => {
-                    heard = Heard::News;
+                    outcome = CallOutcome::News;
                     for passed in set.passed_over() {
                         if !passed_over.contains(passed) {
                             passed_over.push(passed.clone());
@@ -241,7 +246,7 @@ impl Remote {
         self.report(host, jwks, passed_over, metrics);
         if let Some(problem) = problem {
             self.failed(host, jwks, &problem, metrics);
-            return heard;
+            return outcome;
         }
         metrics.count(Count::JwksFetched);
         self.health.works(host, &name(jwks));
@@ -251,7 +256,7 @@ impl Remote {
         let refresh = refresh(jwks);
         let early = portion(refresh.checked_div(10).unwrap_or_default(), host);
         self.due = host.steady().saturating_add(refresh.saturating_sub(early));
-        heard
+        outcome
     }
 
     /// Logs the skipped keys that the previous fetch did not skip.
@@ -287,11 +292,11 @@ impl Remote {
         jwks: &RemoteJwks,
         why: &dyn std::fmt::Display,
         metrics: &Metrics,
-    ) -> Heard {
+    ) -> CallOutcome {
         metrics.count(Count::JwksFailed);
         self.health.failed(host, &name(jwks), why);
         self.due = host.steady().saturating_add(self.backoff.next(host));
-        Heard::Nothing
+        CallOutcome::Nothing
     }
 }
 

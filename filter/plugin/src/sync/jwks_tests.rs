@@ -29,7 +29,7 @@ impl Fetcher {
         self.sync.tick(&self.host, &self.policy, &self.metrics);
     }
 
-    fn answer(&mut self, status: u16, body: &str) -> Heard {
+    fn answer(&mut self, status: u16, body: &str) -> CallOutcome {
         self.host.answer(status, body.as_bytes());
         let finished = Finished {
             token: self.host.last_call().token,
@@ -84,7 +84,7 @@ fn accepts_key_set_and_refreshes_it_early() {
     fetcher.host.set_random(60_000_000);
     assert_eq!(
         fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)])),
-        Heard::News
+        CallOutcome::News
     );
     assert!(fetcher.trust.has_jwks(0));
     let refresh = refresh(fetcher.sync.0[0].config(&fetcher.policy).unwrap());
@@ -105,7 +105,7 @@ fn accepts_key_set_and_refreshes_it_early() {
 fn counts_unusable_keys() {
     let mut fetcher = fetcher();
     let set = json!({ "keys": [TestKey::new("a", 1).jwk(), { "kty": "unheard-of", "kid": "b" }] });
-    assert_eq!(fetcher.answer(200, &set.to_string()), Heard::News);
+    assert_eq!(fetcher.answer(200, &set.to_string()), CallOutcome::News);
     assert_eq!(fetcher.count("skipped_keys"), 1);
 }
 
@@ -115,7 +115,7 @@ fn failed_fetch_keeps_keys_and_retries_soon() {
     fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
     for body in ["not json", r#"{"keys":[]}"#] {
         fetcher.tick_after(Duration::from_secs(24 * 3_600));
-        assert_eq!(fetcher.answer(200, body), Heard::Nothing);
+        assert_eq!(fetcher.answer(200, body), CallOutcome::Nothing);
         assert!(fetcher.sync.due().unwrap() <= fetcher.host.steady() + Duration::from_secs(60));
     }
     assert_eq!(
@@ -132,7 +132,7 @@ fn rejects_oversized_key_set_before_copying() {
         token: fetcher.host.last_call().token,
         size: limits::MAX_JWKS_BYTES + 1,
     };
-    let heard = fetcher.sync.finished(
+    let outcome = fetcher.sync.finished(
         &fetcher.host,
         finished,
         &fetcher.policy,
@@ -140,8 +140,8 @@ fn rejects_oversized_key_set_before_copying() {
         &fetcher.metrics,
     );
     assert_eq!(
-        (heard, fetcher.host.bytes_copied()),
-        (Some((0, Heard::Nothing)), 0)
+        (outcome, fetcher.host.bytes_copied()),
+        (Some((0, CallOutcome::Nothing)), 0)
     );
 }
 
@@ -182,7 +182,7 @@ fn requested_refreshes_are_shared_and_limited() {
     assert!(
         fetcher
             .sync
-            .urge(0, Urge::UnknownKey, fetcher.host.steady()),
+            .request_refresh(0, RefreshReason::UnknownKey, fetcher.host.steady()),
         "the first fetch is under way"
     );
     fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
@@ -190,13 +190,13 @@ fn requested_refreshes_are_shared_and_limited() {
     for _ in 0..900 {
         if fetcher
             .sync
-            .urge(0, Urge::UnknownKey, fetcher.host.steady())
+            .request_refresh(0, RefreshReason::UnknownKey, fetcher.host.steady())
         {
-            assert!(
-                fetcher
-                    .sync
-                    .urge(0, Urge::UnknownKey, fetcher.host.steady())
-            );
+            assert!(fetcher.sync.request_refresh(
+                0,
+                RefreshReason::UnknownKey,
+                fetcher.host.steady()
+            ));
             fetcher.tick_after(Duration::ZERO);
             fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
             asked += 1;
@@ -208,7 +208,11 @@ fn requested_refreshes_are_shared_and_limited() {
 
 #[test]
 fn refuses_refresh_of_unknown_source() {
-    assert!(!fetcher().sync.urge(9, Urge::UnknownKey, Duration::ZERO));
+    assert!(
+        !fetcher()
+            .sync
+            .request_refresh(9, RefreshReason::UnknownKey, Duration::ZERO)
+    );
 }
 
 #[test]
@@ -232,7 +236,10 @@ fn logs_why_key_set_is_unusable() {
     let private = json!({
         "keys": [{ "kty": "RSA", "use": "enc" }, { "kty": "OKP", "crv": "Ed25519", "d": "AA" }],
     });
-    assert_eq!(fetcher.answer(200, &private.to_string()), Heard::Nothing);
+    assert_eq!(
+        fetcher.answer(200, &private.to_string()),
+        CallOutcome::Nothing
+    );
     let told = fetcher.host.lines(Level::Warn);
     assert!(
         told[0].contains("keys[0].use: \"enc\", not \"sig\"; keys[1].d: a private member"),
@@ -262,7 +269,7 @@ fn rule_without_usable_key_spares_other_rules() {
     fetcher.tick_after(Duration::ZERO);
     assert_eq!(
         fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)])),
-        Heard::News
+        CallOutcome::News
     );
     assert_eq!(
         (
@@ -291,10 +298,10 @@ fn gives_up_fetch_without_response() {
 fn bad_signatures_spare_budget_for_unknown_keys() {
     let mut fetcher = fetcher();
     fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
-    let mut fetches = |why: Urge| {
+    let mut fetches = |why: RefreshReason| {
         let mut granted = 0;
         for _ in 0..100 {
-            granted += usize::from(fetcher.sync.urge(0, why, fetcher.host.steady()));
+            granted += usize::from(fetcher.sync.request_refresh(0, why, fetcher.host.steady()));
             fetcher.tick_after(Duration::ZERO);
             if granted > 0 && fetcher.sync.due().is_none() {
                 fetcher.answer(200, &jwks(&[&TestKey::new("a", 1)]));
@@ -304,9 +311,9 @@ fn bad_signatures_spare_budget_for_unknown_keys() {
     };
     assert_eq!(
         [
-            fetches(Urge::OtherKey),
-            fetches(Urge::UnknownKey),
-            fetches(Urge::OtherKey)
+            fetches(RefreshReason::OtherKey),
+            fetches(RefreshReason::UnknownKey),
+            fetches(RefreshReason::OtherKey)
         ],
         [1, 2, 0]
     );

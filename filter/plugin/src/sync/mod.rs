@@ -11,7 +11,7 @@ use crate::host::{Host, Level};
 
 /// Outcome of a finished call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum CallOutcome {
     /// New keys or revocations arrived; the requests held for them are decided again.
     News,
     /// Nothing new, or nothing usable.

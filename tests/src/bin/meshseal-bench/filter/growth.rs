@@ -58,8 +58,8 @@ pub(crate) async fn run(effort: &Effort) -> Result<Vec<Table>> {
         .iter()
         .map(|one| (one.name.clone(), one.server.address()))
         .collect();
-    // Every VM must have its bundle before the measurement.
     let mut arena = Arena::start("growth", &contenders, &clusters).await?;
+    // Every VM must have its bundle before the measurement.
     for one in &revoking {
         one.wait_until_held(one.server.publish(one.issuers.clone()))
             .await?;
