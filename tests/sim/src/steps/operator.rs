@@ -1,0 +1,158 @@
+//! What operators do: revocations and rotations.
+
+use anyhow::Result;
+use meshseal_issuer::keys::{KeyState, Purpose};
+
+use super::{field, nothing};
+use crate::replica::Answer;
+use crate::world::{CLIENTS, OPERATOR, World, secret};
+
+/// Seconds after the revocation of a group in which a replica may issue tokens that it covers:
+/// those of clocks that are ahead, and of replicas that have not followed.
+const GROUP_REACH_S: u64 = 12;
+
+impl World {
+    pub(super) async fn as_operator(
+        &self,
+        at: usize,
+        path: &str,
+        form: String,
+    ) -> Result<Option<Answer>> {
+        let Some(replica) = self.replicas.get(at) else {
+            return Ok(None);
+        };
+        replica.post(OPERATOR, &secret(OPERATOR), path, form).await
+    }
+
+    pub(super) async fn revoke_token(&mut self) -> Result<String> {
+        let now = self.now;
+        let living: Vec<usize> = self
+            .truth
+            .tokens
+            .iter()
+            .enumerate()
+            .filter(|(_, token)| token.is_alive(now))
+            .map(|(at, _)| at)
+            .collect();
+        let Some(token) = living.get(self.dice.below(living.len())).copied() else {
+            return Ok(nothing());
+        };
+        let at = self.any_replica();
+        let text = self
+            .truth
+            .tokens
+            .get(token)
+            .map(|token| token.text.clone())
+            .unwrap_or_default();
+        let Some(answer) = self
+            .as_operator(at, "/revoke", format!("token={text}&wait=0"))
+            .await?
+        else {
+            return Ok(nothing());
+        };
+        let receipt = answer.json();
+        if answer.status != 200 || field(&receipt, "version").is_null() {
+            self.truth.may_cover(|position, _| position == token);
+            return Ok(format!(
+                "replica {at} answers {} {}",
+                answer.status, answer.text
+            ));
+        }
+        self.truth.acknowledge(now, |position, _| position == token);
+        self.acknowledged += 1;
+        self.acknowledged_at = self.now;
+        self.check_receipt(token, &receipt)?;
+        self.check_revoked()?;
+        Ok(format!(
+            "replica {at}, token {token}: {} {}",
+            field(&receipt, "state"),
+            field(&receipt, "waiting_for")
+        ))
+    }
+
+    pub(super) async fn revoke_client(&mut self) -> Result<String> {
+        let (at, now) = (self.any_replica(), self.now);
+        let client = CLIENTS
+            .get(self.dice.below(CLIENTS.len()))
+            .copied()
+            .unwrap_or_default();
+        let form = if self.dice.chance(20) {
+            "all=true".to_owned()
+        } else {
+            format!("client={client}")
+        };
+        let all = form.starts_with("all");
+        self.truth.groups_until = now.saturating_add(GROUP_REACH_S);
+        let Some(answer) = self.as_operator(at, "/revoke", form).await? else {
+            return Ok(nothing());
+        };
+        if answer.status != 200 {
+            self.truth
+                .may_cover(|_, token| all || token.client == client);
+            return Ok(format!("replica {at} answers {}", answer.status));
+        }
+        let count = self
+            .truth
+            .acknowledge(now, |_, token| all || token.client == client);
+        self.acknowledged += 1;
+        self.acknowledged_at = self.now;
+        self.check_revoked()?;
+        Ok(format!(
+            "replica {at}, {}: {count} tokens",
+            if all { "all" } else { client }
+        ))
+    }
+
+    pub(super) async fn revoke_key(&mut self) -> Result<String> {
+        let (at, now) = (self.any_replica(), self.now);
+        let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else {
+            return Ok(nothing());
+        };
+        let published = issuer.publisher.current();
+        let keys: Vec<String> = published
+            .keys
+            .iter()
+            .filter(|key| key.purpose == Purpose::Token && key.state != KeyState::Retired)
+            .map(|key| key.kid.clone())
+            .collect();
+        let Some(kid) = keys.get(self.dice.below(keys.len())).cloned() else {
+            return Ok(nothing());
+        };
+        // The standby takes over at once, confirmed or not: that is what an emergency means.
+        self.note_forced(at, KeyState::may_sign);
+        // A replica that has not followed yet signs with it for a moment, and its tokens are
+        // revoked too.
+        self.truth.revoked_keys.insert(kid.clone());
+        let Some(answer) = self
+            .as_operator(at, "/admin/keys/revoke", format!("kid={kid}"))
+            .await?
+        else {
+            return Ok(nothing());
+        };
+        if answer.status != 200 {
+            self.truth.may_cover(|_, token| token.kid == kid);
+            self.truth.unknown_rotation = true;
+            return Ok(format!("replica {at} answers {}", answer.status));
+        }
+        self.note_forced(at, KeyState::may_sign);
+        self.truth.acknowledged_keys.insert(kid.clone());
+        let count = self.truth.acknowledge(now, |_, token| token.kid == kid);
+        self.acknowledged += 1;
+        self.acknowledged_at = self.now;
+        self.check_revoked()?;
+        Ok(format!(
+            "replica {at}, key {}: {count} tokens",
+            self.truth.key_place(&kid)
+        ))
+    }
+
+    pub(super) async fn rotate(&mut self, purpose: &str) -> Result<String> {
+        let at = self.any_replica();
+        let answer = self
+            .as_operator(at, "/admin/keys/rotate", format!("purpose={purpose}"))
+            .await?;
+        Ok(answer.map_or_else(nothing, |answer| {
+            format!("replica {at} answers {}", answer.status)
+        }))
+    }
+}

@@ -1,0 +1,290 @@
+//! What workers, clients and services do.
+
+use anyhow::{Result, anyhow};
+use axum::body::Body;
+use axum::http::Request;
+use meshseal_core::base64url;
+use meshseal_core::revocation::index_of;
+use serde_json::Value;
+
+use super::{field, nothing};
+use crate::checks::LONGEST_BUNDLE_S;
+use crate::replica::Answer;
+use crate::truth::{Reader, Token};
+use crate::world::{CLIENTS, Kind, Message, World, secret};
+
+/// Most tokens that one history issues: more only cost time.
+const MAX_TOKENS: usize = 24;
+
+impl World {
+    /// A worker polls. Returns the number of the message; `None` while its link is cut.
+    pub(super) fn ask(&mut self) -> Option<u64> {
+        let worker = self.any_worker();
+        self.ask_as(worker)
+    }
+
+    pub(super) fn ask_as(&mut self, worker: usize) -> Option<u64> {
+        let (id, replica) = (self.new_id(), self.any_replica());
+        let asking = self.workers.get_mut(worker).filter(|asking| !asking.cut)?;
+        asking.asked = Some(id);
+        let kind = Kind::Poll {
+            replica,
+            headers: asking.poll_headers(),
+            have: asking.trust().bundle_version(),
+        };
+        self.under_way.push(Message {
+            id,
+            worker,
+            process: asking.id,
+            kind,
+        });
+        Some(id)
+    }
+
+    pub(super) async fn exchange(&mut self) -> Result<String> {
+        let worker = self.any_worker();
+        let Some(id) = self.ask_as(worker) else {
+            return Ok(nothing());
+        };
+        let mut told = Vec::new();
+        while let Some(at) = self.under_way.iter().position(|message| message.id == id) {
+            told.push(self.deliver(at).await?);
+        }
+        Ok(told.join(", "))
+    }
+
+    pub(super) async fn deliver_any(&mut self) -> Result<String> {
+        if self.under_way.is_empty() {
+            return Ok(nothing());
+        }
+        let at = self.dice.below(self.under_way.len());
+        if self.dice.chance(20) {
+            let lost = self.under_way.swap_remove(at);
+            return Ok(format!("message {} is lost", lost.id));
+        }
+        self.deliver(at).await
+    }
+
+    /// The message at this position arrives.
+    pub(super) async fn deliver(&mut self, at: usize) -> Result<String> {
+        let Message {
+            id,
+            worker,
+            process,
+            kind,
+        } = self.under_way.swap_remove(at);
+        let cut = self.workers.get(worker).is_none_or(|known| known.cut);
+        if cut {
+            return Ok(format!(
+                "message {id} is lost: the link of worker {worker} is cut"
+            ));
+        }
+        match kind {
+            Kind::Poll {
+                replica,
+                headers,
+                have,
+            } => {
+                let Some(answer) = self.poll(replica, &headers, have).await? else {
+                    return Ok(format!("worker {worker}: replica {replica} is down"));
+                };
+                let told = format!(
+                    "worker {worker} has {have:?}, replica {replica} answers {}",
+                    answer.status
+                );
+                if answer.status == 200 {
+                    self.under_way.push(Message {
+                        id,
+                        worker,
+                        process,
+                        kind: Kind::Bundle(answer.text),
+                    });
+                }
+                Ok(told)
+            }
+            Kind::Bundle(text) => self.receive(worker, process, id, &text),
+        }
+    }
+
+    /// A worker polls replica `at`, and proves what it has.
+    pub(super) async fn poll(
+        &mut self,
+        at: usize,
+        headers: &[(&'static str, String)],
+        have: Option<u64>,
+    ) -> Result<Option<Answer>> {
+        let Some(replica) = self.replicas.get(at) else {
+            return Ok(None);
+        };
+        let known = || {
+            replica
+                .issuer()
+                .map_or(0, |issuer| issuer.publisher.current().version())
+        };
+        let before = known();
+        // A replica that does not remember a lost version may declare an incident for its proof.
+        let accounts = |have| {
+            replica
+                .issuer()
+                .is_none_or(|issuer| issuer.publisher.accounts_for(have))
+        };
+        let is_lost = self.truth.is_unsure() && have.is_some_and(|have| !accounts(have));
+        let answer = self.ask_for_bundle(at, headers, have).await?;
+        if is_lost {
+            self.truth.may_cover(|_, _| true);
+        }
+        // A worker has shown a version that the database has lost, and the issuer has acted on it.
+        if self.truth.blind && have.is_some_and(|have| have > before && have < known()) {
+            self.truth.blind = false;
+            self.truth.unlisted_until = self.now.saturating_add(LONGEST_BUNDLE_S);
+        }
+        Ok(answer)
+    }
+
+    pub(super) async fn ask_for_bundle(
+        &self,
+        at: usize,
+        headers: &[(&'static str, String)],
+        have: Option<u64>,
+    ) -> Result<Option<Answer>> {
+        let Some(replica) = self.replicas.get(at) else {
+            return Ok(None);
+        };
+        let query = have.map_or(String::new(), |have| format!("?have={have}"));
+        let mut request = Request::get(format!("/bundle{query}")).header("host", "issuer.example");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        replica.send(request.body(Body::empty())?).await
+    }
+
+    /// A bundle arrives at a worker, which drops what it does not wait for any more.
+    pub(super) fn receive(
+        &mut self,
+        worker: usize,
+        process: u64,
+        id: u64,
+        text: &str,
+    ) -> Result<String> {
+        let now = self.now;
+        let Some(receiver) = self.workers.get_mut(worker) else {
+            return Ok(nothing());
+        };
+        if receiver.id != process || receiver.asked != Some(id) {
+            return Ok(format!("worker {worker} no longer waits for message {id}"));
+        }
+        receiver.asked = None;
+        let before = receiver.trust().bundle_version();
+        let told = match receiver.accept_bundle(text, now) {
+            Ok(_) => format!(
+                "worker {worker} has {:?}",
+                receiver.trust().bundle_version()
+            ),
+            Err(error) => format!("worker {worker} refuses the bundle: {error}"),
+        };
+        self.check_worker(worker, before)?;
+        Ok(told)
+    }
+
+    pub(super) async fn mint(&mut self) -> Result<String> {
+        let (at, now) = (self.any_replica(), self.now);
+        let client = CLIENTS
+            .get(self.dice.below(CLIENTS.len()))
+            .copied()
+            .unwrap_or_default();
+        if self.truth.tokens.len() >= MAX_TOKENS {
+            return Ok(nothing());
+        }
+        let Some(replica) = self.replicas.get(at) else {
+            return Ok(nothing());
+        };
+        let form = "grant_type=client_credentials&resource=orders".to_owned();
+        let secret = secret(client);
+        let Some(answer) = replica.post(client, &secret, "/token", form).await? else {
+            return Ok(nothing());
+        };
+        if answer.status != 200 {
+            return Ok(format!("replica {at} answers {}", answer.status));
+        }
+        let text = field(&answer.json(), "access_token")
+            .as_str()
+            .ok_or_else(|| anyhow!("no access_token"))?
+            .to_owned();
+        let (header, claims) = (part(&text, 0)?, part(&text, 1)?);
+        let word = |value: &Value| {
+            value
+                .as_str()
+                .map(ToOwned::to_owned)
+                .ok_or_else(|| anyhow!("a claim is missing"))
+        };
+        let (kid, jti) = (word(field(&header, "kid"))?, word(field(&claims, "jti"))?);
+        let expires_at = field(&claims, "exp")
+            .as_u64()
+            .ok_or_else(|| anyhow!("no exp"))?;
+        let index = index_of(&jti).ok_or_else(|| anyhow!("jti without an index"))?;
+        let (position, key) = (self.truth.tokens.len(), self.truth.key_place(&kid));
+        let told =
+            format!("replica {at} issues token {position} for {client}, index {index}, key {key}");
+        self.check_new_token(at, &kid, jti, index)?;
+        // Without a second clock a step that lasts is believed in the end, and a token is dated by
+        // it.
+        let misdated = !self.has_server
+            && self
+                .replicas
+                .get(at)
+                .is_some_and(|replica| replica.step_s != 0);
+        // An incident that is declared later covers what was issued until then.
+        let before_incident = self.truth.is_unsure();
+        let in_group = self.truth.revoked_keys.contains(&kid) || now <= self.truth.groups_until;
+        let covered = in_group || misdated || before_incident;
+        let token = Token {
+            text,
+            kid,
+            client: client.to_owned(),
+            expires_at,
+            revoked_at: None,
+            complete: false,
+            covered,
+        };
+        self.truth.tokens.push(token);
+        let newest = self.truth.tokens.len().saturating_sub(1);
+        for worker in 0..self.workers.len() {
+            self.check_pair(worker, newest)?;
+        }
+        Ok(told)
+    }
+
+    pub(super) async fn read_keys(&mut self) -> Result<String> {
+        let at = self.any_replica();
+        let Some(replica) = self.replicas.get(at) else {
+            return Ok(nothing());
+        };
+        let Some(answer) = replica.get("/jwks").await? else {
+            return Ok(nothing());
+        };
+        if answer.status != 200 {
+            return Ok(format!("replica {at} answers {}", answer.status));
+        }
+        let keys = answer.json();
+        let kids = field(&keys, "keys").as_array().into_iter().flatten();
+        let kids = kids
+            .filter_map(|key| field(key, "kid").as_str().map(ToOwned::to_owned))
+            .collect();
+        let until = self.now.saturating_add(answer.max_age_s.unwrap_or(0));
+        self.truth.readers.push(Reader { kids, until });
+        // For how long is drawn by the issuer, outside the seed.
+        Ok(format!(
+            "replica {at}, {} keys",
+            field(&keys, "keys").as_array().map_or(0, Vec::len)
+        ))
+    }
+}
+
+fn part(token: &str, at: usize) -> Result<Value> {
+    let encoded = token
+        .split('.')
+        .nth(at)
+        .ok_or_else(|| anyhow!("a token has three parts"))?;
+    let bytes = base64url::decode(encoded).ok_or_else(|| anyhow!("a token is base64url"))?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
