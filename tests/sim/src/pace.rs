@@ -2,7 +2,8 @@
 //! goes on only when nothing else can. So a wait costs no real time, and its length does not depend
 //! on the machine.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -32,18 +33,42 @@ impl Pace {
         Call(Arc::clone(&self.0))
     }
 
+    /// Returns whether no call to the database is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == 0
+    }
+
+    /// Lets `work` go on until it waits for something else than the database. Returns its value if
+    /// it has ended. Virtual time stands still meanwhile.
+    pub(super) async fn settle<T>(&self, mut work: Pin<&mut dyn Future<Output = T>>) -> Option<T> {
+        let mut idle_turns = 0;
+        poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending if !self.is_idle() => {
+                idle_turns = 0;
+                Poll::Pending
+            }
+            // One turn more: the first may have used up the turn's budget of tokio.
+            Poll::Pending if idle_turns == 0 => {
+                idle_turns = 1;
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
     /// Runs `work` to its end, in a runtime whose clock is paused.
     pub(super) async fn drive<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let mut idle_turns = 0;
         loop {
             // Its own wake-ups are not waited for: this loop asks again anyway.
-            let polled =
-                std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
+            let polled = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
             if let Poll::Ready(value) = polled {
                 return value;
             }
-            if self.0.load(Ordering::SeqCst) > 0 {
+            if !self.is_idle() {
                 idle_turns = 0;
                 std::thread::yield_now();
             } else if idle_turns < IDLE_TURNS {

@@ -1,6 +1,7 @@
 //! One replica of the issuer: the real code on the history's database, with a clock of its own,
 //! served in process.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
@@ -52,6 +53,9 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or(Value::Null)
     }
 }
+
+/// A request under way.
+pub(super) type Pending = Pin<Box<dyn Future<Output = Result<Answer>>>>;
 
 struct Running {
     issuer: Arc<Issuer>,
@@ -151,40 +155,48 @@ impl Replica {
         }
     }
 
-    /// Sends a request; `None` while it does not run.
-    ///
-    /// # Errors
-    /// When the answer cannot be read, which no fault of a history explains.
-    pub(super) async fn send(&self, request: Request<Body>) -> Result<Option<Answer>> {
-        let Some(running) = &self.running else {
-            return Ok(None);
-        };
+    /// Begins a request; `None` while it does not run. The answer may be awaited later, and is lost
+    /// when the caller drops it.
+    pub(super) fn begin(&self, request: Request<Body>) -> Option<Pending> {
+        let running = self.running.as_ref()?;
         let router = if request.uri().path().starts_with("/admin/") {
             &running.admin
         } else {
             &running.public
         };
-        let response = router
-            .clone()
-            .oneshot(request)
-            .await
-            .map_err(|never| anyhow!("{never}"))?;
-        let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, MAX_ANSWER_BYTES).await?;
-        let cache = parts
-            .headers
-            .get("cache-control")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let max_age_s = cache
-            .split(", ")
-            .find_map(|part| part.strip_prefix("max-age=")?.parse().ok());
-        let text = String::from_utf8(bytes.to_vec())?;
-        Ok(Some(Answer {
-            status: parts.status.as_u16(),
-            text,
-            max_age_s,
+        let response = router.clone().oneshot(request);
+        Some(Box::pin(async move {
+            let (parts, body) = response
+                .await
+                .map_err(|never| anyhow!("{never}"))?
+                .into_parts();
+            let bytes = to_bytes(body, MAX_ANSWER_BYTES).await?;
+            let cache = parts
+                .headers
+                .get("cache-control")
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default();
+            let max_age_s = cache
+                .split(", ")
+                .find_map(|part| part.strip_prefix("max-age=")?.parse().ok());
+            let text = String::from_utf8(bytes.to_vec())?;
+            Ok(Answer {
+                status: parts.status.as_u16(),
+                text,
+                max_age_s,
+            })
         }))
+    }
+
+    /// Sends a request; `None` while it does not run.
+    ///
+    /// # Errors
+    /// When the answer cannot be read, which no fault of a history explains.
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Option<Answer>> {
+        match self.begin(request) {
+            Some(pending) => pending.await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Posts a form as a client.
@@ -198,13 +210,30 @@ impl Replica {
         path: &str,
         form: String,
     ) -> Result<Option<Answer>> {
+        match self.begin_post(client, secret, path, form)? {
+            Some(pending) => pending.await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Begins to post a form as a client; see [`Replica::begin`].
+    ///
+    /// # Errors
+    /// When the request cannot be built.
+    pub(super) fn begin_post(
+        &self,
+        client: &str,
+        secret: &str,
+        path: &str,
+        form: String,
+    ) -> Result<Option<Pending>> {
         let basic = format!("Basic {}", STANDARD.encode(format!("{client}:{secret}")));
         let request = Request::post(path)
             .header("content-type", "application/x-www-form-urlencoded")
             .header("authorization", basic)
             .header("host", "issuer.example")
             .body(Body::from(form))?;
-        self.send(request).await
+        Ok(self.begin(request))
     }
 
     /// Gets a document.

@@ -16,7 +16,7 @@ use super::dice::Dice;
 use super::history::Report;
 use super::pace::Pace;
 use super::replica::{Replica, Setting};
-use super::steps::{self, Step};
+use super::steps::{self, Step, Waiting};
 use super::truth::Truth;
 use super::worker::{Memo, Worker};
 
@@ -81,6 +81,8 @@ pub(super) struct World {
     pub(super) bundle_kid: Option<String>,
     pub(super) memo: Rc<Memo>,
     pub(super) under_way: Vec<Message>,
+    /// Receipts that wait.
+    pub(super) waiting: Vec<Waiting>,
     pub(super) truth: Truth,
     pub(super) weights: Vec<(u32, Step)>,
     pub(super) trace: Vec<String>,
@@ -140,6 +142,7 @@ impl World {
             bundle_kid: None,
             memo,
             under_way: Vec::new(),
+            waiting: Vec::new(),
             truth: Truth::default(),
             trace: Vec::new(),
             complete: 0,
@@ -225,7 +228,9 @@ impl World {
             replica.clock.advance_ms(1);
         }
         let what = self.take(step).await.with_context(|| format!("{step:?}"))?;
-        let what = what.replace(&*self.database.folder().to_string_lossy(), "FOLDER");
+        let later = self.hear_receipts().await.context("receipts")?;
+        let what =
+            format!("{what}{later}").replace(&*self.database.folder().to_string_lossy(), "FOLDER");
         self.trace
             .push(format!("{number:>4}  +{elapsed:>6} s  {step:?}: {what}"));
         self.check_replicas().await

@@ -2,6 +2,7 @@
 
 mod faults;
 mod operator;
+mod receipts;
 mod traffic;
 
 use std::sync::atomic::Ordering;
@@ -12,6 +13,8 @@ use serde_json::Value;
 
 use crate::dice::Dice;
 use crate::world::World;
+
+pub(super) use receipts::Waiting;
 
 /// Seconds of true time between two rounds of background work while time passes.
 const ROUND_S: u64 = 20;
@@ -35,6 +38,10 @@ pub(super) enum Step {
     Mint,
     /// A client revokes one of its tokens, and wants a receipt.
     RevokeToken,
+    /// A client revokes a token and waits for the workers, while other steps go on.
+    AwaitReceipt,
+    /// A client that waits for a receipt gives up.
+    AbandonReceipt,
     /// An operator revokes all tokens of a client.
     RevokeClient,
     /// An operator revokes a signing key.
@@ -94,7 +101,9 @@ const ORDINARY: [(Step, u32); 11] = [
     (Step::Heal, 4),
 ];
 
-const FAULTS: [(Step, u32); 18] = [
+const FAULTS: [(Step, u32); 20] = [
+    (Step::AwaitReceipt, 8),
+    (Step::AbandonReceipt, 1),
     (Step::Intrude, 4),
     (Step::RevokeClient, 3),
     (Step::RevokeKey, 1),
@@ -144,6 +153,8 @@ impl World {
             Step::Deliver => self.deliver_any().await,
             Step::Mint => self.mint().await,
             Step::RevokeToken => self.revoke_token().await,
+            Step::AwaitReceipt => self.begin_receipt().await,
+            Step::AbandonReceipt => Ok(self.abandon_receipt()),
             Step::RevokeClient => self.revoke_client().await,
             Step::RevokeKey => self.revoke_key().await,
             Step::Rotate => self.rotate("token").await,
@@ -174,7 +185,7 @@ impl World {
 
     async fn pass_time(&mut self, low: u64, high: u64) -> Result<String> {
         let seconds = self.dice.between(low, high);
-        let mut left = seconds;
+        let (mut left, mut told) = (seconds, String::new());
         while left > 0 {
             let part = left.min(ROUND_S);
             left -= part;
@@ -184,8 +195,9 @@ impl World {
                 // Replicas look at each other's records twice a second.
                 self.check_listing(replica).await?;
             }
+            told.push_str(&self.pass_for_receipts(part).await?);
         }
-        Ok(format!("{seconds} s"))
+        Ok(format!("{seconds} s{told}"))
     }
 
     async fn background_of_one(&mut self) -> Result<String> {

@@ -3,8 +3,9 @@
 use anyhow::Result;
 use meshseal_issuer::keys::{KeyState, Purpose};
 
-use super::{field, nothing};
+use super::nothing;
 use crate::replica::Answer;
+use crate::truth::Token;
 use crate::world::{CLIENTS, OPERATOR, World, secret};
 
 /// Seconds after the revocation of a group in which a replica may issue tokens that it covers:
@@ -24,50 +25,30 @@ impl World {
         replica.post(OPERATOR, &secret(OPERATOR), path, form).await
     }
 
-    pub(super) async fn revoke_token(&mut self) -> Result<String> {
+    /// Draws a token that a worker could still accept: its position and text.
+    pub(super) fn any_living_token(&mut self) -> Option<(usize, String)> {
         let now = self.now;
-        let living: Vec<usize> = self
+        let living: Vec<(usize, &Token)> = self
             .truth
             .tokens
             .iter()
             .enumerate()
             .filter(|(_, token)| token.is_alive(now))
-            .map(|(at, _)| at)
             .collect();
-        let Some(token) = living.get(self.dice.below(living.len())).copied() else {
+        let (at, token) = living.get(self.dice.below(living.len()))?;
+        Some((*at, token.text.clone()))
+    }
+
+    pub(super) async fn revoke_token(&mut self) -> Result<String> {
+        let Some((token, text)) = self.any_living_token() else {
             return Ok(nothing());
         };
         let at = self.any_replica();
-        let text = self
-            .truth
-            .tokens
-            .get(token)
-            .map(|token| token.text.clone())
-            .unwrap_or_default();
-        let Some(answer) = self
-            .as_operator(at, "/revoke", format!("token={text}&wait=0"))
-            .await?
-        else {
-            return Ok(nothing());
-        };
-        let receipt = answer.json();
-        if answer.status != 200 || field(&receipt, "version").is_null() {
-            self.truth.may_cover(|position, _| position == token);
-            return Ok(format!(
-                "replica {at} answers {} {}",
-                answer.status, answer.text
-            ));
+        let form = format!("token={text}&wait=0");
+        match self.as_operator(at, "/revoke", form).await? {
+            Some(answer) => self.hear_receipt(token, at, &answer),
+            None => Ok(nothing()),
         }
-        self.truth.acknowledge(now, |position, _| position == token);
-        self.acknowledged += 1;
-        self.acknowledged_at = self.now;
-        self.check_receipt(token, &receipt)?;
-        self.check_revoked()?;
-        Ok(format!(
-            "replica {at}, token {token}: {} {}",
-            field(&receipt, "state"),
-            field(&receipt, "waiting_for")
-        ))
     }
 
     pub(super) async fn revoke_client(&mut self) -> Result<String> {
