@@ -97,7 +97,7 @@ impl World {
             .workers
             .iter()
             .enumerate()
-            .filter(|(_, worker)| worker.may_accept(now))
+            .filter(|(_, worker)| worker.may_accept(now) && !self.is_forgotten(worker.id))
         {
             let holds = worker.trust().keys().any(|key| key.kid() == Some(kid));
             if !holds {
@@ -294,7 +294,9 @@ impl World {
             return Ok(());
         }
         let now = self.now;
-        let lacks = |worker: &Worker| worker.may_accept(now) && !worker.pins(&kid);
+        let lacks = |worker: &Worker| {
+            worker.may_accept(now) && !worker.pins(&kid) && !self.is_forgotten(worker.id)
+        };
         match self.workers.iter().position(lacks) {
             Some(position) => {
                 bail!("invariant 5: bundle key {kid} signs, and worker {position} does not pin it")
@@ -303,9 +305,11 @@ impl World {
         }
     }
 
-    /// Whether the record of a worker that serves stale may be lost for good.
+    /// Returns whether no replica may count a worker: the record of one that serves stale may be
+    /// lost for good, and an operator may have declared it gone.
     fn may_be_unlisted(&self, worker: &Worker) -> bool {
-        worker.serves_stale() && worker.given_at <= self.truth.restored_at
+        let is_lost = worker.serves_stale() && worker.given_at <= self.truth.restored_at;
+        is_lost || self.is_forgotten(worker.id)
     }
 
     /// Invariants 2 and 6 for what replicas publish: a worker that starts now and gets a full

@@ -55,6 +55,15 @@ pub(super) struct Lost {
     pub(super) is_proven: bool,
 }
 
+/// A worker that an operator has declared gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forgotten {
+    /// True time of that.
+    pub(super) at: u64,
+    /// Whether a receipt may name it: the answer was lost, or the worker has polled since.
+    pub(super) may_be_named: bool,
+}
+
 /// What has happened.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
@@ -86,6 +95,8 @@ pub(super) struct Truth {
     /// True time at which a backup was last restored. The record of a worker that serves stale may
     /// be lost for good then: the issuer cannot know that there is such a worker.
     pub(super) restored_at: u64,
+    /// Workers that an operator has declared gone, and that were given no bundle since.
+    pub(super) forgotten: HashMap<u64, Forgotten>,
     /// Highest version that any replica has published.
     pub(super) newest: u64,
     /// Versions that restored backups lack, until replicas that remember them have looked.

@@ -18,7 +18,9 @@ impl World {
         let has_second_protocol = self.dice.chance(50);
         // Who polls before the worker does, or after its record was lost, is taken for it.
         let is_known = |victim: &&Worker| {
-            victim.trust().bundle_version().is_some() && victim.given_at > self.truth.restored_at
+            victim.trust().bundle_version().is_some()
+                && victim.given_at > self.truth.restored_at
+                && !self.is_forgotten(victim.id)
         };
         let Some(victim) = self.workers.get(worker).filter(is_known) else {
             return Ok(nothing());

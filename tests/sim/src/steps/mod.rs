@@ -1,6 +1,7 @@
 //! What can happen in one step of a history.
 
 mod faults;
+mod forget;
 mod operator;
 mod receipts;
 mod traffic;
@@ -56,6 +57,8 @@ pub(super) enum Step {
     ReadKeys,
     /// Somebody who has a poll token polls in the name of a worker.
     Intrude,
+    /// An operator forgets a worker.
+    Forget,
     /// A worker's link breaks or heals.
     Cut,
     /// A worker's process ends and another begins.
@@ -101,7 +104,8 @@ const ORDINARY: [(Step, u32); 11] = [
     (Step::Heal, 4),
 ];
 
-const FAULTS: [(Step, u32); 20] = [
+const FAULTS: [(Step, u32); 21] = [
+    (Step::Forget, 4),
     (Step::AwaitReceipt, 8),
     (Step::AbandonReceipt, 1),
     (Step::Intrude, 4),
@@ -161,6 +165,7 @@ impl World {
             Step::RotateBundle => self.rotate("bundle").await,
             Step::ReadKeys => self.read_keys().await,
             Step::Intrude => self.intrude().await,
+            Step::Forget => self.forget_worker().await,
             Step::Cut | Step::RestartWorker | Step::Repin => self.disturb_worker(step),
             Step::Heal => self.heal().await,
             Step::Crash => self.crash_or_start().await,

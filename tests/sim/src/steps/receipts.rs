@@ -131,6 +131,7 @@ impl World {
         self.acknowledged += 1;
         self.acknowledged_at = self.now;
         self.check_receipt(token, &receipt)?;
+        self.check_forgotten(&receipt)?;
         self.check_revoked()?;
         Ok(format!(
             "replica {at}, token {token}: {} {}",

@@ -1,0 +1,87 @@
+//! `meshseal proxies forget`: an operator declares that a worker is gone.
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::{field, nothing};
+use crate::truth::Forgotten;
+use crate::world::World;
+
+/// Seconds after which every replica has read that a worker is gone, and has written down the last
+/// poll that it saw of it.
+const FORGOTTEN_AFTER_S: u64 = 30;
+
+impl World {
+    /// An operator forgets a worker that is listed as unreachable: one whose process has ended, or one
+    /// that is cut off and goes on.
+    pub(super) async fn forget_worker(&mut self) -> Result<String> {
+        let at = self.any_replica();
+        let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else {
+            return Ok(nothing());
+        };
+        let listed = issuer.proxies.live(true).proxies;
+        let has_ended = |id: &u64| self.workers.iter().all(|worker| worker.id != *id);
+        let is_cut = |id: &u64| {
+            self.workers
+                .iter()
+                .any(|worker| worker.id == *id && worker.cut)
+        };
+        let mut gone: Vec<u64> = listed
+            .iter()
+            .filter(|counted| !counted.reachable)
+            .filter_map(|counted| u64::from_str_radix(&counted.record.worker, 16).ok())
+            .filter(|id| has_ended(id) || is_cut(id))
+            .collect();
+        gone.sort_unstable();
+        let Some(id) = gone.get(self.dice.below(gone.len())).copied() else {
+            return Ok(nothing());
+        };
+        let form = format!("name={id:016x}");
+        let Some(answer) = self.as_operator(at, "/admin/proxies/forget", form).await? else {
+            return Ok(nothing());
+        };
+        // An answer that was lost says an error, and may have forgotten the worker.
+        if answer.status == 200 || answer.status >= 500 {
+            let forgotten = Forgotten {
+                at: self.now,
+                may_be_named: answer.status != 200,
+            };
+            self.truth.forgotten.insert(id, forgotten);
+        }
+        Ok(format!("replica {at}, worker {id:016x}: {}", answer.status))
+    }
+
+    /// A worker has polled: from now on a receipt may name it, whatever an operator said before. Once
+    /// it was given a bundle, it counts again.
+    pub(super) fn note_poll(&mut self, id: u64, has_bundle: bool) {
+        if has_bundle {
+            self.truth.forgotten.remove(&id);
+        } else if let Some(forgotten) = self.truth.forgotten.get_mut(&id) {
+            forgotten.may_be_named = true;
+        }
+    }
+
+    /// Returns whether an operator has declared a worker gone that was given no bundle since.
+    pub(crate) fn is_forgotten(&self, id: u64) -> bool {
+        self.truth.forgotten.contains_key(&id)
+    }
+
+    /// A receipt names no worker that an operator has declared gone.
+    pub(super) fn check_forgotten(&self, receipt: &Value) -> Result<()> {
+        let named = field(receipt, "waiting_for").as_array();
+        for entry in named.into_iter().flatten() {
+            let id = field(entry, "worker").as_str().unwrap_or_default();
+            let id = u64::from_str_radix(id, 16).unwrap_or_default();
+            let Some(forgotten) = self.truth.forgotten.get(&id) else {
+                continue;
+            };
+            let is_settled = self.now > forgotten.at.saturating_add(FORGOTTEN_AFTER_S);
+            // A backup may bring the record back.
+            let is_restored = self.truth.restored_at >= forgotten.at;
+            if !forgotten.may_be_named && is_settled && !is_restored {
+                bail!("forget: the receipt names worker {id:016x}, which was forgotten: {entry}");
+            }
+        }
+        Ok(())
+    }
+}
