@@ -192,18 +192,18 @@ impl Issuer {
     }
 
     /// Returns whether the records of workers may be among what the database lost. Such a worker
-    /// acts on its bundle until the not-after, or polls and is recorded again. Where rules say
-    /// `action: SERVE` it may act for longer: until the operator ends the incident.
+    /// acts on its bundle until the not-after, also if the operator ends the incident before, or
+    /// polls and is recorded again. Where rules say `action: SERVE` it may act for longer: until the
+    /// operator ends the incident.
     pub(crate) fn may_lack_workers(&self) -> bool {
-        let Some(incident) = self.publisher.incident() else {
-            return false;
-        };
         let longest_s = self
             .config
             .bundle
             .not_after_s
             .saturating_add(MAX_CLOCK_SKEW_S);
-        self.clock.now() < incident.since.saturating_add(longest_s) || self.proxies.has_unbounded()
+        let acts = |lost_at: u64| self.clock.now() < lost_at.saturating_add(longest_s);
+        self.publisher.latest_loss().is_some_and(acts)
+            || (self.publisher.incident().is_some() && self.proxies.has_unbounded())
     }
 
     /// Refuses while this replica cannot know what is revoked.

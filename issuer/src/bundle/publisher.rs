@@ -114,6 +114,8 @@ pub struct Publisher {
     tampered: ArcSwapOption<String>,
     /// Lost state, until an operator ends the incident.
     incident: ArcSwapOption<Incident>,
+    /// [`Head::latest_loss`].
+    latest_loss: ArcSwapOption<u64>,
 }
 
 /// What whoever asks the database holds meanwhile.
@@ -137,7 +139,7 @@ impl Publisher {
     ) -> Result<Self, StoreError> {
         let mut opened = Opened::default();
         let (asked_ms, asked) = (clock.steady_ms(), clock.now());
-        let incident = store.head().await?.incident;
+        let head = store.head().await?;
         let published = Published::build(issuer, store.load().await?, &master, &mut opened);
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
@@ -165,7 +167,8 @@ impl Publisher {
             vouched: AtomicU64::new(asked),
             proven_ms: AtomicU64::new(asked_ms),
             tampered: ArcSwapOption::empty(),
-            incident: ArcSwapOption::new(incident.map(Arc::new)),
+            incident: ArcSwapOption::new(head.incident.map(Arc::new)),
+            latest_loss: ArcSwapOption::new(head.latest_loss.map(Arc::new)),
             catch_up_ms: AtomicU64::new(0),
             catching_up: AsyncMutex::default(),
         })
@@ -218,6 +221,12 @@ impl Publisher {
     #[must_use]
     pub fn incident(&self) -> Option<Arc<Incident>> {
         self.incident.load_full()
+    }
+
+    /// Returns the time at which the latest incident was found (Unix seconds), ended or not.
+    #[must_use]
+    pub fn latest_loss(&self) -> Option<u64> {
+        self.latest_loss.load().as_deref().copied()
     }
 
     /// Returns whether bundles can be given out: current ones, or, while rows are tampered with,
@@ -359,6 +368,9 @@ impl Publisher {
     fn note_incident(&self, head: &Head) {
         if self.incident.load().as_deref() != head.incident.as_ref() {
             self.incident.store(head.incident.clone().map(Arc::new));
+        }
+        if self.latest_loss() != head.latest_loss {
+            self.latest_loss.store(head.latest_loss.map(Arc::new));
         }
     }
 

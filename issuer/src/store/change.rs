@@ -79,6 +79,8 @@ pub(super) async fn apply_at(
         state.rotation_requested = None;
     }
     if let Some(incident) = &change.incident {
+        let found = incident.as_ref().map(|incident| incident.since);
+        state.latest_loss = found.or(state.latest_loss);
         state.incident.clone_from(incident);
     }
     state.next_index = state.next_index.max(change.next_index);

@@ -69,6 +69,9 @@ pub struct Head {
     pub next_index: u64,
     /// Incident that no operator has ended.
     pub incident: Option<Incident>,
+    /// Time at which the latest incident was found (Unix seconds), also after its end: records of
+    /// workers may have been lost then.
+    pub latest_loss: Option<u64>,
     /// When a rotation of the signing key was asked for (Unix seconds), until it is done.
     pub rotation_requested: Option<u64>,
     /// Whether the database lost records of workers that this program has seen there, and no change

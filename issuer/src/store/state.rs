@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) next_index: u64,
     pub(super) rotation_requested: Option<u64>,
     pub(super) incident: Option<Incident>,
+    /// Time at which the latest incident was found, also after its end.
+    pub(super) latest_loss: Option<u64>,
     /// The latest versions before this one, oldest first.
     pub(super) recent: Vec<u64>,
     /// Number of revocations, and of bytes in their names.
@@ -193,12 +195,14 @@ impl State {
             .split_ascii_whitespace()
             .map(str::parse)
             .collect::<Result<_, _>>();
-        let incident = columns.incident_since.zip(columns.incident);
+        let latest_loss = columns.incident_since;
+        let incident = latest_loss.zip(columns.incident);
         Ok(Self {
             version: columns.version,
             next_index: columns.next_index,
             rotation_requested: columns.rotation_requested,
             incident: incident.map(|(since, reason)| Incident { since, reason }),
+            latest_loss,
             recent: recent.map_err(|_| strange())?,
             used: Used::parse(&columns.rows_used).ok_or_else(strange)?,
             set: SetDigest::unmasked(&columns.digest, keys).ok_or_else(strange)?,
@@ -228,7 +232,7 @@ impl State {
             version: self.version,
             next_index: self.next_index,
             rotation_requested: self.rotation_requested,
-            incident_since: self.incident.as_ref().map(|incident| incident.since),
+            incident_since: self.latest_loss,
             incident: self
                 .incident
                 .as_ref()
@@ -262,6 +266,7 @@ impl State {
             next_index: self.next_index,
             rotation_requested: self.rotation_requested,
             incident: self.incident.clone(),
+            latest_loss: self.latest_loss,
         }
     }
 }

@@ -170,6 +170,16 @@ async fn receipt_is_unknown_while_workers_may_be_lost(database: Arc<Database>) {
             .clone()
     };
     assert_eq!(receipt("alice").await, "unknown");
+    let ended = restarted
+        .post_as("operator", "/admin/incident/end", "")
+        .await;
+    assert_eq!(ended.status, 200, "{}", ended.text);
+    restarted.tick().await;
+    assert_eq!(
+        receipt("carol").await,
+        "unknown",
+        "the end of the incident brings no record back"
+    );
     restarted.advance(3_600 + 60).await;
     restarted.tick().await;
     assert_ne!(
