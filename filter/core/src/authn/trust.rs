@@ -156,10 +156,19 @@ struct Bundle {
     keys: KeySets,
     /// Pinned key that signed the last payload.
     pin: Key,
-    /// Staleness bound of the configuration from which this bundle was taken over; `None` if this
-    /// configuration received it. The issuer counts on that bound, because it does not know this
+    /// Terms of a bundle that was taken over from another configuration; `None` if this
+    /// configuration received it. The issuer counts on the other one, because it does not know this
     /// configuration yet.
-    lent: Option<StalenessBound>,
+    lent: Option<Lent>,
+}
+
+/// Terms on which a configuration uses the bundle of another one.
+#[derive(Clone, Copy, Debug)]
+enum Lent {
+    /// No longer than the bound that the other one stated.
+    Until(StalenessBound),
+    /// No more: the other one may have confirmed a newer bundle, which is not pinned here.
+    Withdrawn,
 }
 
 /// Change made by an accepted bundle.
@@ -245,9 +254,10 @@ impl Trust {
         );
         // A bundle taken over from another configuration is also bound by that configuration.
         let overdue = match bundle.lent {
-            Some(StalenessBound::Seconds(seconds)) => expired || age > seconds,
-            Some(StalenessBound::NotAfter) => expired,
-            Some(StalenessBound::Unbounded) | None => false,
+            Some(Lent::Until(StalenessBound::Seconds(seconds))) => expired || age > seconds,
+            Some(Lent::Until(StalenessBound::NotAfter)) => expired,
+            Some(Lent::Until(StalenessBound::Unbounded)) | None => false,
+            Some(Lent::Withdrawn) => true,
         };
         Freshness {
             age: Some(age),
@@ -374,7 +384,8 @@ impl Trust {
     /// signing key is pinned here too.
     ///
     /// Until the issuer responds to this configuration, the bundle is used no longer than the other
-    /// configuration would use it (ADR 23).
+    /// configuration would use it. A bundle taken over earlier is not used beside a newer one that
+    /// is not pinned here: the issuer may count the newer one for every configuration (ADR 23).
     pub fn adopt(
         &mut self,
         authn: &RequestAuthentication,
@@ -384,20 +395,25 @@ impl Trust {
         let (Some(ours), Some(theirs)) = (authn.trust_bundle(), &other.bundle) else {
             return;
         };
-        // The pin check matters: the other configuration may trust a key that this one does not.
-        let pinned = ours.pins.iter().any(|pin| *pin == theirs.pin);
-        if pinned && self.bundle_version() < Some(theirs.snapshot.version) {
-            let lent = Some(theirs.lent.unwrap_or(other_bound));
-            self.bundle = Some(Bundle {
-                lent,
-                ..theirs.clone()
-            });
-            self.time = match (self.time, other.time) {
-                (Some(ours), Some(theirs)) => Some(ours.joined(theirs)),
-                (ours, theirs) => theirs.or(ours),
-            };
-            self.next_generation();
+        if self.bundle_version() >= Some(theirs.snapshot.version) {
+            return;
         }
+        // The pin check matters: the other configuration may trust a key that this one does not.
+        if !ours.pins.iter().any(|pin| *pin == theirs.pin) {
+            if let Some(lent) = self.bundle.as_mut().and_then(|held| held.lent.as_mut()) {
+                *lent = Lent::Withdrawn;
+            }
+            return;
+        }
+        self.bundle = Some(Bundle {
+            lent: Some(theirs.lent.unwrap_or(Lent::Until(other_bound))),
+            ..theirs.clone()
+        });
+        self.time = match (self.time, other.time) {
+            (Some(ours), Some(theirs)) => Some(ours.joined(theirs)),
+            (ours, theirs) => theirs.or(ours),
+        };
+        self.next_generation();
     }
 
     /// Takes over the keys of an older configuration of the same proxy that this one may trust: its

@@ -127,6 +127,24 @@ fn lent_bundle_keeps_its_staleness_bound() {
 }
 
 #[test]
+fn lent_bundle_ends_beside_newer_unpinned_one() {
+    let next = TestKey::new("next", 98);
+    let pins = json!({ "keys": [pin().jwk(), next.jwk()] });
+    let mut one = Mesh::new(&bundle_config(pins, json!({})));
+    one.first_answer(&full(7, &[&key()]));
+    let mut other = beside(&one, json!({}));
+    one.host.enter(ROOT);
+    one.engine.on_tick();
+    let poll = one.host.last_call().token;
+    let newer = bundle(&next, &snapshot(8, &[&key()]).full(times(START)));
+    one.answer(poll, 200, &newer);
+    let good = token(&key(), json!({}));
+    assert_eq!(one.ask_with(&good).0, 200);
+    let (status, stream) = other.ask_with(&good);
+    assert_eq!((status, code(&stream).as_str()), (503, "bundle-stale"));
+}
+
+#[test]
 fn configuration_with_other_pins_inherits_nothing() {
     let mut old = Mesh::new(&bundle_config(json!({}), json!({})));
     old.first_answer(&full(7, &[&key()]));
