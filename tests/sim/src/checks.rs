@@ -138,7 +138,7 @@ impl World {
                         "invariant 3: worker {at} has a current bundle and rejects token {position}: {rejection}"
                     );
                 }
-                if says_revoked(rejection) && token.revoked_at.is_some() {
+                if says_revoked(rejection) {
                     self.truth.heard.insert(heard);
                 }
             }
@@ -394,7 +394,7 @@ impl World {
         }
     }
 
-    async fn full_bundle(&self, at: usize) -> Result<Option<String>> {
+    pub(super) async fn full_bundle(&self, at: usize) -> Result<Option<String>> {
         let Some(replica) = self.replicas.get(at) else {
             return Ok(None);
         };

@@ -2,6 +2,7 @@
 
 mod faults;
 mod forget;
+mod incident;
 mod operator;
 mod receipts;
 mod traffic;
@@ -59,6 +60,8 @@ pub(super) enum Step {
     Intrude,
     /// An operator forgets a worker.
     Forget,
+    /// An operator ends an incident.
+    EndIncident,
     /// A worker's link breaks or heals.
     Cut,
     /// A worker's process ends and another begins.
@@ -104,7 +107,8 @@ const ORDINARY: [(Step, u32); 11] = [
     (Step::Heal, 4),
 ];
 
-const FAULTS: [(Step, u32); 21] = [
+const FAULTS: [(Step, u32); 22] = [
+    (Step::EndIncident, 3),
     (Step::Forget, 4),
     (Step::AwaitReceipt, 8),
     (Step::AbandonReceipt, 1),
@@ -166,6 +170,7 @@ impl World {
             Step::ReadKeys => self.read_keys().await,
             Step::Intrude => self.intrude().await,
             Step::Forget => self.forget_worker().await,
+            Step::EndIncident => self.end_incident().await,
             Step::Cut | Step::RestartWorker | Step::Repin => self.disturb_worker(step),
             Step::Heal => self.heal().await,
             Step::Crash => self.crash_or_start().await,
