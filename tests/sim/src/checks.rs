@@ -17,11 +17,14 @@ use serde_json::Value;
 
 use super::steps::field;
 use super::truth::{LEEWAY_S, says_revoked};
-use super::worker::Worker;
+use super::worker::{NOT_AFTER_S, Worker};
 use super::world::World;
 
 /// Longest time for which a worker acts on a bundle: its not-after, and both leeways.
-pub(super) const LONGEST_BUNDLE_S: u64 = 600 + 2 * LEEWAY_S;
+pub(super) const LONGEST_BUNDLE_S: u64 = NOT_AFTER_S + 2 * LEEWAY_S;
+
+/// Seconds by which the clock of a worker may be behind the issuer's: `clockSkew` by default.
+const SKEW_S: u64 = 30;
 
 /// Seconds after which a replica that may mint has followed: past the five for which it vouches
 /// alone.
@@ -133,7 +136,10 @@ impl World {
             Err(rejection) => {
                 let current = worker.trust().bundle_version() >= newest && newest.is_some();
                 let good = token.revoked_at.is_none() && !token.covered && now < token.expires_at;
-                if current && good && worker.time(now) < token.expires_at {
+                let time = worker.time(now);
+                let in_time =
+                    time < token.expires_at && time.saturating_add(SKEW_S) >= token.issued_at;
+                if current && good && in_time {
                     bail!(
                         "invariant 3: worker {at} has a current bundle and rejects token {position}: {rejection}"
                     );
@@ -318,6 +324,7 @@ impl World {
         self.truth.newest = self.truth.newest.max(self.newest_version().unwrap_or(0));
         self.look_at_loss();
         self.check_bundle_key()?;
+        self.check_staleness()?;
         for at in 0..self.replicas.len() {
             let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else {
                 continue;

@@ -17,6 +17,8 @@ pub(super) struct Token {
     pub(super) kid: String,
     /// `client_id`.
     pub(super) client: String,
+    /// `iat` (Unix seconds).
+    pub(super) issued_at: u64,
     /// `exp` (Unix seconds).
     pub(super) expires_at: u64,
     /// True time at which a revocation that covers it was acknowledged.

@@ -5,14 +5,21 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use anyhow::{Result, anyhow};
-use meshseal_core::authn::{Accepted, Trust, check};
+use std::time::Duration;
+
 use meshseal_core::bundle::{
-    PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER, Staleness,
+    BundleError, PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER,
 };
-use meshseal_core::keys::{Key, Portable, SignatureVerifier};
+use meshseal_core::config::Staleness;
+use meshseal_core::keys::Key;
 use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
+use meshseal_core::trust::{Accepted, Moment, Trust};
+use meshseal_core::validate::check;
+use meshseal_core::{Portable, SignatureVerifier};
+
+/// Seconds for which a bundle of these histories may be used.
+pub(super) const NOT_AFTER_S: u64 = 600;
 
 /// Remembers what [`Portable`] said about each signature: a history asks the same question hundreds
 /// of times.
@@ -34,6 +41,52 @@ impl SignatureVerifier for Memo {
     }
 }
 
+/// Parts per million by which a monotonic clock may run fast or slow.
+pub(super) const MAX_RATE_ERROR_PPM: i64 = 10_000;
+
+/// The clocks of a worker's machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MachineClock {
+    /// Seconds by which the time of day is ahead of the true time.
+    pub(super) ahead_s: i64,
+    /// Parts per million by which the monotonic clock is fast.
+    pub(super) rate_error_ppm: i64,
+    /// Time on the monotonic clock, in microseconds.
+    steady_us: u64,
+}
+
+impl MachineClock {
+    /// Creates clocks of which the time of day is ahead.
+    pub(super) const fn ahead(ahead_s: i64) -> Self {
+        Self {
+            ahead_s,
+            rate_error_ppm: 0,
+            steady_us: 0,
+        }
+    }
+
+    /// Lets true time pass.
+    pub(super) const fn pass(&mut self, seconds: u64) {
+        let us_per_s = 1_000_000_u64.saturating_add_signed(self.rate_error_ppm);
+        self.steady_us = self
+            .steady_us
+            .saturating_add(seconds.saturating_mul(us_per_s));
+    }
+
+    /// Reads both clocks at the true time `now`.
+    const fn moment(self, now: u64) -> Moment {
+        Moment {
+            wall_s: now.saturating_add_signed(self.ahead_s),
+            steady: self.steady(),
+        }
+    }
+
+    /// Reads the monotonic clock.
+    pub(super) const fn steady(self) -> Duration {
+        Duration::from_micros(self.steady_us)
+    }
+}
+
 /// A worker.
 pub(super) struct Worker {
     /// `x-meshseal-worker`.
@@ -42,24 +95,31 @@ pub(super) struct Worker {
     pub(super) node: String,
     /// Whether no message reaches it or leaves it.
     pub(super) cut: bool,
-    /// Seconds by which its clock is ahead of the true time.
-    pub(super) ahead_s: i64,
-    /// True time at which it took over its last bundle.
+    /// The clocks of its machine.
+    pub(super) clock: MachineClock,
+    /// Seconds by which the time of day was ahead when its process began.
+    pub(super) began_ahead_s: i64,
+    /// True time at which its process began.
+    pub(super) began_at: u64,
+    /// True time at which it was last given a bundle.
     pub(super) given_at: u64,
-    /// The poll that it waits for; answers to earlier ones are dropped.
-    pub(super) asked: Option<u64>,
+    /// True time at which it last accepted one.
+    pub(super) accepted_at: u64,
+    /// The poll that it waits for, and when it began on the monotonic clock. Answers to earlier ones
+    /// are dropped.
+    pub(super) asked: Option<(u64, Duration)>,
     policy: Rc<Policy>,
     memo: Rc<Memo>,
     trust: Trust,
 }
 
 impl Worker {
-    /// Creates a worker that knows nothing yet.
+    /// Creates a worker that begins at the true time `now` and knows nothing yet.
     #[must_use]
     pub(super) fn new(
         id: u64,
         node: String,
-        ahead_s: i64,
+        (clock, now): (MachineClock, u64),
         policy: Rc<Policy>,
         memo: Rc<Memo>,
     ) -> Self {
@@ -67,34 +127,39 @@ impl Worker {
             id,
             node,
             cut: false,
-            ahead_s,
+            clock,
+            began_ahead_s: clock.ahead_s,
+            began_at: now,
             given_at: 0,
+            accepted_at: 0,
             asked: None,
             policy,
             memo,
-            trust: Trust::new(),
+            trust: Trust::since(clock.moment(now)),
         }
     }
 
     /// Ends the process and starts another one on the same node: a new id, a policy, and nothing
     /// known.
-    pub(super) fn restart(&mut self, id: u64, policy: Rc<Policy>) {
+    pub(super) fn restart(&mut self, id: u64, policy: Rc<Policy>, now: u64) {
         self.id = id;
         self.policy = policy;
         self.asked = None;
-        self.trust = Trust::new();
+        self.began_ahead_s = self.clock.ahead_s;
+        self.began_at = now;
+        self.trust = Trust::since(self.clock.moment(now));
     }
 
-    /// Returns its time for the true time `now`.
+    /// Returns its time of day at the true time `now`.
     #[must_use]
     pub(super) const fn time(&self, now: u64) -> u64 {
-        now.saturating_add_signed(self.ahead_s)
+        now.saturating_add_signed(self.clock.ahead_s)
     }
 
     /// Returns the headers of its poll.
     #[must_use]
     pub(super) fn poll_headers(&self) -> Vec<(&'static str, String)> {
-        let pins = self.policy.authn().trust_bundle().map(|bundle| {
+        let pins = self.policy.trust_bundle().map(|bundle| {
             let kids: Vec<&str> = bundle.pins.kids().flatten().collect();
             kids.join(",")
         });
@@ -125,7 +190,6 @@ impl Worker {
     #[must_use]
     pub(super) fn pins(&self, kid: &str) -> bool {
         self.policy
-            .authn()
             .trust_bundle()
             .is_some_and(|bundle| bundle.pins.kids().flatten().any(|pin| pin == kid))
     }
@@ -134,7 +198,6 @@ impl Worker {
     #[must_use]
     pub(super) fn serves_stale(&self) -> bool {
         self.policy
-            .authn()
             .trust_bundle()
             .is_some_and(|bundle| bundle.staleness.serve)
     }
@@ -142,13 +205,8 @@ impl Worker {
     /// Returns whether it holds a bundle and its rules go on by that.
     #[must_use]
     pub(super) fn may_accept(&self, now: u64) -> bool {
-        let freshness = self.trust.freshness(self.time(now));
-        let fresh = match self
-            .policy
-            .authn()
-            .trust_bundle()
-            .map(|bundle| bundle.staleness)
-        {
+        let freshness = self.trust.freshness(self.clock.moment(now));
+        let fresh = match self.policy.trust_bundle().map(|bundle| bundle.staleness) {
             Some(Staleness { serve: true, .. }) => true,
             Some(Staleness {
                 max_age: Some(max_age),
@@ -159,21 +217,31 @@ impl Worker {
         self.trust.bundle_version().is_some() && fresh
     }
 
+    /// Returns for how many seconds its rules go on by one bundle; `None` without limit.
+    #[must_use]
+    pub(super) fn bound_s(&self) -> Option<u64> {
+        let staleness = self.policy.trust_bundle().map(|bundle| bundle.staleness);
+        match staleness {
+            Some(Staleness { serve: true, .. }) => None,
+            Some(Staleness { max_age, .. }) => {
+                Some(max_age.unwrap_or(NOT_AFTER_S).min(NOT_AFTER_S))
+            }
+            None => Some(0),
+        }
+    }
+
     /// Takes over a bundle.
     ///
     /// # Errors
     /// When core refuses it.
-    pub(super) fn accept_bundle(&mut self, text: &str, now: u64) -> Result<Accepted> {
+    pub(super) fn accept_bundle(&mut self, text: &str, now: u64) -> Result<Accepted, BundleError> {
         let policy = Rc::clone(&self.policy);
-        let config = policy
-            .authn()
-            .trust_bundle()
-            .ok_or_else(|| anyhow!("the policy has no trust bundle"))?;
-        let time = self.time(now);
+        let config = policy.trust_bundle().ok_or(BundleError::ForeignSignature)?;
         self.given_at = now;
-        self.trust
-            .accept_bundle(text, &config.pins, time)
-            .map_err(|error| anyhow!("{error}"))
+        let moment = self.clock.moment(now);
+        let accepted = self.trust.accept_bundle(text, &config.pins, moment)?;
+        self.accepted_at = now;
+        Ok(accepted)
     }
 
     /// Decides about a token as the filter does on a route without rules.
@@ -182,7 +250,7 @@ impl Worker {
     /// The rejection.
     pub(super) fn decide(&self, token: &str, now: u64) -> Result<(), Rejection> {
         let time = self.time(now);
-        check(token, self.policy.authn(), &self.trust, || time)?.verify(&*self.memo)?;
+        check(token, &self.policy, &self.trust, || time)?.verify(&*self.memo)?;
         if self.may_accept(now) {
             Ok(())
         } else {

@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::replica::{Replica, Setting};
 use super::steps::{self, Step, Waiting};
 use super::truth::Truth;
-use super::worker::{Memo, Worker};
+use super::worker::{MachineClock, Memo, Worker};
 
 /// True time at the start (Unix seconds).
 const START: u64 = 1_900_000_000;
@@ -160,7 +160,7 @@ impl World {
             world.workers.push(Worker::new(
                 id,
                 node,
-                ahead_s,
+                (MachineClock::ahead(ahead_s), START),
                 policy,
                 Rc::clone(&world.memo),
             ));
@@ -174,7 +174,7 @@ impl World {
         Ok(Worker::new(
             0,
             "observer".to_owned(),
-            0,
+            (MachineClock::default(), self.now),
             policy,
             Rc::clone(&self.memo),
         ))
@@ -214,6 +214,9 @@ impl World {
         self.now = self.now.saturating_add(seconds);
         for replica in &self.replicas {
             replica.clock.advance(seconds);
+        }
+        for worker in &mut self.workers {
+            worker.clock.pass(seconds);
         }
     }
 

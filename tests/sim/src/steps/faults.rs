@@ -48,7 +48,7 @@ impl World {
     }
 
     pub(super) fn disturb_worker(&mut self, step: Step) -> Result<String> {
-        let (at, id) = (self.any_worker(), self.new_id());
+        let (at, id, now) = (self.any_worker(), self.new_id(), self.now);
         let repinned = if matches!(step, Step::Repin) {
             self.draw_policy()?
         } else {
@@ -69,7 +69,7 @@ impl World {
             ));
         }
         let policy = repinned.unwrap_or_else(|| worker.policy());
-        worker.restart(id, policy);
+        worker.restart(id, policy, now);
         Ok(format!("worker {at} is process {id}"))
     }
 

@@ -1,5 +1,6 @@
 //! What can happen in one step of a history.
 
+mod clocks;
 mod faults;
 mod forget;
 mod incident;
@@ -84,6 +85,8 @@ pub(super) enum Step {
     BackUp,
     /// A backup is restored.
     Restore,
+    /// The clock of a worker's machine steps, or runs at another rate.
+    MoveWorkerClock,
     /// A replica's clock drifts by less than what replicas may differ.
     Drift,
     /// A replica's clock steps far away, or returns.
@@ -107,7 +110,8 @@ const ORDINARY: [(Step, u32); 11] = [
     (Step::Heal, 4),
 ];
 
-const FAULTS: [(Step, u32); 22] = [
+const FAULTS: [(Step, u32); 23] = [
+    (Step::MoveWorkerClock, 3),
     (Step::EndIncident, 3),
     (Step::Forget, 4),
     (Step::AwaitReceipt, 8),
@@ -180,6 +184,7 @@ impl World {
             Step::Partition | Step::LoseAnswer => Ok(self.disturb_link(step)),
             Step::BackUp => self.back_up().await,
             Step::Restore => self.restore().await,
+            Step::MoveWorkerClock => self.move_worker_clock(),
             Step::Drift | Step::JumpClock => self.move_clock(step),
             Step::LowerLifetime => self.lower_lifetime().await,
         }

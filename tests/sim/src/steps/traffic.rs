@@ -1,9 +1,12 @@
 //! What workers, clients and services do.
 
+use std::time::Duration;
+
 use anyhow::{Result, anyhow};
 use axum::body::Body;
 use axum::http::Request;
 use meshseal_core::base64url;
+use meshseal_core::bundle::BundleError;
 use meshseal_core::revocation::index_of;
 use serde_json::Value;
 
@@ -12,6 +15,10 @@ use crate::checks::LONGEST_BUNDLE_S;
 use crate::replica::Answer;
 use crate::truth::{Reader, Token};
 use crate::world::{CLIENTS, Kind, Message, World, secret};
+
+/// Longest time on a worker's monotonic clock from a poll to its answer: the wait of 25 s, the 5 s
+/// of grace that the filter asks of the proxy for, and 5 s after which it expects no answer.
+const PATIENCE: Duration = Duration::from_secs(35);
 
 /// Most tokens that one history issues: more only cost time.
 const MAX_TOKENS: usize = 24;
@@ -26,7 +33,7 @@ impl World {
     pub(super) fn ask_as(&mut self, worker: usize) -> Option<u64> {
         let (id, replica) = (self.new_id(), self.any_replica());
         let asking = self.workers.get_mut(worker).filter(|asking| !asking.cut)?;
-        asking.asked = Some(id);
+        asking.asked = Some((id, asking.clock.steady()));
         let kind = Kind::Poll {
             replica,
             headers: asking.poll_headers(),
@@ -171,18 +178,26 @@ impl World {
         let Some(receiver) = self.workers.get_mut(worker) else {
             return Ok(nothing());
         };
-        if receiver.id != process || receiver.asked != Some(id) {
+        let asked = receiver.asked.filter(|(asked, _)| *asked == id);
+        let (true, Some((_, asked_at))) = (receiver.id == process, asked) else {
             return Ok(format!("worker {worker} no longer waits for message {id}"));
-        }
+        };
         receiver.asked = None;
+        if receiver.clock.steady().saturating_sub(asked_at) > PATIENCE {
+            return Ok(format!("message {id} is too late for worker {worker}"));
+        }
         let before = receiver.trust().bundle_version();
-        let told = match receiver.accept_bundle(text, now) {
+        let answer = receiver.accept_bundle(text, now);
+        let told = match answer {
             Ok(_) => format!(
                 "worker {worker} has {:?}",
                 receiver.trust().bundle_version()
             ),
             Err(error) => format!("worker {worker} refuses the bundle: {error}"),
         };
+        if answer == Err(BundleError::OutOfDate) {
+            self.check_refusal(worker, &part(text, 1)?)?;
+        }
         self.check_worker(worker, before)?;
         Ok(told)
     }
@@ -222,6 +237,9 @@ impl World {
         let expires_at = field(&claims, "exp")
             .as_u64()
             .ok_or_else(|| anyhow!("no exp"))?;
+        let issued_at = field(&claims, "iat")
+            .as_u64()
+            .ok_or_else(|| anyhow!("no iat"))?;
         let index = index_of(&jti).ok_or_else(|| anyhow!("jti without an index"))?;
         let (position, key) = (self.truth.tokens.len(), self.truth.key_place(&kid));
         let told =
@@ -242,6 +260,7 @@ impl World {
             text,
             kid,
             client: client.to_owned(),
+            issued_at,
             expires_at,
             revoked_at: None,
             complete: false,
