@@ -96,11 +96,10 @@ impl World {
                 );
             }
         }
-        for (position, worker) in self
-            .workers
-            .iter()
-            .enumerate()
-            .filter(|(_, worker)| worker.may_accept(now) && !self.is_forgotten(worker.id))
+        for (position, worker) in
+            self.workers.iter().enumerate().filter(|(_, worker)| {
+                worker.may_accept(now) && !self.is_forgotten(worker.counted_as())
+            })
         {
             let holds = worker.trust().keys().any(|key| key.kid() == Some(kid));
             if !holds {
@@ -200,7 +199,7 @@ impl World {
             return Ok(());
         };
         let listed = |worker: &Worker| {
-            let id = format!("{:016x}", worker.id);
+            let id = format!("{:016x}", worker.counted_as());
             field(receipt, "waiting_for")
                 .as_array()
                 .into_iter()
@@ -248,7 +247,7 @@ impl World {
             if self.may_be_unlisted(worker) {
                 continue;
             }
-            let id = format!("{:016x}", worker.id);
+            let id = format!("{:016x}", worker.counted_as());
             let Some(listed) = live
                 .proxies
                 .iter()
@@ -300,8 +299,12 @@ impl World {
             return Ok(());
         }
         let now = self.now;
+        // One that acts on the bundle of another one is not known yet, and neither are its pins.
         let lacks = |worker: &Worker| {
-            worker.may_accept(now) && !worker.pins(&kid) && !self.is_forgotten(worker.id)
+            worker.may_accept(now)
+                && worker.counted_as() == worker.id
+                && !worker.pins(&kid)
+                && !self.is_forgotten(worker.counted_as())
         };
         match self.workers.iter().position(lacks) {
             Some(position) => {
@@ -315,7 +318,7 @@ impl World {
     /// lost for good, and an operator may have declared it gone.
     fn may_be_unlisted(&self, worker: &Worker) -> bool {
         let is_lost = worker.serves_stale() && worker.given_at <= self.truth.restored_at;
-        is_lost || self.is_forgotten(worker.id)
+        is_lost || self.is_forgotten(worker.counted_as())
     }
 
     /// Invariants 2 and 6 for what replicas publish: a worker that starts now and gets a full

@@ -101,6 +101,8 @@ pub(super) struct Worker {
     pub(super) began_ahead_s: i64,
     /// True time at which its process began.
     pub(super) began_at: u64,
+    /// The same on its monotonic clock.
+    began_steady: Duration,
     /// True time at which it was last given a bundle.
     pub(super) given_at: u64,
     /// True time at which it last accepted one.
@@ -108,9 +110,22 @@ pub(super) struct Worker {
     /// The poll that it waits for, and when it began on the monotonic clock. Answers to earlier ones
     /// are dropped.
     pub(super) asked: Option<(u64, Duration)>,
+    /// Its VM: workers of one VM are configurations of one proxy's worker thread.
+    pub(super) vm: u64,
+    /// Whether it never polls, as a configuration whose cluster is wrong.
+    pub(super) is_mute: bool,
+    /// The worker that was given the bundle in force, and whose bound holds for it.
+    lender: Option<Lender>,
     policy: Rc<Policy>,
     memo: Rc<Memo>,
     trust: Trust,
+}
+
+/// The worker that the issuer counts for a bundle that others have taken over from it.
+#[derive(Clone, Copy, Debug)]
+struct Lender {
+    id: u64,
+    bound_s: Option<u64>,
 }
 
 impl Worker {
@@ -130,9 +145,13 @@ impl Worker {
             clock,
             began_ahead_s: clock.ahead_s,
             began_at: now,
+            began_steady: clock.steady(),
             given_at: 0,
             accepted_at: 0,
             asked: None,
+            vm: id,
+            is_mute: false,
+            lender: None,
             policy,
             memo,
             trust: Trust::since(clock.moment(now)),
@@ -145,9 +164,53 @@ impl Worker {
         self.id = id;
         self.policy = policy;
         self.asked = None;
+        self.lender = None;
         self.began_ahead_s = self.clock.ahead_s;
         self.began_at = now;
+        self.began_steady = self.clock.steady();
         self.trust = Trust::since(self.clock.moment(now));
+    }
+
+    /// Creates another configuration in the VM of `first`, with its clocks.
+    #[must_use]
+    pub(super) fn beside(first: &Self, id: u64, policy: Rc<Policy>, now: u64) -> Self {
+        let began = Moment {
+            wall_s: first.began_at.saturating_add_signed(first.began_ahead_s),
+            steady: first.began_steady,
+        };
+        let start = (first.clock, now);
+        let (node, memo) = (first.node.clone(), Rc::clone(&first.memo));
+        Self {
+            vm: first.vm,
+            began_ahead_s: first.began_ahead_s,
+            began_at: first.began_at,
+            began_steady: first.began_steady,
+            trust: Trust::since(began),
+            ..Self::new(id, node, start, policy, memo)
+        }
+    }
+
+    /// Takes over the bundle of another configuration of its VM, as the filter does before the
+    /// other one's next poll confirms it.
+    pub(super) fn adopt(&mut self, other: &Self) {
+        let before = self.trust.bundle_version();
+        self.trust.adopt(&self.policy, &other.trust, &other.policy);
+        if self.trust.bundle_version() == before {
+            return;
+        }
+        let lender = Lender {
+            id: other.id,
+            bound_s: other.own_bound_s(),
+        };
+        self.lender = Some(other.lender.unwrap_or(lender));
+        self.given_at = other.given_at;
+        self.accepted_at = other.accepted_at;
+    }
+
+    /// Returns the id of the worker that the issuer counts for the bundle in force.
+    #[must_use]
+    pub(super) fn counted_as(&self) -> u64 {
+        self.lender.map_or(self.id, |lender| lender.id)
     }
 
     /// Returns its time of day at the true time `now`.
@@ -214,12 +277,17 @@ impl Worker {
             }) => !freshness.expired && freshness.age.is_none_or(|age| age <= max_age),
             Some(_) | None => !freshness.expired,
         };
-        self.trust.bundle_version().is_some() && fresh
+        self.trust.bundle_version().is_some() && fresh && !freshness.overdue
     }
 
-    /// Returns for how many seconds its rules go on by one bundle; `None` without limit.
+    /// Returns for how many seconds it goes on by the bundle in force; `None` without limit.
     #[must_use]
     pub(super) fn bound_s(&self) -> Option<u64> {
+        let lent = self.lender.and_then(|lender| lender.bound_s);
+        [self.own_bound_s(), lent].into_iter().flatten().min()
+    }
+
+    fn own_bound_s(&self) -> Option<u64> {
         let staleness = self.policy.trust_bundle().map(|bundle| bundle.staleness);
         match staleness {
             Some(Staleness { serve: true, .. }) => None,
@@ -241,6 +309,7 @@ impl Worker {
         let moment = self.clock.moment(now);
         let accepted = self.trust.accept_bundle(text, &config.pins, moment)?;
         self.accepted_at = now;
+        self.lender = None;
         Ok(accepted)
     }
 

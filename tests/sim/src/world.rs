@@ -75,6 +75,8 @@ pub(super) struct World {
     /// revocations there were.
     pub(super) observed: Vec<(u64, usize)>,
     pub(super) workers: Vec<Worker>,
+    /// How many of them began beside another one.
+    pub(super) added: usize,
     /// `staleness` of each kind of worker that the history has.
     staleness: Vec<Value>,
     /// Key id of the bundle key that signs, when it was last looked at.
@@ -138,6 +140,7 @@ impl World {
             observed: vec![(0, 0); replicas.len()],
             replicas,
             workers: Vec::new(),
+            added: 0,
             staleness,
             bundle_kid: None,
             memo,

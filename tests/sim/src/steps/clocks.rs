@@ -27,15 +27,19 @@ impl World {
         let near = i64::try_from(self.dice.between(0, 120))? - 60;
         let right = i64::try_from(self.dice.between(0, 8))? - 4;
         let rate = i64::try_from(self.dice.between(0, 20_000))? - MAX_RATE_ERROR_PPM;
-        let Some(worker) = self.workers.get_mut(at) else {
+        let Some(mut clock) = self.workers.get(at).map(|worker| worker.clock) else {
             return Ok(nothing());
         };
-        let clock = &mut worker.clock;
         match kind {
             0..3 => clock.ahead_s = right,
             3..6 => clock.ahead_s = near,
             6..8 => clock.ahead_s = far,
             _ => clock.rate_error_ppm = rate,
+        }
+        for member in self.vm_of(at) {
+            if let Some(worker) = self.workers.get_mut(member) {
+                worker.clock = clock;
+            }
         }
         Ok(format!(
             "worker {at} is {} s ahead, its monotonic clock {} ppm fast",
@@ -60,7 +64,10 @@ impl World {
                 bail!("invariant 1: worker {at} acts on a bundle after its end");
             }
             let first = issued_at.saturating_add(bound_s);
-            if !accepts && self.now.saturating_add(self.error_s(worker)) < first {
+            if !accepts
+                && !self.is_withdrawn(worker)
+                && self.now.saturating_add(self.error_s(worker)) < first
+            {
                 bail!("invariant 3: worker {at} calls a bundle stale before its time");
             }
         }

@@ -19,6 +19,7 @@ impl World {
         // Who polls before the worker does, or after its record was lost, is taken for it.
         let is_known = |victim: &&Worker| {
             victim.trust().bundle_version().is_some()
+                && victim.counted_as() == victim.id
                 && victim.given_at > self.truth.restored_at
                 && !self.is_forgotten(victim.id)
         };
@@ -54,22 +55,23 @@ impl World {
         } else {
             None
         };
-        let Some(worker) = self.workers.get_mut(at) else {
-            return Ok(nothing());
-        };
         if matches!(step, Step::Cut) {
+            let Some(worker) = self.workers.get_mut(at) else {
+                return Ok(nothing());
+            };
             worker.cut = !worker.cut;
-            return Ok(format!(
-                "worker {at} {}",
-                if worker.cut {
-                    "is cut off"
-                } else {
-                    "is reachable"
-                }
-            ));
+            let told = if worker.cut { "cut off" } else { "reachable" };
+            return Ok(format!("worker {at} is {told}"));
         }
-        let policy = repinned.unwrap_or_else(|| worker.policy());
-        worker.restart(id, policy, now);
+        // The process ends with all configurations of the VM.
+        for member in self.vm_of(at) {
+            let new_id = if member == at { id } else { self.new_id() };
+            let repinned = repinned.clone().filter(|_| member == at);
+            if let Some(worker) = self.workers.get_mut(member) {
+                let policy = repinned.unwrap_or_else(|| worker.policy());
+                worker.restart(new_id, policy, now);
+            }
+        }
         Ok(format!("worker {at} is process {id}"))
     }
 

@@ -7,6 +7,7 @@ mod incident;
 mod operator;
 mod receipts;
 mod traffic;
+mod vm;
 
 use std::sync::atomic::Ordering;
 
@@ -65,6 +66,8 @@ pub(super) enum Step {
     EndIncident,
     /// A worker's link breaks or heals.
     Cut,
+    /// Another configuration begins in a worker's VM.
+    AddConfiguration,
     /// A worker's process ends and another begins.
     RestartWorker,
     /// Everything works again: database and links, and replicas that are down start.
@@ -110,7 +113,8 @@ const ORDINARY: [(Step, u32); 11] = [
     (Step::Heal, 4),
 ];
 
-const FAULTS: [(Step, u32); 23] = [
+const FAULTS: [(Step, u32); 24] = [
+    (Step::AddConfiguration, 4),
     (Step::MoveWorkerClock, 3),
     (Step::EndIncident, 3),
     (Step::Forget, 4),
@@ -175,6 +179,7 @@ impl World {
             Step::Intrude => self.intrude().await,
             Step::Forget => self.forget_worker().await,
             Step::EndIncident => self.end_incident().await,
+            Step::AddConfiguration => self.add_configuration(),
             Step::Cut | Step::RestartWorker | Step::Repin => self.disturb_worker(step),
             Step::Heal => self.heal().await,
             Step::Crash => self.crash_or_start().await,

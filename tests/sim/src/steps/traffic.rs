@@ -32,7 +32,10 @@ impl World {
 
     pub(super) fn ask_as(&mut self, worker: usize) -> Option<u64> {
         let (id, replica) = (self.new_id(), self.any_replica());
-        let asking = self.workers.get_mut(worker).filter(|asking| !asking.cut)?;
+        let asking = self
+            .workers
+            .get_mut(worker)
+            .filter(|asking| !asking.cut && !asking.is_mute)?;
         asking.asked = Some((id, asking.clock.steady()));
         let kind = Kind::Poll {
             replica,
@@ -199,6 +202,9 @@ impl World {
             self.check_refusal(worker, &part(text, 1)?)?;
         }
         self.check_worker(worker, before)?;
+        if let Ok(accepted) = answer {
+            self.share(worker, accepted)?;
+        }
         Ok(told)
     }
 
