@@ -99,6 +99,8 @@ pub(super) struct Truth {
     pub(super) restored_at: u64,
     /// Workers that an operator has declared gone, and that were given no bundle since.
     pub(super) forgotten: HashMap<u64, Forgotten>,
+    /// True time at which a replica last could not write to the database, or had the time wrong.
+    pub(super) troubled_at: u64,
     /// Highest version that any replica has published.
     pub(super) newest: u64,
     /// Versions that restored backups lack, until replicas that remember them have looked.

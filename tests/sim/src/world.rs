@@ -234,6 +234,7 @@ impl World {
             replica.clock.advance_ms(1);
         }
         let what = self.take(step).await.with_context(|| format!("{step:?}"))?;
+        self.note_trouble();
         let later = self.hear_receipts().await.context("receipts")?;
         let what =
             format!("{what}{later}").replace(&*self.database.folder().to_string_lossy(), "FOLDER");

@@ -1,9 +1,12 @@
 //! `meshseal proxies forget`: an operator declares that a worker is gone.
 
+use std::sync::atomic::Ordering;
+
 use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::{field, nothing};
+use crate::replica::Replica;
 use crate::truth::Forgotten;
 use crate::world::World;
 
@@ -66,6 +69,17 @@ impl World {
         self.truth.forgotten.contains_key(&id)
     }
 
+    /// Notes whether a replica cannot write now, or has the time wrong.
+    pub(crate) fn note_trouble(&mut self) {
+        let is_troubled = |replica: &Replica| {
+            let loses_answers = replica.link.lose_answers.load(Ordering::SeqCst) > 0;
+            replica.link.cut.load(Ordering::SeqCst) || loses_answers || replica.step_s != 0
+        };
+        if !self.database.is_well() || self.replicas.iter().any(is_troubled) {
+            self.truth.troubled_at = self.now;
+        }
+    }
+
     /// A receipt names no worker that an operator has declared gone.
     pub(super) fn check_forgotten(&self, receipt: &Value) -> Result<()> {
         let named = field(receipt, "waiting_for").as_array();
@@ -76,9 +90,11 @@ impl World {
                 continue;
             };
             let is_settled = self.now > forgotten.at.saturating_add(FORGOTTEN_AFTER_S);
-            // A backup may bring the record back.
-            let is_restored = self.truth.restored_at >= forgotten.at;
-            if !forgotten.may_be_named && is_settled && !is_restored {
+            // A replica whose write of the record was in doubt writes it again, and a backup may bring
+            // it back. The operator forgets it again.
+            let quiet_from = self.truth.troubled_at.max(self.truth.restored_at);
+            let may_be_back = forgotten.at <= quiet_from.saturating_add(FORGOTTEN_AFTER_S);
+            if !forgotten.may_be_named && is_settled && !may_be_back {
                 bail!("forget: the receipt names worker {id:016x}, which was forgotten: {entry}");
             }
         }
