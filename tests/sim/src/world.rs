@@ -235,7 +235,7 @@ impl World {
         }
         let what = self.take(step).await.with_context(|| format!("{step:?}"))?;
         self.note_trouble();
-        let later = self.hear_receipts().await.context("receipts")?;
+        let later = self.step_receipts().await.context("receipts")?;
         let what =
             format!("{what}{later}").replace(&*self.database.folder().to_string_lossy(), "FOLDER");
         self.trace

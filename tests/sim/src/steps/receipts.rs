@@ -14,6 +14,17 @@ use crate::world::{OPERATOR, World, secret};
 /// Most receipts that wait at a time.
 const MAX_WAITING: usize = 3;
 
+/// Most steps for which a receipt waits: far fewer than the time inside the program reaches for.
+const MAX_STEPS: u64 = 15;
+
+/// Seconds for which a client is willing to wait: the most that the issuer admits.
+const WAIT_S: u64 = 60;
+
+/// Time inside the program that passes with each step while a receipt waits: the issuer reads the
+/// records of other replicas every half second. How long a step itself takes inside the program
+/// depends on the machine by a little, so each receipt reads them after each step.
+const STEP_TIME: Duration = Duration::from_millis(600);
+
 /// A receipt that waits.
 pub(crate) struct Waiting {
     /// Position of the token that is revoked.
@@ -21,14 +32,16 @@ pub(crate) struct Waiting {
     /// Position of the replica, and which of its starts was asked.
     replica: usize,
     start: usize,
+    /// Steps until its time is over.
+    steps_left: u64,
     answer: Pending,
 }
 
 impl World {
-    /// A client revokes a token, and waits for as long as a minute.
+    /// A client revokes a token, and waits.
     pub(super) async fn begin_receipt(&mut self) -> Result<String> {
         let (living, at) = (self.any_living_token(), self.any_replica());
-        let wait_s = self.dice.between(1, 60);
+        let steps_left = self.dice.between(1, MAX_STEPS);
         let (Some((token, text)), Some(replica)) = (living, self.replicas.get(at)) else {
             return Ok(nothing());
         };
@@ -38,7 +51,7 @@ impl World {
         if self.waiting.len() >= MAX_WAITING {
             return Ok(nothing());
         }
-        let (start, form) = (replica.starts, format!("token={text}&wait={wait_s}"));
+        let (start, form) = (replica.starts, format!("token={text}&wait={WAIT_S}"));
         let begun = replica.begin_post(OPERATOR, &secret(OPERATOR), "/revoke", form)?;
         let Some(mut answer) = begun else {
             return Ok(nothing());
@@ -60,10 +73,11 @@ impl World {
             token,
             replica: at,
             start,
+            steps_left,
             answer,
         });
         Ok(format!(
-            "replica {at}, token {token}: waits for up to {wait_s} s"
+            "replica {at}, token {token}: waits for {steps_left} steps"
         ))
     }
 
@@ -77,16 +91,24 @@ impl World {
         format!("of token {}", given_up.token)
     }
 
-    /// Lets the program's time pass for receipts that wait, as the clocks did.
-    pub(crate) async fn pass_for_receipts(&mut self, seconds: u64) -> Result<String> {
+    /// Lets time inside the program pass for receipts that wait, and takes their answers. Once the
+    /// time of one is over, it is over for all.
+    pub(crate) async fn step_receipts(&mut self) -> Result<String> {
+        let mut time = STEP_TIME;
+        for receipt in &mut self.waiting {
+            receipt.steps_left = receipt.steps_left.saturating_sub(1);
+            if receipt.steps_left == 0 {
+                time = Duration::from_secs(WAIT_S);
+            }
+        }
         if !self.waiting.is_empty() {
-            tokio::time::advance(Duration::from_secs(seconds)).await;
+            tokio::time::advance(time).await;
         }
         self.hear_receipts().await
     }
 
-    /// Takes the answers that have come, after each step. A replica that has ended answers no more.
-    pub(crate) async fn hear_receipts(&mut self) -> Result<String> {
+    /// Takes the answers that have come. A replica that has ended answers no more.
+    async fn hear_receipts(&mut self) -> Result<String> {
         let (mut told, pace) = (String::new(), self.pace.clone());
         let mut waiting = std::mem::take(&mut self.waiting);
         let mut still = Vec::new();
