@@ -379,13 +379,16 @@ impl World {
                 .and_then(|replica| replica.issuer())
                 .map(|issuer| issuer.publisher.current().version())
         };
-        let mut unproven = false;
+        let (mut unproven, mut has_ended) = (false, false);
         for lost in &mut self.truth.lost {
+            let before = lost.provers.len();
             lost.provers.retain(|prover| version(prover).is_some());
+            has_ended |= lost.provers.len() < before;
+            // Each may be the only one that knows of a worker's record.
             lost.is_proven = lost
                 .provers
                 .iter()
-                .any(|prover| version(prover) > Some(lost.version));
+                .all(|prover| version(prover) > Some(lost.version));
             unproven |= lost.provers.is_empty();
         }
         let outstanding = self.truth.lost.len();
@@ -395,6 +398,12 @@ impl World {
         if self.truth.lost.len() < outstanding {
             // What was restored has yet to be followed.
             self.acknowledged_at = self.now;
+            // So has an incident that tells the other replicas of lost records.
+            let followed_at = self.now.saturating_add(FOLLOWS_AFTER_S);
+            self.truth.unlisted_until = self.truth.unlisted_until.max(followed_at);
+        }
+        if has_ended {
+            self.truth.unlisted_until = self.now.saturating_add(LONGEST_BUNDLE_S);
         }
         if unproven {
             self.truth.blind = true;

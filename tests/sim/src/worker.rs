@@ -103,7 +103,7 @@ pub(super) struct Worker {
     pub(super) began_at: u64,
     /// The same on its monotonic clock.
     began_steady: Duration,
-    /// True time at which it was last given a bundle.
+    /// True time at which a replica gave out the bundle in force.
     pub(super) given_at: u64,
     /// True time at which it last accepted one.
     pub(super) accepted_at: u64,
@@ -305,7 +305,6 @@ impl Worker {
     pub(super) fn accept_bundle(&mut self, text: &str, now: u64) -> Result<Accepted, BundleError> {
         let policy = Rc::clone(&self.policy);
         let config = policy.trust_bundle().ok_or(BundleError::ForeignSignature)?;
-        self.given_at = now;
         let moment = self.clock.moment(now);
         let accepted = self.trust.accept_bundle(text, &config.pins, moment)?;
         self.accepted_at = now;

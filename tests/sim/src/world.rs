@@ -55,8 +55,8 @@ pub(super) enum Kind {
         headers: Vec<(&'static str, String)>,
         have: Option<u64>,
     },
-    /// To the worker.
-    Bundle(String),
+    /// To the worker, and when the replica answered.
+    Bundle(String, u64),
 }
 
 pub(super) struct World {

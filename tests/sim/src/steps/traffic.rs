@@ -108,12 +108,12 @@ impl World {
                         id,
                         worker,
                         process,
-                        kind: Kind::Bundle(answer.text),
+                        kind: Kind::Bundle(answer.text, self.now),
                     });
                 }
                 Ok(told)
             }
-            Kind::Bundle(text) => self.receive(worker, process, id, &text),
+            Kind::Bundle(text, given_at) => self.receive(worker, process, (id, given_at), &text),
         }
     }
 
@@ -147,6 +147,8 @@ impl World {
         // A worker has shown a version that the database has lost, and the issuer has acted on it.
         if self.truth.blind && have.is_some_and(|have| have > before && have < known()) {
             self.truth.blind = false;
+            // The incident has yet to be followed.
+            self.acknowledged_at = self.now;
             self.truth.unlisted_until = self.now.saturating_add(LONGEST_BUNDLE_S);
         }
         Ok(answer)
@@ -174,7 +176,7 @@ impl World {
         &mut self,
         worker: usize,
         process: u64,
-        id: u64,
+        (id, given_at): (u64, u64),
         text: &str,
     ) -> Result<String> {
         let now = self.now;
@@ -191,6 +193,9 @@ impl World {
         }
         let before = receiver.trust().bundle_version();
         let answer = receiver.accept_bundle(text, now);
+        if answer.is_ok() {
+            receiver.given_at = given_at;
+        }
         let told = match answer {
             Ok(_) => format!(
                 "worker {worker} has {:?}",
