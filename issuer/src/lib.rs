@@ -22,6 +22,7 @@ pub mod clock;
 pub mod config;
 pub mod discovery;
 pub mod error;
+mod group;
 pub mod http;
 pub mod issuer;
 pub mod keys;

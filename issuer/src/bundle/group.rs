@@ -2,83 +2,33 @@
 //! of one client are one change.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use async_trait::async_trait;
 
+use crate::group::{Batch, Waiting};
 use crate::revocation::{EpochRecord, RevokedToken, Revoker};
 use crate::store::{Change, Store, StoreError};
 
-/// Most changes that are taken along at a time.
-const MOST: usize = 256;
+/// The version of a change.
+pub(super) type Answer = Result<u64, StoreError>;
 
-type Answer = Result<u64, StoreError>;
-
-/// A change, and who waits for its answer.
-type Waiting = (Change, oneshot::Sender<Answer>);
-
-/// Changes that wait for their turn.
-#[derive(Default)]
-pub(super) struct Group {
-    waiting: Mutex<Vec<Waiting>>,
-    turn: AsyncMutex<()>,
+/// Commits changes that only revoke. They may be repeated.
+pub(super) struct Revocations<'a, N> {
+    pub(super) store: &'a dyn Store,
+    /// Tells the time of a version once its turn has come.
+    pub(super) now_ms: N,
 }
 
-impl Group {
-    /// Commits a change that only revokes, with those that wait. `now_ms` is asked when its turn
-    /// has come.
-    ///
-    /// # Errors
-    /// As [`Store::commit`].
-    pub(super) async fn commit(
-        &self,
-        store: &dyn Store,
-        change: &Change,
-        now_ms: impl Fn() -> u64 + Sync,
-    ) -> Answer {
-        loop {
-            let (answer, mut answered) = oneshot::channel();
-            self.lock().push((change.clone(), answer));
-            // Whoever has been answered needs no turn: a thousand of them would hand it on one by
-            // one.
-            let turn = tokio::select! {
-                biased;
-                answer = &mut answered => match answer {
-                    Ok(answer) => return answer,
-                    // Taken along by a request that ended before its transaction did: revoking may
-                    // be repeated.
-                    Err(_closed) => continue,
-                },
-                turn = self.turn.lock() => turn,
-            };
-            loop {
-                match answered.try_recv() {
-                    Ok(answer) => return answer,
-                    Err(oneshot::error::TryRecvError::Closed) => break,
-                    Err(oneshot::error::TryRecvError::Empty) => {
-                        self.commit_waiting(store, now_ms()).await;
-                    }
-                }
-            }
-            drop(turn);
-        }
-    }
+#[async_trait]
+impl<N: Fn() -> u64 + Sync> Batch for Revocations<'_, N> {
+    type Work = Change;
+    type Answer = Answer;
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn commit_waiting(&self, store: &dyn Store, now_ms: u64) {
-        let taken: Vec<Waiting> = {
-            let mut waiting = self.lock();
-            // Those that nobody waits for any more were not begun.
-            waiting.retain(|(_, answer)| !answer.is_closed());
-            let count = waiting.len().min(MOST);
-            waiting.drain(..count).collect()
-        };
+    async fn run(&self, taken: Vec<Waiting<Change, Answer>>) -> Vec<Waiting<Change, Answer>> {
+        let now_ms = (self.now_ms)();
         let parts = by_revoker(taken);
         let merged: Vec<Change> = parts.iter().map(|part| merge(part)).collect();
-        let mut versions = match store.commit_all(&merged, now_ms).await {
+        let mut versions = match self.store.commit_all(&merged, now_ms).await {
             Ok(versions) => versions.into_iter(),
             // One row that is wrong concerns one change: each is tried by itself.
             Err(StoreError::Tampered(_)) => {
@@ -90,49 +40,44 @@ impl Group {
         for part in parts {
             match versions.next() {
                 Some(Err(StoreError::Conflict | StoreError::Full(_))) => {
-                    one_by_one(store, part, now_ms).await;
+                    one_by_one(self.store, part, now_ms).await;
                 }
-                Some(version) => part
-                    .into_iter()
-                    .for_each(|(_, answer)| tell(answer, version.clone())),
+                Some(version) => part.into_iter().for_each(|one| one.tell(version.clone())),
                 None => left.extend(part),
             }
         }
-        self.lock().splice(0..0, left);
+        left
     }
 }
 
 /// Commits changes of which one was refused, together with the others.
-async fn one_by_one(store: &dyn Store, part: Vec<Waiting>, now_ms: u64) {
-    for (change, answer) in part {
-        tell(answer, store.commit(&change, now_ms).await);
+async fn one_by_one(store: &dyn Store, part: Vec<Waiting<Change, Answer>>, now_ms: u64) {
+    for one in part {
+        let version = store.commit(&one.work, now_ms).await;
+        one.tell(version);
     }
 }
 
-fn tell(answer: oneshot::Sender<Answer>, version: Answer) {
-    let _nobody_waits = answer.send(version);
-}
-
 /// Parts of one revoker each, in the order of their first change.
-fn by_revoker(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
-    let mut parts: Vec<(Revoker, Vec<Waiting>)> = Vec::new();
+fn by_revoker(waiting: Vec<Waiting<Change, Answer>>) -> Vec<Vec<Waiting<Change, Answer>>> {
+    let mut parts: Vec<(Revoker, Vec<Waiting<Change, Answer>>)> = Vec::new();
     for one in waiting {
         match parts
             .iter_mut()
-            .find(|(revoker, _)| *revoker == one.0.revoker)
+            .find(|(revoker, _)| *revoker == one.work.revoker)
         {
             Some((_, part)) => part.push(one),
-            None => parts.push((one.0.revoker.clone(), vec![one])),
+            None => parts.push((one.work.revoker.clone(), vec![one])),
         }
     }
     parts.into_iter().map(|(_, part)| part).collect()
 }
 
 /// One change that does what all of a part do.
-fn merge(part: &[Waiting]) -> Change {
+fn merge(part: &[Waiting<Change, Answer>]) -> Change {
     let (mut tokens, mut epochs): (BTreeMap<u64, u64>, BTreeMap<_, EpochRecord>) =
         Default::default();
-    for (change, _) in part {
+    for Waiting { work: change, .. } in part {
         for token in &change.revoke {
             let kept = tokens.entry(token.index).or_insert(token.expires_at);
             *kept = (*kept).max(token.expires_at);
@@ -147,7 +92,7 @@ fn merge(part: &[Waiting]) -> Change {
     }
     let revoker = part
         .first()
-        .map(|(change, _)| change.revoker.clone())
+        .map(|one| one.work.revoker.clone())
         .unwrap_or_default();
     let revoke = tokens
         .into_iter()

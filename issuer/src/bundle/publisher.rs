@@ -12,12 +12,13 @@ use tokio::time::timeout;
 
 use super::acknowledgement::Acknowledgements;
 use super::answers::Answers;
-use super::group::Group;
+use super::group::{self, Revocations};
 use super::loss::{Loss, epoch_of_all, is_harmless, lost_records, unproven};
 use super::pace::Pace;
 use super::published::{Opened, Published};
 use super::worker::Validity;
 use crate::clock::Clock;
+use crate::group::Group;
 use crate::keys::{MasterKey, SignerError};
 use crate::store::{Change, Head, Incident, Persisted, Store, StoreError};
 
@@ -91,7 +92,7 @@ pub struct Publisher {
     versions: watch::Sender<u64>,
     answers: Mutex<Answers>,
     refreshing: AsyncMutex<Refreshing>,
-    group: Group,
+    group: Group<Change, group::Answer>,
     /// Held by who publishes revocations.
     publishing: AsyncMutex<()>,
     /// Held by the caller that asks the database about an unknown token.
@@ -466,7 +467,11 @@ impl Publisher {
     pub async fn commit(&self, change: &Change) -> Result<u64, StoreError> {
         let now_ms = || self.unused_version(self.clock.now_ms());
         let version = if change.only_revokes() {
-            self.group.commit(&*self.store, change, now_ms).await?
+            let revocations = Revocations {
+                store: &*self.store,
+                now_ms,
+            };
+            self.group.join(&revocations, change.clone()).await?
         } else {
             self.store.commit(change, now_ms()).await?
         };
