@@ -116,7 +116,7 @@ async fn follow(issuer: Arc<Issuer>) {
     }
 }
 
-/// Publishes what is new in the database.
+/// Publishes what is new in the database, and restores uses of assertions that it lost.
 ///
 /// # Errors
 /// [`StoreError`]; it is tried again next time.
@@ -124,7 +124,7 @@ pub async fn follow_once(issuer: &Issuer) -> Result<(), StoreError> {
     let known = issuer.indices.highest();
     let head = issuer.publisher.follow().await?;
     issuer.indices.saw(head.next_index, known);
-    Ok(())
+    issuer.assertions.follow(issuer).await
 }
 
 async fn keep(issuer: Arc<Issuer>) {

@@ -126,6 +126,16 @@ impl Time {
         })
     }
 
+    /// Time (Unix seconds) by which proofs of clients are judged: not further behind the database
+    /// server's clock than replicas may be, since uses of assertions are forgotten by that one.
+    #[must_use]
+    pub fn proof_s(&self) -> u64 {
+        let database_ms = self.database.map_or(0, |database| database.latest_ms);
+        self.now_ms
+            .max(database_ms.saturating_sub(MAX_DISAGREEMENT_MS))
+            / 1_000
+    }
+
     /// Milliseconds between `now_ms` and the database server's clock.
     #[must_use]
     pub fn disagreement_ms(&self) -> u64 {

@@ -7,7 +7,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{Elsewhere, FRESH_MS, Live, Proxies, Publisher};
-use crate::clients::{Failures, Registry, Replays, SecretHasher};
+use crate::clients::{Failures, Registry, SecretHasher, SingleUse};
 use crate::clock::Clock;
 use crate::config::{Config, MAX_CLOCK_SKEW_S};
 use crate::error::{OAuthError, OAuthErrorKind};
@@ -62,8 +62,8 @@ pub struct Issuer {
     pub(crate) receipts: Semaphore,
     /// The clients.
     pub registry: Registry,
-    /// The assertions used lately.
-    pub replays: Replays,
+    /// Uses of client assertions.
+    pub assertions: SingleUse,
     /// Hashes presented secrets.
     pub secrets: SecretHasher,
     /// Failed authentications.
@@ -160,7 +160,7 @@ impl Issuer {
             proxies,
             receipts: Semaphore::new(MAX_WAITING),
             elsewhere: Elsewhere::new(store.clone(), clock.clone()),
-            replays: Replays::new(config.clients.len()),
+            assertions: SingleUse::new(config.clients.len()),
             indices: Indices::default(),
             dated_later: Semaphore::new(MAX_DATED_LATER),
             keeper_wanted: Notify::new(),

@@ -182,10 +182,15 @@ pub(crate) fn unproven(reason: String, lost: &[u64], now_ms: u64, keys: &[KeyRec
     }
 }
 
-/// Returns the change of an incident in which records of workers were lost. What the present one
-/// says stays.
-pub(super) fn lost_records(present: Option<&Incident>, now_ms: u64) -> Change {
-    let lost = "the database lost records of workers";
+/// Finding of lost records of workers.
+pub(super) const WORKERS: &str = "the database lost records of workers";
+
+/// Finding of lost uses of client assertions.
+pub(crate) const ASSERTIONS: &str = "the database lost uses of client assertions";
+
+/// Returns the change of an incident in which records were lost that revoke nothing. What the
+/// present one says stays.
+pub(crate) fn lost_records(lost: &str, present: Option<&Incident>, now_ms: u64) -> Change {
     let reason = match present {
         Some(present) if present.reason.contains(lost) => present.reason.clone(),
         Some(present) => format!("{}; {lost}", present.reason),

@@ -17,7 +17,7 @@ mod worker;
 
 pub(crate) use elsewhere::Elsewhere;
 pub(crate) use endpoint::{PATH, routes, waits};
-pub(crate) use loss::{PRUNE_SPREAD_S, unproven};
+pub(crate) use loss::{ASSERTIONS, PRUNE_SPREAD_S, lost_records, unproven};
 pub(crate) use proxies::Behind;
 pub use proxies::{Contact, Counted, LIVE_S, Live, Presence, Proxies, SETTLE_S};
 pub use published::{KeySetDocument, Published};

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::acknowledgement::Acknowledgements;
 use super::answers::Answers;
 use super::group::{self, Revocations};
-use super::loss::{Loss, epoch_of_all, is_harmless, lost_records, unproven};
+use super::loss::{Loss, WORKERS, epoch_of_all, is_harmless, lost_records, unproven};
 use super::pace::Pace;
 use super::published::{Opened, Published};
 use super::worker::Validity;
@@ -303,7 +303,7 @@ impl Publisher {
         );
         self.store
             .commit(
-                &lost_records(present.incident.as_ref(), now_ms),
+                &lost_records(WORKERS, present.incident.as_ref(), now_ms),
                 self.unused_version(now_ms),
             )
             .await?;

@@ -4,6 +4,10 @@ use meshseal_core::authn::{JwtRule, TokenType, hints, validate_with};
 use meshseal_core::keys::{KeySet, KeyTables};
 use meshseal_core::rejection::Rejection;
 
+use super::replay::assertion_id;
+use crate::clock::MAX_STEP_MS;
+use crate::store::AssertionUse;
+
 /// `client_assertion_type` of a JWT.
 pub const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
@@ -13,13 +17,31 @@ const MAX_LIFETIME_S: u64 = 300;
 /// Longest `jti` in bytes.
 const MAX_JTI_BYTES: usize = 256;
 
-/// An assertion that holds: all that is left is to see that it is used once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Asserted {
-    /// Its `jti`.
-    pub(super) jti: String,
-    /// When it can no longer be used, Unix seconds.
-    pub(super) expires_at: u64,
+/// An assertion that holds, except that it may have been used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asserted {
+    /// The use of it.
+    pub(super) once: AssertionUse,
+    /// Its `iat` (Unix seconds).
+    issued_at: Option<u64>,
+}
+
+impl Asserted {
+    /// Returns whether it may have been used before an incident was found at `since` (Unix
+    /// seconds), so that the database may have lost its use. It cannot have been where its `iat`
+    /// was in the future then, or its life too long, on the clock of any replica.
+    pub(super) fn may_precede(&self, since: u64, skew_s: u64) -> bool {
+        let latest_iat = since
+            .saturating_add(MAX_STEP_MS / 1_000)
+            .saturating_add(skew_s);
+        let latest_expiry = latest_iat
+            .saturating_add(MAX_LIFETIME_S)
+            .saturating_add(skew_s);
+        let is_later = self
+            .issued_at
+            .is_some_and(|issued_at| issued_at > latest_iat);
+        !is_later && self.once.expires_at <= latest_expiry
+    }
 }
 
 /// The client that an assertion says it is from. Not proven.
@@ -62,8 +84,36 @@ pub(super) fn check(
         (true, false, _) => Err("audience-mismatch"),
         (true, true, None) => Err("claim-missing"),
         (true, true, Some(jti)) => Ok(Asserted {
-            jti: jti.to_owned(),
-            expires_at: verified.expires_at(),
+            once: AssertionUse {
+                id: assertion_id(client, jti),
+                expires_at: verified.expires_at(),
+            },
+            issued_at: claims.issued_at(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_what_cannot_precede_an_incident() {
+        let (since, skew_s) = (10_000, 30);
+        for (issued_at, exp, may_precede) in [
+            (Some(9_990), 10_050, true),
+            (Some(10_035), 10_095, true),
+            (Some(10_036), 10_095, false),
+            (None, 10_335, true),
+            (None, 10_336, false),
+        ] {
+            let once = AssertionUse {
+                id: 1,
+                expires_at: exp + skew_s,
+            };
+            let asserted = Asserted { once, issued_at };
+            let found = asserted.may_precede(since, skew_s);
+            assert_eq!(found, may_precede, "{issued_at:?} {exp}");
+        }
     }
 }

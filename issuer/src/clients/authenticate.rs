@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::assertion::{self, ASSERTION_TYPE};
+use super::assertion::{self, ASSERTION_TYPE, Asserted};
 use super::{Client, ClientAuth, Presented, Registry, Replay, Replays, SecretHasher};
 use crate::http::Form;
 
@@ -26,6 +26,8 @@ pub enum AuthError {
     Refused(&'static str),
     /// Too many assertions are in flight to tell old from new.
     Overloaded,
+    /// The assertion may have been used before the database lost state.
+    BeforeIncident,
 }
 
 impl AuthError {
@@ -39,6 +41,7 @@ impl AuthError {
         match self {
             Self::Malformed { reason, .. } | Self::Refused(reason) => reason,
             Self::Overloaded => "assertions-overloaded",
+            Self::BeforeIncident => "assertion-before-incident",
         }
     }
 }
@@ -164,16 +167,17 @@ impl<'r> Credentials<'r> {
         }
     }
 
-    /// The client, if the proof holds.
+    /// Returns the client, if the proof holds, and the assertion whose use the database has yet to
+    /// record.
     ///
     /// # Errors
     /// [`AuthError::Refused`], [`AuthError::Overloaded`].
-    pub fn verify<'c>(
+    pub(crate) fn verify<'c>(
         &self,
         registry: &'c Registry,
         replays: &Replays,
         checks: &Checks<'_>,
-    ) -> Result<&'c Client, AuthError> {
+    ) -> Result<(&'c Client, Option<Asserted>), AuthError> {
         match self {
             Self::Secret { client, hash } => {
                 let client = registry.get(client).ok_or(UNKNOWN)?;
@@ -183,7 +187,7 @@ impl<'r> Credentials<'r> {
                 // Every secret is compared, so that time does not tell which.
                 let matching = secrets.iter().filter(|secret| secret.matches(hash)).count();
                 if matching > 0 {
-                    Ok(client)
+                    Ok((client, None))
                 } else {
                     Err(AuthError::Refused("secret-wrong"))
                 }
@@ -206,9 +210,9 @@ impl<'r> Credentials<'r> {
                     registry.verifier(),
                 );
                 let asserted = asserted.map_err(AuthError::Refused)?;
-                match replays.use_once(&id, &asserted.jti, asserted.expires_at, checks.now) {
-                    Replay::Fresh => Ok(client),
-                    Replay::Seen => Err(AuthError::Refused("assertion-replayed")),
+                match replays.use_once(&id, &asserted.once, checks.now) {
+                    Replay::Fresh => Ok((client, Some(asserted))),
+                    Replay::Seen => Err(REPLAYED),
                     Replay::Full => Err(AuthError::Overloaded),
                 }
             }
@@ -217,6 +221,8 @@ impl<'r> Credentials<'r> {
 }
 
 const UNKNOWN: AuthError = AuthError::Refused("client-unknown");
+/// Failure of an assertion that was used before.
+pub(super) const REPLAYED: AuthError = AuthError::Refused("assertion-replayed");
 const WRONG_METHOD: AuthError = AuthError::Refused("method-wrong");
 
 /// What assertions are checked against.

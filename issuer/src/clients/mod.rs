@@ -8,6 +8,7 @@ mod registry;
 mod replay;
 mod secret;
 mod settings;
+mod single_use;
 
 pub use assertion::ASSERTION_TYPE;
 pub use authenticate::{AuthError, Authorization, Checks, Credentials, credentials_of};
@@ -17,6 +18,7 @@ pub use registry::Registry;
 pub use replay::{Replay, Replays};
 pub use secret::{NewSecret, Presented, SecretHash, SecretHasher};
 pub(crate) use settings::read;
+pub use single_use::SingleUse;
 
 use meshseal_core::keys::KeySet;
 

@@ -1,11 +1,13 @@
-//! Assertions are used once. Kept in memory, by minute of expiry, so that forgetting is dropping a
-//! whole minute.
+//! Memory of the assertions that this process has seen used, by minute of expiry, so that
+//! forgetting is dropping a whole minute. The database has those of all processes.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::store::AssertionUse;
 
 /// Most assertions remembered: some 50 MB. At five minutes each this is 6 000 a second; with the
 /// usual minute, 30 000.
@@ -14,9 +16,9 @@ const CAPACITY: usize = 2_000_000;
 /// What became of an assertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// First use.
+    /// First use at this process.
     Fresh,
-    /// Used before.
+    /// Used before, or expired.
     Seen,
     /// Nothing more can be remembered now, so nothing can be let in.
     Full,
@@ -38,6 +40,11 @@ struct Used {
     minutes: BTreeMap<u64, Minute>,
     total: usize,
     by_client: HashMap<String, usize>,
+    /// Latest time (Unix seconds) by which assertions were forgotten.
+    now: u64,
+    /// Uses that the database has recorded, newest last. Each expires before all that are older, so
+    /// that the last is the newest of those that have not expired.
+    witnesses: Vec<AssertionUse>,
 }
 
 /// What expires within one minute.
@@ -63,27 +70,79 @@ impl Replays {
         }
     }
 
-    /// Uses an assertion that is good until `expires_at` (Unix seconds).
-    pub fn use_once(&self, client: &str, jti: &str, expires_at: u64, now: u64) -> Replay {
-        let id = digest(client, jti);
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Uses an assertion of a client.
+    pub fn use_once(&self, client: &str, one: &AssertionUse, now: u64) -> Replay {
+        let mut used = self.lock();
         used.forget(now);
-        if used.minutes.values().any(|minute| minute.ids.contains(&id)) {
+        // A time that went back by a moment must not revive what was forgotten.
+        let is_over = one.expires_at <= used.now;
+        if is_over
+            || used
+                .minutes
+                .values()
+                .any(|minute| minute.ids.contains(&one.id))
+        {
             return Replay::Seen;
         }
         let own = used.by_client.get(client).copied().unwrap_or(0);
         if used.total >= self.capacity || (used.total >= self.capacity / 2 && own >= self.share) {
             return Replay::Full;
         }
-        used.add(client, id, expires_at);
+        used.add(client, one.id, one.expires_at);
         Replay::Fresh
+    }
+
+    /// Notes that the database has recorded these uses.
+    pub(super) fn recorded(&self, uses: &[AssertionUse]) {
+        let mut used = self.lock();
+        for one in uses {
+            let expires_first = |older: &AssertionUse| older.expires_at <= one.expires_at;
+            while used.witnesses.last().is_some_and(expires_first) {
+                used.witnesses.pop();
+            }
+            used.witnesses.push(*one);
+        }
+    }
+
+    /// Returns the use that was recorded last of those that have not expired. While the database
+    /// holds it, it has lost none.
+    pub(super) fn witness(&self, now: u64) -> Option<u128> {
+        let mut used = self.lock();
+        while used
+            .witnesses
+            .last()
+            .is_some_and(|last| last.expires_at <= now)
+        {
+            used.witnesses.pop();
+        }
+        used.witnesses.last().map(|last| last.id)
+    }
+
+    /// Returns all that have not expired, each with the last second of its minute of expiry.
+    pub(super) fn unexpired(&self, now: u64) -> Vec<AssertionUse> {
+        let mut used = self.lock();
+        used.forget(now);
+        let mut all = Vec::with_capacity(used.total);
+        for (minute, held) in &used.minutes {
+            let expires_at = minute.saturating_mul(60).saturating_add(59);
+            all.extend(held.ids.iter().map(|id| AssertionUse {
+                id: *id,
+                expires_at,
+            }));
+        }
+        all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Used {
     fn forget(&mut self, now: u64) {
+        self.now = self.now.max(now);
         while let Some(first) = self.minutes.first_entry() {
-            if first.key().saturating_add(1).saturating_mul(60) > now {
+            if first.key().saturating_add(1).saturating_mul(60) > self.now {
                 return;
             }
             for (client, count) in first.remove().by_client {
@@ -113,9 +172,9 @@ impl Used {
     }
 }
 
-/// Half a SHA-256: nobody finds two clients' assertions that collide. The NUL keeps the two texts
-/// apart.
-fn digest(client: &str, jti: &str) -> u128 {
+/// Identifies an assertion by half a SHA-256, since no two clients' assertions with one value can be
+/// found. The NUL keeps the two texts apart.
+pub(super) fn assertion_id(client: &str, jti: &str) -> u128 {
     let mut context = Context::new(&SHA256);
     context.update(client.as_bytes());
     context.update(&[0]);
@@ -131,18 +190,28 @@ fn digest(client: &str, jti: &str) -> u128 {
 mod tests {
     use super::*;
 
+    fn take(replays: &Replays, client: &str, jti: &str, expires_at: u64, now: u64) -> Replay {
+        let id = assertion_id(client, jti);
+        replays.use_once(client, &AssertionUse { id, expires_at }, now)
+    }
+
     #[test]
     fn an_assertion_is_good_once_until_it_expires() {
         let replays = Replays::new(2);
-        assert_eq!(replays.use_once("a", "1", 1_090, 1_000), Replay::Fresh);
-        assert_eq!(replays.use_once("a", "1", 1_090, 1_089), Replay::Seen);
+        assert_eq!(take(&replays, "a", "1", 1_090, 1_000), Replay::Fresh);
+        assert_eq!(take(&replays, "a", "1", 1_090, 1_089), Replay::Seen);
         assert_eq!(
-            replays.use_once("a", "1", 1_300, 1_089),
+            take(&replays, "a", "1", 1_300, 1_089),
             Replay::Seen,
             "whatever expiry it says now"
         );
         assert_eq!(
-            replays.use_once("b", "1", 1_090, 1_000),
+            take(&replays, "b", "1", 1_089, 1_000),
+            Replay::Seen,
+            "by the latest time it has expired"
+        );
+        assert_eq!(
+            take(&replays, "b", "1", 1_100, 1_000),
             Replay::Fresh,
             "another client's"
         );
@@ -151,12 +220,12 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_comes_back() {
         let replays = Replays::with_capacity(2, 1);
-        assert_eq!(replays.use_once("a", "1", 1_060, 1_000), Replay::Fresh);
-        assert_eq!(replays.use_once("a", "2", 1_060, 1_000), Replay::Full);
-        assert_eq!(replays.use_once("b", "2", 1_060, 1_000), Replay::Fresh);
-        assert_eq!(replays.use_once("c", "3", 1_060, 1_000), Replay::Full);
-        assert_eq!(replays.use_once("c", "3", 1_300, 1_080), Replay::Fresh);
-        assert_eq!(replays.use_once("a", "2", 1_300, 1_080), Replay::Fresh);
+        assert_eq!(take(&replays, "a", "1", 1_060, 1_000), Replay::Fresh);
+        assert_eq!(take(&replays, "a", "2", 1_060, 1_000), Replay::Full);
+        assert_eq!(take(&replays, "b", "2", 1_060, 1_000), Replay::Fresh);
+        assert_eq!(take(&replays, "c", "3", 1_060, 1_000), Replay::Full);
+        assert_eq!(take(&replays, "c", "3", 1_300, 1_080), Replay::Fresh);
+        assert_eq!(take(&replays, "a", "2", 1_300, 1_080), Replay::Fresh);
     }
 
     #[test]
@@ -164,7 +233,7 @@ mod tests {
         let replays = Replays::with_capacity(100, 5);
         let fill = |client: &str| {
             let fresh =
-                |at: &u32| replays.use_once(client, &at.to_string(), 1_060, 1_000) == Replay::Fresh;
+                |at: &u32| take(&replays, client, &at.to_string(), 1_060, 1_000) == Replay::Fresh;
             (0..200).filter(fresh).count()
         };
         assert_eq!(fill("greedy"), 50, "half");
@@ -177,5 +246,29 @@ mod tests {
             (used.total, used.by_client.values().sum::<usize>()),
             (90, 90)
         );
+    }
+
+    #[test]
+    fn witness_is_newest_that_has_not_expired() {
+        let replays = Replays::new(1);
+        assert_eq!(replays.witness(1_000), None);
+        let uses = [(1, 1_300), (2, 1_100), (3, 1_200), (4, 1_060)];
+        replays.recorded(&uses.map(|(id, expires_at)| AssertionUse { id, expires_at }));
+        for (now, witness) in [(1_000, Some(4)), (1_060, Some(3)), (1_200, Some(1))] {
+            assert_eq!(replays.witness(now), witness, "{now}");
+        }
+        assert_eq!(replays.witness(1_300), None);
+    }
+
+    #[test]
+    fn lists_what_has_not_expired() {
+        let replays = Replays::new(1);
+        take(&replays, "a", "1", 1_030, 1_000);
+        take(&replays, "a", "2", 1_090, 1_000);
+        let one = AssertionUse {
+            id: assertion_id("a", "2"),
+            expires_at: 1_139,
+        };
+        assert_eq!(replays.unexpired(1_080), [one]);
     }
 }

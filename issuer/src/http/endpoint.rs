@@ -166,34 +166,53 @@ pub(crate) async fn authenticate<'i>(
     };
     let claimed = claimed.unwrap_or_default();
     let exceeded = issuer.failures.is_exceeded(caller.source, &claimed, now_ms);
-    let _turn = match &credentials {
+    let refuse = |error: AuthError| {
+        caller.failed(issuer, &claimed, error.reason());
+        refusal(error, exceeded)
+    };
+    let turn = match &credentials {
         Ok(Credentials::Assertion(_)) if exceeded => issuer.failures.turn().await,
         _ => None,
     };
     let checks = Checks {
         issuer: &issuer.config.issuer,
         skew_s: issuer.config.tokens.clock_skew_s,
-        now: issuer.clock.now(),
+        now: issuer.clock.read().proof_s(),
     };
-    let verified = credentials
-        .and_then(|credentials| credentials.verify(&issuer.registry, &issuer.replays, &checks));
-    let client = verified.map_err(|error| {
-        caller.failed(issuer, &claimed, error.reason());
-        match error {
-            AuthError::Malformed { mistake, .. } => OAuthErrorKind::InvalidRequest.because(mistake),
-            AuthError::Refused(_) if exceeded => OAuthErrorKind::SlowDown
-                .because("client authentication failed, too often from this address"),
-            AuthError::Refused(_) => {
-                OAuthErrorKind::InvalidClient.because("client authentication failed")
-            }
-            AuthError::Overloaded => OAuthErrorKind::Unavailable
-                .because("too many client assertions at a time; try again"),
-        }
-    })?;
-    if issuer.registry.admit(&client.id, now_ms) {
-        return Ok(client);
+    let memory = &issuer.assertions.memory;
+    let verified =
+        credentials.and_then(|credentials| credentials.verify(&issuer.registry, memory, &checks));
+    drop(turn);
+    let (client, asserted) = verified.map_err(refuse)?;
+    if !issuer.registry.admit(&client.id, now_ms) {
+        return Err(OAuthErrorKind::SlowDown
+            .because("this client makes more requests than it may in a second"));
     }
-    Err(OAuthErrorKind::SlowDown.because("this client makes more requests than it may in a second"))
+    if let Some(asserted) = asserted {
+        // Those that come during an outage do not wait for one attempt after the other.
+        issuer.require_fresh()?;
+        let recorded = issuer.assertions.record(issuer, asserted).await?;
+        recorded.map_err(refuse)?;
+    }
+    Ok(client)
+}
+
+/// The answer to a caller that failed to authenticate; `exceeded` if that happened too often.
+fn refusal(error: AuthError, exceeded: bool) -> OAuthError {
+    match error {
+        AuthError::Malformed { mistake, .. } => OAuthErrorKind::InvalidRequest.because(mistake),
+        AuthError::Refused(_) if exceeded => OAuthErrorKind::SlowDown
+            .because("client authentication failed, too often from this address"),
+        AuthError::Refused(_) => {
+            OAuthErrorKind::InvalidClient.because("client authentication failed")
+        }
+        AuthError::Overloaded => {
+            OAuthErrorKind::Unavailable.because("too many client assertions at a time; try again")
+        }
+        AuthError::BeforeIncident => OAuthErrorKind::Unavailable.because(
+            "the issuer's database lost state a moment ago; try again with a new client assertion",
+        ),
+    }
 }
 
 /// A document with an entity tag: 304 when the caller has it (RFC 9110 §13.1.2).

@@ -491,6 +491,7 @@ impl Keeper {
             .forget_proxies(certain.saturating_sub(60 * PRUNE_EVERY_S))
             .await?;
         let expired = certain.saturating_sub(PRUNE_SPREAD_S);
+        issuer.store.forget_assertions(expired).await?;
         if issuer
             .publisher
             .current()

@@ -1,7 +1,8 @@
 //! What the issuer must remember: keys, revocations, leases and which proxy has what. One trait,
 //! kept small, behind which a SQLite file or a PostgreSQL server does the work. Nothing here is
-//! touched for each token.
+//! touched for each token, except that uses of assertions are recorded in groups.
 
+mod assertions;
 mod change;
 mod health;
 mod hosts;
@@ -86,6 +87,41 @@ pub struct Incident {
     pub since: u64,
     /// Findings and their effect, for operators.
     pub reason: String,
+}
+
+/// Use of a client assertion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AssertionUse {
+    /// Half a SHA-256 of the client and the `jti`.
+    pub id: u128,
+    /// Expiry including clock skew (Unix seconds, exclusive).
+    pub expires_at: u64,
+}
+
+/// Uses of assertions that one transaction records, and what the database must hold besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// Random number of the issuer process.
+    pub process: u64,
+    /// The uses; each process records an assertion for one request only.
+    pub uses: Vec<AssertionUse>,
+    /// A use that this process recorded and that has not expired.
+    pub witness: Option<u128>,
+    /// Version of keys and revocations that this process publishes.
+    pub version: u64,
+}
+
+/// Answer to [`Uses`], as of one transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// For each use whether it is the first one.
+    pub fresh: Vec<bool>,
+    /// Whether the database lost the witness.
+    pub witness_lost: bool,
+    /// Whether the database is at a version that does not follow the published one.
+    pub went_back: bool,
+    /// Time at which the present incident was found (Unix seconds).
+    pub incident_since: Option<u64>,
 }
 
 /// All that the trust bundle is made of, as of one version.
@@ -224,6 +260,12 @@ pub trait Store: Send + Sync {
 
     /// Takes so many token indices, none below `at_least`, that nobody else ever gets.
     async fn lease_indices(&self, count: u64, at_least: u64) -> Result<Range<u64>, StoreError>;
+
+    /// Records uses of assertions; without any, looks for a loss of state only.
+    async fn record_assertions(&self, uses: &Uses) -> Result<Recorded, StoreError>;
+
+    /// Deletes uses of assertions that expired before this time (Unix seconds).
+    async fn forget_assertions(&self, before: u64) -> Result<(), StoreError>;
 
     /// Becomes or stays the replica that does scheduled work until the given time; false while
     /// another one is.

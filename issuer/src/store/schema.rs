@@ -7,7 +7,7 @@ use std::fmt;
 pub(super) const APPLICATION_ID: u32 = 0x4d45_5348;
 
 /// The newest schema that this program knows.
-pub(super) const NEWEST: u32 = 3;
+pub(super) const NEWEST: u32 = 4;
 
 /// One step, by a program that knows the schema after it.
 pub(super) struct Step {
@@ -30,6 +30,10 @@ pub(super) const STEPS: [Step; NEWEST as usize] = [
     },
     Step {
         statements: THIRD,
+        usable_since: 2,
+    },
+    Step {
+        statements: FOURTH,
         usable_since: 2,
     },
 ];
@@ -170,8 +174,17 @@ const THIRD: &[&str] = &[
     "CREATE INDEX meshseal_revoked_changed ON meshseal_revoked (changed_in)",
 ];
 
+/// Uses of client assertions (ADR 29). Programs of schemas 2 and 3 remember theirs in memory only.
+/// `process` is the random number of the process that wrote the row.
+const FOURTH: &[&str] = &[
+    "CREATE TABLE meshseal_assertions (
+        id {blob} PRIMARY KEY, expires_at BIGINT NOT NULL, process BIGINT NOT NULL)",
+    "CREATE INDEX meshseal_assertions_expiry ON meshseal_assertions (expires_at)",
+];
+
 /// Every table, for the rights of roles.
-pub(super) const TABLES: [&str; 6] = [
+pub(super) const TABLES: [&str; 7] = [
+    "meshseal_assertions",
     "meshseal_epochs",
     "meshseal_keys",
     "meshseal_meta",
@@ -210,9 +223,10 @@ mod tests {
             (mark(0, 0), 0, "0", true),
             (mark(2, 2), 2, "2", true),
             (mark(3, 2), 0x2_0003, "3 2", true),
-            (mark(4, 4), 4, "4", false),
+            (mark(4, 2), 0x2_0004, "4 2", true),
+            (mark(5, 5), 5, "5", false),
             (mark(9, 3), 0x3_0009, "9 3", true),
-            (mark(9, 4), 0x4_0009, "9 4", false),
+            (mark(9, 5), 0x5_0009, "9 5", false),
         ] {
             assert_eq!(
                 (mark.number(), mark.to_string().as_str(), mark.is_usable()),

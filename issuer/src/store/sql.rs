@@ -20,7 +20,10 @@ use super::seal::RowKeys;
 use super::state::State;
 use super::statement::query;
 use super::verify::{Extent, Known};
-use super::{Change, Head, Persisted, Store, StoreError, change, records, schema, state, verify};
+use super::{
+    Change, Head, Persisted, Recorded, Store, StoreError, Uses, assertions, change, records,
+    schema, state, verify,
+};
 use crate::bundle::{ProxyRecord, unproven};
 use crate::keys::MasterKey;
 
@@ -416,6 +419,30 @@ impl Store for SqlStore {
             begin..state.next_index
         })
         .await
+    }
+
+    async fn record_assertions(&self, uses: &Uses) -> Result<Recorded, StoreError> {
+        let (operation, access) = if uses.uses.is_empty() {
+            (Operation::Read, Access::Read)
+        } else {
+            (Operation::Note, Access::Write)
+        };
+        self.bounded(operation, async {
+            let keys = self.row_keys()?;
+            let mut transaction = self.pool.begin(access).await?;
+            let recorded = assertions::record(transaction.connection()?, keys, uses).await;
+            transaction.end(recorded).await
+        })
+        .await
+    }
+
+    async fn forget_assertions(&self, before: u64) -> Result<(), StoreError> {
+        loop {
+            let delete = query(assertions::FORGET).bind(signed(before));
+            if self.execute(delete).await? < assertions::FORGOTTEN_AT_A_TIME {
+                return Ok(());
+            }
+        }
     }
 
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use crate::support::signing::{claims, header, sign, sign_foreign, sign_with_public_key};
 use crate::support::{Answer, Harness, ISSUER, NOW, decode};
 
-async fn present(harness: &Harness, assertion: &str, more: &str) -> Answer {
+/// Asks for a token with an assertion.
+pub(crate) async fn present(harness: &Harness, assertion: &str, more: &str) -> Answer {
     let kind =
         "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
     harness
@@ -17,7 +18,8 @@ async fn present(harness: &Harness, assertion: &str, more: &str) -> Answer {
         .await
 }
 
-fn changed(base: Value, name: &str, value: Value) -> Value {
+/// Sets a member, or removes it.
+pub(crate) fn changed(base: Value, name: &str, value: Value) -> Value {
     let mut changed = base;
     let members = changed.as_object_mut().unwrap();
     if value.is_null() {

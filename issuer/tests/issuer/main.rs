@@ -32,6 +32,7 @@ mod replicas;
 mod revocation;
 mod rotation;
 mod server;
+mod single_use;
 mod store;
 mod tampering;
 mod tokens;

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use meshseal_issuer::store::{Peek, open};
 
+use crate::assertion::present;
 use crate::support::database::{Database, on_both};
+use crate::support::signing::{claims, header, sign};
 use crate::support::{Harness, Proxy, accepts, config};
 
 on_both! {
     versions_share_tables_that_only_grew
     tables_that_only_newer_programs_may_use_are_refused
+    step_to_assertions_needs_no_stop
 }
 
 /// What the next version may do to the tables while this one runs.
@@ -34,7 +37,7 @@ async fn versions_share_tables_that_only_grew(database: Arc<Database>) {
     let running = Harness::on(database.clone(), config()).await;
     let first = running.token().await;
     database.execute(GROWN).await;
-    mark(&database, 4, 2).await;
+    mark(&database, 5, 2).await;
     // A replica of this version may start again, as after a roll-back.
     let started = running.restarted().await;
     let mut proxy = Proxy::of(&started, 1);
@@ -67,22 +70,40 @@ async fn versions_share_tables_that_only_grew(database: Arc<Database>) {
     assert!(accepts(&started, &proxy.trust, &third) && !accepts(&started, &proxy.trust, &first));
 }
 
+/// The running replica plays a program of schema 3, which records no assertions.
+async fn step_to_assertions_needs_no_stop(database: Arc<Database>) {
+    let running = Harness::on(database.clone(), config()).await;
+    database.execute("DROP TABLE meshseal_assertions").await;
+    mark(&database, 3, 2).await;
+    let first = running.token().await;
+    let started = running.restarted().await;
+    let assertion = sign(&header("EdDSA", "ed"), &claims("1"));
+    assert_eq!(present(&started, &assertion, "").await.status, 200);
+    let form = format!("token={first}");
+    let revoked = running.post_as("checkout", "/revoke", &form).await.status;
+    assert_eq!(revoked, 200);
+    started.tick().await;
+    assert!(!started.is_active(&first).await);
+    let upgraded = running.restarted().await;
+    assert_eq!(present(&upgraded, &assertion, "").await.status, 401);
+}
+
 async fn tables_that_only_newer_programs_may_use_are_refused(database: Arc<Database>) {
     drop(Harness::on(database.clone(), config()).await);
     mark(&database, 9, 2).await;
     assert!(open(&database.location).await.is_ok() && Peek::open(&database.location).await.is_ok());
-    mark(&database, 4, 4).await;
+    mark(&database, 5, 5).await;
     let opened = open(&database.location)
         .await
         .err()
         .map(|error| error.to_string());
-    assert!(opened.is_some_and(|said| said.contains("schema 4") && said.contains("upgrade")));
+    assert!(opened.is_some_and(|said| said.contains("schema 5") && said.contains("upgrade")));
     let peeked = Peek::open(&database.location)
         .await
         .err()
         .map(|error| error.to_string());
     assert!(
-        peeked.is_some_and(|said| said.contains("schema 4")),
+        peeked.is_some_and(|said| said.contains("schema 5")),
         "the mark was not changed by who used the tables"
     );
 }

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use meshseal_issuer::bundle::ProxyRecord;
 use meshseal_issuer::keys::MasterKey;
-use meshseal_issuer::store::{Change, Head, Health, Outage, Persisted, Reason, Store, StoreError};
+use meshseal_issuer::store::{
+    Change, Head, Health, Outage, Persisted, Reason, Recorded, Store, StoreError, Uses,
+};
 
 use super::pace::Pace;
 
@@ -115,6 +117,17 @@ impl Store for Link {
 
     async fn lease_indices(&self, count: u64, at_least: u64) -> Result<Range<u64>, StoreError> {
         self.change(self.store.lease_indices(count, at_least)).await
+    }
+
+    async fn record_assertions(&self, uses: &Uses) -> Result<Recorded, StoreError> {
+        if uses.uses.is_empty() {
+            return self.ask(self.store.record_assertions(uses)).await;
+        }
+        self.change(self.store.record_assertions(uses)).await
+    }
+
+    async fn forget_assertions(&self, before: u64) -> Result<(), StoreError> {
+        self.change(self.store.forget_assertions(before)).await
     }
 
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {

@@ -166,7 +166,7 @@ impl Harness {
         )
     }
 
-    async fn over(
+    pub(crate) async fn over(
         store: Arc<dyn Store>,
         database: Arc<Database>,
         config: Config,

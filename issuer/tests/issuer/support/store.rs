@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use async_trait::async_trait;
 use meshseal_issuer::bundle::ProxyRecord;
 use meshseal_issuer::keys::MasterKey;
-use meshseal_issuer::store::{Change, Head, Health, Persisted, Store, StoreError};
+use meshseal_issuer::store::{Change, Head, Health, Persisted, Recorded, Store, StoreError, Uses};
 use tokio::sync::Semaphore;
 
 /// A store in front of another one.
@@ -31,6 +31,10 @@ pub(crate) struct Fickle {
     pub(crate) groups: Semaphore,
     /// How many have.
     pub(crate) transactions: AtomicU32,
+    /// How many more transactions of assertions may begin.
+    pub(crate) uses: Semaphore,
+    /// How often assertions were recorded.
+    pub(crate) uses_recorded: AtomicU32,
 }
 
 impl Fickle {
@@ -46,6 +50,8 @@ impl Fickle {
             conflicts: AtomicU32::new(0),
             groups: Semaphore::new(Semaphore::MAX_PERMITS),
             transactions: AtomicU32::new(0),
+            uses: Semaphore::new(Semaphore::MAX_PERMITS),
+            uses_recorded: AtomicU32::new(0),
         })
     }
 
@@ -111,6 +117,18 @@ impl Store for Fickle {
     async fn lease_indices(&self, count: u64, at_least: u64) -> Result<Range<u64>, StoreError> {
         self.leases.acquire().await.unwrap().forget();
         self.inner.lease_indices(count, at_least).await
+    }
+
+    async fn record_assertions(&self, uses: &Uses) -> Result<Recorded, StoreError> {
+        if !uses.uses.is_empty() {
+            self.uses.acquire().await.unwrap().forget();
+            self.uses_recorded.fetch_add(1, SeqCst);
+        }
+        self.inner.record_assertions(uses).await
+    }
+
+    async fn forget_assertions(&self, before: u64) -> Result<(), StoreError> {
+        self.inner.forget_assertions(before).await
     }
 
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {
