@@ -1,6 +1,7 @@
 //! Deterministic simulation: histories of issuer replicas, one database, links and workers, each
 //! decided by one seed. This program runs them and reports the first that breaks an invariant.
 
+mod assertions;
 mod checks;
 mod database;
 mod dice;

@@ -11,6 +11,7 @@ use meshseal_issuer::config::{Config, from_yaml};
 use meshseal_issuer::keys::{KeyState, MasterKey, Purpose};
 use serde_json::{Value, json};
 
+use super::assertions::{self, Assertion};
 use super::database::Database;
 use super::dice::Dice;
 use super::history::Report;
@@ -24,7 +25,7 @@ use super::worker::{MachineClock, Memo, Worker};
 const START: u64 = 1_900_000_000;
 
 /// The issuer identifier.
-const ISSUER: &str = "https://issuer.example";
+pub(super) const ISSUER: &str = "https://issuer.example";
 
 /// The master key of every history: 32 bytes in base64.
 const MASTER: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -86,6 +87,8 @@ pub(super) struct World {
     /// Receipts that wait.
     pub(super) waiting: Vec<Waiting>,
     pub(super) truth: Truth,
+    /// Client assertions, by the order of their first use.
+    pub(super) assertions: Vec<Assertion>,
     pub(super) weights: Vec<(u32, Step)>,
     pub(super) trace: Vec<String>,
     pub(super) complete: usize,
@@ -147,6 +150,7 @@ impl World {
             under_way: Vec::new(),
             waiting: Vec::new(),
             truth: Truth::default(),
+            assertions: Vec::new(),
             trace: Vec::new(),
             complete: 0,
             acknowledged: 0,
@@ -281,8 +285,11 @@ pub(super) fn config(max_lifetime: &str) -> Result<Config> {
          tokens: {{ lifetime: 5m, maxLifetime: {max_lifetime}, clockSkew: 30s }}\n\
          bundle: {{ notAfter: 10m }}\n\
          services:\n- {{ audience: orders, scopes: [read], lifetime: {max_lifetime} }}\n\
-         clients:\n{clients}- clientId: {OPERATOR}\n  auth: {{ secrets: [ {{ hash: \"{}\" }} ] }}\n  admin: true\n",
-        hash(OPERATOR)
+         clients:\n{clients}- clientId: {OPERATOR}\n  auth: {{ secrets: [ {{ hash: \"{}\" }} ] }}\n  admin: true\n\
+         - clientId: {}\n  auth: {{ jwks: {} }}\n",
+        hash(OPERATOR),
+        assertions::SIGNER,
+        assertions::jwks()?
     );
     from_yaml(&yaml).map_err(|error| anyhow!("{error:?}"))
 }

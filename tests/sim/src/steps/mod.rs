@@ -40,6 +40,10 @@ pub(super) enum Step {
     Deliver,
     /// A client asks for a token.
     Mint,
+    /// A client authenticates by an assertion.
+    Assert,
+    /// An assertion is used again.
+    Replay,
     /// A client revokes one of its tokens, and wants a receipt.
     RevokeToken,
     /// A client revokes a token and waits for the workers, while other steps go on.
@@ -99,7 +103,7 @@ pub(super) enum Step {
 }
 
 /// Steps that make a history go on, and faults.
-const ORDINARY: [(Step, u32); 11] = [
+const ORDINARY: [(Step, u32); 13] = [
     (Step::Pass, 20),
     (Step::PassLong, 2),
     (Step::Background, 10),
@@ -107,6 +111,8 @@ const ORDINARY: [(Step, u32); 11] = [
     (Step::Poll, 6),
     (Step::Deliver, 12),
     (Step::Mint, 12),
+    (Step::Assert, 8),
+    (Step::Replay, 8),
     (Step::RevokeToken, 6),
     (Step::Rotate, 2),
     (Step::ReadKeys, 2),
@@ -168,6 +174,8 @@ impl World {
                 .map_or_else(nothing, |at| format!("message {at}"))),
             Step::Deliver => self.deliver_any().await,
             Step::Mint => self.mint().await,
+            Step::Assert => self.assert().await,
+            Step::Replay => self.replay().await,
             Step::RevokeToken => self.revoke_token().await,
             Step::AwaitReceipt => self.begin_receipt().await,
             Step::AbandonReceipt => Ok(self.abandon_receipt()),
