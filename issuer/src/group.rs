@@ -1,10 +1,13 @@
 //! Group commit: callers that wait at the same time share one transaction, so that they wait for
 //! the disk once.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::time::sleep;
 
 /// Most works of one transaction.
 const MOST: usize = 256;
@@ -43,6 +46,10 @@ pub(crate) type Taken<B> = Waiting<<B as Batch>::Work, <B as Batch>::Answer>;
 pub(crate) struct Group<W, A> {
     waiting: Mutex<Vec<Waiting<W, A>>>,
     turn: AsyncMutex<()>,
+    /// Time for others to join a batch.
+    pause: Duration,
+    /// Number of works of the last batch.
+    last: AtomicUsize,
 }
 
 impl<W, A> Default for Group<W, A> {
@@ -50,6 +57,20 @@ impl<W, A> Default for Group<W, A> {
         Self {
             waiting: Mutex::default(),
             turn: AsyncMutex::default(),
+            pause: Duration::ZERO,
+            last: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<W, A> Group<W, A> {
+    /// Creates a group whose batches wait for so long while they are smaller than the last one.
+    /// Callers that were answered together come back together: without a pause the first of them
+    /// would begin a batch for itself, and every second batch would have one work.
+    pub(crate) fn with_pause(pause: Duration) -> Self {
+        Self {
+            pause,
+            ..Self::default()
         }
     }
 }
@@ -85,6 +106,10 @@ impl<W: Clone + Send, A: Send> Group<W, A> {
     }
 
     async fn run<B: Batch<Work = W, Answer = A>>(&self, batch: &B) {
+        let last = self.last.load(Ordering::Relaxed);
+        if !self.pause.is_zero() && self.lock().len() < last {
+            sleep(self.pause).await;
+        }
         let taken: Vec<Waiting<W, A>> = {
             let mut waiting = self.lock();
             // Works of callers that have gone are not begun.
@@ -92,6 +117,7 @@ impl<W: Clone + Send, A: Send> Group<W, A> {
             let count = waiting.len().min(MOST);
             waiting.drain(..count).collect()
         };
+        self.last.store(taken.len(), Ordering::Relaxed);
         let left = batch.run(taken).await;
         self.lock().splice(0..0, left);
     }

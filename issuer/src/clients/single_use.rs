@@ -1,6 +1,7 @@
 //! Single use of assertions across replicas, restarts and databases that go back (ADR 0029).
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::rand;
@@ -17,6 +18,9 @@ use crate::store::{AssertionUse, Recorded, StoreError, Uses};
 
 /// Most uses that one transaction restores.
 const RESTORED_AT_A_TIME: usize = 4_096;
+
+/// Time for other uses to join a transaction that is smaller than the last one.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Answer to an assertion once the database has its use.
 type Answer = Result<Result<(), AuthError>, StoreError>;
@@ -44,7 +48,7 @@ impl SingleUse {
         let _shared = rand::fill(&mut random);
         Self {
             memory: Replays::new(clients),
-            group: Group::default(),
+            group: Group::with_pause(PAUSE),
             process: u64::from_le_bytes(random) >> 1,
             owed: AsyncMutex::default(),
             incident_since: AtomicU64::new(0),

@@ -8,7 +8,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Error, Row as _};
 use super::rows::{signed, unsigned};
 use super::seal::RowKeys;
 use super::sql::{ROWS_PER_STATEMENT, places};
-use super::state::State;
+use super::state::{State, columns};
 use super::statement::query;
 use super::{AssertionUse, Recorded, StoreError, Uses};
 
@@ -55,13 +55,16 @@ async fn look(
     keys: &RowKeys,
     witness: Option<u128>,
 ) -> Result<(State, bool), StoreError> {
-    let state = State::read(&mut *transaction, keys).await?;
-    let Some(witness) = witness else {
-        return Ok((state, true));
-    };
-    let count = query("SELECT COUNT(*) AS count FROM meshseal_assertions WHERE id = $1");
-    let row = count.bind(bytes(witness)).fetch_one(transaction).await?;
-    Ok((state, unsigned(&row, "count")? > 0))
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        ", (SELECT COUNT(*) FROM meshseal_assertions WHERE id = $1) AS witnesses
+         FROM meshseal_state WHERE id = 2"
+    );
+    let select = query(sql).bind(witness.map(bytes).unwrap_or_default());
+    let row = select.fetch_one(transaction).await?;
+    let has_witness = witness.is_none() || unsigned(&row, "witnesses")? > 0;
+    Ok((State::of(&row, keys)?, has_witness))
 }
 
 /// Inserts uses, and adds those to `fresh` that were not there.

@@ -23,6 +23,7 @@ macro_rules! columns {
         "version, next_index, rotation_requested, incident_since, incident, recent, rows_used, digest, mac, records"
     };
 }
+pub(super) use columns;
 
 /// Content of the row.
 #[derive(Clone, Debug, Default)]
