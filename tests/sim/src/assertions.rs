@@ -9,6 +9,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use axum::body::Body;
 use axum::http::Request;
 use meshseal_core::base64url::encode;
+use meshseal_issuer::background::follow_once;
 use meshseal_issuer::clock::Clock as _;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -131,6 +132,7 @@ impl World {
 
     async fn use_assertion(&mut self, position: usize) -> Result<String> {
         let at = self.dice.below(self.replicas.len());
+        let has_restored = self.restore_by_recorder(position).await;
         let held = self.held().await?;
         let (Some(replica), Some(assertion)) =
             (self.replicas.get(at), self.assertions.get(position))
@@ -150,7 +152,7 @@ impl World {
             assertion.answered == 0 && self.now.saturating_add(SPREAD_S) < assertion.expires_at;
         let before = assertion.accepted;
         // Read first: the request may end what the replica cannot know.
-        let can_know = held.is_none_or(|held| self.can_know(at, assertion, &held));
+        let can_know = has_restored || held.is_none_or(|held| self.can_know(at, assertion, &held));
         let Some(answer) = replica.send(request).await? else {
             return Ok(format!("replica {at} is down"));
         };
@@ -176,6 +178,29 @@ impl World {
             "replica {at} answers {} to assertion {position}{blind}",
             answer.status
         ))
+    }
+
+    /// In every second history, the process that recorded a use follows the database first, so that
+    /// it writes back what a restored backup lacks. Returns whether it did.
+    async fn restore_by_recorder(&self, position: usize) -> bool {
+        let accepted = self
+            .assertions
+            .get(position)
+            .and_then(|known| known.accepted);
+        let (
+            true,
+            Some(Accepted {
+                by: (at, start), ..
+            }),
+        ) = (self.follows_at_once, accepted)
+        else {
+            return false;
+        };
+        let recorder = self.replicas.get(at).filter(|known| known.starts == start);
+        match recorder.and_then(|recorder| recorder.issuer()) {
+            Some(issuer) => follow_once(issuer).await.is_ok(),
+            None => false,
+        }
     }
 
     /// Reads what the database holds; `None` while it is away or full.
