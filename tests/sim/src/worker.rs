@@ -7,16 +7,13 @@ use std::rc::Rc;
 
 use std::time::Duration;
 
+use meshseal_core::authn::{Accepted, Moment, Trust, check};
 use meshseal_core::bundle::{
-    BundleError, PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER,
+    BundleError, PINS_HEADER, PROOF_HEADER, PROTOCOL, PROTOCOL_HEADER, STALENESS_HEADER, Staleness,
 };
-use meshseal_core::config::Staleness;
-use meshseal_core::keys::Key;
+use meshseal_core::keys::{Key, Portable, SignatureVerifier};
 use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
-use meshseal_core::trust::{Accepted, Moment, Trust};
-use meshseal_core::validate::check;
-use meshseal_core::{Portable, SignatureVerifier};
 
 /// Seconds for which a bundle of these histories may be used.
 pub(super) const NOT_AFTER_S: u64 = 600;
@@ -194,7 +191,11 @@ impl Worker {
     /// other one's next poll confirms it.
     pub(super) fn adopt(&mut self, other: &Self) {
         let before = self.trust.bundle_version();
-        self.trust.adopt(&self.policy, &other.trust, &other.policy);
+        self.trust.adopt(
+            self.policy.authn(),
+            &other.trust,
+            other.policy.staleness_bound(),
+        );
         if self.trust.bundle_version() == before {
             return;
         }
@@ -222,7 +223,7 @@ impl Worker {
     /// Returns the headers of its poll.
     #[must_use]
     pub(super) fn poll_headers(&self) -> Vec<(&'static str, String)> {
-        let pins = self.policy.trust_bundle().map(|bundle| {
+        let pins = self.policy.authn().trust_bundle().map(|bundle| {
             let kids: Vec<&str> = bundle.pins.kids().flatten().collect();
             kids.join(",")
         });
@@ -253,6 +254,7 @@ impl Worker {
     #[must_use]
     pub(super) fn pins(&self, kid: &str) -> bool {
         self.policy
+            .authn()
             .trust_bundle()
             .is_some_and(|bundle| bundle.pins.kids().flatten().any(|pin| pin == kid))
     }
@@ -261,6 +263,7 @@ impl Worker {
     #[must_use]
     pub(super) fn serves_stale(&self) -> bool {
         self.policy
+            .authn()
             .trust_bundle()
             .is_some_and(|bundle| bundle.staleness.serve)
     }
@@ -269,7 +272,12 @@ impl Worker {
     #[must_use]
     pub(super) fn may_accept(&self, now: u64) -> bool {
         let freshness = self.trust.freshness(self.clock.moment(now));
-        let fresh = match self.policy.trust_bundle().map(|bundle| bundle.staleness) {
+        let fresh = match self
+            .policy
+            .authn()
+            .trust_bundle()
+            .map(|bundle| bundle.staleness)
+        {
             Some(Staleness { serve: true, .. }) => true,
             Some(Staleness {
                 max_age: Some(max_age),
@@ -288,7 +296,11 @@ impl Worker {
     }
 
     fn own_bound_s(&self) -> Option<u64> {
-        let staleness = self.policy.trust_bundle().map(|bundle| bundle.staleness);
+        let staleness = self
+            .policy
+            .authn()
+            .trust_bundle()
+            .map(|bundle| bundle.staleness);
         match staleness {
             Some(Staleness { serve: true, .. }) => None,
             Some(Staleness { max_age, .. }) => {
@@ -304,7 +316,10 @@ impl Worker {
     /// When core refuses it.
     pub(super) fn accept_bundle(&mut self, text: &str, now: u64) -> Result<Accepted, BundleError> {
         let policy = Rc::clone(&self.policy);
-        let config = policy.trust_bundle().ok_or(BundleError::ForeignSignature)?;
+        let config = policy
+            .authn()
+            .trust_bundle()
+            .ok_or(BundleError::ForeignSignature)?;
         let moment = self.clock.moment(now);
         let accepted = self.trust.accept_bundle(text, &config.pins, moment)?;
         self.accepted_at = now;
@@ -318,7 +333,7 @@ impl Worker {
     /// The rejection.
     pub(super) fn decide(&self, token: &str, now: u64) -> Result<(), Rejection> {
         let time = self.time(now);
-        check(token, &self.policy, &self.trust, || time)?.verify(&*self.memo)?;
+        check(token, self.policy.authn(), &self.trust, || time)?.verify(&*self.memo)?;
         if self.may_accept(now) {
             Ok(())
         } else {

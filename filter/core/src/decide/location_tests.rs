@@ -277,7 +277,7 @@ fn prefix_decides_whose_token_it_is() {
     let sources = policy.authn().token_sources();
     for (value, rules) in [("Bearer t.o.k", [true, false]), ("t.o.k", [false, true])] {
         let headers = headers(&[("authorization", value)]);
-        let located = locate(&sources, &headers, "/").unwrap();
+        let located = locate(sources, &headers, "/").unwrap();
         assert_eq!(located.bytes(), b"t.o.k");
         assert_eq!(
             [0, 1].map(|rule| located.is_expected_by(rule)),

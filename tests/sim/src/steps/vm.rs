@@ -2,7 +2,7 @@
 //! it before the issuer has heard of them (ADR 23).
 
 use anyhow::Result;
-use meshseal_core::trust::Accepted;
+use meshseal_core::authn::Accepted;
 
 use super::nothing;
 use crate::worker::Worker;
