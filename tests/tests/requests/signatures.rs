@@ -21,7 +21,7 @@ fn with_signature(token: &str, change: impl FnOnce(&mut Vec<u8>)) -> Result<Stri
 /// Signs a valid token with the key `alg` and flips a bit of the signature.
 fn tampered(world: &World, alg: &str) -> Result<String> {
     with_signature(&token().sign(world.key(alg)?)?, |bytes| {
-        flip_first_bit(bytes)
+        flip_first_bit(bytes);
     })
 }
 
