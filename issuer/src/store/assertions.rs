@@ -45,7 +45,7 @@ pub(super) async fn record(
         fresh: uses.uses.iter().map(|one| fresh.remove(&one.id)).collect(),
         witness_lost: !has_witness,
         went_back: !follows,
-        incident_since: state.incident.map(|incident| incident.since),
+        incident_since: state.latest_loss,
     })
 }
 

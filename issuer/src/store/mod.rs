@@ -120,7 +120,7 @@ pub struct Recorded {
     pub witness_lost: bool,
     /// Whether the database is at a version that does not follow the published one.
     pub went_back: bool,
-    /// Time at which the present incident was found (Unix seconds).
+    /// Time at which the latest incident was found (Unix seconds), also after its end.
     pub incident_since: Option<u64>,
 }
 

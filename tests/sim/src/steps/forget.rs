@@ -55,9 +55,12 @@ impl World {
     }
 
     /// A worker has polled: from now on a receipt may name it, whatever an operator said before. Once
-    /// it was given a bundle, it counts again.
-    pub(super) fn note_poll(&mut self, id: u64, has_bundle: bool) {
-        if has_bundle {
+    /// it was given a bundle by a replica that reaches the database, it counts again. A replica that
+    /// does not reach it has not heard of the operator's word (ADR 23).
+    pub(super) fn note_poll(&mut self, id: u64, replica: usize, has_bundle: bool) {
+        let is_cut = |replica: &Replica| replica.link.cut.load(Ordering::SeqCst);
+        let reaches = self.database.is_well() && !self.replicas.get(replica).is_some_and(is_cut);
+        if has_bundle && reaches {
             self.truth.forgotten.remove(&id);
         } else if let Some(forgotten) = self.truth.forgotten.get_mut(&id) {
             forgotten.may_be_named = true;

@@ -102,7 +102,7 @@ impl World {
                     "worker {worker} has {have:?}, replica {replica} answers {}",
                     answer.status
                 );
-                self.note_poll(process, answer.status == 200);
+                self.note_poll(process, replica, answer.status == 200);
                 if answer.status == 200 {
                     self.under_way.push(Message {
                         id,
