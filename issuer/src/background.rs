@@ -1,5 +1,4 @@
-//! What goes on beside requests: following the database, scheduled key work, writing down what
-//! proxies confirmed.
+//! Background tasks: following the database, scheduled key work, and writing worker records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,31 +12,30 @@ use crate::issuer::Issuer;
 use crate::store::StoreError;
 use crate::telemetry::LabelledCounter;
 
-/// How soon a change made by another replica is noticed.
+/// Interval at which a replica looks for changes by other replicas.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
 
-/// How soon confirmations are written down, and due work is done.
+/// Interval at which worker records are written and due work is done.
 const KEEP_EVERY: Duration = Duration::from_millis(200);
 
 /// Seconds between two attempts to empty the write-ahead log of destroyed keys.
 const TIDY_EVERY_S: u64 = 10;
 
-/// Pause before a task that died starts again.
+/// Pause before a failed task is started again.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 
-/// Time for the last writes.
+/// Time limit for the last writes before the process ends.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Starts it all. It stops when the issuer's end has come.
+/// Starts the background tasks. They stop when [`Issuer::ending`] is cancelled.
 pub fn spawn(issuer: &Arc<Issuer>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for name in ["follow", "keep-keys", "write-down"] {
         let issuer = issuer.clone();
         tasks.spawn(async move {
-            let task = || run(name, issuer.clone());
             supervise(
                 name,
-                task,
+                || run(name, issuer.clone()),
                 &issuer.metrics.background_restarts,
                 &issuer.ending,
             )
@@ -47,6 +45,7 @@ pub fn spawn(issuer: &Arc<Issuer>) -> JoinSet<()> {
     tasks
 }
 
+/// Runs the task with this name.
 async fn run(name: &'static str, issuer: Arc<Issuer>) {
     match name {
         "follow" => follow(issuer).await,
@@ -62,9 +61,10 @@ async fn supervise<F: Future<Output = ()> + Send + 'static>(
     restarts: &LabelledCounter,
     ending: &CancellationToken,
 ) {
+    // The handle aborts the task if this supervisor is dropped.
     while let Err(error) = AbortOnDropHandle::new(tokio::spawn(task())).await {
         restarts.increment(name);
-        tracing::error!(task = name, %error, "a background task died; restarting it");
+        tracing::error!(task = name, %error, "background task failed; restarting it");
         if ending
             .run_until_cancelled(sleep(RESTART_AFTER))
             .await
@@ -75,26 +75,28 @@ async fn supervise<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Tells once that something fails, and once that it works again.
+/// Name of some work and whether it last succeeded. It logs only changes between the two.
 struct Health(&'static str, bool);
 
 impl Health {
     fn turned<E: std::fmt::Display>(&mut self, result: &Result<(), E>) {
         match (result, self.1) {
-            (Err(error), true) => tracing::error!(%error, "{} fails; trying again", self.0),
-            (Ok(()), false) => tracing::info!("{} works again", self.0),
+            (Err(error), true) => tracing::error!(work = self.0, %error, "work fails; retrying"),
+            (Ok(()), false) => tracing::info!(work = self.0, "work succeeds again"),
             (Err(_), false) | (Ok(()), true) => {}
         }
         self.1 = result.is_ok();
     }
 }
 
+/// Returns a timer that, after a delay, does not catch up on missed ticks.
 fn every(period: Duration) -> tokio::time::Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
 
+/// Follows the database and its clock until the process ends.
 async fn follow(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(FOLLOW_EVERY), Health("following the database", true));
     let mut clock = Health("the clock", true);
@@ -107,7 +109,7 @@ async fn follow(issuer: Arc<Issuer>) {
     {
         health.turned(&follow_once(&issuer).await);
         let time = issuer.clock.read();
-        // Once a second: an offset, unlike the state, changes slowly.
+        // Once a second is enough, because the offset between two clocks changes slowly.
         if consulted_s != Some(time.steady_ms / 1_000) {
             consulted_s = Some(time.steady_ms / 1_000);
             health.turned(&issuer.consult_database_clock().await);
@@ -116,17 +118,19 @@ async fn follow(issuer: Arc<Issuer>) {
     }
 }
 
-/// Publishes what is new in the database, and restores uses of assertions that it lost.
+/// Publishes changes in the database, and restores uses of assertions that it lost.
 ///
 /// # Errors
-/// [`StoreError`]; it is tried again next time.
+/// [`StoreError`]; the next call tries again.
 pub async fn follow_once(issuer: &Issuer) -> Result<(), StoreError> {
+    // Read before the query: indices leased during the query are not in its answer.
     let known = issuer.indices.highest();
     let head = issuer.publisher.follow().await?;
     issuer.indices.saw(head.next_index, known);
     issuer.assertions.follow(issuer).await
 }
 
+/// Does scheduled key work until the process ends, then gives up the lead.
 async fn keep(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(KEEP_EVERY), Health("keeping keys", true));
     loop {
@@ -141,9 +145,11 @@ async fn keep(issuer: Arc<Issuer>) {
         };
         health.turned(&round.await);
     }
+    // A lead that is not given up expires by itself.
     let _gone_anyway = timeout(END_PATIENCE, issuer.keeper.resign(&issuer)).await;
 }
 
+/// Writes worker records and tidies the database until the process ends.
 async fn write_down(issuer: Arc<Issuer>) {
     let (mut ticks, mut health) = (every(KEEP_EVERY), Health("writing to the database", true));
     let mut tidied_at = None;
@@ -160,13 +166,14 @@ async fn write_down(issuer: Arc<Issuer>) {
             issuer.store.tidy().await;
         }
     }
+    // The last records, so that the next run knows which workers may accept tokens.
     let _gone_anyway = timeout(END_PATIENCE, write_down_once(&issuer)).await;
 }
 
-/// Writes what proxies confirmed since the last time, and leases token indices ahead.
+/// Writes new worker records, and leases token indices in advance.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`]; what was not written is tried again next time.
+/// [`StoreError::Unavailable`]; the next call writes the rest.
 pub async fn write_down_once(issuer: &Issuer) -> Result<(), StoreError> {
     issuer.proxies.save(&*issuer.store).await?;
     issuer

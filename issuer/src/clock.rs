@@ -1,9 +1,8 @@
-//! The only place that reads a clock. Everything else is told the time, so that tests can choose
-//! it.
+//! The only file that reads a clock. All other code receives the time, so that tests can choose it.
 //!
 //! The wall clock may step in either direction (NTP, an operator, a restored virtual machine); the
-//! monotonic clock only runs on. [`Guard`] checks the first against the second (I38), so that the
-//! time it returns never goes back and never jumps ahead unconfirmed. [`ClockMark`] carries that
+//! monotonic clock never does. [`Guard`] checks the first against the second (I38), so that the
+//! time it returns never goes back and never jumps ahead unconfirmed. [`ClockMark`] carries this
 //! knowledge over restarts. ADR 20 gives the reasons.
 
 use std::fmt;
@@ -18,10 +17,10 @@ use crate::config::MAX_TOKEN_LIFE_S;
 pub const MAX_STEP_MS: u64 = 5_000;
 
 /// Longest time, in milliseconds, that a step forward must last before it is accepted without
-/// confirmation. One that the database server's clock contradicts is not accepted.
+/// confirmation. A step that the database server's clock contradicts is never accepted.
 pub const CONFIRM_MS: u64 = 600_000;
 
-/// A small step forward must last for this many times its own length.
+/// Factor by which a small step forward must last longer than the step itself.
 const CONFIRM_FACTOR: u64 = 10;
 
 /// Largest difference, in milliseconds, between the machine's and the database server's clock at
@@ -31,8 +30,8 @@ pub const MAX_DISAGREEMENT_MS: u64 = 60_000;
 /// Longest gap, in milliseconds, between two leaders that counts as elapsed time.
 const TAKEOVER_MS: u64 = 60_000;
 
-/// Milliseconds of agreement after which no entry is left that was stored under an older line of
-/// time.
+/// Milliseconds of agreement between the clocks after which no entry is left that was stored before
+/// they disagreed.
 const SETTLE_MS: u64 = (MAX_TOKEN_LIFE_S + 3_600) * 1_000;
 
 /// Source of time.
@@ -40,54 +39,54 @@ pub trait Clock: Send + Sync {
     /// Reads both clocks.
     fn read(&self) -> Time;
 
-    /// Records the database server's clock, read between two moments of monotonic time
-    /// (milliseconds).
+    /// Records a reading of the database server's clock. The arguments after it are the monotonic
+    /// times (milliseconds) of the question and the answer.
     fn heard(&self, _database_ms: Option<u64>, _asked_ms: u64, _answered_ms: u64) {}
 
-    /// Continues after a restart: no earlier time than that of the mark is returned, unless the
-    /// database server's clock confirms it. A mark of this boot tells what the time must be by now.
+    /// Continues after a restart. It never returns a time earlier than the mark's, unless the
+    /// database server's clock confirms it. A mark of this boot determines the expected time.
     fn resume(&self, _mark: &ClockMark) {}
 
-    /// Names the boot of the machine since which monotonic time counts; 0 when it is unknown.
+    /// Returns the identifier of the boot since which monotonic time counts; 0 if it is unknown.
     fn boot(&self) -> u64 {
         0
     }
 
-    /// Milliseconds since the Unix epoch; never less than before.
+    /// Returns milliseconds since the Unix epoch; never less than before.
     fn now_ms(&self) -> u64 {
         self.read().now_ms
     }
 
-    /// Seconds since the Unix epoch; never less than before.
+    /// Returns seconds since the Unix epoch; never less than before.
     fn now(&self) -> u64 {
         self.now_ms() / 1000
     }
 
-    /// Milliseconds since some moment, whatever happens to the time of day: for rates, patience and
-    /// freshness.
+    /// Returns milliseconds since a fixed moment, independent of the time of day: for rates,
+    /// timeouts and freshness.
     fn steady_ms(&self) -> u64 {
         self.read().steady_ms
     }
 
-    /// Seconds since that moment.
+    /// Returns seconds since that moment.
     fn steady(&self) -> u64 {
         self.steady_ms() / 1000
     }
 }
 
-/// One reading.
+/// One reading of the clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
     /// Milliseconds since the Unix epoch.
     pub now_ms: u64,
-    /// Milliseconds since some moment.
+    /// Milliseconds since a fixed moment.
     pub steady_ms: u64,
     /// Milliseconds by which the wall clock is behind `now_ms`, because it was put back.
     pub behind_ms: u64,
-    /// Milliseconds by which the wall clock is ahead of `now_ms`: a step forward that is not
+    /// Milliseconds by which the wall clock is ahead of `now_ms`, because a step forward is not
     /// confirmed.
     pub ahead_ms: u64,
-    /// The database server's clock, unless the database is a file.
+    /// Bounds of the database server's clock; `None` for a file.
     pub database: Option<Bounds>,
 }
 
@@ -101,14 +100,15 @@ pub struct Bounds {
 }
 
 impl Time {
-    /// Returns whether tokens may be dated by it.
+    /// Returns whether tokens may be dated by this reading.
     #[must_use]
     pub const fn is_sound(&self) -> bool {
         self.behind_ms <= MAX_STEP_MS && self.ahead_ms <= MAX_STEP_MS
     }
 
-    /// Date of a token that is issued now (Unix milliseconds): not after the machine's clock, nor
-    /// after the database server's where the two agree, so that replicas date by one clock.
+    /// Returns the date of a token that is issued now (Unix milliseconds). It is not after the
+    /// machine's clock, nor after the database server's if the two agree, so that all replicas date
+    /// by one clock.
     #[must_use]
     pub fn issue_ms(&self) -> u64 {
         let shared = self.database.map(|database| database.earliest_ms);
@@ -117,7 +117,7 @@ impl Time {
         shared.map_or(self.now_ms, |shared| shared.min(self.now_ms))
     }
 
-    /// Latest date (Unix milliseconds) that any replica may have given to a token by now.
+    /// Returns the latest date (Unix milliseconds) that any replica may have given to a token.
     #[must_use]
     pub fn latest_issue_ms(&self) -> u64 {
         let spread = self.now_ms.saturating_add(MAX_STEP_MS);
@@ -126,8 +126,9 @@ impl Time {
         })
     }
 
-    /// Time (Unix seconds) by which proofs of clients are judged: not further behind the database
-    /// server's clock than replicas may be, since uses of assertions are forgotten by that one.
+    /// Returns the time (Unix seconds) by which client assertions are judged. It lags behind the
+    /// database server's clock by no more than replicas may, because recorded uses are deleted by
+    /// that clock.
     #[must_use]
     pub fn proof_s(&self) -> u64 {
         let database_ms = self.database.map_or(0, |database| database.latest_ms);
@@ -136,7 +137,7 @@ impl Time {
             / 1_000
     }
 
-    /// Milliseconds between `now_ms` and the database server's clock.
+    /// Returns the milliseconds between `now_ms` and the database server's clock.
     #[must_use]
     pub fn disagreement_ms(&self) -> u64 {
         self.database.map_or(0, |database| {
@@ -145,33 +146,40 @@ impl Time {
         })
     }
 
-    /// Describes what is wrong with the machine's clock, and the remedy.
+    /// Returns the fault of the machine's clock and the remedy.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
-        let seconds = |ms: u64| ms.div_ceil(1_000);
         let remedy = "correct it, or restart with --accept-clock if it is right";
         if self.behind_ms > MAX_STEP_MS {
+            let behind = self.behind_ms.div_ceil(1_000);
             return Some(format!(
-                "the machine's clock is {} s behind; {remedy}",
-                seconds(self.behind_ms)
+                "the machine's clock is {behind} s behind; {remedy}"
             ));
         }
-        (self.ahead_ms > MAX_STEP_MS).then(|| {
-            let ahead = seconds(self.ahead_ms);
-            let is_contradicted = self.database.is_some_and(|database| {
-                !is_nearer(database.earliest_ms, self.now_ms.saturating_add(self.ahead_ms), self.now_ms)
-            });
-            if is_contradicted {
-                return format!(
-                    "the machine's clock stepped {ahead} s forward, and the database server's did not; {remedy}"
-                );
-            }
-            let wait = confirm_ms(self.ahead_ms) / 1_000;
-            format!("the machine's clock stepped {ahead} s forward; it is accepted after {wait} s; {remedy}")
-        })
+        if self.ahead_ms <= MAX_STEP_MS {
+            return None;
+        }
+        let ahead = self.ahead_ms.div_ceil(1_000);
+        let wall_ms = self.now_ms.saturating_add(self.ahead_ms);
+        // A contradicted step is never accepted, so waiting is no remedy.
+        let is_contradicted = self
+            .database
+            .is_some_and(|database| !is_nearer(database.earliest_ms, wall_ms, self.now_ms));
+        if is_contradicted {
+            return Some(format!(
+                "the machine's clock stepped {ahead} s forward, \
+                 and the database server's did not; {remedy}"
+            ));
+        }
+        let wait = confirm_ms(self.ahead_ms) / 1_000;
+        Some(format!(
+            "the machine's clock stepped {ahead} s forward; \
+             it is accepted after {wait} s; {remedy}"
+        ))
     }
 }
 
+/// Returns the milliseconds that a step forward must last before it is accepted.
 const fn confirm_ms(step_ms: u64) -> u64 {
     let wanted = step_ms.saturating_mul(CONFIRM_FACTOR);
     if wanted < CONFIRM_MS {
@@ -181,32 +189,35 @@ const fn confirm_ms(step_ms: u64) -> u64 {
     }
 }
 
-/// Returns whether the database server's clock is nearer to the wall clock than to the time that
-/// was expected.
+/// Returns whether the database server's clock is nearer to the wall clock than to the expected
+/// time.
 const fn is_nearer(database_ms: u64, wall_ms: u64, expected_ms: u64) -> bool {
     database_ms.abs_diff(wall_ms) < database_ms.abs_diff(expected_ms)
 }
 
-/// Turns a wall clock and a monotonic clock into one time that never goes back.
+/// Combines a wall clock and a monotonic clock into one time that never goes back.
 #[derive(Debug, Default)]
 struct Guard(Mutex<Line>);
 
+/// Relation between the wall clock and the monotonic clock.
 #[derive(Debug, Default)]
 struct Line {
     /// Wall time minus monotonic time at the last accepted reading.
     offset_ms: u64,
+    /// Latest time that was returned.
     told_ms: u64,
-    /// A step forward that waits for confirmation.
+    /// Step forward that waits for confirmation.
     suspect: Option<Suspect>,
-    /// The database server's time minus monotonic time: lower bound, and the highest upper bound so
-    /// far.
+    /// Database server's time minus monotonic time: the latest lower bound, and the highest upper
+    /// bound so far.
     database: Option<(u64, u64)>,
 }
 
+/// Unconfirmed step forward.
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
     offset_ms: u64,
-    /// Monotonic milliseconds.
+    /// Monotonic milliseconds at which the step was noticed.
     since_ms: u64,
 }
 
@@ -215,12 +226,14 @@ impl Guard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one reading of both clocks. A small step is accepted. After a large one the time runs
-    /// on as if there had been none: until the wall clock has caught up, or until a step forward is
+    /// Combines one reading of both clocks. A small step is accepted. After a large one the time
+    /// continues without the step, until the wall clock has caught up or a step forward is
     /// confirmed.
     fn tell(&self, wall_ms: u64, steady_ms: u64) -> Time {
         let mut line = self.lock();
+        // Compare the wall clock with the time that the monotonic clock predicts.
         let expected_ms = steady_ms.saturating_add(line.offset_ms);
+        // The first reading has no prediction to be compared with.
         let is_first = line.told_ms == 0;
         let behind = wall_ms.saturating_add(MAX_STEP_MS) < expected_ms;
         let ahead = !is_first && wall_ms > expected_ms.saturating_add(MAX_STEP_MS);
@@ -229,6 +242,7 @@ impl Guard {
         } else {
             None
         };
+        // A step forward is confirmed if it lasts and the database server does not contradict it.
         let lasts = line.suspect.is_some_and(|suspect| {
             let lasted_ms = steady_ms.saturating_sub(suspect.since_ms);
             lasted_ms >= confirm_ms(wall_ms.saturating_sub(expected_ms))
@@ -242,6 +256,7 @@ impl Guard {
         if confirmed || !(behind || ahead) {
             line.accept(wall_ms, steady_ms);
         } else {
+            // INVARIANT: `told_ms` never falls.
             line.told_ms = line.told_ms.max(expected_ms);
         }
         let database = line.database.map(|(earliest_ms, latest_ms)| Bounds {
@@ -262,14 +277,16 @@ impl Guard {
         }
     }
 
-    /// Records the database server's clock. It confirms a step forward when it is nearer to the
-    /// wall clock than to the old line.
+    /// Records the database server's clock. It confirms a pending step forward if it is nearer to
+    /// the wall clock than to the expected time.
     fn heard(&self, wall_ms: u64, database_ms: u64, asked_ms: u64, answered_ms: u64) {
         let mut line = self.lock();
+        // The server read its clock at some moment between question and answer.
         let (earliest, latest) = (
             database_ms.saturating_sub(answered_ms),
             database_ms.saturating_sub(asked_ms),
         );
+        // INVARIANT: the upper bound never falls, so it covers all dates given before.
         let latest = line.database.map_or(latest, |(_, known)| known.max(latest));
         line.database = Some((earliest, latest));
         let expected_ms = answered_ms.saturating_add(line.offset_ms);
@@ -278,7 +295,7 @@ impl Guard {
         }
     }
 
-    /// Sets the line of a process that has just started.
+    /// Sets the relation of the clocks in a process that has just started.
     fn resume(&self, wall_ms: u64, steady_ms: u64, boot: u64, mark: &ClockMark) {
         let expected_ms = mark
             .expected_ms(boot, steady_ms)
@@ -287,26 +304,30 @@ impl Guard {
         let database_ms = line
             .database
             .map(|(earliest, _)| earliest.saturating_add(steady_ms));
+        // The database server's clock outranks the mark: it ran while no issuer did.
         let start_ms = match database_ms {
             Some(database_ms) if database_ms.abs_diff(wall_ms) > MAX_DISAGREEMENT_MS => database_ms,
             Some(_) => wall_ms,
             None => expected_ms.unwrap_or_else(|| wall_ms.max(mark.seen_ms)),
         };
+        // A process that has just started may go back: it has issued nothing yet.
         line.told_ms = 0;
         line.accept(start_ms, steady_ms);
     }
 }
 
 impl Line {
+    /// Accepts the wall clock as right.
     fn accept(&mut self, wall_ms: u64, steady_ms: u64) {
         self.offset_ms = wall_ms.saturating_sub(steady_ms);
         self.told_ms = self.told_ms.max(wall_ms);
         self.suspect = None;
     }
 
-    /// Returns the pending step; another one if the wall clock has stepped again.
+    /// Returns the pending step, or a new one if the wall clock has stepped again.
     fn suspect_at(&self, wall_ms: u64, steady_ms: u64) -> Suspect {
         let offset_ms = wall_ms.saturating_sub(steady_ms);
+        // INVARIANT: another step starts another wait.
         let same = self
             .suspect
             .filter(|known| known.offset_ms.abs_diff(offset_ms) <= MAX_STEP_MS);
@@ -317,20 +338,20 @@ impl Line {
     }
 }
 
-/// Time as issuers on one database have observed it together, stored there.
+/// Time that the issuers of one database have observed together, stored in the database.
 ///
-/// [`ClockMark::certain_ms`] advances no faster than the monotonic clock of the leading replica, so
-/// that a wall clock that is wrong, for whatever time, makes nothing expire.
+/// [`ClockMark::certain_ms`] advances no faster than the monotonic clock of the leading replica.
+/// A wrong wall clock, for however long, therefore makes nothing expire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockMark {
     /// Latest time that a leader recorded (Unix milliseconds); 0 before the first.
     pub seen_ms: u64,
-    /// Milliseconds by which `seen_ms` advanced without monotonic time to show for it: while no
-    /// issuer ran, or by a step.
+    /// Milliseconds by which `seen_ms` advanced without monotonic time: while no issuer ran, or by
+    /// a step.
     pub lag_ms: u64,
     /// Milliseconds of monotonic time since the lag last grew.
     pub settled_ms: u64,
-    /// Boot of the machine on which the mark was made; 0 when it is unknown.
+    /// Boot of the machine that made the mark; 0 if it is unknown.
     pub boot: u64,
     /// Monotonic milliseconds of that boot at the mark.
     pub steady_ms: u64,
@@ -350,7 +371,7 @@ impl fmt::Display for ClockMark {
 }
 
 impl ClockMark {
-    /// Reads what `Display` writes.
+    /// Parses the form that `Display` writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(' ').map(|number| number.parse().ok());
@@ -364,7 +385,7 @@ impl ClockMark {
         numbers.next().is_none().then_some(mark)
     }
 
-    /// Returns a mark of which only the time is known: nothing has expired for certain.
+    /// Returns a mark for a known time without certain time: nothing counts as expired.
     #[must_use]
     pub fn unobserved(now_ms: u64) -> Self {
         Self {
@@ -374,21 +395,21 @@ impl ClockMark {
         }
     }
 
-    /// Time that has passed for certain (Unix milliseconds).
+    /// Returns the certain time (Unix milliseconds).
     #[must_use]
     pub const fn certain_ms(&self) -> u64 {
         self.seen_ms.saturating_sub(self.lag_ms)
     }
 
-    /// Returns the time (Unix milliseconds) at this monotonic time of a boot; `None` for a mark of
-    /// another boot.
+    /// Returns the expected time (Unix milliseconds) at this monotonic time of a boot; `None` for a
+    /// mark of another boot.
     #[must_use]
     pub fn expected_ms(&self, boot: u64, steady_ms: u64) -> Option<u64> {
         let elapsed_ms = steady_ms.checked_sub(self.begun_ms(boot)?)?;
         Some(self.seen_ms.saturating_add(elapsed_ms))
     }
 
-    /// Returns the monotonic time of the mark on this boot; `None` for a mark of another one.
+    /// Returns the monotonic time of the mark on this boot; `None` for a mark of another boot.
     #[must_use]
     pub const fn begun_ms(&self, boot: u64) -> Option<u64> {
         if boot != 0 && self.boot == boot && self.seen_ms > 0 {
@@ -398,25 +419,28 @@ impl ClockMark {
         }
     }
 
-    /// Returns whether time passed between the mark and `now_ms` in which no issuer ran.
+    /// Returns whether no issuer ran for some time between the mark and `now_ms`.
     #[must_use]
     pub const fn is_gap(&self, now_ms: u64) -> bool {
         self.seen_ms > 0 && now_ms.saturating_sub(self.seen_ms) > TAKEOVER_MS
     }
 
-    /// Advances to `now_ms`, with the monotonic time since this leader's last mark; `None` for its
-    /// first one.
+    /// Advances the mark to `now_ms`. `elapsed_ms` is the monotonic time since this leader's last
+    /// mark; `None` for its first one.
     #[must_use]
     pub fn advanced(self, now_ms: u64, elapsed_ms: Option<u64>) -> Self {
+        // The first mark of a database.
         if self.seen_ms == 0 {
             return Self {
                 seen_ms: now_ms,
                 ..Self::default()
             };
         }
+        // A large step back reaches a mark only after it was confirmed.
         if now_ms.saturating_add(MAX_STEP_MS) < self.seen_ms {
             return self.put_back(now_ms);
         }
+        // Time counts as certain if the monotonic clock or a quick takeover explains it.
         let gap_ms = now_ms.saturating_sub(self.seen_ms);
         let counted_ms = match elapsed_ms {
             Some(elapsed_ms) => elapsed_ms.min(gap_ms),
@@ -424,7 +448,7 @@ impl ClockMark {
             None => gap_ms,
         };
         let unexplained_ms = gap_ms.saturating_sub(counted_ms);
-        // A minute without explanation costs the whole time of settling.
+        // One unexplained minute restarts the whole time of settling.
         let cost_ms = unexplained_ms.saturating_mul(SETTLE_MS / TAKEOVER_MS);
         let settled_ms = self
             .settled_ms
@@ -434,6 +458,7 @@ impl ClockMark {
             self.lag_ms.saturating_add(unexplained_ms),
             self.seen_ms.max(now_ms),
         );
+        // After settling, every entry from before the lag has expired.
         if lag_ms == 0 || settled_ms >= SETTLE_MS {
             return Self {
                 seen_ms,
@@ -448,8 +473,8 @@ impl ClockMark {
         }
     }
 
-    /// Returns to an earlier time that the database server or an operator has confirmed. What is
-    /// certain stays.
+    /// Returns to an earlier time that the database server or an operator has confirmed. The
+    /// certain time stays.
     fn put_back(self, now_ms: u64) -> Self {
         Self {
             seen_ms: now_ms,
@@ -459,7 +484,7 @@ impl ClockMark {
     }
 }
 
-/// The machine's clock.
+/// Clock of the machine.
 #[derive(Debug, Default)]
 pub struct SystemClock {
     guard: Guard,
@@ -468,7 +493,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// Begins to watch it.
+    /// Creates the clock.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -477,7 +502,8 @@ impl SystemClock {
         }
     }
 
-    /// Begins to watch it; at start it counts as right, whatever the database says.
+    /// Creates the clock, and accepts the machine's time at the start without checking it against
+    /// the database.
     #[must_use]
     pub fn accepted() -> Self {
         Self {
@@ -496,12 +522,13 @@ fn wall_ms() -> u64 {
     )
 }
 
+/// Returns whole milliseconds.
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reads the monotonic clock that also runs while the machine is suspended, so that waking up is no
-/// step.
+/// Reads the monotonic clock that also runs while the machine is suspended, so that waking up is
+/// not a step.
 #[cfg(target_os = "linux")]
 fn steady_ms() -> u64 {
     let read = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -511,7 +538,7 @@ fn steady_ms() -> u64 {
         .saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0) / 1_000_000)
 }
 
-/// Returns a number of the boot: half of the kernel's random id of it.
+/// Returns an identifier of the boot: half of the kernel's random boot id.
 #[cfg(target_os = "linux")]
 fn boot_id() -> u64 {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -523,7 +550,7 @@ fn boot_id() -> u64 {
     u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
-/// The monotonic clock of other systems counts from the start of the process.
+/// Returns 0: the monotonic clock of other systems counts from the start of the process.
 #[cfg(not(target_os = "linux"))]
 fn boot_id() -> u64 {
     0
@@ -560,58 +587,58 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved: for tests, and for commands that take `--at`.
+/// Clock that stands still until it is moved: for tests, and for commands with `--at`.
 #[derive(Debug)]
 pub struct FixedClock {
     wall_ms: AtomicU64,
     steady_ms: AtomicU64,
-    /// The database server's time minus monotonic time; 0 without such a clock.
+    /// Database server's time minus monotonic time; 0 without such a clock.
     database_ms: AtomicU64,
     boot: AtomicU64,
     guard: Guard,
 }
 
 impl FixedClock {
-    /// Stands at this many seconds since the Unix epoch.
+    /// Creates a clock that stands at this many seconds since the Unix epoch.
     #[must_use]
     pub fn at(seconds: u64) -> Self {
-        let zero = || AtomicU64::new(0);
         let wall_ms = AtomicU64::new(seconds.saturating_mul(1000));
         Self {
             wall_ms,
-            steady_ms: zero(),
-            database_ms: zero(),
-            boot: zero(),
+            steady_ms: AtomicU64::new(0),
+            database_ms: AtomicU64::new(0),
+            boot: AtomicU64::new(0),
             guard: Guard::default(),
         }
     }
 
-    /// So many seconds pass.
+    /// Lets this many seconds pass.
     pub fn advance(&self, seconds: u64) {
         self.advance_ms(seconds.saturating_mul(1000));
     }
 
-    /// So many milliseconds pass.
+    /// Lets this many milliseconds pass.
     pub fn advance_ms(&self, milliseconds: u64) {
         self.wall_ms.fetch_add(milliseconds, Ordering::Relaxed);
         self.steady_ms.fetch_add(milliseconds, Ordering::Relaxed);
     }
 
-    /// The time of day is put back by so many seconds, or forward by a negative number, while no
-    /// time passes.
+    /// Puts the time of day back by this many seconds, or forward by a negative number, without
+    /// letting time pass.
     pub fn put_back(&self, seconds: i64) {
-        let put = |wall_ms: u64| Some(wall_ms.saturating_add_signed(seconds.saturating_mul(-1000)));
         let _always = self
             .wall_ms
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |wall_ms| {
+                Some(wall_ms.saturating_add_signed(seconds.saturating_mul(-1000)))
+            });
     }
 
-    /// Names the boot since which its monotonic time counts.
+    /// Sets the identifier of the boot since which its monotonic time counts.
     pub fn set_boot(&self, boot: u64) {
         self.boot.store(boot, Ordering::Relaxed);
     }
 
-    /// Gives the database server a clock, which reads this many seconds now and runs on.
+    /// Gives the database server a clock, which reads this many seconds now and runs from there.
     pub fn set_database(&self, seconds: u64) {
         let steady_ms = self.steady_ms.load(Ordering::Relaxed);
         self.database_ms.store(
@@ -629,7 +656,7 @@ impl Clock for FixedClock {
         )
     }
 
-    /// Takes no real time: the database server's clock is the one that was set.
+    /// Records the database server's clock that was set; the reading takes no real time.
     fn heard(&self, _database_ms: Option<u64>, asked_ms: u64, answered_ms: u64) {
         let offset_ms = self.database_ms.load(Ordering::Relaxed);
         if offset_ms > 0 {
@@ -738,7 +765,7 @@ mod tests {
     }
 
     #[test]
-    fn step_forward_that_ends_leaves_no_trace() {
+    fn reverted_step_forward_leaves_no_trace() {
         let clock = FixedClock::at(1_000);
         clock.read();
         clock.put_back(-90_000);
@@ -762,7 +789,7 @@ mod tests {
     }
 
     #[test]
-    fn step_that_database_contradicts_never_counts() {
+    fn never_accepts_step_that_database_contradicts() {
         let clock = FixedClock::at(1_000);
         clock.set_database(1_001);
         clock.heard(None, 0, 0);
@@ -776,7 +803,7 @@ mod tests {
     }
 
     #[test]
-    fn step_over_restart_is_noticed_on_same_boot() {
+    fn notices_step_over_restart_on_same_boot() {
         let resumed = |wall: u64, boot: u64| {
             let clock = FixedClock::at(wall);
             clock.set_boot(boot);

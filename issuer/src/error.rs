@@ -1,5 +1,5 @@
-//! How failures are answered: RFC 6749 §5.2 for OAuth endpoints, RFC 9457 for the others. The one
-//! file that turns an error into HTTP.
+//! Error responses: RFC 6749 §5.2 for OAuth endpoints, RFC 9457 for all others. Only this file
+//! turns errors into HTTP responses.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,16 +11,16 @@ use crate::keys::{RevokeError, SignerError};
 use crate::revocation::Full;
 use crate::store::StoreError;
 
-/// A refusal of an OAuth endpoint.
+/// Error response of an OAuth endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OAuthError {
-    /// What kind.
+    /// Kind of the error.
     pub kind: OAuthErrorKind,
-    /// For people: which parameter and what to do. Never with anything secret in it.
+    /// Description for developers: the parameter and the remedy. It never contains a secret.
     pub description: String,
 }
 
-/// The `error` codes that are used, and their status.
+/// Kinds of OAuth errors, each with an `error` code and a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OAuthErrorKind {
     /// RFC 6749 §5.2.
@@ -43,14 +43,15 @@ pub enum OAuthErrorKind {
     UnsupportedTokenType,
     /// RFC 9110 §15.5.9: the body did not arrive in time. The connection is closed.
     Timeout,
-    /// RFC 6750 §3.1: an administrator's verb without that right.
+    /// RFC 6750 §3.1: an administrative request without the right to it.
     Forbidden,
     /// Too many requests from one peer.
     SlowDown,
-    /// The database or a key is away.
+    /// The database or a key is unavailable.
     Unavailable,
 }
 
+/// Returns the `error` code and the status.
 impl OAuthErrorKind {
     const fn code(self) -> (&'static str, StatusCode) {
         match self {
@@ -70,7 +71,7 @@ impl OAuthErrorKind {
         }
     }
 
-    /// A refusal of this kind.
+    /// Returns an error of this kind.
     #[must_use]
     pub fn because(self, description: impl Into<String>) -> OAuthError {
         OAuthError {
@@ -81,21 +82,23 @@ impl OAuthErrorKind {
 }
 
 impl OAuthError {
-    /// The `error` code, for counters.
+    /// Returns the `error` code, for counters.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         self.kind.code().0
     }
 }
 
-/// A description in the characters that RFC 6749 §5.2 allows: %x20-21, %x23-5B, %x5D-7E.
+/// Restricts a description to the characters that RFC 6749 §5.2 allows: %x20-21, %x23-5B, %x5D-7E.
 fn allowed(description: &str) -> String {
-    let letter = |letter: char| match letter {
-        '"' => '\'',
-        ' '..='~' if letter != '\\' => letter,
-        _ => '?',
-    };
-    description.chars().map(letter).collect()
+    description
+        .chars()
+        .map(|letter| match letter {
+            '"' => '\'',
+            ' '..='~' if letter != '\\' => letter,
+            _ => '?',
+        })
+        .collect()
 }
 
 impl IntoResponse for OAuthError {
@@ -104,15 +107,18 @@ impl IntoResponse for OAuthError {
         let body = json!({ "error": code, "error_description": allowed(&self.description) });
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
+        // RFC 6749 §5.1: responses about tokens must not be cached.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.kind {
             OAuthErrorKind::InvalidClient => {
+                // RFC 9110 §15.5.2: a 401 response needs a challenge.
                 headers.insert(
                     header::WWW_AUTHENTICATE,
                     HeaderValue::from_static("Basic realm=\"meshseal\", charset=\"UTF-8\""),
                 );
             }
             OAuthErrorKind::Timeout => {
+                // The rest of the body may still arrive on this connection.
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             OAuthErrorKind::SlowDown | OAuthErrorKind::Unavailable => {
@@ -140,12 +146,14 @@ impl From<StoreError> for OAuthError {
                 OAuthErrorKind::Unavailable.because("the state keeps changing; try again")
             }
             StoreError::Unavailable(ref outage) => {
+                // The log gets the driver's message, the client only the class.
                 tracing::warn!(%error, "answered 503");
                 let what = outage.reason.summary();
                 OAuthErrorKind::Unavailable
                     .because(format!("the issuer's database {what}; try again"))
             }
             StoreError::Tampered(_) => {
+                // The names of rows stay in the log.
                 tracing::error!(%error, "answered 503");
                 OAuthErrorKind::Unavailable
                     .because("the issuer's database was tampered with; see its log")
@@ -158,11 +166,13 @@ impl From<Full> for OAuthError {
     fn from(full: Full) -> Self {
         match full {
             Full::Proxies => {
+                // Only an operator can make space, so this is an error of the issuer.
                 tracing::error!("{full}");
                 OAuthErrorKind::Unavailable.because(format!("{full}; revoke by client, or `all`"))
             }
             Full::Client => OAuthErrorKind::SlowDown.because(format!(
-                "{full} (`limits.revokedTokensPerClient`); wait until some expire, or have an administrator revoke by client"
+                "{full} (`limits.revokedTokensPerClient`); \
+                 wait until some expire, or have an administrator revoke by client"
             )),
         }
     }
@@ -171,14 +181,17 @@ impl From<Full> for OAuthError {
 impl From<RevokeError> for OAuthError {
     fn from(error: RevokeError) -> Self {
         match error {
-            RevokeError::Unknown => OAuthErrorKind::InvalidRequest.because("there is no key with this `kid`"),
+            RevokeError::Unknown => OAuthErrorKind::InvalidRequest
+                .because("no key has this `kid`; `meshseal keys list` shows all keys"),
             RevokeError::NotPinned(risk) => OAuthErrorKind::InvalidRequest.because(format!(
-                "{risk}. Pin it first (meshseal keys pins), or add --force: then these proxies stop when their bundle ends"
+                "{risk}. Pin it first (meshseal keys pins), or add --force: \
+                 then these proxies stop when their bundle ends"
             )),
             RevokeError::Store(error) => error.into(),
             RevokeError::Generate(error) => {
                 tracing::error!(%error, "no key to replace the revoked one");
-                OAuthErrorKind::Unavailable.because("no key could be made to replace it; try again")
+                OAuthErrorKind::Unavailable
+                    .because("no key could be generated to replace it; try again")
             }
         }
     }
@@ -191,7 +204,7 @@ impl From<SignerError> for OAuthError {
     }
 }
 
-/// A refusal of any other endpoint (RFC 9457).
+/// Error response of any other endpoint (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
@@ -220,7 +233,7 @@ impl Problem {
         }
     }
 
-    /// 404: there is no such thing.
+    /// 404: the resource does not exist.
     #[must_use]
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self {
@@ -253,7 +266,12 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({ "type": "about:blank", "title": self.title, "status": self.status.as_u16(), "detail": self.detail });
+        let body = json!({
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(
@@ -261,6 +279,7 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // A proxy or gateway may wait this long instead of failing at once.
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -299,9 +318,9 @@ impl From<SyncError> for Problem {
             SyncError::Ahead => {
                 Self::conflict("`have` is newer than anything this issuer published")
             }
-            SyncError::Expired => {
-                Self::unavailable("the issuer's database is away for longer than `bundle.notAfter`")
-            }
+            SyncError::Expired => Self::unavailable(
+                "the issuer has not reached its database for longer than `bundle.notAfter`",
+            ),
             SyncError::Signer(error) => {
                 tracing::error!(%error, "answered 503");
                 Self::unavailable("the issuer cannot sign bundles now; try again")

@@ -1,5 +1,4 @@
-//! Group commit: callers that wait at the same time share one transaction, so that they wait for
-//! the disk once.
+//! Group commit: concurrent callers share one transaction, and so one wait for the disk.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,46 +8,47 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use tokio::time::sleep;
 
-/// Most works of one transaction.
+/// Largest number of work items in one transaction.
 const MOST: usize = 256;
 
-/// One caller's work, and the channel of its answer.
+/// One caller's work item, and the channel for its answer.
 pub(crate) struct Waiting<W, A> {
-    /// The work.
+    /// The work item.
     pub(crate) work: W,
     answer: oneshot::Sender<A>,
 }
 
 impl<W, A> Waiting<W, A> {
-    /// Answers the caller. A caller that has gone does not hear it.
+    /// Sends the answer to the caller. The answer is dropped if the caller was cancelled.
     pub(crate) fn tell(self, answer: A) {
-        let _gone = self.answer.send(answer);
+        let _cancelled = self.answer.send(answer);
     }
 }
 
-/// A transaction of several works.
+/// A transaction that carries out several work items.
 #[async_trait]
 pub(crate) trait Batch: Sync {
-    /// One caller's work. It may be done twice.
+    /// One caller's work item. It may be carried out twice, so it must be idempotent.
     type Work: Clone + Send;
-    /// The answer to it.
+    /// The answer to a work item.
     type Answer: Send;
 
-    /// Does works and answers them. Returns those that the transaction did not take: at least one
-    /// is answered.
+    /// Carries out work items and answers their callers. Returns the items that did not fit into
+    /// the transaction. At least one item must be answered, or the group would make no progress.
     async fn run(&self, taken: Vec<Taken<Self>>) -> Vec<Taken<Self>>;
 }
 
-/// A work that a batch takes along.
+/// A work item handed to a batch.
 pub(crate) type Taken<B> = Waiting<<B as Batch>::Work, <B as Batch>::Answer>;
 
-/// Works that wait for their turn.
+/// Work items that wait for the next transaction.
 pub(crate) struct Group<W, A> {
     waiting: Mutex<Vec<Waiting<W, A>>>,
+    /// Held by the caller that runs a batch.
     turn: AsyncMutex<()>,
-    /// Time for others to join a batch.
+    /// Time for other callers to join a batch.
     pause: Duration,
-    /// Number of works of the last batch.
+    /// Number of work items in the last batch.
     last: AtomicUsize,
 }
 
@@ -64,9 +64,9 @@ impl<W, A> Default for Group<W, A> {
 }
 
 impl<W, A> Group<W, A> {
-    /// Creates a group whose batches wait for so long while they are smaller than the last one.
-    /// Callers that were answered together come back together: without a pause the first of them
-    /// would begin a batch for itself, and every second batch would have one work.
+    /// Creates a group in which a batch that is smaller than the previous one waits for `pause`.
+    /// Callers that were answered together tend to return together. Without a pause the first of
+    /// them would begin a batch alone, so every second batch would hold a single work item.
     pub(crate) fn with_pause(pause: Duration) -> Self {
         Self {
             pause,
@@ -76,7 +76,8 @@ impl<W, A> Group<W, A> {
 }
 
 impl<W: Clone + Send, A: Send> Group<W, A> {
-    /// Has a work done, together with those that wait. The caller whose turn it is runs its batch.
+    /// Carries out a work item in one batch with the other waiting items. The caller that gets the
+    /// turn runs the batch.
     pub(crate) async fn join<B: Batch<Work = W, Answer = A>>(&self, batch: &B, work: W) -> A {
         loop {
             let (answer, mut answered) = oneshot::channel();
@@ -84,16 +85,18 @@ impl<W: Clone + Send, A: Send> Group<W, A> {
                 work: work.clone(),
                 answer,
             });
-            // An answered caller needs no turn: a thousand of them would hand it on one by one.
+            // An answered caller skips the turn. Otherwise a thousand answered callers would take
+            // and release the lock one after another.
             let turn = tokio::select! {
                 biased;
                 answer = &mut answered => match answer {
                     Ok(answer) => return answer,
-                    // Taken along by a caller that ended before its transaction did.
+                    // The caller that ran the batch was cancelled before its transaction ended.
                     Err(_closed) => continue,
                 },
                 turn = self.turn.lock() => turn,
             };
+            // One batch may be too small for all items, so batches run until ours is answered.
             loop {
                 match answered.try_recv() {
                     Ok(answer) => return answer,
@@ -105,20 +108,24 @@ impl<W: Clone + Send, A: Send> Group<W, A> {
         }
     }
 
+    /// Runs one batch of the waiting work items. The caller must hold the turn.
     async fn run<B: Batch<Work = W, Answer = A>>(&self, batch: &B) {
+        // Wait for callers of the previous batch to return, while this batch is smaller.
         let last = self.last.load(Ordering::Relaxed);
         if !self.pause.is_zero() && self.lock().len() < last {
             sleep(self.pause).await;
         }
         let taken: Vec<Waiting<W, A>> = {
             let mut waiting = self.lock();
-            // Works of callers that have gone are not begun.
+            // Work items of cancelled callers are dropped.
             waiting.retain(|one| !one.answer.is_closed());
             let count = waiting.len().min(MOST);
             waiting.drain(..count).collect()
         };
+        // The lock is released here: a batch takes long, and other callers must be able to join.
         self.last.store(taken.len(), Ordering::Relaxed);
         let left = batch.run(taken).await;
+        // Items that did not fit come first in the next batch.
         self.lock().splice(0..0, left);
     }
 

@@ -1,4 +1,4 @@
-//! The running issuer: what endpoints and background work share.
+//! State of the running issuer that endpoints and background tasks share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,71 +19,72 @@ use crate::store::{self, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::tokens::Indices;
 
-/// Most token requests that wait at a time after a revocation of their group.
+/// Most token requests that wait at the same time after a revocation of their group.
 const MAX_DATED_LATER: usize = 1_000;
 
-/// Why the issuer does not start.
+/// Error that prevents the issuer from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The database.
+    /// The database cannot be opened.
     #[error("{0}")]
     Open(#[from] OpenError),
-    /// The master key.
+    /// The master key cannot be read or does not fit.
     #[error("{0}")]
     Master(#[from] MasterKeyError),
-    /// The signing keys.
+    /// Signing keys cannot be created.
     #[error("signing keys: {0}")]
     Keys(#[from] KeeperError),
-    /// The database, later.
+    /// The database failed after it was opened.
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// The signing key cannot be used: see the log.
+    /// The active key cannot be opened; the log has the reason.
     #[error(
-        "the active {0} key cannot be used; the log says why. Give back the master key it was made with, or restore the database"
+        "the active {0} key cannot be used (see the log); \
+         restore the master key that it was made with, or the database"
     )]
     Unusable(&'static str),
 }
 
-/// One replica.
+/// One replica of the issuer.
 pub struct Issuer {
-    /// How it is configured.
+    /// Configuration.
     pub config: Config,
-    /// The time.
+    /// Clock.
     pub clock: Arc<dyn Clock>,
-    /// The database.
+    /// Database.
     pub store: Arc<dyn Store>,
-    /// Keys and revocations as they are now.
+    /// Publisher of keys and revocations.
     pub publisher: Publisher,
-    /// Who has confirmed what.
+    /// Records of the workers that poll this replica.
     pub proxies: Arc<Proxies>,
-    /// What other replicas say about that.
+    /// Records of other replicas' proxies.
     pub(crate) elsewhere: Elsewhere,
-    /// Receipts that may wait.
+    /// Permits for receipts that wait.
     pub(crate) receipts: Semaphore,
-    /// The clients.
+    /// Clients.
     pub registry: Registry,
     /// Uses of client assertions.
     pub assertions: SingleUse,
-    /// Hashes presented secrets.
+    /// Hashes presented client secrets.
     pub secrets: SecretHasher,
-    /// Failed authentications.
+    /// Limiter of failed authentications.
     pub failures: Failures,
-    /// Token indices.
+    /// Leased token indices.
     pub indices: Indices,
     /// Permits for token requests that wait until they may be dated.
     pub(crate) dated_later: Semaphore,
     /// Scheduled key work.
     pub keeper: Keeper,
-    /// Wakes the keeper before its time.
+    /// Wakes the key manager before its next tick.
     pub keeper_wanted: Notify,
     /// Counters.
     pub metrics: Metrics,
-    /// Cancelled when the end has come: whoever waits is answered at once.
+    /// Cancelled when the process ends, so that waiting requests are answered at once.
     pub ending: CancellationToken,
 }
 
 impl Issuer {
-    /// Opens the database named in the configuration, and starts.
+    /// Opens the configured database and starts.
     ///
     /// # Errors
     /// [`StartError`].
@@ -94,7 +95,7 @@ impl Issuer {
         Self::start(config, clock, store, Arc::new(master)).await
     }
 
-    /// Removes the rows that do not carry their MAC, and declares an incident; returns their names.
+    /// Removes the rows without a valid MAC and declares an incident. Returns their names.
     ///
     /// # Errors
     /// [`StartError`].
@@ -105,7 +106,7 @@ impl Issuer {
         Ok(store.repair(clock.now_ms()).await?)
     }
 
-    /// Starts on a database: makes keys if there are none, and publishes.
+    /// Starts on a database: creates missing keys and publishes.
     ///
     /// # Errors
     /// [`StartError`].
@@ -115,6 +116,7 @@ impl Issuer {
         store: Arc<dyn Store>,
         master: Arc<MasterKey>,
     ) -> Result<Self, StartError> {
+        // Establish the time before anything depends on it.
         consult(&*store, &*clock).await?;
         store.unlock(&master).await?;
         let mark = stored_mark(&*store, &*clock, &master).await?;
@@ -124,10 +126,12 @@ impl Issuer {
         }
         let policies = policies(&config, FRESH_MS.div_ceil(1_000));
         let certain = mark.certain_ms() / 1_000;
+        // Register the `max-age` of /jwks first: a new key is ready only once it has passed.
         let max_age_s = config.keys.jwks_max_age_s;
         let promises = JwksPromises::begin(max_age_s, &*store, &*clock, &master, certain).await?;
         let in_effect = policies.map(|policy| promises.in_effect(&policy, certain));
         bootstrap(&*store, &master, &*clock, &in_effect).await?;
+        // Publish, and verify that both active keys can sign.
         let secrets = SecretHasher::new(&master);
         let publisher = Publisher::start(
             &config.issuer,
@@ -144,7 +148,7 @@ impl Issuer {
             replica.clone(),
             config.bundle.not_after_s,
         ));
-        // Those of earlier runs count until their bundles have expired.
+        // Workers of earlier runs count until their bundles have expired.
         proxies.learn(&store.proxies(&replica).await?);
         let keeper = Keeper::new(
             replica,
@@ -174,26 +178,27 @@ impl Issuer {
         })
     }
 
-    /// The key under which the others are sealed.
+    /// Returns the master key.
     pub(crate) const fn master(&self) -> &Arc<MasterKey> {
         self.publisher.master()
     }
 
-    /// How many receipts wait.
+    /// Returns the number of receipts that wait.
     #[must_use]
     pub fn receipts_waiting(&self) -> usize {
         MAX_WAITING.saturating_sub(self.receipts.available_permits())
     }
 
-    /// The proxies that count now, those of other replicas too.
+    /// Returns the proxies that count now, including those of other replicas.
     pub async fn live_proxies(&self) -> Live {
+        // A worker that is not known must not count as confirmed.
         let all_known = self.elsewhere.look(&self.proxies).await && !self.may_lack_workers();
         self.proxies.live(all_known)
     }
 
-    /// Returns whether the records of workers may be among what the database lost. Such a worker
-    /// acts on its bundle until the not-after, also if the operator ends the incident before, or
-    /// polls and is recorded again. Where rules say `action: SERVE` it may act for longer: until the
+    /// Returns whether the database may have lost worker records. Such a worker acts on its bundle
+    /// until the not-after, even if the operator ends the incident earlier, unless it polls and is
+    /// recorded again. Where rules set `action: SERVE` it may act longer, so it counts until the
     /// operator ends the incident.
     pub(crate) fn may_lack_workers(&self) -> bool {
         let longest_s = self
@@ -201,12 +206,13 @@ impl Issuer {
             .bundle
             .not_after_s
             .saturating_add(MAX_CLOCK_SKEW_S);
-        let acts = |lost_at: u64| self.clock.now() < lost_at.saturating_add(longest_s);
-        self.publisher.latest_loss().is_some_and(acts)
+        self.publisher
+            .latest_loss()
+            .is_some_and(|lost_at| self.clock.now() < lost_at.saturating_add(longest_s))
             || (self.publisher.incident().is_some() && self.proxies.has_unbounded())
     }
 
-    /// Refuses while this replica cannot know what is revoked.
+    /// Returns an error while this replica cannot know the current revocations.
     pub(crate) fn require_fresh(&self) -> Result<(), OAuthError> {
         if self.publisher.is_fresh() {
             return Ok(());
@@ -214,7 +220,7 @@ impl Issuer {
         Err(OAuthErrorKind::Unavailable.because("the issuer's database does not answer; try again"))
     }
 
-    /// Refuses while database rows are tampered with: a row of keys or revocations may be missing.
+    /// Returns an error while rows lack a valid MAC, because keys or revocations may be missing.
     pub(crate) fn require_authentic(&self) -> Result<(), OAuthError> {
         if self.publisher.tampered().is_none() {
             return Ok(());
@@ -223,8 +229,8 @@ impl Issuer {
             .because("the issuer's database was tampered with; see its log"))
     }
 
-    /// Rejects while the machine's clock has stepped in either direction (I38): a token would be
-    /// dated wrongly.
+    /// Returns an error after the machine's clock has stepped in either direction (I38), because
+    /// tokens would get a wrong date.
     pub(crate) fn require_clock(&self) -> Result<(), OAuthError> {
         match self.clock.read().fault() {
             None => Ok(()),
@@ -232,7 +238,7 @@ impl Issuer {
         }
     }
 
-    /// Compares the machine's clock with the database server's.
+    /// Compares the machine's clock with that of the database server.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -241,6 +247,7 @@ impl Issuer {
     }
 }
 
+/// Reads the database server's clock and reports it to `clock`, with the time that reading took.
 async fn consult(store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
     let asked_ms = clock.steady_ms();
     let database_ms = store.clock_ms().await?;
@@ -248,7 +255,7 @@ async fn consult(store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError>
     Ok(())
 }
 
-/// I27: a key that cannot sign is found now, not at the first token.
+/// Returns an error if a key cannot sign: now, rather than at the first token (I27).
 fn require_signers(publisher: &Publisher) -> Result<(), StartError> {
     let published = publisher.current();
     match (&published.token_signer, &published.bundle_signer) {
@@ -258,9 +265,10 @@ fn require_signers(publisher: &Publisher) -> Result<(), StartError> {
     }
 }
 
-/// A name that no other replica has.
+/// Returns a name that no other replica has.
 fn replica_name() -> String {
     let mut random = [0; 8];
+    // Without random bytes the process id still distinguishes replicas on one machine.
     let _ = aws_lc_rs::rand::fill(&mut random);
     format!("{:016x}-{}", u64::from_le_bytes(random), std::process::id())
 }

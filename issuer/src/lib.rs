@@ -1,17 +1,18 @@
 //! Meshseal's issuer: mints short-lived access tokens (RFC 9068) and pushes its keys and
 //! revocations to the proxies, which confirm them.
 //!
-//! One folder a capability, each with its types, its pure logic and its endpoint; what they share
-//! is [`issuer::Issuer`]. Only files named `*endpoint.rs`, `error.rs`, `http/` and this one know
-//! the web framework.
+//! Each capability has a folder with its types, its pure logic and its endpoint.
+//! [`issuer::Issuer`] is the state that they share. Only files named `*endpoint.rs`, `error.rs`,
+//! `http/` and this file use the web framework.
 //!
 //! ```text
-//! clients ─▶ tokens ─┐                 ┌─▶ bundle ──▶ proxies (long-poll; `have` is the confirmation)
+//! clients ─▶ tokens ─┐                 ┌─▶ bundle ──▶ proxies (long-poll; `have` confirms)
 //!   admin ─▶ keys ───┼─▶ store (SQL) ──┤
 //!            revocation                └─▶ discovery
 //! ```
-//! A change (a key's step, a revocation) is one transaction that raises the version; every replica
-//! notices and publishes it.
+//!
+//! Each change (a key step, a revocation) is one transaction that raises the version. Every replica
+//! notices the new version and publishes it.
 
 pub mod admin;
 pub mod background;
@@ -40,7 +41,7 @@ use crate::error::Problem;
 use crate::http::Site;
 use crate::issuer::Issuer;
 
-/// What an issuer serves to everybody: clients, proxies, and whoever watches it.
+/// Returns the public endpoints, for clients, proxies and monitoring.
 pub fn app(issuer: Arc<Issuer>) -> Site {
     let waits = bundle::waits(issuer.clone());
     let endpoints = Router::new()
@@ -49,7 +50,7 @@ pub fn app(issuer: Arc<Issuer>) -> Site {
         .merge(revocation::routes())
         .merge(discovery::routes());
     let path = config::issuer_path(&issuer.config.issuer);
-    // A gateway may keep the path of the issuer identifier, or strip it: the endpoints are at both
+    // A gateway may keep or strip the path of the issuer identifier, so the endpoints are at both
     // places.
     let router = if path.is_empty() {
         endpoints
@@ -61,6 +62,7 @@ pub fn app(issuer: Arc<Issuer>) -> Site {
         .merge(bundle::routes())
         .merge(telemetry::routes())
         .fallback(|State(issuer): State<Arc<Issuer>>| async move {
+            // The hint contains the path, because RFC 8414 §3.1 puts it after the well-known part.
             let path = config::issuer_path(&issuer.config.issuer);
             Problem::not_found(format!(
                 "no such endpoint; see /.well-known/oauth-authorization-server{path}"
@@ -73,7 +75,7 @@ pub fn app(issuer: Arc<Issuer>) -> Site {
     }
 }
 
-/// What it serves to operators, on a listener of its own (I33).
+/// Returns the endpoints for operators, which have a listener of their own (I33).
 pub fn admin_app(issuer: Arc<Issuer>) -> Site {
     let router = admin::routes()
         .merge(telemetry::metrics_routes())
@@ -87,7 +89,7 @@ pub fn admin_app(issuer: Arc<Issuer>) -> Site {
     }
 }
 
-/// Serves counters to Prometheus, on the listener of `metrics.listen`.
+/// Returns the endpoint for Prometheus, for the listener of `metrics.listen`.
 pub fn metrics_app(issuer: Arc<Issuer>) -> Site {
     let router = telemetry::metrics_routes()
         .fallback(|| async { Problem::not_found("not found: this listener serves /metrics only") })

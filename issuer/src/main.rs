@@ -1,6 +1,7 @@
-//! The binary `meshseal`: see [`meshseal_issuer::cli`].
+//! Binary `meshseal`; see [`meshseal_issuer::cli`].
 
-/// An eighth more tokens for a secret, and for each core, than with the allocator of glibc.
+/// Allocator with which the issuer mints an eighth more tokens than with that of glibc, both for
+/// clients with secrets and per core.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

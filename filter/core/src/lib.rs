@@ -1,7 +1,7 @@
-//! Meshseal's decisions, without a clock, I/O, host or log: the same code decides in the proxy, in
-//! the issuer and in the CLI.
+//! Meshseal's decisions, without a clock, I/O, host or log. The proxy, the issuer and the CLI run
+//! the same code.
 //!
-//! A request's token takes one way through this crate:
+//! Path of a request's token through this crate:
 //!
 //! ```text
 //! token text ─ jose::token (form, V1–V3) ─ header (V4, V8) ─ claims (types, V13) ─▶ authn::check
@@ -11,18 +11,20 @@
 //!                        authz (route, scopes, staleness) ◀──── authn::Verified
 //! ```
 //!
-//! [`decide`] states the order of a decision, [`authn::check`] that of the checks of a token, [`rejection`] names every way to fail, [`limits`]
-//! holds every budget. Issuer and filter must agree on [`bundle`] and [`revocation`]. A module
-//! imports only those before it in this list: [`jose`], crypto, [`keys`] and [`revocation`],
-//! [`bundle`], [`authn`], [`authz`], [`policy`], [`decide`] and [`config`].
+//! [`decide`] states the order of a decision, [`authn::check`] the order of the checks of a token.
+//! [`rejection`] lists every way to fail, [`limits`] every budget. Issuer and filter must agree on
+//! [`bundle`] and [`revocation`].
+//!
+//! A module imports only earlier modules of this list: [`jose`], crypto, [`keys`] and
+//! [`revocation`], [`bundle`], [`authn`], [`authz`], [`policy`], [`decide`] and [`config`].
 #![no_std]
 #![deny(
     clippy::std_instead_of_core,
     clippy::std_instead_of_alloc,
     clippy::alloc_instead_of_core
 )]
-// A trap in the module is an outage of the proxy: arithmetic on what came from outside says what
-// happens at its ends.
+// A trap in the module is an outage of the proxy, so arithmetic on external values must state what
+// happens at its limits.
 #![cfg_attr(
     not(test),
     deny(clippy::arithmetic_side_effects, clippy::as_conversions)

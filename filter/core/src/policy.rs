@@ -1,4 +1,4 @@
-//! A plugin configuration in force.
+//! Plugin configuration in force.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -9,7 +9,7 @@ use crate::authn::RequestAuthentication;
 use crate::authz::AuthorizationPolicy;
 use crate::bundle::StalenessBound;
 
-/// A plugin configuration that was read without a mistake.
+/// Plugin configuration without mistakes.
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub(crate) mode: Mode,
@@ -35,7 +35,7 @@ impl Policy {
         &self.authz
     }
 
-    /// Returns the longest time for which any rule goes on by one bundle; zero if no issuer's keys
+    /// Returns the longest time for which any rule still uses one bundle; zero if no issuer's keys
     /// come from the bundle.
     #[must_use]
     pub fn staleness_bound(&self) -> StalenessBound {
@@ -46,13 +46,13 @@ impl Policy {
         }
     }
 
-    /// Returns what is allowed but probably not meant, each with its path.
+    /// Returns settings that are allowed but probably unintended, each with its path.
     #[must_use]
     pub fn warnings(&self) -> &[Mistake] {
         &self.warnings
     }
 
-    /// Returns the settings of the answer to a rejected caller.
+    /// Returns the settings of the response to a rejected caller.
     #[must_use]
     pub fn challenge(&self) -> &Challenge {
         &self.challenge
@@ -70,26 +70,26 @@ impl Policy {
         self.bypass_cors_preflight
     }
 
-    /// Returns whether the proxy may be asked to verify signatures, once it has shown to verify
-    /// them rightly.
+    /// Returns whether the proxy may be asked to verify signatures, once it has proved to verify
+    /// them correctly.
     #[must_use]
     pub fn host_verification(&self) -> bool {
         self.host_verification
     }
 
-    /// Returns a part of the names of metrics; may be empty.
+    /// Returns the configured part of metric names; may be empty.
     #[must_use]
     pub fn stat_prefix(&self) -> &str {
         &self.stat_prefix
     }
 }
 
-/// One mistake in a configuration.
+/// Mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where, such as `jwtRules[0].audiences`.
+    /// Place, such as `jwtRules[0].audiences`.
     pub path: String,
-    /// What is wrong and what to do about it.
+    /// Finding and remedy.
     pub message: String,
 }
 
@@ -103,24 +103,24 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Whether decisions are enforced.
+/// Enforcement of decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Refuse what is refused.
+    /// Reject requests that fail a check.
     Enforce,
-    /// Decide and count, let everything pass.
+    /// Decide and count, but let every request pass.
     Shadow,
 }
 
-/// Settings of the answer to a rejected caller.
+/// Settings of the response to a rejected caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge {
     /// `realm` (RFC 9110 §11.5).
     pub realm: Box<str>,
     /// `resource_metadata` (RFC 9728 §5.1).
     pub resource_metadata: Option<Box<str>>,
-    /// Whether the answer says which check failed. Logs, counters and response code details always
-    /// do.
+    /// True if the response names the check that failed. Logs, counters and response code details
+    /// always name it.
     pub tells_reason: bool,
 }
 

@@ -1,4 +1,4 @@
-//! `/admin/…`: for clients with `admin: true`.
+//! Endpoints below `/admin/` for administrators: clients with `admin: true`.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::issuer::Issuer;
 use crate::keys::{self, Purpose};
 use crate::store::{Change, StoreError};
 
-/// Longest reason of a declared incident, in bytes.
+/// Maximum length of the reason of a declared incident, in bytes.
 const MAX_REASON_BYTES: usize = 1_000;
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
@@ -32,6 +32,7 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
         .route("/admin/incident/end", post(end_incident))
 }
 
+/// Authenticates the caller and returns its client, which must be an administrator.
 async fn require_admin<'i>(
     issuer: &'i Arc<Issuer>,
     caller: &Caller,
@@ -44,8 +45,8 @@ async fn require_admin<'i>(
     Err(OAuthErrorKind::Forbidden.because("this client is not an administrator (`admin: true`)"))
 }
 
-/// Authenticates a GET by its Authorization header, since it has no body; a POST by its form as
-/// well.
+/// Authenticates an administrator that reads. A GET has no body, so it authenticates with its
+/// Authorization header; a POST may also do so with its form (`private_key_jwt`).
 async fn require_admin_reader(issuer: &Arc<Issuer>, request: Request) -> Result<(), OAuthError> {
     let (caller, form) = if request.method() == Method::POST {
         let OAuthRequest { caller, form } = OAuthRequest::from_request(request, issuer).await?;
@@ -56,7 +57,8 @@ async fn require_admin_reader(issuer: &Arc<Issuer>, request: Request) -> Result<
     require_admin(issuer, &caller, &form).await.map(|_| ())
 }
 
-/// Half the truth would look like the whole.
+/// Returns the workers that count. Fails with 503 if the proxies of other replicas are unknown,
+/// because the caller could not tell an incomplete list from a complete one.
 async fn live(issuer: &Issuer) -> Result<Live, OAuthError> {
     let live = issuer.live_proxies().await;
     if live.all_known {
@@ -94,8 +96,8 @@ async fn list_proxies(
     )))
 }
 
-/// Stops counting workers that an operator knows to be gone: all of a node, or one. A worker that
-/// polls cannot be gone.
+/// Stops counting workers that have ended according to the operator: all of a node, or one. Rejects
+/// workers that poll, because they have not ended.
 async fn forget_proxies(
     State(issuer): State<Arc<Issuer>>,
     request: OAuthRequest,
@@ -103,40 +105,49 @@ async fn forget_proxies(
     let admin = require_admin(&issuer, &request.caller, &request.form).await?;
     let name = request.form.get("name").ok_or_else(|| {
         OAuthErrorKind::InvalidRequest
-            .because("`name` is missing: give a worker or a node of `/admin/proxies`")
+            .because("`name` is missing: give a worker or node listed by `/admin/proxies`")
     })?;
-    let named = |counted: &Counted| counted.record.worker == name || counted.record.node == name;
+    // Find the workers that the name stands for.
     let proxies: Vec<Counted> = live(&issuer)
         .await?
         .proxies
         .into_iter()
-        .filter(named)
+        .filter(|Counted { record, .. }| record.worker == name || record.node == name)
         .collect();
     if proxies.is_empty() {
         return Err(
             OAuthErrorKind::InvalidRequest.because("no counted worker or node has this name")
         );
     }
+    // Only unreachable workers can be forgotten.
     let gone: Vec<String> = proxies
         .iter()
         .filter(|proxy| !proxy.reachable)
         .map(|proxy| proxy.record.worker.clone())
         .collect();
     if gone.is_empty() {
-        return Err(OAuthErrorKind::InvalidRequest
-            .because("it polls, or did so lately: only an unreachable worker can be gone"));
+        return Err(OAuthErrorKind::InvalidRequest.because(
+            "the worker polls or polled recently; only unreachable workers can be forgotten",
+        ));
     }
+    // INVARIANT: the database comes first, so that a failed write leaves this replica unchanged.
     issuer
         .store
         .proxies_are_gone(&gone, issuer.clock.now())
         .await?;
     issuer.proxies.drop_gone(&gone);
-    tracing::warn!(client = admin.id, name, workers = ?gone, "workers declared gone: receipts no longer wait for them");
+    tracing::warn!(
+        client = admin.id,
+        name,
+        workers = ?gone,
+        "workers forgotten: receipts no longer wait for them"
+    );
     Ok(Json(
         json!({ "forgotten": gone, "still_polling": proxies.len().saturating_sub(gone.len()) }),
     ))
 }
 
+/// Requests a rotation, or with `force=true` rotates at once.
 async fn rotate(
     State(issuer): State<Arc<Issuer>>,
     request: OAuthRequest,
@@ -149,6 +160,7 @@ async fn rotate(
         })?,
     };
     let now = issuer.clock.now();
+    // A forced rotation waits for no verifier.
     if is_forced(&request.form) {
         let version = keys::promote(&issuer, purpose).await?;
         tracing::warn!(
@@ -159,6 +171,7 @@ async fn rotate(
         );
         return Ok((StatusCode::OK, Json(json!({ "version": version }))));
     }
+    // Record the request in the database; the key manager of the leading replica carries it out.
     match purpose {
         Purpose::Token => issuer.store.request_rotation(now).await?,
         Purpose::Bundle => issuer.keeper.request_bundle_rotation(&issuer).await?,
@@ -195,6 +208,7 @@ async fn show_incident(
     request: Request,
 ) -> Result<Json<IncidentView>, OAuthError> {
     require_admin_reader(&issuer, request).await?;
+    // Tampered rows are part of the answer, not an error.
     let incident = match issuer.publisher.refresh().await {
         Ok(head) => head.incident,
         Err(StoreError::Tampered(_)) => None,
@@ -221,6 +235,7 @@ async fn declare_incident(
         OAuthErrorKind::InvalidRequest
             .because(format!("`reason` must have 1 to {MAX_REASON_BYTES} bytes"))
     })?;
+    // The lost state may have leased the same indices, so give up the own lease.
     issuer.indices.forget();
     let version = issuer
         .publisher
@@ -238,6 +253,7 @@ async fn end_incident(
     let Some(incident) = issuer.publisher.refresh().await?.incident else {
         return Err(OAuthErrorKind::InvalidRequest.because("no incident to end"));
     };
+    // End the incident. Revocations that it made stay in force.
     let version = issuer
         .publisher
         .commit(&Change {

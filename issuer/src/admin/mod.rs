@@ -1,4 +1,4 @@
-//! What administrators see and do: keys and proxies.
+//! Administration of keys, proxies and incidents.
 
 mod endpoint;
 mod view;

@@ -1,124 +1,127 @@
-//! Keys and proxies as administrators, and the command line, see them.
+//! JSON views of keys, proxies and incidents, shared by `/admin/…` and the command line.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Counted, Live, Published, UNBOUNDED};
 
-/// Every key.
+/// All keys of the issuer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeysView {
-    /// The bundle version.
+    /// Current bundle version.
     pub version: u64,
-    /// When a rotation was asked for, if it is not done.
+    /// Time at which a pending rotation of the token key was requested (Unix seconds).
     pub rotation_requested: Option<u64>,
-    /// When a rotation of the bundle key was requested, if it is not done.
+    /// Time at which a pending rotation of the bundle key was requested (Unix seconds).
     #[serde(default)]
     pub bundle_rotation_requested: Option<u64>,
-    /// Live proxies.
+    /// Number of workers that count.
     pub proxies: usize,
-    /// The keys, oldest first.
+    /// Keys, oldest first.
     pub keys: Vec<KeyView>,
 }
 
 /// One key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeyView {
-    /// The key id.
+    /// Key id.
     pub kid: String,
     /// `token` or `bundle`.
     pub purpose: String,
-    /// JOSE name.
+    /// JOSE name of the algorithm.
     pub algorithm: String,
     /// `next`, `active`, `draining` or `retired`.
     pub state: String,
-    /// Since when, Unix seconds.
+    /// Time of the change to this state (Unix seconds).
     pub since: u64,
-    /// The first bundle version that carried it.
+    /// First bundle version that contains the key.
     pub published: u64,
-    /// Live proxies that have that version.
+    /// Number of workers that hold this version or a later one.
     pub confirmed: usize,
-    /// Live proxies that state that they pin it; for bundle keys.
+    /// Number of workers that state that they pin the key; for bundle keys.
     #[serde(default)]
     pub pinned: usize,
-    /// When it may sign unforced (Unix seconds); for keys that stand by.
+    /// Earliest time at which a standby key may sign without force (Unix seconds).
     #[serde(default)]
     pub ready_at: u64,
 }
 
-/// The present incident.
+/// State of the database as administrators see it: incident and tampered rows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IncidentView {
-    /// Lost state that no operator has ended; `null` without one.
+    /// Incident that no operator has ended yet, or `null`.
     pub incident: Option<IncidentReport>,
-    /// Rows that a program without the master key changed; `null` without one.
+    /// Rows that were changed without the master key, or `null`.
     pub tampered: Option<String>,
 }
 
-/// What was found, and when.
+/// An incident: its finding and time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IncidentReport {
-    /// Time at which it was found (Unix seconds).
+    /// Time of the finding (Unix seconds).
     pub since: u64,
-    /// Findings and their effect.
+    /// Finding and its effect.
     pub reason: String,
 }
 
-/// Every proxy that counts.
+/// All workers that count in receipts and rotations.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxiesView {
-    /// The bundle version.
+    /// Current bundle version.
     pub version: u64,
-    /// The proxies' workers.
+    /// Workers of all proxies.
     pub proxies: Vec<ProxyView>,
 }
 
 /// One worker of a proxy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxyView {
-    /// The proxy's node id.
+    /// Node id of the proxy.
     pub node: String,
-    /// The worker.
+    /// Worker id.
     pub worker: String,
-    /// The version it has; 0 for none.
+    /// Version that the worker holds; 0 if it holds none.
     pub version: u64,
-    /// Whether that is the present one.
+    /// True if the worker holds the current version.
     pub current: bool,
-    /// Milliseconds between the version it has and the present one.
+    /// Milliseconds between the version that the worker holds and the current version.
     pub lag_ms: u64,
-    /// Last contact, Unix seconds.
+    /// Time of the last contact (Unix seconds).
     pub seen_at: u64,
-    /// `reachable`, or `unreachable` for one that does not poll and may still act on the version
-    /// that it has.
+    /// `reachable`, or `unreachable` for a worker that does not poll and may still act on the
+    /// version that it holds.
     pub state: String,
-    /// Time until which it may act on the version that it has, Unix seconds; `None` without limit
-    /// (`staleness.action: SERVE`).
+    /// Time until which the worker may act on the version that it holds (Unix seconds). `None`
+    /// means without limit (`staleness.action: SERVE`).
     pub accepts_until: Option<u64>,
-    /// Poll protocol that it speaks.
+    /// Poll protocol of the worker.
     pub protocol: u32,
-    /// Ids of the bundle keys that it pins.
+    /// Ids of the bundle keys that the worker pins.
     pub pins: Vec<String>,
 }
 
 impl KeysView {
     pub(super) fn of(published: &Published, live: &Live, rotation_requested: Option<u64>) -> Self {
-        let view = |key: &crate::keys::KeyRecord| KeyView {
-            kid: key.kid.clone(),
-            purpose: key.purpose.name().to_owned(),
-            algorithm: key.algorithm.name().to_owned(),
-            state: key.state.name().to_owned(),
-            since: key.since,
-            published: key.published,
-            confirmed: live.holding(key.published),
-            pinned: live.pins(&key.kid).0,
-            ready_at: key.ready_at,
-        };
-        let keys = published.keys.iter().map(view).collect();
-        let (version, proxies) = (published.version(), live.proxies.len());
+        let keys = published
+            .keys
+            .iter()
+            .map(|key| KeyView {
+                kid: key.kid.clone(),
+                purpose: key.purpose.name().to_owned(),
+                algorithm: key.algorithm.name().to_owned(),
+                state: key.state.name().to_owned(),
+                since: key.since,
+                published: key.published,
+                confirmed: live.holding(key.published),
+                pinned: live.pins(&key.kid).0,
+                ready_at: key.ready_at,
+            })
+            .collect();
         Self {
-            version,
+            version: published.version(),
             rotation_requested,
+            // The caller asks the database for it.
             bundle_rotation_requested: None,
-            proxies,
+            proxies: live.proxies.len(),
             keys,
         }
     }
@@ -126,13 +129,28 @@ impl KeysView {
 
 impl ProxiesView {
     pub(super) fn of(version: u64, live: Live) -> Self {
-        let view = |Counted { record, reachable }: Counted| ProxyView {
-            current: record.version == version,
-            // Versions are milliseconds, unless several changes came within one.
+        Self {
+            version,
+            proxies: live
+                .proxies
+                .into_iter()
+                .map(|counted| ProxyView::of(version, counted))
+                .collect(),
+        }
+    }
+}
+
+impl ProxyView {
+    /// Creates the view of a worker; `current` is the current bundle version.
+    fn of(current: u64, Counted { record, reachable }: Counted) -> Self {
+        Self {
+            current: record.version == current,
+            // A version is the time of its change in milliseconds, unless several changes fall
+            // into one millisecond.
             lag_ms: if record.version == 0 {
                 0
             } else {
-                version.saturating_sub(record.version)
+                current.saturating_sub(record.version)
             },
             node: record.node,
             worker: record.worker,
@@ -152,10 +170,6 @@ impl ProxiesView {
                 .filter(|pin| !pin.is_empty())
                 .map(String::from)
                 .collect(),
-        };
-        Self {
-            version,
-            proxies: live.proxies.into_iter().map(view).collect(),
         }
     }
 }

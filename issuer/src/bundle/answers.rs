@@ -1,5 +1,5 @@
-//! Signed bundles, made once for everybody who asks the same: ten thousand proxies at one version
-//! cost one signature.
+//! Cache of signed bundles. Proxies with the same version and protocol share one bundle, so ten
+//! thousand of them cost one signature.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,24 +13,25 @@ use super::published::Published;
 use super::publisher::Base;
 use crate::keys::SignerError;
 
-/// Versions against which deltas can be made. A proxy further behind gets the full bundle.
+/// Number of past versions that deltas can start from. A proxy with an older version gets the full
+/// bundle.
 const REMEMBERED: usize = 64;
 
-/// Answers kept for one version and second: one for each remembered base and the full one, in each
-/// protocol.
+/// Largest number of cached bundles for one version and second: one for each remembered base and
+/// the full one, in each protocol.
 const MAX_ANSWERS: usize = (REMEMBERED + 1) * PROTOCOL as usize;
 
-/// Past versions, and what was answered for the present one.
+/// Past versions, and the signed bundles of the present version.
 #[derive(Default)]
 pub(super) struct Answers {
     past: VecDeque<Arc<Snapshot>>,
-    /// Version and second that `made` is for.
+    /// Version and issue time (Unix seconds) of the bundles in `made`.
     moment: (u64, u64),
     made: HashMap<Base, Bytes>,
 }
 
 impl Answers {
-    /// Remembers a version, as a base for deltas.
+    /// Remembers a version as a base for deltas.
     pub(super) fn remember(&mut self, snapshot: Arc<Snapshot>) {
         if self.past.len() >= REMEMBERED {
             self.past.pop_front();
@@ -38,7 +39,7 @@ impl Answers {
         self.past.push_back(snapshot);
     }
 
-    /// Returns the bundle that brings a proxy from what it holds to what is published.
+    /// Returns the bundle that brings a proxy from `base` to the published version.
     pub(super) fn answer(
         &mut self,
         published: &Published,
@@ -50,10 +51,12 @@ impl Answers {
             .version
             .and_then(|have| self.past.iter().rev().find(|past| past.version == have))
             .cloned();
+        // Every unknown version gets the full bundle, so all of them share one cache entry.
         let base = Base {
             version: past.as_ref().map(|past| past.version),
             ..base
         };
+        // Bundles carry their issue time, so the cache lasts for one second.
         let moment = (published.version(), times.issued_at);
         if self.moment != moment {
             self.moment = moment;

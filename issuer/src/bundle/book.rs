@@ -1,31 +1,32 @@
-//! The workers of a replica, in the orders in which they are asked for.
+//! Index of a replica's workers by id, by version and by reachability.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::worker::Worker;
 use crate::clock::Time;
 
-/// Workers by id. Receipts ask how many lack a version, and which of them do not poll: that costs
-/// the same however many workers there are.
+/// Workers by id. Receipts ask how many workers lack a version, and which of those do not poll. The
+/// additional orders keep the cost of both questions independent of the number of workers.
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) workers: HashMap<u64, Worker>,
-    /// Version and worker of each entry.
+    /// Version and id of each worker.
     by_version: BTreeSet<(u64, u64)>,
-    /// How many hold each version.
+    /// Number of workers at each version.
     levels: BTreeMap<u64, usize>,
-    /// Those without a poll that is held. All others are reachable.
+    /// Ids of workers without a held poll. All other workers are reachable.
     silent: BTreeSet<u64>,
-    /// Steady second in which the book was last swept.
+    /// Steady second of the last sweep.
     pub(super) swept_at: Option<u64>,
 }
 
 impl Book {
-    /// Changes an entry, which must exist or be wanted new, and keeps the orders.
+    /// Changes a worker, which is created if it is unknown, and updates the orders.
     pub(super) fn change<T>(&mut self, id: u64, change: impl FnOnce(&mut Worker) -> T) -> T {
         let worker = self.workers.entry(id).or_default();
         let before = worker.version;
         let result = change(worker);
+        // INVARIANT: `by_version`, `levels` and `silent` agree with `workers` after every change.
         let (version, is_silent) = (worker.version, worker.waiting == 0);
         if version != before {
             self.forget_version(before, id);
@@ -37,7 +38,7 @@ impl Book {
         result
     }
 
-    /// Notes the end of a poll.
+    /// Records the end of a poll.
     pub(super) fn leave(&mut self, id: u64, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
@@ -74,13 +75,14 @@ impl Book {
         }
     }
 
-    /// Drops those that count no more, at most once a second.
+    /// Drops the workers that no longer count, at most once a second.
     pub(super) fn sweep(&mut self, now: Time) {
         let second = now.steady_ms / 1000;
         if self.swept_at == Some(second) {
             return;
         }
         self.swept_at = Some(second);
+        // Collected first, since `remove` changes the map.
         let gone: Vec<u64> = self
             .workers
             .iter()
@@ -90,30 +92,34 @@ impl Book {
         gone.into_iter().for_each(|id| self.remove(id));
     }
 
-    /// The lowest version; `u64::MAX` without workers.
+    /// Returns the lowest version that a worker holds; `u64::MAX` without workers.
     pub(super) fn floor(&self) -> u64 {
         self.levels
             .first_key_value()
             .map_or(u64::MAX, |(version, _)| *version)
     }
 
-    /// How many hold less than a version.
+    /// Returns the number of workers below a version.
     pub(super) fn count_below(&self, version: u64) -> usize {
         self.levels.range(..version).map(|(_, count)| count).sum()
     }
 
-    /// Those that hold less than a version.
+    /// Returns the ids of the workers below a version, lowest version first.
     pub(super) fn below(&self, version: u64) -> impl Iterator<Item = u64> + '_ {
         self.by_version.range(..(version, 0)).map(|(_, id)| *id)
     }
 
-    /// Those that hold less than a version and do not poll.
+    /// Returns the ids of the workers that are below a version and unreachable.
     pub(super) fn unreachable(&self, version: u64, now: Time) -> BTreeSet<u64> {
-        let is_behind = |id: &&u64| {
-            self.workers
-                .get(id)
-                .is_some_and(|worker| worker.version < version && !worker.is_reachable(now))
-        };
-        self.silent.iter().filter(is_behind).copied().collect()
+        self.silent
+            .iter()
+            .filter(|id| {
+                // A worker between two polls is silent but still reachable.
+                self.workers
+                    .get(id)
+                    .is_some_and(|worker| worker.version < version && !worker.is_reachable(now))
+            })
+            .copied()
+            .collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Reads what other replicas have recorded of their proxies, at a bounded rate.
+//! Reads the worker records of other replicas from the database, at a bounded rate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,28 +9,31 @@ use super::Proxies;
 use crate::clock::Clock;
 use crate::store::Store;
 
-/// Milliseconds for which an answer is used, when a recent one is enough: two queries a second.
+/// Milliseconds for which [`Elsewhere::look`] reuses an answer: at most two queries a second.
 const LOOK_EVERY_MS: u64 = 500;
 
-/// The one place that reads the records of other replicas.
+/// Reader of other replicas' worker records. All receipts and rotations share it, which bounds the
+/// number of queries.
 pub(crate) struct Elsewhere {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    /// Count of queries that were begun.
+    /// Number of queries begun.
     begun: AtomicU64,
     last: Mutex<Option<Look>>,
 }
 
-/// A query, and whether the database answered.
+/// A finished query.
 #[derive(Clone, Copy)]
 struct Look {
     number: u64,
+    /// Time at which the query ended (steady milliseconds).
     done_ms: u64,
+    /// True if the database answered.
     known: bool,
 }
 
 impl Elsewhere {
-    /// Nothing looked up yet.
+    /// Creates a reader that has not queried the database yet.
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         Self {
             store,
@@ -40,36 +43,39 @@ impl Elsewhere {
         }
     }
 
-    /// Merges the records of other replicas, as of half a second ago or later. Returns whether the
-    /// database answered. A failure is remembered as long as an answer, so that a database in
-    /// trouble is not asked more often than one that is well.
+    /// Merges the records of other replicas, at most half a second old. Returns whether the
+    /// database answered. A failure is reused as long as an answer, so a failing database does not
+    /// get more queries than a healthy one.
     pub(crate) async fn look(&self, proxies: &Proxies) -> bool {
         let mut last = self.last.lock().await;
-        let is_new =
-            |look: &Look| self.clock.steady_ms() < look.done_ms.saturating_add(LOOK_EVERY_MS);
-        match last.filter(is_new) {
+        let now_ms = self.clock.steady_ms();
+        match last.filter(|look| now_ms < look.done_ms.saturating_add(LOOK_EVERY_MS)) {
             Some(look) => look.known,
-            None => self.ask(&mut last, proxies).await,
+            None => self.query(&mut last, proxies).await,
         }
     }
 
-    /// Merges the records of other replicas, as of this call or later. Concurrent callers share one
-    /// query.
+    /// Merges the records of other replicas as of this call or later. Returns whether the database
+    /// answered. Concurrent callers share one query.
     pub(crate) async fn look_afresh(&self, proxies: &Proxies) -> bool {
         let before = self.begun.load(Ordering::SeqCst);
         let mut last = self.last.lock().await;
+        // INVARIANT: only a query begun after this call is shared; an earlier one may miss records.
         match last.filter(|look| look.number > before) {
             Some(look) => look.known,
-            None => self.ask(&mut last, proxies).await,
+            None => self.query(&mut last, proxies).await,
         }
     }
 
-    async fn ask(&self, last: &mut Option<Look>, proxies: &Proxies) -> bool {
+    async fn query(&self, last: &mut Option<Look>, proxies: &Proxies) -> bool {
         let number = self.begun.fetch_add(1, Ordering::SeqCst).saturating_add(1);
         let answer = self.store.proxies(proxies.replica()).await;
         match &answer {
             Ok(records) => proxies.learn(records),
-            Err(error) => tracing::warn!(%error, "the proxies of other replicas are unknown"),
+            Err(error) => tracing::warn!(
+                %error,
+                "could not read the proxies of other replicas; receipts are unknown meanwhile"
+            ),
         }
         let known = answer.is_ok();
         *last = Some(Look {

@@ -1,5 +1,5 @@
-//! `GET /bundle`: the long-poll. The request says what the proxy has; the answer comes the moment
-//! there is more.
+//! `GET /bundle`: the long poll. The request states the version that the proxy holds. The answer
+//! comes as soon as a newer version is published, or when the waiting time ends.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::http::{Peer, Waits};
 use crate::issuer::Issuer;
 use crate::store::StoreError;
 
-/// Time for this replica to learn of a version that another one has published, at the word of a
-/// proxy that proves nothing.
+/// Time for this replica to load a version that another replica has published, if a proxy states
+/// that version without proof.
 const AHEAD_PATIENCE: Duration = Duration::from_millis(300);
 
-/// Where proxies poll.
+/// Path of the poll endpoint.
 pub(crate) const PATH: &str = "/bundle";
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
@@ -39,6 +39,7 @@ async fn bundle(
     headers: HeaderMap,
     query: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    // Record a failed authentication; `admit` rejects the request below.
     if let Some(reason) = wrong_poll_token(&issuer, &headers) {
         let source = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Extension(peer)| peer.0);
         let failure = Failure {
@@ -55,26 +56,28 @@ async fn bundle(
         );
     }
     let poll = admit(&issuer, &headers, query)?;
+    // Account for a version that this replica does not know.
     if let Some(have) = poll
         .have
         .filter(|have| is_unknown(&issuer.publisher, *have, poll.proven))
     {
         catch_up(&issuer, have, poll.proven).await?;
     }
-    // Other replicas could not count a proxy that begins here, so that their receipts would be
-    // wrong.
+    // While the database is unavailable, a proxy that starts here cannot be recorded. Other
+    // replicas would not count it, and their receipts would be wrong.
     let begins = poll.held(issuer.publisher.current().version()).is_none();
     if begins && !issuer.publisher.can_answer() {
         issuer.metrics.bundles.increment("unavailable");
         return Err(Problem::unavailable(
-            "the issuer's database does not answer; what is known may be old",
+            "the issuer's database does not answer, so its state may be outdated; poll again",
         ));
     }
     let present = enter(&issuer, &poll);
     answer(&issuer, &poll, present.as_ref()).await
 }
 
-/// Picks the polls that wait, so that their connections need not.
+/// Returns the function that recognises polls which have to wait. The server takes the connections
+/// of such polls out of hyper, which holds 16 KB of buffers for each connection.
 pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
     Box::new(move |request| {
         if request.uri().path() != PATH || request.method() != Method::GET {
@@ -87,6 +90,7 @@ pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
         )
         .ok()?;
         let published = issuer.publisher.current().version();
+        // All other polls are answered at once, by the router.
         let nothing_new = poll.wait_s > 0 && poll.held(published) == Some(published);
         if !nothing_new {
             return None;
@@ -101,7 +105,7 @@ pub(crate) fn waits(issuer: Arc<Issuer>) -> Waits {
     })
 }
 
-/// Reads a poll that may be answered.
+/// Authenticates a poll and reads its parameters.
 fn admit(
     issuer: &Issuer,
     headers: &HeaderMap,
@@ -109,7 +113,7 @@ fn admit(
 ) -> Result<Poll, Problem> {
     if wrong_poll_token(issuer, headers).is_some() {
         return Err(Problem::unauthorized(
-            "polling needs one of the tokens in `bundle.pollTokens`",
+            "polling requires one of the tokens in `bundle.pollTokens`",
         ));
     }
     Poll::read(&issuer.publisher, headers, query)
@@ -129,9 +133,11 @@ fn enter(issuer: &Issuer, poll: &Poll) -> Option<Presence> {
     }))
 }
 
-/// Waits for news and answers. A worker is recorded before it is given a bundle, and a replica that
-/// has just recorded one looks at the newest state first: so no receipt is complete while a worker
-/// that it does not count is given an older version.
+/// Waits for a newer version and answers the poll.
+///
+/// A worker is recorded before it is given a bundle. A replica that has just recorded a worker
+/// refreshes its state before it answers. Both together ensure that no receipt is complete while a
+/// worker that the receipt does not count is given an older version.
 async fn answer(
     issuer: &Issuer,
     poll: &Poll,
@@ -145,7 +151,8 @@ async fn answer(
         protocol: poll.protocol,
     };
     let mut answer = issuer.publisher.answer(base)?;
-    // The record reaches a minute ahead and is renewed meanwhile, unless the database was away.
+    // The record reaches a minute ahead and is renewed during the wait, unless the database was
+    // unavailable. After a new record the state was refreshed, so the bundle is made again.
     if record(issuer, present, answer.validity).await? {
         answer = issuer.publisher.answer(base)?;
     }
@@ -156,8 +163,8 @@ async fn answer(
     Ok(respond(answer))
 }
 
-/// Sees to it that the worker is recorded for a bundle with these times. Returns whether it was not
-/// before.
+/// Ensures that the worker is recorded for a bundle with these times. Returns whether the record is
+/// new; then the state was refreshed, too.
 async fn record(
     issuer: &Issuer,
     present: Option<&Presence>,
@@ -172,7 +179,8 @@ async fn record(
         .await?;
     if is_new {
         match issuer.publisher.refresh().await {
-            // What was in force before is given out, dated as it was last proven.
+            // While rows are tampered with, the last confirmed state is given out, with an issue
+            // time that stands still.
             Ok(_) | Err(StoreError::Tampered(_)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -180,8 +188,9 @@ async fn record(
     Ok(is_new)
 }
 
-/// Returns whether a version must be accounted for. A lost version may be less than what was
-/// published since, and only a proof tells it from one that never was.
+/// Returns whether a version must be accounted for. A version that the database lost may be lower
+/// than the versions published since. Only a proof distinguishes it from a version that was never
+/// published.
 fn is_unknown(publisher: &Publisher, have: u64, proven: bool) -> bool {
     if proven {
         !publisher.accounts_for(have)
@@ -190,13 +199,15 @@ fn is_unknown(publisher: &Publisher, have: u64, proven: bool) -> bool {
     }
 }
 
-/// A proxy holds a version that this replica does not know. Its proof shows that an issuer with our
-/// master key published that version, so the database is asked, and has lost state if it does not
-/// know it. Without proof nothing happens on its behalf.
+/// Accounts for a stated version that this replica does not know. A proof shows that an issuer with
+/// the same master key published the version. The database is then queried, and has lost state if
+/// it does not know the version. Without proof this only waits for a moment, since any caller can
+/// state any version.
 async fn catch_up(issuer: &Issuer, have: u64, proven: bool) -> Result<(), Problem> {
     let caught_up = if proven {
         let declared = issuer.publisher.catch_up(have).await;
         if declared == Ok(true) {
+            // The incident made leased indices unsafe and retired the signing keys.
             issuer.indices.forget();
             issuer.keeper_wanted.notify_one();
         }
@@ -215,16 +226,19 @@ async fn catch_up(issuer: &Issuer, have: u64, proven: bool) -> Result<(), Proble
     Ok(caught_up?)
 }
 
-/// Waits for a version newer than what the proxy has. Returns the kind of the answer.
+/// Waits for a version other than the one that the proxy holds. Returns the kind of the answer, a
+/// label of the metric.
 async fn hold(issuer: &Issuer, have: Option<u64>, wait: Duration) -> Result<&'static str, Problem> {
     let deadline = Instant::now() + wait;
     let mut versions = issuer.publisher.versions();
     let waited = Some(*versions.borrow()) == have;
     let newer = versions.wait_for(|version| Some(*version) != have);
+    // On shutdown every poll is answered at once.
     let came = tokio::select! {
         came = timeout_at(deadline, newer) => matches!(came, Ok(Ok(_))),
         () = issuer.ending.cancelled() => false,
     };
+    // Answers to woken polls are spread over time. Polls that did not wait are not delayed.
     if came && waited {
         issuer.publisher.stagger().await;
     }
@@ -244,7 +258,8 @@ fn respond(answer: Answer) -> Response {
     (headers, answer.bundle).into_response()
 }
 
-/// The reason why a poll does not carry a known token.
+/// Returns the reason why a poll carries no known poll token; `None` if it carries one, or if no
+/// poll tokens are configured.
 fn wrong_poll_token(issuer: &Issuer, headers: &HeaderMap) -> Option<&'static str> {
     let known = &issuer.config.bundle.poll_tokens;
     if known.is_empty() {
@@ -259,6 +274,7 @@ fn wrong_poll_token(issuer: &Issuer, headers: &HeaderMap) -> Option<&'static str
         return Some("header-malformed");
     };
     let presented = issuer.secrets.presented(token);
+    // Every hash is compared, so that the response time does not tell which one matches.
     let matching = known.iter().filter(|hash| hash.matches(&presented)).count();
     (matching == 0).then_some("poll-token-wrong")
 }

@@ -1,5 +1,5 @@
-//! Revocations that arrive together are committed together: they wait for the disk once, and those
-//! of one client are one change.
+//! Group commit of revocations. Concurrent revocations share one transaction and one wait for the
+//! disk, and revocations of the same client are merged into one change.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,14 @@ use crate::group::{Batch, Waiting};
 use crate::revocation::{EpochRecord, RevokedToken, Revoker};
 use crate::store::{Change, Store, StoreError};
 
-/// The version of a change.
+/// Version after a change.
 pub(super) type Answer = Result<u64, StoreError>;
 
-/// Commits changes that only revoke. They may be repeated.
+/// Commits changes that only revoke. Such changes are idempotent.
 pub(super) struct Revocations<'a, N> {
     pub(super) store: &'a dyn Store,
-    /// Tells the time of a version once its turn has come.
+    /// Returns the version for a change made now. Called when the transaction begins, because a
+    /// change may have waited for its turn.
     pub(super) now_ms: N,
 }
 
@@ -30,12 +31,13 @@ impl<N: Fn() -> u64 + Sync> Batch for Revocations<'_, N> {
         let merged: Vec<Change> = parts.iter().map(|part| merge(part)).collect();
         let mut versions = match self.store.commit_all(&merged, now_ms).await {
             Ok(versions) => versions.into_iter(),
-            // One row that is wrong concerns one change: each is tried by itself.
+            // A tampered row may concern only one of the changes, so each is committed alone below.
             Err(StoreError::Tampered(_)) => {
                 vec![Err(StoreError::Conflict); merged.len()].into_iter()
             }
             Err(error) => vec![Err(error); merged.len()].into_iter(),
         };
+        // The answers belong to the first changes; changes without an answer did not fit.
         let mut left = Vec::new();
         for part in parts {
             match versions.next() {
@@ -50,7 +52,8 @@ impl<N: Fn() -> u64 + Sync> Batch for Revocations<'_, N> {
     }
 }
 
-/// Commits changes of which one was refused, together with the others.
+/// Commits each change of a part by itself, after the merged change was refused: only the change at
+/// fault fails.
 async fn one_by_one(store: &dyn Store, part: Vec<Waiting<Change, Answer>>, now_ms: u64) {
     for one in part {
         let version = store.commit(&one.work, now_ms).await;
@@ -58,7 +61,7 @@ async fn one_by_one(store: &dyn Store, part: Vec<Waiting<Change, Answer>>, now_m
     }
 }
 
-/// Parts of one revoker each, in the order of their first change.
+/// Groups changes by revoker, in the order of each revoker's first change.
 fn by_revoker(waiting: Vec<Waiting<Change, Answer>>) -> Vec<Vec<Waiting<Change, Answer>>> {
     let mut parts: Vec<(Revoker, Vec<Waiting<Change, Answer>>)> = Vec::new();
     for one in waiting {
@@ -73,10 +76,11 @@ fn by_revoker(waiting: Vec<Waiting<Change, Answer>>) -> Vec<Vec<Waiting<Change, 
     parts.into_iter().map(|(_, part)| part).collect()
 }
 
-/// One change that does what all of a part do.
+/// Merges the changes of one revoker into one change with the same effect.
 fn merge(part: &[Waiting<Change, Answer>]) -> Change {
     let (mut tokens, mut epochs): (BTreeMap<u64, u64>, BTreeMap<_, EpochRecord>) =
         Default::default();
+    // The store requires each token and each epoch to be named once.
     for Waiting { work: change, .. } in part {
         for token in &change.revoke {
             let kept = tokens.entry(token.index).or_insert(token.expires_at);
@@ -90,6 +94,7 @@ fn merge(part: &[Waiting<Change, Answer>]) -> Change {
             kept.expires_at = kept.expires_at.max(epoch.expires_at);
         }
     }
+    // INVARIANT: all changes of a part have the same revoker, so the first one's quota applies.
     let revoker = part
         .first()
         .map(|one| one.work.revoker.clone())

@@ -1,5 +1,5 @@
-//! The push: what is trusted now, as a signed bundle, to every proxy that waits for it; and who has
-//! confirmed what.
+//! Push of trust bundles: signs the current keys and revocations for every proxy that polls, and
+//! tracks the version that each worker has confirmed.
 
 mod acknowledgement;
 mod answers;
@@ -7,6 +7,7 @@ mod book;
 mod elsewhere;
 mod endpoint;
 mod group;
+mod live;
 mod loss;
 mod pace;
 mod poll;
@@ -17,9 +18,10 @@ mod worker;
 
 pub(crate) use elsewhere::Elsewhere;
 pub(crate) use endpoint::{PATH, routes, waits};
+pub(crate) use live::Behind;
+pub use live::{Counted, Live};
 pub(crate) use loss::{ASSERTIONS, PRUNE_SPREAD_S, lost_records, unproven};
-pub(crate) use proxies::Behind;
-pub use proxies::{Contact, Counted, LIVE_S, Live, Presence, Proxies, SETTLE_S};
+pub use proxies::{Contact, LIVE_S, Presence, Proxies, SETTLE_S};
 pub use published::{KeySetDocument, Published};
 pub use publisher::{Answer, Base, FRESH_MS, Publisher, SyncError};
 pub use worker::{ProxyRecord, UNBOUNDED, Validity};

@@ -1,4 +1,4 @@
-//! When revocations are published, and when each of the polls that wait is answered.
+//! Pace of publications, and of the answers to polls that a publication wakes.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,45 +6,48 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Time between two publications of revocations: what comes meanwhile is published together. A key
-/// is published at once.
+/// Shortest time between two publications of revocations. Revocations made meanwhile are published
+/// together. A change of keys is published at once.
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
-/// The same for each poll that waits, if that is longer: it is answered, and asks again. So
-/// publications take half of a core, however many workers there are.
+/// Time between two publications for each waiting poll, if the sum exceeds [`PUBLISH_EVERY`]. A
+/// publication causes an answer and a new poll, so this bounds their cost to half of a core for any
+/// number of workers.
 const POLL_COST: Duration = Duration::from_micros(120);
 
-/// Longest of both. A replica vouches for five seconds after it last asked the database.
+/// Upper limit of both delays. It is below the five seconds for which the published state counts as
+/// current.
 const AT_MOST: Duration = Duration::from_secs(2);
 
-/// Polls that are answered without a delay.
+/// Number of polls that are answered without a delay.
 const AT_ONCE: u32 = 256;
 
-/// Time between the answers to two further polls. Other requests are served between them.
+/// Time between the answers to two further polls, in which other requests are served.
 const ANSWER_EVERY: Duration = Duration::from_micros(80);
 
 /// The pace of one replica.
 #[derive(Default)]
 pub(super) struct Pace {
+    /// Time of the last publication.
     last: Mutex<Option<Instant>>,
-    /// Last query on behalf of an unknown token.
+    /// Time of the last query on behalf of an unknown token.
     looked: Mutex<Option<Instant>>,
-    /// Polls that the last publication woke.
+    /// Number of polls that the last publication woke.
     woken: AtomicU32,
 }
 
 impl Pace {
-    /// Something was published now.
+    /// Records a publication.
     pub(super) fn published(&self) {
         self.woken.store(0, Ordering::Relaxed);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Waits until the next publication is due: the more polls are answered by it, the later.
+    /// Waits until the next publication is due. The delay grows with the number of waiting polls.
     pub(super) async fn next(&self, waiting: usize) {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(last) = last else { return };
-        // Those that were woken are on their way, or wait again.
+        // The woken polls will wait again soon, so the larger of the two numbers counts.
         let waiting = u32::try_from(waiting)
             .unwrap_or(u32::MAX)
             .max(self.woken.load(Ordering::Relaxed));
@@ -56,8 +59,8 @@ impl Pace {
         .await;
     }
 
-    /// Waits until the database may be asked about an unknown token again. Callers come one at a
-    /// time.
+    /// Waits until the database may be queried about an unknown token again. The caller must
+    /// prevent concurrent calls.
     pub(super) async fn next_look(&self) {
         let last = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = last {
@@ -83,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn more_polls_spread_publications_and_answers_within_two_seconds() {
+    async fn delays_grow_with_polls_up_to_limit() {
         let pace = Pace::default();
         pace.next(100_000).await;
         let mut last = Instant::now();
@@ -95,7 +98,7 @@ mod tests {
             assert_eq!(
                 last.elapsed(),
                 Duration::ZERO,
-                "the first is immediate, and so are some answers"
+                "the first publication and the first answers are immediate"
             );
             pace.next(waiting).await;
             assert_eq!(last.elapsed(), Duration::from_millis(most_ms), "{waiting}");
@@ -107,14 +110,14 @@ mod tests {
         assert_eq!(
             last.elapsed(),
             Duration::from_millis(80),
-            "a thousand others go first"
+            "a thousand others are answered first"
         );
         pace.woken.store(1_000_000, Ordering::Relaxed);
         pace.next(10).await;
         assert_eq!(
             last.elapsed(),
             Duration::from_secs(2),
-            "those that were woken count"
+            "woken polls count as waiting"
         );
     }
 }

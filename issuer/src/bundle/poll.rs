@@ -1,4 +1,4 @@
-//! A poll as the proxy states it: query and headers (ADR 22).
+//! Query and headers of a poll (ADR 22).
 
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
@@ -11,16 +11,16 @@ use serde::Deserialize;
 use super::publisher::Publisher;
 use crate::error::Problem;
 
-/// Longest wait in seconds: below the minute after which many intermediaries cut idle connections.
+/// Longest wait in seconds. Many intermediaries close connections that are idle for a minute.
 const MAX_WAIT_S: u64 = 55;
 
 /// Longest node id in bytes.
 const MAX_NODE_BYTES: usize = 128;
 
-/// Longest list of pins in bytes: a filter pins at most two keys, whose ids have at most 256 bytes.
+/// Longest list of pins in bytes: two key ids of 256 bytes and a comma.
 const MAX_PINS_BYTES: usize = 513;
 
-/// The query.
+/// Query parameters.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
@@ -32,44 +32,45 @@ pub(super) struct Parameters {
 /// A well-formed poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Poll {
-    /// Version that the proxy says it holds.
+    /// Version that the proxy states to hold.
     pub(super) have: Option<u64>,
-    /// Whether the proxy proved that it has read that version.
+    /// True if the poll carries a valid proof of that version.
     pub(super) proven: bool,
-    /// Seconds to hold the answer.
+    /// Longest time to hold the poll, in seconds.
     pub(super) wait_s: u64,
-    /// Protocol of the answer: the proxy's or ours, whichever is older.
+    /// Protocol of the answer: the older of the proxy's and the issuer's.
     pub(super) protocol: u32,
-    /// The worker; `None` for a reader that is no proxy.
+    /// Worker that polls; `None` for a client that is no proxy.
     pub(super) worker: Option<Introduction>,
 }
 
-/// A worker as it introduces itself.
+/// Identity and settings that a worker states in its poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Introduction {
     /// Random id of one worker and trust store.
     pub(super) id: u64,
-    /// The proxy's node id.
+    /// Node id of the proxy.
     pub(super) node: String,
-    /// Longest time for which its rules go on by one bundle. Protocol 1 does not state it: the
-    /// not-after is assumed.
+    /// Longest time for which the worker's rules accept tokens by one bundle. Protocol 1 does not
+    /// state it; the not-after is assumed.
     pub(super) staleness: StalenessBound,
-    /// Ids of the bundle keys that it pins, separated by commas. Protocol 1 does not state them.
+    /// Ids of the bundle keys that the worker pins, separated by commas. Protocol 1 does not state
+    /// them.
     pub(super) pins: String,
 }
 
 impl Poll {
-    /// Reads a poll.
+    /// Reads a poll and checks its proof.
     ///
     /// # Errors
-    /// 400 for a query or a header that is not as documented.
+    /// 400 for a malformed query or header.
     pub(super) fn read(
         publisher: &Publisher,
         headers: &HeaderMap,
         query: Result<Query<Parameters>, QueryRejection>,
     ) -> Result<Self, Problem> {
         let Query(Parameters { have, wait }) = query.map_err(|_| {
-            Problem::bad_request("the query is `have=VERSION&wait=SECONDS`, both optional")
+            Problem::bad_request("the query must be `have=VERSION&wait=SECONDS`, both optional")
         })?;
         if wait > MAX_WAIT_S {
             return Err(Problem::bad_request(format!(
@@ -77,6 +78,7 @@ impl Poll {
             )));
         }
         let protocol = protocol(headers)?;
+        // A wrong proof counts as no proof and is no error.
         let proof = text(headers, PROOF_HEADER);
         let proven = have
             .zip(proof)
@@ -90,8 +92,8 @@ impl Poll {
         })
     }
 
-    /// Returns the version that counts as held: a proven one; from protocol 1, which has no proof,
-    /// one that was published.
+    /// Returns the version that counts as held: a proven version, or, in protocol 1, which has no
+    /// proofs, any version that was published.
     pub(super) fn held(&self, published: u64) -> Option<u64> {
         self.have
             .filter(|have| self.proven || (self.protocol < 2 && *have <= published))
@@ -105,6 +107,7 @@ impl Introduction {
         };
         let node = text(headers, "x-meshseal-node").unwrap_or_default();
         let node = node.get(..MAX_NODE_BYTES).unwrap_or(node).to_owned();
+        // Protocol 1 has neither of the headers that are required below.
         if protocol < 2 {
             return Ok(Some(Self {
                 id,
@@ -136,10 +139,12 @@ impl Introduction {
     }
 }
 
+/// Returns the value of a header, if it is visible ASCII.
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
+/// Reads the protocol of the answer. A poll without the header speaks protocol 1.
 fn protocol(headers: &HeaderMap) -> Result<u32, Problem> {
     let Some(value) = headers.get(PROTOCOL_HEADER) else {
         return Ok(1);
@@ -149,11 +154,12 @@ fn protocol(headers: &HeaderMap) -> Result<u32, Problem> {
         .ok()
         .and_then(|text| text.parse::<u32>().ok())
         .filter(|stated| *stated > 0);
-    let wrong =
-        || Problem::bad_request(format!("`{PROTOCOL_HEADER}` must be a whole number from 1"));
-    stated.map(|stated| stated.min(PROTOCOL)).ok_or_else(wrong)
+    stated.map(|stated| stated.min(PROTOCOL)).ok_or_else(|| {
+        Problem::bad_request(format!("`{PROTOCOL_HEADER}` must be a whole number from 1"))
+    })
 }
 
+/// Reads the worker's id, if the poll states one.
 fn id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(value) = headers.get("x-meshseal-worker") else {
         return Ok(None);

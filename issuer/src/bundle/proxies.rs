@@ -1,6 +1,6 @@
-//! Workers of proxies, what each has proved to hold, and until when it may act on it (ADR 23).
-//! Every worker is recorded in the database before it is given a bundle, so that other replicas,
-//! and this one after a restart, know it too.
+//! Registry of workers: the version that each has confirmed, and the time until which it may accept
+//! tokens by an older bundle (ADR 23). Every worker is recorded in the database before it is given
+//! a bundle. Other replicas then know the worker, and so does this replica after a restart.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,145 +9,78 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 
 use super::book::Book;
+use super::live::{Behind, Counted, Live};
 use super::worker::{ProxyRecord, Validity, Worker};
 use crate::clock::Clock;
 use crate::store::{Store, StoreError};
 
 /// Seconds after its last contact for which a proxy counts as reachable: its longest back-off (10
-/// s) and some to spare.
+/// s) and a margin.
 pub const LIVE_S: u64 = 15;
 
-/// Seconds after a start until every reachable proxy has reported again.
+/// Seconds after a start until every reachable proxy has polled again.
 pub const SETTLE_S: u64 = LIVE_S;
 
-/// Seconds between sightings of a proxy that keeps waiting, as written to the database.
+/// Seconds between two database writes about a proxy whose poll is held without a change.
 const SIGHTING_EVERY_S: u64 = 10;
 
-/// Seconds by which the clocks of replicas may differ. Sightings are dated by the replica that
-/// writes them.
+/// Seconds by which the clocks of replicas may differ. The replica that writes a record dates it.
 const CLOCK_SPREAD_S: u64 = 5;
 
-/// Seconds after the last *written* sighting for which a proxy of another replica counts as
-/// reachable. Too long only delays.
+/// Seconds after the last *written* contact for which a proxy of another replica counts as
+/// reachable. A value that is too long only delays the state `unreachable`.
 pub(super) const LIVE_ELSEWHERE_S: u64 = LIVE_S + SIGHTING_EVERY_S + 2 + CLOCK_SPREAD_S;
 
-/// Most workers that are kept count of: ten times what one issuer is built to serve. The others are
-/// served too, and together count as one that has confirmed nothing.
+/// Largest number of workers that are counted one by one: ten times the number that one issuer is
+/// designed for. Further workers are served, too, and count together as one worker that has
+/// confirmed nothing.
 const MAX_WORKERS: usize = 100_000;
 
-/// Most rows with nothing but a newer version that are written at a time.
+/// Largest number of rows with only a newer version that one transaction writes.
 const MAX_CONFIRMATIONS_SAVED: usize = 500;
 
-/// The node that the uncounted are shown as.
+/// Node name shown for the workers beyond [`MAX_WORKERS`].
 const UNCOUNTED: &str = "(more workers than are counted)";
 
-/// One poll, as it counts.
+/// A poll, as the registry records it.
 #[derive(Clone, Copy, Debug)]
 pub struct Contact<'a> {
-    /// The worker.
+    /// Id of the worker.
     pub worker: u64,
-    /// The proxy's node id.
+    /// Node id of the proxy.
     pub node: &'a str,
-    /// The version it holds; 0 for none, or for one that it did not prove.
+    /// Version that counts as held; 0 if the worker holds none or proved none.
     pub version: u64,
-    /// Whether it proved that version.
+    /// True if the poll proves that version.
     pub proven: bool,
-    /// Poll protocol that it speaks.
+    /// Poll protocol of the worker.
     pub protocol: u32,
-    /// Longest time for which its rules go on by one bundle.
+    /// Longest time for which the worker's rules accept tokens by one bundle.
     pub staleness: StalenessBound,
-    /// Ids of the bundle keys that it pins, separated by commas.
+    /// Ids of the bundle keys that the worker pins, separated by commas.
     pub pins: &'a str,
 }
 
-/// A worker that counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counted {
-    /// The worker.
-    pub record: ProxyRecord,
-    /// Whether it polls, or did so lately.
-    pub reachable: bool,
-}
-
-/// Workers that count and lack a version.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Behind {
-    /// How many of them poll, or did so lately.
-    pub(crate) pending: usize,
-    /// How many do not.
-    pub(crate) unreachable: usize,
-    /// By node.
-    pub(crate) named: Vec<Counted>,
-}
-
-/// The workers that count at a moment: those that poll, and those that may still act on a bundle
-/// that they were given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Live {
-    /// The workers.
-    pub proxies: Vec<Counted>,
-    /// Whether the database could tell those of other replicas.
-    pub all_known: bool,
-}
-
-impl Live {
-    /// The version that all of them have; `u64::MAX` when there are none, 0 when some may be
-    /// unknown.
-    #[must_use]
-    pub fn confirmed(&self) -> u64 {
-        let least = self
-            .proxies
-            .iter()
-            .map(|proxy| proxy.record.version)
-            .min()
-            .unwrap_or(u64::MAX);
-        if self.all_known { least } else { 0 }
-    }
-
-    /// Returns how many proxies state that they pin this bundle key, and how many state pins
-    /// without it. The others speak a protocol that states none.
-    #[must_use]
-    pub fn pins(&self, kid: &str) -> (usize, usize) {
-        let stated = self
-            .proxies
-            .iter()
-            .map(|proxy| &proxy.record.pins)
-            .filter(|pins| !pins.is_empty());
-        let with = stated
-            .clone()
-            .filter(|pins| pins.split(',').any(|pin| pin == kid))
-            .count();
-        (with, stated.count().saturating_sub(with))
-    }
-
-    /// How many have at least this version.
-    #[must_use]
-    pub fn holding(&self, version: u64) -> usize {
-        self.proxies
-            .iter()
-            .filter(|proxy| proxy.record.version >= version)
-            .count()
-    }
-}
-
-/// The proxies that this replica has heard of.
+/// Registry of the workers that this replica knows.
 pub struct Proxies {
     book: Mutex<Book>,
     clock: Arc<dyn Clock>,
     moved: Notify,
-    /// The lowest version of all.
+    /// Lowest version that a worker holds.
     floor: watch::Sender<u64>,
+    /// Held while records are written to the database.
     saving: AsyncMutex<()>,
     /// Name of this replica.
     replica: String,
     not_after_s: u64,
     most: usize,
-    /// Stands for the workers that are not counted; another one in each replica.
+    /// Worker id that stands for the workers beyond `most`; random, so that replicas differ.
     uncounted: u64,
 }
 
 impl Proxies {
-    /// None yet. `not_after_s` is how long a bundle may be used after its issue.
+    /// Creates an empty registry. `not_after_s` is the time in seconds from the issue of a bundle
+    /// to its not-after.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, replica: String, not_after_s: u64) -> Self {
         Self::of_at_most(MAX_WORKERS, clock, replica, not_after_s)
@@ -155,7 +88,7 @@ impl Proxies {
 
     fn of_at_most(most: usize, clock: Arc<dyn Clock>, replica: String, not_after_s: u64) -> Self {
         let mut random = [0; 8];
-        // Without randomness replicas share one row, which says the same.
+        // Without random bytes all replicas share one row, which has the same effect.
         let _shared = aws_lc_rs::rand::fill(&mut random);
         Self {
             book: Mutex::default(),
@@ -174,28 +107,31 @@ impl Proxies {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells who waits for the lowest version. Called before the book is unlocked, so that the last
-    /// word is the newest.
+    /// Notifies the subscribers of the lowest version.
+    ///
+    /// INVARIANT: called before the book is unlocked, so that the last value sent is the newest.
     fn tell_floor(&self, book: &Book) {
         let floor = book.floor();
         self.floor
             .send_if_modified(|known| std::mem::replace(known, floor) != floor);
     }
 
-    /// Notes a poll. The worker counts as waiting until the guard is dropped. What a worker holds
-    /// never falls (V17), so a poll that proves less than an earlier one changes nothing.
+    /// Records a poll. The worker counts as waiting until the guard is dropped. The version that a
+    /// worker holds never falls (V17), so a poll that proves a lower version changes nothing.
     #[must_use]
     pub fn enter(self: &Arc<Self>, contact: &Contact<'_>) -> Presence {
         let now = self.clock.read();
         let mut book = self.lock();
         let known = book.workers.contains_key(&contact.worker);
         let counted = known || book.workers.len() < self.most;
+        // Logged once: the stand-in exists from then on.
         if !counted && !book.workers.contains_key(&self.uncounted) {
             tracing::error!(
                 most = self.most,
-                "too many proxies to count: nothing counts as confirmed by all of them"
+                "too many proxies to count: no version counts as confirmed by all of them"
             );
         }
+        // A further worker is recorded as a poll of the stand-in, which has confirmed nothing.
         let uncounted = Contact {
             worker: self.uncounted,
             node: UNCOUNTED,
@@ -213,19 +149,18 @@ impl Proxies {
         }
     }
 
-    /// Resolves when some proxy polls after this call.
+    /// Returns a future that resolves when a proxy polls after this call.
     pub fn moved(&self) -> Notified<'_> {
         self.moved.notified()
     }
 
-    /// The lowest version that a worker holds, now and whenever it changes; `u64::MAX` without
-    /// workers.
+    /// Subscribes to the lowest version that a worker holds; `u64::MAX` without workers.
     pub(crate) fn floor_changes(&self) -> watch::Receiver<u64> {
         self.floor.subscribe()
     }
 
-    /// The lowest version that a worker holds; `u64::MAX` without workers. Costs the same with ten
-    /// and ten thousand of them.
+    /// Returns the lowest version that a worker holds; `u64::MAX` without workers. The cost does
+    /// not depend on the number of workers.
     #[must_use]
     pub fn floor(&self) -> u64 {
         let now = self.clock.read();
@@ -235,8 +170,8 @@ impl Proxies {
         book.floor()
     }
 
-    /// Takes over rows of the database. A row of a worker that was declared gone removes that
-    /// worker, unless it was seen later.
+    /// Merges worker records from the database. The record of a worker that was declared gone
+    /// removes the worker, unless the worker polled later.
     pub fn learn(&self, records: &[ProxyRecord]) {
         let now = self.clock.read();
         let mut book = self.lock();
@@ -250,17 +185,18 @@ impl Proxies {
                 book.remove(id);
             }
         }
+        // The records may hold expired workers, which must not lower the floor.
         book.swept_at = None;
         book.sweep(now);
         self.tell_floor(&book);
     }
 
-    /// Records a worker, so that it may be given a bundle with these times. Returns whether it was
-    /// not recorded before: then the replica must look at the newest state before it answers,
-    /// because another replica that does not see the record yet may call a receipt complete.
+    /// Writes the record that a worker needs before it is given a bundle with these times. Returns
+    /// whether the record is new. Then the replica must refresh its state before it answers:
+    /// another replica, which did not see the record yet, may have called a receipt complete.
     ///
     /// # Errors
-    /// [`StoreError`]; the worker must not be given a bundle.
+    /// [`StoreError`]; then the worker must not be given a bundle.
     pub async fn record(
         &self,
         worker: u64,
@@ -270,6 +206,7 @@ impl Proxies {
         if self.is_recorded(worker, validity) {
             return Ok(false);
         }
+        // The previous holder of the lock may have written this record, too.
         let turn = self.saving.lock().await;
         if !self.is_recorded(worker, validity) {
             self.save_in_turn(store).await?;
@@ -285,10 +222,10 @@ impl Proxies {
             .is_some_and(|worker| !worker.needs_record(validity))
     }
 
-    /// Writes what the database does not know yet.
+    /// Writes all records that are due.
     ///
     /// # Errors
-    /// [`StoreError`]; what was not written is tried again next time.
+    /// [`StoreError`]; the next call writes the same records again.
     pub async fn save(&self, store: &dyn Store) -> Result<(), StoreError> {
         let _turn = self.saving.lock().await;
         self.save_in_turn(store).await
@@ -303,11 +240,13 @@ impl Proxies {
         let written = store.save_proxies(&self.replica, &unsaved).await;
         let (others, now) = (written?, self.clock.read());
         let mut book = self.lock();
+        // Records of this replica, which the database now has.
         for record in &unsaved {
             if let Some(worker) = record.id().and_then(|id| book.workers.get_mut(&id)) {
                 worker.saved(record);
             }
         }
+        // Records of the same workers that another replica had written.
         for record in &others {
             if let Some(id) = record.id().filter(|id| book.workers.contains_key(id)) {
                 book.change(id, |worker| worker.learn(record, now));
@@ -317,8 +256,8 @@ impl Proxies {
         Ok(())
     }
 
-    /// Reads records of workers that were sent and not answered. The database may hold them as
-    /// ours, with what another replica gave the worker.
+    /// Reads the records whose write was sent and not answered. The database may hold such a record
+    /// as one of this replica, although it includes a bundle that another replica gave out.
     async fn relearn_unsure(&self, store: &dyn Store) -> Result<(), StoreError> {
         if !self
             .lock()
@@ -332,26 +271,26 @@ impl Proxies {
         let now = self.clock.read();
         let mut book = self.lock();
         for record in &records {
-            let is_unsure = |id: &u64| {
-                book.workers
-                    .get(id)
-                    .is_some_and(|worker| worker.is_record_unsure)
-            };
-            if let Some(id) = record.id().filter(is_unsure) {
+            let Some(id) = record.id() else { continue };
+            if book
+                .workers
+                .get(&id)
+                .is_some_and(|worker| worker.is_record_unsure)
+            {
                 book.change(id, |worker| worker.learn(record, now));
             }
         }
         Ok(())
     }
 
-    /// Takes what the database does not know yet, and drops those that count no more. Of rows with
-    /// nothing but a newer version, those written longest ago come first, a limited number at a
-    /// time.
+    /// Returns the records that are due, and drops workers that no longer count. The number of
+    /// records with only a newer version is limited; those written longest ago come first.
     fn take_unsaved(&self) -> Vec<ProxyRecord> {
         let now = self.clock.read();
         let mut book = self.lock();
         book.sweep(now);
         self.tell_floor(&book);
+        // Receipts and restarts depend on urgent records; a confirmation may be written later.
         let (mut urgent, mut confirmations) = (Vec::new(), Vec::new());
         for (id, worker) in &book.workers {
             if worker.must_be_saved(now, self.not_after_s, SIGHTING_EVERY_S) {
@@ -364,6 +303,7 @@ impl Proxies {
             confirmations.sort_unstable();
             confirmations.truncate(MAX_CONFIRMATIONS_SAVED);
         }
+        // Mark the records as sent before the lock is released.
         let mut unsaved = Vec::new();
         for id in urgent
             .into_iter()
@@ -378,7 +318,7 @@ impl Proxies {
         unsaved
     }
 
-    /// The workers that count.
+    /// Returns all workers that count.
     #[must_use]
     pub fn live(&self, all_known: bool) -> Live {
         Live {
@@ -387,29 +327,23 @@ impl Proxies {
         }
     }
 
-    /// The workers that count and hold less than a version, by node.
+    /// Returns the workers that count and are below a version, in the order of their nodes.
     #[must_use]
     pub fn below(&self, version: u64) -> Vec<Counted> {
         self.behind(version, usize::MAX).named
     }
 
-    /// Those that count and hold less than a version. Every one that does not poll is named, and
-    /// `most` of the others.
+    /// Returns the workers that count and are below a version. Every unreachable worker is named,
+    /// and at most `most` of the pending ones.
     #[must_use]
     pub(crate) fn behind(&self, version: u64, most: usize) -> Behind {
         let now = self.clock.read();
         let mut book = self.lock();
         book.sweep(now);
         self.tell_floor(&book);
+        // Count first, then name: the counts do not depend on `most`.
         let unreachable = book.unreachable(version, now);
         let pending = book.count_below(version).saturating_sub(unreachable.len());
-        let counted = |id: u64| {
-            let worker = book.workers.get(&id)?;
-            Some(Counted {
-                record: worker.record(id, now),
-                reachable: worker.is_reachable(now),
-            })
-        };
         let polling = book
             .below(version)
             .filter(|id| !unreachable.contains(id))
@@ -418,9 +352,16 @@ impl Proxies {
             .iter()
             .copied()
             .chain(polling)
-            .filter_map(counted)
+            .filter_map(|id| {
+                let worker = book.workers.get(&id)?;
+                Some(Counted {
+                    record: worker.record(id, now),
+                    reachable: worker.is_reachable(now),
+                })
+            })
             .collect();
         let unreachable = unreachable.len();
+        // Sorting may take long, so the lock is released first.
         drop(book);
         named.sort_by(|one, other| {
             (&one.record.node, &one.record.worker).cmp(&(&other.record.node, &other.record.worker))
@@ -432,20 +373,20 @@ impl Proxies {
         }
     }
 
-    /// How many workers count.
+    /// Returns the number of known workers.
     #[must_use]
     pub fn count(&self) -> usize {
         self.lock().workers.len()
     }
 
-    /// Drops workers that an operator declared gone.
+    /// Drops workers that an operator declared gone, unless they poll at this moment.
     pub(crate) fn drop_gone(&self, workers: &[String]) {
         let mut book = self.lock();
         for id in workers
             .iter()
             .filter_map(|worker| u64::from_str_radix(worker, 16).ok())
         {
-            // One that polls again is not gone.
+            // A worker with a held poll is not gone.
             if book
                 .workers
                 .get(&id)
@@ -457,7 +398,7 @@ impl Proxies {
         self.tell_floor(&book);
     }
 
-    /// Whether workers poll, or may act on what they were given, that are not counted.
+    /// Returns whether workers beyond the limit poll, or may still act on their bundles.
     #[must_use]
     pub fn too_many(&self) -> bool {
         let now = self.clock.read();
@@ -467,13 +408,13 @@ impl Proxies {
             .is_some_and(|worker| worker.counts(now))
     }
 
-    /// Returns whether some worker goes on by an old bundle without limit.
+    /// Returns whether some worker may act on an old bundle without limit (`action: SERVE`).
     #[must_use]
     pub fn has_unbounded(&self) -> bool {
         self.lock().workers.values().any(Worker::is_unbounded)
     }
 
-    /// How many polls are being held.
+    /// Returns the number of held polls.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.lock()
@@ -483,27 +424,27 @@ impl Proxies {
             .sum()
     }
 
-    /// Name of this replica.
+    /// Returns the name of this replica.
     #[must_use]
     pub fn replica(&self) -> &str {
         &self.replica
     }
 }
 
-/// A poll being held.
+/// Guard of a held poll: dropping it records the end of the poll.
 pub struct Presence {
     proxies: Arc<Proxies>,
     worker: u64,
 }
 
 impl Presence {
-    /// The worker that polls.
+    /// Returns the id of the worker that polls.
     #[must_use]
     pub const fn worker(&self) -> u64 {
         self.worker
     }
 
-    /// Notes that the worker is given a bundle. To be called before the answer leaves.
+    /// Records that the worker is given a bundle. The caller must do so before it sends the answer.
     pub fn gave(&self, validity: Validity) {
         let now = self.proxies.clock.read();
         if let Some(worker) = self.proxies.lock().workers.get_mut(&self.worker) {

@@ -42,7 +42,7 @@ fn record(worker: u64, version: u64, seen_at: u64, accepts_until: u64) -> ProxyR
     }
 }
 
-/// A poll that is answered and ends.
+/// Sends a poll that is answered and ends.
 fn polls(proxies: &Arc<Proxies>, contact: &Contact<'_>) {
     let issued_at = proxies.clock.now();
     proxies.enter(contact).gave(Validity {
@@ -146,22 +146,22 @@ fn slowest_worker_decides_the_floor() {
     let _three = proxies.enter(&holds(2, 10));
     assert!(
         !told.has_changed().unwrap(),
-        "only a change of the lowest is told"
+        "subscribers learn only changes of the lowest version"
     );
     let _four = proxies.enter(&holds(1, 11));
     assert_eq!(*told.borrow_and_update(), 10);
     assert_eq!(
         proxies.live(false).confirmed(),
         0,
-        "while other replicas' are unknown"
+        "while the workers of other replicas are unknown"
     );
 }
 
 #[test]
-fn each_change_is_written_once_and_long_waits_sometimes() {
+fn writes_changes_once_and_long_polls_regularly() {
     let (clock, proxies) = proxies();
     let poll = proxies.enter(&holds(0xabc, 7));
-    // Reaches a minute ahead of what may be given now.
+    // The record reaches a minute past a bundle that is issued now.
     assert_eq!(
         proxies.take_unsaved(),
         [record(0xabc, 7, 1_000, 1_000 + 60 + NOT_AFTER_S + SKEW_S)]
@@ -182,7 +182,7 @@ fn each_change_is_written_once_and_long_waits_sometimes() {
     );
 }
 
-/// The database has answered.
+/// Confirms the write of these records.
 fn saved(proxies: &Proxies, records: &[ProxyRecord]) {
     for record in records {
         proxies
@@ -226,7 +226,7 @@ fn worker_counts_until_its_record_is_answered() {
     assert_eq!(
         proxies.below(8).len(),
         1,
-        "the database may have it as ours"
+        "the database may hold the record"
     );
     proxies
         .lock()
@@ -249,7 +249,7 @@ fn records_of_two_replicas_are_merged() {
     assert_eq!(
         states(&proxies),
         [(9, true, 2_000)],
-        "an older record takes nothing back"
+        "an older record changes nothing"
     );
     proxies.learn(&[record(2, 5, 900, 1_900)]);
     assert_eq!(
@@ -264,7 +264,7 @@ fn records_of_two_replicas_are_merged() {
 }
 
 #[test]
-fn other_replicas_sighting_is_late_by_its_rhythm() {
+fn records_of_other_replicas_count_longer() {
     let (_clock, proxies) = proxies();
     proxies.learn(&[
         record(1, 7, 1_000 - LIVE_ELSEWHERE_S, 2_000),
@@ -280,7 +280,7 @@ fn other_replicas_sighting_is_late_by_its_rhythm() {
 }
 
 #[test]
-fn worker_declared_gone_counts_again_when_it_polls() {
+fn polling_worker_is_not_gone() {
     let (clock, proxies) = proxies();
     polls(&proxies, &holds(1, 7));
     clock.advance(LIVE_S + 1);
@@ -305,18 +305,15 @@ fn uncounted_workers_confirm_nothing() {
     let unsaved = proxies.take_unsaved();
     saved(&proxies, &unsaved);
     other.learn(&unsaved);
-    assert_eq!(other.floor(), 0, "other replicas are told");
+    assert_eq!(other.floor(), 0, "other replicas learn of it");
     let _again = proxies.enter(&holds(2, 8));
     assert_eq!(
         proxies.live(true).holding(8),
         1,
-        "who is counted stays counted"
+        "a counted worker stays counted"
     );
     clock.advance(LIVE_S + 1);
-    assert!(
-        proxies.too_many(),
-        "they may still act on what they were given"
-    );
+    assert!(proxies.too_many(), "they may still act on their bundles");
     clock.advance(NOT_AFTER_S + SKEW_S);
     assert_eq!((proxies.floor(), proxies.too_many()), (7, false));
 }
@@ -346,7 +343,7 @@ fn pins_are_counted_by_statement() {
 }
 
 #[test]
-fn of_pending_workers_a_receipt_names_the_first() {
+fn receipt_names_first_pending_workers() {
     let (clock, proxies) = proxies_of(300);
     let mut held: Vec<Presence> = (0..300)
         .map(|worker| proxies.enter(&holds(worker, 7)))

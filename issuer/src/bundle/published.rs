@@ -1,5 +1,5 @@
-//! What is trusted at one version, ready for use: everything that endpoints read, built once and
-//! never changed.
+//! Published state of one version: immutable, and built once from the database, with all keys
+//! decrypted and parsed for the endpoints.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -17,50 +17,51 @@ use crate::keys::{Algorithm, KeyRecord, KeyState, MasterKey, Purpose, Signer};
 use crate::revocation::{EpochKind, EpochRecord};
 use crate::store::Persisted;
 
-/// What was made of keys so far, so that a new version makes only what is new.
+/// Decrypted keys and precomputed tables, which the next version reuses for unchanged keys.
 #[derive(Default)]
 pub(super) struct Opened {
-    /// By kid.
+    /// Signers by `kid`.
     signers: HashMap<String, Arc<Signer>>,
-    /// For these keys.
+    /// Tables, and the keys that they were computed for.
     tables: (Vec<KeyId>, Arc<KeyTables>),
 }
 
-/// The public keys as `/jwks` serves them.
+/// The JWK Set that `/jwks` serves.
 #[derive(Clone, Debug)]
 pub struct KeySetDocument {
-    /// The document.
+    /// JSON text of the document.
     pub body: Bytes,
-    /// Its entity tag, in quotes (RFC 9110 §8.8.3).
+    /// Entity tag, in quotes (RFC 9110 §8.8.3).
     pub etag: String,
 }
 
-/// What is trusted at one version.
+/// Published state of one version.
 pub struct Published {
-    /// As proxies get it.
+    /// Keys and revocations, as bundles carry them.
     pub snapshot: Arc<Snapshot>,
-    /// Rows that it was built from: what this replica can prove should the database lose them (ADR
-    /// 0019).
+    /// Rows that the state was built from. This replica restores them if the database loses them
+    /// (ADR 0019).
     pub(crate) memory: Arc<Persisted>,
-    /// Every key, retired ones too.
+    /// Keys in every state, retired ones included.
     pub keys: Vec<KeyRecord>,
-    /// The earliest time at which a revocation can be forgotten.
+    /// Earliest expiry of a revocation (Unix seconds).
     pub prune_due: Option<u64>,
-    /// Signs tokens.
+    /// Signer of tokens.
     pub token_signer: Option<Arc<Signer>>,
-    /// Signs bundles.
+    /// Signer of bundles.
     pub bundle_signer: Option<Arc<Signer>>,
-    /// Keys of our own tokens.
+    /// Keys that verify tokens of this issuer.
     pub verifiers: KeySet,
-    /// Verifies with them.
+    /// Precomputed tables of `verifiers`.
     pub tables: Arc<KeyTables>,
-    /// For `/jwks`.
+    /// Document that `/jwks` serves.
     pub document: KeySetDocument,
     digested: OnceLock<Epochs>,
 }
 
 impl Published {
-    /// Builds it from what is kept. A key that cannot be opened is logged and does not sign.
+    /// Builds the state from the rows of the database. A key that cannot be decrypted is logged and
+    /// does not sign.
     pub(super) fn build(
         issuer: &str,
         persisted: Persisted,
@@ -75,20 +76,22 @@ impl Published {
             epochs,
             ..
         } = Persisted::clone(&memory);
+        // Private keys: the active key of each purpose signs.
         opened.open(&keys, master);
         let signer = |purpose: Purpose| {
-            let signs = |key: &&KeyRecord| key.purpose == purpose && key.state == KeyState::Active;
             keys.iter()
-                .find(signs)
+                .find(|key| key.purpose == purpose && key.state == KeyState::Active)
                 .and_then(|key| opened.signers.get(&key.kid).cloned())
         };
         let (token_signer, bundle_signer) = (signer(Purpose::Token), signer(Purpose::Bundle));
+        // Public keys: the same ones for `/jwks`, for bundles and for this issuer's own checks.
         let published: Vec<PublishedKey> = keys.iter().filter_map(published).collect();
         let text = jwks_text(&published);
         let algorithms: [Alg; 3] = Algorithm::ALL.map(Algorithm::core);
         let verifiers = KeySet::from_provider(&text, &algorithms).unwrap_or_default();
         let tables = opened.tables_of(&verifiers);
         let document = KeySetDocument::new(text);
+        // Revocations.
         let due = revoked
             .iter()
             .map(|token| token.expires_at)
@@ -119,21 +122,21 @@ impl Published {
         }
     }
 
-    /// The version.
+    /// Returns the version of the state.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.snapshot.version
     }
 
-    /// Returns our epochs with digests in place of names, made once for each version: there may be
-    /// thousands of names.
+    /// Returns the epochs with digests in place of names. The digests are computed once for each
+    /// version, because the number of names may reach thousands.
     pub(super) fn digested(&self, epochs: Epochs, key: &str) -> Epochs {
         self.digested
             .get_or_init(|| epochs.with_digests(key))
             .clone()
     }
 
-    /// Our own part of the snapshot.
+    /// Returns this issuer's part of the snapshot.
     #[must_use]
     pub fn trust(&self, issuer: &str) -> Option<&IssuerTrust> {
         self.snapshot.issuers.get(issuer)
@@ -154,6 +157,7 @@ impl KeySetDocument {
 }
 
 impl Opened {
+    /// Decrypts the private keys that are new, and drops those that were destroyed.
     fn open(&mut self, keys: &[KeyRecord], master: &MasterKey) {
         self.signers.retain(|kid, _| {
             keys.iter()
@@ -168,14 +172,14 @@ impl Opened {
                     self.signers.insert(key.kid.clone(), Arc::new(signer));
                 }
                 Err(error) => {
-                    tracing::error!(kid = key.kid, %error, "a signing key cannot be used");
+                    tracing::error!(kid = key.kid, %error, "could not load a signing key");
                 }
             }
         }
     }
 
-    /// Tables for these keys, whole: some milliseconds for a new key, nothing for a version with
-    /// the same keys.
+    /// Returns complete tables of these keys. A new key costs some milliseconds; a version with the
+    /// same keys costs nothing.
     fn tables_of(&mut self, keys: &KeySet) -> Arc<KeyTables> {
         let ids: Vec<KeyId> = keys.iter().map(Key::id).collect();
         let (known, tables) = &mut self.tables;
@@ -189,6 +193,7 @@ impl Opened {
     }
 }
 
+/// Returns the public half of a key that verifies tokens; `None` for bundle keys and retired keys.
 fn published(key: &KeyRecord) -> Option<PublishedKey> {
     let state = key
         .state

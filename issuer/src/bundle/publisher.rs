@@ -1,49 +1,36 @@
-//! Keeps what is published in step with the database, and wakes whoever waits for a newer version.
+//! Keeps the published state in step with the database, and wakes polls that wait for a newer
+//! version.
+
+mod lost_state;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use meshseal_core::bundle::Times;
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::time::timeout;
 
 use super::acknowledgement::Acknowledgements;
 use super::answers::Answers;
 use super::group::{self, Revocations};
-use super::loss::{Loss, WORKERS, epoch_of_all, is_harmless, lost_records, unproven};
 use super::pace::Pace;
 use super::published::{Opened, Published};
 use super::worker::Validity;
 use crate::clock::Clock;
 use crate::group::Group;
 use crate::keys::{MasterKey, SignerError};
-use crate::store::{Change, Head, Incident, Persisted, Store, StoreError};
+use crate::store::{Change, Head, Incident, Store, StoreError};
 
-/// Milliseconds for which what is published counts as current after the database last confirmed it.
-/// Past that, this replica may not know of a revoked key or token, so it neither mints nor vouches
-/// for anything.
+/// Milliseconds for which the published state counts as current after the database confirmed it.
+/// After that, another replica may have revoked a key or token without this replica knowing. Then
+/// the replica mints no tokens, and the issue time of its bundles stands still.
 pub const FRESH_MS: u64 = 5_000;
 
-/// Milliseconds between two proofs of all rows while the version stands still.
+/// Milliseconds between two checks of all row MACs while the version does not change.
 const PROVE_EVERY_MS: u64 = 60_000;
 
-/// Most changes that restore state before the database counts as away.
-const MAX_RESTORATIONS: usize = 32;
-
-/// Milliseconds between two lost versions that proxies prove.
-const CATCH_UP_EVERY_MS: u64 = 60_000;
-
-/// Time for another replica to restore a version that it remembers, before a proved one counts as
-/// lost.
-const EXPLAIN_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Milliseconds by which another replica's clock may be ahead of ours.
-const CLOCK_SPREAD_MS: u64 = 60_000;
-
-/// Why a bundle cannot be given.
+/// Error returned when no bundle can be given out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SyncError {
     /// The database does not answer.
@@ -55,17 +42,17 @@ pub enum SyncError {
     /// The state that the database last confirmed is past its not-after.
     #[error("the state is past its not-after")]
     Expired,
-    /// The proxy has a newer version than was ever published.
+    /// The proxy states a newer version than was ever published.
     #[error("the proxy is ahead of this issuer")]
     Ahead,
 }
 
-/// What a bundle is for.
+/// The starting point of a bundle: the version and protocol of the proxy that receives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Base {
-    /// The version that the proxy holds; `None` to start from nothing.
+    /// Version that the proxy holds; `None` requests a full bundle.
     pub version: Option<u64>,
-    /// The newest poll protocol that it reads.
+    /// Newest poll protocol that the proxy reads.
     pub protocol: u32,
 }
 
@@ -74,9 +61,9 @@ pub struct Base {
 pub struct Answer {
     /// Compact JWS.
     pub bundle: Bytes,
-    /// The version it leads to.
+    /// Version after the bundle is applied.
     pub version: u64,
-    /// Until when it may be used.
+    /// Issue time and not-after.
     pub validity: Validity,
 }
 
@@ -93,41 +80,41 @@ pub struct Publisher {
     answers: Mutex<Answers>,
     refreshing: AsyncMutex<Refreshing>,
     group: Group<Change, group::Answer>,
-    /// Held by who publishes revocations.
+    /// Held by the caller that publishes revocations.
     publishing: AsyncMutex<()>,
-    /// Held by the caller that asks the database about an unknown token.
+    /// Held by the caller that queries the database about an unknown token.
     looking: AsyncMutex<()>,
     pace: Pace,
-    /// How many times the database was begun to be asked.
+    /// Number of database queries begun.
     asked: AtomicU64,
-    /// Steady milliseconds, as the next.
+    /// Time of the last confirmation by the database (steady milliseconds).
     confirmed_ms: AtomicU64,
-    /// Issue time (Unix seconds) of bundles while the database is away: the last one that was given
-    /// before.
+    /// Issue time (Unix seconds) of bundles while the database is unavailable: the last issue time
+    /// that was given out or confirmed before.
     vouched: AtomicU64,
-    /// When all rows were last proven.
+    /// Time of the last check of all row MACs (steady milliseconds).
     proven_ms: AtomicU64,
-    /// When a proxy may prove the next lost version.
+    /// Earliest time at which the next proved version may be declared lost (steady milliseconds).
     catch_up_ms: AtomicU64,
-    /// Held while a version counts as lost.
+    /// Held while a version is examined and declared lost.
     catching_up: AsyncMutex<()>,
-    /// Rows that do not carry their MAC.
+    /// Names of rows whose MAC is wrong.
     tampered: ArcSwapOption<String>,
-    /// Lost state, until an operator ends the incident.
+    /// Present incident, until an operator ends it.
     incident: ArcSwapOption<Incident>,
     /// [`Head::latest_loss`].
     latest_loss: ArcSwapOption<u64>,
 }
 
-/// What whoever asks the database holds meanwhile.
+/// State guarded by the refresh lock.
 struct Refreshing {
     opened: Opened,
-    /// Which time it was asked last, and what it said.
+    /// Number and result of the last query.
     last: (u64, Result<Head, StoreError>),
 }
 
 impl Publisher {
-    /// Publishes what the database holds.
+    /// Creates a publisher of the state that the database holds.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -139,12 +126,14 @@ impl Publisher {
         master: Arc<MasterKey>,
     ) -> Result<Self, StoreError> {
         let mut opened = Opened::default();
+        // The times before the query are the ones that its answer confirms.
         let (asked_ms, asked) = (clock.steady_ms(), clock.now());
         let head = store.head().await?;
         let published = Published::build(issuer, store.load().await?, &master, &mut opened);
+        // The first version is a base for deltas, too.
         let mut answers = Answers::default();
         answers.remember(published.snapshot.clone());
-        let nothing = Err(StoreError::Unavailable("was not asked yet".into()));
+        let nothing = Err(StoreError::Unavailable("was not queried yet".into()));
         Ok(Self {
             issuer: issuer.to_owned(),
             not_after_s,
@@ -175,24 +164,24 @@ impl Publisher {
         })
     }
 
-    /// What the keys are sealed under.
+    /// Returns the key that encrypts the private keys.
     pub(crate) const fn master(&self) -> &Arc<MasterKey> {
         &self.master
     }
 
-    /// What is published.
+    /// Returns the published state.
     #[must_use]
     pub fn current(&self) -> Arc<Published> {
         self.current.load_full()
     }
 
-    /// The version, now and whenever it changes.
+    /// Subscribes to the published version.
     #[must_use]
     pub fn versions(&self) -> watch::Receiver<u64> {
         self.versions.subscribe()
     }
 
-    /// Whether the database has lately confirmed that this is current.
+    /// Returns whether the database has confirmed the published state within [`FRESH_MS`].
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.clock.steady_ms()
@@ -202,7 +191,7 @@ impl Publisher {
                 .saturating_add(FRESH_MS)
     }
 
-    /// Returns for how long the database has not confirmed that this is current, in seconds.
+    /// Returns the time since the database last confirmed the published state, in seconds.
     #[must_use]
     pub fn unconfirmed_s(&self) -> u64 {
         self.clock
@@ -211,14 +200,14 @@ impl Publisher {
             / 1_000
     }
 
-    /// Returns the rows that a program without the master key changed, while the database holds
-    /// them.
+    /// Returns the names of the rows that were changed without the master key, while the database
+    /// holds such rows.
     #[must_use]
     pub fn tampered(&self) -> Option<Arc<String>> {
         self.tampered.load_full()
     }
 
-    /// Returns the present incident, as the database last told.
+    /// Returns the present incident, as the database last reported it.
     #[must_use]
     pub fn incident(&self) -> Option<Arc<Incident>> {
         self.incident.load_full()
@@ -230,47 +219,47 @@ impl Publisher {
         self.latest_loss.load().as_deref().copied()
     }
 
-    /// Returns whether bundles can be given out: current ones, or, while rows are tampered with,
-    /// what was in force before.
+    /// Returns whether bundles can be given out: bundles of the current state, or, while rows are
+    /// tampered with, bundles of the last confirmed state.
     #[must_use]
     pub fn can_answer(&self) -> bool {
         self.is_fresh() || self.tampered.load().is_some()
     }
 
-    /// Asks the database, and publishes what is new. Of all who call meanwhile one asks again; the
-    /// others take what it hears.
+    /// Reloads the state from the database and publishes it. Concurrent callers share one query.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn refresh(&self) -> Result<Head, StoreError> {
         let before = self.asked.load(Ordering::SeqCst);
         let mut refreshing = self.refreshing.lock().await;
-        // Begun after this call, so it says what this one would.
+        // INVARIANT: only a query begun after this call is shared. An earlier one may have missed a
+        // change that was committed before this call.
         if refreshing.last.0 > before {
             return refreshing.last.1.clone();
         }
         let this = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let said = self.ask_twice(&mut refreshing.opened).await;
-        self.note_tampering(&said);
-        refreshing.last = (this, said.clone());
-        said
+        let outcome = self.query_and_report_losses(&mut refreshing.opened).await;
+        self.note_tampering(&outcome);
+        refreshing.last = (this, outcome.clone());
+        outcome
     }
 
-    /// The same when the next publication is due: whatever revocations it finds have waited for
-    /// that.
+    /// Refreshes when the next publication is due, so that all revocations made until then are
+    /// published together.
     ///
     /// # Errors
     /// As [`Publisher::refresh`].
     pub async fn follow(&self) -> Result<Head, StoreError> {
-        // One at a time, or each would publish a little more than the one before.
+        // One caller at a time: otherwise each caller would publish a version of its own.
         let _turn = self.publishing.lock().await;
         self.pace().await;
         self.refresh().await
     }
 
-    /// Asks the database for a caller that presents an unknown token, and publishes what is new.
-    /// Callers may present such tokens at will, so all of them together cause one query in 20 ms,
-    /// and no publication before the next one is due.
+    /// Refreshes for a caller that presents an unknown token. Callers can present such tokens at
+    /// any rate, so all of them together cause at most one query in 20 ms, and no publication
+    /// before the next one is due.
     ///
     /// # Errors
     /// As [`Publisher::refresh`].
@@ -285,41 +274,20 @@ impl Publisher {
         self.follow().await.map(|_| ())
     }
 
-    /// Asks the database. Once it has lost records of workers, an incident tells every replica that
-    /// receipts may lack some.
-    async fn ask_twice(&self, opened: &mut Opened) -> Result<Head, StoreError> {
-        let head = self.ask(opened).await?;
-        // What was asked first may have been restored meanwhile, and an incident with it.
-        if !head.lost_records {
-            return Ok(head);
-        }
-        let present = self.store.head().await?;
-        if !present.lost_records {
-            return Ok(head);
-        }
-        let now_ms = self.clock.now_ms();
-        tracing::error!(
-            "incident: the database lost records of workers; receipts are unknown for a while"
-        );
-        self.store
-            .commit(
-                &lost_records(WORKERS, present.incident.as_ref(), now_ms),
-                self.unused_version(now_ms),
-            )
-            .await?;
-        self.ask(opened).await
-    }
-
-    /// Returns the version of a change made at this time. After a restored backup none comes back
-    /// that this replica has published with other content.
+    /// Returns a version for a change made at this time. After the database was restored from a
+    /// backup, the version exceeds every version that this replica published, so no version is
+    /// used for two contents.
     fn unused_version(&self, now_ms: u64) -> u64 {
         now_ms.max(self.current.load().version().saturating_add(1))
     }
 
-    async fn ask(&self, opened: &mut Opened) -> Result<Head, StoreError> {
+    /// Queries the database once, and publishes a newer version if it has one.
+    async fn query(&self, opened: &mut Opened) -> Result<Head, StoreError> {
+        // INVARIANT: the state is confirmed as of the time before the query, never after it.
         let (asked_ms, asked) = (self.clock.steady_ms(), self.clock.now());
         let mut head = match self.store.head().await {
-            // The state row is wrong: a look at all rows names the others, once.
+            // The MAC of the state row is wrong. `load` checks all rows and names every wrong one
+            // in its error. The first finding suffices, so later queries skip this.
             Err(StoreError::Tampered(rows)) if self.tampered.load().is_none() => {
                 self.store.load().await?;
                 return Err(StoreError::Tampered(rows));
@@ -339,8 +307,8 @@ impl Publisher {
                 self.proven_ms.store(asked_ms, Ordering::Relaxed);
             }
             if persisted.version != head.version {
-                // What was lost may have been restored, which is an incident: no receipt may miss
-                // it.
+                // `load_whole` may have restored lost state, which is an incident. A receipt must
+                // not be complete without knowing of it, so the head is read again.
                 head = self.store.head().await?;
                 self.note_incident(&head);
             }
@@ -349,6 +317,7 @@ impl Publisher {
                 self.vouched.store(asked, Ordering::Relaxed);
                 return Ok(head);
             }
+            // Publish the new version, and wake the polls that wait for it.
             let published = Arc::new(Published::build(
                 &self.issuer,
                 persisted,
@@ -375,77 +344,15 @@ impl Publisher {
         }
     }
 
-    /// Loads what the database holds; `is_due` to read and prove every row. Whatever it lost and
-    /// this replica remembers is restored first.
-    async fn load_whole(&self, is_due: bool) -> Result<Persisted, StoreError> {
-        let memory = self.current.load().memory.clone();
-        for _ in 0..MAX_RESTORATIONS {
-            let loaded = if is_due {
-                self.store.load().await?
-            } else {
-                self.store.load_changes().await?
-            };
-            let now_ms = self.clock.now_ms();
-            let Some(loss) = Loss::between(&memory, &loaded, now_ms / 1_000) else {
-                return Ok(loaded);
-            };
-            tracing::error!(
-                reason = loss.reason(&memory, &loaded),
-                "incident: the database lost state"
-            );
-            let mut change = loss.restoration(&memory, &loaded, now_ms);
-            match self.store.commit(&change, now_ms).await {
-                Ok(_) | Err(StoreError::Conflict) => {}
-                Err(StoreError::Full(full)) => {
-                    tracing::error!(%full, "incident: every token issued so far is revoked, since the lost ones do not fit");
-                    (change.revoke, change.epochs) =
-                        (Vec::new(), vec![epoch_of_all(now_ms / 1_000)]);
-                    self.store.commit(&change, now_ms).await?;
-                    return self.store.load().await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(StoreError::Unavailable("keeps losing state".into()))
-    }
-
-    /// Declares an incident: state was lost that no replica remembers. Every token issued so far is
-    /// revoked, token indices jump past all that may have been leased, and the version rises past
-    /// the lost ones.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn declare_incident(&self, reason: String, lost: &[u64]) -> Result<u64, StoreError> {
-        let now_ms = self.clock.now_ms();
-        tracing::error!(
-            reason,
-            "incident: every token issued so far is revoked, and every key that signed them"
-        );
-        for _ in 0..MAX_RESTORATIONS {
-            let published = self.current();
-            let change = unproven(reason.clone(), lost, now_ms, &published.keys);
-            match self
-                .commit(&Change {
-                    expected_version: Some(published.version()),
-                    ..change
-                })
-                .await
-            {
-                Err(StoreError::Conflict) => self.refresh().await?,
-                declared => return declared,
-            };
-        }
-        Err(StoreError::Conflict)
-    }
-
-    fn note_tampering(&self, said: &Result<Head, StoreError>) {
-        match said {
+    fn note_tampering(&self, outcome: &Result<Head, StoreError>) {
+        match outcome {
             Err(StoreError::Tampered(rows)) => {
-                // The first finding names most; later looks end at the state row.
+                // The first finding names every wrong row; later queries stop at the state row.
                 if self.tampered.load().is_none() {
                     tracing::error!(
                         rows,
-                        "database rows were changed without the master key; publishing and minting stopped"
+                        "database rows were changed without the master key; publishing and \
+                         minting stopped"
                     );
                     self.tampered.store(Some(Arc::new(rows.clone())));
                 }
@@ -459,27 +366,27 @@ impl Publisher {
         }
     }
 
-    /// Makes a change and publishes it.
+    /// Commits a change and publishes it. Returns the version of the change.
     ///
     /// # Errors
-    /// [`StoreError`]; when it is [`StoreError::Unavailable`] the change may or may not have been
-    /// made.
+    /// [`StoreError`]; after [`StoreError::Unavailable`] the change may or may not be committed.
     pub async fn commit(&self, change: &Change) -> Result<u64, StoreError> {
-        let now_ms = || self.unused_version(self.clock.now_ms());
         let version = if change.only_revokes() {
             let revocations = Revocations {
                 store: &*self.store,
-                now_ms,
+                now_ms: || self.unused_version(self.clock.now_ms()),
             };
             self.group.join(&revocations, change.clone()).await?
         } else {
-            self.store.commit(change, now_ms()).await?
+            let now_ms = self.unused_version(self.clock.now_ms());
+            self.store.commit(change, now_ms).await?
         };
+        // Changes of keys are rare and urgent, so they are published without a delay.
         if !change.keys.is_empty() {
             self.refresh().await?;
             return Ok(version);
         }
-        // Whoever publishes next may take this change along.
+        // Another caller may publish this change together with its own.
         let mut versions = self.versions();
         let turn = tokio::select! {
             biased;
@@ -504,7 +411,8 @@ impl Publisher {
         self.pace.answer().await;
     }
 
-    /// Returns whether the state is too old for any proxy to use.
+    /// Returns whether the last confirmed state is past its not-after, so that a bundle of it would
+    /// be expired when issued.
     #[must_use]
     pub fn is_expired(&self) -> bool {
         !self.is_fresh()
@@ -515,8 +423,9 @@ impl Publisher {
                     .saturating_add(self.not_after_s)
     }
 
-    /// Issue time of a bundle given now. While the database is away or rows are tampered with, it
-    /// stands still, so that no bundle vouches for more than the database confirmed.
+    /// Returns the issue time of a bundle given out now. While the database is unavailable or rows
+    /// are tampered with, the time stands still, so that proxies do not take unconfirmed state for
+    /// fresh.
     fn issue_time(&self) -> u64 {
         if !self.is_fresh() || self.tampered.load().is_some() {
             return self.vouched.load(Ordering::Relaxed);
@@ -536,7 +445,7 @@ impl Publisher {
         }
     }
 
-    /// Returns the bundle that leads from this base to what is published.
+    /// Returns the bundle that leads from this base to the published version.
     ///
     /// # Errors
     /// [`SyncError::Signer`], [`SyncError::Expired`].
@@ -575,83 +484,6 @@ impl Publisher {
     #[must_use]
     pub fn proves(&self, version: u64, proof: &str) -> bool {
         self.acknowledgements.proves(version, proof)
-    }
-
-    /// Returns whether a version needs no action: what is published includes it, or has replaced it
-    /// and its loss un-revokes no token.
-    #[must_use]
-    pub fn accounts_for(&self, version: u64) -> bool {
-        let published = self.current.load();
-        let is_past = || {
-            version < published.version()
-                && is_harmless(&published.memory, version, self.clock.now_ms())
-        };
-        published.memory.follows(version) || is_past()
-    }
-
-    /// Accounts for a version that a proxy has proved and that this replica does not know. Another
-    /// replica may have published it, or may remember and restore it. Otherwise the database lost
-    /// it, and this replica declares an incident, at most once a minute. Returns whether it did.
-    ///
-    /// # Errors
-    /// [`SyncError::Ahead`] for a version that cannot have been published yet, and for lost ones
-    /// more often than once a minute; [`SyncError::Store`].
-    pub async fn catch_up(&self, have: u64) -> Result<bool, SyncError> {
-        // No replica can have published that, so the database need not be asked.
-        if have > self.clock.now_ms().saturating_add(CLOCK_SPREAD_MS) {
-            return Err(SyncError::Ahead);
-        }
-        self.refresh().await?;
-        if self.accounts_for(have) {
-            return Ok(false);
-        }
-        if have >= self.clock.now_ms()
-            || self.clock.steady_ms() < self.catch_up_ms.load(Ordering::Relaxed)
-        {
-            return Err(SyncError::Ahead);
-        }
-        let mut versions = self.versions();
-        let _explained = timeout(
-            EXPLAIN_PATIENCE,
-            versions.wait_for(|_| self.accounts_for(have)),
-        )
-        .await
-        .is_ok();
-        let _one = self.catching_up.lock().await;
-        self.refresh().await?;
-        if self.accounts_for(have) {
-            return Ok(false);
-        }
-        let (now_ms, steady_ms) = (self.clock.now_ms(), self.clock.steady_ms());
-        if steady_ms < self.catch_up_ms.load(Ordering::Relaxed) {
-            return Err(SyncError::Ahead);
-        }
-        let published = self.current();
-        let covered = is_harmless(&published.memory, have, now_ms);
-        if covered {
-            tracing::warn!(
-                have,
-                "the database lost a version; no token of that time is accepted"
-            );
-            self.commit(&Change {
-                above: have,
-                ..Change::default()
-            })
-            .await?;
-        } else {
-            let reason = format!(
-                "a proxy proved version {have}, which the database lost (it holds {}); every token issued before is revoked, and \
-                 every key that signed them; \
-                 a bundle key that was revoked in the lost state must be revoked again",
-                published.version()
-            );
-            self.declare_incident(reason, &[have]).await?;
-        }
-        self.catch_up_ms.store(
-            steady_ms.saturating_add(CATCH_UP_EVERY_MS),
-            Ordering::Relaxed,
-        );
-        Ok(!covered)
     }
 
     fn lock_answers(&self) -> std::sync::MutexGuard<'_, Answers> {

@@ -1,4 +1,4 @@
-//! One worker of a proxy: what it holds, and until when it may act on it.
+//! State of one worker: its version, and the time until which it may act on its bundle.
 
 use meshseal_core::bundle::StalenessBound;
 use meshseal_core::limits::MAX_CLOCK_SKEW_S;
@@ -6,55 +6,54 @@ use meshseal_core::limits::MAX_CLOCK_SKEW_S;
 use super::proxies::{Contact, LIVE_ELSEWHERE_S, LIVE_S};
 use crate::clock::Time;
 
-/// A time that never comes: some rule of the worker says `action: SERVE`.
+/// Time without limit: some rule of the worker says `action: SERVE`.
 pub const UNBOUNDED: u64 = i64::MAX.unsigned_abs();
 
-/// Seconds by which a record reaches ahead of what the worker was given, so that not each answer
-/// needs a record of its own.
+/// Seconds by which a record reaches past the worker's present bundle, so that the next bundles
+/// need no new record.
 const RECORD_AHEAD_S: u64 = 60;
 
-/// A worker, as it is recorded.
+/// Record of a worker in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyRecord {
-    /// 16 hexadecimal digits: one worker and trust store.
+    /// Id of one worker and trust store: 16 hexadecimal digits.
     pub worker: String,
-    /// The proxy's node id.
+    /// Node id of the proxy.
     pub node: String,
-    /// The version it has; 0 for none.
+    /// Version that the worker holds; 0 for none.
     pub version: u64,
-    /// Last contact, Unix seconds.
+    /// Last contact (Unix seconds).
     pub seen_at: u64,
-    /// Poll protocol that it speaks.
+    /// Poll protocol of the worker.
     pub protocol: u32,
-    /// Ids of the bundle keys that it pins, separated by commas; empty for protocol 1, which does
-    /// not state them.
+    /// Ids of the bundle keys that the worker pins, separated by commas; empty in protocol 1, which
+    /// does not state them.
     pub pins: String,
-    /// Time until which it may act on a bundle that it was given, clock skew included (Unix
-    /// seconds); [`UNBOUNDED`] without limit; 0 in a row of a worker that an operator declared
-    /// gone.
+    /// Time until which the worker may act on a bundle that it was given, clock skew included (Unix
+    /// seconds). [`UNBOUNDED`] without limit; 0 if an operator declared the worker gone.
     pub accepts_until: u64,
 }
 
 impl ProxyRecord {
-    /// The worker as a number; `None` for a row that no issuer wrote.
+    /// Returns the worker's id as a number; `None` for a row that no issuer wrote.
     pub(super) fn id(&self) -> Option<u64> {
         u64::from_str_radix(&self.worker, 16).ok()
     }
 }
 
-/// Times of a bundle that was given out, Unix seconds.
+/// Times of a bundle (Unix seconds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// Time of issue.
+    /// Issue time.
     pub issued_at: u64,
     /// Not-after.
     pub not_after: u64,
 }
 
 impl Validity {
-    /// Returns the time until which a worker may act on the bundle. Its clock may be behind ours,
-    /// but not by more than the clock skew: then the bundle would come from its future, and it
-    /// would refuse it.
+    /// Returns the time until which a worker may act on the bundle. The worker's clock may be
+    /// behind, but not by more than the clock skew: otherwise the bundle would be issued in the
+    /// worker's future, and the worker would reject it.
     fn deadline(self, staleness: StalenessBound) -> u64 {
         let end = match staleness {
             StalenessBound::Unbounded => return UNBOUNDED,
@@ -67,7 +66,7 @@ impl Validity {
     }
 }
 
-/// State of a worker.
+/// State of a worker in this replica's memory.
 #[derive(Debug)]
 pub(super) struct Worker {
     node: Box<str>,
@@ -75,25 +74,29 @@ pub(super) struct Worker {
     protocol: u32,
     pins: Box<str>,
     staleness: StalenessBound,
-    /// Whether it has polled this replica, or another one has recorded it.
+    /// True if the worker has polled this replica, or another replica has recorded it.
     is_introduced: bool,
-    /// Last contact with this replica, steady seconds.
+    /// Last contact with this replica (steady seconds).
     seen_at: Option<u64>,
-    /// Last contact with another replica or before the last start, Unix seconds.
+    /// Last contact with another replica, or before the last start (Unix seconds).
     seen_elsewhere: u64,
-    /// Polls being held right now.
+    /// Number of held polls.
     pub(super) waiting: u32,
-    /// Time until which it may act on what it was given: by the wall clock, and by the steady one.
-    /// It has passed when both say so: a clock that is put forward releases no worker.
+    /// Time until which the worker may act on its bundle, by the wall clock (Unix seconds). It has
+    /// passed only if `passes_at_steady` has passed, too: a wall clock that is put forward releases
+    /// no worker.
     accepts_until: u64,
+    /// The same time by the steady clock (steady seconds, exclusive).
     passes_at_steady: u64,
-    /// `accepts_until` as this replica wrote it. What another one wrote does not count: that one
-    /// would not know what is given here.
+    /// `accepts_until` as this replica wrote it. Another replica's record does not count, since
+    /// that replica does not know of bundles that this one gives out.
     recorded_until: u64,
-    /// Whether a record was sent and not answered. The database may hold it as one of this replica,
-    /// with what another one has given the worker.
+    /// True if a record was sent and not answered. The database may hold it as one of this replica,
+    /// although it includes a bundle that another replica gave out.
     pub(super) is_record_unsure: bool,
+    /// Time of the last write (steady seconds).
     pub(super) saved_at: Option<u64>,
+    /// True if the worker was never written, or its version changed after the last write.
     pub(super) changed: bool,
 }
 
@@ -127,7 +130,7 @@ const fn wall(time: Time) -> u64 {
     time.now_ms / 1000
 }
 
-/// Times of a bundle that is given out later.
+/// Returns the times of a bundle that is issued `seconds` from now.
 const fn ahead(now: Time, seconds: u64, not_after_s: u64) -> Validity {
     let issued_at = wall(now).saturating_add(seconds);
     Validity {
@@ -137,16 +140,18 @@ const fn ahead(now: Time, seconds: u64, not_after_s: u64) -> Validity {
 }
 
 impl Worker {
-    /// Notes a poll. Its first one introduces a worker. Once that speaks protocol 2, a poll without
-    /// proof may come from anybody who knows its id: it tells only that somebody polls, and for how
-    /// long a bundle may be used.
+    /// Records a poll. The first poll introduces a worker. After a worker has introduced itself
+    /// with protocol 2, any client that knows its id can send a poll without proof. Such a poll
+    /// only counts as a contact, and can only lengthen the staleness bound.
     pub(super) fn note(&mut self, contact: &Contact<'_>, now: Time) {
         self.seen_at = Some(steady(now));
         self.waiting = self.waiting.saturating_add(1);
+        // INVARIANT: a poll without proof never shortens the time for which the worker counts.
         if self.is_introduced && self.protocol >= 2 && !contact.proven {
             self.staleness = self.staleness.longer(contact.staleness);
             return;
         }
+        // The first proof replaces a version that was only stated, in protocol 1.
         let was = self.version;
         self.version = if self.protocol < 2 && contact.proven {
             contact.version
@@ -165,17 +170,18 @@ impl Worker {
         }
     }
 
-    /// Notes the end of a poll.
+    /// Records the end of a poll.
     pub(super) fn leave(&mut self, now: Time) {
         self.waiting = self.waiting.saturating_sub(1);
         self.seen_at = Some(steady(now));
     }
 
-    /// Notes that the worker was given a bundle.
+    /// Records that the worker was given a bundle.
     pub(super) fn gave(&mut self, validity: Validity, now: Time) {
         self.extend(validity.deadline(self.staleness), now);
     }
 
+    /// Moves the deadline to `until` by both clocks, unless it is later already.
     fn extend(&mut self, until: u64, now: Time) {
         self.accepts_until = self.accepts_until.max(until);
         if let Some(ahead) = until.checked_sub(wall(now)) {
@@ -184,8 +190,8 @@ impl Worker {
         }
     }
 
-    /// Merges what the database has of this worker. What was proved elsewhere replaces what was
-    /// only stated here, in protocol 1.
+    /// Merges a record of this worker from the database. A version that was proved to another
+    /// replica replaces a version that was only stated to this one, in protocol 1.
     pub(super) fn learn(&mut self, record: &ProxyRecord, now: Time) {
         let outweighs = self.protocol < 2 && record.protocol >= 2;
         let first = outweighs || (self.seen_at.is_none() && self.seen_elsewhere == 0);
@@ -196,6 +202,7 @@ impl Worker {
             self.version = self.version.max(record.version);
         }
         self.extend(record.accepts_until, now);
+        // Contacts with this replica are newer knowledge about the worker than any record.
         if first || (!is_weaker && self.seen_at.is_none() && record.seen_at > self.seen_elsewhere) {
             self.node = record.node.as_str().into();
             self.pins = record.pins.as_str().into();
@@ -205,7 +212,7 @@ impl Worker {
         self.seen_elsewhere = self.seen_elsewhere.max(record.seen_at);
     }
 
-    /// Last contact with this replica; that of a poll being held is now.
+    /// Returns the last contact with this replica (steady seconds): now, if a poll is held.
     fn last_contact(&self, now: Time) -> Option<u64> {
         if self.waiting > 0 {
             Some(steady(now))
@@ -214,7 +221,7 @@ impl Worker {
         }
     }
 
-    /// Last contact with any replica, Unix seconds.
+    /// Returns the last contact with any replica (Unix seconds).
     pub(super) fn last_seen(&self, now: Time) -> u64 {
         let here = self
             .last_contact(now)
@@ -222,7 +229,7 @@ impl Worker {
         self.seen_elsewhere.max(here.unwrap_or(0))
     }
 
-    /// Returns whether it polls, or did so lately.
+    /// Returns whether the worker polls, or polled lately.
     pub(super) fn is_reachable(&self, now: Time) -> bool {
         let here = self
             .last_contact(now)
@@ -231,13 +238,13 @@ impl Worker {
             && wall(now) <= self.seen_elsewhere.saturating_add(LIVE_ELSEWHERE_S))
     }
 
-    /// Returns whether it counts: it polls, or may still act on what it was given by any replica.
+    /// Returns whether the worker counts: it polls, or may still act on a bundle from any replica.
     pub(super) fn counts(&self, now: Time) -> bool {
         let accepts = wall(now) <= self.accepts_until || steady(now) < self.passes_at_steady;
         accepts || self.is_reachable(now) || self.is_record_unsure
     }
 
-    /// Returns whether it may act on a bundle without limit.
+    /// Returns whether the worker may act on a bundle without limit.
     pub(super) const fn is_unbounded(&self) -> bool {
         self.accepts_until >= UNBOUNDED
     }
@@ -247,8 +254,8 @@ impl Worker {
         self.recorded_until < validity.deadline(self.staleness)
     }
 
-    /// Returns whether a contact is written down: a change, now and then a long wait, and a record
-    /// about to lapse.
+    /// Returns whether a record is due: after an unanswered write, after a new contact once every
+    /// `every_s` seconds, and before the present record lapses.
     pub(super) fn must_be_saved(&self, now: Time, not_after_s: u64, every_s: u64) -> bool {
         if self.is_record_unsure {
             return true;
@@ -262,13 +269,13 @@ impl Worker {
         due || self.lapses(now, not_after_s)
     }
 
-    /// Returns whether the record of a worker in contact covers less than half of what it reaches
-    /// ahead.
+    /// Returns whether the worker polls and its record reaches less than half of
+    /// [`RECORD_AHEAD_S`] ahead.
     pub(super) fn lapses(&self, now: Time, not_after_s: u64) -> bool {
         self.waiting > 0 && self.needs_record(ahead(now, RECORD_AHEAD_S / 2, not_after_s))
     }
 
-    /// Returns the record to write. It reaches ahead.
+    /// Returns the record to write, which reaches [`RECORD_AHEAD_S`] ahead.
     pub(super) fn to_save(&self, worker: u64, now: Time, not_after_s: u64) -> ProxyRecord {
         let later = ahead(now, RECORD_AHEAD_S, not_after_s).deadline(self.staleness);
         let accepts_until = self.accepts_until.max(later);
@@ -278,20 +285,20 @@ impl Worker {
         }
     }
 
-    /// Notes that a record was written.
+    /// Records that the database holds a record.
     pub(super) fn saved(&mut self, record: &ProxyRecord) {
         self.is_record_unsure = false;
         self.recorded_until = self.recorded_until.max(record.accepts_until);
     }
 
-    /// Notes that the record is sent. Until that is answered it is written again: whoever waits for
-    /// the answer may end first.
+    /// Records that a write is sent. The record stays due until the database answers, because the
+    /// caller that waits for the answer may be cancelled.
     pub(super) const fn being_saved(&mut self) {
         self.changed = false;
         self.is_record_unsure = true;
     }
 
-    /// Returns its state as of now.
+    /// Returns a record of the present state.
     pub(super) fn record(&self, worker: u64, now: Time) -> ProxyRecord {
         ProxyRecord {
             worker: format!("{worker:016x}"),

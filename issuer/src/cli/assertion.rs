@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
@@ -15,7 +16,7 @@ use super::Failure;
 use crate::clients::ASSERTION_TYPE;
 use crate::clock::{Clock as _, SystemClock};
 
-/// Lifetime of an assertion in seconds: it is used at once.
+/// Lifetime of an assertion in seconds. It is short, because the assertion is used at once.
 const LIFETIME_S: u64 = 60;
 
 enum Key {
@@ -24,7 +25,7 @@ enum Key {
     Rsa(RsaKeyPair),
 }
 
-/// A client's private key, and what its assertions say.
+/// A client's private key and the claims of its assertions.
 pub(super) struct Assertions {
     key: Key,
     client: String,
@@ -48,6 +49,7 @@ impl Assertions {
             Ok(PemItem::PrivateKey(key)) => Some(Zeroizing::new(key.der().to_vec())),
             Ok(_) | Err(_) => None,
         });
+        // PKCS#8 names the algorithm, so at most one of the parsers accepts the key.
         let der =
             der.ok_or_else(|| wrong(&"holds no private key in PEM (PKCS#8: openssl genpkey)"))?;
         let key = if let Ok(key) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der) {
@@ -67,13 +69,14 @@ impl Assertions {
         })
     }
 
-    /// Returns the form parameters that authenticate one request. An assertion is good once.
+    /// Returns the form parameters that authenticate one request. Each request needs new ones,
+    /// because the issuer accepts an assertion only once.
     pub(super) fn parameters(&self) -> Result<[(&'static str, String); 2], Failure> {
-        let failed =
-            |_| Failure::new("could not sign: the operating system returned no random bytes");
+        // A random `jti` makes the assertion unique.
         let mut random = [0; 16];
-        aws_lc_rs::rand::fill(&mut random).map_err(failed)?;
+        aws_lc_rs::rand::fill(&mut random).map_err(no_random_bytes)?;
         let now = SystemClock::new().now();
+        // Header and claims (RFC 7523 §3).
         let alg = match &self.key {
             Key::Ed25519(_) => "EdDSA",
             Key::P256(_) => "ES256",
@@ -84,9 +87,14 @@ impl Assertions {
             members.insert("kid".to_owned(), json!(kid));
         }
         let claims = json!({
-            "iss": self.client, "sub": self.client, "aud": self.issuer, "iat": now, "exp": now.saturating_add(LIFETIME_S),
+            "iss": self.client,
+            "sub": self.client,
+            "aud": self.issuer,
+            "iat": now,
+            "exp": now.saturating_add(LIFETIME_S),
             "jti": encode(&random),
         });
+        // Signature (RFC 7515 §5.1).
         let input = format!(
             "{}.{}",
             encode(header.to_string().as_bytes()),
@@ -96,7 +104,7 @@ impl Assertions {
             Key::Ed25519(key) => key.sign(input.as_bytes()).as_ref().to_vec(),
             Key::P256(key) => key
                 .sign(&SystemRandom::new(), input.as_bytes())
-                .map_err(failed)?
+                .map_err(no_random_bytes)?
                 .as_ref()
                 .to_vec(),
             Key::Rsa(key) => {
@@ -107,7 +115,7 @@ impl Assertions {
                     input.as_bytes(),
                     &mut signature,
                 )
-                .map_err(failed)?;
+                .map_err(no_random_bytes)?;
                 signature
             }
         };
@@ -117,4 +125,9 @@ impl Assertions {
             ("client_assertion", assertion),
         ])
     }
+}
+
+/// Returns the error for missing random bytes, which `jti` and signature need.
+fn no_random_bytes(_: Unspecified) -> Failure {
+    Failure::new("could not sign: the operating system returned no random bytes")
 }

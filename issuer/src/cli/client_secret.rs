@@ -7,12 +7,13 @@ use super::{Failure, Outcome, note, print, serve};
 use crate::clients::{NewSecret, SecretHash, SecretHasher};
 use crate::keys::MasterKey;
 
-/// Make a client secret and its hash.
+/// Create a client secret and its hash.
 ///
-/// The secret (256 random bits) goes to the client, the hash into the issuer's YAML. The secret is
-/// shown only now. A client may have two hashes while one secret replaces the other. With --config
-/// the hash is keyed with the issuer's master key, so that the YAML alone says nothing about the
-/// secret. Better still, give the client keys (`auth.jwks`, private_key_jwt).
+/// Give the secret (256 random bits) to the client, and put the hash into the issuer's
+/// configuration. The secret is not stored and cannot be shown again. A client may have two hashes
+/// while one secret replaces the other. With --config, the hash is keyed with the issuer's master
+/// key, so that the configuration reveals nothing about the secret. Client keys (`auth.jwks`,
+/// private_key_jwt) are safer than secrets.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal client secret --config issuer.yaml
@@ -25,16 +26,16 @@ use crate::keys::MasterKey;
     audiences: [orders]
     scopes: [orders.read]")]
 pub(super) struct Secret {
-    /// The issuer's YAML, which says where the master key is. The issuer must have been started
-    /// once, or given a key.
+    /// Configuration of the issuer (YAML), which names the master key. The key must exist: start
+    /// the issuer once, or create the key.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl Secret {
     pub(super) fn run(self) -> Outcome {
-        let NewSecret(secret) =
-            NewSecret::generate().ok_or_else(|| Failure::new("the system gives no randomness"))?;
+        let NewSecret(secret) = NewSecret::generate()
+            .ok_or_else(|| Failure::new("could not read random bytes from the operating system"))?;
         let hash = match self.config {
             Some(path) => {
                 let config = serve::load(Some(path))?;
@@ -44,7 +45,8 @@ impl Secret {
             }
             None => {
                 note(
-                    "note: the hash is not keyed with the master key; for one that is, give --config issuer.yaml",
+                    "note: the hash is not keyed with the master key; for a keyed hash, give \
+                     --config issuer.yaml",
                 );
                 SecretHash::of(&secret)
             }

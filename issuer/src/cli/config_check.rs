@@ -9,18 +9,19 @@ use super::documents::{self, Found, What};
 use super::{Failure, note, print};
 use crate::config::{Mistakes, check};
 
-/// Check configuration files: every mistake, with its path and the remedy.
+/// Check configuration files, and list every mistake with its path and remedy.
 ///
-/// Knows the issuer's YAML and the plugin's configuration (JSON or YAML), also inside WasmPlugin,
-/// TrafficExtension, EnvoyFilter, ConfigMap, Secret and List documents and Envoy bootstraps. The
-/// verdict is that of `meshseal serve` and of the filter. Exit status: 0 when all are right, 1 when
-/// any is wrong, 2 when a file cannot be read or holds nothing to check.
+/// Reads issuer configurations (YAML) and plugin configurations (JSON or YAML), also inside
+/// WasmPlugin, TrafficExtension, EnvoyFilter, ConfigMap, Secret and List documents and Envoy
+/// bootstraps. The verdict is that of `meshseal serve` and of the filter. Exit status: 0 if all
+/// configurations are valid, 1 if any is invalid, 2 if a file cannot be read or holds no
+/// configuration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meshseal config check issuer.yaml plugin.yaml
   meshseal config check istio/issuer/issuer.yaml istio/filter/wasmplugin.yaml envoy-config/*.yaml")]
 pub(super) struct Check {
-    /// The files.
+    /// Files to check.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -32,7 +33,7 @@ impl Check {
     }
 }
 
-/// Prints what is wrong; returns the exit status.
+/// Checks one file, prints its mistakes, and returns the exit status.
 fn check_file(path: &PathBuf) -> u8 {
     let name = path.display();
     let text = match documents::read_text(path) {
@@ -49,6 +50,7 @@ fn check_file(path: &PathBuf) -> u8 {
             return 1;
         }
     };
+    // One invalid configuration makes the file invalid; documents without one do not count.
     let verdicts: Vec<Option<bool>> = found
         .iter()
         .map(|one| verdict(&name.to_string(), one))
@@ -65,14 +67,16 @@ fn check_file(path: &PathBuf) -> u8 {
     2
 }
 
-/// Returns whether a configuration is right; none for a document that is no configuration.
+/// Prints the mistakes of a configuration and returns whether it is valid. Returns `None` for a
+/// document that holds no configuration.
 fn verdict(name: &str, found: &Found) -> Option<bool> {
     let place = if found.at.is_empty() {
         String::new()
     } else {
         format!(" at {}", found.at)
     };
-    let (sort, wrong) = match &found.what {
+    // Validate the configuration as the issuer or the filter does.
+    let (kind, mistakes) = match &found.what {
         What::Other(what) => {
             print(&format!("{name}: not checked{place}: {what}"));
             return None;
@@ -100,13 +104,14 @@ fn verdict(name: &str, found: &Found) -> Option<bool> {
             ("plugin", policy.err().map(|errors| errors.to_string()))
         }
     };
-    let Some(wrong) = wrong else {
-        print(&format!("{name}: ok ({sort} configuration{place})"));
+    // Print the verdict.
+    let Some(mistakes) = mistakes else {
+        print(&format!("{name}: ok ({kind} configuration{place})"));
         return Some(true);
     };
-    for line in wrong.lines() {
+    for line in mistakes.lines() {
         print(&format!("{name}: {line}"));
     }
-    print(&format!("{name}: WRONG ({sort} configuration{place})"));
+    print(&format!("{name}: WRONG ({kind} configuration{place})"));
     Some(false)
 }

@@ -1,4 +1,4 @@
-//! Configuration files as they come: YAML or JSON of Meshseal, or inside Kubernetes, Istio or Envoy
+//! Search for configurations in files: plain YAML or JSON, or inside Kubernetes, Istio or Envoy
 //! documents.
 
 use std::path::{Path, PathBuf};
@@ -13,52 +13,56 @@ use crate::config::{FIELDS, yaml_to_json};
 /// Largest file in bytes.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Deepest nesting of documents within documents: a List of ConfigMaps that hold bootstraps takes
-/// three.
+/// Maximum nesting of documents within documents. A List of ConfigMaps that hold Envoy bootstraps
+/// needs three levels.
 const MAX_DEPTH: u32 = 8;
 
 /// Fields of a plugin configuration.
 const PLUGIN_FIELDS: [&str; 5] = ["jwtRules", "rules", "trustBundle", "mode", "statPrefix"];
 
-/// Those that the configurations of other wasm filters do not have.
+/// Fields of a plugin configuration that other wasm filters do not use.
 const DISTINCT_FIELDS: [&str; 2] = ["jwtRules", "trustBundle"];
 
-/// One configuration, or a document that holds none, and its place in the file.
+/// A document of a file: a configuration of Meshseal, or another document.
 pub(super) struct Found {
+    /// Path inside the file; empty for the whole document.
     pub(super) at: String,
     pub(super) what: What,
 }
 
 impl Found {
-    /// Returns whether no other program is likely to have such a configuration.
+    /// Returns whether the document is very likely a configuration of Meshseal.
     fn is_distinct(&self) -> bool {
-        let has = |fields: &Value, is_ours: fn(&str) -> bool| {
-            fields
-                .as_object()
-                .is_some_and(|fields| fields.keys().any(|name| is_ours(name)))
-        };
         match &self.what {
-            What::Issuer(document) => has(document, |name| name == "issuer"),
+            What::Issuer(document) => has_field(document, |name| name == "issuer"),
             What::Plugin(text) => {
-                serde_json::from_str(text).is_ok_and(|fields| has(&fields, is_distinct_field))
+                serde_json::from_str(text).is_ok_and(|fields| has_field(&fields, is_distinct_field))
             }
             What::Broken(_) | What::Other(_) => false,
         }
     }
 }
 
-/// The kind of a document.
+/// Returns whether a JSON object has a field with a matching name.
+fn has_field(document: &Value, is_match: fn(&str) -> bool) -> bool {
+    document
+        .as_object()
+        .is_some_and(|fields| fields.keys().any(|name| is_match(name)))
+}
+
+/// Kind and content of a document.
 pub(super) enum What {
-    /// The issuer's configuration.
+    /// Configuration of the issuer.
     Issuer(Value),
-    /// A plugin configuration, as the filter gets it.
+    /// Plugin configuration as the text that the filter receives.
     Plugin(String),
-    /// A configuration that cannot be read.
+    /// Configuration that cannot be read: the error.
     Broken(String),
-    /// A document that holds no configuration of Meshseal: its description.
+    /// Document without a configuration of Meshseal: its description.
     Other(String),
 }
 
+/// Reads a file of limited size.
 pub(super) fn read_text(path: &PathBuf) -> Result<String, Failure> {
     let unreadable = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
     if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_BYTES {
@@ -70,10 +74,11 @@ pub(super) fn read_text(path: &PathBuf) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
-/// The one plugin configuration in a file.
+/// Returns the only plugin configuration in a file.
 pub(super) fn plugin_configuration(path: &PathBuf) -> Result<Value, Failure> {
     let wrong = |message: &str| Failure::usage(format!("{}: {message}", path.display()));
     let found = find_all(&read_text(path)?, path).map_err(|message| wrong(&message))?;
+    // Documents without a configuration do not matter.
     let mut found = found
         .into_iter()
         .filter(|one| !matches!(one.what, What::Other(_)));
@@ -93,13 +98,13 @@ pub(super) fn plugin_configuration(path: &PathBuf) -> Result<Value, Failure> {
             None,
         ) => Err(wrong(&format!("{at}: {message}"))),
         (Some(_), Some(_)) => Err(wrong(
-            "holds several configurations; cut out the one you mean",
+            "holds several configurations; use a file with only one of them",
         )),
         (Some(_) | None, _) => Err(wrong("holds no plugin configuration (`jwtRules`)")),
     }
 }
 
-/// Every configuration in a text, which may be several YAML documents.
+/// Returns all documents in a text, which may consist of several YAML documents.
 pub(super) fn find_all(text: &str, path: &Path) -> Result<Vec<Found>, String> {
     let mut search = Search::default();
     let is_json = path
@@ -122,7 +127,7 @@ impl Search {
         });
     }
 
-    /// Looks at a JSON text, or at each document of a YAML text.
+    /// Searches a JSON text, or each document of a YAML text.
     fn text(&mut self, text: &str, is_json: bool, at: &str, depth: u32) -> Result<(), String> {
         if is_json {
             let document: Value =
@@ -139,17 +144,22 @@ impl Search {
         for document in &documents {
             self.document(document, at, None, depth);
         }
-        let is_issuer = |one: &Found| one.at == at && matches!(one.what, What::Issuer(_));
-        // A second document counts although it is empty: `serve` refuses it.
-        if self.found.iter().skip(before).any(is_issuer) && yaml_to_json(text).is_err() {
-            let message = "the issuer's configuration must be the only document of its file; remove the `---`";
+        // `meshseal serve` rejects a file with a second document, even if that is empty.
+        let holds_issuer = self
+            .found
+            .iter()
+            .skip(before)
+            .any(|one| one.at == at && matches!(one.what, What::Issuer(_)));
+        if holds_issuer && yaml_to_json(text).is_err() {
+            let message = "the issuer's configuration must be the only document of its file; \
+                remove the `---`";
             self.push(at, What::Broken(message.to_owned()));
         }
         Ok(())
     }
 
-    /// Looks at a document. `text` is its JSON as written: the filter refuses repeated members,
-    /// which a tree does not show.
+    /// Classifies a document. `text` is the JSON as written: the filter rejects repeated members,
+    /// which the parsed tree no longer shows.
     fn document(&mut self, document: &Value, at: &str, text: Option<&str>, depth: u32) {
         let Some(members) = document.as_object().filter(|_| depth < MAX_DEPTH) else {
             let what = if document.is_null() {
@@ -161,8 +171,8 @@ impl Search {
         };
         let has = |name: &str| members.contains_key(name);
         let count = |fields: &[&str]| fields.iter().filter(|name| has(name)).count();
-        // `admin` and `resources` alone are Envoy's; beside a section of the issuer they are its
-        // mistake.
+        // `admin` or `resources` alone belong to Envoy. Beside a section of the issuer's
+        // configuration they are a mistake in that configuration.
         let has_section = FIELDS.iter().any(|name| *name != "admin" && has(name));
         let admin_address = members.get("admin").and_then(|admin| admin.get("address"));
         let is_envoy = has("static_resources")
@@ -171,6 +181,7 @@ impl Search {
             || (!has_section && (has("resources") || admin_address.is_some_and(Value::is_object)));
         let is_plugin =
             count(&PLUGIN_FIELDS) > 0 || members.keys().any(|name| is_distinct_field(name));
+        // The most specific kind of document wins.
         if let (Some(kind), true) = (
             members.get("kind").and_then(Value::as_str),
             has("apiVersion"),
@@ -193,6 +204,7 @@ impl Search {
         }
     }
 
+    /// Searches a Kubernetes or Istio resource.
     fn kubernetes(&mut self, kind: &str, members: &Map<String, Value>, at: &str, depth: u32) {
         let before = self.found.len();
         match kind {
@@ -217,7 +229,7 @@ impl Search {
         }
     }
 
-    /// Files in a ConfigMap or Secret.
+    /// Searches the files in a ConfigMap or Secret.
     fn files(&mut self, kind: &str, members: &Map<String, Value>, at: &str, depth: u32) {
         for (field, is_base64) in [
             ("data", kind == "Secret"),
@@ -242,7 +254,8 @@ impl Search {
         }
     }
 
-    /// One file. Without an extension, it is checked if it looks like a configuration of Meshseal.
+    /// Searches one file of a ConfigMap or Secret. A file without a known extension counts only if
+    /// it is very likely a configuration of Meshseal.
     fn file(&mut self, name: &str, text: Option<&str>, at: &str, depth: u32) {
         let is_json = name.ends_with(".json");
         if is_json || name.ends_with(".yaml") || name.ends_with(".yml") {
@@ -260,11 +273,13 @@ impl Search {
         if read && inside.found.iter().any(Found::is_distinct) {
             return self.found.append(&mut inside.found);
         }
-        let message = "not recognised; if it is a configuration, give it a name that ends with .yaml, .yml or .json";
+        let message = "not recognised; if it is a configuration, give it a name that ends with \
+            .yaml, .yml or .json";
         self.push(at, What::Other(message.to_owned()));
     }
 
-    /// `pluginConfig` wherever the kind has it: `spec.pluginConfig`, `spec.wasm.pluginConfig`.
+    /// Searches for `pluginConfig` at any depth, because its place depends on the kind:
+    /// `spec.pluginConfig` or `spec.wasm.pluginConfig`.
     fn plugin_config(&mut self, members: &Map<String, Value>, at: &str) {
         for (name, value) in members {
             let at = join(at, name);
@@ -276,7 +291,7 @@ impl Search {
         }
     }
 
-    /// The configuration of every wasm filter.
+    /// Searches an Envoy configuration for wasm filters.
     fn envoy(&mut self, value: &Value, at: &str) {
         let before = self.found.len();
         match value {
@@ -327,6 +342,7 @@ fn wasm_configuration(members: &Map<String, Value>, at: &str) -> Option<Found> {
     let mut named = ["name", "root_id", "vm_config"]
         .iter()
         .filter_map(|name| members.get(*name));
+    // A filter that mentions `meshseal` must be valid; others may have any configuration.
     let is_ours = named.any(|value| value.to_string().contains("meshseal"));
     let text = match kind.rsplit('/').next().unwrap_or_default() {
         "google.protobuf.Struct" => Ok(value.to_string()),
@@ -338,7 +354,8 @@ fn wasm_configuration(members: &Map<String, Value>, at: &str) -> Option<Found> {
             .and_then(bytes_value)
             .ok_or("must be base64 of UTF-8 text"),
         _ => Err(
-            "must be a google.protobuf.StringValue, BytesValue or Struct: the filter gets no other as text",
+            "must be a google.protobuf.StringValue, BytesValue or Struct: Envoy passes no other \
+             type to the filter as text",
         ),
     };
     let what = match text.map(|text| (serde_json::from_str::<Value>(&text), text)) {
@@ -371,20 +388,22 @@ fn bytes_value(text: &str) -> Option<String> {
     String::from_utf8(STANDARD_NO_PAD.decode(plain).ok()?).ok()
 }
 
-/// Returns whether a name is `jwtRules` or `trustBundle`, or one of them misspelt.
+/// Returns whether a name is `jwtRules`, `trustBundle`, or a misspelling of one of them. A misspelt
+/// field must not make the check skip the document.
 fn is_distinct_field(name: &str) -> bool {
-    let plain = |name: &str| {
-        name.chars()
-            .filter(char::is_ascii_alphanumeric)
-            .collect::<String>()
-            .to_lowercase()
-    };
     DISTINCT_FIELDS
         .iter()
-        .any(|known| distance(&plain(name), &plain(known)) <= 2)
+        .any(|known| distance(&normalized(name), &normalized(known)) <= 2)
 }
 
-/// Levenshtein distance.
+fn normalized(name: &str) -> String {
+    name.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .to_lowercase()
+}
+
+/// Returns the Levenshtein distance of two strings.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (at, letter) in one.bytes().enumerate() {
@@ -404,11 +423,13 @@ fn distance(one: &str, other: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
+/// Decodes base64, which may contain line breaks.
 fn decoded(text: &str) -> Option<String> {
     let plain: String = text.split_whitespace().collect();
     String::from_utf8(STANDARD.decode(plain).ok()?).ok()
 }
 
+/// Appends a field name to a path.
 fn join(at: &str, name: &str) -> String {
     if at.is_empty() {
         name.to_owned()

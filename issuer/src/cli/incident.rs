@@ -33,9 +33,9 @@ impl IncidentVerb {
     }
 }
 
-/// Show the present incident.
+/// Show the current incident.
 ///
-/// Prints JSON. The exit status is 1 during an incident.
+/// Prints JSON. The exit status is 1 during an incident, else 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   MESHSEAL_CLIENT_SECRET=mss_… meshseal incident show --client-id operator")]
@@ -57,13 +57,14 @@ impl Show {
     }
 }
 
-/// Declare that the database lost state, as after a restored backup.
+/// Declare that the database lost state, for example after a restored backup.
 ///
-/// Every token issued so far is revoked, because some of them may have been revoked in the lost
-/// state. Token indices jump past all that may have been used.
+/// Revokes every token issued so far, because some of them may have been revoked in the lost state.
+/// New token indices start above all that may have been used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  MESHSEAL_CLIENT_SECRET=mss_… meshseal incident declare --reason 'restored last night’s backup' --client-id operator")]
+  MESHSEAL_CLIENT_SECRET=mss_… meshseal incident declare --client-id operator \\
+    --reason 'restored the backup of 3 May'")]
 pub(super) struct Declare {
     /// Reason, for the log and for `meshseal incident show`.
     #[arg(long, value_name = "TEXT")]
@@ -83,9 +84,9 @@ impl Declare {
     }
 }
 
-/// End the present incident: its cause is known and removed.
+/// End the current incident, after its cause was found and removed.
 ///
-/// Revocations that the incident made stay in force.
+/// Revocations that the incident caused stay in effect.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   MESHSEAL_CLIENT_SECRET=mss_… meshseal incident end --client-id operator")]
@@ -102,16 +103,16 @@ impl End {
     }
 }
 
-/// Remove the rows that a program without the master key wrote or changed.
+/// Remove rows that were written or changed without the master key.
 ///
-/// Works on the database itself. Removed rows may have been revocations, so every token issued so
-/// far is revoked; a running replica puts back the revocations that it remembers. Take away the
-/// other program's access first.
+/// Revoke the other program's access to the database first. This verb works directly on the
+/// database. It revokes every token issued so far, because removed rows may have been revocations.
+/// A running replica restores the revocations that it remembers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal incident repair --config issuer.yaml")]
 pub(super) struct Repair {
-    /// The issuer's YAML.
+    /// Configuration of the issuer (YAML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -125,7 +126,7 @@ impl Repair {
             .map_err(Failure::new)?;
         removed.iter().for_each(|row| print(row));
         note(&format!(
-            "{} rows removed; every token issued so far is revoked",
+            "removed {} rows and revoked every token issued so far",
             removed.len()
         ));
         Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! A key set from a file, for `token verify`.
+//! Key sets from files, for `meshseal token verify`.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, note};
 
-/// Every usable key of a set, shared secrets too. Those that are not usable are told and passed
-/// over.
+/// Returns all usable keys of a set, including shared secrets. Unusable keys are reported and
+/// skipped.
 pub(super) fn any_keys(jwks: &str) -> Result<KeySet, Failure> {
     if let Ok(keys) = KeySet::from_config(jwks, &Alg::ALL, true) {
         return Ok(keys);
     }
+    // Some keys are unusable: find them by parsing each key alone.
     let document: Value = serde_json::from_str(jwks)
         .map_err(|error| Failure::usage(format!("--jwks: not JSON: {error}")))?;
     let members = document.get("keys").and_then(Value::as_array);
@@ -28,7 +29,7 @@ pub(super) fn any_keys(jwks: &str) -> Result<KeySet, Failure> {
             Ok(_) => usable.push(key),
             Err(problems) => {
                 for problem in problems {
-                    note(&format!("--jwks: key {at} is passed over: {problem}"));
+                    note(&format!("--jwks: skipped key {at}: {problem}"));
                 }
             }
         }
@@ -44,7 +45,7 @@ pub(super) fn any_keys(jwks: &str) -> Result<KeySet, Failure> {
     )
 }
 
-/// Makes a rule one whose keys are fetched; from where does not matter here.
+/// Changes a rule so that it fetches its keys. The URL is a placeholder, because no fetch happens.
 pub(super) fn as_if_fetched(rule: &mut Map<String, Value>) {
     rule.remove("trustBundle");
     rule.remove("jwks");
@@ -53,7 +54,8 @@ pub(super) fn as_if_fetched(rule: &mut Map<String, Value>) {
     rule.entry("jwksCluster").or_insert_with(|| "file".into());
 }
 
-/// A bundle that no rule uses is a mistake in a configuration; here it comes of [`as_if_fetched`].
+/// Removes a trust bundle that no rule uses after [`as_if_fetched`]. The configuration would be
+/// rejected with it.
 pub(super) fn drop_unused_bundle(configuration: &mut Value) {
     let rules = configuration.get("jwtRules").and_then(Value::as_array);
     let used = rules
@@ -65,7 +67,7 @@ pub(super) fn drop_unused_bundle(configuration: &mut Value) {
     }
 }
 
-/// Gives a rule its keys as a fetch would. A set without a usable key leaves it without any.
+/// Gives a rule its keys as a fetch would. A set without usable keys leaves the rule without keys.
 pub(super) fn give(
     trust: &mut Trust,
     policy: &Policy,
@@ -78,7 +80,7 @@ pub(super) fn give(
         Ok(set) => set
             .passed_over()
             .iter()
-            .for_each(|passed| note(&format!("--jwks: passed over {}", passed.problem))),
+            .for_each(|passed| note(&format!("--jwks: skipped {}", passed.problem))),
         Err(problem) => note(&format!("--jwks: {problem}")),
     }
     Ok(())

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use super::remote::AdminRemote;
 use super::table::print_table;
 use super::{Failure, Outcome, print};
-use crate::admin::{KeyView, KeysView};
+use crate::admin::KeysView;
 
-/// List the keys of a running issuer, where each is in its life, and how many proxies have it.
+/// List the keys of a running issuer with their state and the number of proxies that hold them.
 ///
-/// A key is made (next), published, confirmed by every live proxy, signs (active), drains until its
-/// last token is dead, and is retired.
+/// A key is created and published (next), signs (active), is kept until its last token has expired
+/// (draining), and is no longer published (retired).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   MESHSEAL_CLIENT_SECRET=mss_… meshseal keys list --client-id operator
@@ -30,19 +30,23 @@ impl List {
             print(&serde_json::to_string(&view).map_err(Failure::new)?);
             return Ok(ExitCode::SUCCESS);
         }
-        let row = |key: KeyView| {
-            let confirmed = format!("{}/{}", key.confirmed, view.proxies);
-            [
-                key.kid,
-                key.purpose,
-                key.algorithm,
-                key.state,
-                key.since.to_string(),
-                confirmed,
-            ]
-        };
+        let rows = view
+            .keys
+            .into_iter()
+            .map(|key| {
+                let confirmed = format!("{}/{}", key.confirmed, view.proxies);
+                [
+                    key.kid,
+                    key.purpose,
+                    key.algorithm,
+                    key.state,
+                    key.since.to_string(),
+                    confirmed,
+                ]
+            })
+            .collect();
         let headings = ["kid", "signs", "alg", "state", "since", "confirmed"];
-        print_table(headings, view.keys.into_iter().map(row).collect());
+        print_table(headings, rows);
         Ok(ExitCode::SUCCESS)
     }
 }

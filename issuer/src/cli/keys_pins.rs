@@ -13,21 +13,21 @@ use crate::keys::{KeyRecord, KeyState, MasterKey, Purpose};
 use crate::store::Peek;
 use crate::telemetry::{LogFormat, init_logging};
 
-/// Print the keys that proxies pin: those that sign trust bundles.
+/// Print the bundle keys that proxies pin.
 ///
-/// Two are printed: the one that signs and the one that takes its place should it have to be
-/// revoked. Put both under `trustBundle.keys` of the plugin's configuration. Changes nothing in a
-/// database. With --init it makes the database and the keys if they do not exist, so that proxies
-/// can be configured before the issuer's first start.
+/// Prints two keys: the active one, and the standby that replaces it after a rotation or
+/// revocation. Put both under `trustBundle.keys` of the plugin configuration. Without --init, reads
+/// an existing database and changes nothing. With --init, creates a missing database and its keys,
+/// so that proxies can be configured before the issuer's first start.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal keys pins --config issuer.yaml
-    {\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"…\",\"kid\":\"…\",\"alg\":\"EdDSA\",\"use\":\"sig\"}, …]}")]
+    {\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"…\",\"kid\":\"…\",…}, …]}")]
 pub(super) struct Pins {
-    /// The issuer's YAML.
+    /// Configuration of the issuer (YAML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Make the database and the keys if they do not exist.
+    /// Create the database and the keys if they do not exist.
     #[arg(long)]
     init: bool,
 }
@@ -50,13 +50,13 @@ impl Pins {
                 .filter(move |key| key.purpose == Purpose::Bundle && key.state == state);
             these.filter_map(|key| serde_json::from_str::<Value>(&key.public_jwk).ok())
         };
-        // After a restored backup there may be two standbys; the older one takes the place.
+        // After a restored backup two standby keys may exist; the older one becomes active next.
         let keys: Vec<Value> = bundle_keys(KeyState::Active)
             .chain(bundle_keys(KeyState::Next).take(1))
             .collect();
         if keys.is_empty() {
             return Err(Failure::new(
-                "the database holds no keys yet: start the issuer, or make them with --init",
+                "the database holds no keys yet: start the issuer, or create them with --init",
             ));
         }
         print(&json!({ "keys": keys }).to_string());
@@ -64,10 +64,10 @@ impl Pins {
     }
 }
 
-/// The keys of an existing database.
+/// Returns the keys of an existing database, without changing it.
 async fn existing(config: &Config) -> Result<Vec<KeyRecord>, Failure> {
     if let Some(file) = config.database.file().filter(|file| !file.exists()) {
-        let remedy = "start the issuer, or make the database and the keys with --init";
+        let remedy = "start the issuer, or create the database and the keys with --init";
         return Err(Failure::new(format!(
             "{} does not exist: {remedy}",
             file.display()
@@ -78,6 +78,7 @@ async fn existing(config: &Config) -> Result<Vec<KeyRecord>, Failure> {
         return Ok(Vec::new());
     }
     let master = MasterKey::existing(&config.master_key, &config.database).map_err(Failure::new)?;
+    // Check the master key first: with a wrong one, every row would look tampered.
     let kept = peek
         .constant(MasterKey::CHECK)
         .await

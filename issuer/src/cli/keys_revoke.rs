@@ -7,11 +7,11 @@ use serde_json::Value;
 use super::remote::AdminRemote;
 use super::{Outcome, note, print};
 
-/// Take a key out of use at once: for a key that was, or may have been, stolen.
+/// Take a key out of use at once, because it was or may have been stolen.
 ///
-/// It leaves the bundle, so that every token it signed is refused everywhere; the standby signs
-/// from now on, whether or not every proxy has it yet. For a planned change use `meshseal keys
-/// rotate`, which loses no token.
+/// Removes the key from the bundle, so that all proxies reject every token that it signed. The
+/// standby key signs from now on, even if some proxy does not have it yet. For a planned change use
+/// `meshseal keys rotate`, which invalidates no token.
 #[derive(Debug, clap::Args)]
 #[command(
     disable_help_flag = true,
@@ -21,8 +21,8 @@ use super::{Outcome, note, print};
   MESHSEAL_CLIENT_SECRET=mss_… meshseal keys revoke KID --client-id operator"
 )]
 pub(super) struct Revoke {
-    /// The key's id, as `meshseal keys list` shows it.
-    // One in 64 begins with a hyphen, and one of those in 64 goes on like a short flag.
+    /// Key id, as shown by `meshseal keys list`.
+    // One id in 64 begins with a hyphen, and one in 64 of those continues like a short flag.
     #[arg(allow_hyphen_values = true)]
     kid: String,
     /// Print help.
@@ -30,8 +30,8 @@ pub(super) struct Revoke {
     help: Option<bool>,
     #[command(flatten)]
     remote: AdminRemote,
-    /// Revoke a bundle key although a proxy does not pin the one that takes its place. Such a proxy
-    /// stops when its bundle ends.
+    /// Revoke a bundle key even if some proxy does not pin its successor. Such a proxy rejects
+    /// requests after its bundle has expired.
     #[arg(long)]
     force: bool,
 }
@@ -45,7 +45,8 @@ impl Revoke {
         )?;
         print(&answer.to_string());
         note(
-            "if it was a bundle key: pin the new ones (`meshseal keys pins`) in the plugin's configuration",
+            "after the revocation of a bundle key, put the output of `meshseal keys pins` into the \
+             plugin configuration",
         );
         Ok(ExitCode::SUCCESS)
     }

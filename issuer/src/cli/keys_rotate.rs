@@ -9,17 +9,18 @@ use super::remote::{AdminRemote, Connection};
 use super::{Failure, Outcome, note, print};
 use crate::admin::{KeyView, KeysView};
 
-/// How often progress is looked at.
+/// Interval between two queries of the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Sign with the next key.
+/// Rotate the signing key to the standby key.
 ///
-/// The issuer changes over as soon as every live proxy has confirmed that it has the next key, and
-/// no reader of /jwks keeps an older document (`keys.jwksMaxAge`); or, loudly, when
-/// `keys.ackTimeout` is over after that. Prints the new key's id once it signs.
+/// The standby key signs once no reader of /jwks keeps an older document (`keys.jwksMaxAge`) and
+/// every proxy has confirmed that it holds the key. If a proxy does not confirm within
+/// `keys.ackTimeout` after that, the key signs anyway; the issuer counts that and logs an error.
+/// Prints the id of the new key once it signs.
 ///
-/// With --bundle: the key that signs trust bundles. It changes only when every proxy states that it
-/// pins the next one; put the output of `meshseal keys pins` into the plugins' configuration first.
+/// With --bundle, rotates the bundle key. Its standby key signs only once every proxy states that
+/// it pins the key, so put the output of `meshseal keys pins` into the plugin configurations first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   MESHSEAL_CLIENT_SECRET=mss_… meshseal keys rotate --client-id operator
@@ -27,19 +28,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Rotate {
     #[command(flatten)]
     remote: AdminRemote,
-    /// Rotate the key that signs trust bundles.
+    /// Rotate the bundle key instead of the token key.
     #[arg(long)]
     bundle: bool,
-    /// Change over at once. Verifiers that do not have the key reject what it signs.
+    /// Rotate at once. Verifiers that do not have the key reject everything that it signs.
     #[arg(long)]
     force: bool,
-    /// Ask for it and do not wait.
+    /// Request the rotation and do not wait for it.
     #[arg(long)]
     no_wait: bool,
 }
 
 impl Rotate {
     pub(super) async fn run(self) -> Outcome {
+        // Remember the active key, and request the rotation.
         let issuer = self.remote.connect()?;
         let purpose = if self.bundle { "bundle" } else { "token" };
         let before = look(&issuer)?;
@@ -49,9 +51,10 @@ impl Rotate {
             &[("purpose", purpose), ("force", force)],
         )?;
         if self.no_wait {
-            note("asked for; see `meshseal keys list`");
+            note("rotation requested; see `meshseal keys list`");
             return Ok(ExitCode::SUCCESS);
         }
+        // Wait for another active key, and report progress when it changes.
         let old = active(&before, purpose).map(|key| key.kid.clone());
         let mut told = String::new();
         loop {
@@ -67,7 +70,8 @@ impl Rotate {
             };
             if requested.is_none() {
                 return Err(Failure::new(
-                    "the request is gone, but the key did not change; see the issuer's log",
+                    "the rotation request was dropped and the key did not change; see the \
+                     issuer's log",
                 ));
             }
             let progress = progress(&view, purpose);
@@ -94,9 +98,10 @@ fn active<'v>(view: &'v KeysView, purpose: &str) -> Option<&'v KeyView> {
     find(view, purpose, "active")
 }
 
+/// Describes the condition that the rotation waits for.
 fn progress(view: &KeysView, purpose: &str) -> String {
     let Some(next) = find(view, purpose, "next") else {
-        return "waiting: the next key is being made".to_owned();
+        return "waiting: the issuer creates the next key".to_owned();
     };
     let (all, kid) = (view.proxies, &next.kid);
     if purpose == "bundle" {
@@ -104,7 +109,8 @@ fn progress(view: &KeysView, purpose: &str) -> String {
     }
     let confirmed = next.confirmed;
     format!(
-        "waiting: {confirmed} of {all} proxies have key {kid}; readers of /jwks have it from {} on",
+        "waiting: {confirmed} of {all} proxies hold key {kid}; all readers of /jwks have it at {} \
+         (Unix seconds)",
         next.ready_at
     )
 }

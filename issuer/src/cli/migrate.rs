@@ -9,19 +9,19 @@ use crate::telemetry::{LogFormat, init_logging};
 
 /// Create or update the tables of the database.
 ///
-/// `meshseal serve` does it by itself where its role may create tables. Where it may not, run this
-/// verb before each upgrade with a role that may. Keys and revocations stay as they are.
+/// `meshseal serve` does this itself if its role may create tables. Otherwise run this verb before
+/// each upgrade, with a role that may create them. Keys and revocations stay unchanged.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  PGPASSWORD=… meshseal migrate --config issuer.yaml --database postgres://owner@db/meshseal --grant-to meshseal")]
+  PGPASSWORD=… meshseal migrate --database postgres://owner@db/meshseal --grant-to meshseal")]
 pub(super) struct Migrate {
-    /// The issuer's YAML.
+    /// Configuration of the issuer (YAML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Database to use instead of the one in the configuration, such as one with another user.
+    /// Database URL to use instead of the one in the configuration, for example with another user.
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// Role that may then read and write the tables (PostgreSQL only).
+    /// Role that gets the right to read and write the tables (PostgreSQL only).
     #[arg(long, value_name = "ROLE")]
     grant_to: Option<String>,
 }
@@ -29,6 +29,7 @@ pub(super) struct Migrate {
 impl Migrate {
     pub(super) async fn run(self) -> Outcome {
         init_logging(LogFormat::Plain);
+        // --database overrides the URL, because the owner of the tables is usually another role.
         let location = match &self.database {
             Some(url) => Location::parse(url)
                 .map_err(|error| Failure::usage(format!("--database: {error}")))?,
@@ -36,7 +37,7 @@ impl Migrate {
         };
         if self.grant_to.is_some() && location.file().is_some() {
             return Err(Failure::usage(
-                "--grant-to: a SQLite file has no roles; set owner and mode of the file",
+                "--grant-to: a SQLite file has no roles; set the owner and mode of the file",
             ));
         }
         migrate(&location, self.grant_to.as_deref())

@@ -1,4 +1,4 @@
-//! The command line: serving, and the operator's verbs. Each verb has its own file.
+//! The command line: `meshseal serve` and the operator's verbs. Each verb has its own file.
 
 mod assertion;
 mod client_secret;
@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Meshseal: short-lived tokens for services, and proxies that know at once what they are worth.
+/// Issues short-lived service tokens and pushes keys and revocations to every proxy.
 #[derive(Debug, Parser)]
 #[command(
     name = "meshseal",
@@ -51,13 +51,13 @@ enum Verb {
     #[command(subcommand)]
     Keys(KeysVerb),
     Revoke(revoke::Revoke),
-    /// Workers of proxies: list, forget.
+    /// Proxy workers: list, forget.
     #[command(subcommand)]
     Proxies(ProxiesVerb),
     /// Configuration: check.
     #[command(subcommand)]
     Config(ConfigVerb),
-    /// Clients: make secrets.
+    /// Clients: create secrets.
     #[command(subcommand)]
     Client(ClientVerb),
     /// Lost or forged state: show, declare, end, repair.
@@ -96,7 +96,7 @@ enum ClientVerb {
     Secret(client_secret::Secret),
 }
 
-/// Why a verb did not do it.
+/// Error of a verb: its message and exit status.
 #[derive(Debug)]
 struct Failure {
     message: String,
@@ -104,7 +104,7 @@ struct Failure {
 }
 
 impl Failure {
-    /// It could not be done: exit 1.
+    /// Creates the error for an operation that failed (exit status 1).
     fn new(message: impl std::fmt::Display) -> Self {
         Self {
             message: message.to_string(),
@@ -112,7 +112,7 @@ impl Failure {
         }
     }
 
-    /// It was asked wrongly: exit 2.
+    /// Creates the error for wrong usage (exit status 2).
     fn usage(message: impl std::fmt::Display) -> Self {
         Self {
             message: message.to_string(),
@@ -121,10 +121,10 @@ impl Failure {
     }
 }
 
-/// How a verb that was carried out ended.
+/// Result of a verb: the exit status or the error.
 type Outcome = Result<ExitCode, Failure>;
 
-/// Reads the arguments and does what they say.
+/// Parses the arguments and runs the verb.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -133,10 +133,9 @@ pub fn main() -> ExitCode {
         .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(run(cli.verb)),
-        Err(error) => Err(Failure::new(format!(
-            "the system gives no threads: {error}"
-        ))),
+        Err(error) => Err(Failure::new(format!("cannot start threads: {error}"))),
     };
+    // Report an error on standard error, and use its exit status.
     outcome.unwrap_or_else(|Failure { message, exit }| {
         note(&format!("error: {message}"));
         ExitCode::from(exit)
@@ -163,12 +162,12 @@ async fn run(verb: Verb) -> Outcome {
     }
 }
 
-/// A line of result. A reader that went away is no reason to fail.
+/// Prints a line of the result to standard output. Ignores a closed pipe.
 fn print(line: &str) {
     let _gone = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// A line for the person who watches.
+/// Prints a line for the operator to standard error.
 fn note(line: &str) {
     let _gone = writeln!(std::io::stderr().lock(), "{line}");
 }
@@ -179,12 +178,12 @@ mod tests {
     use clap::CommandFactory as _;
 
     #[test]
-    fn the_arguments_are_consistent() {
+    fn arguments_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_key_id_may_look_like_a_flag() {
+    fn key_id_may_look_like_flag() {
         for kid in ["-hVkW", "-VkW", "--kW", "_-kW"] {
             for arguments in [
                 ["meshseal", "keys", "revoke", kid, "--client-id", "x"],

@@ -7,18 +7,18 @@ use serde_json::Value;
 use super::remote::AdminRemote;
 use super::{Outcome, print};
 
-/// Stop counting workers that are known to be gone, such as those of a deleted pod.
+/// Stop counting workers that have ended, such as those of a deleted pod.
 ///
-/// Receipts and rotations wait for an unreachable worker until the last bundle that it was given
-/// has expired. Forget it only if its process has ended: a worker that runs may still accept what
-/// was revoked, and a replica that is cut off from the database goes on serving it. The issuer logs
-/// who forgot what. A worker that polls is not forgotten.
+/// Receipts and rotations wait for an unreachable worker until its last bundle has expired. Forget
+/// a worker only if its process has ended: a running worker may still accept revoked tokens, and a
+/// replica that is cut off from the database continues to serve it. The issuer logs the client and
+/// the forgotten workers. It rejects the request if all these workers poll.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal proxies list --client-id operator
   meshseal proxies forget edge-7d9f --client-id operator")]
 pub(super) struct Forget {
-    /// A node, for all its unreachable workers, or one worker.
+    /// Worker to forget, or node whose unreachable workers to forget.
     #[arg(value_name = "NODE|WORKER")]
     name: String,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! A running issuer, as the operator's verbs talk to it.
+//! HTTP client for the verbs that talk to a running issuer.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 use super::Failure;
 use super::assertion::Assertions;
 
-/// Longest answer in bytes.
+/// Largest accepted answer in bytes.
 const MAX_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Which issuer, and who asks.
+/// Options that select an issuer and a client.
 #[derive(Debug, clap::Args)]
 pub(super) struct Remote {
-    /// The issuer's URL.
+    /// URL of the issuer.
     #[arg(
         long,
         value_name = "URL",
@@ -30,10 +30,10 @@ pub(super) struct Remote {
     caller: Caller,
 }
 
-/// Which issuer is administered, and by whom.
+/// Options that select an issuer's administration listener and a client.
 #[derive(Debug, clap::Args)]
 pub(super) struct AdminRemote {
-    /// Where the issuer serves operators (`admin.listen`).
+    /// URL of the issuer's administration listener (`admin.listen`).
     #[arg(
         long,
         value_name = "URL",
@@ -45,17 +45,18 @@ pub(super) struct AdminRemote {
     caller: Caller,
 }
 
-/// Who asks.
+/// Options that identify and authenticate the client.
 #[derive(Debug, clap::Args)]
 struct Caller {
-    /// The client that asks; for keys and revocation one with `admin: true`.
+    /// Client that makes the request; administration and most revocations need one with
+    /// `admin: true`.
     #[arg(long, value_name = "ID", env = "MESHSEAL_CLIENT_ID")]
     client_id: String,
-    /// A file with the client's secret; else the variable MESHSEAL_CLIENT_SECRET.
+    /// File with the client's secret; default: the variable MESHSEAL_CLIENT_SECRET.
     #[arg(long, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
-    /// A file with the client's private key (PEM, PKCS#8: Ed25519, P-256 or RSA), instead of a
-    /// secret (private_key_jwt).
+    /// File with the client's private key (PEM, PKCS#8: Ed25519, P-256 or RSA), to authenticate
+    /// with private_key_jwt instead of a secret.
     #[arg(
         long,
         value_name = "FILE",
@@ -64,7 +65,7 @@ struct Caller {
         requires = "issuer"
     )]
     client_key_file: Option<PathBuf>,
-    /// The `kid` of that key in `auth.jwks`, if it has one.
+    /// `kid` of that key in `auth.jwks`, if it has one.
     #[arg(
         long,
         value_name = "KID",
@@ -72,29 +73,28 @@ struct Caller {
         allow_hyphen_values = true
     )]
     client_key_id: Option<String>,
-    /// The issuer identifier (`issuer` of its configuration), for which assertions are made.
+    /// Issuer identifier (`issuer` of its configuration): the audience of assertions.
     #[arg(long, value_name = "ISS", env = "MESHSEAL_ISSUER")]
     issuer: Option<String>,
-    /// A file with the authority that the issuer's certificate is from (PEM); else the system's
-    /// authorities.
+    /// File with the CA certificate of the issuer (PEM); default: the system's CA certificates.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 }
 
-/// A connection's worth of settings.
+/// A configured HTTP client for one issuer.
 pub(super) struct Connection {
     agent: Agent,
     url: String,
-    /// How the URL is given.
+    /// Name of the option that sets the URL, for error messages.
     option: &'static str,
     proof: Proof,
 }
 
-/// How requests are authenticated.
+/// Authentication of requests.
 enum Proof {
-    /// The Authorization header.
+    /// Value of the Authorization header.
     Basic(Zeroizing<String>),
-    /// A new assertion for each request, in its form.
+    /// Key for a new assertion in the form of each request.
     Assertions(Box<Assertions>),
 }
 
@@ -113,13 +113,15 @@ impl AdminRemote {
 impl Caller {
     fn connect(&self, url: &str, option: &'static str) -> Result<Connection, Failure> {
         let proof = self.proof()?;
-        // Only the first call matters, and every verb makes one.
+        // A later call has no effect, and one process runs one verb.
         let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let tls = TlsConfig::builder().root_certs(self.roots()?).build();
         let agent = Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)
+            // A redirect could send credentials to another server.
             .max_redirects(0)
+            // `--wait` takes up to 60 seconds.
             .timeout_global(Some(Duration::from_secs(90)))
             .build();
         let url = url.trim_end_matches('/').to_owned();
@@ -138,12 +140,11 @@ impl Caller {
             return Ok(Proof::Assertions(Box::new(assertions)));
         }
         let secret = self.secret()?;
-        let encode =
-            |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        // RFC 6749 §2.3.1: both parts are form-encoded before they are joined.
         let joined = Zeroizing::new(format!(
             "{}:{}",
-            encode(&self.client_id),
-            encode(secret.trim())
+            form_encoded(&self.client_id),
+            form_encoded(secret.trim())
         ));
         let basic = base64::Engine::encode(
             &base64::engine::general_purpose::STANDARD,
@@ -154,22 +155,23 @@ impl Caller {
 
     fn secret(&self) -> Result<Zeroizing<String>, Failure> {
         if let Some(path) = &self.client_secret_file {
-            let unreadable =
-                |error| Failure::usage(format!("--client-secret-file {}: {error}", path.display()));
             return std::fs::read_to_string(path)
                 .map(Zeroizing::new)
-                .map_err(unreadable);
+                .map_err(|error| {
+                    Failure::usage(format!("--client-secret-file {}: {error}", path.display()))
+                });
         }
-        let missing = |_| {
-            Failure::usage(
-                "the client's credential is missing: set MESHSEAL_CLIENT_SECRET, or give --client-secret-file or --client-key-file",
-            )
-        };
         std::env::var("MESHSEAL_CLIENT_SECRET")
             .map(Zeroizing::new)
-            .map_err(missing)
+            .map_err(|_| {
+                Failure::usage(
+                    "the client's credential is missing: set MESHSEAL_CLIENT_SECRET, or give \
+                     --client-secret-file or --client-key-file",
+                )
+            })
     }
 
+    /// Returns the trusted CA certificates: those of `--ca`, or the system's.
     fn roots(&self) -> Result<RootCerts, Failure> {
         let Some(path) = &self.ca else {
             return Ok(RootCerts::PlatformVerifier);
@@ -190,6 +192,7 @@ impl Caller {
                 }
             })
             .collect();
+        // Without a certificate, every connection would fail with a less clear error.
         if certificates.is_empty() {
             Err(wrong(&"holds no certificate"))
         } else {
@@ -208,7 +211,7 @@ impl Connection {
                     .header("authorization", authorization.as_str())
                     .call(),
             ),
-            // A GET has no body, where an assertion belongs.
+            // An assertion belongs in a form, and a GET has no body.
             Proof::Assertions(_) => self.post(path, &[]),
         }
     }
@@ -235,6 +238,7 @@ impl Connection {
         }
     }
 
+    /// Decodes an answer, or turns it into an error with the issuer's description.
     fn read<T: DeserializeOwned>(
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
@@ -252,23 +256,28 @@ impl Connection {
             .limit(MAX_ANSWER_BYTES)
             .read_to_string()
             .map_err(Failure::new)?;
-        let strange = || {
+        let unexpected = || {
             Failure::new(format!(
-                "{} answered {status} with something else than JSON; is it an issuer?",
+                "{} answered {status} with unexpected content; is it a Meshseal issuer?",
                 self.url
             ))
         };
-        let value: Value = serde_json::from_str(&text).map_err(|_| strange())?;
+        let value: Value = serde_json::from_str(&text).map_err(|_| unexpected())?;
         if !status.is_success() {
-            let word = |name: &str| value.get(name).and_then(Value::as_str);
-            let reason = word("error_description")
-                .or_else(|| word("detail"))
+            // OAuth endpoints send `error` and `error_description`, the others a problem document.
+            let member = |name: &str| value.get(name).and_then(Value::as_str);
+            let reason = member("error_description")
+                .or_else(|| member("detail"))
                 .unwrap_or("no reason given");
             return Err(Failure::new(format!(
                 "the issuer answered {status} {}: {reason}",
-                word("error").unwrap_or_default()
+                member("error").unwrap_or_default()
             )));
         }
-        serde_json::from_value(value).map_err(|_| strange())
+        serde_json::from_value(value).map_err(|_| unexpected())
     }
+}
+
+fn form_encoded(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

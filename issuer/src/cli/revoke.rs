@@ -9,54 +9,56 @@ use super::tokens_in::next_token;
 use super::{Failure, Outcome, note, print};
 use crate::revocation::{Laggard, Receipt, ReceiptState};
 
-/// Revoke tokens, and wait until no proxy can accept them.
+/// Revoke tokens, and wait until no proxy accepts them.
 ///
 /// Prints the receipt:
 /// {"revoked":true,"kind":…,"version":…,"state":…,"complete":…,"confirmed":…,"pending":…,
-/// "unreachable":…,"proxies":…,"elapsed_ms":…,"waiting_for":[…]}. With "known":false no configured
-/// client has the name; a warning says so. Exit status: 0 if the receipt is complete; 1 if nothing
-/// was revoked, or some worker may still accept, with each of them on standard error; 3 if the
-/// issuer does not know all workers.
+/// "unreachable":…,"proxies":…,"elapsed_ms":…,"waiting_for":[…]}. "known":false means that no
+/// configured client has the name; a warning repeats it. Exit status: 0 if the receipt is complete;
+/// 1 if nothing was revoked, or if some worker may still accept the tokens (each is listed on
+/// standard error); 3 if the issuer does not know all workers.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:
-  meshseal revoke --client-id operator --token < token.txt           # one token, from standard input
-  meshseal revoke --client-id operator --subject checkout            # all its tokens issued until now
+  meshseal revoke --client-id operator --token < token.txt           # the token on standard input
+  meshseal revoke --client-id operator --subject checkout            # all its tokens until now
   meshseal revoke --client-id operator --client checkout --issued-before 1767225600
-  meshseal revoke --client-id operator --jti JTI                     # as the log or the proxy's log has it
+  meshseal revoke --client-id operator --jti JTI                     # a `jti` from a log
   meshseal revoke --client-id operator --all --wait 30",
-    group(clap::ArgGroup::new("what").required(true).args(["token", "jti", "key", "subject", "client", "session", "grant", "all"]))
+    group(clap::ArgGroup::new("what").required(true).args([
+        "token", "jti", "key", "subject", "client", "session", "grant", "all",
+    ]))
 )]
 pub(super) struct Revoke {
     #[command(flatten)]
     remote: Remote,
-    /// The token on standard input.
+    /// Revoke the token on standard input.
     #[arg(long)]
     token: bool,
-    /// The token with this `jti`, when the token itself is no longer at hand. Its index is revoked
-    /// whether or not a token was issued with it.
+    /// Revoke the token with this `jti`, if the token itself is no longer available. Revokes the
+    /// index in the `jti`, even if no token was issued with it.
     #[arg(long, value_name = "JTI", allow_hyphen_values = true)]
     jti: Option<String>,
-    /// All tokens that this key signed. The key is taken out of use, as with `meshseal keys
+    /// Revoke all tokens that this key signed. The key is taken out of use, as with `meshseal keys
     /// revoke`.
     #[arg(long, value_name = "KID", allow_hyphen_values = true)]
     key: Option<String>,
-    /// All tokens of this subject.
+    /// Revoke all tokens of this subject.
     #[arg(long, value_name = "SUB")]
     subject: Option<String>,
-    /// All tokens of this client.
+    /// Revoke all tokens of this client.
     #[arg(long, value_name = "ID")]
     client: Option<String>,
-    /// All tokens of this session.
+    /// Revoke all tokens of this session.
     #[arg(long, value_name = "SID")]
     session: Option<String>,
-    /// All tokens of this grant.
+    /// Revoke all tokens of this grant.
     #[arg(long, value_name = "GRANT")]
     grant: Option<String>,
-    /// All tokens.
+    /// Revoke all tokens of the issuer.
     #[arg(long)]
     all: bool,
-    /// Only those issued before this time (Unix seconds); default: until now.
+    /// Revoke only tokens issued before this time (Unix seconds); default: now.
     #[arg(long, value_name = "UNIX", conflicts_with_all = ["token", "jti", "key"])]
     issued_before: Option<u64>,
     /// Seconds to wait for proxies to confirm, at most 60.
@@ -75,6 +77,7 @@ impl Revoke {
             self.issued_before.map(|before| before.to_string()),
             self.wait.to_string(),
         );
+        // Send only the parameters that were given.
         let parameters = [
             ("token", token.as_deref()),
             ("jti", self.jti.as_deref()),
@@ -93,20 +96,21 @@ impl Revoke {
             .collect();
         let answer: Value = self.remote.connect()?.post("/revoke", &form)?;
         print(&answer.to_string());
+        // RFC 7009 §2.2: the issuer answers 200 even if nothing was revoked.
         let hint = answer.get("hint").and_then(Value::as_str);
         if answer.get("revoked") != Some(&Value::Bool(true)) {
             let reason = answer
                 .get("reason")
                 .and_then(Value::as_str)
                 .unwrap_or("not recognised");
-            let hint =
-                hint.unwrap_or("check that the token is whole, or revoke by --jti or --client");
+            let hint = hint.unwrap_or("check that the token is complete, or use --jti or --client");
             note(&format!("nothing was revoked: {reason}; {hint}"));
             return Ok(ExitCode::from(1));
         }
         if let Some(hint) = hint {
             note(&format!("warning: {hint}"));
         }
+        // List the workers that may still accept, and choose the exit status.
         let receipt: Receipt = serde_json::from_value(answer).map_err(Failure::new)?;
         receipt
             .waiting_for
@@ -118,7 +122,8 @@ impl Revoke {
             ReceiptState::Incomplete => ExitCode::from(1),
             ReceiptState::Unknown => {
                 note(
-                    "the issuer does not know all workers: its database does not answer, or there are too many; try again",
+                    "the issuer does not know all workers: its database does not answer, it lost \
+                     records, or too many workers count; try again",
                 );
                 ExitCode::from(3)
             }
@@ -126,6 +131,7 @@ impl Revoke {
     }
 }
 
+/// Describes a worker that may still accept revoked tokens.
 fn describe(laggard: &Laggard) -> String {
     let Laggard {
         node,

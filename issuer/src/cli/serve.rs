@@ -13,33 +13,34 @@ use crate::issuer::Issuer;
 use crate::telemetry::{LogFormat, init_logging};
 use crate::{admin_app, app, background, http, metrics_app};
 
-/// Connections of operators: a few people and their scripts.
+/// Connection limit of the administration and metrics listeners, which serve a few operators.
 const ADMIN_CONNECTIONS: usize = 64;
 
 /// Run the issuer.
 ///
-/// Without --config it listens on 127.0.0.1:8080, for operators on 127.0.0.1:8081, and keeps its
-/// state in ./meshseal.db; there are no clients, so it publishes keys but gives nobody a token.
-/// SIGTERM and SIGINT end it: answers under way are finished first.
+/// Without --config, the issuer listens on 127.0.0.1:8080, for operators on 127.0.0.1:8081, and
+/// keeps its state in ./meshseal.db. No clients are configured then: the issuer publishes keys but
+/// issues no tokens. SIGTERM and SIGINT stop it after the requests in progress.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meshseal serve
   meshseal serve --config issuer.yaml --log json
-  MESHSEAL_MASTER_KEY=$(openssl rand -base64 32) meshseal serve --config issuer.yaml   # needed with PostgreSQL
 
-RUST_LOG=debug shows more.")]
+PostgreSQL needs a master key (MESHSEAL_MASTER_KEY or masterKey.file):
+  openssl rand -base64 32   # run once, and keep the key
+
+RUST_LOG=debug logs more.")]
 pub(super) struct Serve {
-    /// The issuer's YAML; `meshseal config check` tells whether it is right.
+    /// Configuration of the issuer (YAML); `meshseal config check` validates it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How log lines on standard error look.
+    /// Format of log lines on standard error.
     #[arg(long, value_enum, default_value = "plain")]
     log: LogFormat,
-    /// Trust the machine's clock, although the database remembers a later time or its server
-    /// disagrees.
+    /// Trust the machine's clock, even if the database stores a later time or its server's clock
+    /// differs.
     ///
-    /// Ends the refusal to issue tokens after the clock was wrong for long. Compare with a reliable
-    /// source first.
+    /// The issuer then issues tokens again. Compare the clock with a reliable source first.
     #[arg(long)]
     accept_clock: bool,
 }
@@ -47,6 +48,7 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) async fn run(self) -> Outcome {
         init_logging(self.log);
+        // Bind all listeners first, so that a taken port is reported before the database opens.
         let mut config = load(self.config)?;
         let listener = listen(&mut config).await?;
         let address = listener.local_addr().map_err(Failure::new)?;
@@ -56,6 +58,7 @@ impl Serve {
             Some(address) => Some(bind(address, "metrics.listen").await?),
             None => None,
         };
+        // Install signal handlers and limits, then open the database.
         let ending = ending()?;
         let descriptors = http::raise_descriptor_limit();
         let connections = http::affordable_connections(config.limits.connections, descriptors);
@@ -70,14 +73,20 @@ impl Serve {
                 .await
                 .map_err(Failure::new)?,
         );
-        tracing::info!(issuer = issuer.config.issuer, database = %issuer.config.database, clients = issuer.registry.len(), "ready");
+        tracing::info!(
+            issuer = issuer.config.issuer,
+            database = %issuer.config.database,
+            clients = issuer.registry.len(),
+            "ready"
+        );
         print(&format!("listening on http://{address}"));
         print(&format!("administration on http://{admin_address}"));
+        // Serve on all listeners until a signal arrives.
         let tasks = background::spawn(&issuer);
-        let everybody = http::serve(listener, app(issuer.clone()), places, async {
+        let clients = http::serve(listener, app(issuer.clone()), places, async {
             ending.await;
-            tracing::info!("ending");
-            // Whoever waits in a long-poll is answered now.
+            tracing::info!("shutting down");
+            // Answer waiting polls now, and stop the other listeners.
             issuer.ending.cancel();
         });
         let metrics = serve_metrics(&issuer, metrics_listener);
@@ -88,7 +97,7 @@ impl Serve {
             places,
             issuer.ending.cancelled(),
         );
-        tokio::join!(everybody, operators, metrics);
+        tokio::join!(clients, operators, metrics);
         tasks.join_all().await;
         Ok(ExitCode::SUCCESS)
     }
@@ -107,6 +116,7 @@ async fn serve_metrics(issuer: &Arc<Issuer>, listener: Option<TcpListener>) {
     }
 }
 
+/// Reads the configuration; without a path, returns the default settings.
 pub(super) fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
     let Some(path) = path else {
         return Ok(Config::default_settings());
@@ -114,9 +124,11 @@ pub(super) fn load(path: Option<PathBuf>) -> Result<Config, Failure> {
     from_file(&path).map_err(|error| Failure::usage(format!("{}:\n{error}", path.display())))
 }
 
+/// Binds `listen`, and completes the default issuer identifier.
 async fn listen(config: &mut Config) -> Result<TcpListener, Failure> {
     let listener = bind(&config.listen, "listen").await?;
-    // An issuer that was not named is where it listens; with port 0 that is known only now.
+    // Without `issuer`, the identifier is the listening address. With port 0, the system has only
+    // now chosen the port.
     if config.issuer == format!("http://{}", config.listen)
         && let Ok(address) = listener.local_addr()
     {

@@ -9,6 +9,7 @@ pub(super) fn print_table<const COLUMNS: usize>(
 ) {
     let mut lines = vec![headings.map(str::to_owned)];
     lines.extend(rows);
+    // Find the width of each column, in characters.
     let mut widths = [0; COLUMNS];
     for cells in &lines {
         for (width, cell) in widths.iter_mut().zip(cells) {
@@ -16,6 +17,7 @@ pub(super) fn print_table<const COLUMNS: usize>(
         }
     }
     for cells in &lines {
+        // Pad all cells to the width of their column.
         let cells: Vec<String> = cells
             .iter()
             .zip(widths)

@@ -9,22 +9,22 @@ use meshseal_core::json::{Budget, Document};
 use super::tokens_in::next_token;
 use super::{Failure, Outcome, note, print};
 
-/// Show what tokens say. Nothing is verified.
+/// Show header and claims of tokens without verifying them.
 ///
-/// Reads tokens from standard input, one a line, and prints
-/// {"verified":false,"header":{…},"claims":{…}} for each. Anybody can write a token that says
-/// anything: decide with `meshseal token verify`.
+/// Reads tokens from standard input, one per line, and prints
+/// {"verified":false,"header":{…},"claims":{…}} for each. Anyone can write a token with any
+/// content, so use `meshseal token verify` for decisions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   meshseal token inspect < token.txt
 
-Exit status: 0, or 1 when a line was not a token.")]
+Exit status: 0, or 1 if a line was not a token.")]
 pub(super) struct Inspect {}
 
 impl Inspect {
     #[expect(clippy::unused_self, reason = "every verb is run the same way")]
     pub(super) fn run(self) -> Outcome {
-        note("UNVERIFIED: what follows is what the token says of itself; anybody can write that");
+        note("UNVERIFIED: no signature was checked, so header and claims may be forged");
         let mut input = std::io::stdin().lock();
         let mut exit = ExitCode::SUCCESS;
         while let Some(token) = next_token(&mut input).map_err(Failure::usage)? {
@@ -40,17 +40,20 @@ impl Inspect {
     }
 }
 
+/// Returns the output line for a token; `None` if it is not a compact JWS with a JSON header.
 fn show(token: &str) -> Option<String> {
     let compact = Compact::split(token).ok()?;
-    let part = |encoded: &str| {
-        let document = Document::parse(base64url::decode(encoded)?, Budget::TOKEN).ok()?;
-        Some(document.root().to_string())
-    };
     let (header, claims) = (
-        part(compact.header)?,
-        part(compact.payload).unwrap_or_else(|| "null".to_owned()),
+        decode_part(compact.header)?,
+        // A payload may be something else than JSON.
+        decode_part(compact.payload).unwrap_or_else(|| "null".to_owned()),
     );
     Some(format!(
         r#"{{"verified":false,"header":{header},"claims":{claims}}}"#
     ))
+}
+
+fn decode_part(encoded: &str) -> Option<String> {
+    let document = Document::parse(base64url::decode(encoded)?, Budget::TOKEN).ok()?;
+    Some(document.root().to_string())
 }

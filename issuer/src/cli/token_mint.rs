@@ -7,21 +7,21 @@ use serde::Deserialize;
 use super::remote::Remote;
 use super::{Outcome, note, print};
 
-/// Get a token from a running issuer.
+/// Request a token from a running issuer.
 ///
-/// Prints the token alone, so that it can be piped. Tokens come from an issuer only: one that was
-/// signed past it would have no index, and so could not be revoked.
+/// Prints only the token, so that the output can be piped. Tokens come from the issuer, because a
+/// token that is signed elsewhere has no index and cannot be revoked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   export MESHSEAL_CLIENT_SECRET=mss_…
-  meshseal token mint --client-id checkout --audience orders --scope 'orders.read' > token.txt")]
+  meshseal token mint --client-id checkout --audience orders --scope orders.read > token.txt")]
 pub(super) struct Mint {
     #[command(flatten)]
     remote: Remote,
-    /// The service that the token is for; may be left out when the client has only one.
+    /// Service that the token is for; optional if the client may use only one.
     #[arg(long, value_name = "AUD")]
     audience: Option<String>,
-    /// Scopes, separated by spaces; default: all that the client may have.
+    /// Scopes, separated by spaces; default: all scopes of the client.
     #[arg(long, value_name = "SCOPES")]
     scope: Option<String>,
 }
@@ -46,7 +46,7 @@ impl Mint {
         let answer: Answer = self.remote.connect()?.post("/token", &form)?;
         print(&answer.access_token);
         note(&format!(
-            "good for {} s, scope: {}",
+            "expires in {} s, scope: {}",
             answer.expires_in,
             if answer.scope.is_empty() {
                 "none"

@@ -1,4 +1,4 @@
-//! `meshseal token verify`: the proxy's decision, on the command line.
+//! `meshseal token verify`: the filter's decision on the command line.
 
 use std::hash::RandomState;
 use std::path::PathBuf;
@@ -17,65 +17,78 @@ use super::tokens_in::next_token;
 use super::{Failure, Outcome, documents, key_file, print};
 use crate::clock::{Clock as _, SystemClock};
 
-/// Decide about tokens exactly as the proxy does.
+/// Verify tokens exactly as the proxy does.
 ///
-/// Reads tokens from standard input, one a line, and prints one JSON object a line:
-/// {"verdict":"accept","claims":{…}} or {"verdict":"reject","code":"…"}. Exit status: 0 when all
-/// were accepted, 1 when any was rejected, 2 for wrong usage.
+/// Reads tokens from standard input, one per line, and prints one JSON object for each:
+/// {"verdict":"accept","claims":{…}} or {"verdict":"reject","code":"…"}. Exit status: 0 if all
+/// tokens are accepted, 1 if any is rejected, 2 for wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  meshseal token verify --config plugin.yaml --bundle bundle.jws --method GET --path /orders/7 < tokens.txt
-  meshseal token verify --config plugin.yaml --jwks jwks.json < tokens.txt      # keys for pushed or fetched rules
-  meshseal token verify --jwks jwks.json --issuer https://issuer.example --audience orders < tokens.txt
-  meshseal token verify --signature-only --jwks jwks.json < tokens.txt          # form, header, key, signature; no claims
+  # A token for a request, with a trust bundle:
+  meshseal token verify --config plugin.yaml --bundle bundle.jws --method GET --path /orders/7 \\
+    < tokens.txt
+  # Keys from a file in place of pushed or fetched keys:
+  meshseal token verify --config plugin.yaml --jwks jwks.json < tokens.txt
+  # No configuration:
+  meshseal token verify --jwks jwks.json --issuer https://issuer.example --audience orders \\
+    < tokens.txt
+  # Form, header, key and signature, but no claims:
+  meshseal token verify --signature-only --jwks jwks.json < tokens.txt
 
-A file holds the keys, so nothing is fetched. `--at` moves the clock.")]
+All keys come from files; nothing is fetched.")]
 pub(super) struct Verify {
-    /// The plugin's configuration, JSON or YAML; also inside a WasmPlugin, TrafficExtension or
+    /// Configuration of the plugin (JSON or YAML), also inside a WasmPlugin, TrafficExtension or
     /// Envoy bootstrap.
-    #[arg(long, value_name = "FILE", conflicts_with = "signature_only", required_unless_present_any = ["jwks"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "signature_only",
+        required_unless_present_any = ["jwks"]
+    )]
     config: Option<PathBuf>,
-    /// A key set: instead of pushed and fetched keys, or for --issuer and --audience. Unusable keys
-    /// are passed over.
+    /// Key set to use instead of pushed and fetched keys, or with --issuer and --audience. Unusable
+    /// keys are skipped.
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
-    /// The issuer; with --config, the one whose keys --jwks replaces.
+    /// Accepted issuer. With --config: the issuer whose keys --jwks replaces.
     #[arg(long, value_name = "ISS", conflicts_with = "signature_only")]
     issuer: Option<String>,
-    /// An accepted audience; may be repeated. With --config, instead of those of the rules that
-    /// --jwks is for.
+    /// Accepted audience; may be repeated. With --config: replaces the audiences of the rules that
+    /// get their keys from --jwks.
     #[arg(long, value_name = "AUD", conflicts_with = "signature_only")]
     audience: Vec<String>,
-    /// An accepted token type (at+jwt, JWT); may be repeated. Default: at+jwt.
+    /// Accepted token type (at+jwt, JWT); may be repeated. Default: at+jwt.
     #[arg(long, value_name = "TYP", conflicts_with_all = ["config", "signature_only"])]
     token_type: Vec<String>,
-    /// An accepted algorithm; may be repeated. Default: every asymmetric one.
+    /// Accepted algorithm; may be repeated. Default: all asymmetric algorithms.
     #[arg(long, value_name = "ALG", conflicts_with_all = ["config", "signature_only"])]
     algorithm: Vec<String>,
-    /// A trust bundle (compact JWS), as GET /bundle gives it.
+    /// Trust bundle (compact JWS), as served by GET /bundle.
     #[arg(long, value_name = "FILE", requires = "config")]
     bundle: Option<PathBuf>,
-    /// The time, in Unix seconds, instead of now.
+    /// Time of the decision (Unix seconds); default: now.
     #[arg(long, value_name = "UNIX")]
     at: Option<u64>,
-    /// The request's method: decide about the route too.
+    /// Method of the request; applies the route rules, too.
     #[arg(long, requires = "path", conflicts_with = "signature_only")]
     method: Option<String>,
-    /// The request's path, with query: decide about the route too.
+    /// Path of the request, with query; applies the route rules, too.
     #[arg(long, requires = "method")]
     path: Option<String>,
-    /// The request's host.
+    /// Host of the request.
     #[arg(long, default_value = "", requires = "path")]
     host: String,
-    /// Stop after form, header, key and signature; the payload need not be claims, and symmetric
-    /// keys are allowed.
+    /// Check only form, header, key and signature. The payload may be anything, and symmetric keys
+    /// are allowed.
     #[arg(long, requires = "jwks")]
     signature_only: bool,
 }
 
-/// What decides about each token.
+/// The keys and rules that decide about each token.
 enum Judge {
+    /// Keys for `--signature-only`.
     Signature(KeySet),
+    /// Configuration and keys of the filter.
     Proxy {
         policy: Box<Policy>,
         trust: Box<Trust>,
@@ -88,6 +101,7 @@ impl Verify {
         let judge = self.judge(now)?;
         let mut input = std::io::stdin().lock();
         let mut all_accepted = true;
+        // One output line for each input line, in order.
         while let Some(token) = next_token(&mut input).map_err(Failure::usage)? {
             let verdict = token.and_then(|token| self.decide(&judge, &token, now));
             all_accepted &= verdict.is_ok();
@@ -102,7 +116,7 @@ impl Verify {
         })
     }
 
-    /// The line for an accepted token.
+    /// Returns the output line for an accepted token.
     fn decide(&self, judge: &Judge, token: &str, now: u64) -> Result<String, Rejection> {
         match judge {
             Judge::Signature(keys) => {
@@ -118,7 +132,7 @@ impl Verify {
         }
     }
 
-    /// Validates the token, and decides about the request where one is given.
+    /// Validates the token, and applies the route rules if a request is given.
     fn judge_request(
         &self,
         policy: &Policy,
@@ -126,6 +140,7 @@ impl Verify {
         token: &str,
         now: u64,
     ) -> Result<Verified, Rejection> {
+        // Run the filter's own decision on a request that carries the token.
         if let (Some(method), Some(path)) = (&self.method, &self.path) {
             let headers = request_with(policy, token, method, &self.host, path);
             let incoming = Incoming::new(headers);
@@ -134,13 +149,14 @@ impl Verify {
             match decide::decide(&incoming, policy, trust, cache, &at) {
                 Decision::Pass(_) => {}
                 Decision::Refuse(refusal) => return Err(refusal.rejection),
-                // Keys come from files, so no newer one can be had.
+                // The keys come from files, so no newer key can arrive.
                 Decision::Need(question) => return Err(question.rejection),
             }
         }
         validate(token, policy.authn(), trust, now)
     }
 
+    /// Reads keys and configuration from the files of the options.
     fn judge(&self, now: u64) -> Result<Judge, Failure> {
         let jwks = self.jwks.as_ref().map(documents::read_text).transpose()?;
         if self.signature_only {
@@ -148,6 +164,7 @@ impl Verify {
                 &jwks.unwrap_or_default(),
             )?));
         }
+        // Choose the configuration, and the rules whose keys come from --jwks.
         let (configuration, given) = match (&self.config, &jwks) {
             (Some(path), None) => (documents::plugin_configuration(path)?, Vec::new()),
             (Some(path), Some(_)) => {
@@ -158,6 +175,7 @@ impl Verify {
         };
         let policy = meshseal_core::config::read_policy(&configuration.to_string())
             .map_err(Failure::usage)?;
+        // Load the trust bundle, then the keys of --jwks.
         let mut trust = self.trust(&policy, now)?;
         for rule in given {
             key_file::give(
@@ -173,8 +191,9 @@ impl Verify {
         })
     }
 
-    /// A configuration made of --issuer and --audience. The keys come as if fetched, so that
-    /// unusable ones are passed over; shared secrets can only be written into it.
+    /// Creates a configuration from --issuer and --audience. Its rule fetches keys, so that
+    /// unusable keys are skipped. With an HMAC algorithm the keys are inline, the only place that
+    /// allows shared secrets.
     fn own_configuration(&self, jwks: &str) -> Result<(Value, Vec<usize>), Failure> {
         let (Some(issuer), false) = (&self.issuer, self.audience.is_empty()) else {
             return Err(Failure::usage(
@@ -199,10 +218,11 @@ impl Verify {
         Ok((json!({ "jwtRules": [rule] }), vec![0]))
     }
 
-    /// The configuration, changed so that pushed and fetched keys (with --issuer: that issuer's,
-    /// whatever they are) can be given; and the indices of those rules.
+    /// Changes rules with pushed or fetched keys so that they can take the keys of --jwks. With
+    /// --issuer, changes all rules of that issuer instead. Returns the configuration and the
+    /// indices of the changed rules.
     fn with_given_keys(&self, mut configuration: Value) -> Result<(Value, Vec<usize>), Failure> {
-        // What is wrong as it stands must not become right by the change.
+        // Validate the original first: the change must not hide a mistake in it.
         meshseal_core::config::read_policy(&configuration.to_string()).map_err(Failure::usage)?;
         let mut given = Vec::new();
         let rules = configuration
@@ -212,6 +232,7 @@ impl Verify {
             let Some(rule) = rule.as_object_mut() else {
                 continue;
             };
+            // Select the rule by --issuer, or else by the origin of its keys.
             let named = self
                 .issuer
                 .as_ref()
@@ -224,8 +245,10 @@ impl Verify {
                 given.push(at);
             }
         }
+        // A bundle that no rule uses any more would be a mistake.
         key_file::drop_unused_bundle(&mut configuration);
-        let message = "--jwks gives pushed or fetched keys, but no rule (for --issuer) has any";
+        let message =
+            "--jwks replaces pushed or fetched keys, but no rule (of --issuer) has such keys";
         if given.is_empty() {
             Err(Failure::usage(message))
         } else {
@@ -233,6 +256,7 @@ impl Verify {
         }
     }
 
+    /// Loads the trust bundle of --bundle, or the one embedded in the configuration.
     fn trust(&self, policy: &Policy, now: u64) -> Result<Trust, Failure> {
         let mut trust = Trust::new();
         let Some(configured) = policy.authn().trust_bundle() else {
@@ -240,16 +264,17 @@ impl Verify {
         };
         let given = self.bundle.as_ref().map(documents::read_text).transpose()?;
         if let Some(bundle) = given.as_deref().or(configured.embedded.as_deref()) {
-            let refused = |error| Failure::usage(format!("the trust bundle is refused: {error}"));
             trust
                 .accept_bundle(bundle.trim(), &configured.pins, now)
-                .map_err(refused)?;
+                .map_err(|error| {
+                    Failure::usage(format!("the trust bundle was rejected: {error}"))
+                })?;
         }
         Ok(trust)
     }
 }
 
-/// A fixed time, and arithmetic without a proxy.
+/// Surroundings without a proxy: a fixed time and portable cryptography.
 struct At(Duration);
 
 impl Surroundings for At {
@@ -278,11 +303,13 @@ fn request_with(
     host: &str,
     path: &str,
 ) -> Vec<(String, String)> {
+    // Find the rule by the unverified `iss`; validation checks it later.
     let issuer = authn::hints(token).and_then(|hints| hints.issuer);
     let rule = issuer.and_then(|issuer| {
         let mut rules = policy.authn().jwt_rules_for(&issuer);
         rules.next().map(|(_, rule)| rule)
     });
+    // Put the token into the first location that the rule names.
     let mut path = path.to_owned();
     let carrier = match rule {
         None => Some(("authorization".to_owned(), format!("Bearer {token}"))),

@@ -1,23 +1,24 @@
-//! Tokens from standard input, one a line.
+//! Reading tokens from standard input, one per line.
 
 use std::io::{BufRead, Read as _};
 
 use meshseal_core::limits::MAX_TOKEN_BYTES;
 use meshseal_core::rejection::Rejection;
 
-/// Reads a line. One that is too long, or not text, is told as the filter would tell it. `None` at
-/// the end.
+/// Reads the next token; `None` at the end of the input. A line that is too long or not UTF-8 gives
+/// the rejection that the filter would give.
 pub(super) fn next_token(
     input: &mut impl BufRead,
 ) -> std::io::Result<Option<Result<String, Rejection>>> {
     let mut line = Vec::new();
-    // One byte over the limit, and a line end of two.
+    // Read at most the limit, one byte more to detect longer lines, and a line end of two bytes.
     let most = u64::try_from(MAX_TOKEN_BYTES)
         .unwrap_or(u64::MAX)
         .saturating_add(3);
     if input.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
     }
+    // Remove the line end; without one, the line is the last or too long.
     if line.last() == Some(&b'\n') {
         line.pop();
         if line.last() == Some(&b'\r') {
@@ -33,6 +34,7 @@ pub(super) fn next_token(
     }))
 }
 
+/// Consumes the rest of a line that is too long.
 fn skip_line(input: &mut impl BufRead) -> std::io::Result<()> {
     loop {
         let buffer = input.fill_buf()?;
@@ -57,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_token_whatever_ends_it() {
+    fn reads_lines_with_any_line_ending() {
         let expected: Vec<_> = ["a.b.c", "", "d.e.f"]
             .map(|line| Ok(line.to_owned()))
             .into();
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_beyond_the_limit_does_not_spill_into_the_next() {
+    fn overlong_line_does_not_spill_over() {
         let exact = "x".repeat(MAX_TOKEN_BYTES);
         for extra in [1, 2, 3, 4, 100_000] {
             let text = format!("{exact}{}\nnext\n", "y".repeat(extra));

@@ -1,4 +1,5 @@
-//! `private_key_jwt` (RFC 7523 §3 as tightened by draft-ietf-oauth-rfc7523bis): I10.
+//! Client assertions, `private_key_jwt` (RFC 7523 §3 as tightened by draft-ietf-oauth-rfc7523bis):
+//! I10.
 
 use meshseal_core::authn::{JwtRule, TokenType, hints, validate_with};
 use meshseal_core::keys::{KeySet, KeyTables};
@@ -11,25 +12,26 @@ use crate::store::AssertionUse;
 /// `client_assertion_type` of a JWT.
 pub const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Longest life of an assertion in seconds.
+/// Longest lifetime of an assertion in seconds.
 const MAX_LIFETIME_S: u64 = 300;
 
 /// Longest `jti` in bytes.
 const MAX_JTI_BYTES: usize = 256;
 
-/// An assertion that holds, except that it may have been used before.
+/// A valid assertion that may have been used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asserted {
-    /// The use of it.
+    /// Id and expiry, by which its single use is recorded.
     pub(super) once: AssertionUse,
-    /// Its `iat` (Unix seconds).
+    /// Claim `iat` (Unix seconds).
     issued_at: Option<u64>,
 }
 
 impl Asserted {
-    /// Returns whether it may have been used before an incident was found at `since` (Unix
-    /// seconds), so that the database may have lost its use. It cannot have been where its `iat`
-    /// was in the future then, or its life too long, on the clock of any replica.
+    /// Returns whether the assertion may have been used before an incident was found at `since`
+    /// (Unix seconds), so that the database may have lost that use. Every replica would have
+    /// rejected it at that time if its `iat` was in the future, or its lifetime too long, on the
+    /// clock that is most ahead.
     pub(super) fn may_precede(&self, since: u64, skew_s: u64) -> bool {
         let latest_iat = since
             .saturating_add(MAX_STEP_MS / 1_000)
@@ -44,7 +46,7 @@ impl Asserted {
     }
 }
 
-/// The client that an assertion says it is from. Not proven.
+/// Returns the unverified client id of an assertion, which `iss` and `sub` must state alike.
 pub(super) fn claimed_client(assertion: &str) -> Option<String> {
     let hints = hints(assertion)?;
     (hints.issuer == hints.subject)
@@ -53,11 +55,11 @@ pub(super) fn claimed_client(assertion: &str) -> Option<String> {
         .map(Into::into)
 }
 
-/// Checks an assertion of this client for this issuer.
+/// Validates an assertion of this client for this issuer.
 ///
 /// # Errors
-/// The failed check, for counters and logs. Callers do not learn it, because that would help
-/// forging.
+/// Reason of the failure, for counters and logs. Clients do not learn it, because it would help a
+/// forger.
 pub(super) fn check(
     assertion: &str,
     client: &str,
@@ -74,7 +76,8 @@ pub(super) fn check(
     let verified = validate_with(assertion, keys, &rule, now, verifier).map_err(Rejection::code)?;
     let claims = verified.claims();
     let subject = claims.subject() == Some(client);
-    // The issuer identifier and nothing else: an assertion for us must be of no use anywhere else.
+    // The rule accepts an `aud` that contains the issuer identifier. It must be the only audience:
+    // otherwise an assertion for this issuer could be used at another server.
     let only_us = claims.audiences().count() == 1;
     let jti = claims
         .jti()
@@ -98,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_what_cannot_precede_an_incident() {
+    fn detects_uses_possible_before_incident() {
         let (since, skew_s) = (10_000, 30);
         for (issued_at, exp, may_precede) in [
             (Some(9_990), 10_050, true),

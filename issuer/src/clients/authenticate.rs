@@ -1,5 +1,5 @@
-//! Client authentication (RFC 6749 §2.3): exactly one method a request, and nothing said about why
-//! it failed.
+//! Client authentication (RFC 6749 §2.3): exactly one method in each request. The response does
+//! not tell why an authentication failed.
 
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
@@ -9,22 +9,22 @@ use super::assertion::{self, ASSERTION_TYPE, Asserted};
 use super::{Client, ClientAuth, Presented, Registry, Replay, Replays, SecretHasher};
 use crate::http::Form;
 
-/// Longest `client_id` or secret that is looked at, in bytes.
+/// Longest `client_id` or secret in bytes; longer ones are rejected.
 const MAX_CREDENTIAL_BYTES: usize = 512;
 
-/// Why a client was not let in.
+/// Error of a failed client authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthError {
-    /// The request is not one authentication.
+    /// The request does not use exactly one well-formed method.
     Malformed {
-        /// The reason, for counters and logs.
+        /// Reason, for counters and logs.
         reason: &'static str,
-        /// The mistake, for the caller.
+        /// Description of the mistake, for the client.
         mistake: &'static str,
     },
-    /// Not proven: the reason, for counters and logs only.
+    /// The credentials are wrong; with the reason, for counters and logs only.
     Refused(&'static str),
-    /// Too many assertions are in flight to tell old from new.
+    /// The memory of used assertions is full, so a repeated one could not be detected.
     Overloaded,
     /// The assertion may have been used before the database lost state.
     BeforeIncident,
@@ -35,7 +35,7 @@ impl AuthError {
         Self::Malformed { reason, mistake }
     }
 
-    /// The reason, for counters and logs.
+    /// Returns the reason, for counters and logs.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -46,33 +46,33 @@ impl AuthError {
     }
 }
 
-/// The Authorization field of a request.
+/// The `Authorization` header of a request.
 #[derive(Clone, Debug)]
 pub enum Authorization {
-    /// None.
+    /// No such header.
     Absent,
-    /// Its value; empty if it is not text.
+    /// Value of the only such header; empty if it is not visible ASCII.
     Value(String),
-    /// More than one.
+    /// Several such headers.
     Repeated,
 }
 
 impl Authorization {
-    /// Reads the field (RFC 9110 §11.6.2).
+    /// Reads the header (RFC 9110 §11.6.2).
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         match (values.next(), values.next()) {
             (None, _) => Self::Absent,
-            // A value that is not text fails as a header without credentials.
+            // A value that is not visible ASCII fails later as a header without credentials.
             (Some(value), None) => Self::Value(value.to_str().unwrap_or_default().to_owned()),
             (Some(_), Some(_)) => Self::Repeated,
         }
     }
 }
 
-/// Returns the credentials of a field value with this scheme. Schemes are compared without case,
-/// and one or more spaces follow them (RFC 9110 §11.1, §11.4).
+/// Returns the credentials of a header value with this scheme. Schemes are case-insensitive and are
+/// followed by one or more spaces (RFC 9110 §11.1, §11.4).
 #[must_use]
 pub fn credentials_of<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {
     let (found, credentials) = value.split_once(' ')?;
@@ -80,26 +80,26 @@ pub fn credentials_of<'v>(value: &'v str, scheme: &str) -> Option<&'v str> {
     (found.eq_ignore_ascii_case(scheme) && !credentials.is_empty()).then_some(credentials)
 }
 
-/// What a request offers as proof.
+/// Client credentials of a request.
 #[derive(Debug)]
 pub enum Credentials<'r> {
-    /// `client_secret_basic` or `client_secret_post`.
+    /// Secret, by `client_secret_basic` or `client_secret_post`.
     Secret {
-        /// Who.
+        /// The unverified client id.
         client: String,
-        /// The secret's hashes.
+        /// Hashes of the secret.
         hash: Presented,
     },
-    /// `private_key_jwt`.
+    /// Assertion, by `private_key_jwt`.
     Assertion(&'r str),
 }
 
 impl<'r> Credentials<'r> {
-    /// Finds the one proof in a request.
+    /// Finds the credentials of a request.
     ///
     /// # Errors
-    /// [`AuthError::Malformed`] for several, [`AuthError::Refused`] for none, or a header that is
-    /// not Basic credentials.
+    /// [`AuthError::Malformed`] for several methods, [`AuthError::Refused`] for no method or for a
+    /// header without Basic credentials.
     pub fn find(
         authorization: &Authorization,
         form: &'r Form,
@@ -115,6 +115,7 @@ impl<'r> Credentials<'r> {
                 ));
             }
         };
+        // Exactly one method (RFC 6749 §2.3).
         let (secret, assertion) = (form.get("client_secret"), form.get("client_assertion"));
         let methods = [
             authorization.is_some(),
@@ -127,6 +128,7 @@ impl<'r> Credentials<'r> {
                 "use exactly one client authentication method",
             ));
         }
+        // client_secret_basic.
         let claimed = form.get("client_id");
         if let Some(header) = authorization {
             let (client, hash) =
@@ -137,6 +139,7 @@ impl<'r> Credentials<'r> {
             }
             return Ok(Self::Secret { client, hash });
         }
+        // client_secret_post.
         if let Some(secret) = secret {
             let mistake = "`client_id` is missing beside `client_secret`";
             let client = claimed.ok_or(AuthError::malformed("client-id-missing", mistake))?;
@@ -145,11 +148,13 @@ impl<'r> Credentials<'r> {
                 hash: hasher.presented(secret),
             });
         }
+        // private_key_jwt.
         let assertion = assertion.ok_or(AuthError::Refused("credentials-missing"))?;
         if form.get("client_assertion_type") != Some(ASSERTION_TYPE) {
             return Err(AuthError::malformed(
                 "assertion-type-wrong",
-                "`client_assertion_type` must be urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                "`client_assertion_type` must be \
+                 urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
             ));
         }
         if claimed.is_some() && assertion::claimed_client(assertion).as_deref() != claimed {
@@ -158,7 +163,7 @@ impl<'r> Credentials<'r> {
         Ok(Self::Assertion(assertion))
     }
 
-    /// Who it says it is. Not proven.
+    /// Returns the unverified client id.
     #[must_use]
     pub fn claimed(&self) -> Option<String> {
         match self {
@@ -167,8 +172,8 @@ impl<'r> Credentials<'r> {
         }
     }
 
-    /// Returns the client, if the proof holds, and the assertion whose use the database has yet to
-    /// record.
+    /// Verifies the credentials. Returns the client, and the assertion, if one was used: the caller
+    /// must record its use in the database before it treats the client as authenticated.
     ///
     /// # Errors
     /// [`AuthError::Refused`], [`AuthError::Overloaded`].
@@ -184,7 +189,7 @@ impl<'r> Credentials<'r> {
                 let ClientAuth::Secrets(secrets) = &client.auth else {
                     return Err(WRONG_METHOD);
                 };
-                // Every secret is compared, so that time does not tell which.
+                // Every secret is compared, so that the response time does not tell which matches.
                 let matching = secrets.iter().filter(|secret| secret.matches(hash)).count();
                 if matching > 0 {
                     Ok((client, None))
@@ -210,6 +215,7 @@ impl<'r> Credentials<'r> {
                     registry.verifier(),
                 );
                 let asserted = asserted.map_err(AuthError::Refused)?;
+                // Last, so that an invalid assertion takes no memory.
                 match replays.use_once(&id, &asserted.once, checks.now) {
                     Replay::Fresh => Ok((client, Some(asserted))),
                     Replay::Seen => Err(REPLAYED),
@@ -225,18 +231,19 @@ const UNKNOWN: AuthError = AuthError::Refused("client-unknown");
 pub(super) const REPLAYED: AuthError = AuthError::Refused("assertion-replayed");
 const WRONG_METHOD: AuthError = AuthError::Refused("method-wrong");
 
-/// What assertions are checked against.
+/// Parameters for the validation of assertions.
 #[derive(Clone, Copy, Debug)]
 pub struct Checks<'a> {
-    /// The issuer identifier.
+    /// The issuer identifier, which must be the only audience.
     pub issuer: &'a str,
-    /// Leeway in seconds.
+    /// Allowed clock skew in seconds.
     pub skew_s: u64,
-    /// Unix seconds.
+    /// Present time (Unix seconds).
     pub now: u64,
 }
 
-/// `Basic` credentials: id and secret are form-encoded before they are joined (RFC 6749 §2.3.1).
+/// Reads `Basic` credentials. Id and secret are form-encoded before they are joined (RFC 6749
+/// §2.3.1).
 fn basic(header: &str, hasher: &SecretHasher) -> Option<(String, Presented)> {
     let encoded = credentials_of(header, "Basic")?;
     if encoded.len() > 4 * MAX_CREDENTIAL_BYTES {
@@ -249,9 +256,10 @@ fn basic(header: &str, hasher: &SecretHasher) -> Option<(String, Presented)> {
     fits.then(|| (client, hasher.presented(&secret)))
 }
 
+/// Decodes a form-encoded text.
 fn form_decode(text: &str) -> String {
-    // Only the key half of `text=` is wanted; `&` and `=` in it would be encoded by whoever encodes
-    // at all.
+    // The parser splits at `&` and `=`. A client that encodes would have encoded them; a client
+    // that does not encode may have them in its secret. Encoding them keeps both intact.
     let safe = text.replace('&', "%26").replace('=', "%3D");
     form_urlencoded::parse(safe.as_bytes())
         .next()

@@ -1,9 +1,12 @@
 //! Failed client authentications: limited, logged and counted.
 //!
-//! A failure never costs a caller with a right credential its answer. Comparing a secret's hash costs less than reading the
-//! request, so each secret is compared, and only failed requests get 429. A signature costs more. After too many failures of one
-//! source and client, their assertions are verified in a queue that uses at most half the cores. The queue refuses nothing. Each
-//! connection has at most one request in it, so that `limits.connections` bounds the wait.
+//! INVARIANT: failures never cause the rejection of a client with the right credentials.
+//! - Comparing the hash of a secret costs less than reading the request. So every secret is
+//!   compared, and only failed requests get 429.
+//! - Verifying a signature costs more. After too many failures of one source and client, their
+//!   assertions are verified in a queue that uses at most half the cores. The queue rejects
+//!   nothing. Each connection has at most one request in it, so `limits.connections` bounds the
+//!   waiting time.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +16,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{Limiter, Rate, Registry};
 use crate::telemetry::Metrics;
 
-/// Log lines about failures: one a second for each source and client, bursts of five.
+/// Log lines a second about failures of one source and client.
 const LOG_LINES_PER_SECOND: u32 = 1;
 
-/// Log lines about failures, of all sources.
+/// Log lines a second about failures of all sources.
 const ALL_LOG_LINES_PER_SECOND: u32 = 20;
 
+/// Size of a burst of log lines, in seconds of the rate.
 const LOG_BURST_S: u64 = 5;
 
 /// Prefix of secrets that Meshseal generates.
@@ -27,13 +31,13 @@ const SECRET_PREFIX: &str = "mss_";
 /// One failed authentication.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure<'r> {
-    /// The endpoint.
+    /// Name of the endpoint.
     pub endpoint: &'static str,
-    /// Address of the connection.
+    /// Peer address of the connection.
     pub source: IpAddr,
     /// The unverified client id; empty if the request has none.
     pub client: &'r str,
-    /// The failed check.
+    /// Reason, a label of the metric.
     pub reason: &'static str,
 }
 
@@ -47,7 +51,8 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Allows so many failures a second for each source and client, ten times as many at once.
+    /// Allows `failures_per_second` failures of each source and client, and bursts of ten times
+    /// that number.
     #[must_use]
     pub fn new(failures_per_second: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -66,7 +71,7 @@ impl Failures {
         self.answers.is_exceeded((source, client), now_ms)
     }
 
-    /// Waits for a turn to verify a signature of a source and client that have failed too often.
+    /// Waits for a permit to verify a signature of a source and client that have failed too often.
     pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.queue.acquire().await.ok()
@@ -80,12 +85,13 @@ impl Failures {
             client,
             reason,
         } = failure;
+        // The rate only decides about later failures, so the result is not needed here.
         let _exceeded = self.answers.admit((source, client), now_ms);
         metrics
             .authentication_failures
             .increment((endpoint, reason));
-        // Unknown clients of one source share a cell: the names that a caller makes up do not fill
-        // the log.
+        // Unknown clients of one source share a cell, so that invented client ids do not fill the
+        // log.
         let logged_as = if registry.get(client).is_some() {
             client
         } else {
@@ -97,14 +103,21 @@ impl Failures {
         if may_log {
             let unlogged = self.unlogged.swap(0, Ordering::Relaxed);
             let client = printable(client);
-            tracing::warn!(endpoint, %source, client, reason, unlogged, "client authentication failed");
+            tracing::warn!(
+                endpoint,
+                %source,
+                client,
+                reason,
+                unlogged,
+                "client authentication failed"
+            );
         } else {
             self.unlogged.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// The claimed id as far as a log may hold it: a caller may have put its secret there.
+/// Returns a client id for the log. Ids that may be a secret, sent in the wrong place, are hidden.
 fn printable(client: &str) -> &str {
     let plain = client.len() <= 64 && client.bytes().all(|byte| byte.is_ascii_graphic());
     if plain && !client.contains(SECRET_PREFIX) {

@@ -1,4 +1,4 @@
-//! Clients: who may ask for tokens, and how they prove who they are.
+//! OAuth clients: registration, authentication and rate limits.
 
 mod assertion;
 mod authenticate;
@@ -22,30 +22,31 @@ pub use single_use::SingleUse;
 
 use meshseal_core::keys::KeySet;
 
-/// A client, as configured. It cannot choose its id: the operator does (I8), and `sub` of its
-/// tokens is that id.
+/// A configured client. The operator chooses its id, never the client itself (I8), because the id
+/// becomes the `sub` of its tokens.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Its `client_id`.
+    /// The `client_id`.
     pub id: String,
-    /// How it proves who it is: exactly one way.
+    /// The only authentication method of the client.
     pub auth: ClientAuth,
-    /// Services it may ask tokens for, with its scopes at each.
+    /// Services for which the client may request tokens.
     pub access: Vec<Access>,
-    /// Whether it may administer keys and revoke what is not its own.
+    /// True if the client may administer keys and revoke other clients' tokens.
     pub admin: bool,
 }
 
-/// One service that a client may ask tokens for.
+/// One service for which a client may request tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The service.
+    /// Audience of the service.
     pub audience: String,
-    /// The client's scopes there.
+    /// Scopes that the client may request there.
     pub scopes: Vec<String>,
 }
 
 impl Client {
+    /// Returns the public keys of a client that authenticates by assertions.
     fn keys(&self) -> Option<&KeySet> {
         match &self.auth {
             ClientAuth::Keys(keys) => Some(keys),
@@ -54,11 +55,11 @@ impl Client {
     }
 }
 
-/// How a client proves who it is.
+/// Authentication method of a client.
 #[derive(Clone, Debug)]
 pub enum ClientAuth {
-    /// A shared secret; two while it is being replaced.
+    /// A shared secret; two secrets during a replacement.
     Secrets(Vec<SecretHash>),
-    /// A signed assertion (`private_key_jwt`) under one of these keys.
+    /// An assertion (`private_key_jwt`) signed by one of these keys.
     Keys(KeySet),
 }

@@ -1,4 +1,4 @@
-//! The clients by id, with the rate of each.
+//! Registry of the configured clients, with a rate limit for each.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -7,23 +7,25 @@ use meshseal_core::keys::{KeySet, KeyTables};
 
 use super::{Client, Rate};
 
+/// A client and the state of its rate limit.
 struct Entry {
     client: Client,
     cell: AtomicU64,
 }
 
-/// The configured clients.
+/// The configured clients by id.
 pub struct Registry {
     clients: HashMap<String, Entry>,
     rate: Rate,
-    /// Of the clients' keys, as far as core's budget for them goes; the first clients come first.
+    /// Tables of the clients' keys, in the order of the configuration, up to core's budget.
     tables: KeyTables,
 }
 
 impl Registry {
-    /// These clients, each with so many requests a second.
+    /// Creates a registry that allows each client `requests_per_second` requests.
     #[must_use]
     pub fn new(clients: Vec<Client>, requests_per_second: u32) -> Self {
+        // Tables make verification faster, so all of them are completed before the first request.
         let mut tables = KeyTables::new();
         tables.keep(
             clients
@@ -32,47 +34,45 @@ impl Registry {
                 .flat_map(KeySet::iter),
         );
         while tables.advance(1) {}
-        let entry = |client: Client| {
-            (
-                client.id.clone(),
-                Entry {
-                    client,
-                    cell: AtomicU64::new(0),
-                },
-            )
-        };
+        let clients = clients
+            .into_iter()
+            .map(|client| {
+                let cell = AtomicU64::new(0);
+                (client.id.clone(), Entry { client, cell })
+            })
+            .collect();
         let rate = Rate::per_second(requests_per_second, 1);
         Self {
-            clients: clients.into_iter().map(entry).collect(),
+            clients,
             rate,
             tables,
         }
     }
 
-    /// How many there are.
+    /// Returns the number of clients.
     #[must_use]
     pub fn len(&self) -> usize {
         self.clients.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether no clients are configured.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
 
-    /// The client with this id.
+    /// Returns the client with this id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Client> {
         self.clients.get(id).map(|entry| &entry.client)
     }
 
-    /// Verifies signatures of clients.
+    /// Returns the tables that verify signatures of clients.
     pub(super) fn verifier(&self) -> &KeyTables {
         &self.tables
     }
 
-    /// Counts a request of this client; false when it is one too many.
+    /// Counts a request of this client. Returns false if it exceeds the rate.
     #[must_use]
     pub fn admit(&self, id: &str, now_ms: u64) -> bool {
         self.clients

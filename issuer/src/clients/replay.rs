@@ -1,5 +1,5 @@
-//! Memory of the assertions that this process has seen used, by minute of expiry, so that
-//! forgetting is dropping a whole minute. The database has those of all processes.
+//! Memory of the assertions used at this process. They are grouped by minute of expiry, so that a
+//! whole minute is dropped at once. The database records the uses of all processes.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,25 +9,25 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::store::AssertionUse;
 
-/// Most assertions remembered: some 50 MB. At five minutes each this is 6 000 a second; with the
-/// usual minute, 30 000.
+/// Largest number of remembered assertions, which take some 50 MB. With a lifetime of five minutes
+/// this allows 6 000 assertions a second; with the usual minute, 30 000.
 const CAPACITY: usize = 2_000_000;
 
-/// What became of an assertion.
+/// Result of using an assertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
     /// First use at this process.
     Fresh,
     /// Used before, or expired.
     Seen,
-    /// Nothing more can be remembered now, so nothing can be let in.
+    /// The memory is full, so the assertion must be rejected.
     Full,
 }
 
-/// The assertions used lately.
+/// Assertions that were used and have not expired.
 ///
-/// One client cannot use up the memory of the others: it may fill half of it, and of the other half
-/// each client has a share.
+/// One client cannot use up the memory of the others: it may fill one half, and each client has a
+/// guaranteed share of the other half.
 #[derive(Debug)]
 pub struct Replays {
     used: Mutex<Used>,
@@ -35,19 +35,23 @@ pub struct Replays {
     share: usize,
 }
 
+/// State guarded by the lock of [`Replays`].
 #[derive(Debug, Default)]
 struct Used {
+    /// Assertions by minute of expiry.
     minutes: BTreeMap<u64, Minute>,
     total: usize,
     by_client: HashMap<String, usize>,
     /// Latest time (Unix seconds) by which assertions were forgotten.
     now: u64,
-    /// Uses that the database has recorded, newest last. Each expires before all that are older, so
-    /// that the last is the newest of those that have not expired.
+    /// Uses that the database has recorded, newest last.
+    ///
+    /// INVARIANT: each use expires before all older ones. So the last is the newest that has not
+    /// expired.
     witnesses: Vec<AssertionUse>,
 }
 
-/// What expires within one minute.
+/// Assertions that expire within one minute.
 #[derive(Debug, Default)]
 struct Minute {
     ids: HashSet<u128>,
@@ -55,7 +59,7 @@ struct Minute {
 }
 
 impl Replays {
-    /// For so many clients.
+    /// Creates an empty memory for this number of clients.
     #[must_use]
     pub fn new(clients: usize) -> Self {
         Self::with_capacity(CAPACITY, clients)
@@ -70,11 +74,11 @@ impl Replays {
         }
     }
 
-    /// Uses an assertion of a client.
+    /// Marks an assertion of a client as used.
     pub fn use_once(&self, client: &str, one: &AssertionUse, now: u64) -> Replay {
         let mut used = self.lock();
         used.forget(now);
-        // A time that went back by a moment must not revive what was forgotten.
+        // `used.now` never falls: a clock that went back must not make a forgotten assertion fresh.
         let is_over = one.expires_at <= used.now;
         if is_over
             || used
@@ -84,6 +88,7 @@ impl Replays {
         {
             return Replay::Seen;
         }
+        // In the second half each client is limited to its share.
         let own = used.by_client.get(client).copied().unwrap_or(0);
         if used.total >= self.capacity || (used.total >= self.capacity / 2 && own >= self.share) {
             return Replay::Full;
@@ -92,20 +97,24 @@ impl Replays {
         Replay::Fresh
     }
 
-    /// Notes that the database has recorded these uses.
+    /// Marks these uses as recorded by the database.
     pub(super) fn recorded(&self, uses: &[AssertionUse]) {
         let mut used = self.lock();
         for one in uses {
-            let expires_first = |older: &AssertionUse| older.expires_at <= one.expires_at;
-            while used.witnesses.last().is_some_and(expires_first) {
+            // An older use that expires first can never be the witness again.
+            while used
+                .witnesses
+                .last()
+                .is_some_and(|older| older.expires_at <= one.expires_at)
+            {
                 used.witnesses.pop();
             }
             used.witnesses.push(*one);
         }
     }
 
-    /// Returns the use that was recorded last of those that have not expired. While the database
-    /// holds it, it has lost none.
+    /// Returns the witness: the most recently recorded use that has not expired. While the database
+    /// holds it, it has lost no use of this process.
     pub(super) fn witness(&self, now: u64) -> Option<u128> {
         let mut used = self.lock();
         while used
@@ -118,7 +127,8 @@ impl Replays {
         used.witnesses.last().map(|last| last.id)
     }
 
-    /// Returns all that have not expired, each with the last second of its minute of expiry.
+    /// Returns all uses that have not expired. The memory keeps only the minute of expiry, so each
+    /// use gets the last second of its minute.
     pub(super) fn unexpired(&self, now: u64) -> Vec<AssertionUse> {
         let mut used = self.lock();
         used.forget(now);
@@ -139,6 +149,7 @@ impl Replays {
 }
 
 impl Used {
+    /// Drops every minute that lies completely in the past.
     fn forget(&mut self, now: u64) {
         self.now = self.now.max(now);
         while let Some(first) = self.minutes.first_entry() {
@@ -157,6 +168,7 @@ impl Used {
         }
     }
 
+    /// Adds an assertion and counts it for its client.
     fn add(&mut self, client: &str, id: u128, expires_at: u64) {
         let minute = self.minutes.entry(expires_at / 60).or_default();
         minute.ids.insert(id);
@@ -172,9 +184,11 @@ impl Used {
     }
 }
 
-/// Identifies an assertion by half a SHA-256, since no two clients' assertions with one value can be
-/// found. The NUL keeps the two texts apart.
+/// Returns the id of an assertion: the first half of a SHA-256 over client and `jti`. Finding two
+/// assertions with the same id is infeasible.
 pub(super) fn assertion_id(client: &str, jti: &str) -> u128 {
+    // The NUL separates the texts: else client `a` with `jti` `bc` and client `ab` with `jti` `c`
+    // would share an id.
     let mut context = Context::new(&SHA256);
     context.update(client.as_bytes());
     context.update(&[0]);
@@ -196,29 +210,29 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_is_good_once_until_it_expires() {
+    fn accepts_assertion_once() {
         let replays = Replays::new(2);
         assert_eq!(take(&replays, "a", "1", 1_090, 1_000), Replay::Fresh);
         assert_eq!(take(&replays, "a", "1", 1_090, 1_089), Replay::Seen);
         assert_eq!(
             take(&replays, "a", "1", 1_300, 1_089),
             Replay::Seen,
-            "whatever expiry it says now"
+            "also with another expiry"
         );
         assert_eq!(
             take(&replays, "b", "1", 1_089, 1_000),
             Replay::Seen,
-            "by the latest time it has expired"
+            "expired by the latest time"
         );
         assert_eq!(
             take(&replays, "b", "1", 1_100, 1_000),
             Replay::Fresh,
-            "another client's"
+            "of another client"
         );
     }
 
     #[test]
-    fn memory_is_bounded_and_comes_back() {
+    fn memory_is_bounded_and_reused() {
         let replays = Replays::with_capacity(2, 1);
         assert_eq!(take(&replays, "a", "1", 1_060, 1_000), Replay::Fresh);
         assert_eq!(take(&replays, "a", "2", 1_060, 1_000), Replay::Full);
@@ -229,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn greedy_client_leaves_every_other_its_share() {
+    fn greedy_client_leaves_shares_of_others() {
         let replays = Replays::with_capacity(100, 5);
         let fill = |client: &str| {
             let fresh =
@@ -249,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn witness_is_newest_that_has_not_expired() {
+    fn witness_is_newest_unexpired_use() {
         let replays = Replays::new(1);
         assert_eq!(replays.witness(1_000), None);
         let uses = [(1, 1_300), (2, 1_100), (3, 1_200), (4, 1_060)];
@@ -261,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_what_has_not_expired() {
+    fn lists_unexpired_uses() {
         let replays = Replays::new(1);
         take(&replays, "a", "1", 1_030, 1_000);
         take(&replays, "a", "2", 1_090, 1_000);

@@ -1,4 +1,4 @@
-//! The `clients` section of the configuration.
+//! Reader of the `clients` section of the configuration.
 
 use std::collections::BTreeSet;
 
@@ -8,9 +8,10 @@ use meshseal_core::keys::KeySet;
 use super::{Access, Client, ClientAuth, SecretHash};
 use crate::config::{Members, Node, Service, check_name, check_scope};
 
-/// Secrets that one client may have at a time: the one in use and the one that replaces it.
+/// Largest number of secrets of one client: the present secret and its replacement.
 const MAX_SECRETS: usize = 2;
 
+/// Reads all clients. Mistakes are recorded with their location in the document.
 pub(crate) fn read(node: &Node<'_>, services: &[Service]) -> Vec<Client> {
     let mut seen = BTreeSet::new();
     let mut clients = Vec::new();
@@ -28,6 +29,7 @@ pub(crate) fn read(node: &Node<'_>, services: &[Service]) -> Vec<Client> {
                 "`{id}` is described twice; give each client its own id"
             ));
         }
+        // All members are read even if one is wrong, so that every mistake is reported.
         let access = access(&members, services);
         let auth = auth(&members.get("auth"));
         let admin = members.get("admin").flag();
@@ -41,30 +43,36 @@ pub(crate) fn read(node: &Node<'_>, services: &[Service]) -> Vec<Client> {
     clients
 }
 
-/// Reads `access`, or `audiences` and `scopes`, which suffice when no two of the services share a
-/// scope.
+/// Reads `access`, or the short form `audiences` and `scopes`, which requires that no two of the
+/// services define the same scope.
 fn access(members: &Members<'_>, services: &[Service]) -> Vec<Access> {
     let (listed, audiences, scopes) = (
         members.get("access"),
         members.get("audiences"),
         members.get("scopes"),
     );
+    // The short form: each scope belongs to the one service that defines it.
     if !listed.is_present() {
         let named = audiences.texts(|audience| known_audience(services, audience));
         let granted = scopes.texts(|scope| known_scope(services, &named, scope));
-        let at = |audience: &String| {
-            let service = services
-                .iter()
-                .find(|service| service.audience == *audience);
-            let known =
-                |scope: &&String| service.is_some_and(|service| service.scopes.contains(scope));
-            Access {
-                audience: audience.clone(),
-                scopes: granted.iter().filter(known).cloned().collect(),
-            }
-        };
-        return named.iter().map(at).collect();
+        return named
+            .iter()
+            .map(|audience| {
+                let service = services
+                    .iter()
+                    .find(|service| service.audience == *audience);
+                Access {
+                    audience: audience.clone(),
+                    scopes: granted
+                        .iter()
+                        .filter(|scope| service.is_some_and(|found| found.scopes.contains(scope)))
+                        .cloned()
+                        .collect(),
+                }
+            })
+            .collect();
     }
+    // The long form.
     if audiences.is_present() || scopes.is_present() {
         listed.refuse("replaces `audiences` and `scopes`; remove those");
     }
@@ -94,6 +102,7 @@ fn access(members: &Members<'_>, services: &[Service]) -> Vec<Access> {
     access
 }
 
+/// Checks that a service has this audience.
 fn known_audience(services: &[Service], audience: &str) -> Result<(), String> {
     if services.iter().any(|service| service.audience == audience) {
         return Ok(());
@@ -103,24 +112,27 @@ fn known_audience(services: &[Service], audience: &str) -> Result<(), String> {
     ))
 }
 
+/// Checks that exactly one of these services defines a scope.
 fn known_scope(services: &[Service], audiences: &[String], scope: &str) -> Result<(), String> {
     check_scope(scope)?;
     let reachable = services
         .iter()
         .filter(|service| audiences.contains(&service.audience));
-    let mut knowing = reachable.filter(|service| service.scopes.iter().any(|known| known == scope));
-    match (knowing.next(), knowing.next()) {
+    let mut defining = reachable.filter(|service| service.scopes.iter().any(|at| at == scope));
+    match (defining.next(), defining.next()) {
         (Some(_), None) => Ok(()),
         (Some(one), Some(other)) => Err(format!(
-            "`{}` and `{}` both know the scope `{scope}`; grant it for each service in `access`",
+            "`{}` and `{}` both define the scope `{scope}`; grant it for each service in `access`",
             one.audience, other.audience
         )),
         (None, _) => Err(format!(
-            "none of the client's services knows the scope `{scope}`; add it to the service or remove it here"
+            "no service of this client defines the scope `{scope}`; add it to the service or \
+             remove it here"
         )),
     }
 }
 
+/// Reads the authentication method.
 fn auth(node: &Node<'_>) -> Option<ClientAuth> {
     if !node.is_present() {
         node.refuse("is required: `secrets` or `jwks`");
@@ -138,10 +150,11 @@ fn auth(node: &Node<'_>) -> Option<ClientAuth> {
     }
 }
 
+/// Reads the hashes of a client's secrets.
 fn secrets(node: &Node<'_>) -> Option<ClientAuth> {
     let items = node.items();
     if items.is_empty() || items.len() > MAX_SECRETS {
-        node.refuse("must list one secret, or two while one replaces the other");
+        node.refuse("must list one secret, or two during a replacement");
     }
     let mut hashes = Vec::new();
     for item in items {
@@ -156,11 +169,13 @@ fn secrets(node: &Node<'_>) -> Option<ClientAuth> {
     (!hashes.is_empty()).then_some(ClientAuth::Secrets(hashes))
 }
 
+/// Reads a client's JWK Set, given as an object or as JSON text.
 fn keys(node: &Node<'_>) -> Option<ClientAuth> {
     let written = node.raw()?;
     let text = written
         .as_str()
         .map_or_else(|| written.to_string(), str::to_owned);
+    // A symmetric key would be a client secret in clear.
     let asymmetric: Vec<Alg> = Alg::ALL
         .into_iter()
         .filter(|alg| !alg.is_symmetric())

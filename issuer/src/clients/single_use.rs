@@ -1,4 +1,5 @@
-//! Single use of assertions across replicas, restarts and databases that go back (ADR 0029).
+//! Single use of client assertions, across replicas, restarts and databases that go back (ADR
+//! 0029).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,35 +17,35 @@ use crate::group::{Batch, Group, Waiting};
 use crate::issuer::Issuer;
 use crate::store::{AssertionUse, Recorded, StoreError, Uses};
 
-/// Most uses that one transaction restores.
+/// Largest number of uses that one transaction restores.
 const RESTORED_AT_A_TIME: usize = 4_096;
 
-/// Time for other uses to join a transaction that is smaller than the last one.
+/// Time for other uses to join a transaction that is smaller than the previous one.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Answer to an assertion once the database has its use.
+/// Result of recording a use. The inner error rejects the assertion.
 type Answer = Result<Result<(), AuthError>, StoreError>;
 
-/// The uses of this process.
+/// Uses of assertions, in this process and in the database.
 pub struct SingleUse {
     /// Uses that this process remembers.
     pub(crate) memory: Replays,
     group: Group<Asserted, Answer>,
-    /// Random number of this process.
+    /// Random id of this process.
     process: u64,
-    /// Whether the database lacks uses that it lost.
+    /// True while the database lacks lost uses that this process has yet to restore.
     owed: AsyncMutex<bool>,
-    /// Time at which the last incident was found (Unix seconds), also once an operator ended it.
+    /// Time at which the last incident was found (Unix seconds), kept after an operator ended it.
     incident_since: AtomicU64,
 }
 
 impl SingleUse {
-    /// Creates an empty memory for so many clients.
+    /// Creates an empty memory for this number of clients.
     #[must_use]
     pub fn new(clients: usize) -> Self {
         let mut random = [0; 8];
-        // Without randomness two processes may share a number: then a use that one of them
-        // recorded counts as the other's.
+        // Without random bytes two processes may share an id. A use that one of them recorded would
+        // then count as the other's own.
         let _shared = rand::fill(&mut random);
         Self {
             memory: Replays::new(clients),
@@ -55,21 +56,22 @@ impl SingleUse {
         }
     }
 
-    /// Records the use of an assertion that the memory did not know. The client counts as
+    /// Records the use of an assertion that was fresh in the memory. The client counts as
     /// authenticated only after that.
     ///
     /// # Errors
-    /// [`StoreError`]: the assertion stays used at this process.
+    /// [`StoreError`]; the assertion stays used at this process.
     pub(crate) async fn record(&self, issuer: &Issuer, asserted: Asserted) -> Answer {
         self.group.join(&Recorder { issuer }, asserted).await
     }
 
-    /// Looks whether the database lost uses that this process recorded, and restores them.
+    /// Checks whether the database lost uses that this process recorded, and restores them.
     ///
     /// # Errors
-    /// [`StoreError`]; it is tried again next time.
+    /// [`StoreError`]; the next call tries again.
     pub(crate) async fn follow(&self, issuer: &Issuer) -> Result<(), StoreError> {
         let look = self.uses(issuer, Vec::new());
+        // Without a witness this process has recorded no use that is still valid.
         if look.witness.is_none() && !*self.owed.lock().await {
             return Ok(());
         }
@@ -77,6 +79,7 @@ impl SingleUse {
         self.restore(issuer, &seen).await
     }
 
+    /// Returns a request that records uses and reports losses of state.
     fn uses(&self, issuer: &Issuer, uses: Vec<AssertionUse>) -> Uses {
         Uses {
             process: self.process,
@@ -86,15 +89,16 @@ impl SingleUse {
         }
     }
 
-    /// Acts on what a transaction saw: after a loss of state an incident tells every replica, and
-    /// the database gets all uses that this process remembers.
+    /// Handles a loss of state that a transaction saw. Declares an incident, which tells every
+    /// replica, and writes all uses that this process remembers to the database.
     async fn restore(&self, issuer: &Issuer, seen: &Recorded) -> Result<(), StoreError> {
         if seen.went_back {
             issuer.publisher.refresh().await?;
         }
         let mut owed = self.owed.lock().await;
         if !*owed {
-            // Another caller may have restored it meanwhile.
+            // The transaction is repeated under the lock: another caller may have restored the uses
+            // meanwhile.
             let look = self.uses(issuer, Vec::new());
             if !seen.witness_lost || !issuer.store.record_assertions(&look).await?.witness_lost {
                 return Ok(());
@@ -102,6 +106,7 @@ impl SingleUse {
             declare(issuer).await?;
             *owed = true;
         }
+        // INVARIANT: `owed` stays true until all uses are restored, also if a write fails.
         let now = issuer.clock.read().proof_s();
         for part in self.memory.unexpired(now).chunks(RESTORED_AT_A_TIME) {
             let uses = self.uses(issuer, part.to_vec());
@@ -111,13 +116,14 @@ impl SingleUse {
         Ok(())
     }
 
-    /// Returns when the last incident was found (Unix seconds); 0 for none. The end of an incident
-    /// makes no assertion acceptable.
+    /// Returns the time at which the last incident was found (Unix seconds); 0 for none. Ended
+    /// incidents count, too: ending one must not make an older assertion acceptable.
     fn last_incident(&self, issuer: &Issuer, seen: &Recorded) -> u64 {
         let published = issuer.publisher.incident();
         let since = published.map_or(0, |incident| incident.since);
         let since = since.max(seen.incident_since.unwrap_or(0));
-        // One that was found under a clock that was ahead counts as found now.
+        // The clock that dated the incident may have been ahead. Such a time is remembered as now,
+        // so that it does not reject assertions for long.
         let latest = issuer.clock.now().saturating_add(MAX_STEP_MS / 1_000);
         let before = self
             .incident_since
@@ -126,10 +132,10 @@ impl SingleUse {
     }
 }
 
-/// Declares an incident without an epoch.
+/// Declares an incident that revokes no tokens.
 async fn declare(issuer: &Issuer) -> Result<(), StoreError> {
     tracing::error!(
-        "incident: the database lost uses of client assertions; those made before are refused"
+        "incident: the database lost uses of client assertions; earlier assertions are rejected"
     );
     let present = issuer.publisher.refresh().await?.incident;
     let change = lost_records(ASSERTIONS, present.as_ref(), issuer.clock.now_ms());
@@ -137,18 +143,21 @@ async fn declare(issuer: &Issuer) -> Result<(), StoreError> {
     issuer.publisher.refresh().await.map(|_| ())
 }
 
-/// Records the uses of several assertions in one transaction.
+/// Batch that records the uses of several assertions in one transaction.
 struct Recorder<'i> {
     issuer: &'i Issuer,
 }
 
 impl Recorder<'_> {
+    /// Records uses. Returns whether each is the first, and the time of the last incident.
     async fn record(&self, uses: Vec<AssertionUse>) -> Result<(Vec<bool>, u64), StoreError> {
         let once = &self.issuer.assertions;
         let uses = once.uses(self.issuer, uses);
         let seen = self.issuer.store.record_assertions(&uses).await?;
-        // Whatever became of a use, its row is there.
+        // Losses are handled first: the new uses become witnesses, which would hide a loss of
+        // older ones.
         once.restore(self.issuer, &seen).await?;
+        // The row of every use exists now, whether this or another process wrote it.
         once.memory.recorded(&uses.uses);
         let since = once.last_incident(self.issuer, &seen);
         Ok((seen.fresh, since))
@@ -165,6 +174,7 @@ impl Batch for Recorder<'_> {
         let uses = taken.iter().map(|waiting| waiting.work.once).collect();
         match self.record(uses).await {
             Ok((fresh, since)) => {
+                // Accepts a first use that no lost use can precede.
                 for (waiting, fresh) in taken.into_iter().zip(fresh) {
                     let answer = match fresh {
                         false => Err(REPLAYED),

@@ -1,7 +1,7 @@
-//! Durations as people write them: `250ms` is not among them, whole seconds suffice for everything
-//! the issuer times.
+//! Durations such as `5m`, in whole seconds. Smaller units are not supported, because no setting of
+//! the issuer needs them.
 
-/// Seconds of `90`, `90s`, `5m`, `2h` or `1d`; `None` when it is none of these.
+/// Parses `90`, `90s`, `5m`, `2h` or `1d` as seconds. Returns `None` for any other text.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match text.get(digits.len()..)? {
@@ -11,6 +11,7 @@ pub(super) fn parse(text: &str) -> Option<u64> {
         "d" => 86_400,
         _ => return None,
     };
+    // `parse` alone would accept a sign.
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
@@ -22,7 +23,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn units_multiply_and_anything_else_is_none() {
+    fn parses_units_and_rejects_other_texts() {
         for (text, seconds) in [
             ("0s", 0),
             ("90", 90),

@@ -1,4 +1,4 @@
-//! From a file to a checked configuration.
+//! Reads a configuration file and checks it.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -7,30 +7,30 @@ use serde_json::Value;
 
 use super::{Config, Mistakes, Node, sections};
 
-/// Largest configuration file in bytes: some thousand clients with keys.
+/// Largest configuration file in bytes, enough for some thousand clients with keys.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Why a configuration cannot be used.
+/// Error returned for a configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFileError {
     /// The file cannot be read.
     #[error("{path}: {error}")]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         error: std::io::Error,
     },
     /// The file is too large to be a configuration.
     #[error("{path}: larger than {MAX_FILE_BYTES} bytes; is it the right file?")]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Not YAML.
+    /// The text is not YAML.
     #[error("not YAML: {0}")]
     Syntax(String),
-    /// YAML, but not a configuration.
+    /// The text is YAML, but not a valid configuration.
     #[error("{0}")]
     Mistakes(#[from] Mistakes),
 }
@@ -44,6 +44,7 @@ pub fn from_file(path: &Path) -> Result<Config, ConfigFileError> {
         path: path.to_owned(),
         error,
     };
+    // The size is checked before the file is read into memory.
     if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE_BYTES {
         return Err(ConfigFileError::TooLarge {
             path: path.to_owned(),
@@ -65,7 +66,7 @@ pub fn from_yaml(text: &str) -> Result<Config, ConfigFileError> {
 /// Checks a document.
 ///
 /// # Errors
-/// Every mistake in it.
+/// All mistakes in the document.
 pub fn check(document: &Value) -> Result<Config, Mistakes> {
     let mistakes = RefCell::default();
     let config = sections::read(Node::root(document, &mistakes));
@@ -77,11 +78,13 @@ pub fn check(document: &Value) -> Result<Config, Mistakes> {
     }
 }
 
-/// A YAML text of one document as JSON. Repeated names are refused, an empty text is `null`.
+/// Converts a YAML text of one document to JSON. Repeated names are rejected. An empty text becomes
+/// `null`.
 ///
 /// # Errors
-/// What is wrong and where.
+/// Finding and place of a syntax error.
 pub fn yaml_to_json(text: &str) -> Result<Value, String> {
+    // The parser rejects a text without a document, but all settings have defaults.
     if text
         .lines()
         .all(|line| line.trim_start().starts_with('#') || line.trim().is_empty())

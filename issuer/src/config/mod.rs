@@ -1,5 +1,5 @@
-//! The issuer's configuration: YAML for people, checked whole before anything starts. Every mistake
-//! is reported at once, each with its path and what to do about it.
+//! Configuration of the issuer. The whole YAML document is checked before anything starts. All
+//! mistakes are reported together, each with its path and a remedy.
 
 mod duration;
 mod file;
@@ -16,136 +16,136 @@ use crate::clients::Client;
 use crate::keys::Algorithm;
 use crate::store::Location;
 
-/// Leeway in seconds that an issuer's `clockSkew` may ask for, as in the filter (rule V12).
+/// Largest clock skew in seconds that an issuer's `clockSkew` may set, as in the filter (rule V12).
 pub const MAX_CLOCK_SKEW_S: u64 = meshseal_core::limits::MAX_CLOCK_SKEW_S;
 
-/// Longest that any token may live, in seconds, whatever the configuration said when it was issued:
-/// the most that `tokens.maxLifetime` takes, and the leeway of proxies.
+/// Longest possible life of any token in seconds, under any configuration at its issue: the maximum
+/// of `tokens.maxLifetime`, plus the clock skew of proxies.
 pub const MAX_TOKEN_LIFE_S: u64 = MAX_LIFETIME_S + MAX_CLOCK_SKEW_S;
 
-/// The most that `tokens.maxLifetime` takes, in seconds.
+/// Maximum of `tokens.maxLifetime` in seconds.
 pub(crate) const MAX_LIFETIME_S: u64 = 86_400;
 
-/// The most that `keys.jwksMaxAge` takes, in seconds.
+/// Maximum of `keys.jwksMaxAge` in seconds.
 pub(crate) const MAX_JWKS_AGE_S: u64 = 86_400;
 
-/// A whole, checked configuration.
+/// Complete, checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The issuer identifier: `iss` of every token, the same string everywhere (I24).
+    /// Issuer identifier: `iss` of every token, the same string everywhere (I24).
     pub issuer: String,
-    /// Where to listen; port 0 takes a free one.
+    /// Address of the listener for clients and proxies; port 0 selects a free port.
     pub listen: String,
-    /// Where operators are served (`/admin/…`): not where everybody else is.
+    /// Address of the separate listener for operators (`/admin/…`).
     pub admin_listen: String,
-    /// Where Prometheus is served beside the listener for operators, if anywhere.
+    /// Address of an additional listener for Prometheus.
     pub metrics_listen: Option<String>,
-    /// Where state is kept.
+    /// Location of the database.
     pub database: Location,
-    /// Seconds for which a connection to PostgreSQL is used at most.
+    /// Longest use of a connection to PostgreSQL in seconds.
     pub database_connection_life_s: u64,
-    /// Signing keys.
+    /// Settings of signing keys.
     pub keys: KeySettings,
-    /// Tokens.
+    /// Settings of tokens.
     pub tokens: TokenSettings,
-    /// Where the key that encrypts the others is.
+    /// Source of the master key.
     pub master_key: MasterKeySource,
-    /// The trust bundle.
+    /// Settings of the trust bundle.
     pub bundle: BundleSettings,
-    /// Work that one peer may cause (I32).
+    /// Limits on the work that one peer may cause (I32).
     pub limits: LimitSettings,
-    /// Services: who tokens are for.
+    /// Services, which receive tokens.
     pub services: Vec<Service>,
-    /// Clients: who may ask for tokens.
+    /// Clients, which request tokens.
     pub clients: Vec<Client>,
 }
 
-/// How signing keys live.
+/// Settings of signing keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySettings {
-    /// What new keys are for.
+    /// Algorithm of new keys.
     pub algorithm: Algorithm,
-    /// Seconds that a key signs before the next takes over; `None` for never.
+    /// Seconds for which a key signs before the next one replaces it; `None` for no schedule.
     pub rotate_every_s: Option<u64>,
-    /// Seconds to wait for proxies to confirm the next key before it is used all the same, loudly.
+    /// Seconds to wait for proxies to confirm the next key before a forced rotation.
     pub ack_timeout_s: u64,
     /// Longest time in seconds for which readers may keep a document of `/jwks`. A new key waits
-    /// for as long.
+    /// this long before it signs.
     pub jwks_max_age_s: u64,
 }
 
-/// How long tokens live.
+/// Settings of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenSettings {
-    /// Seconds a token lives unless its service says otherwise.
+    /// Lifetime in seconds of tokens whose service sets none.
     pub lifetime_s: u64,
-    /// Longest lifetime in seconds that any service may have. Keys and revocations are kept so
-    /// long.
+    /// Longest lifetime in seconds that a service may set. Keys and revocations are kept at least
+    /// this long.
     pub max_lifetime_s: u64,
-    /// Leeway in seconds for clocks of others.
+    /// Clock skew in seconds that is allowed when the issuer checks times set by others.
     pub clock_skew_s: u64,
 }
 
 impl TokenSettings {
-    /// Seconds after which a token signed now is certainly dead everywhere: proxies may grant the
-    /// largest leeway there is.
+    /// Returns the seconds after which every verifier rejects a token that is signed now. Proxies
+    /// may allow the largest clock skew.
     #[must_use]
     pub const fn longest_life_s(&self) -> u64 {
         self.max_lifetime_s.saturating_add(MAX_CLOCK_SKEW_S)
     }
 }
 
-/// Where the master key comes from: 32 bytes in base64.
+/// Source of the master key (32 bytes in base64).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MasterKeySource {
-    /// The environment variable `MESHSEAL_MASTER_KEY`, else a file beside the SQLite data file,
-    /// made when both are new.
+    /// Environment variable `MESHSEAL_MASTER_KEY`, or else a file beside the SQLite database. The
+    /// file is generated if both are new.
     Default,
-    /// This file.
+    /// File with this path.
     File(PathBuf),
 }
 
-/// The trust bundle.
+/// Settings of the trust bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleSettings {
-    /// Seconds from a bundle's issue until filters must not use it any more.
+    /// Seconds from a bundle's issue until filters must no longer use it.
     pub not_after_s: u64,
-    /// Digests of the tokens with which proxies may poll; empty: anybody may.
+    /// Digests of the poll tokens. An empty list allows polls without a token.
     pub poll_tokens: Vec<crate::clients::SecretHash>,
 }
 
-/// Work that one peer may cause.
+/// Limits on the work that one peer may cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitSettings {
-    /// Requests that one client may make in a second, whatever for; bursts of as many.
+    /// Requests of any kind that one client may make in a second, and in one burst.
     pub requests_per_second: u32,
-    /// Failed client authentications that one source address may cause in a second; bursts of ten
-    /// times as many.
+    /// Failed client authentications that one source address may cause in a second. A burst may be
+    /// ten times as large.
     pub failures_per_second: u32,
-    /// Connections held at a time, waiting proxies among them.
+    /// Simultaneous connections, including those of waiting proxies.
     pub connections: usize,
-    /// Connections that one source address other than loopback may hold at a time; 0 for no bound,
-    /// as behind a gateway.
+    /// Simultaneous connections of one source address other than loopback; 0 for no limit, as
+    /// behind a gateway.
     pub connections_per_address: usize,
-    /// Tokens that one client may have revoked at a time, unless it is an administrator.
+    /// Revoked tokens that one client may have at a time, unless it is an administrator.
     pub revoked_tokens_per_client: u64,
 }
 
-/// Who tokens are for.
+/// Service, which receives tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// `aud` of its tokens.
+    /// Audience: `aud` of its tokens.
     pub audience: String,
-    /// Scopes it knows.
+    /// Scopes that it supports.
     pub scopes: Vec<String>,
-    /// Seconds its tokens live.
+    /// Lifetime of its tokens in seconds.
     pub lifetime_s: u64,
-    /// Clients (resource servers) that may introspect its tokens, beside the client of each token.
+    /// Clients (resource servers) that may introspect its tokens, besides the client of each token.
     pub introspectors: Vec<String>,
 }
 
 impl Config {
-    /// The service with this audience.
+    /// Returns the service with this audience.
     #[must_use]
     pub fn service(&self, audience: &str) -> Option<&Service> {
         self.services
@@ -153,8 +153,8 @@ impl Config {
             .find(|service| service.audience == audience)
     }
 
-    /// What `meshseal serve` runs with when nothing is said: loopback, a SQLite file here, no
-    /// client.
+    /// Returns the settings of `meshseal serve` without a configuration: loopback addresses, a
+    /// SQLite file in the working directory, and no clients.
     #[must_use]
     pub fn default_settings() -> Self {
         sections::defaults()

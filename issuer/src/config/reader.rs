@@ -1,5 +1,5 @@
-//! Reading a configuration tree: a node knows its path, says what is wrong with it, and goes on, so
-//! that one look tells all.
+//! Reads a configuration tree. A node knows its path and records mistakes without stopping, so that
+//! one run reports all of them.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -9,16 +9,16 @@ use serde_json::Value;
 
 use super::duration;
 
-/// One thing that is wrong, where, and the remedy.
+/// Mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mistake {
-    /// Such as `clients[0].auth.secrets[1].hash`; empty for the document itself.
+    /// Path, such as `clients[0].auth.secrets[1].hash`; empty for the document itself.
     pub path: String,
-    /// What is wrong and what to do.
+    /// Finding and remedy.
     pub message: String,
 }
 
-/// All that is wrong, one a line.
+/// All mistakes of a configuration. They are displayed one per line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 pub struct Mistakes(pub Vec<Mistake>);
 
@@ -33,7 +33,7 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// A place in the tree. Absent and `null` are the same.
+/// Node of the tree. A node that is absent and one that is `null` are treated alike.
 #[derive(Debug)]
 pub struct Node<'d> {
     value: Option<&'d Value>,
@@ -42,7 +42,7 @@ pub struct Node<'d> {
 }
 
 impl<'d> Node<'d> {
-    /// The document itself.
+    /// Returns the root node of a document.
     #[must_use]
     pub fn root(value: &'d Value, mistakes: &'d RefCell<Vec<Mistake>>) -> Self {
         Self {
@@ -52,19 +52,19 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// Whether anything is written here.
+    /// Returns whether the node has a value.
     #[must_use]
     pub const fn is_present(&self) -> bool {
         self.value.is_some()
     }
 
-    /// What is written here.
+    /// Returns the value.
     #[must_use]
     pub const fn raw(&self) -> Option<&'d Value> {
         self.value
     }
 
-    /// Notes a mistake at this place.
+    /// Records a mistake at this node.
     pub fn refuse(&self, message: impl Into<String>) {
         self.mistakes.borrow_mut().push(Mistake {
             path: self.path.clone(),
@@ -72,8 +72,9 @@ impl<'d> Node<'d> {
         });
     }
 
-    /// Notes a mistake below this place.
+    /// Records a mistake below this node.
     pub fn refuse_at(&self, below: &str, message: impl Into<String>) {
+        // An item such as `[0]` follows its list without a dot.
         let dot = if below.is_empty() || self.path.is_empty() || below.starts_with('[') {
             ""
         } else {
@@ -85,7 +86,7 @@ impl<'d> Node<'d> {
         });
     }
 
-    /// The same place again.
+    /// Returns a copy of the node.
     #[must_use]
     pub fn reborrow(&self) -> Self {
         Self {
@@ -95,7 +96,7 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// The members of an object, all of which must be among the known names.
+    /// Returns the members of an object. Unknown names are recorded as mistakes.
     #[must_use]
     pub fn object(self, known: &[&str]) -> Members<'d> {
         let members = match self.value {
@@ -106,6 +107,7 @@ impl<'d> Node<'d> {
                 None
             }
         };
+        // A misspelled name must not silently disable a setting.
         for name in members.into_iter().flat_map(serde_json::Map::keys) {
             if !known.contains(&name.as_str()) {
                 self.child(name, None)
@@ -115,19 +117,20 @@ impl<'d> Node<'d> {
         Members { members, at: self }
     }
 
-    /// The items of a list; nothing when absent.
+    /// Returns the items of a list; empty if the node is absent.
     #[must_use]
     pub fn items(&self) -> Vec<Self> {
         match self.value {
             None => Vec::new(),
-            Some(Value::Array(items)) => {
-                let node = |(at, value)| Self {
+            Some(Value::Array(items)) => items
+                .iter()
+                .enumerate()
+                .map(|(at, value)| Self {
                     value: Some(value),
                     path: format!("{}[{at}]", self.path),
                     mistakes: self.mistakes,
-                };
-                items.iter().enumerate().map(node).collect()
-            }
+                })
+                .collect(),
             Some(_) => {
                 self.refuse("must be a list");
                 Vec::new()
@@ -135,17 +138,17 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// A text that is not empty; `None` when absent or wrong (which is noted).
+    /// Returns a non-empty string; `None` if it is absent or wrong, which is recorded.
     #[must_use]
     pub fn text(&self) -> Option<&'d str> {
         match self.value?.as_str() {
             Some("") => self.wrong("must not be empty"),
-            None => self.wrong("must be a text; put it in quotes"),
+            None => self.wrong("must be a string; put it in quotes"),
             text => text,
         }
     }
 
-    /// A text that must be there.
+    /// Returns a non-empty string. A missing one is recorded as a mistake.
     #[must_use]
     pub fn required_text(&self) -> Option<&'d str> {
         if !self.is_present() {
@@ -154,7 +157,7 @@ impl<'d> Node<'d> {
         self.text()
     }
 
-    /// Whole seconds of a duration within bounds, or the default when absent.
+    /// Returns a duration in whole seconds within bounds, or the default if it is absent or wrong.
     #[must_use]
     pub fn seconds(&self, default: u64, least: u64, most: u64) -> u64 {
         let parsed = match self.value {
@@ -170,10 +173,11 @@ impl<'d> Node<'d> {
             )),
             None => self.refuse("must be a duration such as 90s, 5m, 24h or 7d"),
         }
+        // After a mistake the value is never used.
         default
     }
 
-    /// A whole number within bounds, or the default when absent.
+    /// Returns a whole number within bounds, or the default if it is absent or wrong.
     #[must_use]
     pub fn number(&self, default: u64, least: u64, most: u64) -> u64 {
         let Some(value) = self.value else {
@@ -186,7 +190,7 @@ impl<'d> Node<'d> {
         default
     }
 
-    /// Yes or no; no when absent.
+    /// Returns a Boolean; false if it is absent or wrong.
     #[must_use]
     pub fn flag(&self) -> bool {
         match self.value {
@@ -199,7 +203,7 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// A list of distinct texts, each of which the check accepts or explains.
+    /// Returns a list of distinct strings. `check` returns a message for a string that is wrong.
     #[must_use]
     pub fn texts(&self, check: impl Fn(&str) -> Result<(), String>) -> Vec<String> {
         let mut seen = BTreeSet::new();
@@ -217,11 +221,13 @@ impl<'d> Node<'d> {
         texts
     }
 
+    /// Records a mistake and returns `None`.
     fn wrong<T>(&self, message: &str) -> Option<T> {
         self.refuse(message);
         None
     }
 
+    /// Returns the node of a member.
     fn child(&self, name: &str, value: Option<&'d Value>) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
         let value = value.filter(|value| !value.is_null());
@@ -233,16 +239,16 @@ impl<'d> Node<'d> {
     }
 }
 
-/// The members of an object.
+/// Members of an object.
 #[derive(Debug)]
 pub struct Members<'d> {
     members: Option<&'d serde_json::Map<String, Value>>,
-    /// The object itself.
+    /// Node of the object itself.
     pub at: Node<'d>,
 }
 
 impl<'d> Members<'d> {
-    /// The member's place, whether or not it is written.
+    /// Returns the node of a member, also of an absent one.
     #[must_use]
     pub fn get(&self, name: &str) -> Node<'d> {
         self.at

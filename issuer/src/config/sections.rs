@@ -1,4 +1,4 @@
-//! What each section of the issuer's YAML means, and which combinations cannot work.
+//! Reads each section of the issuer's YAML, and rejects combinations that cannot work.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,10 +21,10 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_DATABASE: &str = "sqlite:meshseal.db";
 const DAY_S: u64 = 86_400;
 
-/// First segments of the paths below which the issuer serves documents, whatever its identifier.
+/// First path segments below which the issuer serves documents for any issuer identifier.
 const RESERVED: [&str; 2] = [".well-known", "readyz"];
 
-/// Fields of the document.
+/// Fields of the configuration document.
 pub(crate) const FIELDS: [&str; 13] = [
     "issuer",
     "listen",
@@ -41,22 +41,27 @@ pub(crate) const FIELDS: [&str; 13] = [
     "clients",
 ];
 
+/// Returns the configuration that an empty document means.
 pub(super) fn defaults() -> Config {
     let mistakes = std::cell::RefCell::default();
     read(Node::root(&serde_json::Value::Null, &mistakes))
 }
 
-/// Reads the whole document, noting mistakes; the result is only good when there were none.
+/// Reads the document and records mistakes. The result is valid only if none was recorded.
 pub(super) fn read(root: Node<'_>) -> Config {
     let document = root.object(&FIELDS);
+    // Listeners.
     let listen = listen(&document.get("listen"), DEFAULT_LISTEN);
     let admin_listen = admin_listen(document.get("admin"), &listen);
     let metrics = document.get("metrics").object(&["listen"]).get("listen");
     let metrics_listen = metrics.is_present().then(|| self::listen(&metrics, ""));
-    let clashes = |address: &String| clash(address, &listen) || clash(address, &admin_listen);
-    if metrics_listen.as_ref().is_some_and(clashes) {
+    if metrics_listen
+        .as_ref()
+        .is_some_and(|address| clash(address, &listen) || clash(address, &admin_listen))
+    {
         metrics.refuse("must differ from `listen` and `admin.listen`");
     }
+    // Services refer to token settings, clients to services, and introspectors to clients.
     let tokens = tokens(document.get("tokens"));
     let services = services(&document.get("services"), &tokens);
     let clients = clients::read(&document.get("clients"), &services);
@@ -80,8 +85,8 @@ pub(super) fn read(root: Node<'_>) -> Config {
     }
 }
 
-/// The port after that of everybody else, on loopback: whoever can run a command there may
-/// administer, given the secret (I33).
+/// Reads the address for operators. The default is loopback with the port after that of `listen`:
+/// only local callers reach it, and they also need the secret (I33).
 fn admin_listen(node: Node<'_>, listen: &str) -> String {
     let at = node.object(&["listen"]).get("listen");
     let port = listen
@@ -99,8 +104,9 @@ fn admin_listen(node: Node<'_>, listen: &str) -> String {
     address
 }
 
-/// Returns whether no two listeners can have these addresses at a time.
+/// Returns whether two listeners cannot have these addresses at the same time.
 fn clash(one: &str, other: &str) -> bool {
+    // Malformed addresses are reported by `listen`.
     let (Some((host, port)), Some((other_host, other_port))) =
         (one.rsplit_once(':'), other.rsplit_once(':'))
     else {
@@ -109,6 +115,7 @@ fn clash(one: &str, other: &str) -> bool {
     let (Ok(port), Ok(other_port)) = (port.parse::<u16>(), other_port.parse::<u16>()) else {
         return false;
     };
+    // Port 0 selects a free port, which never clashes.
     if port != other_port || port == 0 {
         return false;
     }
@@ -116,7 +123,7 @@ fn clash(one: &str, other: &str) -> bool {
         return true;
     }
     match (ip(host), ip(other_host)) {
-        // The unspecified address of IPv6 takes IPv4 too.
+        // The unspecified address of IPv6 accepts IPv4 as well.
         (Some(IpAddr::V6(all)), _) | (_, Some(IpAddr::V6(all))) if all.is_unspecified() => true,
         (Some(one), Some(other)) => {
             one == other
@@ -127,6 +134,7 @@ fn clash(one: &str, other: &str) -> bool {
     }
 }
 
+/// Parses the host of a listener as an IP address.
 fn ip(host: &str) -> Option<IpAddr> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host == "localhost" {
@@ -136,6 +144,7 @@ fn ip(host: &str) -> Option<IpAddr> {
     }
 }
 
+/// Reads the address of a listener.
 fn listen(node: &Node<'_>, default: &str) -> String {
     let text = node.text().unwrap_or(default);
     let port = text
@@ -148,11 +157,16 @@ fn listen(node: &Node<'_>, default: &str) -> String {
     text.to_owned()
 }
 
+/// Reads the issuer identifier. The default is the address of the listener, if that is loopback.
 fn issuer(node: &Node<'_>, listen: &str) -> String {
     let Some(text) = node.text() else {
+        // A loopback listener is its own identifier, so that a first try needs no setting.
         let own = format!("http://{listen}");
         if check_issuer(&own).is_err() && !node.is_present() {
-            node.refuse("is required unless `listen` is a loopback address; give the https:// URL that clients use");
+            node.refuse(
+                "is required unless `listen` is a loopback address; \
+                 give the https:// URL that clients use",
+            );
         }
         return own;
     };
@@ -162,13 +176,14 @@ fn issuer(node: &Node<'_>, listen: &str) -> String {
     text.to_owned()
 }
 
-/// Checks an issuer identifier (RFC 8414 §2), which is also the base of every endpoint.
+/// Checks an issuer identifier (RFC 8414 §2), which is also the base URL of every endpoint.
 fn check_issuer(text: &str) -> Result<(), String> {
     let url = Url::parse(text)
         .map_err(|error| format!("must be a URL such as https://issuer.example: {error}"))?;
     let Some(host) = url.host() else {
         return Err("must have a host, such as https://issuer.example".to_owned());
     };
+    // Clients append paths to the identifier, so it must not have other parts.
     let bare = url.username().is_empty()
         && url.password().is_none()
         && url.query().is_none()
@@ -176,6 +191,7 @@ fn check_issuer(text: &str) -> Result<(), String> {
     if !bare || text.contains(['?', '#', '@']) {
         return Err("must have no user, query or fragment (RFC 8414 §2)".to_owned());
     }
+    // The URL parser drops an empty port, but tokens carry the identifier as written.
     let path = issuer_path(text);
     if text
         .strip_suffix(path)
@@ -183,10 +199,12 @@ fn check_issuer(text: &str) -> Result<(), String> {
     {
         return Err("must have a port number after the colon".to_owned());
     }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    // Every client must form the same URL from the path, so it has one plain spelling.
     if path.ends_with('/')
         || path.contains("//")
-        || !path.bytes().all(plain)
+        || !path
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte))
         || !url.path().ends_with(path)
     {
         return Err(
@@ -199,9 +217,11 @@ fn check_issuer(text: &str) -> Result<(), String> {
         .find(|first| path.split('/').nth(1) == Some(first))
     {
         return Err(format!(
-            "must not have a path that begins with /{first}: the issuer has endpoints of its own there"
+            "must not have a path that begins with /{first}, \
+             because the issuer has endpoints of its own there"
         ));
     }
+    // Plain HTTP would disclose secrets and tokens, so it never leaves the machine.
     let is_loopback = match host {
         Host::Domain(name) => name == "localhost",
         Host::Ipv4(address) => address.is_loopback(),
@@ -217,7 +237,7 @@ fn check_issuer(text: &str) -> Result<(), String> {
     }
 }
 
-/// The path of an issuer identifier, as written; empty if it has none.
+/// Returns the path of an issuer identifier as written; empty if it has none.
 pub(crate) fn issuer_path(issuer: &str) -> &str {
     let authority = issuer.split_once("://").map_or("", |(_, rest)| rest);
     authority
@@ -226,6 +246,7 @@ pub(crate) fn issuer_path(issuer: &str) -> &str {
         .unwrap_or_default()
 }
 
+/// Reads the location of the database.
 fn database(node: &Node<'_>) -> Location {
     let parsed = Location::parse(node.text().unwrap_or(DEFAULT_DATABASE));
     parsed.unwrap_or_else(|message| {
@@ -234,13 +255,14 @@ fn database(node: &Node<'_>) -> Location {
     })
 }
 
+/// Reads the section `tokens`.
 fn tokens(node: Node<'_>) -> TokenSettings {
     let section = node.object(&["lifetime", "maxLifetime", "clockSkew"]);
     let max_lifetime_s = section.get("maxLifetime").seconds(3_600, 1, MAX_LIFETIME_S);
     let lifetime = section.get("lifetime");
     let lifetime_s = lifetime.seconds(300.min(max_lifetime_s), 1, DAY_S);
     refuse_longer(&lifetime, lifetime_s, max_lifetime_s);
-    // Told once, not again for each service that has the default.
+    // Reported once here, not again for each service with the default.
     let lifetime_s = lifetime_s.min(max_lifetime_s);
     TokenSettings {
         lifetime_s,
@@ -249,15 +271,17 @@ fn tokens(node: Node<'_>) -> TokenSettings {
     }
 }
 
-/// A token must not outlive the time for which its key and its revocation are kept (I4).
+/// Rejects a lifetime longer than the time for which keys and revocations are kept (I4).
 fn refuse_longer(node: &Node<'_>, lifetime_s: u64, max_lifetime_s: u64) {
     if lifetime_s > max_lifetime_s {
         node.refuse(format!(
-            "is {lifetime_s}s, longer than tokens.maxLifetime ({max_lifetime_s}s); shorten it or raise that"
+            "is {lifetime_s}s, longer than tokens.maxLifetime ({max_lifetime_s}s); \
+             shorten it or raise that"
         ));
     }
 }
 
+/// Reads the section `keys`.
 fn keys(node: Node<'_>, tokens: &TokenSettings) -> KeySettings {
     let section = node.object(&["algorithm", "rotateEvery", "ackTimeout", "jwksMaxAge"]);
     let name = section.get("algorithm");
@@ -279,21 +303,25 @@ fn keys(node: Node<'_>, tokens: &TokenSettings) -> KeySettings {
     }
 }
 
+/// Reads the rotation interval.
 fn rotate_every(node: &Node<'_>, tokens: &TokenSettings) -> Option<u64> {
+    // Without a schedule, keys rotate only on request.
     if node.raw().and_then(serde_json::Value::as_str) == Some("never") {
         return None;
     }
     let every_s = node.seconds(DAY_S, 1, 365 * DAY_S);
+    // Old keys drain for the longest token life. Half of the limit is left for other rotations.
     let least_s = tokens.longest_life_s().div_ceil(MAX_DRAINING as u64 / 2);
     if every_s < least_s {
         node.refuse(format!(
-            "is {every_s}s, so that more than {MAX_DRAINING} old keys would have to be published at a time; \
-             use at least {least_s}s or lower tokens.maxLifetime"
+            "is {every_s}s, so that more than {MAX_DRAINING} old keys would have to be \
+             published at a time; use at least {least_s}s or lower tokens.maxLifetime"
         ));
     }
     Some(every_s)
 }
 
+/// Reads the section `masterKey`.
 fn master_key(node: Node<'_>) -> MasterKeySource {
     if !node.is_present() {
         return MasterKeySource::Default;
@@ -307,6 +335,7 @@ fn master_key(node: Node<'_>) -> MasterKeySource {
         })
 }
 
+/// Reads the section `bundle`.
 fn bundle(node: Node<'_>) -> BundleSettings {
     let section = node.object(&["notAfter", "pollTokens"]);
     let mut poll_tokens = Vec::new();
@@ -323,6 +352,7 @@ fn bundle(node: Node<'_>) -> BundleSettings {
     }
 }
 
+/// Reads the section `limits`.
 fn limits(node: Node<'_>) -> LimitSettings {
     let section = node.object(&[
         "requestsPerSecond",
@@ -331,17 +361,14 @@ fn limits(node: Node<'_>) -> LimitSettings {
         "connectionsPerAddress",
         "revokedTokensPerClient",
     ]);
-    let small = |node: Node<'_>, default: u64| {
-        u32::try_from(node.number(default, 1, 10_000_000)).unwrap_or(u32::MAX)
-    };
-    let places = |name: &str, default: u64, least: u64| {
+    let count = |name: &str, default: u64, least: u64| {
         usize::try_from(section.get(name).number(default, least, 1_000_000)).unwrap_or(usize::MAX)
     };
     LimitSettings {
-        requests_per_second: small(section.get("requestsPerSecond"), 20_000),
-        failures_per_second: small(section.get("failuresPerSecond"), 20),
-        connections: places("connections", 20_000, 16),
-        connections_per_address: places("connectionsPerAddress", 1_000, 0),
+        requests_per_second: rate(&section.get("requestsPerSecond"), 20_000),
+        failures_per_second: rate(&section.get("failuresPerSecond"), 20),
+        connections: count("connections", 20_000, 16),
+        connections_per_address: count("connectionsPerAddress", 1_000, 0),
         revoked_tokens_per_client: section.get("revokedTokensPerClient").number(
             10_000,
             1,
@@ -350,6 +377,12 @@ fn limits(node: Node<'_>) -> LimitSettings {
     }
 }
 
+/// Reads a number of events per second.
+fn rate(node: &Node<'_>, default: u64) -> u32 {
+    u32::try_from(node.number(default, 1, 10_000_000)).unwrap_or(u32::MAX)
+}
+
+/// Reads the section `services`.
 fn services(node: &Node<'_>, tokens: &TokenSettings) -> Vec<Service> {
     let mut seen = BTreeSet::new();
     let mut services = Vec::new();
@@ -372,6 +405,7 @@ fn services(node: &Node<'_>, tokens: &TokenSettings) -> Vec<Service> {
     services
 }
 
+/// Reads one service.
 fn service(members: &Members<'_>, audience: &str, tokens: &TokenSettings) -> Service {
     let lifetime = members.get("lifetime");
     let lifetime_s = lifetime.seconds(tokens.lifetime_s, 1, DAY_S);
@@ -386,6 +420,7 @@ fn service(members: &Members<'_>, audience: &str, tokens: &TokenSettings) -> Ser
     }
 }
 
+/// Rejects introspectors that are not clients.
 fn refuse_unknown_introspectors(node: &Node<'_>, services: &[Service], clients: &[Client]) {
     for service in services {
         for name in service
@@ -401,8 +436,8 @@ fn refuse_unknown_introspectors(node: &Node<'_>, services: &[Service], clients: 
     }
 }
 
-/// Names travel in tokens, headers and logs: printable ASCII without spaces, quotes or backslashes,
-/// at most 256 bytes.
+/// Checks a name. Names occur in tokens, headers and logs, so they are printable ASCII without
+/// spaces, quotes or backslashes, at most 256 bytes long.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let plain = name
         .bytes()
@@ -416,9 +451,11 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     )
 }
 
-/// A scope token (RFC 6749 §3.3).
+/// Checks a scope token (RFC 6749 §3.3).
 pub(crate) fn check_scope(scope: &str) -> Result<(), String> {
     check_name(scope).map_err(|_| {
-        "must be a scope: printable ASCII without spaces, quotes and backslashes (RFC 6749 §3.3)".to_owned()
+        "must be a scope: printable ASCII without spaces, quotes and backslashes \
+         (RFC 6749 §3.3)"
+            .to_owned()
     })
 }

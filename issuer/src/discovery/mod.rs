@@ -9,10 +9,12 @@ use serde_json::{Map, Value, json};
 use crate::config::Config;
 use crate::keys::Algorithm;
 
-/// Authorization server metadata (RFC 8414 §2). `issuer` is the same string as in tokens (I24).
+/// Returns the authorization server metadata (RFC 8414 §2). `issuer` is exactly the string in
+/// tokens (I24).
 #[must_use]
 pub fn metadata(config: &Config) -> Map<String, Value> {
     let at = |path: &str| json!(format!("{}{path}", config.issuer));
+    // Scopes of all services, each once.
     let mut scopes: Vec<&str> = config
         .services
         .iter()
@@ -26,8 +28,8 @@ pub fn metadata(config: &Config) -> Map<String, Value> {
         "client_secret_post",
         "private_key_jwt"
     ]);
-    // Algorithms that client keys may have. The issuer's own algorithm would mislead a client that
-    // signs assertions.
+    // Algorithms that client keys may have, for assertions. The issuer's own signing algorithm
+    // would mislead clients.
     let signing: Vec<&str> = meshseal_core::jose::Alg::ALL
         .iter()
         .filter(|alg| !alg.is_symmetric())
@@ -41,8 +43,8 @@ pub fn metadata(config: &Config) -> Map<String, Value> {
         ("introspection_endpoint", at("/introspect")),
         ("revocation_endpoint", at("/revoke")),
         ("scopes_supported", json!(scopes)),
-        // Required, and not empty for common clients. `none` is the registered type that yields
-        // nothing.
+        // The member is required, and common clients reject an empty list. `none` is the registered
+        // response type that returns nothing.
         ("response_types_supported", json!(["none"])),
         ("grant_types_supported", json!(["client_credentials"])),
         ("token_endpoint_auth_methods_supported", methods.clone()),
@@ -66,20 +68,19 @@ pub fn metadata(config: &Config) -> Map<String, Value> {
         ("resource_indicators_supported", json!(true)),
     ];
     // RFC 8414 §3.2: claims with zero elements are omitted.
-    let has_elements = |value: &Value| value.as_array().is_none_or(|items| !items.is_empty());
     members
         .into_iter()
-        .filter(|(_, value)| has_elements(value))
+        .filter(|(_, value)| value.as_array().is_none_or(|items| !items.is_empty()))
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
 }
 
-/// The same, with the members that OpenID Connect Discovery 1.0 §3 requires. The issuer issues no
-/// ID tokens.
+/// Returns the metadata with the members that OpenID Connect Discovery 1.0 §3 requires. The issuer
+/// issues no ID tokens.
 #[must_use]
 pub fn openid_metadata(config: &Config) -> Map<String, Value> {
     let mut document = metadata(config);
-    // §3: RS256 must be listed.
+    // OpenID Connect Discovery 1.0 §3: RS256 must be listed.
     let mut algorithms = vec![config.keys.algorithm.name()];
     if config.keys.algorithm != Algorithm::Rs256 {
         algorithms.push(Algorithm::Rs256.name());

@@ -1,10 +1,10 @@
-//! One connection. hyper serves it, except while there is nothing to do for long: hyper keeps 16 KB
-//! with a connection, and ten thousand polls wait at a time.
+//! A single connection. hyper serves it, except while it is idle or its request waits: hyper holds
+//! 16 KB of buffers for each connection, and ten thousand polls may wait at a time.
 //!
-//! A request that will wait is taken from hyper with its connection, and the connection is given
-//! back with the answer: hyper then reads a stand-in for the request, which is answered at once.
-//! Nothing of hyper's is lost on the way: such a request has no body and no wish about the
-//! connection, and it is taken only when all earlier answers have left.
+//! To wait, the connection leaves hyper together with its request. It returns to a new hyper
+//! connection with the answer: hyper reads a stand-in for the request and gets the answer at once.
+//! No state of hyper is lost, because such a request has no body and no header about the
+//! connection, and because it leaves only after all earlier answers have been sent.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -36,68 +36,71 @@ use super::places::{Seat, Use};
 use crate::bundle;
 use crate::error::Problem;
 
-/// Time for a new connection to send its first head: while it has asked for nothing, it belongs to
-/// no share.
+/// Time for a new connection to send its first request head. Until then it belongs to no share of
+/// the connection limit.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a connection may idle.
+/// Longest idle time of a connection.
 pub(super) const IDLE_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Time for a peer to take an answer that does not fit into the socket's buffer.
+/// Time for a peer to read an answer that does not fit into the socket's buffer.
 const SEND_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes that buy a peer one more second.
+/// Bytes for which a reading peer gets one more second.
 const SEND_BYTES_A_SECOND: u32 = 4_096;
 
-/// A request to which hyper may write any answer.
+/// Stand-in for a request that waited: hyper parses it and may write any answer to it.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\n\r\n";
 
 type Request = hyper::Request<Incoming>;
 
-/// An answer that is not there yet.
+/// Future of an answer that is not ready yet.
 pub type Waiting = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// Looks at a request: what to wait for if its answer is not there yet and nothing is wrong with
-/// it.
+/// Function that returns the future answer of a request that must wait. It returns `None` for all
+/// other requests, invalid ones included; the router answers those.
 pub type Waits = Box<dyn Fn(&Request) -> Option<Waiting> + Send + Sync>;
 
-/// The address that a connection comes from.
+/// Source address of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// What all connections of a server share.
+/// State that all connections of a server share.
 pub(super) struct Service {
     pub(super) http: http1::Builder,
     pub(super) router: Router,
     pub(super) waits: Option<Waits>,
-    /// Answers under way are the last.
+    /// Cancelled at shutdown: each connection then closes after its current answer.
     pub(super) ending: CancellationToken,
 }
 
-/// A connection that has its place.
+/// An accepted connection that holds a place.
 pub(super) struct Connection {
     pub(super) service: Arc<Service>,
     pub(super) peer: IpAddr,
     pub(super) seat: Seat,
 }
 
-/// What becomes of a request.
+/// Next step for a request.
 enum Step {
+    /// Send this answer.
     Answer(Box<Response>),
+    /// Let the router answer.
     Ask(Box<Request>),
+    /// Leave hyper and wait for the answer.
     Wait,
 }
 
-/// Why hyper does not have the connection any more.
+/// Reason why a connection left hyper.
 enum Turn {
     /// A request waits.
     Waits(Waiting),
-    /// The one who waited has its answer, and says nothing yet.
+    /// The answer to a waiting request was sent, and the peer has sent no other request yet.
     Idles,
 }
 
 impl Connection {
-    /// Serves it until it ends.
+    /// Serves the connection until it closes.
     pub(super) async fn serve(self, stream: TcpStream) {
         let mut io = Io {
             unread: Bytes::new(),
@@ -109,15 +112,17 @@ impl Connection {
         let first = Instant::now() + FIRST_PATIENCE;
         let mut until = first;
         loop {
-            if answer.is_none() && !self.is_spoken_on(&io, until).await {
+            // Without an answer to send, hyper is not needed before the peer sends something.
+            if answer.is_none() && !self.has_input(&io, until).await {
                 return;
             }
-            // In a box of its own, which goes with all that hyper holds.
+            // The future is boxed, so that dropping it frees all of hyper's buffers.
             let Some((turn, back)) = Box::pin(self.exchange(io, answer.take(), first)).await else {
                 return;
             };
             until = Instant::now() + IDLE_PATIENCE;
             io = back;
+            // Wait for the answer outside of hyper, then let hyper read the stand-in.
             if let Turn::Waits(waiting) = turn {
                 tokio::select! {
                     came = waiting => answer = Some(came),
@@ -128,8 +133,9 @@ impl Connection {
         }
     }
 
-    /// Waits until there is something to read; not longer than that, and not when the end has come.
-    async fn is_spoken_on(&self, io: &Io, until: Instant) -> bool {
+    /// Waits for input. Returns false if the peer has closed, `until` has passed, the server shuts
+    /// down, or another connection needs the place.
+    async fn has_input(&self, io: &Io, until: Instant) -> bool {
         tokio::select! {
             biased;
             heard = timeout_at(until, io.hears()) => heard.is_ok_and(|heard| heard),
@@ -138,8 +144,9 @@ impl Connection {
         }
     }
 
-    /// Has hyper serve it, to begin with `answer` to the stand-in, and to have been asked for
-    /// something by `first`. Nothing, when the connection has ended.
+    /// Lets hyper serve the connection until it must wait. hyper first sends `answer`, if given, as
+    /// the answer to the stand-in. The first request head must arrive by `first`. Returns `None`
+    /// when the connection has closed.
     async fn exchange(
         &self,
         io: Io,
@@ -152,9 +159,11 @@ impl Connection {
         } else {
             Sending::NONE
         });
+        // Decide about each request that hyper reads.
         let (answer, waiting) = (Mutex::new(answer), Mutex::new(None));
         let service = service_fn(|request| {
             let step = match take(&answer) {
+                // The stand-in: send the answer of the request that waited.
                 Some(mut answer) => {
                     if self.service.ending.is_cancelled() {
                         answer
@@ -178,10 +187,12 @@ impl Connection {
                 match step {
                     Step::Answer(answer) => Ok(*answer),
                     Step::Ask(request) => router.oneshot(*request).await,
+                    // hyper never gets this answer; the connection leaves it first.
                     Step::Wait => std::future::pending().await,
                 }
             }
         });
+        // Start hyper on the stream, and watch for shutdown and for a silent peer.
         let mut connection = self
             .service
             .http
@@ -190,6 +201,7 @@ impl Connection {
             pin!(self.service.ending.cancelled()),
             pin!(self.seat.silence_over(first)),
         );
+        // Poll hyper until the connection closes or can leave it.
         let mut told = false;
         let turn = poll_fn(|context| {
             loop {
@@ -208,11 +220,11 @@ impl Connection {
                     return Poll::Ready(Some(Turn::Idles));
                 }
                 if silent.as_mut().poll(context).is_ready() {
-                    tracing::debug!("a connection that asked for nothing was cut off");
+                    tracing::debug!("closed a connection that sent no request head");
                     return Poll::Ready(None);
                 }
-                // After hyper has looked: it closes a connection that is told before it has read
-                // anything.
+                // Checked after hyper was polled: hyper closes a connection at once if it is shut
+                // down before it has read anything.
                 if told || ending.as_mut().poll(context).is_pending() {
                     return Poll::Pending;
                 }
@@ -220,31 +232,37 @@ impl Connection {
                 Pin::new(&mut connection).graceful_shutdown();
             }
         });
+        // Take the stream back, with the bytes that hyper has read ahead.
         let turn = turn.await?;
         let parts = connection.into_parts();
         let mut io = parts.io.into_inner();
-        // Copied, for it keeps hyper's buffer alive; there is seldom anything.
+        // Copy the rest, which is usually empty: a slice would keep hyper's whole buffer alive.
         io.unread = [&*parts.read_buf, &*io.unread].concat().into();
         Some((turn, io))
     }
 
+    /// Checks a request and its share of the limit, and decides who answers it.
     fn step(&self, mut request: Request, waiting: &Mutex<Option<Waiting>>) -> Step {
         self.seat.hear();
+        // RFC 9112 §3.2: HTTP/1.1 requires exactly one valid Host field.
         if !host::is_valid(request.version(), request.headers()) {
             let problem = Problem::bad_request(
                 "send one Host header: a host and optionally a port (RFC 9112 §3.2)",
             );
             return Step::Answer(Box::new(last(problem)));
         }
+        // Polls and other requests have separate shares of the connection limit.
         let wanted = if request.uri().path() == bundle::PATH {
             Use::Poll
         } else {
             Use::Other
         };
         if !self.seat.take_for(wanted) {
-            let problem = Problem::unavailable("too many connections of this sort; try again");
+            let problem =
+                Problem::unavailable("too many connections for requests of this kind; try again");
             return Step::Answer(Box::new(last(problem)));
         }
+        // A request that must wait leaves hyper, if the stand-in can replace it.
         if let Some(waits) = &self.service.waits
             && is_plain(&request)
             && let Some(wait) = waits(&request)
@@ -261,24 +279,26 @@ fn take<T>(place: &Mutex<Option<T>>) -> Option<T> {
     place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Whether the stand-in can take the request's place.
+/// Returns whether the stand-in can replace this request: HTTP/1.1, no body, and no header that
+/// changes how hyper treats the connection.
 fn is_plain(request: &Request) -> bool {
-    let wishes = [header::CONNECTION, header::EXPECT, header::UPGRADE];
+    let hop_by_hop = [header::CONNECTION, header::EXPECT, header::UPGRADE];
     request.version() == Version::HTTP_11
         && request.body().is_end_stream()
-        && !wishes
+        && !hop_by_hop
             .iter()
-            .any(|wish| request.headers().contains_key(wish))
+            .any(|name| request.headers().contains_key(name))
 }
 
-/// Returns the new end of patience after a peer has taken `bytes` more.
+/// Returns the new write deadline after a peer has read `bytes` more. It is never more than
+/// [`SEND_PATIENCE`] away.
 fn extended(until: Instant, now: Instant, bytes: usize) -> Instant {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     let earned = Duration::from_secs(1).saturating_mul(bytes) / SEND_BYTES_A_SECOND;
     (until + earned).min(now + SEND_PATIENCE)
 }
 
-/// The last answer of a connection.
+/// Returns an error answer after which the connection closes.
 fn last(problem: Problem) -> Response {
     let mut refusal = problem.into_response();
     refusal
@@ -287,31 +307,34 @@ fn last(problem: Problem) -> Response {
     refusal
 }
 
-/// A stream, with what is to be read before it.
+/// A TCP stream with a prefix of bytes to read first.
 struct Io {
+    /// Bytes that are read before those of the stream.
     unread: Bytes,
     stream: TcpStream,
     sending: Arc<Sending>,
-    /// Set while an answer waits for the peer: when the connection is cut off.
+    /// Write deadline; set while an answer waits for the peer to read.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
-/// How far hyper is with what matters for taking the connection from it.
+/// State that decides whether the connection can leave hyper.
+/// After an answer to a waiting request: `GIVEN`, `ENCODED`, `SENT`. For a new request that waits:
+/// `TAKEN`, `CLEAR`. The connection may leave in the states `SENT` and `CLEAR`.
 #[derive(Default)]
 struct Sending(AtomicU8);
 
 impl Sending {
-    /// Nothing matters.
+    /// The connection stays in hyper.
     const NONE: u8 = 0;
-    /// It was given an answer with the connection.
+    /// hyper got the connection together with an answer.
     const GIVEN: u8 = 1;
-    /// It has put that into its buffer.
+    /// hyper has encoded that answer into its own buffer.
     const ENCODED: u8 = 2;
-    /// That has left.
+    /// hyper has written that answer to the stream.
     const SENT: u8 = 3;
-    /// It has read a request that waits.
+    /// hyper has read a request that waits.
     const TAKEN: u8 = 4;
-    /// All answers to earlier ones have left, too.
+    /// hyper has also written all answers to earlier requests.
     const CLEAR: u8 = 5;
 
     fn set(&self, to: u8) {
@@ -322,13 +345,15 @@ impl Sending {
         self.0.load(Ordering::Relaxed) == state
     }
 
+    /// Changes the state from `from` to `to`; does nothing in any other state.
     fn next(&self, from: u8, to: u8) {
+        // Only the connection's own task touches the state, so `Relaxed` suffices.
         let _other = self
             .0
             .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// hyper drops a body when it has all of it in its own buffer.
+    /// Notes when hyper has encoded the whole answer: it then drops the body.
     fn watch(self: &Arc<Self>, answer: Response) -> Response {
         let last = Last(Arc::clone(self));
         answer.map(|body| {
@@ -340,6 +365,7 @@ impl Sending {
     }
 }
 
+/// Changes the state to `ENCODED` when hyper drops the body that holds it.
 struct Last(Arc<Sending>);
 
 impl Drop for Last {
@@ -349,7 +375,7 @@ impl Drop for Last {
 }
 
 impl Io {
-    /// Whether there is something to read, once that is known: false when the other side has gone.
+    /// Waits until input can be read. Returns false if the peer has closed the connection.
     async fn hears(&self) -> bool {
         !self.unread.is_empty()
             || self
@@ -359,17 +385,15 @@ impl Io {
                 .is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Resolves when the other side has gone. What it says meanwhile stays where it is.
+    /// Resolves when the peer has closed the connection. Consumes no input.
     async fn gone(&self) {
         if self.hears().await {
             std::future::pending::<()>().await;
         }
     }
-}
 
-impl Io {
-    /// Bounds the time that a write may wait (I32). A peer that does not read, or reads too slowly,
-    /// is cut off: its answers would hold the connection for ever.
+    /// Limits the time that a write may wait (I32). Without a limit, a peer that reads nothing or
+    /// too slowly would hold the connection forever.
     fn watch_write(
         &mut self,
         wrote: Poll<io::Result<usize>>,
@@ -380,12 +404,11 @@ impl Io {
                 let until = extended(stall.deadline(), Instant::now(), *bytes);
                 stall.as_mut().reset(until);
             }
+            // The socket's buffer is full: start the deadline, or check it.
             (Poll::Pending, stall) => {
                 let stall = stall.get_or_insert_with(|| Box::pin(sleep(SEND_PATIENCE)));
                 if stall.as_mut().poll(context).is_ready() {
-                    tracing::debug!(
-                        "a connection whose peer does not read its answers was cut off"
-                    );
+                    tracing::debug!("closed a connection whose peer did not read its answer");
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
             }
@@ -401,6 +424,7 @@ impl AsyncRead for Io {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Read the prefix first, then the stream.
         if self.unread.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, buffer);
         }
@@ -416,7 +440,7 @@ impl AsyncWrite for Io {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // Of something else, such as a refusal of hyper's own.
+        // hyper writes something else, such as an error answer of its own, so it is not idle.
         self.sending.next(Sending::SENT, Sending::NONE);
         let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch_write(wrote, context)
@@ -439,7 +463,7 @@ impl AsyncWrite for Io {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.stall = None;
-        // hyper flushes the stream when its own buffer is empty.
+        // hyper flushes the stream only when its own write buffer is empty.
         self.sending.next(Sending::ENCODED, Sending::SENT);
         self.sending.next(Sending::TAKEN, Sending::CLEAR);
         Poll::Ready(Ok(()))
@@ -455,18 +479,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slow_reader_earns_time_and_trickler_does_not() {
-        let begun = Instant::now();
-        let ends_after = |bytes: usize| {
-            let mut until = begun + SEND_PATIENCE;
-            (0..1_000).find(|second| {
-                let now = begun + Duration::from_secs(*second);
-                until = extended(until, now, bytes);
-                until <= now
-            })
-        };
+    fn closes_trickling_reader_but_not_slow_reader() {
         assert_eq!(ends_after(5_000), None);
         assert_eq!(ends_after(1), Some(21));
         assert_eq!(ends_after(2_048), Some(40));
+    }
+
+    /// Returns the second in which a peer that reads `bytes` each second is cut off.
+    fn ends_after(bytes: usize) -> Option<u64> {
+        let begun = Instant::now();
+        let mut until = begun + SEND_PATIENCE;
+        (0..1_000).find(|second| {
+            let now = begun + Duration::from_secs(*second);
+            until = extended(until, now, bytes);
+            until <= now
+        })
     }
 }

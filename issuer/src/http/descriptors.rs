@@ -1,21 +1,23 @@
-//! File descriptors: each connection takes one, and so does everything else that the process opens.
+//! File descriptor limits. Each connection takes one descriptor, as does every file or socket that
+//! the process opens.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that stay free for the database, listeners, operators' connections and files.
+/// Descriptors that are reserved for the database, listeners, operators' connections and files.
 const RESERVE: usize = 160;
 
-/// Fewest connections, whatever the limit.
+/// Least number of connections, however low the limit is.
 const LEAST: usize = 16;
 
-/// Largest limit that is asked for: beyond it the kernel refuses (`fs.nr_open`).
+/// Largest limit that is requested. The kernel rejects larger ones (`fs.nr_open`).
 const MOST: u64 = 1_048_576;
 
-/// Raises the soft limit of descriptors to the hard one. Returns the limit in force.
+/// Raises the soft limit of file descriptors to the hard limit. Returns the limit in effect.
 #[must_use]
 pub fn raise_descriptor_limit() -> u64 {
     let found = getrlimit(Resource::Nofile);
     let before = found.current.unwrap_or(MOST);
+    // Never lower a soft limit that is above MOST already.
     let wanted = found.maximum.unwrap_or(MOST).min(MOST).max(before);
     if wanted == before {
         return before;
@@ -36,13 +38,17 @@ pub fn raise_descriptor_limit() -> u64 {
             wanted
         }
         Err(error) => {
-            tracing::warn!(%error, limit = before, "could not raise the soft limit of file descriptors");
+            tracing::warn!(
+                %error,
+                limit = before,
+                "could not raise the soft limit of file descriptors"
+            );
             before
         }
     }
 }
 
-/// Returns `limits.connections`, or fewer if the descriptors do not suffice for as many.
+/// Returns the number of connections to allow: `wanted`, capped by the descriptor limit.
 #[must_use]
 pub fn affordable_connections(wanted: usize, limit: u64) -> usize {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -52,7 +58,8 @@ pub fn affordable_connections(wanted: usize, limit: u64) -> usize {
             wanted,
             connections = affordable,
             limit,
-            "limits.connections is capped by the limit of file descriptors (`ulimit -n`, LimitNOFILE)"
+            "limits.connections is capped by the limit of file descriptors; raise `ulimit -n` or \
+             LimitNOFILE"
         );
     }
     wanted.min(affordable)
@@ -63,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_descriptors_for_the_rest() {
+    fn connections_leave_reserved_descriptors() {
         assert_eq!(affordable_connections(20_000, 1_048_576), 20_000);
         assert_eq!(affordable_connections(20_000, 20_000), 20_000 - RESERVE);
         assert_eq!(affordable_connections(20_000, 100), LEAST);

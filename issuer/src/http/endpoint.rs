@@ -1,5 +1,4 @@
-//! What OAuth endpoints take from a request, and the order in which a caller is made to prove
-//! itself: cheap checks first.
+//! Request parsing and client authentication for OAuth endpoints. Cheap checks come first.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -19,13 +18,13 @@ use crate::clients::{AuthError, Authorization, Checks, Client, Credentials, Fail
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::issuer::Issuer;
 
-/// A form, and what the caller proves itself with.
+/// A form and the credentials of its caller.
 pub(crate) struct OAuthRequest {
     pub(crate) form: Form,
     pub(crate) caller: Caller,
 }
 
-/// Parameters of a form that authenticate.
+/// Form parameters that authenticate a client.
 const PROOFS: [&str; 4] = [
     "client_id",
     "client_secret",
@@ -33,7 +32,7 @@ const PROOFS: [&str; 4] = [
     "client_assertion_type",
 ];
 
-/// Who calls, before anything is proven.
+/// The caller of an endpoint, not authenticated yet.
 pub(crate) struct Caller {
     authorization: Authorization,
     source: IpAddr,
@@ -41,7 +40,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// From the headers and the connection.
+    /// Reads the caller from the headers and the connection of a request.
     pub(crate) fn of(request: &Request) -> Self {
         Self {
             authorization: Authorization::of(request.headers()),
@@ -67,7 +66,7 @@ impl Caller {
     }
 }
 
-/// The endpoint's name in counters and logs.
+/// Returns the endpoint's name in counters and logs.
 fn endpoint(path: &str) -> &'static str {
     match path {
         "/token" => "token",
@@ -77,7 +76,8 @@ fn endpoint(path: &str) -> &'static str {
     }
 }
 
-/// Where a request comes from; unspecified when it did not come over our own server.
+/// Returns the source address of a request; the unspecified address if the request did not arrive
+/// through this server, as in tests.
 fn source_of(request: &Request) -> IpAddr {
     request
         .extensions()
@@ -92,12 +92,13 @@ impl FromRequest<Arc<Issuer>> for OAuthRequest {
     type Rejection = OAuthError;
 
     async fn from_request(request: Request, issuer: &Arc<Issuer>) -> Result<Self, OAuthError> {
-        let invalid = |message: &str| OAuthErrorKind::InvalidRequest.because(message);
+        // Credentials in a URL would end up in access logs.
         if request.uri().query().is_some() {
             return Err(invalid(
                 "parameters belong in the body, not in the URL (RFC 6749, section 2.3.1)",
             ));
         }
+        // Choose the parser by the media type; only `/admin/` accepts JSON.
         let caller = Caller::of(&request);
         let json = match media_type(request.headers()) {
             Some(media) if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") => false,
@@ -114,32 +115,25 @@ impl FromRequest<Arc<Issuer>> for OAuthRequest {
                 ));
             }
         };
-        let unread = |error: axum::Error| {
-            if std::error::Error::source(&error)
-                .is_some_and(|source| source.is::<LengthLimitError>())
-            {
-                return OAuthErrorKind::TooLarge
-                    .because(format!("the body is longer than {MAX_BODY_BYTES} bytes"));
-            }
-            invalid("the body is cut off or broken")
-        };
-        // A body that never comes must not hold a connection for ever.
-        let body = timeout(BODY_WITHIN, to_bytes(request.into_body(), MAX_BODY_BYTES)).await;
-        let late = |_| OAuthErrorKind::Timeout.because("the body took longer than 10 seconds");
-        let body = body.map_err(late)?.map_err(unread)?;
+        // A body that never arrives must not hold the connection forever.
+        let body = timeout(BODY_WITHIN, to_bytes(request.into_body(), MAX_BODY_BYTES))
+            .await
+            .map_err(|_| OAuthErrorKind::Timeout.because("the body took longer than 10 seconds"))?
+            .map_err(body_error)?;
         let form = if json {
             Form::from_json(&body)
         } else {
             Form::parse(&body)
         };
         let form = form.map_err(|error| {
+            // A repeated credential counts as a failed authentication.
             if matches!(&error, FormError::Repeated(name) if PROOFS.contains(&name.as_str())) {
                 caller.failed(issuer, "", "parameter-repeated");
             }
-            // RFC 8707 §2: tokens are for one service.
+            // RFC 8707 §2 allows several resources, but a token is for one service.
             if error == FormError::Repeated("resource".to_owned()) {
                 return OAuthErrorKind::InvalidTarget
-                    .because("`resource` is given twice; ask for one service at a time");
+                    .because("`resource` is given twice; request one service at a time");
             }
             invalid(&error.to_string())
         })?;
@@ -147,18 +141,33 @@ impl FromRequest<Arc<Issuer>> for OAuthRequest {
     }
 }
 
+fn invalid(message: &str) -> OAuthError {
+    OAuthErrorKind::InvalidRequest.because(message)
+}
+
+/// Returns the OAuth error for a body that could not be read.
+fn body_error(error: axum::Error) -> OAuthError {
+    if std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>()) {
+        return OAuthErrorKind::TooLarge
+            .because(format!("the body is longer than {MAX_BODY_BYTES} bytes"));
+    }
+    invalid("the body is truncated or malformed")
+}
+
+/// Returns the media type of a request without its parameters.
 fn media_type(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or_default().trim())
 }
 
-/// Makes a caller prove that it is a client. The cost of failures: [`crate::clients::Failures`].
+/// Authenticates the caller as a client. [`crate::clients::Failures`] limits failed attempts.
 pub(crate) async fn authenticate<'i>(
     issuer: &'i Arc<Issuer>,
     caller: &Caller,
     form: &Form,
 ) -> Result<&'i Client, OAuthError> {
     let now_ms = issuer.clock.steady_ms();
+    // Find the credentials and the client id that they claim.
     let credentials = Credentials::find(&caller.authorization, form, &issuer.secrets);
     let claimed = match &credentials {
         Ok(credentials) => credentials.claimed(),
@@ -170,10 +179,13 @@ pub(crate) async fn authenticate<'i>(
         caller.failed(issuer, &claimed, error.reason());
         refusal(error, exceeded)
     };
+    // Signatures are expensive: after too many failures, assertions wait in a queue that uses at
+    // most half of the cores.
     let turn = match &credentials {
         Ok(Credentials::Assertion(_)) if exceeded => issuer.failures.turn().await,
         _ => None,
     };
+    // Verify the credentials, then the client's request rate.
     let checks = Checks {
         issuer: &issuer.config.issuer,
         skew_s: issuer.config.tokens.clock_skew_s,
@@ -186,10 +198,11 @@ pub(crate) async fn authenticate<'i>(
     let (client, asserted) = verified.map_err(refuse)?;
     if !issuer.registry.admit(&client.id, now_ms) {
         return Err(OAuthErrorKind::SlowDown
-            .because("this client makes more requests than it may in a second"));
+            .because("this client exceeds limits.requestsPerSecond; send fewer requests"));
     }
     if let Some(asserted) = asserted {
-        // Those that come during an outage do not wait for one attempt after the other.
+        // INVARIANT: the use of an assertion is recorded before the client counts as authenticated.
+        // During an outage of the database, fail at once instead of queueing for attempts to write.
         issuer.require_fresh()?;
         let recorded = issuer.assertions.record(issuer, asserted).await?;
         recorded.map_err(refuse)?;
@@ -197,17 +210,18 @@ pub(crate) async fn authenticate<'i>(
     Ok(client)
 }
 
-/// The answer to a caller that failed to authenticate; `exceeded` if that happened too often.
+/// Returns the answer to a caller that failed to authenticate. `exceeded` means that its address
+/// and client have failed too often.
 fn refusal(error: AuthError, exceeded: bool) -> OAuthError {
     match error {
         AuthError::Malformed { mistake, .. } => OAuthErrorKind::InvalidRequest.because(mistake),
         AuthError::Refused(_) if exceeded => OAuthErrorKind::SlowDown
-            .because("client authentication failed, too often from this address"),
+            .because("client authentication failed too often from this address; wait and retry"),
         AuthError::Refused(_) => {
             OAuthErrorKind::InvalidClient.because("client authentication failed")
         }
         AuthError::Overloaded => {
-            OAuthErrorKind::Unavailable.because("too many client assertions at a time; try again")
+            OAuthErrorKind::Unavailable.because("too many client assertions at once; try again")
         }
         AuthError::BeforeIncident => OAuthErrorKind::Unavailable.because(
             "the issuer's database lost state a moment ago; try again with a new client assertion",
@@ -215,13 +229,14 @@ fn refusal(error: AuthError, exceeded: bool) -> OAuthError {
     }
 }
 
-/// A document with an entity tag: 304 when the caller has it (RFC 9110 §13.1.2).
+/// Returns a document with an entity tag, or 304 if the caller already has it (RFC 9110 §13.1.2).
 pub(crate) fn etagged(
     headers: &HeaderMap,
     body: Bytes,
     etag: &str,
     cache_control: &str,
 ) -> Response {
+    // If-None-Match may be repeated, and each field may hold a list. Comparison is weak.
     let known = headers
         .get_all(header::IF_NONE_MATCH)
         .iter()

@@ -1,30 +1,30 @@
-//! Form bodies, strictly: a parameter given twice is refused (RFC 6749 §3.2), an empty one counts
-//! as absent.
+//! Strict parsing of form bodies: a repeated parameter is rejected (RFC 6749 §3.2), an empty one
+//! counts as absent.
 
 use std::collections::BTreeMap;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// Largest body in bytes: an assertion of 16 KiB and some words beside it.
+/// Largest body in bytes: enough for an assertion of 16 KiB and the other parameters.
 pub(crate) const MAX_BODY_BYTES: usize = 32 * 1024;
 
-/// Most parameters of a request.
+/// Largest number of parameters in a request.
 const MAX_PARAMETERS: usize = 32;
 
-/// Why a body is not a form.
+/// Error returned for a body that is not a valid form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
-    /// A parameter is given twice.
+    /// A parameter occurs twice.
     #[error("`{0}` is given twice; send it once")]
     Repeated(String),
-    /// Too many parameters.
-    #[error("more than {MAX_PARAMETERS} parameters")]
+    /// The body has too many parameters.
+    #[error("the body has more than {MAX_PARAMETERS} parameters")]
     TooMany,
-    /// Not text.
+    /// The body is not UTF-8.
     #[error("the body is not UTF-8 in application/x-www-form-urlencoded")]
     NotText,
-    /// A JSON body that is not an object of texts.
-    #[error("the body must be a JSON object whose values are texts")]
+    /// A JSON body is not an object with string values.
+    #[error("the body must be a JSON object whose values are strings")]
     NotTexts,
 }
 
@@ -45,7 +45,7 @@ impl Form {
         )
     }
 
-    /// Reads a JSON object of texts.
+    /// Reads a JSON object whose values are strings.
     ///
     /// # Errors
     /// [`FormError`].
@@ -57,13 +57,15 @@ impl Form {
     fn collect(pairs: impl Iterator<Item = (String, String)>) -> Result<Self, FormError> {
         let mut form = BTreeMap::new();
         for (name, value) in pairs {
-            // What a replacement character stands for, two texts could mean.
+            // Percent-decoding puts U+FFFD in place of invalid UTF-8, so different inputs could
+            // become the same value.
             if value.contains('\u{fffd}') {
                 return Err(FormError::NotText);
             }
             if form.len() >= MAX_PARAMETERS {
                 return Err(FormError::TooMany);
             }
+            // The error quotes the name, so it is shortened and stripped of control characters.
             if form.contains_key(&name) {
                 return Err(FormError::Repeated(
                     name.chars()
@@ -77,7 +79,7 @@ impl Form {
         Ok(Self(form))
     }
 
-    /// A parameter; an empty one is none (RFC 6749 §3.1).
+    /// Returns the value of a parameter; `None` if it is absent or empty (RFC 6749 §3.1).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0
@@ -87,8 +89,8 @@ impl Form {
     }
 }
 
-/// Members of a JSON object in order, repeated ones too: a map would quietly keep the last (RFC
-/// 8259 §4).
+/// Members of a JSON object in order, including repeated ones. A map would silently keep only the
+/// last (RFC 8259 §4).
 struct Pairs(Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -103,7 +105,7 @@ impl<'de> Visitor<'de> for PairsVisitor {
     type Value = Pairs;
 
     fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("an object of texts")
+        out.write_str("an object with string values")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Pairs, A::Error> {
@@ -117,7 +119,7 @@ impl<'de> Visitor<'de> for PairsVisitor {
 
 impl std::fmt::Debug for Form {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Values may be secrets.
+        // Print names only, because values may be secrets.
         out.debug_list().entries(self.0.keys()).finish()
     }
 }
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_parameters_and_broken_text_are_refused() {
+    fn rejects_repeated_parameters_and_invalid_utf8() {
         assert_eq!(
             Form::parse(b"a=1&a=1").unwrap_err(),
             FormError::Repeated("a".into())
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_parameter_is_none_and_debug_shows_no_values() {
+    fn ignores_empty_parameters_and_hides_values() {
         let form = Form::parse(b"scope=&client_secret=hunter2").unwrap();
         assert_eq!(
             (form.get("scope"), form.get("client_secret")),

@@ -14,10 +14,10 @@ pub(super) fn is_valid(version: Version, headers: &HeaderMap) -> bool {
     }
 }
 
-/// Returns whether a text is a host, optionally followed by a port. User information is not
-/// allowed.
+/// Returns whether a string is a host with an optional port. User information is not allowed.
 fn is_authority(text: &str) -> bool {
     let (is_host, port) = match text.strip_prefix('[') {
+        // An IPv6 address in brackets.
         Some(rest) => {
             let Some((address, port)) = rest.split_once(']') else {
                 return false;
@@ -29,6 +29,7 @@ fn is_authority(text: &str) -> bool {
             };
             (address.parse::<Ipv6Addr>().is_ok(), port)
         }
+        // A name or an IPv4 address.
         None => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
             (
@@ -40,11 +41,14 @@ fn is_authority(text: &str) -> bool {
             )
         }
     };
-    let is_port = |port: &str| {
-        port.is_empty()
-            || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
-    };
     is_host && port.is_some_and(is_port)
+}
+
+/// Returns whether a string is a port number. RFC 3986 §3.2.3 allows an empty one.
+fn is_port(port: &str) -> bool {
+    // `parse` alone would accept a sign.
+    port.is_empty()
+        || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]

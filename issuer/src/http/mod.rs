@@ -1,5 +1,5 @@
-//! HTTP plumbing that endpoints share: strict forms, the source of a request, and the server
-//! itself.
+//! The HTTP server, and request handling that endpoints share: strict forms, caller addresses and
+//! client authentication.
 
 mod connection;
 mod descriptors;

@@ -1,6 +1,6 @@
-//! Who may hold a connection, and what for (I32): bounded in all, by source address, and so that
-//! neither polls nor everything else can take all places from the other. A connection that has sent
-//! no whole request head has no share yet: it gives way when a place is needed.
+//! Connection limits (I32): a total, a limit for each source address, and a share for each use, so
+//! that neither polls nor other requests can take all connections. A connection that has not sent
+//! a complete request head belongs to no share; it is closed first when another connection waits.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,68 +11,75 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// Silence after which a connection may have to give way. The timer runs in the connection's own
-/// task, and the runtime looks at sockets before it fires timers. So a request that came during a
-/// stall of the runtime is read first.
+/// Silence after which a connection may be closed for another one. The timer runs in the
+/// connection's own task, and the runtime polls sockets before timers. A request that arrived
+/// during a stall of the runtime is therefore read first.
 const LISTEN: Duration = Duration::from_millis(10);
 
-/// One place in so many is out of reach of each of the two uses: what the other can count on.
+/// Inverse of the fraction of connections that is reserved for polls, and of the fraction that is
+/// reserved for all other requests.
 const RESERVE: usize = 10;
 
-/// What a connection is used for.
+/// The use of a connection, by its latest request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
-    /// A proxy waits for news.
+    /// A proxy polls for a bundle.
     Poll,
-    /// Everything else.
+    /// Any other request.
     Other,
 }
 
-/// The places of a server.
+/// The connection limiter of a server. A *place* is the right to hold one connection.
 pub struct Places {
+    /// Permits for all connections.
     all: Arc<Semaphore>,
+    /// Permits for connections whose latest request is a poll.
     polls: Arc<Semaphore>,
+    /// Permits for connections whose latest request is not a poll.
     others: Arc<Semaphore>,
+    /// Most connections of one source address; 0 sets no limit.
     per_address: usize,
+    /// Number of connections by source address.
     addresses: Mutex<HashMap<IpAddr, usize>>,
     silent: Mutex<Silent>,
 }
 
-/// Connections that have not sent a whole request head, in the order of their coming.
+/// Connections that have not sent a complete request head, by order of acceptance.
 #[derive(Default)]
 struct Silent {
     next: u64,
     waiting: BTreeMap<u64, Arc<Silence>>,
 }
 
-/// A silent connection, as it and the acceptor see it.
+/// State of a silent connection, shared by its task and the accept loop.
 #[derive(Default)]
 struct Silence {
-    /// Whether another connection needs the place of this one.
+    /// True while another connection waits for the place of this one.
     wanted: watch::Sender<bool>,
-    /// Cancelled when a whole request head has come.
+    /// Cancelled when a complete request head has arrived.
     heard: CancellationToken,
 }
 
 impl Places {
-    /// So many in all, and so many for one source address (0: no bound).
+    /// Creates a limiter for `all` connections, and `per_address` for one source address (0: no
+    /// limit).
     #[must_use]
     pub fn new(all: usize, per_address: usize) -> Arc<Self> {
-        let share = || Arc::new(Semaphore::new(all - (all / RESERVE).max(1).min(all)));
-        let all = Arc::new(Semaphore::new(all));
+        // Each use may take all places but its reserve, which is at least one place.
+        let share = all - (all / RESERVE).max(1).min(all);
         Arc::new(Self {
-            polls: share(),
-            others: share(),
-            all,
+            polls: Arc::new(Semaphore::new(share)),
+            others: Arc::new(Semaphore::new(share)),
+            all: Arc::new(Semaphore::new(all)),
             per_address,
             addresses: Mutex::default(),
             silent: Mutex::default(),
         })
     }
 
-    /// Returns a place for a connection that has come. If none is free, the longest silent
-    /// connection is asked for its own. Another one is asked only when that one turns out not to be
-    /// silent, however long its answer takes.
+    /// Waits for a place for a new connection. If no place is free, this asks the connection that
+    /// has been silent longest to close. It asks another one only after the first has sent a
+    /// request, however long that takes.
     pub(super) async fn free(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.all.clone().try_acquire_owned() {
             return Some(place);
@@ -83,7 +90,7 @@ impl Places {
             tokio::select! {
                 biased;
                 place = &mut place => {
-                    // It may come from another connection.
+                    // The place may come from another connection, so withdraw the request.
                     silence.wanted.send_replace(false);
                     return place.ok();
                 }
@@ -103,8 +110,8 @@ impl Places {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether this address has as many connections as it may: one more must evict no
-    /// other.
+    /// Returns whether this address holds as many connections as it may. The accept loop checks
+    /// this first, so that a connection over the limit closes no other one.
     pub(super) fn is_exhausted(&self, address: IpAddr) -> bool {
         let addresses = self
             .addresses
@@ -116,8 +123,9 @@ impl Places {
                 .is_some_and(|held| *held >= self.per_address)
     }
 
-    /// A place for a connection from this address, unless it has too many. Connections from this
-    /// machine are not bounded: they are a sidecar's or gateway's, from anywhere.
+    /// Gives a place to a connection from this address. Returns `None` if the address has reached
+    /// its limit. Connections from loopback have no limit, because a sidecar or gateway forwards
+    /// requests of many clients.
     pub(super) fn seat(
         self: &Arc<Self>,
         address: IpAddr,
@@ -125,6 +133,7 @@ impl Places {
     ) -> Option<Seat> {
         let source = source(address);
         let bounded = self.per_address > 0 && !source.is_loopback();
+        // Count the connection for its address; `Drop` takes it off.
         if bounded {
             let mut addresses = self
                 .addresses
@@ -136,6 +145,7 @@ impl Places {
             }
             *held += 1;
         }
+        // Register the connection as silent until it has sent a request head.
         let silence = Arc::<Silence>::default();
         let mut silent = self.silent();
         let number = silent.next;
@@ -153,7 +163,8 @@ impl Places {
     }
 }
 
-/// One host has a whole /64 of IPv6 (RFC 4291 §2.5.4).
+/// Returns the address under which connections are counted: for IPv6 the /64 prefix, because one
+/// host has a whole /64 (RFC 4291 §2.5.4).
 fn source(address: IpAddr) -> IpAddr {
     let address = address.to_canonical();
     match address {
@@ -164,24 +175,25 @@ fn source(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of one connection.
+/// The place of one connection; dropping it frees the place.
 pub(super) struct Seat {
     places: Arc<Places>,
     source: Option<IpAddr>,
     number: u64,
     silence: Arc<Silence>,
-    /// What for, since its last request; between requests it keeps its share.
+    /// Use of the latest request, with its permit. The connection keeps both between requests.
     used: Mutex<Option<(Use, OwnedSemaphorePermit)>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Seat {
-    /// Takes it for a request; false when that use has its share already.
+    /// Moves the connection to the share of `wanted`. Returns false if that share is full.
     pub(super) fn take_for(&self, wanted: Use) -> bool {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if used.as_ref().is_some_and(|(used, _)| *used == wanted) {
             return true;
         }
+        // Free the old permit first: a connection counts in one share only.
         *used = None;
         let share = if wanted == Use::Poll {
             &self.places.polls
@@ -196,18 +208,18 @@ impl Seat {
         used.is_some()
     }
 
-    /// Notes that a whole request head has come: the connection is silent no more.
+    /// Records that a complete request head has arrived: the connection is no longer silent.
     pub(super) fn hear(&self) {
         if self.silence.heard.is_cancelled() {
             return;
         }
-        // Removed first, so that the acceptor does not find it again.
+        // Remove the entry first, so that the accept loop does not choose this connection again.
         self.places.silent().waiting.remove(&self.number);
         self.silence.heard.cancel();
     }
 
-    /// Resolves when this silent connection must end, at `until` or before: another one needs its
-    /// place.
+    /// Resolves when this silent connection must close: at `until`, or earlier if another
+    /// connection waits for its place. Never resolves once a request head has arrived.
     pub(super) async fn silence_over(&self, until: Instant) {
         let mut wanted = self.silence.wanted.subscribe();
         let gives_way = async {
@@ -248,18 +260,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_address_has_so_many_and_gets_them_back() {
+    async fn limits_connections_of_one_address() {
         let places = Places::new(100, 2);
         let mut held = vec![
             seat(&places, "10.0.0.1").await,
             seat(&places, "::ffff:10.0.0.1").await,
         ];
         assert!(held.iter().all(Option::is_some) && seat(&places, "10.0.0.1").await.is_none());
-        let exhausted = |address: &str| places.is_exhausted(address.parse().unwrap());
-        assert!(exhausted("10.0.0.1") && !exhausted("10.0.0.2"));
+        assert!(places.is_exhausted("10.0.0.1".parse().unwrap()));
+        assert!(!places.is_exhausted("10.0.0.2".parse().unwrap()));
         assert!(seat(&places, "10.0.0.2").await.is_some(), "another");
         held.pop();
         assert!(seat(&places, "10.0.0.1").await.is_some());
+        // One /64 counts as one host.
         let _one_host = [
             seat(&places, "2001:db8::1").await,
             seat(&places, "2001:db8::2").await,
@@ -272,12 +285,12 @@ mod tests {
         assert_eq!(
             places.addresses.lock().unwrap().len(),
             1,
-            "who has left is forgotten"
+            "an address without connections has no entry"
         );
     }
 
     #[tokio::test]
-    async fn a_sidecar_is_not_bounded_and_nobody_need_be() {
+    async fn loopback_and_zero_have_no_limit() {
         for (per_address, address) in [(1, "127.0.0.6"), (1, "::1"), (0, "10.0.0.1")] {
             let places = Places::new(100, per_address);
             let held = [seat(&places, address).await, seat(&places, address).await];
@@ -286,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_use_leaves_room_for_the_other() {
+    async fn each_use_leaves_places_for_the_other() {
         for (flood, other) in [(Use::Poll, Use::Other), (Use::Other, Use::Poll)] {
             let places = Places::new(20, 0);
             let mut held = Vec::new();
@@ -299,11 +312,16 @@ mod tests {
                 18,
                 "{flood:?}"
             );
-            assert!(held[0].take_for(flood), "keeps what it has");
+            assert!(held[0].take_for(flood), "keeps its permit");
             assert!(seat(&places, "10.0.0.1").await.unwrap().take_for(other));
-            assert!(held[0].take_for(other), "and may change");
+            assert!(held[0].take_for(other), "and may change its use");
             assert!(held[18].take_for(flood), "which leaves a place");
         }
+    }
+
+    fn wanted(seats: &[Seat]) -> Vec<bool> {
+        let silences = seats.iter().map(|seat| &seat.silence);
+        silences.map(|silence| *silence.wanted.borrow()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -313,22 +331,18 @@ mod tests {
         for _ in 0..3 {
             seats.extend(seat(&places, "10.0.0.1").await);
         }
-        let wanted = |seats: &[Seat]| -> Vec<bool> {
-            let silences = seats.iter().map(|seat| &seat.silence);
-            silences.map(|it| *it.wanted.borrow()).collect()
-        };
-        let comer = tokio::spawn({
+        let newcomer = tokio::spawn({
             let places = Arc::clone(&places);
             async move { places.free().await }
         });
         sleep(Duration::from_secs(1)).await;
-        assert_eq!(wanted(&seats), [true, false, false], "the stall asks once");
+        assert_eq!(wanted(&seats), [true, false, false], "only one is asked");
         seats[0].hear();
         sleep(Duration::from_secs(1)).await;
         assert_eq!(wanted(&seats)[1..], [true, false], "the first one stays");
         seats.pop();
-        let _place = comer.await.unwrap();
-        assert_eq!(wanted(&seats)[1..], [false], "another one left");
+        let _place = newcomer.await.unwrap();
+        assert_eq!(wanted(&seats)[1..], [false], "the request is withdrawn");
     }
 
     #[tokio::test(start_paused = true)]
@@ -336,7 +350,7 @@ mod tests {
         let places = Places::new(1, 0);
         let seat = seat(&places, "10.0.0.1").await.unwrap();
         seat.silence.wanted.send_replace(true);
-        // A stall between acceptance and the first poll of the task.
+        // Simulate a stall between acceptance and the first poll of the task.
         tokio::time::advance(Duration::from_secs(1)).await;
         let until = Instant::now() + Duration::from_secs(60);
         let mut over = std::pin::pin!(seat.silence_over(until));

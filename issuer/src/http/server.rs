@@ -1,5 +1,4 @@
-//! The server: bounded connections, slow headers cut off, and an end that waits for answers under
-//! way.
+//! The accept loop: limits connections, cuts off slow request heads, and shuts down gracefully.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,32 +14,34 @@ use tokio_util::task::TaskTracker;
 use super::connection::{Connection, IDLE_PATIENCE, Service, Waits};
 use super::places::Places;
 
-/// Time for answers under way once the end has come.
+/// Time for requests in progress to finish at shutdown.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Largest head of a request in bytes. Ours are a few hundred.
+/// Largest request head in bytes. Requests to the issuer need a few hundred bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// What a server serves.
+/// The request handlers of a server.
 pub struct Site {
     /// Answers requests.
     pub router: Router,
-    /// Picks those that wait.
+    /// Selects requests whose answer must wait.
     pub waits: Option<Waits>,
 }
 
-/// Serves until `end` resolves, then lets answers under way finish.
+/// Serves until `end` resolves, then lets requests in progress finish.
 pub async fn serve(
     listener: TcpListener,
     site: Site,
     places: Arc<Places>,
     end: impl Future<Output = ()>,
 ) {
-    // Without `pipeline_flush`: see `connection`.
+    // INVARIANT: `pipeline_flush` stays off. `connection` relies on hyper flushing the stream
+    // whenever its own write buffer is empty.
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(IDLE_PATIENCE)
         .max_buf_size(MAX_HEAD_BYTES);
+    // State that all connections share.
     let ending = CancellationToken::new();
     let service = Arc::new(Service {
         http,
@@ -48,6 +49,7 @@ pub async fn serve(
         waits: site.waits,
         ending: ending.clone(),
     });
+    // Accept connections until the end.
     let connections = TaskTracker::new();
     let mut end = std::pin::pin!(end);
     loop {
@@ -56,15 +58,15 @@ pub async fn serve(
             () = &mut end => break,
         };
         let Ok((stream, peer)) = accepted else {
-            // Out of file descriptors, or the peer has gone already: there is no condition to wait
-            // for.
+            // File descriptors ran out, or the peer has closed already. Neither has an event to
+            // wait for, so try again after a pause.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
         if places.is_exhausted(peer.ip()) {
             continue;
         }
-        // One connection waits here for its place, the others in the kernel's queue.
+        // One connection waits here for its place; the others wait in the kernel's accept queue.
         let place = tokio::select! {
             place = places.free() => place,
             () = &mut end => break,
@@ -83,6 +85,7 @@ pub async fn serve(
             .serve(stream),
         );
     }
+    // Shut down: refuse new connections, and let requests in progress finish.
     drop(listener);
     ending.cancel();
     connections.close();
@@ -90,6 +93,6 @@ pub async fn serve(
         .await
         .is_err()
     {
-        tracing::warn!("some connections were cut off at the end");
+        tracing::warn!("connections were cut off at shutdown");
     }
 }

@@ -1,23 +1,23 @@
-//! What the issuer signs with.
+//! Signature algorithms of the issuer.
 
 use meshseal_core::jose::Alg;
 
-/// A signature algorithm of the issuer.
+/// Signature algorithm of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// Ed25519: the default, cheapest to verify in a proxy.
     EdDsa,
     /// ECDSA on P-256, for peers without Ed25519.
     Es256,
-    /// RSA PKCS#1 v1.5 of 2048 bits: what every RFC 9068 party must know (I2).
+    /// RSA PKCS#1 v1.5 with 2048 bits, which RFC 9068 requires of every party (I2).
     Rs256,
 }
 
 impl Algorithm {
-    /// Every algorithm.
+    /// All algorithms.
     pub const ALL: [Self; 3] = [Self::EdDsa, Self::Es256, Self::Rs256];
 
-    /// By its JOSE name.
+    /// Returns the algorithm with this JOSE name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL
@@ -25,7 +25,7 @@ impl Algorithm {
             .find(|algorithm| algorithm.name() == name)
     }
 
-    /// The JOSE name, as in a token's `alg`.
+    /// Returns the JOSE name, as in the `alg` of a token.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Algorithm {
         }
     }
 
-    /// As core knows it.
+    /// Returns the algorithm as a type of the core.
     #[must_use]
     pub const fn core(self) -> Alg {
         match self {

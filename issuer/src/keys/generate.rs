@@ -1,4 +1,4 @@
-//! New keys.
+//! Generation of signing keys.
 
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair as RsaPair, KeySize};
@@ -13,13 +13,13 @@ use zeroize::Zeroizing;
 use super::{Algorithm, KeyRecord, KeyState, MasterKey, Purpose};
 use crate::config::MAX_TOKEN_LIFE_S;
 
-/// The library could not make a key: no randomness, or no such algorithm.
+/// Failure to generate a key: no random bytes, or an unsupported algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a signing key could not be generated")]
 pub struct GenerateError;
 
-/// Makes a key and seals its private half. RSA takes up to a second: not for a thread that serves
-/// requests.
+/// Generates a key and seals its private half. RSA takes up to a second, so this must not run on a
+/// thread that serves requests.
 ///
 /// # Errors
 /// [`GenerateError`].
@@ -36,6 +36,7 @@ pub fn generate(
         Algorithm::Rs256 => rsa(),
     }
     .ok_or(GenerateError)?;
+    // The thumbprint is that of the required members (RFC 7638 §3); the others are added later.
     let kid = meshseal_core::keys::thumbprint(&jwk.to_string()).ok_or(GenerateError)?;
     if let Value::Object(members) = &mut jwk {
         members.extend(
@@ -54,6 +55,7 @@ pub fn generate(
         algorithm,
         state,
         since: now,
+        // Set by the store and the caller.
         published: 0,
         ready_at: 0,
         drain_s: MAX_TOKEN_LIFE_S,
@@ -62,6 +64,7 @@ pub fn generate(
     })
 }
 
+/// Private key (PKCS#8) and public JWK.
 type Made = (Zeroizing<Vec<u8>>, Value);
 
 fn ed25519() -> Option<Made> {
@@ -93,7 +96,11 @@ fn rsa() -> Option<Made> {
     let pkcs8 = Zeroizing::new((*der).as_ref().to_vec());
     let pair = RsaKeyPair::from_pkcs8(&pkcs8).ok()?;
     let (n, e) = (pair.public_key().modulus(), pair.public_key().exponent());
-    let jwk = json!({ "kty": "RSA", "n": encode(n.big_endian_without_leading_zero()), "e": encode(e.big_endian_without_leading_zero()) });
+    let jwk = json!({
+        "kty": "RSA",
+        "n": encode(n.big_endian_without_leading_zero()),
+        "e": encode(e.big_endian_without_leading_zero()),
+    });
     Some((pkcs8, jwk))
 }
 
@@ -108,7 +115,7 @@ mod tests {
     use base64::engine::general_purpose::STANDARD;
 
     #[test]
-    fn every_algorithm_makes_tokens_that_core_verifies() {
+    fn core_verifies_tokens_of_every_algorithm() {
         let master = MasterKey::from_base64(&STANDARD.encode([7; 32]), "test").unwrap();
         for algorithm in Algorithm::ALL {
             let record = generate(Purpose::Token, algorithm, KeyState::Active, 1, &master).unwrap();
@@ -136,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_only_in_its_own_row() {
+    fn key_opens_only_in_own_row() {
         let master = MasterKey::from_base64(&STANDARD.encode([7; 32]), "test").unwrap();
         let one = generate(
             Purpose::Token,

@@ -1,6 +1,6 @@
-//! Does what [`next_step`] says is due: at the start for a database without keys, then on schedule
-//! by the one replica that leads, and at once when a key is revoked. Every step is a
-//! compare-and-swap on the version, so that two can never do it.
+//! Performs the steps that [`next_step`] returns: at the start for a database without keys, and
+//! then on schedule by the replica that holds the lead. A revocation of a key triggers it at once.
+//! Every step is a compare-and-swap on the version, so that two replicas never both perform it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,32 +19,32 @@ use crate::config::Config;
 use crate::issuer::Issuer;
 use crate::store::{Change, Head, Store, StoreError};
 
-/// Seconds for which one replica leads before another may.
+/// Seconds after which an unrenewed lead may pass to another replica.
 const LEAD_S: u64 = 15;
 
-/// Most steps of one round; a rotation takes two.
+/// Most steps in one round; a rotation takes two.
 const STEPS_A_ROUND: usize = 8;
 
-/// Seconds between two looks for revocations to forget.
+/// Seconds between two deletions of expired entries.
 const PRUNE_EVERY_S: u64 = 60;
 
-/// Seconds from the reading of the clock until a new key is published: an RSA key takes up to two
-/// to make, and its commit up to five. A reader may keep what it read just before that.
+/// Seconds from reading the clock until a new key is published: generating an RSA key takes up to
+/// two, and committing it up to five. A reader may cache a key set from just before that.
 const PUBLISHED_WITHIN_S: u64 = 8;
 
-/// Why keys could not be kept.
+/// Error of scheduled key work.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No key could be made.
+    /// A key could not be generated.
     #[error(transparent)]
     Generate(#[from] GenerateError),
 }
 
-/// How the keys of both purposes live, by configuration. `grace_s` is how long another replica may
-/// go on signing with a key after this one put it out of use.
+/// Returns the configured policies for the keys of both purposes. `grace_s` is the time for which
+/// another replica may still sign with a key after this one put it out of use.
 #[must_use]
 pub fn policies(config: &Config, grace_s: u64) -> [KeyPolicy; 2] {
     let token = KeyPolicy {
@@ -55,8 +55,8 @@ pub fn policies(config: &Config, grace_s: u64) -> [KeyPolicy; 2] {
         drain_s: config.tokens.longest_life_s().saturating_add(grace_s),
         cached_s: config.keys.jwks_max_age_s,
     };
-    // The filter pins Ed25519 bundle keys. They change on request only, for each change needs new
-    // pins.
+    // The filter pins Ed25519 bundle keys. They rotate only on request, because each change needs
+    // new pins.
     let bundle = KeyPolicy {
         purpose: Purpose::Bundle,
         algorithm: super::Algorithm::EdDsa,
@@ -67,7 +67,7 @@ pub fn policies(config: &Config, grace_s: u64) -> [KeyPolicy; 2] {
     [token, bundle]
 }
 
-/// Makes the keys that a new database lacks.
+/// Creates the keys that a new database lacks.
 ///
 /// # Errors
 /// [`KeeperError`].
@@ -81,7 +81,7 @@ pub async fn bootstrap(
     loop {
         let persisted = store.load().await?;
         let now = clock.now();
-        // Nothing has passed for certain yet.
+        // No time counts as certain yet, so that nothing is retired or deleted here.
         let facts = Facts {
             now,
             certain: 0,
@@ -97,6 +97,7 @@ pub async fn bootstrap(
         let Some((policy, step)) = due else {
             return Ok(());
         };
+        // Only keys that are made within a minute of the first one belong to the first start.
         let is_first_start = persisted
             .keys
             .iter()
@@ -115,6 +116,7 @@ pub async fn bootstrap(
         if is_first_start {
             change.keys.iter_mut().for_each(mark_first);
         }
+        // After a conflict another replica made the key; look again.
         match store.commit(&change, clock.now_ms()).await {
             Ok(_) | Err(StoreError::Conflict) => {}
             Err(error) => return Err(error.into()),
@@ -122,14 +124,14 @@ pub async fn bootstrap(
     }
 }
 
-/// Marks a key of the first start: every key set and every set of pins carries it.
+/// Marks a key of the first start, which every key set and every set of pins contains.
 fn mark_first(change: &mut KeyChange) {
     if let KeyChange::Insert(key) = change {
         key.ready_at = 0;
     }
 }
 
-/// The change that a step makes.
+/// Returns the change for a step, and generates a key if the step needs one.
 async fn perform(
     policy: &KeyPolicy,
     step: Step,
@@ -188,9 +190,9 @@ async fn perform(
     })
 }
 
-/// Makes a key on a thread of its own: RSA takes up to a second. Readers of `/jwks` have it once
-/// the longest `max-age` has passed for certain: a clock that steps over a restart makes no key
-/// sign early.
+/// Generates a key on a thread of its own, because RSA takes up to a second. The key is ready once
+/// the longest `max-age` of `/jwks` has certainly passed. By then every reader has it, and a clock
+/// that jumps during a restart cannot make the key sign early.
 pub(super) async fn make(
     policy: &KeyPolicy,
     state: KeyState,
@@ -203,7 +205,7 @@ pub(super) async fn make(
         tokio::task::spawn_blocking(move || generate(purpose, algorithm, state, now, &master))
             .await;
     let key = made.map_err(|_| GenerateError)??;
-    // Without caches nobody keeps a set without the key.
+    // Without caching, no reader holds a key set without this key.
     let cached_s = if policy.cached_s == 0 {
         0
     } else {
@@ -216,7 +218,7 @@ pub(super) async fn make(
     })
 }
 
-/// The scheduled work of one replica.
+/// Scheduled key work of one replica.
 pub struct Keeper {
     replica: String,
     policies: [KeyPolicy; 2],
@@ -224,15 +226,15 @@ pub struct Keeper {
     bundle_request: BundleRequest,
     promises: JwksPromises,
     leads_until: AtomicU64,
-    /// Steady seconds, as the two below.
+    /// Monotonic seconds, like the next two fields.
     settled_at: u64,
     prune_at: AtomicU64,
     warn_at: AtomicU64,
 }
 
 impl Keeper {
-    /// Of a replica with this name that starts now (steady seconds). Without `heard_of_proxies`
-    /// there is nobody to wait for.
+    /// Creates the key manager of a replica that starts now (monotonic seconds). With
+    /// `heard_of_proxies`, rotations wait until every live proxy can have polled.
     #[must_use]
     pub fn new(
         replica: String,
@@ -246,7 +248,6 @@ impl Keeper {
         } else {
             now
         };
-        let zero = || AtomicU64::new(0);
         let (timekeeper, bundle_request) = (Timekeeper::default(), BundleRequest::default());
         Self {
             replica,
@@ -255,13 +256,13 @@ impl Keeper {
             bundle_request,
             promises,
             settled_at,
-            leads_until: zero(),
-            prune_at: zero(),
-            warn_at: zero(),
+            leads_until: AtomicU64::new(0),
+            prune_at: AtomicU64::new(0),
+            warn_at: AtomicU64::new(0),
         }
     }
 
-    /// Does what is due, if this replica leads.
+    /// Performs the steps that are due, if this replica holds the lead.
     ///
     /// # Errors
     /// [`KeeperError`].
@@ -270,7 +271,7 @@ impl Keeper {
         self.round_from(issuer, head).await
     }
 
-    /// The same, by what the database has just told.
+    /// Performs the steps that are due, starting from a head that was just read.
     ///
     /// # Errors
     /// [`KeeperError`].
@@ -280,14 +281,15 @@ impl Keeper {
         }
         if !self.leads(issuer).await? {
             self.timekeeper.leave();
-            // Each replica may sign tokens that live longer than those of the leader, while
-            // configurations differ.
+            // While configurations differ, this replica may sign tokens that live longer than those
+            // of the leader.
             self.extend(issuer).await?;
             return Ok(());
         }
         self.timekeeper
             .mark(&*issuer.store, &*issuer.clock, issuer.master(), false)
             .await?;
+        // A conflict means that another replica changed the state: read it and decide again.
         for _ in 0..STEPS_A_ROUND {
             if !self.step(issuer, head).await? {
                 break;
@@ -297,14 +299,14 @@ impl Keeper {
         Ok(self.prune(issuer).await?)
     }
 
-    /// Returns the time that has passed for certain (Unix seconds); 0 unless this replica leads.
-    /// Nothing may be forgotten by any other clock.
+    /// Returns the certain time (Unix seconds), or 0 unless this replica holds the lead. Entries
+    /// must not be deleted by any other clock.
     #[must_use]
     pub fn certain(&self, issuer: &Issuer) -> u64 {
         self.timekeeper.certain(&issuer.clock.read())
     }
 
-    /// Copies of `/jwks` that readers may keep.
+    /// Returns the record of how long readers may cache `/jwks`.
     #[must_use]
     pub const fn promises(&self) -> &JwksPromises {
         &self.promises
@@ -323,12 +325,13 @@ impl Keeper {
         self.timekeeper.lag_ms() / 1_000
     }
 
-    /// Lets another replica lead at once.
+    /// Gives the lead up, so that another replica can take it at once.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn resign(&self, issuer: &Issuer) -> Result<(), StoreError> {
         if self.leads_until.swap(0, Ordering::Relaxed) > 0 {
+            // The mark goes first: the next leader continues from it.
             self.timekeeper
                 .mark(&*issuer.store, &*issuer.clock, issuer.master(), true)
                 .await?;
@@ -341,6 +344,7 @@ impl Keeper {
         Ok(())
     }
 
+    /// Returns whether this replica holds the lead. Renews it after a third of its duration.
     async fn leads(&self, issuer: &Issuer) -> Result<bool, StoreError> {
         let now = issuer.clock.now();
         if now.saturating_add(LEAD_S * 2 / 3) <= self.leads_until.load(Ordering::Relaxed) {
@@ -353,8 +357,9 @@ impl Keeper {
         Ok(leads)
     }
 
-    /// One step, if one is due.
+    /// Performs one step if one is due. Returns whether to look for another one.
     async fn step(&self, issuer: &Issuer, head: Head) -> Result<bool, KeeperError> {
+        // Collect the facts that hold for both purposes.
         let published = issuer.publisher.current();
         let now = issuer.clock.now();
         let settled = issuer.clock.steady() >= self.settled_at;
@@ -369,6 +374,7 @@ impl Keeper {
             confirmed: 0,
             pinned: false,
         };
+        // Add the facts of this purpose.
         for policy in &self.policies {
             facts.rotation_requested = match policy.purpose {
                 Purpose::Token => rotation_requested,
@@ -378,26 +384,28 @@ impl Keeper {
                         .await?
                 }
             };
-            // Looking up proxies may cost a query: only when the answer matters.
+            // Looking up proxies may cost a query, so it is done only if the answer matters.
             if is_wanted(policy, &facts) {
                 let live = issuer.live_proxies().await;
                 facts.confirmed = live.confirmed();
                 facts.pinned = standby(&published.keys, policy.purpose)
                     .is_some_and(|key| is_pinned(key, &live));
             }
+            // Decide, and decide again with the longest promise about /jwks.
             match next_step(&self.promises.in_effect(policy, certain), &facts) {
                 None => continue,
                 Some(Step::Full) => {
                     self.warn_full(issuer.clock.steady());
                     continue;
                 }
-                // Another replica may have begun to serve with a longer `max-age`.
+                // Another replica may have started to serve a longer `max-age`.
                 Some(_) => self.renew_promises(issuer).await?,
             }
             let policy = &self.promises.in_effect(policy, certain);
             let Some(step) = next_step(policy, &facts) else {
                 continue;
             };
+            // Perform the step, unless another replica changed the state first.
             let change = perform(
                 policy,
                 step.clone(),
@@ -421,17 +429,16 @@ impl Keeper {
         Ok(false)
     }
 
-    /// Records that the active key signs tokens that live as long as this replica's configuration
+    /// Records that the active key signs tokens with the lifetime that this replica's configuration
     /// allows.
     async fn extend(&self, issuer: &Issuer) -> Result<(), KeeperError> {
         let published = issuer.publisher.current();
         let [policy, _] = &self.policies;
-        let is_shorter = |key: &&KeyRecord| {
+        let Some(key) = published.keys.iter().find(|key| {
             key.purpose == policy.purpose
                 && key.state == KeyState::Active
                 && key.drain_s < policy.drain_s
-        };
-        let Some(key) = published.keys.iter().find(is_shorter) else {
+        }) else {
             return Ok(());
         };
         let keys = vec![KeyChange::Extend {
@@ -443,13 +450,14 @@ impl Keeper {
             keys,
             ..Change::default()
         };
+        // After a conflict the next round tries again.
         match issuer.publisher.commit(&change).await {
             Ok(_) | Err(StoreError::Conflict) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Requests an acknowledged rotation of the bundle key.
+    /// Requests a rotation of the bundle key that waits for pins.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -459,7 +467,7 @@ impl Keeper {
             .await
     }
 
-    /// Returns when a rotation of the bundle key was requested, if it is not done.
+    /// Returns the time of a pending request to rotate the bundle key.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -470,14 +478,16 @@ impl Keeper {
         self.bundle_request.read(&*issuer.store, u64::MAX).await
     }
 
+    /// Logs at most once a minute that a rotation waits for draining keys.
     fn warn_full(&self, now: u64) {
         if now >= self.warn_at.load(Ordering::Relaxed) {
             self.warn_at
                 .store(now.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
-            tracing::warn!("a rotation waits: too many old keys still have living tokens");
+            tracing::warn!("rotation waits: too many draining keys still have valid tokens");
         }
     }
 
+    /// Deletes expired entries, at most once a minute.
     async fn prune(&self, issuer: &Issuer) -> Result<(), StoreError> {
         let steady = issuer.clock.steady();
         if steady < self.prune_at.load(Ordering::Relaxed) {
@@ -485,6 +495,7 @@ impl Keeper {
         }
         self.prune_at
             .store(steady.saturating_add(PRUNE_EVERY_S), Ordering::Relaxed);
+        // Worker records are kept for an hour after the last contact.
         let certain = self.certain(issuer);
         issuer
             .store
@@ -492,6 +503,7 @@ impl Keeper {
             .await?;
         let expired = certain.saturating_sub(PRUNE_SPREAD_S);
         issuer.store.forget_assertions(expired).await?;
+        // A commit raises the version, so it happens only if a revocation has expired.
         if issuer
             .publisher
             .current()
@@ -510,6 +522,7 @@ impl Keeper {
     }
 }
 
+/// Logs and counts a step.
 fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
     let purpose = policy.purpose.name();
     match step {
@@ -518,11 +531,11 @@ fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
             tracing::error!(
                 purpose,
                 version,
-                "no key signs any more: made one, which no verifier has confirmed"
+                "no signing key was left: generated one that no verifier has confirmed"
             );
         }
         Step::Generate(state) => {
-            tracing::info!(purpose, state = state.name(), version, "made a key");
+            tracing::info!(purpose, state = state.name(), version, "generated a key");
         }
         Step::Promote { kid, forced, .. } => {
             issuer.metrics.rotations.increment();
@@ -532,14 +545,14 @@ fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
                     purpose,
                     kid,
                     version,
-                    "rotated WITHOUT the confirmation of every live proxy: keys.ackTimeout is over"
+                    "rotated without the confirmation of every live proxy: keys.ackTimeout expired"
                 );
             } else {
                 tracing::info!(
                     purpose,
                     kid,
                     version,
-                    "rotated: every live proxy has the key that signs now"
+                    "rotated to a key that every live proxy has confirmed"
                 );
             }
         }
@@ -548,14 +561,14 @@ fn report(issuer: &Issuer, policy: &KeyPolicy, step: &Step, version: u64) {
                 purpose,
                 kid,
                 version,
-                "the key drains for longer: tokens.maxLifetime was raised"
+                "key drains for longer: tokens.maxLifetime was raised"
             );
         }
         Step::Retire(kid) => tracing::info!(
             purpose,
             kid,
             version,
-            "retired a key: nothing it signed is alive"
+            "retired a key: everything that it signed has expired"
         ),
         Step::Delete(kid) => tracing::info!(purpose, kid, version, "deleted a key"),
         Step::Full => {}

@@ -1,106 +1,107 @@
-//! What to do next with the keys of one purpose: a pure function of what is known, one step at a
-//! time, so that every replica comes to the same answer and each step is one compare-and-swap.
+//! Decides the next step for the keys of one purpose. The decision is a pure function of the facts,
+//! so every replica decides alike, and each step is one compare-and-swap.
 
 use super::{Algorithm, KeyRecord, KeyState, Purpose};
 
-/// Most keys that drain at a time. Bounds the published set (I25): with these, one signs and one
-/// stands by.
+/// Most keys that drain at the same time. It bounds the published set (I25), which also has one
+/// active key and one standby.
 pub const MAX_DRAINING: usize = 16;
 
 /// Seconds by which the clock of another replica may be ahead.
 const CLOCK_SPREAD_S: u64 = 60;
 
-/// Seconds that a retired key stays in the list for the operator to see.
+/// Seconds for which a retired key stays listed for operators.
 const RETIRED_FOR_S: u64 = 7 * 86_400;
 
-/// How keys of a purpose are to live.
+/// Rules for the keys of one purpose.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyPolicy {
-    /// What they sign.
+    /// Purpose of the keys.
     pub purpose: Purpose,
-    /// How new ones sign.
+    /// Algorithm of new keys.
     pub algorithm: Algorithm,
-    /// Seconds that a key signs; `None` for as long as nobody asks.
+    /// Seconds for which a key signs; `None` if keys rotate only on request.
     pub rotate_every_s: Option<u64>,
-    /// Seconds to wait for confirmations before rotating without them.
+    /// Seconds to wait for confirmations before a forced rotation.
     pub ack_timeout_s: u64,
-    /// Seconds after its last signature until nothing that a key signed under this configuration
-    /// can be alive.
+    /// Seconds after a key's last signature until everything that it signed under this
+    /// configuration has expired.
     pub drain_s: u64,
-    /// Longest time in seconds for which readers keep a document of `/jwks`.
+    /// Longest time for which readers keep a document of `/jwks` (seconds).
     pub cached_s: u64,
 }
 
-/// What is known now.
+/// Facts that decide the next step.
 pub struct Facts<'a> {
-    /// Unix seconds.
+    /// Wall clock (Unix seconds).
     pub now: u64,
-    /// Time that has passed for certain (Unix seconds), whatever wall clocks say.
+    /// Certain time (Unix seconds), which does not depend on a wall clock alone.
     pub certain: u64,
-    /// Every key.
+    /// Keys of all purposes.
     pub keys: &'a [KeyRecord],
-    /// When a rotation of the keys of this purpose was requested.
+    /// Time at which a rotation of the keys of this purpose was requested (Unix seconds).
     pub rotation_requested: Option<u64>,
-    /// Whether this replica has been up long enough to have heard of every live proxy.
+    /// True if this replica has run long enough for every live proxy to have polled.
     pub settled: bool,
-    /// The version that every live proxy has confirmed; `u64::MAX` without proxies.
+    /// Version that every live proxy has confirmed; `u64::MAX` without proxies.
     pub confirmed: u64,
-    /// Whether every proxy pins the standby among the bundle keys.
+    /// True if every proxy pins the standby bundle key.
     pub pinned: bool,
 }
 
-/// A step.
+/// Step in the life cycle of the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make a key in this state.
+    /// Generate a key in this state.
     Generate(KeyState),
-    /// The standby signs from now on; the key that signed until now drains.
+    /// Make the standby sign; the previous active key drains.
     Promote {
-        /// The standby.
+        /// Standby.
         kid: String,
-        /// The key that signed.
+        /// Previous active key.
         from: Option<String>,
-        /// Confirmations were missing when the time was up.
+        /// True if confirmations are missing.
         forced: bool,
     },
-    /// It signs longer-lived tokens under the present configuration: it will drain for longer.
+    /// Extend the draining time, because the key signs longer-lived tokens now.
     Extend(String),
-    /// Publish it no more.
+    /// Remove the key from the published set.
     Retire(String),
-    /// Forget it.
+    /// Delete the key.
     Delete(String),
-    /// A rotation is wanted, but too many keys drain: wait.
+    /// Wait: a rotation is due, but too many keys drain.
     Full,
 }
 
-/// The next step, if one is due.
+/// Returns the next step, if one is due.
 #[must_use]
 pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
-    let ours = || {
-        facts
-            .keys
-            .iter()
-            .filter(|key| key.purpose == policy.purpose)
+    let (keys, purpose) = (facts.keys, policy.purpose);
+    let in_state = |state: KeyState| {
+        keys.iter()
+            .filter(move |key| key.purpose == purpose && key.state == state)
     };
-    let in_state = |state: KeyState| ours().filter(move |key| key.state == state);
     let due = |key: &&KeyRecord, after_s: u64| facts.certain > key.since.saturating_add(after_s);
+    // Remove old keys.
     if let Some(done) = in_state(KeyState::Draining).find(|key| due(key, key.drain_s)) {
         return Some(Step::Retire(done.kid.clone()));
     }
     if let Some(old) = in_state(KeyState::Retired).find(|key| due(key, RETIRED_FOR_S)) {
         return Some(Step::Delete(old.kid.clone()));
     }
-    let is_unwanted =
-        |key: &&KeyRecord| key.algorithm != policy.algorithm || is_misdated(policy, facts.now, key);
-    if let Some(unwanted) = in_state(KeyState::Next).find(is_unwanted) {
+    // Remove standby keys that must not sign.
+    if let Some(unwanted) = in_state(KeyState::Next)
+        .find(|key| key.algorithm != policy.algorithm || is_misdated(policy, facts.now, key))
+    {
         return Some(Step::Delete(unwanted.kid.clone()));
     }
-    // A database that went back and was restored may have made a second one meanwhile.
+    // A replica may have made a second standby while the database was restored.
     if policy.purpose == Purpose::Token
         && let Some(surplus) = in_state(KeyState::Next).nth(1)
     {
         return Some(Step::Delete(surplus.kid.clone()));
     }
+    // Complete the pair of active key and standby.
     let standby = in_state(KeyState::Next).next();
     let Some(active) = in_state(KeyState::Active).next() else {
         return Some(standby.map_or(Step::Generate(KeyState::Active), |standby| {
@@ -110,16 +111,19 @@ pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
     let Some(standby) = standby else {
         return Some(Step::Generate(KeyState::Next));
     };
+    // Follow a longer token lifetime in the configuration.
     if policy.purpose == Purpose::Token && active.drain_s < policy.drain_s {
         return Some(Step::Extend(active.kid.clone()));
     }
+    // Rotate, if a rotation is due and every verifier has the standby.
     let wanted_since = wanted_since(policy, facts, active, standby)?;
     let confirmed = is_confirmed(policy, facts, standby);
     let begun = wanted_since.max(standby.since).max(standby.ready_at);
-    // A bundle that proxies cannot verify stops them all: no time-out makes an unpinned key sign.
+    // INVARIANT: no time-out makes an unpinned bundle key sign. A bundle that proxies cannot
+    // verify stops all of them.
     let patience_over =
         policy.purpose == Purpose::Token && facts.now >= begun.saturating_add(policy.ack_timeout_s);
-    // By the wall clock, too: what counts as certain jumps when a lag ends.
+    // The wall clock counts too, because the certain time jumps when a lag ends.
     let kept_until = standby.since.saturating_add(policy.cached_s);
     let is_ready =
         standby.is_first() || (facts.certain >= standby.ready_at && facts.now >= kept_until);
@@ -133,15 +137,15 @@ pub fn next_step(policy: &KeyPolicy, facts: &Facts<'_>) -> Option<Step> {
     Some(promote(standby, Some(active), !confirmed))
 }
 
-/// Returns whether a replica whose clock was ahead made the key: it would never be ready. A bundle
-/// key may be pinned already.
+/// Returns whether a replica whose clock was ahead made the key, which would never become ready.
+/// Bundle keys are exempt, because they may be pinned already.
 fn is_misdated(policy: &KeyPolicy, now: u64, key: &KeyRecord) -> bool {
     let latest = now.saturating_add(CLOCK_SPREAD_S);
     let ahead = key.since > latest || key.ready_at > latest.saturating_add(policy.cached_s);
     policy.purpose == Purpose::Token && ahead
 }
 
-/// Returns whether every verifier that counts holds the key.
+/// Returns whether every verifier that counts has the key.
 fn is_confirmed(policy: &KeyPolicy, facts: &Facts<'_>, standby: &KeyRecord) -> bool {
     match policy.purpose {
         Purpose::Token => facts.confirmed >= standby.published,
@@ -149,7 +153,7 @@ fn is_confirmed(policy: &KeyPolicy, facts: &Facts<'_>, standby: &KeyRecord) -> b
     }
 }
 
-/// Whether a rotation is wanted, so that it matters what proxies have confirmed.
+/// Returns whether a rotation is due, so that the confirmations of proxies matter.
 #[must_use]
 pub(super) fn is_wanted(policy: &KeyPolicy, facts: &Facts<'_>) -> bool {
     let find = |state: KeyState| {
@@ -162,7 +166,7 @@ pub(super) fn is_wanted(policy: &KeyPolicy, facts: &Facts<'_>) -> bool {
     pair.is_some_and(|(active, standby)| wanted_since(policy, facts, active, standby).is_some())
 }
 
-/// Since when the active key should have been replaced; `None` while it is fine.
+/// Returns the time since which a rotation is due; `None` if none is.
 fn wanted_since(
     policy: &KeyPolicy,
     facts: &Facts<'_>,
@@ -245,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_database_gets_a_signing_key_then_a_standby_then_rest() {
+    fn makes_signing_key_then_standby() {
         let mut keys = Vec::new();
         assert_eq!(
             next_step(&POLICY, &facts(&keys)),
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_waits_for_the_last_proxy() {
+    fn rotation_waits_for_last_proxy() {
         let keys = pair();
         let asked = |confirmed| Facts {
             rotation_requested: Some(190),
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_timeout_it_is_forced() {
+    fn rotation_is_forced_after_timeout() {
         let keys = pair();
         let at = |now| Facts {
             now,
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standby_that_was_just_published_gets_its_full_time() {
+    fn timeout_starts_when_standby_is_published() {
         let keys = [
             key("a", KeyState::Active, 100, 1),
             key("n", KeyState::Next, 240, 9),
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_restart_nobody_is_overlooked() {
+    fn no_rotation_before_proxies_can_poll() {
         let keys = pair();
         let early = Facts {
             rotation_requested: Some(1),
@@ -326,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_asks_by_itself() {
+    fn rotates_on_schedule() {
         let keys = pair();
         assert_eq!(
             next_step(
@@ -365,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn another_algorithm_in_the_configuration_rotates_to_it() {
+    fn rotates_to_configured_algorithm() {
         let policy = KeyPolicy {
             algorithm: Algorithm::Es256,
             ..POLICY
@@ -389,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_key_drains_retires_and_is_forgotten() {
+    fn old_key_drains_retires_and_is_deleted() {
         let mut keys = pair();
         keys.push(key("old", KeyState::Draining, 0, 0));
         assert_eq!(
@@ -442,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_signing_key_the_standby_takes_over_unconfirmed() {
+    fn standby_replaces_missing_active_key_unconfirmed() {
         let keys = [key("n", KeyState::Next, 100, 5)];
         let emergency = Facts {
             settled: false,
@@ -460,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_do_not_pile_up() {
+    fn limits_draining_keys() {
         let mut keys = pair();
         keys.extend((0..MAX_DRAINING).map(|at| key(&format!("d{at}"), KeyState::Draining, 190, 0)));
         assert_eq!(
@@ -476,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_another_purpose_do_not_matter() {
+    fn ignores_keys_of_other_purpose() {
         let mut keys = pair();
         keys.push(KeyRecord {
             purpose: Purpose::Bundle,
@@ -495,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn standby_waits_for_readers_of_the_key_set() {
+    fn standby_waits_for_cached_key_sets() {
         let mut keys = pair();
         keys[1].ready_at = 500;
         let at = |now, confirmed| Facts {
@@ -530,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn key_drains_by_the_longest_life_it_signed() {
+    fn drains_for_longest_signed_lifetime() {
         let mut keys = pair();
         keys[0].drain_s = 600;
         keys.push(KeyRecord {
@@ -570,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn bundle_key_signs_only_where_it_is_pinned() {
+    fn bundle_key_waits_for_pins() {
         let bundle = KeyPolicy {
             purpose: Purpose::Bundle,
             rotate_every_s: None,

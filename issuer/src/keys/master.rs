@@ -1,5 +1,5 @@
-//! The key that encrypts the others at rest (I27): 32 bytes, from a file or the environment, never
-//! in the database.
+//! Master key, which encrypts the other keys at rest (I27): 32 bytes from a file or the
+//! environment. It is never stored in the database.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -14,56 +14,58 @@ use zeroize::Zeroizing;
 use crate::config::MasterKeySource;
 use crate::store::{Location, Store, StoreError};
 
-/// The environment variable that holds the master key in base64.
+/// Environment variable that holds the master key in base64.
 pub const MASTER_KEY_VARIABLE: &str = "MESHSEAL_MASTER_KEY";
 
 const LENGTH: usize = 32;
 
-/// Why there is no master key.
+/// Error of reading or creating the master key.
 #[derive(Debug, thiserror::Error)]
 pub enum MasterKeyError {
     /// The file cannot be read or written.
     #[error("master key file {path}: {error}")]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         error: std::io::Error,
     },
-    /// Not 32 bytes of base64.
+    /// The text is not 32 bytes of base64.
     #[error("{0}: the master key must be 32 bytes in base64 (openssl rand -base64 32)")]
     Form(String),
-    /// None was given, and none may be made.
+    /// No key was configured, and none may be generated.
     #[error(
-        "no master key: set {MASTER_KEY_VARIABLE} or `masterKey.file` to 32 bytes in base64 (openssl rand -base64 32){0}"
+        "no master key: set {MASTER_KEY_VARIABLE} or `masterKey.file` to 32 bytes in base64 \
+         (openssl rand -base64 32){0}"
     )]
     Missing(&'static str),
-    /// Another key than the one that the database was made with.
+    /// The database was created with another master key.
     #[error(
-        "the master key does not open this database: it was made with another one; give that one back"
+        "the master key does not open this database, which was created with another one; \
+         restore that one"
     )]
     Wrong,
-    /// The database does not answer.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The system gives no randomness, or refuses the cipher.
-    #[error("cryptography failed")]
+    /// The operating system gives no random bytes, or the cipher fails.
+    #[error("encryption failed: no random bytes, or an error of the cipher")]
     Crypto,
 }
 
-/// Seals and opens private keys with AES-256-GCM; the name of what is sealed is authenticated with
-/// it. Other keys are derived from it.
+/// Key that seals private keys with AES-256-GCM, with the name of the secret as additional data.
+/// Other keys are derived from it.
 pub struct MasterKey {
     sealing: RandomizedNonceKey,
     derivation: hmac::Key,
 }
 
 impl MasterKey {
-    /// Name of the value in the database that only the right key opens.
+    /// Name of the entry in the database that only the right key opens.
     pub const CHECK: &str = "master-key-check";
 
-    /// Finds the key, or makes a file for it if state is new and kept in a SQLite file, and proves
-    /// that it fits the database.
+    /// Reads the key and verifies that it fits the database. For a new SQLite database without a
+    /// configured key, it generates a key file.
     ///
     /// # Errors
     /// [`MasterKeyError`].
@@ -72,15 +74,16 @@ impl MasterKey {
         location: &Location,
         store: &dyn Store,
     ) -> Result<Self, MasterKeyError> {
-        // Version 0: no key was ever made, so none can become unreadable.
+        // In a new database no key was ever made, so none can become unreadable.
         let is_new = store.is_new().await?;
         let key = Self::from_base64(&find(source, location, is_new)?, "master key")?;
+        // The first proof that is stored decides; replicas race here.
         let proof = key.seal(Self::CHECK, Self::CHECK.as_bytes())?;
         key.prove(&store.constant(Self::CHECK, &STANDARD.encode(proof)).await?)?;
         Ok(key)
     }
 
-    /// Proves that it is the key of a database which keeps this value under [`Self::CHECK`].
+    /// Verifies that the database with this proof under [`Self::CHECK`] belongs to this key.
     ///
     /// # Errors
     /// [`MasterKeyError::Wrong`].
@@ -96,7 +99,7 @@ impl MasterKey {
         }
     }
 
-    /// Reads 32 bytes of base64; `origin` is named in the error.
+    /// Decodes 32 bytes of base64; `origin` is named in the error.
     ///
     /// # Errors
     /// [`MasterKeyError::Form`].
@@ -113,8 +116,7 @@ impl MasterKey {
         })
     }
 
-    /// Derives the HMAC-SHA256 key of one purpose, as HKDF-Expand does for one block (RFC 5869
-    /// §2.3).
+    /// Derives the HMAC-SHA256 key of one purpose, like HKDF-Expand for one block (RFC 5869 §2.3).
     #[must_use]
     pub fn derive(&self, purpose: &str) -> hmac::Key {
         let info = [purpose.as_bytes(), &[1]].concat();
@@ -124,15 +126,16 @@ impl MasterKey {
         )
     }
 
-    /// Returns a text with its MAC for one purpose, for an entry of the database: who can write to
-    /// the database cannot make one.
+    /// Returns a database entry that consists of a text and its MAC for one purpose. An attacker
+    /// who can write to the database cannot forge such an entry.
     #[must_use]
     pub(crate) fn authenticated(&self, purpose: &str, text: &str) -> String {
         let mac = hmac::sign(&self.derive(purpose), text.as_bytes());
         format!("{text} {}", URL_SAFE_NO_PAD.encode(mac))
     }
 
-    /// Reads what [`MasterKey::authenticated`] returned; `None` without a right MAC.
+    /// Returns the text of an [`authenticated`](Self::authenticated) entry; `None` without a valid
+    /// MAC.
     pub(crate) fn verified<'t>(&self, purpose: &str, entry: &'t str) -> Option<&'t str> {
         let (text, mac) = entry.rsplit_once(' ')?;
         let mac = URL_SAFE_NO_PAD.decode(mac).ok()?;
@@ -140,7 +143,7 @@ impl MasterKey {
         Some(text)
     }
 
-    /// Reads the existing key, without a database and without making one.
+    /// Reads an existing key, without a database and without generating a key.
     ///
     /// # Errors
     /// [`MasterKeyError`].
@@ -148,7 +151,7 @@ impl MasterKey {
         Self::from_base64(&find(source, location, false)?, "master key")
     }
 
-    /// Nonce ‖ ciphertext ‖ tag.
+    /// Seals a secret under a name. Returns nonce ‖ ciphertext ‖ tag.
     ///
     /// # Errors
     /// [`MasterKeyError::Crypto`].
@@ -163,7 +166,7 @@ impl MasterKey {
         Ok(sealed)
     }
 
-    /// What was sealed under this name; `None` when it was not, or not with this key.
+    /// Opens a secret; `None` if it was sealed under another name or with another key.
     #[must_use]
     pub fn open(&self, name: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
@@ -180,6 +183,7 @@ impl MasterKey {
     }
 }
 
+/// Reads the text of the key from its source, or generates a key file.
 fn find(
     source: &MasterKeySource,
     location: &Location,
@@ -191,14 +195,16 @@ fn find(
             if let Ok(text) = std::env::var(MASTER_KEY_VARIABLE) {
                 return Ok(Zeroizing::new(text));
             }
+            // Replicas of a PostgreSQL database share no folder for a key file.
             let Some(file) = file else {
                 return Err(MasterKeyError::Missing(
-                    "; with PostgreSQL none is made, since all replicas need the same",
+                    "; with PostgreSQL none is generated, because all replicas need the same one",
                 ));
             };
             file.with_extension("master.key")
         }
     };
+    // Only a new SQLite database gets a new key.
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Zeroizing::new(text)),
         Err(error)
@@ -209,7 +215,7 @@ fn find(
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let error = std::io::Error::new(
                 ErrorKind::NotFound,
-                "not found, and the database was made with one; give it back",
+                "not found, but the database was created with one; restore it",
             );
             Err(MasterKeyError::File { path, error })
         }
@@ -217,8 +223,8 @@ fn find(
     }
 }
 
-/// Makes a key file that only its owner may read. Never replaces one. The file appears under its
-/// name only when it is whole and on the disk.
+/// Generates a key file that only its owner may read. It never replaces a file. The file appears
+/// under its name only when it is complete and on the disk.
 fn make(path: &Path) -> Result<Zeroizing<String>, MasterKeyError> {
     let mut bytes = Zeroizing::new([0; LENGTH]);
     aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| MasterKeyError::Crypto)?;
@@ -227,12 +233,15 @@ fn make(path: &Path) -> Result<Zeroizing<String>, MasterKeyError> {
         path: path.to_owned(),
         error,
     })?;
-    tracing::info!(path = %path.display(), "made a master key file; keep a copy of it with the backups");
+    tracing::info!(
+        path = %path.display(),
+        "generated a master key file; keep a copy of it with the backups"
+    );
     Ok(text)
 }
 
-/// Writes a temporary file beside `path`, and links it there once it is on the disk. A link, unlike
-/// a rename, fails where another process was first.
+/// Writes a temporary file beside `path` and links it to `path` once it is on the disk. Unlike a
+/// rename, a link fails if another process was first.
 fn publish(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random)
@@ -249,9 +258,10 @@ fn publish(path: &Path, text: &[u8]) -> std::io::Result<()> {
         file.sync_all()?;
         std::fs::hard_link(&temporary, path)
     });
-    // Removed after a failure too: it may hold a part of the key.
+    // Removed after a failure too, because it may hold a part of the key.
     let removed = std::fs::remove_file(&temporary);
     written.and(removed)?;
+    // The new name must be on the disk too, before the database uses the key.
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -294,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_key_and_name_open_what_was_sealed() {
+    fn opens_only_with_same_key_and_name() {
         let sealed = key(1).seal("kid-1", b"private").unwrap();
         assert_eq!(
             key(1).open("kid-1", &sealed).unwrap().as_slice(),
@@ -320,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_twice_gives_two_texts() {
+    fn sealing_twice_gives_different_ciphertexts() {
         assert_ne!(
             key(1).seal("kid", b"x").unwrap(),
             key(1).seal("kid", b"x").unwrap()
@@ -328,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_32_bytes_of_base64_is_refused() {
+    fn rejects_keys_of_wrong_form() {
         for text in [
             "",
             "abc",

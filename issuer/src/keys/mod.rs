@@ -1,5 +1,5 @@
-//! Signing keys and their life: generate → publish → confirmed by every live proxy → sign → drain →
-//! retire → delete.
+//! Signing keys and their life cycle: generate → publish → confirmed by every live proxy → sign →
+//! drain → retire → delete.
 
 mod algorithm;
 mod generate;

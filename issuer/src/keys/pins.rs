@@ -1,5 +1,5 @@
-//! Pins of bundle keys: a bundle that proxies cannot verify stops them all, so an unpinned key does
-//! not sign (I26).
+//! Pins of bundle keys. A bundle key signs only if it is pinned, because a bundle that proxies
+//! cannot verify stops all of them (I26).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,21 +7,21 @@ use super::{KeyRecord, KeyState, Purpose};
 use crate::bundle::Live;
 use crate::store::{Store, StoreError};
 
-/// Name of the request in the database.
+/// Name of the entry for the request in the database.
 const NAME: &str = "bundle_rotation";
 
-/// Milliseconds between two looks for a request that another replica took.
+/// Milliseconds between two reads of the request, which another replica may have received.
 const LOOK_EVERY_MS: u64 = 2_000;
 
-/// Returns the key that stands by for this purpose.
+/// Returns the standby key of this purpose.
 pub(super) fn standby(keys: &[KeyRecord], purpose: Purpose) -> Option<&KeyRecord> {
     keys.iter()
         .find(|key| key.purpose == purpose && key.state == KeyState::Next)
 }
 
-/// Returns whether every proxy that counts can verify bundles by this key. The keys of the first
-/// start are printed by `meshseal keys pins` from the beginning, so they count as pinned until a
-/// proxy states otherwise. Any other key needs the statement of every proxy, and of one at least.
+/// Returns whether every live proxy can verify bundles signed by this key. The keys of the first
+/// start count as pinned until a proxy states otherwise, because `meshseal keys pins` prints them
+/// from the beginning. Any other key needs the statement of every proxy, and of at least one.
 pub(super) fn is_pinned(key: &KeyRecord, live: &Live) -> bool {
     let (pinned, missing) = live.pins(&key.kid);
     if key.is_first() {
@@ -30,14 +30,15 @@ pub(super) fn is_pinned(key: &KeyRecord, live: &Live) -> bool {
     live.all_known && pinned > 0 && pinned == live.proxies.len()
 }
 
-/// A request to rotate the bundle key.
+/// Request to rotate the bundle key.
 #[derive(Debug, Default)]
 pub(super) struct BundleRequest(Mutex<Look>);
 
+/// Result of the latest read.
 #[derive(Clone, Copy, Debug, Default)]
 struct Look {
     requested: Option<u64>,
-    /// Monotonic milliseconds from which it is looked up again.
+    /// Monotonic milliseconds of the next read.
     due_ms: u64,
 }
 
@@ -46,7 +47,7 @@ impl BundleRequest {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when the rotation was requested (Unix seconds).
+    /// Returns the time at which the rotation was requested (Unix seconds).
     pub(super) async fn read(
         &self,
         store: &dyn Store,
@@ -64,16 +65,18 @@ impl BundleRequest {
         Ok(requested)
     }
 
-    /// Stores a request, unless there is one.
+    /// Stores a request, unless one is stored.
     pub(super) async fn set(&self, store: &dyn Store, now: u64) -> Result<(), StoreError> {
         let _kept = store.constant(NAME, "").await?;
         let _is_new = store.replace(NAME, "", &now.to_string()).await?;
+        // The next read must find it.
         self.lock().due_ms = 0;
         Ok(())
     }
 
     /// Removes the request.
     pub(super) async fn done(&self, store: &dyn Store) -> Result<(), StoreError> {
+        // `replace` compares the stored value, so it is read first.
         let kept = store.constant(NAME, "").await?;
         let _removed = store.replace(NAME, &kept, "").await?;
         *self.lock() = Look::default();

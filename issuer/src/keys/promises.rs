@@ -1,4 +1,4 @@
-//! Records for how long readers may keep copies of `/jwks`, across restarts and configurations (ADR
+//! Records how long readers may cache copies of `/jwks`, across restarts and configurations (ADR
 //! 21).
 
 use std::collections::BTreeMap;
@@ -16,26 +16,26 @@ const NAME: &str = "jwks max-age";
 /// Purpose of the entry's MAC.
 const PURPOSE: &str = "jwks max-age v1";
 
-/// Seconds between two renewals.
+/// Seconds between two renewals of the record.
 const RENEW_EVERY_S: u64 = 60;
 
-/// Seconds after a renewal in which a replica gives out copies for the whole `max-age`.
+/// Seconds after a renewal during which a replica serves copies with the full `max-age`.
 const LENDS_FOR_S: u64 = 120;
 
 /// Seconds by which the clock of another replica may be ahead.
 const CLOCK_SPREAD_S: u64 = 60;
 
-/// Most values of `max-age` that are kept apart.
+/// Most values of `max-age` that are recorded separately.
 const MAX_PROMISES: usize = 8;
 
-/// Each `max-age` (seconds) that some replica gave, and the time (Unix seconds) until which a
-/// reader may keep a copy for its sake.
+/// For each `max-age` (seconds) that some replica served: the time until which readers may keep
+/// such a copy (Unix seconds).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Promises(BTreeMap<u64, u64>);
 
 impl Promises {
-    /// Returns what is assumed when the entry is missing or forged: the longest `max-age` that a
-    /// configuration may have was given until now.
+    /// Returns the assumption for a missing or forged record: the longest configurable `max-age`
+    /// was served until now.
     fn unknown(now: u64) -> Self {
         Self(BTreeMap::from([(
             MAX_JWKS_AGE_S,
@@ -43,20 +43,23 @@ impl Promises {
         )]))
     }
 
-    /// Parses what [`fmt::Display`] writes.
+    /// Parses the form that [`fmt::Display`] writes.
     fn parse(text: &str) -> Option<Self> {
-        let promise = |item: &str| {
-            let (max_age_s, until) = item.split_once(':')?;
-            Some((max_age_s.parse().ok()?, until.parse().ok()?))
-        };
-        let items = text.split(',').filter(|item| !item.is_empty());
-        items.map(promise).collect::<Option<_>>().map(Self)
+        text.split(',')
+            .filter(|item| !item.is_empty())
+            .map(|item| {
+                let (max_age_s, until) = item.split_once(':')?;
+                Some((max_age_s.parse().ok()?, until.parse().ok()?))
+            })
+            .collect::<Option<_>>()
+            .map(Self)
     }
 
-    /// Returns the promises that are in effect by the time that has passed for certain, with that
-    /// of a replica that gives this `max-age` from now on.
+    /// Returns the promises that are still in effect at the `certain` time, and the promise of a
+    /// replica that serves this `max-age` from now on.
     fn renewed(&self, max_age_s: u64, now: u64, certain: u64) -> Self {
         let mut kept = self.0.clone();
+        // Only certain time ends a promise: readers may still keep their copies.
         kept.retain(|_, until| *until > certain);
         if max_age_s > 0 {
             let lends_until = now.saturating_add(LENDS_FOR_S + CLOCK_SPREAD_S);
@@ -64,7 +67,7 @@ impl Promises {
             *until = lends_until.saturating_add(max_age_s).max(*until);
         }
         while kept.len() > MAX_PROMISES {
-            // A longer one stands in for the shortest one.
+            // Merging the shortest into the next longer one only makes new keys wait longer.
             let Some((_, shortest)) = kept.pop_first() else {
                 break;
             };
@@ -76,6 +79,7 @@ impl Promises {
         Self(kept)
     }
 
+    /// Returns the longest `max-age` in effect (seconds).
     fn longest_s(&self, certain: u64) -> u64 {
         let in_effect = self.0.iter().filter(|(_, until)| **until > certain);
         in_effect
@@ -95,13 +99,14 @@ impl fmt::Display for Promises {
     }
 }
 
-/// The promises of all replicas, and the renewal of this one's.
+/// Promises of all replicas, and the renewal of this replica's own.
 #[derive(Debug)]
 pub struct JwksPromises {
     max_age_s: u64,
     last: Mutex<Last>,
 }
 
+/// Result of the last renewal.
 #[derive(Clone, Debug, Default)]
 struct Last {
     promises: Promises,
@@ -110,7 +115,7 @@ struct Last {
 }
 
 impl JwksPromises {
-    /// Records the promise of a replica that is about to serve `/jwks` with this `max-age`.
+    /// Records the promise of a replica before it serves `/jwks` with this `max-age`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -133,12 +138,12 @@ impl JwksPromises {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether a minute has passed since the last renewal.
+    /// Returns whether the last renewal is a minute ago.
     pub(super) fn is_due(&self, steady: u64) -> bool {
         steady >= self.lock().renewed_at.saturating_add(RENEW_EVERY_S)
     }
 
-    /// Reads the promises of all replicas and renews this one's.
+    /// Reads the promises of all replicas and renews that of this replica.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -152,6 +157,7 @@ impl JwksPromises {
         loop {
             let (now, steady) = (clock.now(), clock.steady());
             let text = store.constant(NAME, "").await?;
+            // A missing record is expected only in a database that has no keys.
             let known = match master.verified(PURPOSE, &text).and_then(Promises::parse) {
                 Some(known) => known,
                 None if text.is_empty() && store.load().await?.keys.is_empty() => {
@@ -159,14 +165,15 @@ impl JwksPromises {
                 }
                 None => {
                     tracing::warn!(
-                        "/jwks copies: the record is missing or lacks its MAC; new keys wait a day"
+                        "the record of /jwks max-age is missing or has no valid MAC; \
+                         new keys wait a day before they sign"
                     );
                     Promises::unknown(now)
                 }
             };
             let promises = known.renewed(self.max_age_s, now, certain);
             let renewed = master.authenticated(PURPOSE, &promises.to_string());
-            // Another replica may have renewed its own.
+            // If another replica renewed its promise meanwhile, read again.
             if renewed == text || store.replace(NAME, &text, &renewed).await? {
                 *self.lock() = Last {
                     promises,
@@ -177,9 +184,8 @@ impl JwksPromises {
         }
     }
 
-    /// Returns the policy with the longest time for which readers may keep a copy that lacks a new
-    /// key: by its own setting, or by a promise that is in effect by the time that has passed for
-    /// certain (Unix seconds).
+    /// Returns the policy with the longest time for which readers may cache a key set without a new
+    /// key: the policy's own, or that of a promise in effect at the `certain` time (Unix seconds).
     #[must_use]
     pub fn in_effect(&self, policy: &KeyPolicy, certain: u64) -> KeyPolicy {
         let promised_s = match policy.purpose {
@@ -192,8 +198,8 @@ impl JwksPromises {
         }
     }
 
-    /// Returns the seconds by which this replica must shorten the `max-age` that it gives, since it
-    /// could not renew its promise.
+    /// Returns the seconds by which this replica must shorten the `max-age` that it serves, because
+    /// it could not renew its promise.
     #[must_use]
     pub fn overdue_s(&self, steady: u64) -> u64 {
         steady.saturating_sub(self.lock().renewed_at.saturating_add(LENDS_FOR_S))
@@ -205,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn longer_promise_stays_until_its_copies_end() {
+    fn longer_promise_lasts_until_copies_expire() {
         let long = Promises::default().renewed(3_600, 1_000, 0);
         let both = long.renewed(360, 2_000, 2_000);
         let end = 1_000 + 3_600 + LENDS_FOR_S + CLOCK_SPREAD_S;
@@ -232,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_another_form_is_no_promise() {
+    fn rejects_malformed_promises() {
         for text in ["1", "1:", ":1", "1:2:3", "-1:2", "1:2 3:4"] {
             assert_eq!(Promises::parse(text), None, "{text}");
         }

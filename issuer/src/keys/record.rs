@@ -1,20 +1,20 @@
-//! A key as it is kept.
+//! Stored form of a signing key.
 
 use std::fmt;
 
 use super::MasterKey;
 
-/// What a key signs. Tokens and bundles never share one (I7).
+/// Kind of document that a key signs. Tokens and bundles never share a key (I7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Access tokens.
     Token,
-    /// Trust bundles: pinned by every proxy.
+    /// Trust bundles; every proxy pins the key.
     Bundle,
 }
 
 impl Purpose {
-    /// By name.
+    /// Returns the purpose with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Token, Self::Bundle]
@@ -22,7 +22,7 @@ impl Purpose {
             .find(|purpose| purpose.name() == name)
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -32,30 +32,30 @@ impl Purpose {
     }
 }
 
-/// Where a key is in its life.
+/// State in the life cycle of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// Published, not signing yet: takes over at a rotation, or at once when the active key is
-    /// revoked.
+    /// Published but not signing: it replaces the active key at a rotation, or at once when the
+    /// active key is revoked.
     Next,
     /// Signs.
     Active,
-    /// Signs no more, its private half is destroyed; its last tokens may still live.
+    /// No longer signing, with its private half destroyed; its last tokens may still be valid.
     Draining,
-    /// Published no more; kept for the record.
+    /// No longer published; the row is kept for the record.
     Retired,
 }
 
 impl KeyState {
     const ALL: [Self; 4] = [Self::Next, Self::Active, Self::Draining, Self::Retired];
 
-    /// By name.
+    /// Returns the state with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -66,13 +66,13 @@ impl KeyState {
         }
     }
 
-    /// Whether a key here signs, or may one day.
+    /// Returns whether a key in this state signs or may sign later.
     #[must_use]
     pub const fn may_sign(self) -> bool {
         matches!(self, Self::Next | Self::Active)
     }
 
-    /// As proxies are told; `None` for what they are not told.
+    /// Returns the state that the bundle states; `None` if the bundle does not contain the key.
     #[must_use]
     pub const fn published(self) -> Option<meshseal_core::bundle::KeyState> {
         match self {
@@ -84,52 +84,53 @@ impl KeyState {
     }
 }
 
-/// A key as it is kept: the private half sealed under the master key.
+/// Stored key. Its private half is sealed under the master key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyRecord {
     /// RFC 7638 thumbprint.
     pub kid: String,
-    /// What it signs.
+    /// Kind of document that it signs.
     pub purpose: Purpose,
-    /// How it signs.
+    /// Signature algorithm.
     pub algorithm: super::Algorithm,
-    /// Where it is in its life.
+    /// State in its life cycle.
     pub state: KeyState,
-    /// Since when it is there, Unix seconds.
+    /// Start of the present state (Unix seconds).
     pub since: u64,
-    /// The first bundle version that carried it.
+    /// First bundle version that contains the key.
     pub published: u64,
-    /// When it may sign unforced (Unix seconds of time that has passed for certain): no reader of
-    /// `/jwks` keeps an older document by then. 0 for the keys of the first start, which every
-    /// document and every set of pins carries.
+    /// Certain time from which it may sign without force (Unix seconds): by then no reader of
+    /// `/jwks` keeps an older document. 0 for the keys of the first start, which every document and
+    /// every set of pins contains.
     pub ready_at: u64,
-    /// Seconds after its last signature until nothing that it signed can be alive: the longest
-    /// under any configuration that was in force while it signed.
+    /// Seconds after its last signature until everything that it signed has expired: the maximum
+    /// over all configurations that were in force while it signed.
     pub drain_s: u64,
-    /// The public JWK as JSON, with `kid`, `alg` and `use`.
+    /// Public JWK as JSON, with `kid`, `alg` and `use`.
     pub public_jwk: String,
-    /// The private half (PKCS#8), sealed; gone once it will not sign again.
+    /// Sealed private half (PKCS#8); `None` once it will not sign again.
     pub sealed: Option<Vec<u8>>,
 }
 
 impl KeyRecord {
-    /// Returns whether it was made at the first start.
+    /// Returns whether the key was made at the first start.
     #[must_use]
     pub const fn is_first(&self) -> bool {
         self.ready_at == 0
     }
 
-    /// Name under which the private half is sealed. In schema 1 it was the bare `kid`, which tells
-    /// a database of schema 1 from one whose MACs were removed.
+    /// Returns the name under which the private half is sealed. Schema 1 used the bare `kid`, which
+    /// distinguishes a database of schema 1 from one whose MACs were removed.
     #[must_use]
     pub fn seal_name(kid: &str) -> String {
         format!("meshseal key v2 {kid}")
     }
 
-    /// Returns the record in another state. A key that will not sign again has no private half any
-    /// more (I26).
+    /// Returns the record in another state. The private half is destroyed if the key will not sign
+    /// again (I26).
     #[must_use]
     pub fn entering(self, state: KeyState, since: u64) -> Self {
+        // INVARIANT: only a key that may sign has a private half.
         let sealed = self.sealed.filter(|_| state.may_sign());
         Self {
             state,
@@ -146,12 +147,13 @@ impl KeyRecord {
             .is_some_and(|sealed| master.open(&self.kid, sealed).is_some())
     }
 
-    /// Returns the record with its private half, if it has one, sealed in the present form instead
-    /// of that of schema 1.
+    /// Returns the record with its private half, if any, sealed in the present form instead of that
+    /// of schema 1.
     pub(crate) fn resealed(self, master: &MasterKey) -> Option<Self> {
         let Some(sealed) = &self.sealed else {
             return Some(self);
         };
+        // `None` for a private half that is not in the form of schema 1.
         let sealed = master
             .seal(
                 &Self::seal_name(&self.kid),
@@ -167,6 +169,7 @@ impl KeyRecord {
 
 impl fmt::Debug for KeyRecord {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the private half nor the public one appears in logs.
         let Self {
             kid,
             purpose,
@@ -186,32 +189,33 @@ impl fmt::Debug for KeyRecord {
     }
 }
 
-/// One step in the life of one key.
+/// Step in the life cycle of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChange {
-    /// A new key. Its `published` is set by the store to the version that this change makes.
+    /// Inserts a new key. The store sets its `published` to the version that this change makes.
     Insert(KeyRecord),
-    /// A key as it was before the database lost it; replaces the row of the same `kid`.
+    /// Restores a key that the database lost; replaces the row of the same `kid`.
     Restore(KeyRecord),
-    /// Enters another state; the private half is destroyed if it will not sign there.
+    /// Moves a key to another state; destroys the private half if the key will not sign there.
     Enter {
-        /// Which.
+        /// Key to change.
         kid: String,
-        /// Where to.
+        /// New state.
         state: KeyState,
-        /// When, Unix seconds.
+        /// Start of the state (Unix seconds).
         since: u64,
     },
-    /// May have signed longer-lived tokens. The time never falls.
+    /// Extends the draining time, because the key may have signed longer-lived tokens. It never
+    /// falls.
     Extend {
-        /// Which.
+        /// Key to change.
         kid: String,
-        /// Seconds.
+        /// Draining time (seconds).
         drain_s: u64,
     },
-    /// Is forgotten.
+    /// Deletes a key.
     Delete {
-        /// Which.
+        /// Key to delete.
         kid: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Emergency: a key that was, or may have been, stolen.
+//! Emergency replacement of a key that may have been stolen.
 
 use super::keeper::{make, policies};
 use super::pins::{is_pinned, standby};
@@ -8,29 +8,28 @@ use crate::issuer::Issuer;
 use crate::revocation::{EpochKind, EpochRecord};
 use crate::store::{Change, StoreError};
 
-/// Tries against others who change the state at the same time.
+/// Attempts, in case other writers change the state at the same time.
 const ATTEMPTS: u32 = 20;
 
-/// Why a key was not revoked.
+/// Error of a key revocation.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
-    /// There is no such key.
-    #[error("there is no such key")]
+    /// No key with this `kid` or purpose exists.
+    #[error("no such key; `meshseal keys list` shows all keys")]
     Unknown,
-    /// No pinned bundle key can take its place.
+    /// No pinned bundle key can replace it.
     #[error("{0}")]
     NotPinned(String),
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No key could be made to take its place.
+    /// A replacement could not be generated.
     #[error(transparent)]
     Generate(#[from] GenerateError),
 }
 
-/// Takes a key out of use at once: it leaves the bundle and signs no more; the standby takes its
-/// place, confirmed or not. A bundle key gives way only to one that every proxy pins, unless
-/// `forced`.
+/// Revokes a key at once: it leaves the bundle and no longer signs. The standby replaces it, even
+/// unconfirmed. A bundle key is replaced only by a key that every proxy pins, unless `forced`.
 ///
 /// # Errors
 /// [`RevokeError`].
@@ -45,6 +44,7 @@ pub async fn revoke(issuer: &Issuer, kid: &str, forced: bool) -> Result<u64, Rev
             .ok_or(RevokeError::Unknown)?;
         let now = issuer.clock.now();
         let mut keys = vec![enter(kid, KeyState::Retired, now)];
+        // An active key needs a replacement: the standby, or a new key.
         let mut risk = None;
         if key.state == KeyState::Active {
             let next = standby(&published.keys, key.purpose);
@@ -66,6 +66,7 @@ pub async fn revoke(issuer: &Issuer, kid: &str, forced: bool) -> Result<u64, Rev
                 (None, None) => return Err(RevokeError::Unknown),
             });
         }
+        // The tokens that the key signed are revoked with it.
         let epochs = if key.purpose == Purpose::Token {
             vec![key_epoch(kid, now)]
         } else {
@@ -84,7 +85,7 @@ pub async fn revoke(issuer: &Issuer, kid: &str, forced: bool) -> Result<u64, Rev
     Err(StoreError::Conflict.into())
 }
 
-/// Has the standby sign at once, whether every verifier holds it or not.
+/// Makes the standby sign at once, even if some verifiers do not have it.
 ///
 /// # Errors
 /// [`RevokeError`].
@@ -94,12 +95,12 @@ pub async fn promote(issuer: &Issuer, purpose: Purpose) -> Result<u64, RevokeErr
         let published = issuer.publisher.current();
         let next = standby(&published.keys, purpose).ok_or(RevokeError::Unknown)?;
         let now = issuer.clock.now();
-        let active = |key: &&KeyRecord| key.purpose == purpose && key.state == KeyState::Active;
         let old = published
             .keys
             .iter()
-            .find(active)
+            .find(|key| key.purpose == purpose && key.state == KeyState::Active)
             .map(|key| enter(&key.kid, KeyState::Draining, now));
+        // Both steps are one change, so that exactly one key is active.
         let keys = old
             .into_iter()
             .chain([enter(&next.kid, KeyState::Active, now)])
@@ -126,7 +127,8 @@ fn enter(kid: &str, state: KeyState, since: u64) -> KeyChange {
     }
 }
 
-/// Commits, and counts as forced what carries a risk; `None` when another change came first.
+/// Commits the change. With a `risk` it counts as a forced rotation. Returns `None` if another
+/// change came first.
 async fn attempt(
     issuer: &Issuer,
     change: &Change,
@@ -138,25 +140,28 @@ async fn attempt(
         Ok(version) => {
             if let Some(risk) = risk {
                 issuer.metrics.forced_rotations.increment();
-                tracing::error!(version, "a key signs by force: {risk}");
+                tracing::error!(version, risk, "forced rotation");
             }
+            // The key manager prepares the next standby.
             issuer.keeper_wanted.notify_one();
             Ok(Some(version))
         }
     }
 }
 
-/// Describes which verifiers may not hold the key that is to sign.
+/// Describes which verifiers may not have the key that is to sign.
 async fn unready(issuer: &Issuer, purpose: Purpose, next: Option<&KeyRecord>) -> Option<String> {
     let Some(next) = next else {
         return Some("no verifier has the key, which is new".to_owned());
     };
+    // The first reason that applies is reported.
     let live = issuer.live_proxies().await;
     match purpose {
         Purpose::Bundle if !is_pinned(next, &live) => {
             let (pinned, all) = (live.pins(&next.kid).0, live.proxies.len());
             Some(format!(
-                "bundle key {} is pinned by {pinned} of {all} proxies; the others reject its bundles",
+                "bundle key {} is pinned by {pinned} of {all} proxies; \
+                 the others reject its bundles",
                 next.kid
             ))
         }
@@ -171,8 +176,9 @@ async fn unready(issuer: &Issuer, purpose: Purpose, next: Option<&KeyRecord>) ->
     }
 }
 
-/// Returns an epoch over every token that a key has signed so far.
+/// Returns an epoch that revokes every token that a key has signed until now.
 pub(crate) fn key_epoch(kid: &str, now: u64) -> EpochRecord {
+    // Tokens may carry this very second as `iat`.
     let before = now.saturating_add(1);
     let expires_at = before.saturating_add(MAX_TOKEN_LIFE_S);
     EpochRecord {

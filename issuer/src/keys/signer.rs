@@ -1,4 +1,4 @@
-//! A private key in memory, ready to sign. The library wipes it when it is dropped.
+//! Private key in memory. The cryptography library wipes it when it is dropped.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
@@ -9,19 +9,19 @@ use meshseal_core::keys::KeySet;
 
 use super::{Algorithm, KeyRecord, MasterKey};
 
-/// Why a key cannot sign.
+/// Error that prevents a key from signing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignerError {
     /// The private half is destroyed.
     #[error("the private half of the key is destroyed")]
     Destroyed,
-    /// The master key does not open it, or the row was tampered with.
+    /// The master key does not open it, or the row was changed.
     #[error("the private half of the key cannot be decrypted")]
     Sealed,
-    /// Not a key of its algorithm.
+    /// The private half is not a key of its algorithm.
     #[error("the private half is not a key of its algorithm")]
     Malformed,
-    /// It signs, but what it signs does not verify under its public half.
+    /// Its signatures do not verify under its public half.
     #[error("the key failed its self-test")]
     SelfTest,
     /// The library refused to sign.
@@ -35,19 +35,18 @@ enum Private {
     Rs256(RsaKeyPair),
 }
 
-/// A key that signs.
+/// Key that signs.
 pub struct Signer {
     kid: String,
     algorithm: Algorithm,
     private: Private,
     random: SystemRandom,
-    /// The encoded header of an access token and the dot after it.
+    /// Encoded header of an access token, followed by a dot.
     token_header: String,
 }
 
 impl Signer {
-    /// Opens a kept key and tests that what it signs verifies under the public half that is
-    /// published (I27).
+    /// Opens a stored key and verifies that its signatures match the published public half (I27).
     ///
     /// # Errors
     /// [`SignerError`].
@@ -56,6 +55,7 @@ impl Signer {
         let pkcs8 = master
             .open(&KeyRecord::seal_name(&record.kid), sealed)
             .ok_or(SignerError::Sealed)?;
+        // Parsing fails for a key of another algorithm.
         let private = match record.algorithm {
             Algorithm::EdDsa => Ed25519KeyPair::from_pkcs8(&pkcs8).map(Private::EdDsa),
             Algorithm::Es256 => {
@@ -65,6 +65,7 @@ impl Signer {
             Algorithm::Rs256 => RsaKeyPair::from_pkcs8(&pkcs8).map(Private::Rs256),
         };
         let (kid, algorithm) = (record.kid.clone(), record.algorithm);
+        // All tokens of a key share one header, so it is encoded once.
         let header = format!(
             r#"{{"alg":"{}","kid":"{kid}","typ":"at+jwt"}}"#,
             algorithm.name()
@@ -83,6 +84,7 @@ impl Signer {
     }
 
     fn self_test(&self, public_jwk: &str) -> Result<(), SignerError> {
+        // A public half that does not match would make every proxy reject the new tokens.
         let token = self.token(b"{}")?;
         let keys = KeySet::from_config(
             &format!(r#"{{"keys":[{public_jwk}]}}"#),
@@ -97,19 +99,19 @@ impl Signer {
         }
     }
 
-    /// The key id.
+    /// Returns the key id.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The algorithm.
+    /// Returns the algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The signature as JOSE has it (RFC 7518 §3, RFC 8037 §3.1).
+    /// Returns the signature in the form of JOSE (RFC 7518 §3, RFC 8037 §3.1).
     ///
     /// # Errors
     /// [`SignerError::Signing`].
@@ -134,7 +136,7 @@ impl Signer {
         }
     }
 
-    /// An access token with these claims (JSON), RFC 9068 §2.1.
+    /// Returns an access token with these claims (JSON), as of RFC 9068 §2.1.
     ///
     /// # Errors
     /// [`SignerError::Signing`].

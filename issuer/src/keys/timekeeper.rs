@@ -1,4 +1,4 @@
-//! Records how time passes, so that nothing expires by a wall clock alone (ADR 20).
+//! Records the passage of time, so that no entry expires by a wall clock alone (ADR 20).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,27 +6,28 @@ use super::MasterKey;
 use crate::clock::{CONFIRM_MS, Clock, ClockMark, Time};
 use crate::store::{Store, StoreError};
 
-/// Name of the mark in the database. Programs before it carried a MAC keep theirs as `clock`.
+/// Name of the mark in the database. Programs from before its MAC use the name `clock`.
 const NAME: &str = "clock mark";
 
-/// Milliseconds between two marks.
+/// Milliseconds between two writes of the mark.
 const MARK_EVERY_MS: u64 = 2_000;
 
-/// Purpose of the mark's MAC: who can write to the database cannot make time pass.
+/// Purpose of the mark's MAC. With it, an attacker who can write to the database cannot make time
+/// pass.
 const PURPOSE: &str = "clock mark v1";
 
+/// Returns the text of a mark with its MAC.
 fn sealed(mark: &ClockMark, master: &MasterKey) -> String {
     master.authenticated(PURPOSE, &mark.to_string())
 }
 
-/// Reads what [`sealed`] returned; `None` without a right MAC.
+/// Parses the text that [`sealed`] returned; `None` without a valid MAC.
 fn unsealed(text: &str, master: &MasterKey) -> Option<ClockMark> {
     ClockMark::parse(master.verified(PURPOSE, text)?)
 }
 
-/// Reads the stored mark, and makes the first one of a database. One without a right MAC is
-/// replaced by a mark by which no time has passed for certain; so is one that is missing where
-/// there are keys.
+/// Reads the stored mark, and creates the first one of a database. A mark without a valid MAC is
+/// replaced by one without any certain time. So is a missing mark, if the database has keys.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
@@ -40,6 +41,7 @@ pub async fn stored_mark(
         if let Some(mark) = unsealed(&text, master) {
             return Ok(mark);
         }
+        // An attacker must not be able to reset the time by deleting the mark.
         let is_new = text.is_empty() && store.load().await?.keys.is_empty();
         let (time, boot) = (clock.read(), clock.boot());
         let mark = if is_new {
@@ -51,21 +53,21 @@ pub async fn stored_mark(
             }
         } else {
             tracing::error!(
-                "the clock mark is missing or lacks its MAC; entries are kept for longer"
+                "the stored clock is missing or has no valid MAC; entries are kept for longer"
             );
             let latest_ms = time
                 .database
                 .map_or(u64::MAX, |database| database.latest_ms);
             ClockMark::unobserved(time.now_ms.min(latest_ms))
         };
-        // Another replica may have made it.
+        // If another replica created it meanwhile, read again.
         if store.replace(NAME, &text, &sealed(&mark, master)).await? {
             return Ok(mark);
         }
     }
 }
 
-/// Keeps the mark of the leading replica.
+/// Mark of the replica that holds the lead.
 #[derive(Debug, Default)]
 pub(super) struct Timekeeper {
     held: Mutex<Option<Held>>,
@@ -75,7 +77,7 @@ pub(super) struct Timekeeper {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     mark: ClockMark,
-    /// Monotonic milliseconds at the mark; `None` until this leader has made one.
+    /// Monotonic milliseconds of the mark; `None` until this leader has written one.
     steady_ms: Option<u64>,
 }
 
@@ -84,13 +86,13 @@ impl Timekeeper {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the mark, because another replica may lead now.
+    /// Discards the mark, because another replica may hold the lead now.
     pub(super) fn leave(&self) {
         *self.lock() = None;
     }
 
     /// Advances the mark, at most every two seconds unless `now` is set. Only the leader calls
-    /// this.
+    /// this function.
     pub(super) async fn mark(
         &self,
         store: &dyn Store,
@@ -99,6 +101,7 @@ impl Timekeeper {
         now: bool,
     ) -> Result<(), StoreError> {
         let time = clock.read();
+        // Read the mark once, when this replica takes the lead.
         let held = *self.lock();
         let held = match held {
             Some(held) => held,
@@ -111,10 +114,11 @@ impl Timekeeper {
             .steady_ms
             .is_none_or(|at_ms| time.steady_ms >= at_ms.saturating_add(MARK_EVERY_MS));
         *self.lock() = Some(held);
+        // An unsound clock must not reach the database.
         if !(now || is_due) || !time.is_sound() || self.is_on_probation(&held, &time) {
             return Ok(());
         }
-        // The monotonic clock also runs between two processes on one boot.
+        // The monotonic clock also spans two processes during one boot.
         let begun_ms = held.steady_ms.or_else(|| held.mark.begun_ms(clock.boot()));
         let elapsed_ms = begun_ms.map(|at_ms| time.steady_ms.saturating_sub(at_ms));
         let advanced = held.mark.advanced(time.now_ms, elapsed_ms);
@@ -127,9 +131,11 @@ impl Timekeeper {
             let seconds = mark.lag_ms / 1_000;
             tracing::warn!(
                 seconds,
-                "time passed that no issuer observed; entries are kept for longer by as much"
+                "no issuer observed a part of the elapsed time; \
+                 entries are kept longer by that much"
             );
         }
+        // A failed replacement means that another replica leads: read the mark again.
         let replaced = store
             .replace(NAME, &sealed(&held.mark, master), &sealed(&mark, master))
             .await?;
@@ -140,7 +146,7 @@ impl Timekeeper {
         Ok(())
     }
 
-    /// Returns whether a gap before the start is still unconfirmed: without a second clock, a wall
+    /// Returns whether a gap before the start is still unconfirmed. Without a second clock, a wall
     /// clock that is wrong since the start must not become the floor of the next start.
     fn is_on_probation(&self, held: &Held, time: &Time) -> bool {
         let mut started_ms = self
@@ -155,8 +161,8 @@ impl Timekeeper {
             && up_ms < CONFIRM_MS
     }
 
-    /// Returns the time that has passed for certain (Unix seconds): by the monotonic clock, the
-    /// wall clock and the database server's clock.
+    /// Returns the certain time (Unix seconds): the least of the stored clock as advanced by the
+    /// monotonic clock, the wall clock and the database server's clock.
     pub(super) fn certain(&self, time: &Time) -> u64 {
         let Some(held) = *self.lock() else { return 0 };
         let database_ms = time

@@ -1,4 +1,5 @@
-//! `POST /revoke` (RFC 7009, and more for administrators).
+//! `POST /revoke`: token revocation (RFC 7009), and revocation by `jti`, key or group for
+//! administrators.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,8 @@ use crate::keys::{self, KeyState, Purpose};
 use crate::store::{Change, StoreError};
 use crate::tokens::{MAX_BLOCK_AGE_MS, index_floor, signed_by_us};
 
-/// Longest time in milliseconds by which the clock that floored a lease may have been behind.
+/// Longest time in milliseconds by which a clock may have been behind when it set the floor of a
+/// lease.
 const CLOCK_SPREAD_MS: u64 = 60_000;
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
@@ -35,12 +37,13 @@ async fn revoke(
     request: OAuthRequest,
 ) -> Result<Response, OAuthError> {
     let caller = authenticate(&issuer, &request.caller, &request.form).await?;
-    // A replica whose clock is ahead has dated its tokens later than this one would.
+    // Read the request. A replica whose clock is ahead may have dated tokens later than this one.
     let latest_issue = issuer.clock.read().latest_issue_ms() / 1_000;
     let asked = RevokeRequest::read(&request.form, latest_issue)?;
     let done = carry_out(&issuer, caller, asked.target).await?;
     let Some(version) = done.version else {
-        // RFC 7009 §2.2: 200 although nothing was revoked. Operators learn the reason.
+        // Nothing was revoked, and RFC 7009 §2.2 requires 200. Only administrators learn the
+        // reason.
         tracing::info!(
             client = caller.id,
             kind = done.kind,
@@ -55,6 +58,7 @@ async fn revoke(
         }
         return Ok(no_store(Json(answer)));
     };
+    // The revocation is published: wait for the proxies, if requested, and answer.
     issuer.metrics.revocations.increment();
     tracing::info!(
         client = caller.id,
@@ -90,25 +94,26 @@ fn no_store(body: impl IntoResponse) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-/// What a request did.
+/// Outcome of a request.
 #[derive(Default)]
 struct Done {
-    /// The version that carries the revocation; none if nothing was revoked.
+    /// Version that carries the revocation; `None` if nothing was revoked.
     version: Option<u64>,
     kind: &'static str,
     name: Option<String>,
-    /// The `jti` whose index is revoked. For a caller that gave the `jti` alone, it does not say
-    /// that a token was issued with it: no list of issued or leased indices is kept.
+    /// The `jti` whose index is revoked. After a request by `jti` alone, it does not imply that a
+    /// token with this `jti` was issued: no list of issued or leased indices is kept.
     jti: Option<String>,
-    /// The reason why nothing was revoked.
+    /// Reason why nothing was revoked.
     reason: Option<&'static str>,
-    /// Whether this issuer issues tokens of the named group; `None` where no group is named.
+    /// True if this issuer issues tokens of the named group; `None` if no group is named.
     known: Option<bool>,
-    /// Advice for the operator: why a request has, or may have, no effect.
+    /// Advice for the operator if a request has, or may have, no effect.
     hint: Option<&'static str>,
 }
 
 impl Done {
+    /// Creates the outcome of a request that revoked nothing.
     fn nothing(kind: &'static str, reason: &'static str) -> Self {
         Self {
             kind,
@@ -125,28 +130,36 @@ impl Done {
     }
 }
 
+/// Authorizes and performs a revocation.
 async fn carry_out(issuer: &Issuer, caller: &Client, target: Target) -> Result<Done, OAuthError> {
     match target {
+        // Any client may revoke its own tokens; `revoke_token` checks that.
         Target::Token(token) => revoke_token(issuer, caller, &token).await,
-        _ if !caller.admin => Err(OAuthErrorKind::Forbidden
-            .because("only a client with `admin: true` may revoke by jti, key or group; send the token itself")),
+        _ if !caller.admin => Err(OAuthErrorKind::Forbidden.because(
+            "only a client with `admin: true` may revoke by jti, key or group; send the token \
+             itself",
+        )),
         Target::Jti(jti) => revoke_jti(issuer, caller, jti).await,
         Target::Key(kid) => revoke_key(issuer, kid).await,
         Target::Group { kind, name, before } => revoke_group(issuer, kind, name, before).await,
     }
 }
 
+/// Revokes the tokens of a group that were issued before a time.
 async fn revoke_group(
     issuer: &Issuer,
     kind: EpochKind,
     name: String,
     before: u64,
 ) -> Result<Done, OAuthError> {
+    // An epoch that has expired would be deleted at once, so it is not committed.
     let record = epoch(kind, name.clone(), before);
     let (certain, _) = certain_time(issuer).await?;
     if record.expires_at <= certain {
-        return Ok(Done::nothing(kind.name(), "tokens-expired")
-            .advising("every token issued before `issued_before` has expired; give a later time, or none for now"));
+        return Ok(Done::nothing(kind.name(), "tokens-expired").advising(
+            "every token issued before `issued_before` has expired; give a later time, or omit it \
+             to revoke all tokens issued so far",
+        ));
     }
     let version = issuer
         .publisher
@@ -155,6 +168,7 @@ async fn revoke_group(
             ..Change::default()
         })
         .await?;
+    // The answer tells whether tokens of this group can exist.
     let hint = unknown_group(issuer, kind, &name);
     let known = (kind != EpochKind::All).then_some(hint.is_none());
     let name = Some(name).filter(|name| !name.is_empty());
@@ -168,15 +182,16 @@ async fn revoke_group(
     })
 }
 
-/// Returns why a group may have no tokens. It is revoked all the same: its client may have left the
-/// configuration lately.
+/// Returns the reason why a group may have no tokens. The group is revoked nevertheless, because
+/// its client may have been removed from the configuration lately.
 fn unknown_group(issuer: &Issuer, kind: EpochKind, name: &str) -> Option<&'static str> {
     match kind {
         EpochKind::All | EpochKind::Kid => None,
-        // A client that asks for itself is the subject of its tokens.
+        // With client credentials the client is the subject of its tokens.
         EpochKind::Client | EpochKind::Subject if issuer.registry.get(name).is_some() => None,
         EpochKind::Client | EpochKind::Subject => Some(
-            "no configured client has this clientId; is it misspelt, or was it removed from the configuration?",
+            "no configured client has this clientId; is it misspelt, or was it removed from the \
+             configuration?",
         ),
         EpochKind::Session => {
             Some("this issuer issues no tokens with a session (`sid`); revoke by client or jti")
@@ -187,8 +202,8 @@ fn unknown_group(issuer: &Issuer, kind: EpochKind, name: &str) -> Option<&'stati
     }
 }
 
-/// Returns the Unix seconds that have passed for certain, and whether they lag by an hour or more.
-/// A clock that is ahead must not hide living tokens (ADR 20).
+/// Returns the certain time (Unix seconds), and whether it lags by an hour or more. A clock that is
+/// ahead must not make valid tokens count as expired (ADR 20).
 async fn certain_time(issuer: &Issuer) -> Result<(u64, bool), StoreError> {
     let mark = keys::stored_mark(&*issuer.store, &*issuer.clock, issuer.master()).await?;
     Ok((
@@ -197,12 +212,14 @@ async fn certain_time(issuer: &Issuer) -> Result<(u64, bool), StoreError> {
     ))
 }
 
+/// Revokes one token.
 async fn commit_token(
     issuer: &Issuer,
     caller: &Client,
     token: RevokedToken,
     jti: &str,
 ) -> Result<Done, OAuthError> {
+    // The quota keeps one client from using up the revocations that proxies can take.
     let most = (!caller.admin).then_some(issuer.config.limits.revoked_tokens_per_client);
     let revoker = Revoker {
         client: caller.id.clone(),
@@ -222,10 +239,10 @@ async fn commit_token(
     })
 }
 
-/// Revokes a token that is at hand.
+/// Revokes a token that the request contains.
 ///
-/// An unrecognised token may be signed by a key that another replica has just made. The newest keys
-/// are loaded before a token is called unknown, and an error is returned if that fails.
+/// Another replica may have generated the key of an unrecognised token just now. So the newest keys
+/// are loaded before a token counts as unknown, and a failure to load them is an error.
 async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<Done, OAuthError> {
     let recognise = || {
         let published = issuer.publisher.current();
@@ -240,6 +257,7 @@ async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<D
         Ok(verified) => verified,
         Err(rejection) => return Ok(Done::nothing("token", rejection.code())),
     };
+    // The token is genuine: only its client, or an administrator, may revoke it (RFC 7009 §2.1).
     let claims = verified.claims();
     if !caller.admin && claims.client_id() != Some(&caller.id) {
         return Err(
@@ -252,18 +270,18 @@ async fn revoke_token(issuer: &Issuer, caller: &Client, token: &str) -> Result<D
     let Some(index) = index_of(jti) else {
         return Ok(Done::nothing("token", "jti-without-index"));
     };
-    // Proxies may grant more leeway than the issuer.
+    // A proxy may accept the token past its expiry, by up to the largest clock skew.
     let expires_at = expires_at.saturating_add(MAX_CLOCK_SKEW_S);
     commit_token(issuer, caller, RevokedToken { index, expires_at }, jti).await
 }
 
-/// Revokes a token by its `jti`. Its expiry is unknown, so that the entry is kept for the longest
-/// life of any token.
+/// Revokes a token by its `jti`. Its expiry is unknown, so the revocation is kept for the longest
+/// lifetime of any token.
 async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Done, OAuthError> {
     let Some(index) = index_of(&jti) else {
         return Ok(Done::nothing("token", "jti-without-index"));
     };
-    // An index that was never used would revoke a future token of any client.
+    // Revoking an index that was never leased would revoke a future token of any client.
     let unused = issuer
         .store
         .lease_indices(1, 0)
@@ -278,17 +296,19 @@ async fn revoke_jti(issuer: &Issuer, caller: &Client, jti: String) -> Result<Don
     let oldest_ms = certain
         .saturating_sub(MAX_TOKEN_LIFE_S)
         .saturating_mul(1_000);
-    // Earlier programs used blocks for as long as they ran. For a day after an upgrade, time lags
-    // by a day.
+    // An index below the floor of the oldest valid token belongs to an expired token. Releases
+    // before the limit on the age of blocks used a block for as long as they ran, so their indices
+    // may be older. Certain time lags for a day after an upgrade, and the check is skipped then.
     if !lags && index < index_floor(oldest_ms.saturating_sub(MAX_BLOCK_AGE_MS + CLOCK_SPREAD_MS)) {
         return Ok(Done::nothing("token", "jti-expired").advising(
-            "no living token is as old as this jti; is it misspelt, or of another issuer?",
+            "no valid token is as old as this jti; is it misspelt, or of another issuer?",
         ));
     }
     let expires_at = issuer.clock.now().saturating_add(MAX_TOKEN_LIFE_S);
     commit_token(issuer, caller, RevokedToken { index, expires_at }, &jti).await
 }
 
+/// Revokes a token key, and with it all tokens that it signed.
 async fn revoke_key(issuer: &Issuer, kid: String) -> Result<Done, OAuthError> {
     issuer.publisher.refresh().await?;
     let published = issuer.publisher.current();
@@ -305,8 +325,8 @@ async fn revoke_key(issuer: &Issuer, kid: String) -> Result<Done, OAuthError> {
             return Ok(Done::nothing("key", "key-unknown")
                 .advising("see the key ids in `meshseal keys list`"));
         }
-        // Removing a bundle key changes what proxies pin: that has its own verb, on the listener
-        // for operators.
+        // Revoking a bundle key changes the keys that proxies must pin. The admin listener has a
+        // separate operation for that.
         Some((Purpose::Bundle, _)) => {
             return Ok(
                 Done::nothing("key", "key-signs-no-tokens").advising("use `meshseal keys revoke`")

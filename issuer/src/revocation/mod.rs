@@ -1,5 +1,5 @@
-//! Revocation: what no longer counts, by token, subject, client, session, grant, key, or everything
-//! before a time.
+//! Revocation of single tokens, and of all tokens of a subject, client, session, grant or key that
+//! were issued before a time.
 
 mod endpoint;
 mod receipt;

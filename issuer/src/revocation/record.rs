@@ -1,28 +1,28 @@
-//! Revocations as they are kept.
+//! Revocations as stored in the database.
 
 /// One revoked token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RevokedToken {
-    /// The index in its `jti`.
+    /// Token index of its `jti`.
     pub index: u64,
-    /// When nobody can accept it any more, Unix seconds.
+    /// Time after which every proxy rejects the token as expired (Unix seconds).
     pub expires_at: u64,
 }
 
-/// What tokens an epoch is about.
+/// Kind of group that an epoch revokes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochKind {
-    /// All of them.
+    /// All tokens of the issuer.
     All,
-    /// Signed by a key.
+    /// Tokens signed by a key.
     Kid,
-    /// Of a subject (`sub`).
+    /// Tokens of a subject (`sub`).
     Subject,
-    /// Of a client (`client_id`).
+    /// Tokens of a client (`client_id`).
     Client,
-    /// Of a session (`sid`).
+    /// Tokens of a session (`sid`).
     Session,
-    /// Of a grant (`grant_id`).
+    /// Tokens of a grant (`grant_id`).
     Grant,
 }
 
@@ -36,13 +36,13 @@ impl EpochKind {
         Self::Grant,
     ];
 
-    /// By name.
+    /// Returns the kind with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The name.
+    /// Returns the name, as stored in the database.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -56,15 +56,15 @@ impl EpochKind {
     }
 }
 
-/// Tokens of one group issued before a time are revoked.
+/// Revocation of all tokens of one group that were issued before a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EpochRecord {
-    /// Which sort of group.
+    /// Kind of group.
     pub kind: EpochKind,
-    /// Which group; empty for all.
+    /// Name of the group; empty for [`EpochKind::All`].
     pub name: String,
-    /// A token with `iat` less than this is revoked.
+    /// Tokens with a lower `iat` are revoked (Unix seconds).
     pub before: u64,
-    /// When no such token can be alive any more, Unix seconds.
+    /// Time after which every such token has expired (Unix seconds).
     pub expires_at: u64,
 }

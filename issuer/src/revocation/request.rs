@@ -1,4 +1,4 @@
-//! What somebody wants revoked (RFC 7009 §2.1, and our groups beside it).
+//! Revocation requests (RFC 7009 §2.1), extended by `jti`, keys and groups.
 
 use super::{EpochKind, EpochRecord};
 use crate::config::{MAX_TOKEN_LIFE_S, check_name};
@@ -8,37 +8,37 @@ use crate::http::Form;
 /// Longest time in seconds that a caller may wait for proxies to confirm.
 const MAX_WAIT_S: u64 = 60;
 
-/// What to revoke.
+/// Object of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// One token.
+    /// One token, given itself.
     Token(String),
-    /// One token that is no longer at hand, by its `jti`.
+    /// One token, given by its `jti`.
     Jti(String),
-    /// All tokens that a key signed, by its `kid`. The key is taken out of use.
+    /// All tokens that a key signed, given by its `kid`. The key is taken out of use.
     Key(String),
-    /// All tokens of a group issued before a time (Unix seconds).
+    /// All tokens of a group that were issued before a time.
     Group {
-        /// Which sort of group.
+        /// Kind of group.
         kind: EpochKind,
-        /// Which group; empty for all.
+        /// Name of the group; empty for [`EpochKind::All`].
         name: String,
-        /// A token with `iat` less than this is revoked.
+        /// Tokens with a lower `iat` are revoked (Unix seconds).
         before: u64,
     },
 }
 
-/// A request to revoke, well formed.
+/// A well-formed revocation request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevokeRequest {
-    /// What.
+    /// Object of the revocation.
     pub target: Target,
-    /// Seconds to wait for proxies to confirm; `None` for an answer at once.
+    /// Seconds to wait for proxies to confirm; `None` for an immediate answer.
     pub wait_s: Option<u64>,
 }
 
 impl RevokeRequest {
-    /// Reads the parameters. `now` is the latest date that a token may have by now.
+    /// Reads the parameters. `now` is the latest `iat` that a token issued by now may have.
     ///
     /// # Errors
     /// `invalid_request`.
@@ -56,6 +56,7 @@ impl RevokeRequest {
             form.get("jti").map(|jti| Target::Jti(jti.to_owned())),
             form.get("key").map(|kid| Target::Key(kid.to_owned())),
         ];
+        // Each iterator below is asked for one target more than allowed, to detect a second one.
         let mut single = single.into_iter().flatten();
         let mut named = groups
             .iter()
@@ -68,6 +69,7 @@ impl RevokeRequest {
             )));
         }
         let before = number(form, "issued_before")?;
+        // Exactly one target; `issued_before` limits groups only.
         let target = match (single.next(), single.next(), group, named.next()) {
             (Some(_), None, None, None) if before.is_some() => {
                 return Err(invalid(
@@ -80,7 +82,8 @@ impl RevokeRequest {
             }
             _ => {
                 return Err(invalid(
-                    "name exactly one of `token`, `jti`, `key`, `subject`, `client`, `session`, `grant`, `all`",
+                    "name exactly one of `token`, `jti`, `key`, `subject`, `client`, `session`, \
+                     `grant`, `all`",
                 ));
             }
         };
@@ -88,6 +91,7 @@ impl RevokeRequest {
     }
 }
 
+/// Reads the target of a request that names a group.
 fn group_target(
     parameter: &str,
     kind: EpochKind,
@@ -103,19 +107,20 @@ fn group_target(
             name.to_owned()
         }
     };
-    // Tokens of this very second are meant too.
+    // Tokens issued in the present second are revoked, too, so the bound is one second later.
     let latest = now.saturating_add(1);
     let before = before.unwrap_or(latest);
     if before > latest {
         return Err(invalid(
-            "`issued_before` lies in the future; tokens issued from now on would be dead",
+            "`issued_before` is in the future and would revoke tokens that are not issued yet; \
+             omit it to revoke all tokens issued so far",
         ));
     }
     Ok(Target::Group { kind, name, before })
 }
 
-/// The epoch for a group. It is kept for as long as any token may live: older ones were issued
-/// under other settings.
+/// Returns the epoch of a group. It is kept for the longest lifetime of any token, since the
+/// configured lifetimes may have been longer when the tokens were issued.
 pub(super) fn epoch(kind: EpochKind, name: String, before: u64) -> EpochRecord {
     EpochRecord {
         kind,
@@ -125,12 +130,14 @@ pub(super) fn epoch(kind: EpochKind, name: String, before: u64) -> EpochRecord {
     }
 }
 
+/// Reads a parameter in seconds.
 fn number(form: &Form, name: &str) -> Result<Option<u64>, OAuthError> {
-    let parse = |text: &str| {
-        text.parse()
-            .map_err(|_| invalid(format!("`{name}` must be a whole number of seconds")))
-    };
-    form.get(name).map(parse).transpose()
+    form.get(name)
+        .map(|text| {
+            text.parse()
+                .map_err(|_| invalid(format!("`{name}` must be a whole number of seconds")))
+        })
+        .transpose()
 }
 
 fn invalid(message: impl Into<String>) -> OAuthError {
@@ -146,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_target() {
+    fn requires_exactly_one_target() {
         for body in [
             "",
             "wait=5",
@@ -170,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_without_a_time_means_everything_up_to_now_this_second_too() {
+    fn group_defaults_to_tokens_until_now() {
         let group = |before| Target::Group {
             kind: EpochKind::Subject,
             name: "alice".into(),
@@ -183,12 +190,12 @@ mod tests {
         );
         assert!(
             read("subject=alice&issued_before=1002").is_err(),
-            "would kill tokens of the future"
+            "would revoke future tokens"
         );
     }
 
     #[test]
-    fn waiting_is_bounded() {
+    fn rejects_long_or_malformed_wait() {
         assert_eq!(read("all=true&wait=60").unwrap().wait_s, Some(60));
         for body in ["all=true&wait=61", "all=true&wait=-1", "all=true&wait=soon"] {
             assert!(read(body).is_err(), "{body}");

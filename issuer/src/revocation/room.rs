@@ -1,57 +1,58 @@
-//! How many revocations there may be: what proxies can take, and how much of that one client may
-//! fill.
+//! Limits on the number of revocations: the capacity of proxies, and the quota of one client.
 
 use meshseal_core::limits;
 
 use super::EpochKind;
 
-/// Bytes of a full bundle that revocations may take up: what proxies accept, less room for keys and
-/// the envelope.
+/// Bytes of a full bundle that revocations may take up: the size that proxies accept, less a
+/// reserve for keys and the JWS envelope.
 const BUDGET_BYTES: u64 = limits::MAX_BUNDLE_BYTES as u64 - 128 * 1024;
 
-/// Longest LEB128 of a token's index, in bytes.
+/// Length of the longest LEB128 of a token index, in bytes.
 const INDEX_BYTES: u64 = 10;
 
-/// Bytes of a digest that stands for a name, in base64url.
+/// Length of a digest that stands for a name, in base64url.
 const DIGEST_BYTES: u64 = 22;
 
-/// Which limit a change would break.
+/// Limit that a change would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// Proxies can take no more.
+    /// Capacity of the proxies.
     #[error("proxies can take no more revocations")]
     Proxies,
-    /// This client's own tokens fill its share.
-    #[error("the client has as many revoked tokens as it may")]
+    /// Quota of the client.
+    #[error("the client has reached its limit of revoked tokens")]
     Client,
 }
 
-/// Who revokes single tokens.
+/// Client that revokes single tokens, with its quota.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoker {
-    /// The client.
+    /// Id of the client.
     pub client: String,
-    /// How many tokens it may have revoked at a time; `None` for an administrator, who may fill the
-    /// set.
+    /// Largest number of revoked tokens at a time; `None` for an administrator, who may use the
+    /// whole capacity.
     pub most: Option<u64>,
 }
 
-/// What present revocations take up, as counted in the database.
+/// Size of the present revocations, as counted in the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Tokens revoked one by one.
+    /// Number of tokens revoked one by one.
     pub tokens: u64,
-    /// From the lowest to the highest of their indices.
+    /// Difference between the highest and the lowest of their indices.
     pub span: u64,
-    /// For each kind of epoch: how many names, and their bytes.
+    /// Kinds of epochs, each with the number of names and the sum of their lengths in bytes.
     pub names: Vec<(EpochKind, u64, u64)>,
 }
 
 impl Usage {
-    /// Whether a change that leads from `before` to here is too much. What adds nothing never is,
-    /// nor is revoking all or a key: that is the way out when nothing else fits.
+    /// Returns whether a change from `before` to this usage exceeds a limit. A change that adds
+    /// nothing never does. Neither does a revocation of all tokens or of a key, since these must
+    /// remain possible when nothing else fits.
     #[must_use]
     pub fn overflows(&self, before: &Self) -> bool {
+        // Three limits: the number of tokens, the number of names of each kind, and the bytes.
         let more_tokens = self.tokens > before.tokens;
         let mut more_names = self.names.iter().filter(|(kind, count, _)| {
             !matches!(kind, EpochKind::All | EpochKind::Kid) && *count > before.count(*kind)
@@ -64,6 +65,7 @@ impl Usage {
         too_many_tokens || too_many_names || (adds && self.bytes() > BUDGET_BYTES)
     }
 
+    /// Returns the number of names of one kind.
     fn count(&self, kind: EpochKind) -> u64 {
         self.names
             .iter()
@@ -71,25 +73,24 @@ impl Usage {
             .map_or(0, |(_, count, _)| *count)
     }
 
-    /// Bytes of a bundle with all of this, at most.
+    /// Returns an upper bound for the bytes that these revocations take in a bundle.
     fn bytes(&self) -> u64 {
-        // A name, or the digest of one, its time and the punctuation of JSON. Base64 makes four
-        // bytes of three.
-        let of = |count: u64, bytes: u64| (bytes.max(DIGEST_BYTES * count) + 16 * count) * 4 / 3;
+        // Each name takes its own length or that of its digest, and 16 bytes for its time and the
+        // punctuation of JSON. The base64 of the payload turns three bytes into four.
         let names: u64 = self
             .names
             .iter()
-            .map(|(_, count, bytes)| of(*count, *bytes))
+            .map(|&(_, count, bytes)| (bytes.max(DIGEST_BYTES * count) + 16 * count) * 4 / 3)
             .sum();
-        // Gaps between indices are LEB128: a byte for each seven bits. As logarithms are concave,
-        // equal gaps take the most.
+        // Gaps between indices are LEB128, with one byte for each seven bits. Since logarithms are
+        // concave, equal gaps take the most bytes.
         let bits = self
             .span
             .checked_div(self.tokens)
             .and_then(u64::checked_ilog2)
             .map_or(0, |log| u64::from(log) + 1);
         let indices = INDEX_BYTES + self.tokens + self.tokens * bits / 7;
-        // In base64, and that in the base64 of the payload.
+        // The set of indices is base64 inside the base64 of the payload: 4/3 squared.
         names + indices * 16 / 9
     }
 }
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_as_many_scattered_tokens_as_proxies_hold_and_not_for_one_more() {
+    fn number_of_tokens_is_limited() {
         let most = limits::MAX_REVOKED as u64;
         assert!(!tokens(most, 1_000_000).overflows(&tokens(most - 1, 1_000_000)));
         assert!(tokens(most + 1, 1).overflows(&tokens(most, 1)));
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_estimate_of_bytes_is_never_below_what_it_takes() {
+    fn estimated_bytes_bound_encoded_indices() {
         for gaps in [
             [1, 1, 1],
             [127, 128, 129],
@@ -158,14 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn long_names_fill_the_budget_before_their_number_does() {
+    fn long_names_exhaust_the_byte_budget() {
         let usage = |count: u64| names(EpochKind::Subject, count, count * 256);
         assert!(!usage(5_000).overflows(&usage(4_999)));
         assert!(usage(10_000).overflows(&usage(9_999)));
     }
 
     #[test]
-    fn each_kind_has_its_own_number_and_keys_and_all_always_fit() {
+    fn limits_each_kind_except_keys_and_all() {
         let most = limits::MAX_EPOCHS as u64;
         let full = names(EpochKind::Subject, most, most);
         let one_more = names(EpochKind::Subject, most + 1, most + 1);
@@ -176,7 +177,7 @@ mod tests {
         };
         assert!(
             !with(EpochKind::Client).overflows(&full),
-            "another kind has room"
+            "another kind has its own limit"
         );
         let stuffed = |more: &[_]| Usage {
             names: [&[(EpochKind::Grant, 9, 1 << 30)], more].concat(),

@@ -1,4 +1,4 @@
-//! Uses of client assertions: each is recorded before its client counts as authenticated (ADR
+//! Uses of client assertions. Each use is recorded before its client counts as authenticated (ADR
 //! 0029).
 
 use std::collections::HashSet;
@@ -7,37 +7,39 @@ use sqlx::{AnyConnection, AssertSqlSafe, Error, Row as _};
 
 use super::rows::{signed, unsigned};
 use super::seal::RowKeys;
-use super::sql::{ROWS_PER_STATEMENT, places};
+use super::sql::{ROWS_PER_STATEMENT, placeholders};
 use super::state::{State, columns};
 use super::statement::query;
 use super::{AssertionUse, Recorded, StoreError, Uses};
 
-/// Most rows that one transaction forgets: others wait for its lock.
+/// Most rows that one transaction deletes, because other writers wait for its lock.
 pub(super) const FORGOTTEN_AT_A_TIME: u64 = 4_096;
 
 /// Deletes rows that expired before `$1`, at most [`FORGOTTEN_AT_A_TIME`].
 pub(super) const FORGET: &str = "DELETE FROM meshseal_assertions WHERE id IN (
     SELECT id FROM meshseal_assertions WHERE expires_at < $1 ORDER BY expires_at LIMIT 4096)";
 
-/// Records uses and looks for a loss of state, as of one transaction.
+/// Records uses and checks for a loss of state in one transaction.
 pub(super) async fn record(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
     uses: &Uses,
 ) -> Result<Recorded, StoreError> {
-    // Every transaction writes in the same order, so that no two wait for each other.
+    // INVARIANT: every transaction writes in the same order, so that no deadlock occurs.
     let mut sorted = uses.uses.clone();
     sorted.sort_unstable();
     let mut fresh = HashSet::with_capacity(sorted.len());
     for chunk in sorted.chunks(ROWS_PER_STATEMENT) {
         let before = fresh.len();
         insert(transaction, uses.process, chunk, &mut fresh).await?;
+        // Some rows were there already: a replay, or a repetition by this process.
         if fresh.len().saturating_sub(before) < chunk.len() {
             add_own(transaction, uses.process, chunk, &mut fresh).await?;
         }
     }
-    // Last, so that the answers are subject to the newest incident.
+    // Read last, so that the answers take the newest incident into account.
     let (state, has_witness) = look(transaction, keys, uses.witness).await?;
+    // A version older than the whole list counts as part of the history.
     let follows = state.version == uses.version
         || state.recent.contains(&uses.version)
         || state.recent.first() > Some(&uses.version);
@@ -49,7 +51,7 @@ pub(super) async fn record(
     })
 }
 
-/// Reads the state row, and whether the row of a remembered use is there.
+/// Reads the state row. Returns also whether the row of the witness still exists.
 async fn look(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -67,7 +69,7 @@ async fn look(
     Ok((State::of(&row, keys)?, has_witness))
 }
 
-/// Inserts uses, and adds those to `fresh` that were not there.
+/// Inserts uses, and adds those that were new to `fresh`.
 async fn insert(
     transaction: &mut AnyConnection,
     process: u64,
@@ -77,7 +79,7 @@ async fn insert(
     let sql = format!(
         "INSERT INTO meshseal_assertions (id, expires_at, process) VALUES {}
          ON CONFLICT (id) DO NOTHING RETURNING id",
-        places(chunk.len(), 3)
+        placeholders(chunk.len(), 3)
     );
     let mut insert = query(AssertSqlSafe(sql));
     for one in chunk {
@@ -90,8 +92,9 @@ async fn insert(
     Ok(())
 }
 
-/// Adds uses to `fresh` that the same process wrote before: a transaction whose answer it did not
-/// hear, or its memory after a loss. A process asks for one use of an assertion only.
+/// Adds uses to `fresh` that the same process wrote before: in a transaction whose answer it did
+/// not receive, or when it recorded its memory after a loss. A process records each assertion for
+/// one request only.
 async fn add_own(
     transaction: &mut AnyConnection,
     process: u64,
@@ -100,7 +103,7 @@ async fn add_own(
 ) -> Result<(), Error> {
     let sql = format!(
         "SELECT id FROM meshseal_assertions WHERE id IN {} AND process = ${}",
-        places(1, chunk.len()),
+        placeholders(1, chunk.len()),
         chunk.len() + 1
     );
     let select = chunk.iter().fold(query(AssertSqlSafe(sql)), |select, one| {

@@ -1,4 +1,4 @@
-//! A change of what the trust bundle is made of, as one transaction.
+//! Applies a change of the trust bundle's content as one transaction.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,15 @@ use sqlx::{AnyConnection, AssertSqlSafe, Error, Row as _};
 
 use super::rows::{self, Revocation, signed, unsigned};
 use super::seal::RowKeys;
-use super::sql::{ROWS_PER_STATEMENT, places};
+use super::sql::{ROWS_PER_STATEMENT, placeholders};
 use super::state::State;
 use super::statement::query;
 use super::{Change, StoreError};
 use crate::keys::{KeyChange, KeyRecord};
 use crate::revocation::{EpochRecord, Full, RevokedToken, Revoker, Usage};
 
-/// Makes the change and raises the version, unless all it revokes is revoked already; the version
-/// after it. On an error the transaction must not be committed.
+/// Applies the change and returns the version after it. The version rises unless every revocation
+/// is already present. After an error the transaction must not be committed.
 pub(super) async fn apply(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -24,8 +24,8 @@ pub(super) async fn apply(
     apply_at(transaction, keys, change, now_ms, &mut None).await
 }
 
-/// The same. `made` is the version that this transaction has made: what only revokes belongs to it,
-/// too.
+/// Applies the change as [`apply`] does. `made` is the version that this transaction has already
+/// made: a change that only revokes becomes part of it.
 pub(super) async fn apply_at(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -33,6 +33,7 @@ pub(super) async fn apply_at(
     now_ms: u64,
     made: &mut Option<u64>,
 ) -> Result<u64, StoreError> {
+    // Take the lock and compare the version.
     let state = State::lock(transaction, keys).await?;
     if change
         .expected_version
@@ -40,6 +41,7 @@ pub(super) async fn apply_at(
     {
         return Err(StoreError::Conflict);
     }
+    // Choose the version: later than the present one and all lost ones.
     let is_shared = *made == Some(state.version) && change.only_revokes();
     let next = now_ms
         .max(state.version.saturating_add(1))
@@ -58,11 +60,12 @@ pub(super) async fn apply_at(
         state,
         version,
     };
+    // Change the rows.
     for step in &change.keys {
         ledger.change_key(step, version).await?;
     }
     let revoked = ledger.revoke_in_room(change).await?;
-    // Repeating it is of no use. An empty change raises the version.
+    // Every revocation is already present. An empty change, in contrast, raises the version.
     if revoked == 0 && change.only_revokes() {
         return Ok(ledger.state.version);
     }
@@ -75,6 +78,7 @@ pub(super) async fn apply_at(
         mut state,
         ..
     } = ledger;
+    // Write the state row.
     if change.rotation_done {
         state.rotation_requested = None;
     }
@@ -92,7 +96,7 @@ pub(super) async fn apply_at(
     Ok(version)
 }
 
-/// Writes rows under the lock of the state row, and keeps their digest and counters.
+/// Rows under the lock of the state row. Every write updates their digest and counters.
 struct Ledger<'t> {
     transaction: &'t mut AnyConnection,
     keys: &'t RowKeys,
@@ -102,11 +106,12 @@ struct Ledger<'t> {
 }
 
 impl Ledger<'_> {
-    /// Revokes, and sees that there is room for it; how many rows that changed.
+    /// Revokes within the quotas. Returns the number of changed rows.
     async fn revoke_in_room(&mut self, change: &Change) -> Result<u64, StoreError> {
         if change.revoke.is_empty() && change.epochs.is_empty() {
             return Ok(0);
         }
+        // Quotas count rows after the change: a repeated revocation needs no quota.
         let before = self.usage().await?;
         let revoked = self.revoke(&change.revoke, &change.revoker).await?
             + self.raise(&change.epochs).await?;
@@ -117,6 +122,7 @@ impl Ledger<'_> {
         if after.overflows(&before) {
             return Err(Full::Proxies.into());
         }
+        // The quota of the client, if it has one.
         let Revoker {
             client,
             most: Some(most),
@@ -130,7 +136,7 @@ impl Ledger<'_> {
         Ok(revoked)
     }
 
-    /// Reads the counters and both ends of the index, so that no table is scanned.
+    /// Reads the counters and both ends of the index without scanning a table.
     async fn usage(&mut self) -> Result<Usage, Error> {
         let sql = "SELECT COALESCE((SELECT MIN(token_index) FROM meshseal_revoked), 0) AS lowest,
                    COALESCE((SELECT MAX(token_index) FROM meshseal_revoked), 0) AS highest";
@@ -139,6 +145,7 @@ impl Ledger<'_> {
         Ok(self.state.used.usage(span))
     }
 
+    /// Returns the number of tokens that a client has revoked.
     async fn revoked_by(&mut self, client: &str) -> Result<u64, Error> {
         let count = query("SELECT COUNT(*) FROM meshseal_revoked WHERE revoked_by = $1")
             .bind(client.to_owned());
@@ -174,12 +181,13 @@ impl Ledger<'_> {
         }
     }
 
-    /// Removes a key, and returns it.
+    /// Removes a key and returns it.
     async fn take_key(&mut self, kid: &str) -> Result<Option<KeyRecord>, StoreError> {
         let select = query("SELECT * FROM meshseal_keys WHERE kid = $1").bind(kid.to_owned());
         let Some(row) = select.fetch_optional(&mut *self.transaction).await? else {
             return Ok(None);
         };
+        // Two statements, because the MAC must be proven before the row counts as removed.
         let key = rows::key(&row)?;
         self.keys.check(&key, rows::mac(&row)?.as_deref())?;
         let delete = query("DELETE FROM meshseal_keys WHERE kid = $1").bind(kid.to_owned());
@@ -191,8 +199,8 @@ impl Ledger<'_> {
 
     async fn insert_key(&mut self, key: &KeyRecord) -> Result<(), StoreError> {
         let insert = query(
-            "INSERT INTO meshseal_keys (kid, purpose, algorithm, state, since, published, public_jwk, sealed,
-              ready_at, drain_s, mac)
+            "INSERT INTO meshseal_keys (kid, purpose, algorithm, state, since, published,
+              public_jwk, sealed, ready_at, drain_s, mac)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(key.kid.clone())
@@ -212,7 +220,7 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    /// How many tokens are revoked now that were not, or not for so long.
+    /// Revokes tokens. Returns the number of tokens that were not revoked, or not for as long.
     async fn revoke(&mut self, tokens: &[RevokedToken], by: &Revoker) -> Result<u64, StoreError> {
         let mut changed = 0_u64;
         for chunk in tokens.chunks(ROWS_PER_STATEMENT) {
@@ -226,6 +234,7 @@ impl Ledger<'_> {
                 {
                     continue;
                 }
+                // The quota is charged to the client that revoked the token first.
                 let revoked_by = old
                     .as_ref()
                     .map_or(&by.client, |old| &old.revoked_by)
@@ -247,12 +256,12 @@ impl Ledger<'_> {
         Ok(changed)
     }
 
-    /// Those of the tokens that are revoked already.
+    /// Returns the given tokens that are already revoked, by index.
     async fn present(
         &mut self,
         tokens: &[RevokedToken],
     ) -> Result<HashMap<u64, Revocation>, StoreError> {
-        let list = places(1, tokens.len());
+        let list = placeholders(1, tokens.len());
         let sql = format!("SELECT * FROM meshseal_revoked WHERE token_index IN {list}");
         let select = tokens
             .iter()
@@ -272,11 +281,12 @@ impl Ledger<'_> {
         if revocations.is_empty() {
             return Ok(());
         }
-        let places = places(revocations.len(), 5);
+        let placeholders = placeholders(revocations.len(), 5);
         let sql = format!(
-            "INSERT INTO meshseal_revoked (token_index, expires_at, revoked_by, mac, changed_in) VALUES {places}
-             ON CONFLICT (token_index) DO UPDATE SET expires_at = excluded.expires_at, mac = excluded.mac,
-                 changed_in = excluded.changed_in"
+            "INSERT INTO meshseal_revoked (token_index, expires_at, revoked_by, mac, changed_in)
+             VALUES {placeholders}
+             ON CONFLICT (token_index) DO UPDATE SET expires_at = excluded.expires_at,
+                 mac = excluded.mac, changed_in = excluded.changed_in"
         );
         let mut insert = query(AssertSqlSafe(sql));
         for revocation in revocations {
@@ -291,12 +301,13 @@ impl Ledger<'_> {
         insert.execute(&mut *self.transaction).await.map(|_| ())
     }
 
-    /// How many epochs are later now, or are kept for longer.
+    /// Raises epochs. Returns the number of epochs that are later now or are kept for longer.
     async fn raise(&mut self, epochs: &[EpochRecord]) -> Result<u64, StoreError> {
         let mut changed = 0_u64;
         for epoch in epochs {
             let old = self.epoch(epoch).await?;
             let mut new = epoch.clone();
+            // INVARIANT: neither the time nor the expiry of an epoch falls.
             if let Some(old) = &old {
                 new.before = new.before.max(old.before);
                 new.expires_at = new.expires_at.max(old.expires_at);
@@ -309,9 +320,10 @@ impl Ledger<'_> {
                 None => self.state.used.named(new.kind, new.name.len()),
             }
             self.state.set.add(self.keys, &new);
-            let sql = "INSERT INTO meshseal_epochs (kind, name, before, expires_at, mac) VALUES ($1, $2, $3, $4, $5)
-                       ON CONFLICT (kind, name) DO UPDATE
-                       SET before = excluded.before, expires_at = excluded.expires_at, mac = excluded.mac";
+            let sql = "INSERT INTO meshseal_epochs (kind, name, before, expires_at, mac)
+                       VALUES ($1, $2, $3, $4, $5)
+                       ON CONFLICT (kind, name) DO UPDATE SET before = excluded.before,
+                           expires_at = excluded.expires_at, mac = excluded.mac";
             let upsert = query(sql)
                 .bind(new.kind.name())
                 .bind(new.name.clone())
@@ -325,7 +337,7 @@ impl Ledger<'_> {
         Ok(changed)
     }
 
-    /// The epoch of the same group, if there is one.
+    /// Returns the stored epoch of the same group.
     async fn epoch(&mut self, epoch: &EpochRecord) -> Result<Option<EpochRecord>, StoreError> {
         let select = query("SELECT * FROM meshseal_epochs WHERE kind = $1 AND name = $2");
         let select = select.bind(epoch.kind.name()).bind(epoch.name.clone());
@@ -337,10 +349,12 @@ impl Ledger<'_> {
         Ok(Some(found))
     }
 
+    /// Deletes revocations of tokens that expired before a time (Unix seconds).
     async fn prune_tokens(&mut self, before: u64) -> Result<(), StoreError> {
         let select =
             query("SELECT * FROM meshseal_revoked WHERE expires_at < $1").bind(signed(before));
         let rows = select.fetch_all(&mut *self.transaction).await?;
+        // The digest needs each row, so the rows are read before they are deleted.
         for row in &rows {
             let revocation = rows::revocation(row)?;
             self.keys.check(&revocation, rows::mac(row)?.as_deref())?;
@@ -352,6 +366,7 @@ impl Ledger<'_> {
         Ok(delete.execute(&mut *self.transaction).await.map(|_| ())?)
     }
 
+    /// Deletes epochs that expired before a time (Unix seconds).
     async fn prune_epochs(&mut self, before: u64) -> Result<(), StoreError> {
         let select =
             query("SELECT * FROM meshseal_epochs WHERE expires_at < $1").bind(signed(before));

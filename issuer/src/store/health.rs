@@ -1,4 +1,4 @@
-//! Record of what the database last refused, for readiness and metrics.
+//! Record of the latest database failures, for readiness and metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::{Outage, Reason, StoreError};
 
-/// Age of a failed write after which the success of a smaller write ends the outage. A full disk
-/// still takes small ones.
+/// Age of a failed write after which the success of a small write ends the outage. A full disk
+/// still accepts small writes.
 const WRITE_PROVES_AFTER: Duration = Duration::from_secs(10);
 
-/// State of the database, as the last operations found it.
+/// State of the database according to the latest operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// Failure of the last read.
@@ -27,14 +27,14 @@ pub struct Health {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Read,
-    /// A lease or an observation: a small write.
+    /// A small write, such as a lease or a worker record.
     Note,
     /// A change of keys or revocations.
     Commit,
 }
 
 pub(super) struct HealthRecord {
-    /// Whether a transaction that reads proves that the database takes changes, as with a server.
+    /// True if a successful read proves that the database accepts changes, as with a server.
     reads_prove: bool,
     state: Mutex<State>,
 }
@@ -57,8 +57,8 @@ impl HealthRecord {
         self.lock().health.clone()
     }
 
-    /// Notes the outcome of an operation. A refusal by the store itself is an answer of a working
-    /// database.
+    /// Records the outcome of an operation. If the store itself rejects a change, the database
+    /// works.
     pub(super) fn note<T>(&self, operation: Operation, result: &Result<T, StoreError>) {
         let mut state = self.lock();
         match result {
@@ -69,6 +69,7 @@ impl HealthRecord {
                     .entry(outage.reason.name())
                     .or_default();
                 *count = count.saturating_add(1);
+                // All writes share one outage; `is_over` decides when it ends.
                 if operation == Operation::Read {
                     state.health.read = Some(outage.clone());
                 } else {
@@ -77,6 +78,7 @@ impl HealthRecord {
                 }
             }
             Ok(_) | Err(StoreError::Conflict | StoreError::Full(_) | StoreError::Tampered(_)) => {
+                // The database answered, even if the store rejected the change.
                 state.health.read = None;
                 let old = state
                     .write_failed
@@ -95,6 +97,7 @@ impl HealthRecord {
 
     /// Returns whether the success of an operation ends an outage of writes.
     fn is_over(&self, operation: Operation, reason: Reason, old: bool) -> bool {
+        // A small write may succeed on a full disk, and a read even on one that is read-only.
         let space = matches!(reason, Reason::Full | Reason::DiskError);
         let reachable = matches!(reason, Reason::NoAnswer | Reason::Replaced);
         match operation {

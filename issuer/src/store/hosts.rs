@@ -1,10 +1,10 @@
 //! Hosts of a PostgreSQL URL, in libpq's syntax
 //! (<https://www.postgresql.org/docs/current/libpq-connect.html>).
 
-/// Longest list of hosts.
+/// Most hosts that a URL may list.
 const MAX_HOSTS: usize = 16;
 
-/// One server that the URL names.
+/// One server of the URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
     /// Host and port, for messages.
@@ -13,16 +13,18 @@ pub(super) struct Host {
     pub(super) url: String,
 }
 
-/// Splits
-/// `postgres://USER@HOST1:PORT1,HOST2:PORT2/DATABASE?host=…&port=…&target_session_attrs=read-write`.
+/// Splits `postgres://USER@HOST1:PORT1,HOST2:PORT2/DATABASE?host=…&port=…&target_session_attrs=…`
+/// into its servers.
 pub(super) fn hosts(url: &str) -> Result<Vec<Host>, String> {
     let (scheme, rest) = url.split_once("://").ok_or("must begin with postgres://")?;
+    // Split the URL. The last `@` ends the user: a password may contain another one.
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
     let (user, listed) = authority
         .rsplit_once('@')
         .map_or(("", authority), |(user, listed)| (user, listed));
     let mut query = Query::read(query)?;
+    // `host` in the query replaces the hosts of the authority, as in libpq.
     let named: Vec<(String, String)> = match &query.hosts {
         Some(hosts) => hosts
             .iter()
@@ -37,19 +39,21 @@ pub(super) fn hosts(url: &str) -> Result<Vec<Host>, String> {
     if !matches!(ports.len(), 0 | 1) && ports.len() != named.len() {
         return Err("`port` must name one port, or one for each host".to_owned());
     }
-    let one = |(at, (host, port)): (usize, (String, String))| {
+    let mut servers = Vec::with_capacity(named.len());
+    for (at, (host, port)) in named.into_iter().enumerate() {
         let port = ports.get(at).or(ports.first()).cloned().unwrap_or(port);
         if !port.is_empty() && !port.parse::<u16>().is_ok_and(|port| port > 0) {
-            // Not the text itself: with a `/` in the password it is a part of that.
-            return Err(
-                "has a port that is not a number from 1 to 65535; escape `/` and `@` in the password".to_owned()
-            );
+            // The text is not shown: with a `/` in the password it is a part of the password.
+            return Err("has a port that is not a number from 1 to 65535; \
+                        escape `/` and `@` in the password"
+                .to_owned());
         }
-        Ok(host_url(scheme, user, (&host, &port), database, &query))
-    };
-    named.into_iter().enumerate().map(one).collect()
+        servers.push(host_url(scheme, user, (&host, &port), database, &query));
+    }
+    Ok(servers)
 }
 
+/// Returns the URL of one server.
 fn host_url(
     scheme: &str,
     user: &str,
@@ -59,7 +63,7 @@ fn host_url(
 ) -> Host {
     let colon = if port.is_empty() { "" } else { ":" };
     let mut pairs = query.rest.clone();
-    // A socket's folder is no part of an authority.
+    // The folder of a Unix socket cannot be part of the authority.
     let authority = if host.contains('/') {
         pairs.push(format!("host={}", escape(host)));
         format!("localhost{colon}{port}")
@@ -80,7 +84,7 @@ fn host_url(
     }
 }
 
-/// Parameters that concern the list of hosts, and the rest as it was written.
+/// Parameters about the list of hosts, and the other ones unchanged.
 #[derive(Default)]
 struct Query {
     hosts: Option<Vec<String>>,
@@ -114,7 +118,7 @@ impl Query {
     }
 }
 
-/// Host and port; the colons of an IPv6 address stay in its brackets.
+/// Splits host and port. The colons of an IPv6 address stay inside its brackets.
 fn split_port(text: &str) -> (String, String) {
     match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host.to_owned(), port.to_owned()),
@@ -141,7 +145,8 @@ mod tests {
     #[test]
     fn splits_hosts_and_ports() {
         let both = read(
-            "postgres://u:p@h1:5432,[::1]:5433,h3/db?target_session_attrs=read-write&sslmode=require",
+            "postgres://u:p@h1:5432,[::1]:5433,h3/db\
+             ?target_session_attrs=read-write&sslmode=require",
         );
         let rest = "/db?sslmode=require";
         let expected = ["h1:5432", "[::1]:5433", "h3"]

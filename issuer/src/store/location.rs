@@ -1,4 +1,4 @@
-//! Where state is kept, as written in the configuration.
+//! Location of the database, as written in the configuration.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use super::hosts::hosts;
 /// A SQLite file or a PostgreSQL server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Location {
-    /// This file.
+    /// Path of the file.
     Sqlite(PathBuf),
-    /// This URL. It may hold a password, so it is never shown.
+    /// URL of the server. It may hold a password, so it is never shown.
     Postgres(String),
 }
 
@@ -18,19 +18,22 @@ impl Location {
     /// Reads `sqlite:PATH`, `postgres://…` or `postgresql://…`.
     ///
     /// # Errors
-    /// What else it is, and the remedy.
+    /// Finding and remedy, for any other text.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
+            // sqlx would read `?` as options; a database in memory would lose revocations.
             let memory = path.is_empty() || path.contains(":memory:") || path.contains('?');
             return if memory {
-                Err("must name a plain file, such as sqlite:meshseal.db: keys and revocations must survive a restart"
+                Err("must name a plain file, such as sqlite:meshseal.db: \
+                     keys and revocations must survive a restart"
                     .to_owned())
             } else {
                 Ok(Self::Sqlite(path.into()))
             };
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            // The driver checks the URL of each host now, not at the first connection.
             for host in hosts(text)? {
                 host.url
                     .parse::<sqlx::postgres::PgConnectOptions>()
@@ -41,7 +44,7 @@ impl Location {
         Err("must be sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned())
     }
 
-    /// The SQLite file, if it is one.
+    /// Returns the path of the SQLite file, if it is one.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         match self {
@@ -51,18 +54,18 @@ impl Location {
     }
 }
 
-/// What a connection to a SQLite file may do.
+/// Permitted use of a SQLite file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileUse {
-    /// Read.
+    /// Reading.
     Read,
-    /// Read and write.
+    /// Reading and writing.
     Write,
-    /// Read and write, and make the file if it is missing.
+    /// Reading, writing, and creating the file if it is missing.
     Create,
 }
 
-/// The URL of a SQLite file that the driver understands.
+/// Returns the URL of a SQLite file, in the driver's syntax.
 pub(super) fn file_url(path: &Path, file_use: FileUse) -> String {
     let path = path
         .to_string_lossy()
@@ -77,7 +80,7 @@ pub(super) fn file_url(path: &Path, file_use: FileUse) -> String {
     format!("sqlite://{path}?mode={mode}")
 }
 
-/// A SQLite file as it was opened first: path, device and inode.
+/// A SQLite file with the identity it had when it was first opened: device and inode.
 pub(super) struct DataFile {
     path: PathBuf,
     identity: (u64, u64),
@@ -95,7 +98,7 @@ impl DataFile {
         &self.path
     }
 
-    /// Returns whether the path still leads to the same file.
+    /// Returns whether the path still names the same file.
     pub(super) fn is_in_place(&self) -> bool {
         identity(&self.path).is_ok_and(|now| now == self.identity)
     }
@@ -112,6 +115,7 @@ impl fmt::Display for Location {
         match self {
             Self::Sqlite(path) => write!(out, "SQLite file {}", path.display()),
             Self::Postgres(url) => {
+                // Neither user nor password is shown. The last `@` ends them.
                 let after_user = url
                     .rsplit_once('@')
                     .or_else(|| url.split_once("://"))
@@ -137,7 +141,7 @@ mod tests {
     use super::Location;
 
     #[test]
-    fn a_password_is_never_shown() {
+    fn never_shows_password() {
         let location =
             Location::parse("postgres://issuer:hunter2@db.example:5432/meshseal?password=hunter2")
                 .unwrap();
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn only_lasting_places_are_taken() {
+    fn accepts_only_persistent_locations() {
         assert_eq!(
             Location::parse("sqlite://a.db"),
             Location::parse("sqlite:a.db")

@@ -1,6 +1,7 @@
-//! What the issuer must remember: keys, revocations, leases and which proxy has what. One trait,
-//! kept small, behind which a SQLite file or a PostgreSQL server does the work. Nothing here is
-//! touched for each token, except that uses of assertions are recorded in groups.
+//! Storage of keys, revocations, leases and worker records.
+//!
+//! One small trait hides whether a SQLite file or a PostgreSQL server does the work. Minting a
+//! token does not use the store, except that uses of client assertions are recorded in groups.
 
 mod assertions;
 mod change;
@@ -34,23 +35,24 @@ use crate::bundle::ProxyRecord;
 use crate::keys::{KeyChange, KeyRecord, MasterKey};
 use crate::revocation::{EpochRecord, Full, RevokedToken, Revoker};
 
-/// Why the store did not do it.
+/// Error returned by a [`Store`] operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody else changed the state first: look again.
-    #[error("the state changed meanwhile")]
+    /// Another program changed the state first: read it again.
+    #[error("the state was changed by another process at the same time; try again")]
     Conflict,
-    /// There is no room for what was to be revoked. Nothing was changed.
+    /// The revocations exceed a quota. Nothing was changed.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The database cannot be used. Whether a change was made is unknown; all changes may be
+    /// The database cannot be used. A change may or may not have been made; every change may be
     /// repeated.
     #[error("the database {0}")]
     Unavailable(Outage),
-    /// A row, or the set of rows, was changed by a program without the master key. Nothing was
-    /// changed.
+    /// A program without the master key changed a row or the set of rows. This operation changed
+    /// nothing.
     #[error(
-        "the database was changed without the master key: {0}; undo that change, or run `meshseal incident repair`"
+        "the database was changed without the master key: {0}; \
+         undo that change, or run `meshseal incident repair`"
     )]
     Tampered(String),
 }
@@ -61,7 +63,7 @@ impl From<Outage> for StoreError {
     }
 }
 
-/// The few words that are looked at all the time.
+/// Fields of the state row that each replica reads several times a second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Version of keys and revocations.
@@ -73,14 +75,14 @@ pub struct Head {
     /// Time at which the latest incident was found (Unix seconds), also after its end: records of
     /// workers may have been lost then.
     pub latest_loss: Option<u64>,
-    /// When a rotation of the signing key was asked for (Unix seconds), until it is done.
+    /// Time of the pending request for a rotation of the signing key (Unix seconds).
     pub rotation_requested: Option<u64>,
-    /// Whether the database lost records of workers that this program has seen there, and no change
+    /// True if the database lost worker records that this program has seen there, and no change
     /// with an incident was made since.
     pub lost_records: bool,
 }
 
-/// Loss of state that was found, until an operator ends it (ADR 0019).
+/// Detected loss of state, until an operator ends it (ADR 0019).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incident {
     /// Time at which it was found (Unix seconds).
@@ -98,7 +100,7 @@ pub struct AssertionUse {
     pub expires_at: u64,
 }
 
-/// Uses of assertions that one transaction records, and what the database must hold besides.
+/// Uses of assertions to record in one transaction, and facts that the database must confirm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uses {
     /// Random number of the issuer process.
@@ -114,20 +116,20 @@ pub struct Uses {
 /// Answer to [`Uses`], as of one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
-    /// For each use whether it is the first one.
+    /// For each use, true if it is the first one.
     pub fresh: Vec<bool>,
-    /// Whether the database lost the witness.
+    /// True if the database lost the witness.
     pub witness_lost: bool,
-    /// Whether the database is at a version that does not follow the published one.
+    /// True if the version in the database does not follow the published one.
     pub went_back: bool,
     /// Time at which the latest incident was found (Unix seconds), also after its end.
     pub incident_since: Option<u64>,
 }
 
-/// All that the trust bundle is made of, as of one version.
+/// Content of the trust bundle at one version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Persisted {
-    /// Version of all the rest.
+    /// Version of this content.
     pub version: u64,
     /// First token index that was never leased.
     pub next_index: u64,
@@ -135,47 +137,48 @@ pub struct Persisted {
     pub recent: Vec<u64>,
     /// Keys in every state, oldest first.
     pub keys: Vec<KeyRecord>,
-    /// Tokens revoked one by one, by index.
+    /// Individually revoked tokens, by index.
     pub revoked: Vec<RevokedToken>,
-    /// "Issued before" revocations.
+    /// "Issued before" revocations of groups.
     pub epochs: Vec<EpochRecord>,
 }
 
-/// A change of what the trust bundle is made of: applied whole or not at all, and with it the
-/// version rises.
+/// Change of the trust bundle's content: applied completely or not at all. It raises the version.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
-    /// Only if this is still the version (compare and swap).
+    /// Version that the database must still have (compare and swap).
     pub expected_version: Option<u64>,
     /// Key steps, in order.
     pub keys: Vec<KeyChange>,
-    /// Tokens to revoke, each named once; of two expiries of a token the later is kept.
+    /// Tokens to revoke, each named once; the later of a token's two expiries is kept.
     pub revoke: Vec<RevokedToken>,
-    /// Who revokes them.
+    /// Client that revokes them.
     pub revoker: Revoker,
     /// Epochs to raise, each named once; an epoch never falls, and the later of two expiries is
     /// kept.
     pub epochs: Vec<EpochRecord>,
-    /// Forget that a rotation was asked for.
+    /// Clears the request for a rotation.
     pub rotation_done: bool,
-    /// Forget revocations that no living token can need after this time (Unix seconds).
+    /// Deletes revocations that expired before this time (Unix seconds).
     pub prune_before: Option<u64>,
-    /// Begins an incident, or ends the present one.
+    /// Begins an incident (`Some`), or ends the present one (`None`).
     pub incident: Option<Option<Incident>>,
     /// Indices below this one count as leased.
     pub next_index: u64,
-    /// Lost versions whose content is restored. They count as part of the history from now on; the
-    /// new version is larger than each.
+    /// Lost versions whose content is restored. They become part of the history, and the new
+    /// version is larger than each.
     pub merge: Vec<u64>,
-    /// The new version is larger than this one. A replica that remembers its content still restores
-    /// it.
+    /// Lower bound of the new version (exclusive). A replica that remembers the content of this
+    /// version still restores it.
     pub above: u64,
 }
 
 impl Change {
-    /// Returns whether it only revokes, so that it may be made together with others, and repeated.
+    /// Returns whether the change only revokes. Such changes may share a transaction and may be
+    /// repeated.
     #[must_use]
     pub fn only_revokes(&self) -> bool {
+        // Exhaustive, so that a new field cannot be forgotten here.
         let Self {
             expected_version,
             keys,
@@ -197,56 +200,59 @@ impl Change {
         else_nothing && no_repair && !(revoke.is_empty() && epochs.is_empty())
     }
 
-    /// Returns whether it destroys the private half of a key.
+    /// Returns whether the change destroys the private half of a key.
     #[must_use]
     pub fn destroys_keys(&self) -> bool {
-        let destroys = |step: &KeyChange| match step {
+        self.keys.iter().any(|step| match step {
             KeyChange::Enter { state, .. } => !state.may_sign(),
             KeyChange::Restore(key) => key.sealed.is_none(),
             KeyChange::Delete { .. } => true,
             KeyChange::Insert(_) | KeyChange::Extend { .. } => false,
-        };
-        self.keys.iter().any(destroys)
+        })
     }
 }
 
-/// The one door to the database.
+/// Access to the database.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Returns whether nothing was ever committed. The one question that needs no master key.
+    /// Returns whether nothing was ever committed. Only this operation works before
+    /// [`Store::unlock`].
     async fn is_new(&self) -> Result<bool, StoreError>;
 
-    /// Gives the store the key under which rows are authenticated, and puts the rows of a database
-    /// that has no MACs yet under them. Everything below works only after that.
+    /// Derives the keys of row MACs from the master key, and adds MACs to a database that has none
+    /// yet. All operations except [`Store::is_new`] require it.
     async fn unlock(&self, master: &MasterKey) -> Result<(), StoreError>;
 
-    /// Removes every row that does not carry its MAC, and declares an incident; returns the names
-    /// of those rows.
+    /// Removes every row without a valid MAC and declares an incident. Returns the names of the
+    /// removed rows.
     async fn repair(&self, now_ms: u64) -> Result<Vec<String>, StoreError>;
 
-    /// Version and requests. Cheap: called several times a second.
+    /// Reads version and pending requests. Cheap: called several times a second.
     async fn head(&self) -> Result<Head, StoreError>;
 
-    /// Everything the trust bundle is made of, consistent.
+    /// Reads the content of the trust bundle as one consistent snapshot.
     async fn load(&self) -> Result<Persisted, StoreError>;
 
-    /// The same, without reading again the revocations that this program has read before.
+    /// Reads the same snapshot, without the revocations that this program has read before.
     async fn load_changes(&self) -> Result<Persisted, StoreError> {
         self.load().await
     }
 
-    /// Applies a change; the new version is `max(previous + 1, now_ms)`. A change that only revokes
-    /// what is revoked already changes nothing: the answer is the present version.
+    /// Applies a change and returns the version after it: `max(previous + 1, now_ms)`, or more if
+    /// the change requires it. A change that only repeats present revocations changes nothing, and
+    /// the present version is returned.
     async fn commit(&self, change: &Change, now_ms: u64) -> Result<u64, StoreError>;
 
-    /// Applies changes one by one in one transaction, so that they wait for the disk once; at least
-    /// the first, and no more once that takes long: the answers are those of the first changes.
-    /// Each is applied whole or not at all; the outer error is that of the transaction.
+    /// Applies changes in order in one transaction, so that they wait for the disk once. It applies
+    /// at least the first and stops when the transaction takes too long; the answers belong to the
+    /// first changes. Each change is applied completely or not at all. The outer error is that of
+    /// the transaction.
     async fn commit_all(
         &self,
         changes: &[Change],
         now_ms: u64,
     ) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        // A store without savepoints uses one transaction for each change.
         let mut versions = Vec::with_capacity(changes.len());
         for change in changes {
             versions.push(self.commit(change, now_ms).await);
@@ -254,57 +260,58 @@ pub trait Store: Send + Sync {
         Ok(versions)
     }
 
-    /// Notes that a rotation of the signing key is wanted since `now` (Unix seconds), unless it
-    /// already is.
+    /// Records a request for a rotation of the signing key at `now` (Unix seconds), unless one is
+    /// pending.
     async fn request_rotation(&self, now: u64) -> Result<(), StoreError>;
 
-    /// Takes so many token indices, none below `at_least`, that nobody else ever gets.
+    /// Leases `count` token indices from `at_least` on. No index is ever leased twice.
     async fn lease_indices(&self, count: u64, at_least: u64) -> Result<Range<u64>, StoreError>;
 
-    /// Records uses of assertions; without any, looks for a loss of state only.
+    /// Records uses of assertions. An empty list only checks for a loss of state.
     async fn record_assertions(&self, uses: &Uses) -> Result<Recorded, StoreError>;
 
     /// Deletes uses of assertions that expired before this time (Unix seconds).
     async fn forget_assertions(&self, before: u64) -> Result<(), StoreError>;
 
-    /// Becomes or stays the replica that does scheduled work until the given time; false while
-    /// another one is.
+    /// Acquires or renews the lead, the right to do scheduled work, until the given time. Returns
+    /// false while another replica leads.
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError>;
 
-    /// Writes what this replica knows of workers. Of two records of a worker the higher version,
-    /// the later sighting and the later time until which it accepts are kept. Returns the records
-    /// as they were before where another replica wrote them last: from now on [`Store::proxies`]
-    /// leaves them out for this one.
+    /// Writes this replica's worker records. If the row of a worker differs, the higher version,
+    /// the later contact and the later end of acceptance are kept. Returns the previous records
+    /// that another replica wrote last: from now on this replica owns them, and [`Store::proxies`]
+    /// leaves them out for it.
     async fn save_proxies(
         &self,
         replica: &str,
         proxies: &[ProxyRecord],
     ) -> Result<Vec<ProxyRecord>, StoreError>;
 
-    /// Returns the workers that another replica than this one saw last.
+    /// Returns the records of workers that another replica wrote last.
     async fn proxies(&self, replica: &str) -> Result<Vec<ProxyRecord>, StoreError>;
 
-    /// Deletes workers that were not seen and could not accept since this time (Unix seconds).
+    /// Deletes workers that neither made contact nor could accept tokens since this time (Unix
+    /// seconds).
     async fn forget_proxies(&self, before: u64) -> Result<(), StoreError>;
 
-    /// Marks workers as gone since `now` (Unix seconds). Every replica sees the mark, until one of
-    /// the workers polls again.
+    /// Marks workers as gone since `now` (Unix seconds). Every replica sees the mark, until the
+    /// worker polls again.
     async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError>;
 
-    /// The value kept under this name; the given one is kept if there was none.
+    /// Returns the value of a name, after storing the given one if the name had none.
     async fn constant(&self, name: &str, value: &str) -> Result<String, StoreError>;
 
-    /// Replaces the value kept under this name; false if it is not `old` any more.
+    /// Replaces the value of a name. Returns false if the value is not `old` any more.
     async fn replace(&self, name: &str, old: &str, new: &str) -> Result<bool, StoreError>;
 
-    /// Reads the database server's clock (Unix milliseconds); `None` for a file, which has none.
+    /// Returns the database server's clock (Unix milliseconds); `None` for a file, which has none.
     async fn clock_ms(&self) -> Result<Option<u64>, StoreError> {
         Ok(None)
     }
 
-    /// Empties the write-ahead log of a file in which a destroyed key may still stand.
+    /// Empties the write-ahead log of a SQLite file, which may still hold a destroyed key.
     async fn tidy(&self) {}
 
-    /// State of the database, as the last operations found it.
+    /// Returns the state of the database according to the latest operations.
     fn health(&self) -> Health;
 }

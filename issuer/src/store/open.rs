@@ -1,5 +1,5 @@
-//! Opening the database: a file that is not ours, not whole or too new is refused before anything
-//! is written to it.
+//! Opens the database. A file that belongs to another program, is damaged or too new is rejected
+//! before anything is written to it.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read as _};
@@ -23,23 +23,24 @@ pub(super) const CONNECT: Duration = Duration::from_secs(3);
 /// Longest use of one connection to a server.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
-/// Why the database is not used.
+/// Error returned if the database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Cannot be reached, read or written.
+    /// The database cannot be reached, read or written.
     #[error("{location}: {error}")]
     Unreachable {
-        /// Which.
+        /// Location of the database.
         location: Location,
-        /// What the system or the driver said.
+        /// Message of the operating system or the driver.
         error: String,
     },
-    /// Not ours, damaged, or made by a newer program. Nothing was changed.
+    /// The database belongs to another program, is damaged, or was made by a newer version.
+    /// Nothing was changed.
     #[error("{location}: {reason}. Nothing was changed")]
     Refused {
-        /// Which.
+        /// Location of the database.
         location: Location,
-        /// What it is instead, and the remedy.
+        /// Finding and remedy.
         reason: String,
     },
 }
@@ -52,7 +53,7 @@ pub async fn open(location: &Location) -> Result<Arc<dyn Store>, OpenError> {
     open_for(location, MAX_AGE).await
 }
 
-/// Opens the database as [`open`] does, and uses each connection to a server for `max_age` at most.
+/// Opens the database as [`open`] does, and replaces each connection to a server after `max_age`.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -60,7 +61,7 @@ pub async fn open_for(location: &Location, max_age: Duration) -> Result<Arc<dyn 
     Ok(Arc::new(open_sql(location, max_age).await?))
 }
 
-/// Brings the tables up to date and lets `role` read and write them.
+/// Updates the tables and grants `role` the rights to read and write them.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -114,14 +115,13 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// Looks at a SQLite file's header (<https://sqlite.org/fileformat.html> §1.3) without opening it
-/// as a database, which might already write to it. Tables are made before the write-ahead log is
-/// switched on, so that the header always tells.
+/// Checks a SQLite file's header (<https://sqlite.org/fileformat.html> §1.3) without opening it as
+/// a database, which might already write to it. The header always has the mark, because the tables
+/// are created before the write-ahead log is switched on.
 pub(super) fn check_file(path: &Path, file_use: FileUse) -> Result<(), Problem> {
     let mut header = Vec::new();
     let mut options = OpenOptions::new();
-    // For writing too, where it will be written: SQLite opens a file that it may not write, and
-    // fails later.
+    // Write access is tested too: SQLite opens a file that it may not write, and fails later.
     match options
         .read(true)
         .write(file_use != FileUse::Read)
@@ -130,12 +130,14 @@ pub(super) fn check_file(path: &Path, file_use: FileUse) -> Result<(), Problem> 
     {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Problem::Unreachable(Outage::from(error).to_string())),
+        // SQLite treats an empty file as a new database.
         Ok(0) => return Ok(()),
         Ok(_) => {}
     }
-    let refused = |reason: String| Err(Problem::Refused(reason));
     if header.len() < 100 || !header.starts_with(b"SQLite format 3\0") {
-        return refused("this is not a SQLite file; name another file in `database`".to_owned());
+        return Err(Problem::Refused(
+            "this is not a SQLite file; name another file in `database`".to_owned(),
+        ));
     }
     let number = |at: usize| {
         header
@@ -145,26 +147,26 @@ pub(super) fn check_file(path: &Path, file_use: FileUse) -> Result<(), Problem> 
     };
     let (mark, application) = (schema::Mark::from_number(number(60)), number(68));
     if application != schema::APPLICATION_ID {
-        return refused(
+        return Err(Problem::Refused(
             "this SQLite file belongs to another program; name another file in `database`"
                 .to_owned(),
-        );
+        ));
     }
     if !mark.is_usable() {
-        return refused(mark.refusal());
+        return Err(Problem::Refused(mark.refusal()));
     }
     Ok(())
 }
 
 async fn open_file(path: &Path, location: &Location, max_age: Duration) -> Result<Pool, Problem> {
     check_file(path, FileUse::Create)?;
-    let slow = |_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
     let mut connection = timeout(
         CONNECT,
         AnyConnection::connect(&file_url(path, FileUse::Create)),
     )
     .await
-    .map_err(slow)??;
+    .map_err(|_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs())))??;
+    // Damage is found before the first write makes it worse.
     check_pages(&mut connection).await?;
     migrate_sqlite(&mut connection).await?;
     connection.close().await?;
@@ -179,18 +181,8 @@ async fn open_server(location: &Location, max_age: Duration) -> Result<Pool, Pro
     Ok(pool)
 }
 
+/// Rejects a file whose pages are damaged.
 async fn check_pages(connection: &mut AnyConnection) -> Result<(), Problem> {
-    let damaged = |error: sqlx::Error| {
-        let outage = Outage::from(error);
-        if outage.reason == Reason::Damaged {
-            Problem::Refused(format!(
-                "the file is damaged ({}); restore it from a backup",
-                outage.detail
-            ))
-        } else {
-            Problem::Unreachable(outage.to_string())
-        }
-    };
     let found: String = query("PRAGMA quick_check(1)")
         .fetch_one(&mut *connection)
         .await
@@ -204,7 +196,20 @@ async fn check_pages(connection: &mut AnyConnection) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Reads the mark of a SQLite file.
+/// Distinguishes a damaged file from one that cannot be read now.
+fn damaged(error: sqlx::Error) -> Problem {
+    let outage = Outage::from(error);
+    if outage.reason == Reason::Damaged {
+        Problem::Refused(format!(
+            "the file is damaged ({}); restore it from a backup",
+            outage.detail
+        ))
+    } else {
+        Problem::Unreachable(outage.to_string())
+    }
+}
+
+/// Reads the schema mark of a SQLite file.
 pub(super) async fn file_mark(connection: &mut AnyConnection) -> Result<schema::Mark, sqlx::Error> {
     let have: i64 = query("PRAGMA user_version")
         .fetch_one(connection)
@@ -216,10 +221,10 @@ pub(super) async fn file_mark(connection: &mut AnyConnection) -> Result<schema::
 }
 
 async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), Problem> {
-    // Also when nothing is to be done: a file that is locked or cannot be written to is found now.
+    // The lock is taken even if no step is due, to detect a locked or read-only file now.
     connection.execute("BEGIN IMMEDIATE").await?;
-    // The newest mark may be in the write-ahead log, where a look at the file's header does not see
-    // it.
+    // The mark is checked again: the newest one may be in the write-ahead log, which the check of
+    // the header does not read.
     let mark = file_mark(connection).await?;
     if !mark.is_usable() {
         return Err(Problem::Refused(mark.refusal()));
@@ -239,7 +244,7 @@ async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), Problem> {
 
 async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem> {
     let mut change = connection.begin().await?;
-    // Replicas that start together take turns.
+    // Replicas that start together migrate one after the other.
     change
         .execute(AssertSqlSafe(format!(
             "SELECT pg_advisory_xact_lock({})",
@@ -250,7 +255,7 @@ async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem>
     if !have.is_usable() {
         return Err(Problem::Refused(have.refusal()));
     }
-    // Nothing is written at the newest version: a role without DDL rights needs none.
+    // At the newest version nothing is written, so that a role without DDL rights suffices.
     if have.schema >= schema::NEWEST {
         return Ok(change.commit().await?);
     }
@@ -267,7 +272,8 @@ async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem>
             )),
             outage => outage.into(),
         })?;
-    let mark = "INSERT INTO meshseal_meta VALUES ('schema', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    let mark = "INSERT INTO meshseal_meta VALUES ('schema', $1) \
+                ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     query(mark)
         .bind(schema::Mark::newest().to_string())
         .execute(&mut *change)
@@ -276,7 +282,7 @@ async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Problem>
     Ok(())
 }
 
-/// Reads the mark of a PostgreSQL database.
+/// Reads the schema mark of a PostgreSQL database.
 pub(super) async fn postgres_mark(change: &mut AnyConnection) -> Result<schema::Mark, Problem> {
     let exists: bool = query("SELECT to_regclass('meshseal_meta') IS NOT NULL")
         .fetch_one(&mut *change)
@@ -295,24 +301,24 @@ pub(super) async fn postgres_mark(change: &mut AnyConnection) -> Result<schema::
         )
     };
     let statement = query("SELECT value FROM meshseal_meta WHERE name = 'schema'");
-    let denied = |error: sqlx::Error| match Outage::from(error) {
-        Outage {
-            reason: Reason::Denied,
-            detail,
-        } => Problem::Unreachable(format!(
-            "{detail}; run `meshseal migrate --grant-to` with this role"
-        )),
-        _ => foreign(),
-    };
     let row = statement
         .fetch_optional(change)
         .await
-        .map_err(denied)?
+        .map_err(|error| match Outage::from(error) {
+            Outage {
+                reason: Reason::Denied,
+                detail,
+            } => Problem::Unreachable(format!(
+                "{detail}; run `meshseal migrate --grant-to` with this role"
+            )),
+            _ => foreign(),
+        })?
         .ok_or_else(foreign)?;
     let value: String = row.try_get(0).map_err(|_| foreign())?;
     schema::Mark::parse(&value).ok_or_else(foreign)
 }
 
+/// Executes the statements of all steps after schema `have`.
 async fn apply_steps(
     change: &mut sqlx::AnyConnection,
     have: u32,

@@ -1,4 +1,4 @@
-//! Reasons for which a database cannot be used, each with its remedy.
+//! Classes of database failures, each with its remedy.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -28,14 +28,14 @@ pub enum Reason {
     Denied,
     /// The tables are missing.
     NoTables,
-    /// A connection pooler does not pass on what the issuer needs.
+    /// A connection pooler does not support a feature that the issuer needs.
     Pooler,
     /// Any other failure.
     Other,
 }
 
 impl Reason {
-    /// Every class.
+    /// All classes.
     pub const ALL: [Self; 11] = [
         Self::NoAnswer,
         Self::Locked,
@@ -68,7 +68,7 @@ impl Reason {
         }
     }
 
-    /// Words for callers, who learn the class and nothing else.
+    /// Description for callers, who learn the class and nothing else.
     #[must_use]
     pub const fn summary(self) -> &'static str {
         match self {
@@ -86,42 +86,45 @@ impl Reason {
         }
     }
 
-    /// What an operator does about it.
+    /// Remedy for operators.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::NoAnswer => "check that the server runs and can be reached",
             Self::Locked => "end the other process: one issuer uses a SQLite file at a time",
             Self::ReadOnly => {
-                "SQLite: make the file, its folder and the mount writable; PostgreSQL: name the primary in `database`"
+                "SQLite: make the file, its folder and the mount writable; \
+                 PostgreSQL: name the primary in `database`"
             }
             Self::Full => "free disk space or raise the quota",
             Self::Damaged => "stop the issuer and restore the database from a backup",
             Self::DiskError => "check the disk, the mount and the quota",
             Self::Replaced => "put the file back, or restart the issuer to use the new one",
             Self::Denied => {
-                "SQLite: check owner and mode of the file and its folder; PostgreSQL: check user, password and role"
+                "SQLite: check owner and mode of the file and its folder; \
+                 PostgreSQL: check user, password and role"
             }
             Self::NoTables => "run `meshseal migrate` with a role that may create tables",
             Self::Pooler => {
-                "PgBouncer: set `ignore_startup_parameters = extra_float_digits`, pool_mode session or transaction"
+                "PgBouncer: set `ignore_startup_parameters = extra_float_digits`, \
+                 pool_mode session or transaction"
             }
             Self::Other => "check the setting `database` and the log of the database",
         }
     }
 }
 
-/// Failure of the database: class, and the words of the driver.
+/// Failure of the database: its class, and the driver's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outage {
     /// Class of the failure.
     pub reason: Reason,
-    /// Words of the driver or of the system.
+    /// Message of the driver or of the operating system.
     pub detail: String,
 }
 
 impl Outage {
-    /// A failure of this class.
+    /// Creates a failure of this class.
     #[must_use]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self {
@@ -183,6 +186,7 @@ fn reason(error: &Error) -> Reason {
     if let Error::Database(error) = error {
         return database_reason(&**error);
     }
+    // The driver reports a broken connection in several ways.
     let away = matches!(
         error,
         Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed
@@ -197,7 +201,7 @@ fn reason(error: &Error) -> Reason {
 fn database_reason(error: &dyn DatabaseError) -> Reason {
     let code = error.code().unwrap_or_default();
     if error.try_downcast_ref::<PgDatabaseError>().is_some() {
-        // PgBouncer's own words; PostgreSQL knows the parameter.
+        // PgBouncer's message; PostgreSQL itself supports the parameter.
         let pooler = error.message().contains("unsupported startup parameter");
         return if pooler {
             Reason::Pooler
@@ -208,7 +212,8 @@ fn database_reason(error: &dyn DatabaseError) -> Reason {
     code.parse().map_or(Reason::Other, sqlite_reason)
 }
 
-/// Class of a SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+/// Returns the class of a SQLSTATE
+/// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 fn postgres_reason(code: &str) -> Reason {
     match code {
         "25006" => Reason::ReadOnly,
@@ -216,7 +221,7 @@ fn postgres_reason(code: &str) -> Reason {
         "58030" => Reason::DiskError,
         "42501" | "3D000" => Reason::Denied,
         "42P01" | "3F000" => Reason::NoTables,
-        // A kept statement is missing, or another client's is in its place.
+        // A prepared statement is missing, or one of another client has its name.
         "26000" | "42P05" => Reason::Pooler,
         "55P03" | "40P01" => Reason::Locked,
         "XX001" | "XX002" => Reason::Damaged,
@@ -229,13 +234,14 @@ fn postgres_reason(code: &str) -> Reason {
     }
 }
 
-/// Class of an extended result code (<https://sqlite.org/rescode.html>).
+/// Returns the class of an extended result code (<https://sqlite.org/rescode.html>).
 fn sqlite_reason(code: u32) -> Reason {
-    /// Growing the shared memory file failed, as on a full disk.
+    /// `SQLITE_IOERR_SHMSIZE`: growing the shared memory file failed, as on a full disk.
     const SHMSIZE: u32 = 10 | (19 << 8);
     if code == SHMSIZE {
         return Reason::Full;
     }
+    // The lowest byte is the primary result code.
     match code & 0xff {
         5 | 6 | 15 => Reason::Locked,
         8 => Reason::ReadOnly,

@@ -1,5 +1,4 @@
-//! A look into a database that changes nothing in it: no table is made or altered, no row is
-//! written.
+//! Read-only access to a database: it creates no table, changes no table and writes no row.
 
 use sqlx::{AnyConnection, Connection as _, Executor as _, Row as _};
 use tokio::time::timeout;
@@ -21,18 +20,19 @@ pub struct Peek {
 }
 
 impl Peek {
-    /// Opens a database whose tables are up to date.
+    /// Opens a database for reading. Its tables must be up to date.
     ///
     /// # Errors
-    /// [`OpenError`]: also for tables of an older schema, which only `meshseal serve` and `meshseal migrate` bring up to date.
+    /// [`OpenError`], also for tables of an older schema, which only `meshseal serve` and
+    /// `meshseal migrate` update.
     pub async fn open(location: &Location) -> Result<Self, OpenError> {
         sqlx::any::install_default_drivers();
-        let slow =
-            |_| Problem::Unreachable(format!("no connection within {} s", CONNECT.as_secs()));
-        let opened = timeout(CONNECT, open(location))
-            .await
-            .map_err(slow)
-            .flatten();
+        let opened = timeout(CONNECT, open(location)).await.unwrap_or_else(|_| {
+            Err(Problem::Unreachable(format!(
+                "no connection within {} s",
+                CONNECT.as_secs()
+            )))
+        });
         Ok(Self {
             connection: opened.map_err(|problem| problem.at(location))?,
         })
@@ -51,7 +51,7 @@ impl Peek {
             == 0)
     }
 
-    /// Returns the value kept under a name, if there is one.
+    /// Returns the stored value of a name.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -61,7 +61,7 @@ impl Peek {
         Ok(row.map(|row| row.try_get(0)).transpose()?)
     }
 
-    /// Reads and proves everything the trust bundle is made of.
+    /// Reads and verifies the content of the trust bundle.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -76,15 +76,19 @@ impl Peek {
     }
 }
 
+/// Connects, checks the schema and begins a read-only transaction.
 async fn open(location: &Location) -> Result<AnyConnection, Problem> {
     if let Some(path) = location.file() {
+        // Checked first, because even a connection that only reads may create files beside it.
         check_file(path, FileUse::Read)?;
         let mut connection = AnyConnection::connect(&file_url(path, FileUse::Read)).await?;
+        // The newest mark may be in the write-ahead log, which the check of the header ignores.
         require_up_to_date(file_mark(&mut connection).await?)?;
         connection.execute("BEGIN").await?;
         return Ok(connection);
     }
     let mut connection = connect(location).await?;
+    // All queries see one snapshot, and the server rejects writes.
     connection
         .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
@@ -92,7 +96,7 @@ async fn open(location: &Location) -> Result<AnyConnection, Problem> {
     Ok(connection)
 }
 
-/// Connects to the first server that answers: a standby may be read, too.
+/// Connects to the first server that answers. A standby may be read, too.
 async fn connect(location: &Location) -> Result<AnyConnection, Problem> {
     let mut refused = Outage::new(Reason::Other, "no host is named");
     let Location::Postgres(url) = location else {

@@ -1,5 +1,5 @@
-//! Connections and transactions. A connection is used again only after its transaction ended as it
-//! should.
+//! Connections and transactions. A connection is used again only after its transaction ended
+//! without a database error.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,63 +23,67 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// Connections to PostgreSQL. A SQLite file has one, which spares waiting for its lock.
 const CONNECTIONS: usize = 8;
 
-/// Applies to each connection of a SQLite file. FULL: an acknowledged change survives a power cut.
-/// secure_delete: deleted content, such as a private half, is overwritten.
-const SQLITE_SETTINGS: &str = "PRAGMA secure_delete = ON; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 4000";
+/// Settings of each connection to a SQLite file. `synchronous = FULL` lets an acknowledged change
+/// survive a power cut. `secure_delete` overwrites deleted content such as a private key.
+const SQLITE_SETTINGS: &str = "PRAGMA secure_delete = ON; PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL; PRAGMA busy_timeout = 4000";
 
-/// Milliseconds for which a statement waits for a lock of the file.
+/// Sets the time for which a statement waits for a lock of the file (milliseconds).
 const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 4000";
 
-/// Begins a transaction on a server and tells whether it may write, in one message. A server that
-/// is demoted while connections to it stay open, as behind a proxy, is noticed by the next
-/// transaction. The setting of the last column is the server's own unless that is `off`: then an
+/// Begins a transaction on a server and reads in the same message whether the server may write.
+/// This detects a server that was demoted while connections to it stayed open, as behind a proxy.
+/// The last column keeps the server's `synchronous_commit` unless that is `off`: then an
 /// acknowledged change would not survive a crash.
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ;
     SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only";
 const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
     SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only,
-        set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+        set_config('synchronous_commit',
+            CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
             ELSE current_setting('synchronous_commit') END, true)";
+/// Reads whether a server may write.
 const PROBE: &str =
     "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') AS read_only";
 
 /// Kind of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Reads, all as of one moment.
+    /// Reads, all from one snapshot.
     Read,
-    /// Changes.
+    /// Reads and changes.
     Write,
 }
 
-/// Opens connections, and keeps the idle ones.
+/// Opens connections and keeps the idle ones.
 pub(super) struct Pool {
     file: Option<DataFile>,
     hosts: Vec<Host>,
-    /// Which of `hosts` is tried first: the last that was writable.
+    /// Index in `hosts` of the server to try first: the last that accepted writes.
     preferred: AtomicUsize,
     permits: Semaphore,
     idle: Mutex<Vec<Held>>,
     max_age: Duration,
-    /// How many times a key was destroyed, the start included: a run before may have destroyed one.
+    /// Number of destroyed keys, plus one because an earlier run may have destroyed one.
     destroyed: AtomicU64,
-    /// How many of those the write-ahead log of a SQLite file was emptied after.
+    /// Value of `destroyed` at the last time when the write-ahead log was emptied.
     emptied: AtomicU64,
 }
 
+/// An open connection and the time at which it was opened.
 struct Held {
     connection: AnyConnection,
     opened: Instant,
 }
 
 impl Pool {
-    /// A pool without connections; the first transaction opens one.
+    /// Creates a pool without connections; the first transaction opens one.
     pub(super) fn new(location: &Location, max_age: Duration) -> Result<Self, Outage> {
         let (file, hosts) = match location {
             Location::Sqlite(path) => (Some(DataFile::identify(path)?), Vec::new()),
             Location::Postgres(url) => (None, hosts(url)?),
         };
-        // No bound for a file: a new connection to it reaches no other server.
+        // A connection to a file may stay open: a new one would reach no other server.
         let (connections, max_age) = if file.is_some() {
             (1, Duration::MAX)
         } else {
@@ -104,26 +108,26 @@ impl Pool {
         self.file.is_some()
     }
 
-    /// Begins a transaction on a connection that nothing else uses.
+    /// Begins a transaction on a connection that is used by no other task.
     pub(super) async fn begin(&self, access: Access) -> Result<Transaction<'_>, Outage> {
         self.require_file()?;
-        let busy = |_| {
+        let permit = timeout(WAIT, self.permits.acquire()).await.map_err(|_| {
             Outage::new(
                 Reason::NoAnswer,
                 format!("all connections are busy for {} s", WAIT.as_secs()),
             )
-        };
-        let permit = timeout(WAIT, self.permits.acquire()).await.map_err(busy)?;
+        })?;
         let permit = permit.map_err(|_| Outage::new(Reason::Other, "the store is closed"))?;
         let mut transaction = Transaction {
             pool: self,
             held: None,
             _permit: permit,
         };
+        // Idle connections first. Those that fail are dropped.
         while let Some(held) = self.take_idle() {
             match transaction.start(held, access).await {
                 Ok(()) => return Ok(transaction),
-                // A new connection to the file would wait for the same lock once more.
+                // A new connection to the file would wait for the same lock again.
                 Err(outage) if outage.reason == Reason::Locked => return Err(outage),
                 Err(_) => {}
             }
@@ -136,14 +140,15 @@ impl Pool {
         Ok(transaction)
     }
 
-    /// Notes that the write-ahead log of a SQLite file holds the page of a destroyed key.
+    /// Records that the write-ahead log of a SQLite file holds the page of a destroyed key.
     pub(super) fn log_holds_key(&self) {
         self.destroyed.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Empties the write-ahead log if it may hold a destroyed key. Returns whether it holds none
-    /// now: while another program reads, SQLite keeps the log.
+    /// now: while another program reads the file, SQLite keeps the log.
     pub(super) async fn empty_log(&self) -> Result<bool, Outage> {
+        // INVARIANT: loaded before the checkpoint, so that a key destroyed meanwhile still counts.
         let destroyed = self.destroyed.load(Ordering::SeqCst);
         if !self.is_file() || self.emptied.load(Ordering::SeqCst) >= destroyed {
             return Ok(true);
@@ -168,7 +173,7 @@ impl Pool {
                 opened: Instant::now(),
             },
         };
-        // A reader may go on for long, and all else waits for this connection.
+        // A reader may take long, and every other operation waits for this connection.
         held.connection.execute("PRAGMA busy_timeout = 100").await?;
         let row = held
             .connection
@@ -179,7 +184,8 @@ impl Pool {
         Ok(row.try_get::<i64, _>(0)? == 0)
     }
 
-    /// SQLite goes on writing to a file that was deleted or replaced, and what it wrote is lost.
+    /// Rejects a file that was deleted or replaced: SQLite would write to the old one, and the
+    /// changes would be lost.
     fn require_file(&self) -> Result<(), Outage> {
         match &self.file {
             Some(file) if !file.is_in_place() => Err(Outage::new(
@@ -190,7 +196,7 @@ impl Pool {
         }
     }
 
-    /// Opens a connection, to the first server that may write.
+    /// Opens a connection to the file, or to the first server that accepts writes.
     pub(super) async fn connect(&self) -> Result<AnyConnection, Outage> {
         if let Some(file) = &self.file {
             let connection = in_time(open_file(file)).await?;
@@ -203,8 +209,8 @@ impl Pool {
             let Some(host) = self.hosts.get(at) else {
                 break;
             };
-            // Before the attempt: where the caller gives up during it, the next one begins with the
-            // next server.
+            // Advance before the attempt: if the caller gives up during it, the next attempt begins
+            // with the next server.
             let next = at.saturating_add(1);
             self.preferred.store(
                 if next < self.hosts.len() { next } else { 0 },
@@ -236,8 +242,8 @@ impl Pool {
     }
 }
 
-/// A transaction that has begun. Dropping it closes the connection, and the database undoes the
-/// changes.
+/// An open transaction. Dropping it closes the connection, and the database rolls the changes
+/// back.
 pub(super) struct Transaction<'pool> {
     pool: &'pool Pool,
     held: Option<Held>,
@@ -245,15 +251,15 @@ pub(super) struct Transaction<'pool> {
 }
 
 impl Transaction<'_> {
-    /// The connection, inside the transaction.
+    /// Returns the connection, inside the transaction.
     pub(super) fn connection(&mut self) -> Result<&mut AnyConnection, StoreError> {
-        let ended = || StoreError::Unavailable("the transaction has ended".into());
         self.held
             .as_mut()
             .map(|held| &mut held.connection)
-            .ok_or_else(ended)
+            .ok_or_else(|| StoreError::Unavailable("the transaction has ended".into()))
     }
 
+    /// Begins the transaction on this connection, or closes it.
     async fn start(&mut self, held: Held, access: Access) -> Result<(), Outage> {
         let held = self.held.insert(held);
         let begun = begin(&mut held.connection, self.pool.is_file(), access).await;
@@ -263,8 +269,8 @@ impl Transaction<'_> {
         begun
     }
 
-    /// Commits after success, else rolls back. Every failure of the database, that of COMMIT or
-    /// ROLLBACK included, closes the connection: its state is unknown.
+    /// Commits after success, else rolls back. Every failure of the database, including one of
+    /// COMMIT or ROLLBACK, closes the connection, because its state is unknown.
     pub(super) async fn end<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let statement = match &result {
             Ok(_) => "COMMIT",
@@ -283,18 +289,17 @@ impl Transaction<'_> {
             }
             Err(error) => {
                 self.abandon().await;
-                // The refusal stands: a transaction that was not committed changes nothing.
+                // A rejection stands even if ROLLBACK fails: without COMMIT nothing was changed.
                 result.and(Err(error.into()))
             }
         }
     }
 
-    /// Closes the connection, and with it the idle ones, which have most likely lost the same
-    /// server.
+    /// Closes the connection and the idle ones, which have probably lost the same server.
     async fn abandon(&mut self) {
         self.pool.lock_idle().clear();
         if let Some(held) = self.held.take() {
-            // Closing tells the server; a failure changes nothing.
+            // Closing is a courtesy to the server; a failure has no effect.
             let _closed = timeout(Duration::from_secs(1), held.connection.close()).await;
         }
     }
@@ -302,12 +307,14 @@ impl Transaction<'_> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
+        // Reached if the caller dropped the future of an operation.
         if self.held.take().is_some() {
             self.pool.lock_idle().clear();
         }
     }
 }
 
+/// Begins a transaction.
 async fn begin(
     connection: &mut AnyConnection,
     is_file: bool,
@@ -315,6 +322,7 @@ async fn begin(
 ) -> Result<(), Outage> {
     match (is_file, access) {
         (true, Access::Read) => connection.execute("BEGIN").await.map(|_| ())?,
+        // A SQLite write takes the lock now: upgrading later could fail half-way.
         (true, Access::Write) => connection.execute("BEGIN IMMEDIATE").await.map(|_| ())?,
         (false, Access::Read) => require_writable(connection, BEGIN_READ).await?,
         (false, Access::Write) => require_writable(connection, BEGIN_WRITE).await?,
@@ -322,7 +330,8 @@ async fn begin(
     Ok(())
 }
 
-/// Sends statements of which the last tells the role of the server.
+/// Sends statements whose last row states the role of the server. Rejects a server that accepts no
+/// writes.
 async fn require_writable(
     connection: &mut AnyConnection,
     statements: &'static str,
@@ -330,7 +339,7 @@ async fn require_writable(
     let rows = connection.fetch_all(statements).await?;
     let row = rows
         .last()
-        .ok_or_else(|| Outage::new(Reason::Other, "no answer to the question for the role"))?;
+        .ok_or_else(|| Outage::new(Reason::Other, "the server did not state its role"))?;
     if row.try_get::<bool, _>("standby")? {
         return Err(Outage::new(
             Reason::ReadOnly,
@@ -358,20 +367,20 @@ async fn open_server(host: &Host) -> Result<AnyConnection, Outage> {
     Ok(connection)
 }
 
+/// Limits the duration of opening a connection to [`CONNECT`].
 async fn in_time(
     opening: impl Future<Output = Result<AnyConnection, Outage>>,
 ) -> Result<AnyConnection, Outage> {
-    let slow = |_| {
+    timeout(CONNECT, opening).await.map_err(|_| {
         Outage::new(
             Reason::NoAnswer,
             format!("no connection within {} s", CONNECT.as_secs()),
         )
-    };
-    timeout(CONNECT, opening).await.map_err(slow)?
+    })?
 }
 
-/// Failures of several servers as one. Any other reason says more than that a server does not
-/// answer.
+/// Joins the failures of several servers. Any other reason is more specific than `NoAnswer` and is
+/// preferred.
 fn join(before: Option<Outage>, host: &str, outage: Outage) -> Outage {
     let detail = format!("{host}: {}", outage.detail);
     match before {

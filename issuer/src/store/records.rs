@@ -1,4 +1,4 @@
-//! Numbers of writes of workers' records, by which a replica notices that the database lost some
+//! Numbers of the writes of worker records, by which a replica notices that the database lost some
 //! (ADR 19).
 
 use aws_lc_rs::rand;
@@ -6,16 +6,16 @@ use sqlx::{AnyConnection, Error, Row as _};
 
 use super::statement::query;
 
-/// Numbers that the state row keeps. A replica that is further behind cannot tell.
+/// Numbers that the state row keeps. A replica that is further behind cannot notice a loss.
 const KEPT: usize = 256;
 
-/// The latest numbers, oldest first. They rise by random steps, so that writes after a loss get
-/// others than those that were lost.
+/// Latest numbers, oldest first. They rise by random steps, so that writes after a loss get other
+/// numbers than the lost ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Records(Vec<u64>);
 
 impl Records {
-    /// Reads the form that [`Records::text`] writes. What is no number is passed over.
+    /// Parses the form that [`Records::text`] writes. Words that are not numbers are skipped.
     pub(super) fn parse(text: &str) -> Self {
         Self(
             text.split_ascii_whitespace()
@@ -34,8 +34,8 @@ impl Records {
         self.0.last().copied().unwrap_or(0)
     }
 
-    /// Returns whether a write that was seen is part of this history; 0 is none. One before the
-    /// oldest of a full list counts as part of it.
+    /// Returns whether a seen write is part of this history; 0 means that no write was seen. A
+    /// write older than a full list counts as part of it.
     pub(super) fn include(&self, seen: u64) -> bool {
         seen == 0
             || self.0.contains(&seen)
@@ -50,18 +50,19 @@ impl Records {
         self.0.drain(..surplus);
     }
 
-    /// Numbers a write.
+    /// Adds the number of a new write.
     fn next(&mut self) {
         let mut random = [0; 4];
-        // Without randomness the steps are equal, and a loss may go unnoticed.
+        // Without random bytes all steps are equal, and a loss may go unnoticed.
         let _equal = rand::fill(&mut random);
+        // 20 random bits: two branches rarely agree, and the numbers do not run out.
         let step = u64::from(u32::from_le_bytes(random) >> 12);
         self.add(self.latest().saturating_add(1).saturating_add(step));
     }
 }
 
-/// Numbers a write of records in this transaction, which takes the lock that orders all changes.
-/// Returns the numbers before it, and its own.
+/// Numbers a write of worker records in this transaction, and takes the lock that orders all
+/// changes. Returns the earlier numbers and the new one.
 pub(super) async fn number_write(transaction: &mut AnyConnection) -> Result<(Records, u64), Error> {
     let before = lock(transaction).await?;
     let mut after = before.clone();
@@ -70,7 +71,7 @@ pub(super) async fn number_write(transaction: &mut AnyConnection) -> Result<(Rec
     Ok((before, after.latest()))
 }
 
-/// Makes a write that was seen and lost part of the history.
+/// Makes a seen but lost write part of the history.
 pub(super) async fn merge(transaction: &mut AnyConnection, seen: u64) -> Result<(), Error> {
     let mut records = lock(transaction).await?;
     if seen > 0 {
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn history_that_lost_a_write_does_not_include_it() {
+    fn history_excludes_lost_write() {
         let mut history = Records::default();
         assert!(
             history.include(0) && !history.include(7),
@@ -111,7 +112,7 @@ mod tests {
             !Records::parse(&(seen + 1).to_string()).include(seen),
             "the first write was lost"
         );
-        // The other branch goes on, past the number that was lost.
+        // The other branch continues past the lost number.
         let mut branch = copy;
         for _ in 0..10 {
             branch.next();

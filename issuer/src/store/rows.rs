@@ -1,5 +1,5 @@
-//! Between rows and values. Databases have no unsigned 64-bit integers; times, versions and indices
-//! fit in 63 bits.
+//! Conversion between rows and values. Databases have no unsigned 64-bit integers, but times,
+//! versions and indices fit in 63 bits.
 
 use sqlx::any::AnyRow;
 use sqlx::{Error, Row as _};
@@ -9,17 +9,18 @@ use crate::bundle::ProxyRecord;
 use crate::keys::{Algorithm, KeyRecord, KeyState, Purpose};
 use crate::revocation::{EpochKind, EpochRecord, RevokedToken};
 
-/// As the database has it; what does not fit is as large as can be.
+/// Converts to the type of the column; larger values become `i64::MAX`.
 pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// Reads a number; a negative one becomes 0.
 pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, Error> {
     Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
 }
 
-/// Reads a word that must be one of a few. An unknown one is an error that names the row by its key
-/// column, and the remedy: to pass over it would drop a key or a revocation.
+/// Reads a word that must be one of a fixed set. An unknown word is an error, because skipping the
+/// row would drop a key or a revocation. The error names the row by its key column, and the remedy.
 pub(super) fn word<T>(
     row: &AnyRow,
     key: &str,
@@ -28,10 +29,11 @@ pub(super) fn word<T>(
 ) -> Result<T, Error> {
     let text: String = row.try_get(column)?;
     parse(&text).ok_or_else(|| {
+        // The key column tells the operator which row to look at.
         let name: String = row.try_get(key).unwrap_or_default();
         let unknown = format!(
-            "the row with {key} `{name}` has {column} `{text}`, which this meshseal does not know: a newer one wrote it; \
-             upgrade this replica"
+            "the row with {key} `{name}` has {column} `{text}`, which this meshseal does not know: \
+             a newer one wrote it; upgrade this replica"
         );
         Error::Decode(unknown.into())
     })
@@ -56,7 +58,7 @@ pub(super) fn key(row: &AnyRow) -> Result<KeyRecord, Error> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Revocation {
     pub(super) token: RevokedToken,
-    /// The client that revoked it first.
+    /// Client that revoked it first.
     pub(super) revoked_by: String,
 }
 
@@ -71,7 +73,7 @@ pub(super) fn revocation(row: &AnyRow) -> Result<Revocation, Error> {
     })
 }
 
-/// Reads index, expiry and client with spaces between.
+/// Parses index, expiry and client, separated by spaces.
 pub(super) fn revocation_text(text: &str) -> Option<Revocation> {
     let (index, rest) = text.split_once(' ')?;
     let (expires_at, revoked_by) = rest.split_once(' ')?;
@@ -85,7 +87,7 @@ pub(super) fn revocation_text(text: &str) -> Option<Revocation> {
     })
 }
 
-/// The MAC of a row; `None` for a row that never had one.
+/// Returns the MAC of a row; `None` if it never had one.
 pub(super) fn mac(row: &AnyRow) -> Result<Option<String>, Error> {
     row.try_get("mac")
 }

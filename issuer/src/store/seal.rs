@@ -2,7 +2,7 @@
 //! 0018).
 //!
 //! Both use keys derived from the master key. The MAC of a row proves its content. The digest
-//! proves that no row was removed, put back or added: it is the sum modulo 2^256 of one
+//! proves that no row was removed, restored or added: it is the sum modulo 2^256 of one
 //! pseudorandom value per row, so a change updates it without reading other rows.
 
 use std::fmt;
@@ -16,7 +16,7 @@ use super::rows::Revocation;
 use crate::keys::{KeyRecord, MasterKey};
 use crate::revocation::EpochRecord;
 
-/// Domain of the encodings. A change of an encoding needs another version.
+/// Domain of the encodings. Changing an encoding requires a new version.
 const DOMAIN: &str = "meshseal row v1";
 
 /// Bytes of the random value that masks a stored digest.
@@ -24,15 +24,15 @@ const NONCE_BYTES: usize = 16;
 
 const DIGEST_BYTES: usize = 32;
 
-/// A row under a MAC.
+/// Row that is protected by a MAC.
 pub(super) trait Row {
     /// Table of the row.
     const TABLE: &'static str;
 
-    /// Primary key, for messages.
+    /// Returns the primary key, for messages.
     fn name(&self) -> String;
 
-    /// Writes every column except the MAC. A new column is one more line here.
+    /// Encodes every column except the MAC. A new column needs a line here.
     fn encode(&self, out: &mut Encoder);
 }
 
@@ -44,6 +44,7 @@ impl Row for KeyRecord {
     }
 
     fn encode(&self, out: &mut Encoder) {
+        // Exhaustive, so that a new field cannot be left without a MAC.
         let Self {
             kid,
             purpose,
@@ -105,8 +106,8 @@ impl Row for EpochRecord {
     }
 }
 
-/// Canonical encoding of one row: fixed-width numbers and length-prefixed bytes, so that two rows
-/// never share one.
+/// Canonical encoding of one row: fixed-width numbers and length-prefixed bytes, so that different
+/// rows never have the same encoding.
 #[derive(Debug, Default)]
 pub(super) struct Encoder(Vec<u8>);
 
@@ -133,6 +134,7 @@ impl Encoder {
     }
 
     pub(super) fn optional(&mut self, bytes: Option<&[u8]>) {
+        // The flag keeps NULL and an empty value apart.
         self.number(u64::from(bytes.is_some()));
         self.bytes(bytes.unwrap_or_default());
     }
@@ -164,6 +166,7 @@ impl RowKeys {
     pub(super) fn check<R: Row>(&self, row: &R, mac: Option<&str>) -> Result<(), StoreError> {
         let mac = mac
             .and_then(|mac| URL_SAFE_NO_PAD.decode(mac).ok())
+            // A malformed MAC decodes to an empty one, which never verifies.
             .unwrap_or_default();
         let genuine = hmac::verify(&self.mac, &Encoder::of(row).0, &mac).is_ok();
         if genuine {
@@ -177,12 +180,13 @@ impl RowKeys {
         }
     }
 
-    /// Returns what a row adds to the digest. Unlike the MAC it is never stored: with it, rows
-    /// could be chosen whose sum is that of others.
+    /// Returns the value that a row adds to the digest. Unlike the MAC it is never stored: an
+    /// attacker who knew these values could choose rows with the same sum as others.
     fn element<R: Row>(&self, row: &R) -> SetDigest {
         SetDigest::of(hmac::sign(&self.set, &Encoder::of(row).0).as_ref())
     }
 
+    /// Returns the mask of a stored digest.
     fn mask(&self, nonce: &[u8]) -> SetDigest {
         let mut out = Encoder::default();
         out.text("meshseal mask v1");
@@ -231,8 +235,8 @@ impl SetDigest {
         }
     }
 
-    /// Returns the form that is stored: masked, so that the difference of two digests says nothing
-    /// about a row.
+    /// Returns the stored form. It is masked, so that the difference of two stored digests reveals
+    /// nothing about a row.
     pub(super) fn masked(&self, keys: &RowKeys) -> Result<String, StoreError> {
         let mut nonce = [0; NONCE_BYTES];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| {
@@ -246,6 +250,7 @@ impl SetDigest {
         Ok(URL_SAFE_NO_PAD.encode(bytes.collect::<Vec<u8>>()))
     }
 
+    /// Removes the mask of a stored digest.
     pub(super) fn unmasked(stored: &str, keys: &RowKeys) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(stored).ok()?;
         let (nonce, masked) = bytes.split_at_checked(NONCE_BYTES)?;
@@ -282,8 +287,17 @@ mod tests {
         }
     }
 
+    fn revocation(index: u64, revoked_by: &str) -> Revocation {
+        Revocation {
+            token: RevokedToken {
+                index,
+                expires_at: 2,
+            },
+            revoked_by: revoked_by.into(),
+        }
+    }
     #[test]
-    fn digest_ignores_order_and_forgets_removed_rows() {
+    fn digest_ignores_order_and_removed_rows() {
         let keys = keys();
         let rows: Vec<_> = (0..50)
             .map(|at| epoch(EpochKind::Subject, &at.to_string()))
@@ -307,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_digests_of_one_set_differ_and_open_to_it() {
+    fn stored_digests_differ_but_decode_alike() {
         let keys = keys();
         let mut digest = SetDigest::default();
         digest.add(&keys, &epoch(EpochKind::All, ""));
@@ -321,15 +335,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_look_alike_have_different_macs() {
+    fn similar_rows_have_different_macs() {
         let keys = keys();
-        let revocation = |index, revoked_by: &str| Revocation {
-            token: RevokedToken {
-                index,
-                expires_at: 2,
-            },
-            revoked_by: revoked_by.into(),
-        };
         let macs = [
             keys.mac(&epoch(EpochKind::Subject, "a")),
             keys.mac(&epoch(EpochKind::Client, "a")),

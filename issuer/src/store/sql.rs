@@ -1,4 +1,4 @@
-//! The store in SQL that SQLite and PostgreSQL both understand.
+//! Implementation of the store in SQL that both SQLite and PostgreSQL understand.
 
 use std::future::Future;
 use std::ops::Range;
@@ -27,28 +27,28 @@ use super::{
 use crate::bundle::{ProxyRecord, unproven};
 use crate::keys::MasterKey;
 
-/// Longest that anything may take: a server that vanished without closing its connections would
-/// hold us for minutes.
+/// Longest duration of an operation. Without it, a server that vanished without closing its
+/// connections would block the issuer for minutes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time after which a transaction of several changes takes no more: other writers wait for its
-/// lock.
+/// Time after which a transaction of several changes accepts no more changes, because other writers
+/// wait for its lock.
 const LONGEST_GROUP: Duration = Duration::from_millis(300);
 
-/// Seconds after which a lease of the lead ends, whatever it says: a replica whose clock is ahead
-/// would lead for too long.
+/// Seconds after which a lease of the lead ends, even if the row states a later time. Otherwise a
+/// replica whose clock is ahead would lead for too long.
 const LONGEST_LEAD_S: u64 = 90;
 
-/// Rows written by one statement; a row has up to 8 parameters. SQLite's driver looks up the name
-/// of each parameter among all before it: with 500 rows that took a fifth of the CPU time of a
-/// revocation.
+/// Rows written by one statement; a row has up to 8 parameters. SQLite's driver searches all
+/// earlier parameters for the name of each one: with 500 rows this took a fifth of the CPU time of
+/// a revocation.
 pub(super) const ROWS_PER_STATEMENT: usize = 64;
 
 pub(super) struct SqlStore {
     pool: Pool,
     health: HealthRecord,
     row_keys: OnceLock<RowKeys>,
-    /// Latest write of workers' records that is known of.
+    /// Latest write of worker records that this program has seen.
     records: AtomicU64,
     known: Mutex<Known>,
 }
@@ -79,32 +79,33 @@ impl SqlStore {
         }
     }
 
-    /// Runs `work` within [`PATIENCE`]. Work that is cut off leaves no connection behind.
+    /// Runs `work` within [`PATIENCE`]. After a time-out the connection is not used again.
     async fn bounded<T>(
         &self,
         operation: Operation,
         work: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let slow = |_| {
-            let detail = format!("no answer within {} s", PATIENCE.as_secs());
-            StoreError::Unavailable(Outage::new(Reason::NoAnswer, detail))
-        };
         let result = tokio::time::timeout(PATIENCE, work)
             .await
-            .map_err(slow)
-            .flatten();
+            .unwrap_or_else(|_| {
+                let detail = format!("no answer within {} s", PATIENCE.as_secs());
+                Err(StoreError::Unavailable(Outage::new(
+                    Reason::NoAnswer,
+                    detail,
+                )))
+            });
         self.health.note(operation, &result);
         result
     }
 
-    /// The keys of MACs, once the master key is known.
+    /// Returns the keys of row MACs, once the store is unlocked.
     fn row_keys(&self) -> Result<&RowKeys, StoreError> {
         self.row_keys
             .get()
             .ok_or_else(|| StoreError::Unavailable("the store is not unlocked".into()))
     }
 
-    /// Puts the rows under MACs if they are not yet.
+    /// Adds MACs to the rows of a database that has none.
     async fn seal(&self, keys: &RowKeys, master: &MasterKey) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin(Access::Write).await?;
         let sealed = verify::seal(transaction.connection()?, keys, master).await;
@@ -113,12 +114,13 @@ impl SqlStore {
 
     async fn read_head(&self) -> Result<Head, StoreError> {
         let keys = self.row_keys()?;
-        // Before the question: an answer under way does not know what is written meanwhile.
+        // Loaded before the query: its answer does not include later writes.
         let seen = self.records.load(Ordering::SeqCst);
         let mut transaction = self.pool.begin(Access::Read).await?;
         let state = State::read(transaction.connection()?, keys).await;
         let state = transaction.end(state).await?;
         let head = state.head(seen);
+        // A loss must stay visible, so the number of a lost write is not replaced.
         if !head.lost_records {
             self.records
                 .fetch_max(state.records.latest(), Ordering::SeqCst);
@@ -126,11 +128,11 @@ impl SqlStore {
         Ok(head)
     }
 
-    /// Reads everything as of one moment.
+    /// Reads the content of the trust bundle in one snapshot.
     async fn read(&self, extent: Extent) -> Result<Persisted, StoreError> {
         let keys = self.row_keys()?;
         let mut transaction = self.pool.begin(Access::Read).await?;
-        // Whoever reads at the same time knows nothing, and reads every row.
+        // A concurrent reader finds no known rows and reads every row.
         let mut known = std::mem::take(&mut *self.known());
         let persisted = verify::load(transaction.connection()?, keys, extent, &mut known).await;
         *self.known() = known;
@@ -141,7 +143,7 @@ impl SqlStore {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state row alone.
+    /// Changes only the state row.
     async fn amend<T: Send>(
         &self,
         amend: impl FnOnce(&mut State) -> T + Send,
@@ -160,13 +162,13 @@ impl SqlStore {
         let mut transaction = self.pool.begin(Access::Write).await?;
         let mut applied = change::apply(transaction.connection()?, keys, change, now_ms).await;
         if applied.is_ok() && matches!(change.incident, Some(Some(_))) {
-            // Whatever records of workers were lost is part of the incident.
+            // The incident covers lost worker records, so their number joins the history.
             let seen = self.records.load(Ordering::SeqCst);
             let merged = records::merge(transaction.connection()?, seen).await;
             applied = merged.map_err(Into::into).and(applied);
         }
         if change.destroys_keys() {
-            // Before the end, after which the caller may be gone.
+            // Noted before the end of the transaction, after which the caller may drop this future.
             self.pool.log_holds_key();
         }
         let version = transaction.end(applied).await?;
@@ -176,7 +178,7 @@ impl SqlStore {
         Ok(version)
     }
 
-    /// Applies changes in one transaction, each behind a savepoint.
+    /// Applies changes in one transaction, each inside a savepoint.
     async fn write_all(
         &self,
         changes: &[Change],
@@ -188,8 +190,7 @@ impl SqlStore {
         transaction.end(applied).await
     }
 
-    /// Selects records of workers, writes some and numbers the write. Returns those that were
-    /// selected.
+    /// Selects worker records, writes some and numbers the write. Returns the selected records.
     async fn save_records(
         &self,
         select: Query<'_, Any, AnyArguments>,
@@ -200,7 +201,7 @@ impl SqlStore {
                 let mut transaction = self.pool.begin(Access::Write).await?;
                 let connection = transaction.connection()?;
                 let written = async {
-                    // First, for it locks out other writers.
+                    // First, because it locks out other writers.
                     let (before, number) = records::number_write(&mut *connection).await?;
                     let others = proxy_records(select, &mut *connection).await?;
                     upsert.execute(connection).await?;
@@ -212,15 +213,15 @@ impl SqlStore {
                     .await
             })
             .await?;
-        // A loss stays to be noticed by the next look at the head.
+        // After a loss the number stays, so that the next read of the head reports the loss.
         if before.include(self.records.load(Ordering::SeqCst)) {
             self.records.fetch_max(number, Ordering::SeqCst);
         }
         Ok(others)
     }
 
-    /// Changes rows of workers. The lock that orders all changes comes first, as where they are
-    /// written: no two transactions wait for each other.
+    /// Changes worker rows. To avoid deadlocks it first takes the lock that orders all changes, as
+    /// the writes of worker records do.
     async fn change_workers(
         &self,
         statement: Query<'_, Any, AnyArguments>,
@@ -239,7 +240,7 @@ impl SqlStore {
         .await
     }
 
-    /// Executes one statement in a transaction of its own. Returns the number of rows it changed.
+    /// Executes one statement in its own transaction. Returns the number of changed rows.
     async fn execute(&self, statement: Query<'_, Any, AnyArguments>) -> Result<u64, StoreError> {
         self.bounded(Operation::Note, async {
             let mut transaction = self.pool.begin(Access::Write).await?;
@@ -252,8 +253,8 @@ impl SqlStore {
     }
 }
 
-/// Applies changes for [`LONGEST_GROUP`], and at least one; one that is refused leaves nothing
-/// behind. They share one version.
+/// Applies changes for [`LONGEST_GROUP`], and at least one. A rejected change leaves no trace. The
+/// changes share one version.
 async fn apply_all(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -269,12 +270,14 @@ async fn apply_all(
         transaction.execute("SAVEPOINT one").await?;
         let applied = change::apply_at(transaction, keys, change, now_ms, &mut made).await;
         match &applied {
+            // A rejected change must not undo the others.
             Ok(_) => transaction.execute("RELEASE SAVEPOINT one").await?,
             Err(StoreError::Full(_) | StoreError::Conflict) => {
                 transaction
                     .execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one")
                     .await?
             }
+            // The database cannot be trusted or used: end the whole transaction.
             Err(StoreError::Tampered(_) | StoreError::Unavailable(_)) => {
                 return applied.map(|_| Vec::new());
             }
@@ -284,7 +287,7 @@ async fn apply_all(
     Ok(versions)
 }
 
-/// Runs a statement that returns rows of `meshseal_workers`.
+/// Executes a statement that returns rows of `meshseal_workers`.
 async fn proxy_records(
     statement: Query<'_, Any, AnyArguments>,
     connection: &mut AnyConnection,
@@ -297,6 +300,7 @@ async fn proxy_records(
         .collect()
 }
 
+/// Changes the state row under its lock.
 async fn amend_state<T>(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -308,6 +312,7 @@ async fn amend_state<T>(
     Ok(amended)
 }
 
+/// Removes unproven rows and declares an incident in the same transaction.
 async fn repair(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -318,6 +323,7 @@ async fn repair(
         "an operator removed {} rows that did not carry their MAC",
         removed.len()
     );
+    // The incident revokes all tokens, and the remaining keys that may sign or verify tokens.
     let kept = verify::load(transaction, keys, Extent::Whole, &mut Known::default())
         .await?
         .keys;
@@ -331,18 +337,49 @@ async fn repair(
     Ok(removed)
 }
 
-/// `($1, $2), ($3, $4), …`: the driver's own builder writes question marks, which PostgreSQL does
-/// not take.
-pub(super) fn places(rows: usize, columns: usize) -> String {
-    let row = |row: usize| {
+/// Returns `($1, $2), ($3, $4), …`. The driver's own builder writes question marks, which
+/// PostgreSQL rejects.
+pub(super) fn placeholders(rows: usize, columns: usize) -> String {
+    let mut list = Vec::with_capacity(rows);
+    for row in 0..rows {
         let names: Vec<String> = (1..=columns)
             .map(|column| format!("${}", row * columns + column))
             .collect();
-        format!("({})", names.join(", "))
-    };
-    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+        list.push(format!("({})", names.join(", ")));
+    }
+    list.join(", ")
 }
 
+/// Returns the assignments that merge a written worker record into the stored one.
+fn merge_workers() -> String {
+    // A version proved in protocol 2 replaces one stated in protocol 1. A later poll without a
+    // proved version does not speak for a worker that proved one.
+    const SPEAKS: &str = "excluded.seen_at >= meshseal_workers.seen_at
+        AND (excluded.version > 0 OR meshseal_workers.version = 0)";
+    const VERSION: &str = "version = CASE WHEN excluded.protocol > meshseal_workers.protocol
+            OR (excluded.protocol = meshseal_workers.protocol
+                AND excluded.version > meshseal_workers.version)
+        THEN excluded.version ELSE meshseal_workers.version END";
+    let later = ["seen_at", "accepts_until"].map(|column| {
+        format!(
+            "{column} = CASE WHEN excluded.{column} > meshseal_workers.{column}
+             THEN excluded.{column} ELSE meshseal_workers.{column} END"
+        )
+    });
+    let newest = ["node", "protocol", "pins"].map(|column| {
+        format!(
+            "{column} = CASE WHEN excluded.protocol > meshseal_workers.protocol
+                 OR (excluded.protocol = meshseal_workers.protocol AND {SPEAKS})
+             THEN excluded.{column} ELSE meshseal_workers.{column} END"
+        )
+    });
+    let mut updates = Vec::from(later);
+    updates.push(VERSION.to_owned());
+    updates.extend(newest);
+    // The last writer returns the whole row to its replica; the other replicas read it.
+    updates.push("replica = excluded.replica".to_owned());
+    updates.join(", ")
+}
 #[async_trait]
 impl Store for SqlStore {
     async fn is_new(&self) -> Result<bool, StoreError> {
@@ -362,7 +399,7 @@ impl Store for SqlStore {
         let keys = RowKeys::new(master);
         self.bounded(Operation::Note, self.seal(&keys, master))
             .await?;
-        // A second master key would fail at the first row.
+        // The first key stays: a different master key already failed at the MACs.
         let _first = self.row_keys.set(keys);
         Ok(())
     }
@@ -423,6 +460,7 @@ impl Store for SqlStore {
 
     async fn record_assertions(&self, uses: &Uses) -> Result<Recorded, StoreError> {
         let (operation, access) = if uses.uses.is_empty() {
+            // Without uses nothing is written, so no write lock is needed.
             (Operation::Read, Access::Read)
         } else {
             (Operation::Note, Access::Write)
@@ -448,7 +486,7 @@ impl Store for SqlStore {
     async fn lead(&self, replica: &str, now: u64, until: u64) -> Result<bool, StoreError> {
         let sql = "UPDATE meshseal_state SET leader = $1, leader_until = $2
                    WHERE id = 2 AND (leader = $1 OR leader_until < $3 OR leader_until > $4)";
-        // No clock that is right takes the lead for so long.
+        // A longer lease than this comes from a wrong clock.
         let latest = now.saturating_add(LONGEST_LEAD_S);
         let update = query(sql)
             .bind(replica.to_owned())
@@ -462,42 +500,15 @@ impl Store for SqlStore {
         replica: &str,
         proxies: &[ProxyRecord],
     ) -> Result<Vec<ProxyRecord>, StoreError> {
-        let later = |column: &str| {
-            format!(
-                "{column} = CASE WHEN excluded.{column} > meshseal_workers.{column} THEN excluded.{column}
-                 ELSE meshseal_workers.{column} END"
-            )
-        };
-        // What was stated in protocol 1 gives way to what was proved, and a later poll that proves
-        // no version does not speak for a worker that proved one.
-        let speaks = "excluded.seen_at >= meshseal_workers.seen_at
-            AND (excluded.version > 0 OR meshseal_workers.version = 0)";
-        let newest = |column: &str| {
-            format!(
-                "{column} = CASE WHEN excluded.protocol > meshseal_workers.protocol
-                     OR (excluded.protocol = meshseal_workers.protocol AND {speaks}) THEN excluded.{column}
-                 ELSE meshseal_workers.{column} END"
-            )
-        };
-        let version = "version = CASE WHEN excluded.protocol > meshseal_workers.protocol
-                OR (excluded.protocol = meshseal_workers.protocol AND excluded.version > meshseal_workers.version)
-            THEN excluded.version ELSE meshseal_workers.version END";
-        let updates: Vec<String> = ["seen_at", "accepts_until"]
-            .map(later)
-            .into_iter()
-            .chain([version.to_owned()])
-            .chain(["node", "protocol", "pins"].map(newest))
-            // Who writes last learns all that the row has: the others read it.
-            .chain(["replica = excluded.replica".to_owned()])
-            .collect();
+        let updates = merge_workers();
         let mut others = Vec::new();
-        // A transaction for each, so that a revocation waits for one of them only.
+        // One transaction for each chunk, so that a revocation waits for at most one of them.
         for chunk in proxies.chunks(ROWS_PER_STATEMENT) {
-            let places = places(chunk.len(), 8);
+            let placeholders = placeholders(chunk.len(), 8);
             let sql = format!(
-                "INSERT INTO meshseal_workers (worker, node, version, seen_at, protocol, pins, accepts_until, replica)
-                 VALUES {places} ON CONFLICT (worker) DO UPDATE SET {}",
-                updates.join(", ")
+                "INSERT INTO meshseal_workers
+                     (worker, node, version, seen_at, protocol, pins, accepts_until, replica)
+                 VALUES {placeholders} ON CONFLICT (worker) DO UPDATE SET {updates}"
             );
             let mut upsert = query(AssertSqlSafe(sql));
             for proxy in chunk {
@@ -512,9 +523,10 @@ impl Store for SqlStore {
                     .bind(signed(proxy.accepts_until))
                     .bind(replica.to_owned());
             }
-            let places = self::places(1, chunk.len());
+            // The rows of other replicas are read before they are overwritten.
+            let placeholders = self::placeholders(1, chunk.len());
             let sql = format!(
-                "SELECT * FROM meshseal_workers WHERE worker IN {places} AND replica <> ${}",
+                "SELECT * FROM meshseal_workers WHERE worker IN {placeholders} AND replica <> ${}",
                 chunk.len() + 1
             );
             let select = chunk
@@ -551,9 +563,10 @@ impl Store for SqlStore {
     async fn proxies_are_gone(&self, workers: &[String], now: u64) -> Result<(), StoreError> {
         for chunk in workers.chunks(ROWS_PER_STATEMENT) {
             let sql = format!(
-                "UPDATE meshseal_workers SET accepts_until = 0, replica = '', seen_at = {} WHERE worker IN {}",
+                "UPDATE meshseal_workers SET accepts_until = 0, replica = '', seen_at = {}
+                 WHERE worker IN {}",
                 signed(now),
-                places(1, chunk.len())
+                placeholders(1, chunk.len())
             );
             let update = chunk
                 .iter()
@@ -604,11 +617,14 @@ impl Store for SqlStore {
         match self.pool.empty_log().await {
             Ok(true) => {}
             Ok(false) => tracing::warn!(
-                "the write-ahead log still holds a destroyed key, because another program reads the database; \
-                 it is emptied once that ends"
+                "the write-ahead log still holds a destroyed key, because another program \
+                 reads the database; it is emptied once that ends"
             ),
             Err(error) => {
-                tracing::warn!(%error, "the write-ahead log could not be emptied of a destroyed key");
+                tracing::warn!(
+                    %error,
+                    "the write-ahead log could not be emptied of a destroyed key"
+                );
             }
         }
     }
@@ -618,6 +634,7 @@ impl Store for SqlStore {
     }
 }
 
+/// Stores a value unless the name has one. Returns the value that is stored.
 async fn keep_first(
     connection: &mut AnyConnection,
     name: &str,

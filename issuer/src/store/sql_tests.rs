@@ -114,7 +114,7 @@ async fn keeps_revocations_after_failed_write() {
     );
 }
 
-/// A value that a new connection does not have.
+/// Sets a value that a new connection does not have.
 async fn mark(transaction: &mut super::super::pool::Transaction<'_>) {
     transaction
         .connection()

@@ -1,4 +1,4 @@
-//! The one row of `meshseal_state`: the lock that orders all changes, and the proof of all other
+//! The only row of `meshseal_state`: the lock that orders all changes, and the proof of all other
 //! rows.
 
 use sqlx::any::AnyRow;
@@ -11,16 +11,17 @@ use super::statement::query;
 use super::{Head, Incident, StoreError};
 use crate::revocation::{EpochKind, Usage};
 
-/// Versions that the row remembers. A replica or proxy at another, newer version comes from a lost
-/// branch.
+/// Number of versions that the row remembers. A replica or proxy at a newer version that is not
+/// among them comes from a lost branch.
 const RECENT: usize = 64;
 
-/// Columns that are read; `mac` covers those before it. The lease of the leader and `records` are
-/// outside it: they change all the time, and who can set them can as well remove rows of workers,
-/// which have no MAC either.
+/// Columns that are read; `mac` covers those before it. The lease of the lead and `records` are not
+/// covered, because they change all the time. An attacker who can write them can also remove worker
+/// rows, which have no MAC either.
 macro_rules! columns {
     () => {
-        "version, next_index, rotation_requested, incident_since, incident, recent, rows_used, digest, mac, records"
+        "version, next_index, rotation_requested, incident_since, incident, recent, rows_used, \
+         digest, mac, records"
     };
 }
 pub(super) use columns;
@@ -44,16 +45,17 @@ pub(super) struct State {
     pub(super) records: Records,
 }
 
-/// Counters of rows.
+/// Numbers of rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) keys: u64,
     pub(super) tokens: u64,
-    /// For each kind of epoch: number of names, and their bytes.
+    /// For each kind of epoch: the number of names and their total length in bytes.
     pub(super) names: Vec<(EpochKind, u64, u64)>,
 }
 
 impl Used {
+    /// Counts an added epoch.
     pub(super) fn named(&mut self, kind: EpochKind, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         match self.names.iter_mut().find(|(other, ..)| *other == kind) {
@@ -64,6 +66,7 @@ impl Used {
         }
     }
 
+    /// Counts a removed epoch.
     pub(super) fn forgot(&mut self, kind: EpochKind, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         if let Some((_, count, sum)) = self.names.iter_mut().find(|(other, ..)| *other == kind) {
@@ -106,7 +109,7 @@ impl Used {
     }
 }
 
-/// The columns as text and numbers: what the MAC covers.
+/// Columns under the MAC, in their stored form.
 struct Columns {
     version: u64,
     next_index: u64,
@@ -126,6 +129,7 @@ impl Row for Columns {
     }
 
     fn encode(&self, out: &mut Encoder) {
+        // Exhaustive, so that a new column cannot be left without a MAC.
         let Self {
             version,
             next_index,
@@ -175,6 +179,7 @@ impl State {
         Self::of(&lock(transaction).await?, keys)
     }
 
+    /// Checks the MAC of a row of `meshseal_state` and decodes it.
     pub(super) fn of(row: &AnyRow, keys: &RowKeys) -> Result<Self, StoreError> {
         let columns = Columns {
             version: unsigned(row, "version")?,
@@ -186,16 +191,17 @@ impl State {
             rows_used: row.try_get("rows_used")?,
             digest: row.try_get("digest")?,
         };
+        // The MAC comes first: nothing of the row is used unproven.
         keys.check(
             &columns,
             row.try_get::<Option<String>, _>("mac")?.as_deref(),
         )?;
-        let strange = || StoreError::Tampered("row `state` of meshseal_state".to_owned());
         let recent = columns
             .recent
             .split_ascii_whitespace()
             .map(str::parse)
             .collect::<Result<_, _>>();
+        // After the end of an incident the row keeps its time, without the reason.
         let latest_loss = columns.incident_since;
         let incident = latest_loss.zip(columns.incident);
         Ok(Self {
@@ -204,15 +210,16 @@ impl State {
             rotation_requested: columns.rotation_requested,
             incident: incident.map(|(since, reason)| Incident { since, reason }),
             latest_loss,
-            recent: recent.map_err(|_| strange())?,
-            used: Used::parse(&columns.rows_used).ok_or_else(strange)?,
-            set: SetDigest::unmasked(&columns.digest, keys).ok_or_else(strange)?,
+            recent: recent.map_err(|_| malformed())?,
+            used: Used::parse(&columns.rows_used).ok_or_else(malformed)?,
+            set: SetDigest::unmasked(&columns.digest, keys).ok_or_else(malformed)?,
             records: Records::parse(row.try_get("records")?),
         })
     }
 
-    /// Raises the version, and counts lost versions to the history.
+    /// Raises the version, and adds lost versions to the history.
     pub(super) fn advance(&mut self, version: u64, lost: &[u64]) {
+        // Lost versions may be older than the present one, so the list is sorted again.
         self.recent.push(self.version);
         self.recent.extend_from_slice(lost);
         self.recent.sort_unstable();
@@ -243,8 +250,9 @@ impl State {
             digest: self.set.masked(keys)?,
         };
         let mac = keys.mac(&columns);
-        let sql = "UPDATE meshseal_state SET version = $1, next_index = $2, rotation_requested = $3,
-                   incident_since = $4, incident = $5, recent = $6, rows_used = $7, digest = $8, mac = $9 WHERE id = 2";
+        let sql = "UPDATE meshseal_state SET version = $1, next_index = $2,
+                   rotation_requested = $3, incident_since = $4, incident = $5, recent = $6,
+                   rows_used = $7, digest = $8, mac = $9 WHERE id = 2";
         let update = query(sql)
             .bind(signed(columns.version))
             .bind(signed(columns.next_index))
@@ -259,7 +267,7 @@ impl State {
         Ok(())
     }
 
-    /// `seen` is the latest write of workers' records that this program knows of.
+    /// Returns the head; `seen` is the latest write of worker records that this program has seen.
     pub(super) fn head(&self, seen: u64) -> Head {
         Head {
             lost_records: !self.records.include(seen),
@@ -272,13 +280,19 @@ impl State {
     }
 }
 
-/// Takes the lock that orders all changes; the row, unchecked.
+/// Takes the lock that orders all changes. Returns the row with its MAC unchecked.
 pub(super) async fn lock(transaction: &mut AnyConnection) -> Result<AnyRow, Error> {
+    // The update changes nothing, but both databases take a write lock for it.
     let sql = concat!(
         "UPDATE meshseal_state SET version = version WHERE id = 2 RETURNING ",
         columns!()
     );
     query(sql).fetch_one(transaction).await
+}
+
+/// Returns the error for a row whose columns cannot be decoded.
+fn malformed() -> StoreError {
+    StoreError::Tampered("row `state` of meshseal_state".to_owned())
 }
 
 fn optional(row: &AnyRow, column: &str) -> Result<Option<u64>, Error> {

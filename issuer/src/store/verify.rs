@@ -1,4 +1,4 @@
-//! Reads all rows and proves them: each by its MAC, all together by the digest of the state row.
+//! Reads all rows and verifies them: each by its MAC, the set by the digest in the state row.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ const EPOCHS: &str = "SELECT * FROM meshseal_epochs";
 const REVOKED: &str = "SELECT * FROM meshseal_revoked";
 const CHANGED: &str = "SELECT * FROM meshseal_revoked WHERE changed_in > $1";
 
-/// Rows of the version that was read last.
+/// Rows of the version that was read last. They make the next read shorter.
 #[derive(Default)]
 pub(super) struct Known {
     version: u64,
@@ -34,14 +34,15 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Takes over revocations that changed since. Returns whether this may be all that changed: the
-    /// caller compares digests.
+    /// Takes over revocations that changed since. Returns false if other changes are possible; the
+    /// caller still compares digests.
     async fn catch_up(
         &mut self,
         snapshot: &mut AnyConnection,
         keys: &RowKeys,
         state: &State,
     ) -> Result<bool, StoreError> {
+        // Without a shared history the changes since then cannot be selected.
         if self.version == 0 || !state.recent.contains(&self.version) {
             return Ok(false);
         }
@@ -58,6 +59,7 @@ impl Known {
         Ok(true)
     }
 
+    /// Replaces all revocations.
     fn replace(&mut self, keys: &RowKeys, revoked: Vec<Revocation>) {
         self.set = SetDigest::default();
         revoked
@@ -70,18 +72,18 @@ impl Known {
     }
 }
 
-/// How much is read from the database.
+/// Part of the database to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
     /// Every row.
     Whole,
-    /// Of revoked tokens only those that changed since the last version that was read. The digest
-    /// of all rows must fit, or every row is read.
+    /// Only the revoked tokens that changed since the last version that was read. If the digest of
+    /// all rows does not fit, every row is read.
     Changes,
 }
 
-/// Reads and proves everything as of one moment: the caller holds a snapshot. After an error
-/// nothing is known.
+/// Reads and verifies the content of the trust bundle. The caller holds a snapshot. An error clears
+/// `known`.
 pub(super) async fn load(
     snapshot: &mut AnyConnection,
     keys: &RowKeys,
@@ -89,10 +91,12 @@ pub(super) async fn load(
     known: &mut Known,
 ) -> Result<Persisted, StoreError> {
     let mut before = std::mem::take(known);
+    // The state row first: its digest decides about all other rows.
     let state = match State::read(snapshot, keys).await {
         Err(StoreError::Tampered(state)) => return Err(all_wrong(snapshot, keys, state).await?),
         state => state?,
     };
+    // Keys and epochs are few and are always read.
     let records = checked(snapshot, keys, KEYS, rows::key).await?;
     let epochs = checked(snapshot, keys, EPOCHS, rows::epoch).await?;
     let others = digest(keys, &records, &[], &epochs);
@@ -101,6 +105,7 @@ pub(super) async fn load(
         all.plus(&known.set);
         all == state.set
     };
+    // Revocations may be many: read the changes, or else all of them.
     let caught_up = extent == Extent::Changes && before.catch_up(snapshot, keys, &state).await?;
     if !(caught_up && fits(&before)) {
         let mut now = Known::default();
@@ -112,6 +117,7 @@ pub(super) async fn load(
         }
         before = now;
     }
+    // Remember the verified rows, which shorten the next read.
     *known = Known {
         version: state.version,
         keys: records.clone(),
@@ -132,7 +138,7 @@ pub(super) async fn load(
     })
 }
 
-/// Names the rows without their MACs beside the state row.
+/// Returns the error for a state row without a valid MAC, with the other rows that have none.
 async fn all_wrong(
     connection: &mut AnyConnection,
     keys: &RowKeys,
@@ -157,6 +163,7 @@ async fn all_wrong(
     Ok(StoreError::Tampered(named.join(", ")))
 }
 
+/// Reads rows without checking their MACs.
 async fn all<T>(
     connection: &mut AnyConnection,
     sql: &'static str,
@@ -170,6 +177,7 @@ async fn all<T>(
         .collect()
 }
 
+/// Reads rows and checks their MACs.
 async fn checked<R: Row>(
     connection: &mut AnyConnection,
     keys: &RowKeys,
@@ -179,6 +187,7 @@ async fn checked<R: Row>(
     genuine(&query(sql).fetch_all(connection).await?, keys, read)
 }
 
+/// Decodes rows. Returns an error that names those without a valid MAC.
 fn genuine<R: Row>(
     rows: &[AnyRow],
     keys: &RowKeys,
@@ -200,7 +209,7 @@ fn genuine<R: Row>(
     }
 }
 
-/// Joins names of rows; of many only the first.
+/// Joins the names of rows, or of the first few.
 fn list(mut named: Vec<String>) -> String {
     let more = named.len().saturating_sub(NAMED);
     named.truncate(NAMED);
@@ -212,13 +221,12 @@ fn list(mut named: Vec<String>) -> String {
     named.join(", ") + &more
 }
 
-/// Reads revoked tokens as one text: there may be a quarter of a million, and the driver takes 2 µs
-/// for a row. Their MACs are not read, since the digest proves them; `None` for a text that no
-/// revocation has.
+/// Reads revoked tokens as one text, because the driver takes 2 µs for a row and 250 000 rows are
+/// possible. Their MACs are not read, since the digest proves the rows. Returns `None` if the text
+/// cannot be parsed.
 async fn revocations(connection: &mut AnyConnection) -> Result<Option<Vec<Revocation>>, Error> {
-    let sql =
-        "SELECT string_agg(CAST(token_index AS TEXT) || ' ' || CAST(expires_at AS TEXT) || ' ' || revoked_by, '\n')
-               AS tokens FROM meshseal_revoked";
+    let sql = "SELECT string_agg(CAST(token_index AS TEXT) || ' ' || CAST(expires_at AS TEXT)
+                || ' ' || revoked_by, '\n') AS tokens FROM meshseal_revoked";
     let tokens: Option<String> = query(sql).fetch_one(connection).await?.try_get("tokens")?;
     Ok(tokens
         .iter()
@@ -227,7 +235,7 @@ async fn revocations(connection: &mut AnyConnection) -> Result<Option<Vec<Revoca
         .collect())
 }
 
-/// Names what does not fit the digest: rows that were known before, or tables.
+/// Returns the error for rows that do not fit the digest. It names known rows, or tables.
 async fn diagnose(
     connection: &mut AnyConnection,
     keys: &RowKeys,
@@ -240,6 +248,7 @@ async fn diagnose(
         Ok(revoked) => revoked,
         Err(tampered) => return Ok(tampered),
     };
+    // Compare the counters, which say how many rows are missing or new.
     let found = count(records, &revoked, epochs);
     let mut named: Vec<String> = Vec::new();
     let mut compare = |table: &str, expected: u64, found: u64| {
@@ -254,6 +263,7 @@ async fn diagnose(
     if named.is_empty() {
         named.push("a row was replaced by an earlier state of it".to_owned());
     }
+    // Name the missing rows, if this version was read before.
     let missing = [
         missing(&known.keys, records),
         missing(&known.epochs, epochs),
@@ -266,7 +276,7 @@ async fn diagnose(
     Ok(StoreError::Tampered(named.join(", ")))
 }
 
-/// Names the rows that were known and are not among those found.
+/// Returns the names of known rows that were not found.
 fn missing<R: Row + PartialEq>(known: &[R], found: &[R]) -> Vec<String> {
     let gone = known.iter().filter(|row| !found.contains(row));
     gone.map(|row| format!("row `{}` of {}", row.name(), R::TABLE))
@@ -283,11 +293,11 @@ fn missing_tokens(known: &BTreeMap<u64, Revocation>, found: &[Revocation]) -> Ve
     missing(&gone.into_values().collect::<Vec<_>>(), &[])
 }
 
+/// Counts rows as the state row does.
 fn count(records: &[KeyRecord], revoked: &[Revocation], epochs: &[EpochRecord]) -> Used {
-    let length = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
     let mut used = Used {
-        keys: length(records.len()),
-        tokens: length(revoked.len()),
+        keys: u64::try_from(records.len()).unwrap_or(u64::MAX),
+        tokens: u64::try_from(revoked.len()).unwrap_or(u64::MAX),
         names: Vec::new(),
     };
     epochs
@@ -296,13 +306,14 @@ fn count(records: &[KeyRecord], revoked: &[Revocation], epochs: &[EpochRecord]) 
     used
 }
 
-/// Removes every row that does not carry its MAC, and makes the state row fit the others; the names
-/// of removed rows.
+/// Removes every row without a valid MAC, and makes the state row fit the others. Returns the names
+/// of the removed rows.
 pub(super) async fn repair(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
     now_ms: u64,
 ) -> Result<Vec<String>, StoreError> {
+    // The state row.
     let row = state::lock(transaction).await?;
     let genuine = State::of(&row, keys);
     let mut removed: Vec<String> = genuine
@@ -312,6 +323,7 @@ pub(super) async fn repair(
         .into_iter()
         .collect();
     let (mut records, mut revoked, mut epochs) = (Vec::new(), Vec::new(), Vec::new());
+    // Keys.
     for row in query(KEYS).fetch_all(&mut *transaction).await? {
         match proven(&row, keys, rows::key(&row)) {
             Some(key) => records.push(key),
@@ -325,6 +337,7 @@ pub(super) async fn repair(
             }
         }
     }
+    // Revoked tokens.
     for row in query(REVOKED).fetch_all(&mut *transaction).await? {
         match proven(&row, keys, rows::revocation(&row)) {
             Some(revocation) => revoked.push(revocation),
@@ -337,6 +350,7 @@ pub(super) async fn repair(
             }
         }
     }
+    // Epochs.
     for row in query(EPOCHS).fetch_all(&mut *transaction).await? {
         match proven(&row, keys, rows::epoch(&row)) {
             Some(epoch) => epochs.push(epoch),
@@ -350,28 +364,28 @@ pub(super) async fn repair(
             }
         }
     }
-    // A version that is not proven is not believed: one near the end of the numbers would leave no
-    // room.
-    let unproven = || {
+    // An unproven version is not used: one near the maximum would leave no larger ones.
+    let mut state = genuine.unwrap_or_else(|_| {
         let newest = records.iter().map(|key| key.published).max().unwrap_or(0);
         State {
             version: newest.max(now_ms),
             ..State::default()
         }
-    };
-    let mut state = genuine.unwrap_or_else(|_| unproven());
+    });
     state.used = count(&records, &revoked, &epochs);
     state.set = digest(keys, &records, &revoked, &epochs);
     state.save(transaction, keys).await?;
     Ok(removed)
 }
 
+/// Returns the decoded row if its MAC is valid.
 fn proven<R: Row>(row: &AnyRow, keys: &RowKeys, read: Result<R, Error>) -> Option<R> {
     let mac = rows::mac(row).ok()?;
     read.ok()
         .filter(|read| keys.check(read, mac.as_deref()).is_ok())
 }
 
+/// Returns the digest of a set of rows.
 fn digest(
     keys: &RowKeys,
     records: &[KeyRecord],
@@ -387,10 +401,10 @@ fn digest(
     set
 }
 
-/// Puts the rows of a database that has none under MACs: a new one, or one of schema 1.
+/// Adds MACs to the rows of a database that has none: a new one, or one of schema 1.
 ///
 /// # Errors
-/// [`StoreError::Tampered`] for a database that was under MACs before.
+/// [`StoreError::Tampered`] for a database that had MACs before.
 pub(super) async fn seal(
     transaction: &mut AnyConnection,
     keys: &RowKeys,
@@ -400,6 +414,7 @@ pub(super) async fn seal(
     if rows::mac(&row)?.is_some() {
         return Ok(());
     }
+    // Read every row without its MAC.
     let mut state = State {
         version: rows::unsigned(&row, "version")?,
         next_index: rows::unsigned(&row, "next_index")?,
@@ -408,15 +423,18 @@ pub(super) async fn seal(
     let records = all(transaction, KEYS, rows::key).await?;
     let epochs = all(transaction, EPOCHS, rows::epoch).await?;
     let revoked = all(transaction, REVOKED, rows::revocation).await?;
+    // A new database has no rows; any other one must prove that it comes from schema 1.
     if state.version > 0 || !(records.is_empty() && epochs.is_empty() && revoked.is_empty()) {
         require_schema_1(&records, master)?;
         tracing::warn!(
             keys = ?records.iter().map(|key| &*key.kid).collect::<Vec<_>>(),
             revoked = revoked.len(),
             epochs = epochs.len(),
-            "put the rows of a schema 1 database under MACs; compare the keys with `meshseal keys list`"
+            "put the rows of a schema 1 database under MACs; \
+             compare the keys with `meshseal keys list`"
         );
     }
+    // Seal private keys in the present form, then write every MAC.
     state.used = count(&records, &revoked, &epochs);
     let resealed = records
         .into_iter()
@@ -449,9 +467,10 @@ pub(super) async fn seal(
     state.save(transaction, keys).await
 }
 
-/// Tells a database of schema 1 from one whose MACs were taken away: its private keys are sealed in
-/// the form of schema 1, which only the holder of the master key can make.
+/// Distinguishes a database of schema 1 from one whose MACs were removed: its private keys are
+/// sealed in the form of schema 1, which only the holder of the master key can produce.
 fn require_schema_1(records: &[KeyRecord], master: &MasterKey) -> Result<(), StoreError> {
+    // Without a sealed key nothing proves the origin of the rows.
     let signing: Vec<&KeyRecord> = records.iter().filter(|key| key.sealed.is_some()).collect();
     let genuine =
         !signing.is_empty() && signing.iter().all(|key| key.is_sealed_as_schema_1(master));

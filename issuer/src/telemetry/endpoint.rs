@@ -1,4 +1,4 @@
-//! `GET /healthz`, `/readyz`; `GET /metrics` elsewhere.
+//! `GET /healthz` and `GET /readyz` for clients; `GET /metrics` for operators.
 
 use std::sync::Arc;
 
@@ -21,18 +21,18 @@ pub(crate) fn routes() -> Router<Arc<Issuer>> {
         .route("/readyz/{capability}", get(readyz_of))
 }
 
-/// Served to operators and, with `metrics.listen`, on a listener of its own: never where clients
-/// are served.
+/// Returns the route of `/metrics`, for `admin.listen` and `metrics.listen`. It is never served on
+/// `listen`, where clients connect.
 pub(crate) fn metrics_routes() -> Router<Arc<Issuer>> {
     Router::new().route("/metrics", get(metrics))
 }
 
-/// The process runs and answers.
+/// Liveness: answers while the process can serve requests.
 async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Readiness of every capability: 503 while one of them is lost.
+/// Readiness of all capabilities: 503 while any of them is unavailable.
 async fn readyz(State(issuer): State<Arc<Issuer>>) -> Response {
     answer(&Readiness::of(&issuer, &Capability::ALL))
 }
@@ -46,6 +46,7 @@ async fn readyz_of(State(issuer): State<Arc<Issuer>>, Path(name): Path<String>) 
     }
 }
 
+/// Returns 200, or 503 as a problem document (RFC 9457), with the state of each capability.
 fn answer(readiness: &Readiness) -> Response {
     let (detail, no_store) = (&readiness.detail, (header::CACHE_CONTROL, "no-store"));
     let incident = &readiness.incident;
@@ -55,9 +56,14 @@ fn answer(readiness: &Readiness) -> Response {
     };
     let status = StatusCode::SERVICE_UNAVAILABLE;
     let body = json!({
-        "type": "about:blank", "title": "Unavailable", "status": status.as_u16(), "detail": problem, "capabilities": detail,
-        "incident": incident
+        "type": "about:blank",
+        "title": "Unavailable",
+        "status": status.as_u16(),
+        "detail": problem,
+        "capabilities": detail,
+        "incident": incident,
     });
+    // Probes and load balancers retry soon.
     let headers = [
         no_store,
         (header::CONTENT_TYPE, "application/problem+json"),
@@ -66,7 +72,9 @@ fn answer(readiness: &Readiness) -> Response {
     (status, headers, body.to_string()).into_response()
 }
 
+/// Metrics in the text format of Prometheus. Gauges are read now, counters when they change.
 async fn metrics(State(issuer): State<Arc<Issuer>>) -> impl IntoResponse {
+    // Take one consistent snapshot of the published state.
     let published = issuer.publisher.current();
     let live = issuer.live_proxies().await;
     let trust = published.trust(&issuer.config.issuer);

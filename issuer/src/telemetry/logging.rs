@@ -1,18 +1,18 @@
-//! Logs: to standard error, for people or as JSON.
+//! Logging to standard error, as text or JSON.
 
 use tracing_subscriber::EnvFilter;
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Plain,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Sends logs to standard error. `RUST_LOG` chooses what (default: `info`). Escapes control
-/// characters.
+/// Sends logs to standard error and escapes control characters. `RUST_LOG` selects the lines
+/// (default: `info`).
 pub fn init_logging(format: LogFormat) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
@@ -24,6 +24,6 @@ pub fn init_logging(format: LogFormat) {
         LogFormat::Plain => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    // Somebody else logs already, as in tests.
+    // In tests, another subscriber may be installed already.
     let _already_set = set;
 }

@@ -1,4 +1,4 @@
-//! Counters, and their text for Prometheus
+//! Counters and gauges in the text format of Prometheus
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 
 use std::collections::BTreeMap;
@@ -8,35 +8,37 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::store::{Health, Reason};
 
-/// Something counted.
+/// A counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
+        // Counters order no other memory access.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So many.
+    /// Returns the count.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Something counted by a label, or several, whose values are words of this program.
+/// A counter for each label value. Label values are constants of this program, never input, so
+/// their number is limited and they need no escaping.
 #[derive(Debug, Default)]
 pub struct LabelledCounter<L = &'static str>(Mutex<BTreeMap<L, u64>>);
 
 impl<L: Ord + Clone> LabelledCounter<L> {
-    /// One more with this label.
+    /// Adds one to the count of this label.
     pub fn increment(&self, label: L) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(label).or_default() += 1;
     }
 
-    /// Number with this label.
+    /// Returns the count of this label.
     #[must_use]
     pub fn get(&self, label: &L) -> u64 {
         self.snapshot().get(label).copied().unwrap_or(0)
@@ -50,12 +52,12 @@ impl<L: Ord + Clone> LabelledCounter<L> {
     }
 }
 
-/// All counters.
+/// All counters of the issuer.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Tokens issued.
     pub tokens: Counter,
-    /// Token requests refused, by OAuth error.
+    /// Token requests rejected, by OAuth error.
     pub token_errors: LabelledCounter,
     /// Failed authentications, by endpoint and reason.
     pub authentication_failures: LabelledCounter<(&'static str, &'static str)>,
@@ -63,17 +65,17 @@ pub struct Metrics {
     pub introspections: Counter,
     /// Revocations made.
     pub revocations: Counter,
-    /// Bundles given out, by kind.
+    /// Bundles served, by kind.
     pub bundles: LabelledCounter,
     /// Rotations of the signing key.
     pub rotations: Counter,
     /// Rotations that did not wait for every proxy.
     pub forced_rotations: Counter,
-    /// Background tasks that died and were started again, by task.
+    /// Background tasks that failed and were restarted, by task.
     pub background_restarts: LabelledCounter,
 }
 
-/// What is measured when somebody looks.
+/// Values that are read at each scrape.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gauges {
     pub(super) version: u64,
@@ -94,8 +96,10 @@ pub(super) struct Gauges {
 }
 
 impl Metrics {
+    /// Returns all counters and gauges in the text format of Prometheus.
     pub(super) fn render(&self, gauges: &Gauges) -> String {
         let mut text = String::new();
+        // Counters without labels.
         let counters: [(&str, &str, u64); 5] = [
             ("tokens_issued_total", "Tokens issued.", self.tokens.get()),
             (
@@ -122,27 +126,29 @@ impl Metrics {
         for (name, help, value) in counters {
             family(&mut text, name, help, "counter", &[(String::new(), value)]);
         }
+        // Counters with one label.
         let labelled = [
             (
                 "token_errors_total",
-                "Token requests refused, by OAuth error.",
+                "Token requests rejected, by OAuth error.",
                 "error",
                 &self.token_errors,
             ),
             (
                 "bundles_total",
-                "Bundles given out, by kind.",
+                "Bundles served, by kind.",
                 "kind",
                 &self.bundles,
             ),
             (
                 "background_restarts_total",
-                "Background tasks that died and were started again, by task.",
+                "Background tasks that failed and were restarted, by task.",
                 "task",
                 &self.background_restarts,
             ),
         ];
         for (name, help, label, counts) in labelled {
+            // A label without events has no sample yet.
             let samples: Vec<_> = counts
                 .snapshot()
                 .into_iter()
@@ -150,6 +156,7 @@ impl Metrics {
                 .collect();
             family(&mut text, name, help, "counter", &samples);
         }
+        // Failed authentications, which have two labels.
         let failures = self.authentication_failures.snapshot().into_iter();
         let failures: Vec<_> = failures
             .map(|((endpoint, reason), count)| {
@@ -167,6 +174,7 @@ impl Metrics {
             "counter",
             &failures,
         );
+        // Database failures. Every reason has a sample, so that alerts can use `increase`.
         let failures: Vec<_> = Reason::ALL
             .iter()
             .map(|reason| {
@@ -186,50 +194,52 @@ impl Metrics {
             "counter",
             &failures,
         );
+        // Gauges come last.
         measure(&mut text, gauges);
         text
     }
 }
 
-/// Appends what is measured at the time of the scrape.
+/// Appends the gauges.
 fn measure(text: &mut String, gauges: &Gauges) {
-    let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
     let measured: [(&str, &str, u64); 15] = [
+        // Trust state and proxies.
         (
             "bundle_version",
             "Version of keys and revocations.",
             gauges.version,
         ),
-        ("keys", "Published signing keys.", count(gauges.keys)),
+        ("keys", "Published signing keys.", as_u64(gauges.keys)),
         (
             "revoked_tokens",
             "Revoked tokens in the bundle.",
-            count(gauges.revoked),
+            as_u64(gauges.revoked),
         ),
-        ("proxies", "Live proxy workers.", count(gauges.proxies)),
+        ("proxies", "Live proxy workers.", as_u64(gauges.proxies)),
         (
             "proxies_current",
-            "Live proxy workers with the present version.",
-            count(gauges.proxies_current),
+            "Live proxy workers that hold the current version.",
+            as_u64(gauges.proxies_current),
         ),
         (
             "polls_waiting",
-            "Polls being held by this replica.",
+            "Polls that wait at this replica.",
             gauges.polls_waiting,
         ),
         (
             "proxies_all_counted",
-            "1 while every proxy is known; else none counts as confirmed.",
+            "1 while all proxies are known; otherwise nothing counts as confirmed.",
             u64::from(gauges.proxies_all_counted),
         ),
+        // Clocks.
         (
             "clock_skew_seconds",
-            "Seconds by which the machine's clock was put back; tokens wait.",
+            "Seconds by which the machine's clock stepped back; no tokens are issued.",
             gauges.clock_behind_s,
         ),
         (
             "clock_ahead_seconds",
-            "Length of a step forward of the machine's clock that is not confirmed; tokens wait.",
+            "Seconds of an unconfirmed forward step of the machine's clock; no tokens are issued.",
             gauges.clock_ahead_s,
         ),
         (
@@ -239,9 +249,10 @@ fn measure(text: &mut String, gauges: &Gauges) {
         ),
         (
             "kept_longer_seconds",
-            "Seconds for which entries are kept after their expiry, because no issuer observed that time.",
+            "Seconds for which expired entries are kept, because no issuer observed that time.",
             gauges.kept_longer_s,
         ),
+        // Database and incidents.
         (
             "database_fresh",
             "1 while the database answers.",
@@ -249,7 +260,7 @@ fn measure(text: &mut String, gauges: &Gauges) {
         ),
         (
             "database_writable",
-            "1 while the database takes changes.",
+            "1 while the database accepts writes.",
             u64::from(gauges.fresh && gauges.database.write.is_none()),
         ),
         (
@@ -259,7 +270,7 @@ fn measure(text: &mut String, gauges: &Gauges) {
         ),
         (
             "database_tampered",
-            "1 while database rows do not carry their MACs; nothing is minted.",
+            "1 while database rows lack valid MACs; no tokens are issued.",
             u64::from(gauges.tampered),
         ),
     ];
@@ -268,8 +279,13 @@ fn measure(text: &mut String, gauges: &Gauges) {
     }
 }
 
+fn as_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Appends a metric family: its help, its type, and its samples as labels and value.
 fn family(text: &mut String, name: &str, help: &str, kind: &str, samples: &[(String, u64)]) {
-    // Writing to a String does not fail.
+    // Writing to a `String` cannot fail.
     let _ok = write!(
         text,
         "# HELP meshseal_{name} {help}\n# TYPE meshseal_{name} {kind}\n"

@@ -1,4 +1,4 @@
-//! What the issuer says about itself: counters, health, logs. Never a token, never a secret.
+//! Metrics, health and logs of the issuer. They contain no tokens and no secrets.
 
 mod endpoint;
 mod logging;

@@ -1,11 +1,11 @@
-//! Readiness, capability by capability.
+//! Readiness of each capability of the issuer.
 
 use serde_json::{Map, Value, json};
 
 use crate::issuer::Issuer;
-use crate::store::Outage;
+use crate::store::{Health, Outage};
 
-/// Something that the issuer does for others, which may be lost alone.
+/// A function of the issuer that can be unavailable while others work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Capability {
     /// `/jwks` and discovery.
@@ -45,53 +45,67 @@ impl Capability {
         }
     }
 
-    /// Returns why the issuer cannot do this now.
+    /// Returns the reason why this capability is unavailable now, or `None` if it works.
     pub(super) fn problem(self, issuer: &Issuer) -> Option<String> {
         if issuer.ending.is_cancelled() {
             return Some("shutting down".to_owned());
         }
-        let unusable = |purpose| Some(format!("the {purpose} key cannot be used; see the log"));
         let (published, health) = (issuer.publisher.current(), issuer.store.health());
-        let tampered = || issuer.publisher.tampered().map(|_| TAMPERED.to_owned());
-        let stale = || {
-            (!issuer.publisher.is_fresh())
-                .then(|| tampered().unwrap_or_else(|| database(health.read.as_ref())))
-        };
         match self {
+            // `/jwks` is served from memory, without limit.
             Self::Keys => None,
+            // Bundles of the last state are served until their not-after.
             Self::Bundle if published.bundle_signer.is_none() => unusable("bundle"),
             Self::Bundle => issuer
                 .publisher
                 .is_expired()
                 .then(|| database(health.read.as_ref())),
+            // Minting needs a fresh state, a right clock, and a database that can lease token
+            // indices; leased indices suffice until they are used up.
             Self::Mint if published.token_signer.is_none() => unusable("signing"),
-            Self::Mint => tampered()
-                .or_else(stale)
+            Self::Mint => tampered(issuer)
+                .or_else(|| stale(issuer, &health))
                 .or_else(|| issuer.clock.read().fault())
                 .or_else(|| {
                     health
                         .write
                         .as_ref()
                         .filter(|_| issuer.indices.is_empty())
-                        .map(|it| database(Some(it)))
+                        .map(|outage| database(Some(outage)))
                 }),
-            Self::Introspect => stale(),
-            Self::Revoke => tampered()
-                .or_else(stale)
+            // A token may have been revoked since the last state.
+            Self::Introspect => stale(issuer, &health),
+            // A revocation counts only when it is on the disk.
+            Self::Revoke => tampered(issuer)
+                .or_else(|| stale(issuer, &health))
                 .or_else(|| health.write.as_ref().map(|outage| database(Some(outage)))),
         }
     }
 }
 
-/// Finding for a database with forged rows. Names of rows hold subjects and clients, and this
-/// answer is for every caller.
+fn unusable(purpose: &str) -> Option<String> {
+    Some(format!("the {purpose} key cannot be used; see the log"))
+}
+
+fn tampered(issuer: &Issuer) -> Option<String> {
+    issuer.publisher.tampered().map(|_| TAMPERED.to_owned())
+}
+
+/// Returns the reason why the published state is not fresh, or `None` if it is.
+fn stale(issuer: &Issuer, health: &Health) -> Option<String> {
+    (!issuer.publisher.is_fresh())
+        .then(|| tampered(issuer).unwrap_or_else(|| database(health.read.as_ref())))
+}
+
+/// Reason for a database with forged rows. It does not name the rows: their names hold subjects and
+/// clients, and any caller can read this answer.
 const TAMPERED: &str = "the database was changed without the master key; \
     the log and `meshseal incident show` name the rows";
 
-/// Finding for lost state. Its reason holds an administrator's name and words.
-const INCIDENT: &str = "lost state; the log and `meshseal incident show` tell the reason";
+/// Note about an incident. It omits the reason, which holds an administrator's name and words.
+const INCIDENT: &str = "lost state; the log and `meshseal incident show` give the reason";
 
-/// Class and remedy, without the driver's words: those are for the log.
+/// Returns the class of an outage and its remedy. The driver's message appears in the log only.
 fn database(outage: Option<&Outage>) -> String {
     let Some(outage) = outage else {
         return "database: no-answer; see the log".to_owned();
@@ -103,18 +117,19 @@ fn database(outage: Option<&Outage>) -> String {
     )
 }
 
-/// State of some capabilities.
+/// State of selected capabilities.
 pub(super) struct Readiness {
-    /// The first problem.
+    /// First problem found.
     pub(super) problem: Option<String>,
-    /// Each capability, as JSON.
+    /// State of each capability, as JSON.
     pub(super) detail: Value,
-    /// Lost state that no operator has ended. It takes no capability away.
+    /// Note about an incident that no operator has ended. It makes no capability unavailable.
     pub(super) incident: Option<&'static str>,
 }
 
 impl Readiness {
     pub(super) fn of(issuer: &Issuer, capabilities: &[Capability]) -> Self {
+        // Check each capability, and remember the first problem for `detail` of the answer.
         let (mut first, mut detail) = (None, Map::new());
         for capability in capabilities {
             let state = match capability.problem(issuer) {

@@ -1,4 +1,4 @@
-//! `POST /token`.
+//! `POST /token`: the token endpoint (RFC 6749 §3.2).
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use crate::http::{OAuthRequest, authenticate};
 use crate::issuer::Issuer;
 use crate::keys::SignerError;
 
-/// Longest wait for the date of a token after a revocation of its group: the allowed spread between
-/// replicas, and a second.
+/// Longest wait of a token request after a revocation of its group: the allowed clock difference
+/// between replicas, and a second.
 const MAX_WAIT: Duration = Duration::from_secs(8);
 
 pub(crate) fn routes() -> Router<Arc<Issuer>> {
     Router::new().route("/token", post(token))
 }
 
-/// RFC 6749 §5.1.
+/// Successful response (RFC 6749 §5.1).
 #[derive(Serialize)]
 struct TokenResponse {
     access_token: String,
@@ -45,6 +45,7 @@ async fn token(
     match answer {
         Ok(answer) => {
             issuer.metrics.tokens.increment();
+            // RFC 6749 §5.1 requires both headers.
             (
                 [
                     (header::CACHE_CONTROL, "no-store"),
@@ -61,6 +62,7 @@ async fn token(
     }
 }
 
+/// Authenticates the client and issues a token.
 async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResponse, OAuthError> {
     let asked = GrantRequest::read(&request.form)?;
     let client = authenticate(issuer, &request.caller, &request.form).await?;
@@ -69,6 +71,7 @@ async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResp
         .indices
         .next(&*issuer.store, issuer.clock.read().latest_issue_ms())
         .await?;
+    // A token must not be dated before a revocation of its group, so this may have to wait.
     let begun = Instant::now();
     loop {
         match try_mint(issuer, &grant, index)? {
@@ -86,13 +89,15 @@ async fn issue(issuer: &Arc<Issuer>, request: &OAuthRequest) -> Result<TokenResp
     }
 }
 
-/// Mints with the key, and under the revocations, of this moment. Returns how much too early it is,
-/// if it is.
+/// Mints a token under the present keys and revocations. The inner error is the time to wait until
+/// a token of this group may be dated.
 fn try_mint(
     issuer: &Issuer,
     grant: &Grant<'_>,
     index: u64,
 ) -> Result<Result<String, Duration>, OAuthError> {
+    // INVARIANT: these checks and the keys belong to the moment of signing. Leasing an index or
+    // waiting may have taken long, and the key may have been revoked meanwhile.
     issuer.require_fresh()?;
     issuer.require_authentic()?;
     issuer.require_clock()?;
@@ -120,18 +125,24 @@ fn try_mint(
     )?))
 }
 
-/// Waits until a token may be dated: one of a group that was revoked just now would be rejected
-/// with it, and `iat` is never in the future.
+/// Returns the error for a client whose tokens were revoked just now.
+fn just_revoked() -> OAuthError {
+    OAuthErrorKind::Unavailable.because("tokens of this client were just revoked; try again")
+}
+
+/// Waits until a token may be dated. A token dated before the revocation of its group would be
+/// rejected, and `iat` must not be in the future.
 async fn wait_for_date(issuer: &Issuer, early: Duration, begun: Instant) -> Result<(), OAuthError> {
-    let busy = || {
-        OAuthErrorKind::Unavailable.because("tokens of this client were just revoked; try again")
-    };
-    let _permit = issuer.dated_later.try_acquire().map_err(|_| busy())?;
+    // The number of waiting requests is limited.
+    let _permit = issuer
+        .dated_later
+        .try_acquire()
+        .map_err(|_| just_revoked())?;
     if begun.elapsed() + early > MAX_WAIT {
-        return Err(busy());
+        return Err(just_revoked());
     }
     tokio::select! {
         () = sleep(early) => Ok(()),
-        () = issuer.ending.cancelled() => Err(busy()),
+        () = issuer.ending.cancelled() => Err(just_revoked()),
     }
 }

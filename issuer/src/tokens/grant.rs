@@ -1,29 +1,30 @@
-//! What a client is given for what it asks: pure, by configuration alone.
+//! Grants: the service, scopes and lifetime of a requested token, decided by the configuration
+//! alone.
 
 use crate::clients::{Access, Client};
 use crate::config::{Config, Service};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::http::Form;
 
-/// A request for a token, well formed.
+/// A well-formed token request.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantRequest<'r> {
-    /// The service, if named.
+    /// Audience of the requested service, if named.
     pub audience: Option<&'r str>,
-    /// The scopes, if named, as sent.
+    /// Requested scopes, space-delimited, if named.
     pub scope: Option<&'r str>,
 }
 
-/// What a token will say.
+/// Contents of a token to mint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant<'c> {
-    /// `sub` and `client_id`: for client credentials the same.
+    /// Claims `sub` and `client_id`, which are equal for client credentials.
     pub client: &'c str,
-    /// `aud`: one service (I3).
+    /// Claim `aud`: one service (I3).
     pub audience: &'c str,
-    /// `scope`, space-delimited; empty for none.
+    /// Claim `scope`, space-delimited; empty for no scopes.
     pub scope: String,
-    /// Seconds.
+    /// Lifetime in seconds.
     pub lifetime_s: u64,
 }
 
@@ -59,7 +60,7 @@ impl<'r> GrantRequest<'r> {
     }
 }
 
-/// Decides.
+/// Decides on a token request of an authenticated client.
 ///
 /// # Errors
 /// `invalid_target`, `invalid_scope`.
@@ -69,13 +70,14 @@ pub fn grant<'c>(
     request: &GrantRequest<'_>,
 ) -> Result<Grant<'c>, OAuthError> {
     let (service, access) = target(config, client, request.audience)?;
+    // A scope must be granted to the client and defined by the service.
     let may_have = |scope: &str| {
         [&access.scopes, &service.scopes]
             .iter()
             .all(|scopes| scopes.iter().any(|known| known == scope))
     };
     let scope = match request.scope {
-        // RFC 6749 §3.3: without a scope, the default: all that this client may have there.
+        // RFC 6749 §3.3: without `scope`, the default is every scope of this client there.
         None => access
             .scopes
             .iter()
@@ -86,8 +88,9 @@ pub fn grant<'c>(
             let mut scopes: Vec<&str> = Vec::new();
             for scope in asked.split(' ') {
                 if !may_have(scope) {
-                    return Err(OAuthErrorKind::InvalidScope
-                        .because("a scope is unknown, or not this client's, at that service"));
+                    return Err(OAuthErrorKind::InvalidScope.because(
+                        "a scope is unknown to the service or not granted to this client",
+                    ));
                 }
                 if !scopes.contains(&scope) {
                     scopes.push(scope);
@@ -104,28 +107,31 @@ pub fn grant<'c>(
     })
 }
 
+/// Returns the service that a request names, and the client's access to it. Without a name, the
+/// client's only service is meant.
 fn target<'c>(
     config: &'c Config,
     client: &'c Client,
     asked: Option<&str>,
 ) -> Result<(&'c Service, &'c Access), OAuthError> {
+    // Unknown services and services of other clients get the same answer.
     let access = match (asked, client.access.as_slice()) {
         (Some(asked), access) => access
             .iter()
             .find(|access| access.audience == asked)
             .ok_or_else(|| {
                 OAuthErrorKind::InvalidTarget
-                    .because("the service is unknown, or not open to this client")
+                    .because("the service is unknown or not granted to this client")
             })?,
         (None, [only]) => only,
         (None, []) => {
             return Err(
-                OAuthErrorKind::UnauthorizedClient.because("no service is open to this client")
+                OAuthErrorKind::UnauthorizedClient.because("no service is granted to this client")
             );
         }
         (None, _) => {
             return Err(OAuthErrorKind::InvalidTarget
-                .because("several services are open to this client; name one in `resource`"));
+                .because("several services are granted to this client; name one in `resource`"));
         }
     };
     let service = config.service(&access.audience);

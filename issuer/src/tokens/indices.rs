@@ -1,5 +1,5 @@
-//! Token indices: dense, never used twice, leased from the database in blocks so that a token costs
-//! no write.
+//! Token indices: dense, never used twice, and leased from the database in blocks, so that minting
+//! a token needs no database write.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,17 +7,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::{Store, StoreError};
 
-/// Indices leased at a time: a write every second or so at ten thousand tokens a second. Between
-/// two blocks is a gap, which costs a revocation list at most four bytes.
+/// Number of indices in a block: about one write a second at ten thousand tokens a second. The gap
+/// between two blocks takes at most four bytes of a revocation list.
 const BLOCK: u64 = 8_192;
 
+/// A block of leased indices.
 #[derive(Default)]
 struct Block {
     indices: Range<u64>,
-    /// Unix milliseconds.
+    /// Time of the lease (Unix milliseconds).
     leased_ms: u64,
 }
 
+/// The block in use, and the block that follows it.
 #[derive(Default)]
 struct Blocks {
     current: Block,
@@ -28,19 +30,21 @@ struct Blocks {
 /// second, so the floor is above every index leased before.
 const FLOOR_PER_MS: u64 = 1_024;
 
-/// Longest use of a leased block in milliseconds: an index tells the latest time at which its token
-/// was issued.
+/// Longest use of a leased block in milliseconds. It makes an index tell the latest time at which
+/// its token was issued.
 pub const MAX_BLOCK_AGE_MS: u64 = 3_600_000;
 
-/// The indices that this replica may use.
+/// Indices that this replica may use.
 ///
-/// Every lease starts at the floor or above. A database that went back may have lost leases, those
-/// of other replicas too, and nothing in it tells.
+/// INVARIANT: every lease starts at the floor or above. A database that went back may have lost
+/// leases of this and other replicas, and contains no trace of them. The floor ensures that their
+/// indices are not leased again.
 pub struct Indices {
     block: u64,
     blocks: Mutex<Blocks>,
+    /// Held by the caller that leases a block.
     leasing: tokio::sync::Mutex<()>,
-    /// The largest end of leased indices that the database ever told.
+    /// Largest end of leased indices that the database has reported.
     highest: AtomicU64,
 }
 
@@ -57,7 +61,7 @@ pub fn index_floor(now_ms: u64) -> u64 {
 }
 
 impl Indices {
-    /// Leases so many at a time.
+    /// Creates an empty set that leases blocks of this size.
     #[must_use]
     pub fn in_blocks_of(block: u64) -> Self {
         Self {
@@ -68,33 +72,33 @@ impl Indices {
         }
     }
 
-    /// Returns the largest end of leased indices that the database ever told.
+    /// Returns the largest end of leased indices that the database has reported.
     #[must_use]
     pub fn highest(&self) -> u64 {
         self.highest.load(Ordering::SeqCst)
     }
 
-    /// Notes the end of leased indices that the database tells, and what was known when it was
-    /// asked. After an end that fell, what is leased is given up: another replica may have leased
-    /// the same.
+    /// Records the end of leased indices that the database reports. `known` is the largest end at
+    /// the time of the query. If the end fell, the leased blocks are given up, because another
+    /// replica may have leased the same indices.
     pub fn saw(&self, next_index: u64, known: u64) {
         self.highest.fetch_max(next_index, Ordering::SeqCst);
         if next_index < known {
             tracing::error!(
                 known,
                 next_index,
-                "the database lost leases of token indices; leasing others"
+                "the database lost leases of token indices; leasing new blocks"
             );
             self.forget();
         }
     }
 
-    /// Gives up what is leased.
+    /// Gives up the leased blocks.
     pub fn forget(&self) {
         *self.blocks.lock().unwrap_or_else(PoisonError::into_inner) = Blocks::default();
     }
 
-    /// Returns the blocks without those that are too old.
+    /// Drops blocks that are too old, and returns the others.
     fn fresh(&self, now_ms: u64) -> MutexGuard<'_, Blocks> {
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         let Blocks { current, spare } = &mut *blocks;
@@ -106,6 +110,7 @@ impl Indices {
         blocks
     }
 
+    /// Takes the next index, if a block has one.
     fn take(&self, now_ms: u64) -> Option<u64> {
         let mut blocks = self.fresh(now_ms);
         if blocks.current.indices.is_empty() {
@@ -121,8 +126,8 @@ impl Indices {
         blocks.current.indices.is_empty() && blocks.spare.indices.is_empty()
     }
 
-    /// The next index. Asks the database only when both blocks are used up. `latest_ms` is the
-    /// latest time on the clock of any replica (Unix milliseconds).
+    /// Returns the next index. Queries the database only if both blocks are used up. `latest_ms` is
+    /// the latest time on the clock of any replica (Unix milliseconds).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -140,6 +145,7 @@ impl Indices {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn top_up(&self, store: &dyn Store, latest_ms: u64) -> Result<(), StoreError> {
+        // A concurrent caller may have leased the block while this one waited for the lock.
         let _one = self.leasing.lock().await;
         if self.fresh(latest_ms).spare.indices.is_empty() {
             let at_least = index_floor(latest_ms).max(self.highest());

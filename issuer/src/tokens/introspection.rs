@@ -1,4 +1,4 @@
-//! Introspection (RFC 7662): whom a token's content is told, and what of it (I22).
+//! Introspection (RFC 7662): authorization of the caller, and contents of the response (I22).
 
 use meshseal_core::jose::Claims;
 use serde_json::{Map, Value, json};
@@ -6,19 +6,17 @@ use serde_json::{Map, Value, json};
 use crate::clients::Client;
 use crate::config::Config;
 
-/// Returns whether this client may know: the client that the token was issued to, or an
-/// introspector of its service.
+/// Returns whether a client may introspect a token: the client that the token was issued to, or an
+/// introspector of the token's service.
 pub(super) fn may_know(config: &Config, caller: &Client, claims: &Claims) -> bool {
-    let for_caller = |audience: &str| {
-        let speaks_for = |name: &String| *name == caller.id;
-        config
-            .service(audience)
-            .is_some_and(|service| service.introspectors.iter().any(speaks_for))
-    };
-    claims.client_id() == Some(&caller.id) || claims.audiences().any(for_caller)
+    claims.client_id() == Some(&caller.id)
+        || claims
+            .audiences()
+            .filter_map(|audience| config.service(audience))
+            .any(|service| service.introspectors.contains(&caller.id))
 }
 
-/// The answer for a token that is good.
+/// Returns the response for a valid token: all its claims.
 pub(super) fn active(claims: &Claims) -> Value {
     let mut answer: Map<String, Value> = serde_json::from_str(claims.payload()).unwrap_or_default();
     answer.extend([
@@ -28,7 +26,7 @@ pub(super) fn active(claims: &Claims) -> Value {
     Value::Object(answer)
 }
 
-/// The answer for all others, whatever the reason.
+/// Returns the response for all other tokens. It does not depend on the reason (RFC 7662 §2.2).
 pub(super) fn inactive() -> Value {
     json!({ "active": false })
 }

@@ -1,4 +1,4 @@
-//! `POST /introspect`.
+//! `POST /introspect`: the introspection endpoint (RFC 7662 §2).
 
 use std::sync::Arc;
 
@@ -27,9 +27,11 @@ async fn introspect(
         .form
         .get("token")
         .ok_or_else(|| OAuthErrorKind::InvalidRequest.because("`token` is missing"))?;
+    // Without fresh state the token may be revoked, so the answer is an error.
     issuer.require_fresh()?;
     let published = issuer.publisher.current();
     let verified = own_token(&issuer.config, &published, token, issuer.clock.now());
+    // A caller that may not know the token gets the same answer as for an invalid token.
     let told = verified.filter(|verified| may_know(&issuer.config, caller, verified.claims()));
     issuer.metrics.introspections.increment();
     let answer = told.map_or_else(inactive, |verified| active(verified.claims()));

@@ -1,4 +1,4 @@
-//! Minting: claims of RFC 9068 §2.2, signed.
+//! Minting of access tokens with the claims of RFC 9068 §2.2.
 
 use meshseal_core::bundle::IssuerTrust;
 use meshseal_core::revocation::jti_with_index;
@@ -20,8 +20,8 @@ struct Claims<'a> {
     scope: &'a str,
 }
 
-/// Makes a token. `index` is never used twice, which makes `jti` unique (I5); eight random bytes
-/// make it unguessable.
+/// Mints a token. INVARIANT: `index` is never used twice, which makes `jti` unique (I5). Eight
+/// random bytes make `jti` unguessable.
 ///
 /// # Errors
 /// [`SignerError::Signing`].
@@ -49,7 +49,8 @@ pub fn mint(
     signer.token(&claims)
 }
 
-/// Earliest `iat` (Unix seconds) of a token that no revocation of its group rejects.
+/// Returns the earliest `iat` (Unix seconds) with which a token of this client is not revoked by an
+/// epoch.
 #[must_use]
 pub fn earliest_issue(trust: &IssuerTrust, client: &str) -> u64 {
     let epochs = &trust.epochs;

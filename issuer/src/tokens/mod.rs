@@ -1,4 +1,4 @@
-//! Access tokens (RFC 9068): asked for, granted, minted, and recognised again.
+//! Access tokens (RFC 9068): requests, grants, minting, recognition and introspection.
 
 mod endpoint;
 mod grant;

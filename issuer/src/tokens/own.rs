@@ -1,4 +1,4 @@
-//! Recognising a token of our own: core's checks, then revocation.
+//! Recognition of this issuer's own tokens: core's validation, then revocation.
 
 use meshseal_core::authn::{JwtRule, Verified, validate_with};
 use meshseal_core::base64url;
@@ -10,27 +10,28 @@ use serde_json::Value;
 use crate::bundle::Published;
 use crate::config::Config;
 
-/// Returns the token if one of our keys signed it and it has not expired, with the most leeway that
-/// a proxy may grant. The token may be revoked.
+/// Returns the token if a key of this issuer signed it and it has not expired, by the largest clock
+/// skew that a proxy may allow. The token may be revoked.
 ///
-/// Issuer and key alone identify it: its service may have left the configuration while proxies
-/// still serve it. An `iat` ahead of this replica's clock, by the same leeway, comes from another
-/// replica.
+/// Issuer and key alone identify the token: its service may have been removed from the
+/// configuration while proxies still accept the token. Another replica, whose clock is ahead by up
+/// to the same skew, may have dated it.
 ///
 /// # Errors
-/// The first check that it fails.
+/// The first check that fails.
 pub fn signed_by_us(
     config: &Config,
     published: &Published,
     token: &str,
     now: u64,
 ) -> Result<Verified, Rejection> {
+    // Accepting the token's own audiences disables the check of `aud`.
     let mut rule = JwtRule::new(&config.issuer, claimed_audiences(token));
     rule.clock_skew = MAX_CLOCK_SKEW_S;
     validate_with(token, &published.verifiers, &rule, now, &*published.tables)
 }
 
-/// Returns the token if it is valid now.
+/// Returns the token if it is valid and not revoked.
 #[must_use]
 pub fn own_token(
     config: &Config,
@@ -43,6 +44,8 @@ pub fn own_token(
     let expires_at = claims
         .expires_at()?
         .saturating_add(config.tokens.clock_skew_s);
+    // Revocation by token, by key and by group. A token without an index could not be revoked, so
+    // it counts as revoked.
     let trust = published.trust(&config.issuer)?;
     let revoked = claims
         .jti()
@@ -56,7 +59,7 @@ pub fn own_token(
     alive.then_some(verified)
 }
 
-/// The unverified `aud` of a token.
+/// Returns the unverified `aud` of a token.
 fn claimed_audiences(token: &str) -> Vec<Box<str>> {
     let payload = token.split('.').nth(1).and_then(base64url::decode);
     let claims: Option<Value> = payload.and_then(|payload| serde_json::from_slice(&payload).ok());

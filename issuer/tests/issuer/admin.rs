@@ -1,4 +1,4 @@
-//! `/admin/…`: who may, and what they see.
+//! `/admin/…`: access and views of administrators.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -43,7 +43,7 @@ async fn only_administrators_get_in() {
 }
 
 #[tokio::test]
-async fn neither_listener_serves_what_the_other_does() {
+async fn listeners_serve_disjoint_paths() {
     let harness = Harness::new().await;
     for (router, path) in [
         (&harness.router, "/admin/keys"),
@@ -64,7 +64,7 @@ async fn neither_listener_serves_what_the_other_does() {
 }
 
 #[tokio::test]
-async fn keys_are_shown_with_their_state_and_who_has_them() {
+async fn shows_keys_with_state_and_confirmations() {
     let harness = Harness::new().await;
     Proxy::of(&harness, 1).confirm(&harness).await;
     let _deaf = harness.issuer.proxies.enter(&deaf_worker(2));

@@ -1,12 +1,12 @@
-//! `private_key_jwt`: RFC 7523 §3 as draft-ietf-oauth-rfc7523bis tightens it (rule I10), and
-//! attacks on it.
+//! `private_key_jwt`: RFC 7523 §3 with the stricter rules of draft-ietf-oauth-rfc7523bis (rule
+//! I10), and attacks on it.
 
 use serde_json::{Value, json};
 
 use crate::support::signing::{claims, header, sign, sign_foreign, sign_with_public_key};
 use crate::support::{Answer, Harness, ISSUER, NOW, decode};
 
-/// Asks for a token with an assertion.
+/// Requests a token with an assertion.
 pub(crate) async fn present(harness: &Harness, assertion: &str, more: &str) -> Answer {
     let kind =
         "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
@@ -18,7 +18,7 @@ pub(crate) async fn present(harness: &Harness, assertion: &str, more: &str) -> A
         .await
 }
 
-/// Sets a member, or removes it.
+/// Sets a member of an object, or removes it if the value is null.
 pub(crate) fn changed(base: Value, name: &str, value: Value) -> Value {
     let mut changed = base;
     let members = changed.as_object_mut().unwrap();
@@ -31,7 +31,7 @@ pub(crate) fn changed(base: Value, name: &str, value: Value) -> Value {
 }
 
 #[tokio::test]
-async fn every_key_of_the_client_is_good_for_its_own_algorithm() {
+async fn accepts_each_client_key_with_its_algorithm() {
     let harness = Harness::new().await;
     for (at, (alg, kid)) in [
         ("EdDSA", "ed"),
@@ -57,7 +57,7 @@ async fn every_key_of_the_client_is_good_for_its_own_algorithm() {
 }
 
 #[tokio::test]
-async fn it_may_leave_out_iat_and_typ_and_wrap_its_one_audience() {
+async fn accepts_missing_iat_and_audience_array() {
     let harness = Harness::new().await;
     let plain = json!({ "alg": "EdDSA", "kid": "ed" });
     for (at, (head, claims)) in [
@@ -90,7 +90,7 @@ async fn it_may_leave_out_iat_and_typ_and_wrap_its_one_audience() {
 }
 
 #[tokio::test]
-async fn it_is_good_once() {
+async fn accepts_assertion_once() {
     let harness = Harness::new().await;
     let assertion = sign(&header("EdDSA", "ed"), &claims("once"));
     assert_eq!(present(&harness, &assertion, "").await.status, 200);
@@ -105,18 +105,18 @@ async fn it_is_good_once() {
     assert_eq!(
         present(&harness, &same_jti, "").await.status,
         401,
-        "the jti counts, not the text"
+        "same jti in another assertion"
     );
     harness.advance(89).await;
     assert_eq!(
         present(&harness, &assertion, "").await.status,
         401,
-        "until leeway and all is over"
+        "replay within the clock skew"
     );
 }
 
 #[tokio::test]
-async fn wrong_claims_are_refused() {
+async fn rejects_wrong_claims() {
     let harness = Harness::new().await;
     let cases = [
         (
@@ -128,31 +128,33 @@ async fn wrong_claims_are_refused() {
         (
             "aud",
             json!([ISSUER, "https://other.example"]),
-            "good elsewhere too",
+            "another audience, too",
         ),
-        ("aud", json!([]), "for nobody"),
-        ("aud", Value::Null, "for nobody"),
+        ("aud", json!([]), "empty audience"),
+        ("aud", Value::Null, "no audience"),
         ("iss", json!("checkout"), "another issuer"),
         ("sub", json!("checkout"), "another subject"),
         ("sub", Value::Null, "no subject"),
         ("iss", Value::Null, "no issuer"),
-        ("exp", Value::Null, "never ends"),
-        ("exp", json!(NOW - 31), "over"),
-        ("exp", json!(NOW + 301), "too long"),
-        ("exp", json!("soon"), "not a time"),
-        ("iat", json!(NOW + 31), "from the future"),
-        ("iat", json!(NOW - 300), "longer than it seems"),
-        ("nbf", json!(NOW + 31), "not yet"),
-        ("jti", Value::Null, "cannot be used once"),
-        ("jti", json!(""), "cannot be used once"),
-        ("jti", json!("j".repeat(300)), "too long to remember"),
-        ("jti", json!(7), "not a text"),
+        ("exp", Value::Null, "no expiry"),
+        ("exp", json!(NOW - 31), "expired"),
+        ("exp", json!(NOW + 301), "lifetime too long"),
+        ("exp", json!("soon"), "not a number"),
+        ("iat", json!(NOW + 31), "issued in the future"),
+        ("iat", json!(NOW - 300), "lifetime from iat too long"),
+        ("nbf", json!(NOW + 31), "not valid yet"),
+        ("jti", Value::Null, "no jti"),
+        ("jti", json!(""), "empty jti"),
+        ("jti", json!("j".repeat(300)), "jti too long"),
+        ("jti", json!(7), "not a string"),
         (
             "cnf",
             json!({ "jkt": "x" }),
-            "bound to a key that nobody checks",
+            "bound to a key that the issuer does not check",
         ),
     ];
+
+    // Each case changes one claim of a valid assertion.
     for (name, value, why) in cases {
         let assertion = sign(
             &header("EdDSA", "ed"),
@@ -169,12 +171,12 @@ async fn wrong_claims_are_refused() {
             .await
             .status,
         200,
-        "none of them used it up"
+        "a rejected assertion does not use up its jti"
     );
 }
 
 #[tokio::test]
-async fn wrong_signatures_headers_and_keys_are_refused() {
+async fn rejects_wrong_signatures_headers_and_keys() {
     let harness = Harness::new().await;
     let good = sign(&header("EdDSA", "ed"), &claims("x"));
     let (input, signature) = good.rsplit_once('.').unwrap();
@@ -242,6 +244,8 @@ async fn wrong_signatures_headers_and_keys_are_refused() {
         ("a dot more", format!("{good}.")),
         ("nonsense", "x".to_owned()),
     ];
+
+    // Every forgery gets the same answer, and the right assertion stays usable.
     for (what, assertion) in cases {
         let answer = present(&harness, &assertion, "").await;
         assert_eq!(answer.error(), (401, "invalid_client".into()), "{what}");
@@ -250,7 +254,7 @@ async fn wrong_signatures_headers_and_keys_are_refused() {
 }
 
 #[tokio::test]
-async fn it_speaks_for_its_own_client_only() {
+async fn rejects_assertion_for_another_client() {
     let harness = Harness::new().await;
     let for_other = changed(
         changed(claims("x"), "iss", json!("checkout")),
@@ -262,7 +266,7 @@ async fn it_speaks_for_its_own_client_only() {
             .await
             .status,
         401,
-        "that client has secrets"
+        "that client authenticates with secrets"
     );
     let good = sign(&header("EdDSA", "ed"), &claims("x"));
     assert_eq!(
@@ -280,7 +284,7 @@ async fn it_speaks_for_its_own_client_only() {
 }
 
 #[tokio::test]
-async fn right_assertion_passes_during_forgeries() {
+async fn accepts_valid_assertion_during_forgeries() {
     let mut config = crate::support::config();
     config.limits.failures_per_second = 1;
     let harness = Harness::with(config).await;
@@ -304,7 +308,7 @@ async fn right_assertion_passes_during_forgeries() {
 }
 
 #[tokio::test]
-async fn our_own_access_token_is_no_assertion() {
+async fn rejects_own_access_token_as_assertion() {
     let harness = Harness::new().await;
     let token = harness.token().await;
     assert_eq!(

@@ -1,25 +1,24 @@
-//! `GET /bundle`, as a proxy sees it: core's own acceptance is the judge.
+//! `GET /bundle`: content and proofs, judged by the code of core that accepts bundles in a proxy.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use axum::body::Body;
-use axum::http::{Request, header};
+use axum::http::header;
 use meshseal_core::authn::Accepted;
 use meshseal_core::base64url;
 use serde_json::Value;
 
-use crate::support::{Answer, Harness, NOW, Proxy, config, decode};
+use crate::support::{Answer, Harness, NOW, Proxy};
 
-fn payload(answer: &Answer) -> Value {
+/// Decodes the payload of a bundle without verification.
+pub(crate) fn payload(answer: &Answer) -> Value {
     let middle = answer.text.split('.').nth(1).unwrap();
     serde_json::from_slice(&base64url::decode(middle).unwrap()).unwrap()
 }
 
 #[tokio::test]
-async fn first_everything_then_what_is_new_then_that_nothing_is() {
+async fn sends_full_bundle_then_delta_then_heartbeat() {
     let harness = Harness::new().await;
     let mut proxy = Proxy::of(&harness, 1);
+
+    // A worker without a bundle gets the full one.
     let first = harness.poll(1, None).await;
     assert_eq!(
         (
@@ -34,6 +33,8 @@ async fn first_everything_then_what_is_new_then_that_nothing_is() {
         (None, &NOW.into(), &(NOW + 3_600).into())
     );
     assert_eq!(proxy.poll(&harness).await, Accepted::NewVersion);
+
+    // After a revocation it gets a delta.
     let token = harness.token().await;
     let have = harness.version();
     harness
@@ -55,9 +56,11 @@ async fn first_everything_then_what_is_new_then_that_nothing_is() {
             .unwrap()
             .len(),
         1,
-        "the revocation only"
+        "only the revocation"
     );
     assert_eq!(proxy.poll(&harness).await, Accepted::NewVersion);
+
+    // Without a change it gets a heartbeat with new times.
     harness.advance(5).await;
     let heartbeat = payload(&harness.poll(1, proxy.trust.bundle_version()).await);
     assert_eq!(
@@ -69,7 +72,7 @@ async fn first_everything_then_what_is_new_then_that_nothing_is() {
 }
 
 #[tokio::test]
-async fn a_proxy_far_behind_gets_everything() {
+async fn sends_full_bundle_to_outdated_proxy() {
     let harness = Harness::new().await;
     let mut proxy = Proxy::of(&harness, 1);
     proxy.poll(&harness).await;
@@ -89,17 +92,17 @@ async fn a_proxy_far_behind_gets_everything() {
     assert_eq!(
         payload(&after.poll(1, have).await)["base"],
         have.unwrap(),
-        "the version of the restart is remembered"
+        "the replica keeps the version of its start"
     );
     assert_eq!(
         payload(&after.poll(1, Some(NOW)).await).get("base"),
         None,
-        "one before it is not"
+        "the replica has no earlier version"
     );
 }
 
 #[tokio::test]
-async fn everybody_at_one_version_gets_the_same_bytes() {
+async fn same_version_gets_same_bytes() {
     let harness = Harness::new().await;
     let (one, two) = (
         harness.poll(1, None).await.text,
@@ -113,100 +116,10 @@ async fn everybody_at_one_version_gets_the_same_bytes() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_waits_is_woken_by_the_next_change() {
-    let harness = Arc::new(Harness::new().await);
-    let have = harness.version();
-    let polls: Vec<_> = (0..50_u64)
-        .map(|worker| {
-            let harness = harness.clone();
-            tokio::spawn(async move {
-                let request = Request::get(format!("/bundle?have={have}&wait=55"))
-                    .header("x-meshseal-worker", format!("{worker:016x}"));
-                harness.send(request.body(Body::empty()).unwrap()).await
-            })
-        })
-        .collect();
-    let all_wait = async {
-        loop {
-            let moved = harness.issuer.proxies.moved();
-            if harness.issuer.proxies.waiting() == 50 {
-                break;
-            }
-            moved.await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), all_wait)
-        .await
-        .unwrap();
-    harness.post_as("operator", "/revoke", "subject=x").await;
-    for poll in polls {
-        let answer = tokio::time::timeout(Duration::from_secs(5), poll)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(payload(&answer)["ver"], harness.version());
-    }
-    assert_eq!(harness.issuer.proxies.waiting(), 0);
-}
-
 #[tokio::test]
-async fn a_wait_ends_with_a_heartbeat() {
+async fn overtakes_proved_version_of_restored_database() {
     let harness = Harness::new().await;
-    // Timers run ahead as soon as everything waits.
-    tokio::time::pause();
-    let begun = tokio::time::Instant::now();
-    let answer = harness
-        .get(&format!("/bundle?have={}&wait=25", harness.version()))
-        .await;
-    assert_eq!(
-        (payload(&answer)["base"].as_u64(), begun.elapsed().as_secs()),
-        (Some(harness.version()), 25)
-    );
-}
-
-#[tokio::test]
-async fn wait_without_database_extends_no_bundle() {
-    let harness = Arc::new(Harness::new().await);
-    let waiting = harness.clone();
-    let before = harness.poll(1, Some(harness.version())).await;
-    tokio::time::pause();
-    let poll = tokio::spawn(async move {
-        waiting
-            .get(&format!("/bundle?have={}&wait=25", waiting.version()))
-            .await
-    });
-    tokio::task::yield_now().await;
-    harness.clock.advance(6);
-    let after = poll.await.unwrap();
-    assert_eq!(decode(&after.text).1["exp"], decode(&before.text).1["exp"]);
-}
-
-#[tokio::test]
-async fn the_end_answers_whoever_waits() {
-    let harness = Arc::new(Harness::new().await);
-    let waiting = harness.clone();
-    let poll = tokio::spawn(async move {
-        waiting
-            .get(&format!("/bundle?have={}&wait=55", waiting.version()))
-            .await
-    });
-    tokio::task::yield_now().await;
-    harness.issuer.ending.cancel();
-    assert_eq!(
-        tokio::time::timeout(Duration::from_secs(5), poll)
-            .await
-            .unwrap()
-            .unwrap()
-            .status,
-        200
-    );
-    assert_eq!(harness.get("/readyz").await.status, 503);
-}
-
-#[tokio::test]
-async fn proved_version_of_restored_database_is_overtaken() {
-    let harness = Harness::new().await;
+    // A version far ahead of the clock.
     let unthinkable = NOW * 1000 + 90_000;
     let ahead = harness
         .poll_proving(
@@ -220,7 +133,7 @@ async fn proved_version_of_restored_database_is_overtaken() {
         (409, "application/problem+json")
     );
     harness.advance(60).await;
-    // A version that was published before the database was put back.
+    // A version that was published before a backup was restored.
     let have = harness.version() + 30_000;
     let answer = harness
         .poll_proving(1, Some(have), &harness.issuer.publisher.proof(have))
@@ -236,10 +149,10 @@ async fn proved_version_of_restored_database_is_overtaken() {
     let again = harness
         .poll_proving(1, Some(newer), &harness.issuer.publisher.proof(newer))
         .await;
-    assert_eq!(again.status, 409, "not every time");
+    assert_eq!(again.status, 409, "overtaking is limited");
 }
 
-/// B17: polls that prove nothing, in both protocols.
+/// Polls without a valid proof, in both protocols (B17).
 #[tokio::test]
 async fn unproven_version_changes_nothing() {
     let harness = Harness::new().await;
@@ -266,11 +179,13 @@ async fn unproven_version_changes_nothing() {
         "nothing is written"
     );
     assert_eq!(harness.issuer.live_proxies().await.confirmed(), version);
+
+    // A proof of another version confirms nothing.
     let answer = harness.poll_proving(4, Some(version), &other).await;
     assert_eq!(
         payload(&answer).get("base"),
         None,
-        "all of it, as for a reader of nothing"
+        "a full bundle, as for a worker without a version"
     );
     assert_eq!(
         harness.issuer.live_proxies().await.confirmed(),
@@ -283,8 +198,8 @@ async fn unproven_version_changes_nothing() {
     assert_eq!(harness.issuer.live_proxies().await.confirmed(), version);
 }
 
-/// B17: whoever knows a worker's id and a poll token may poll in its name, in the protocol of his
-/// choice.
+/// An attacker who knows a worker's id and a poll token may poll in its name, in either protocol
+/// (B17).
 #[tokio::test]
 async fn poll_without_proof_confirms_nothing_for_another() {
     let harness = Harness::new().await;
@@ -308,7 +223,7 @@ async fn poll_without_proof_confirms_nothing_for_another() {
                 .await,
         ),
         (
-            "a shorter staleness",
+            "shorter staleness",
             harness
                 .poll_stating(
                     1,
@@ -331,7 +246,7 @@ async fn poll_without_proof_confirms_nothing_for_another() {
 }
 
 #[tokio::test]
-async fn proof_is_valid_at_every_replica_and_restart() {
+async fn proof_is_valid_across_replicas_and_restarts() {
     let harness = Harness::new().await;
     let mut proxy = Proxy::of(&harness, 1);
     proxy.poll(&harness).await;
@@ -346,22 +261,24 @@ async fn proof_is_valid_at_every_replica_and_restart() {
     assert_eq!(
         proxy.poll(&after).await,
         Accepted::Refreshed,
-        "a heartbeat, which needs the proof"
+        "only a proved version gets a heartbeat"
     );
 }
 
-/// B11: today's readers are strict.
+/// Returns the names of the members of a bundle.
+fn members(answer: &Answer) -> Vec<String> {
+    payload(answer)
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect()
+}
+
+/// Readers of protocol 1 reject unknown members (B11).
 #[tokio::test]
 async fn new_members_reach_only_protocol_two() {
     let harness = Harness::new().await;
-    let members = |answer: &Answer| -> Vec<String> {
-        payload(answer)
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect()
-    };
     assert_eq!(
         members(&harness.poll(1, None).await),
         ["exp", "iat", "iss", "issuers", "ver"]
@@ -373,156 +290,5 @@ async fn new_members_reach_only_protocol_two() {
     assert_eq!(
         members(&harness.poll(1, Some(harness.version())).await),
         ["base", "exp", "iat", "iss", "ver"]
-    );
-}
-
-#[tokio::test]
-async fn refuses_incomplete_protocol_two() {
-    let harness = Harness::new().await;
-    let complete = [
-        ("x-meshseal-protocol", "2"),
-        ("x-meshseal-staleness", "300"),
-        ("x-meshseal-pins", "a,b"),
-    ];
-    let poll = |changed: usize, value: Option<&str>| {
-        let mut request = Request::get("/bundle").header("x-meshseal-worker", "00000000000000aa");
-        for (at, (name, right)) in complete.iter().enumerate() {
-            if let Some(value) = if at == changed { value } else { Some(*right) } {
-                request = request.header(*name, value);
-            }
-        }
-        harness.send(request.body(Body::empty()).unwrap())
-    };
-    let long = "k".repeat(514);
-    for (changed, value) in [
-        (0, Some("0")),
-        (0, Some("two")),
-        (1, None),
-        (1, Some("soon")),
-        (1, Some("-1")),
-        (1, Some("")),
-        (2, None),
-        (2, Some(long.as_str())),
-    ] {
-        assert_eq!(
-            poll(changed, value).await.status,
-            400,
-            "{changed} {value:?}"
-        );
-    }
-    for (changed, value) in [(0, "3"), (1, "unbounded"), (1, "not-after"), (2, "")] {
-        assert_eq!(
-            poll(changed, Some(value)).await.status,
-            200,
-            "{changed} {value:?}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn malformed_polls_are_refused() {
-    let harness = Harness::new().await;
-    for query in [
-        "have=x",
-        "have=-1",
-        "wait=56",
-        "wait=x",
-        "have=1&have=2",
-        "other=1",
-        "have=18446744073709551616",
-    ] {
-        let answer = harness.get(&format!("/bundle?{query}")).await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.json()["title"].as_str()),
-            (400, Some("Bad request")),
-            "{query}"
-        );
-    }
-    for worker in ["", "abc", "0123456789abcdeg", "0123456789abcdef0"] {
-        let request = Request::get("/bundle")
-            .header("x-meshseal-worker", worker)
-            .body(Body::empty())
-            .unwrap();
-        assert_eq!(harness.send(request).await.status, 400, "{worker:?}");
-    }
-}
-
-#[tokio::test]
-async fn poll_tokens_are_asked_for_if_configured() {
-    let mut config = config();
-    let token = "a-poll-token-of-enough-length";
-    config.bundle.poll_tokens = vec![meshseal_issuer::clients::SecretHash::of(token)];
-    let harness = Harness::with(config).await;
-    let poll = |authorization: &[&str]| {
-        let mut request = Request::get("/bundle");
-        for value in authorization {
-            request = request.header("authorization", *value);
-        }
-        harness.send(request.body(Body::empty()).unwrap())
-    };
-    let right = "Bearer a-poll-token-of-enough-length";
-    for wrong in [
-        &[][..],
-        &["Bearer other"],
-        &["Basic a-poll-token-of-enough-length"],
-        &[right, right],
-    ] {
-        let answer = poll(wrong).await;
-        assert_eq!(
-            (
-                answer.status.as_u16(),
-                answer.header(header::WWW_AUTHENTICATE)
-            ),
-            (401, "Bearer realm=\"meshseal\""),
-            "{wrong:?}"
-        );
-    }
-    for value in [right, "bEARER  a-poll-token-of-enough-length"] {
-        assert_eq!(poll(&[value]).await.status, 200, "{value}");
-    }
-    let metrics = harness.metrics().await;
-    for reason in [
-        "credentials-missing",
-        "poll-token-wrong",
-        "header-malformed",
-        "header-repeated",
-    ] {
-        assert!(
-            metrics.contains(&format!("{{endpoint=\"bundle\",reason=\"{reason}\"}} 1\n")),
-            "{reason}: {metrics}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_poll_is_a_confirmation_and_is_written_down() {
-    let harness = Harness::new().await;
-    let mut proxy = Proxy::of(&harness, 0xfeed);
-    proxy.confirm(&harness).await;
-    harness.tick().await;
-    let kept = harness.issuer.store.proxies("").await.unwrap();
-    assert_eq!(kept.len(), 1);
-    assert_eq!(
-        (
-            kept[0].worker.as_str(),
-            kept[0].node.as_str(),
-            kept[0].version
-        ),
-        ("000000000000feed", "edge", harness.version())
-    );
-    let listed = harness.get_as("operator", "/admin/proxies").await.json();
-    assert_eq!(
-        (
-            &listed["proxies"][0]["node"],
-            &listed["proxies"][0]["current"]
-        ),
-        (&"edge".into(), &true.into())
-    );
-    assert!(
-        harness
-            .get("/metrics")
-            .await
-            .text
-            .contains("meshseal_proxies_current 1")
     );
 }

@@ -11,20 +11,28 @@ const GRANT: &str = "grant_type=client_credentials&resource=orders";
 const ASSERTION: &str =
     "client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
+/// Posts a form to `/token` with this `Authorization` header.
 async fn with_header(harness: &Harness, authorization: &str, form: &str) -> Answer {
-    let request = form_request("/token", form).header("authorization", authorization);
+    with_header_at(harness, "/token", authorization, form).await
+}
+
+async fn with_header_at(harness: &Harness, path: &str, authorization: &str, form: &str) -> Answer {
+    let request = form_request(path, form).header("authorization", authorization);
     harness
         .send(request.body(Body::from(form.to_owned())).unwrap())
         .await
 }
 
+/// Returns the `Authorization` header for a client id and a secret, joined by a colon.
 fn encoded(joined: &str) -> String {
     format!("Basic {}", STANDARD.encode(joined))
 }
 
 #[tokio::test]
-async fn a_secret_in_the_header_or_in_the_body() {
+async fn accepts_secret_in_header_or_body() {
     let harness = Harness::new().await;
+
+    // The scheme is case-insensitive, and the credentials are form-encoded (RFC 6749 §2.3.1).
     let secret = secret("checkout");
     assert_eq!(
         with_header(&harness, &basic("checkout"), GRANT)
@@ -72,7 +80,7 @@ async fn a_secret_in_the_header_or_in_the_body() {
 }
 
 #[tokio::test]
-async fn two_secrets_while_one_replaces_the_other() {
+async fn accepts_both_secrets_during_rotation() {
     let harness = Harness::new().await;
     let new = secret("checkout-new");
     assert_eq!(
@@ -84,7 +92,7 @@ async fn two_secrets_while_one_replaces_the_other() {
 }
 
 #[tokio::test]
-async fn a_wrong_proof_is_invalid_client_and_says_no_more() {
+async fn rejects_wrong_credentials_without_details() {
     let harness = Harness::new().await;
     let mut answers = Vec::new();
     for joined in [
@@ -111,6 +119,8 @@ async fn a_wrong_proof_is_invalid_client_and_says_no_more() {
         1,
         "an unknown client looks like a wrong secret"
     );
+
+    // Other schemes and malformed headers.
     for authorization in [
         "Bearer abc",
         "Basic",
@@ -133,12 +143,12 @@ async fn a_wrong_proof_is_invalid_client_and_says_no_more() {
     assert_eq!(
         harness.post("/token", GRANT).await.error(),
         (401, "invalid_client".into()),
-        "no proof at all"
+        "no client authentication"
     );
 }
 
 #[tokio::test]
-async fn right_secret_passes_during_failures() {
+async fn accepts_right_secret_during_failures() {
     let mut config = config();
     config.limits.failures_per_second = 1;
     let harness = Harness::with(config).await;
@@ -148,18 +158,11 @@ async fn right_secret_passes_during_failures() {
         ("checkout", "/introspect", "token=x", 200),
         ("operator", "/admin/keys/rotate", "", 202),
     ] {
-        let wrong = || {
-            form_request(path, form).header("authorization", encoded(&format!("{client}:wrong")))
-        };
+        let wrong = encoded(&format!("{client}:wrong"));
         let mut statuses = Vec::new();
         for _ in 0..12 {
-            statuses.push(
-                harness
-                    .send(wrong().body(Body::from(form)).unwrap())
-                    .await
-                    .status
-                    .as_u16(),
-            );
+            let answer = with_header_at(&harness, path, &wrong, form).await;
+            statuses.push(answer.status.as_u16());
             assert_eq!(
                 harness.post_as(client, path, form).await.status,
                 right,
@@ -169,7 +172,7 @@ async fn right_secret_passes_during_failures() {
         assert_eq!(
             statuses[10..],
             [429, 429],
-            "{path}: failures beyond the rate are told to slow down"
+            "{path}: failures above the rate get 429"
         );
         harness.advance(20).await;
     }
@@ -196,6 +199,8 @@ async fn every_401_has_a_challenge() {
             answers.push((path, harness.post(path, form).await));
         }
     }
+
+    // Endpoints with GET.
     for path in ["/admin/keys", "/admin/proxies"] {
         answers.push((path, harness.get(path).await));
     }
@@ -210,77 +215,63 @@ async fn every_401_has_a_challenge() {
     }
 }
 
-/// Every way to fail at every endpoint: status, and reason in the counter.
-#[tokio::test]
-async fn failures_are_counted_by_endpoint_and_reason() {
-    let harness = Harness::new().await;
-    let right = secret("checkout");
-    let id = "client_id=checkout";
-    let several = format!("{id}&client_secret={right}");
-    let [header, wrong_type] = [
-        "Basic !!!",
-        "client_assertion_type=jwt&client_assertion=a.b.c",
-    ]
-    .map(str::to_owned);
-    let cases = [
-        ("credentials-missing", 401, vec![], String::new()),
-        (
-            "secret-wrong",
-            401,
-            vec![encoded("checkout:wrong")],
-            String::new(),
-        ),
-        (
-            "client-unknown",
-            401,
-            vec![encoded("unknown:x")],
-            String::new(),
-        ),
-        (
-            "method-wrong",
-            401,
-            vec![encoded("signer:x")],
-            String::new(),
-        ),
-        ("header-malformed", 401, vec![header], String::new()),
-        (
-            "assertion-malformed",
-            401,
-            vec![],
-            format!("{ASSERTION}&client_assertion=a.b.c"),
-        ),
+/// A failed authentication: its reason, the expected status, `Authorization` headers, and form
+/// fields.
+type FailureCase = (&'static str, u16, Vec<String>, String);
+
+fn in_form(reason: &'static str, status: u16, form: &str) -> FailureCase {
+    (reason, status, vec![], form.to_owned())
+}
+
+fn in_header(reason: &'static str, header: &str) -> FailureCase {
+    (reason, 401, vec![header.to_owned()], String::new())
+}
+
+fn failure_cases() -> Vec<FailureCase> {
+    let secret_in_form = format!("client_secret={}", secret("checkout"));
+    let several = format!("client_id=checkout&{secret_in_form}");
+    let forged = format!("{ASSERTION}&client_assertion=a.b.c");
+    let wrong_type = "client_assertion_type=jwt&client_assertion=a.b.c";
+    let right = basic("checkout");
+    vec![
+        in_form("credentials-missing", 401, ""),
+        in_header("secret-wrong", &encoded("checkout:wrong")),
+        in_header("client-unknown", &encoded("unknown:x")),
+        in_header("method-wrong", &encoded("signer:x")),
+        in_header("header-malformed", "Basic !!!"),
+        in_form("assertion-malformed", 401, &forged),
         (
             "header-repeated",
             400,
-            vec![basic("checkout"), basic("checkout")],
+            vec![right.clone(), right.clone()],
             String::new(),
         ),
-        (
-            "methods-several",
-            400,
-            vec![basic("checkout")],
-            several.clone(),
-        ),
+        ("methods-several", 400, vec![right.clone()], several.clone()),
         (
             "client-id-differs",
             400,
-            vec![basic("checkout")],
+            vec![right],
             "client_id=stock".to_owned(),
         ),
-        (
-            "client-id-missing",
-            400,
-            vec![],
-            format!("client_secret={right}"),
-        ),
-        ("assertion-type-wrong", 400, vec![], wrong_type),
-        (
+        in_form("client-id-missing", 400, &secret_in_form),
+        in_form("assertion-type-wrong", 400, wrong_type),
+        in_form(
             "parameter-repeated",
             400,
-            vec![],
-            format!("{several}&client_secret={right}"),
+            &format!("{several}&{secret_in_form}"),
         ),
-    ];
+    ]
+}
+
+/// Returns how many authentications failed at an endpoint for a reason.
+fn failures(harness: &Harness, label: (&'static str, &'static str)) -> u64 {
+    harness.issuer.metrics.authentication_failures.get(&label)
+}
+
+/// Covers each failure at each endpoint: the status, and the reason in the counter.
+#[tokio::test]
+async fn failures_are_counted_by_endpoint_and_reason() {
+    let harness = Harness::new().await;
     let endpoints = [
         ("token", "/token", GRANT),
         ("introspect", "/introspect", "token=x"),
@@ -295,56 +286,29 @@ async fn failures_are_counted_by_endpoint_and_reason() {
         ("admin", "/admin/incident/end", "x=y"),
     ];
     for (name, path, form) in endpoints {
-        for (reason, status, headers, proof) in &cases {
-            let label = (name, *reason);
-            let before = harness.issuer.metrics.authentication_failures.get(&label);
+        for (reason, status, headers, proof) in failure_cases() {
+            let before = failures(&harness, (name, reason));
             let mut request = form_request(path, form);
             for header in headers {
                 request = request.header("authorization", header);
             }
-            let answer = harness
-                .send(request.body(Body::from(format!("{form}&{proof}"))).unwrap())
-                .await;
-            let error = if *status == 401 {
+            let body = Body::from(format!("{form}&{proof}"));
+            let answer = harness.send(request.body(body).unwrap()).await;
+            let error = if status == 401 {
                 "invalid_client"
             } else {
                 "invalid_request"
             };
             assert_eq!(
                 answer.error(),
-                (*status, error.to_owned()),
+                (status, error.to_owned()),
                 "{path} {reason}"
             );
-            let after = harness.issuer.metrics.authentication_failures.get(&label);
+            let after = failures(&harness, (name, reason));
             assert_eq!(after, before + 1, "{path} {reason}");
         }
-        // The buckets of failures fill up again.
+        // The limiter of failures recovers.
         harness.advance(60).await;
-    }
-    for path in ["/admin/keys", "/admin/proxies", "/admin/incident"] {
-        let before = harness
-            .issuer
-            .metrics
-            .authentication_failures
-            .get(&("admin", "header-repeated"));
-        let mut request = Request::get(path);
-        for _ in 0..2 {
-            request = request.header("authorization", basic("operator"));
-        }
-        assert_eq!(
-            harness
-                .send(request.body(Body::empty()).unwrap())
-                .await
-                .status,
-            400,
-            "{path}"
-        );
-        let after = harness
-            .issuer
-            .metrics
-            .authentication_failures
-            .get(&("admin", "header-repeated"));
-        assert_eq!(after, before + 1, "GET {path}");
     }
     let line =
         "meshseal_authentication_failures_total{endpoint=\"token\",reason=\"secret-wrong\"} 1\n";
@@ -352,7 +316,22 @@ async fn failures_are_counted_by_endpoint_and_reason() {
 }
 
 #[tokio::test]
-async fn with_no_configuration_there_are_no_credentials_at_all() {
+async fn repeated_header_is_counted_for_get() {
+    let harness = Harness::new().await;
+    let label = ("admin", "header-repeated");
+    for path in ["/admin/keys", "/admin/proxies", "/admin/incident"] {
+        let before = failures(&harness, label);
+        let request = Request::get(path)
+            .header("authorization", basic("operator"))
+            .header("authorization", basic("operator"));
+        let answer = harness.send(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, 400, "{path}");
+        assert_eq!(failures(&harness, label), before + 1, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn default_configuration_has_no_credentials() {
     let mut config = meshseal_issuer::config::Config::default_settings();
     config.database = config.database.clone();
     let harness = Harness::with(config).await;

@@ -1,4 +1,4 @@
-//! Clocks that step, differ between replicas, and are wrong at a start (rule I38, ADR 20).
+//! Clocks that step, differ between replicas, or are wrong at the start (rule I38, ADR 20).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::support::{Harness, ISSUER, NOW, config, decode};
 
 const GRANT: &str = "grant_type=client_credentials&resource=orders";
 
-/// Revokes a token and a group, and lets a key drain.
+/// Starts a replica with a revoked token, a revoked group and a draining key.
 async fn with_entries() -> (Harness, String, String) {
     let harness = Harness::new().await;
     let (token, old) = (harness.token().await, harness.active_kid());
@@ -27,7 +27,7 @@ async fn with_entries() -> (Harness, String, String) {
     (harness, token, old)
 }
 
-/// Returns the numbers of revoked tokens, of groups, and whether the key still verifies.
+/// Returns the numbers of revoked tokens and of revoked groups, and whether the key still drains.
 fn entries(harness: &Harness, kid: &str) -> (usize, usize, bool) {
     let published = harness.issuer.publisher.current();
     let trust = published.trust(ISSUER).unwrap();
@@ -63,10 +63,14 @@ async fn step_forward_for_a_minute_deletes_nothing() {
             .text
             .contains("meshseal_clock_ahead_seconds 90000\n")
     );
+
+    // The clock is right again after 75 s.
     harness.clock.put_back(90_000);
     pass(&harness, 75).await;
     assert_eq!(entries(&harness, &old), (1, 1, true));
     assert_eq!(decode(&harness.token().await).1["iat"], NOW + 159);
+
+    // A restart keeps the entries, too.
     end(&harness).await;
     let after = harness.restarted().await;
     assert_eq!(entries(&after, &old), (1, 1, true));
@@ -88,10 +92,14 @@ async fn step_forward_that_lasts_deletes_nothing_early() {
     assert_eq!(
         entries(&harness, &old),
         (0, 1, true),
-        "the token is dead by the monotonic clock, too"
+        "the token has expired by the monotonic clock, too"
     );
     pass(&harness, 3_600).await;
-    assert_eq!(entries(&harness, &old), (0, 1, false), "and so is the key");
+    assert_eq!(
+        entries(&harness, &old),
+        (0, 1, false),
+        "the key has drained by the monotonic clock, too"
+    );
     assert!(
         harness
             .get("/metrics")
@@ -119,12 +127,13 @@ async fn start_under_wrong_clock_deletes_nothing() {
     assert_eq!(
         corrected.get("/readyz").await.status,
         200,
-        "a short mistake leaves no trace"
+        "a short error has no lasting effect"
     );
     assert_eq!(entries(&corrected, &old), (1, 1, true));
 }
 
-/// Who can write to the database makes no time pass: by a mark without its MAC, or by none.
+/// A database writer without the master key cannot make time pass, neither by a forged clock mark
+/// nor by removing it.
 #[tokio::test]
 async fn forged_clock_mark_deletes_nothing() {
     let days_later = (NOW + 3 * 86_400) * 1_000;
@@ -137,7 +146,7 @@ async fn forged_clock_mark_deletes_nothing() {
         let (before, token, old) = with_entries().await;
         end(&before).await;
         before.database.execute(&forged).await;
-        // The machine's clock is wrong, too: without a mark that counts for nothing.
+        // The machine's clock is wrong, too. It proves nothing without a genuine mark.
         let clock = Arc::new(FixedClock::at(NOW + 3_600));
         let after = Harness::at(before.database.clone(), config(), clock.clone()).await;
         assert_eq!(clock.now(), NOW + 3_600, "{forged}");
@@ -159,7 +168,7 @@ async fn restart_refuses_earlier_time() {
         detail.contains("69 s behind") && detail.contains("--accept-clock"),
         "{detail}"
     );
-    assert_eq!(clock.now(), NOW + 9, "nothing expired is good again");
+    assert_eq!(clock.now(), NOW + 9, "expired tokens stay expired");
     clock.put_back(-69);
     assert_eq!(after.get("/readyz").await.status, 200);
 }
@@ -181,6 +190,8 @@ async fn group_revocation_covers_replica_that_is_ahead() {
         "by the database server's clock"
     );
     assert!(far.is_active(&token).await);
+
+    // The replica that is behind revokes the token of the one that is ahead.
     near.post_as("operator", "/revoke", "subject=checkout")
         .await;
     far.tick().await;
@@ -190,7 +201,7 @@ async fn group_revocation_covers_replica_that_is_ahead() {
         let fresh = harness.token().await;
         assert!(
             near.is_active(&fresh).await && far.is_active(&fresh).await,
-            "a later token is not caught"
+            "the revocation does not cover a later token"
         );
     }
 }
@@ -202,7 +213,7 @@ async fn token_waits_for_its_date() {
     for group in ["client=checkout", "subject=checkout", "all=true"] {
         harness.post_as("operator", "/revoke", group).await;
         let asked = harness.clone();
-        // The database is not asked while timers run ahead.
+        // With tokio's clock paused, timers fire at once and no database query runs.
         tokio::time::pause();
         let answer = tokio::spawn(async move { asked.token().await });
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -215,16 +226,13 @@ async fn token_waits_for_its_date() {
             harness.clock.now(),
             "{group}: not in the future"
         );
-        assert!(
-            harness.is_active(&token).await,
-            "{group}: and accepted at once"
-        );
+        assert!(harness.is_active(&token).await, "{group}: active at once");
         harness.advance(1).await;
     }
 }
 
 #[tokio::test]
-async fn token_does_not_wait_for_ever() {
+async fn token_wait_is_bounded() {
     let harness = Harness::new().await;
     harness.token().await;
     harness
@@ -260,6 +268,6 @@ async fn leader_with_wrong_clock_gives_way() {
     assert_ne!(
         right.active_kid(),
         active,
-        "nor do keys that it made hold up others"
+        "keys of the wrong clock do not block rotation"
     );
 }

@@ -1,4 +1,4 @@
-//! The issuer's YAML: what is right, and every mistake at once with its path.
+//! The issuer's YAML configuration: defaults, and a report of every mistake with its path.
 
 use meshseal_issuer::config::{Config, ConfigFileError, Mistakes, from_yaml};
 use meshseal_issuer::keys::Algorithm;
@@ -20,7 +20,7 @@ fn paths(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn nothing_written_means_safe_defaults() {
+fn empty_configuration_has_safe_defaults() {
     let config = Config::default_settings();
     assert_eq!(
         (config.issuer.as_str(), config.listen.as_str()),
@@ -42,7 +42,7 @@ fn nothing_written_means_safe_defaults() {
 }
 
 #[test]
-fn a_whole_configuration_is_read() {
+fn reads_complete_configuration() {
     let config = from_yaml(&yaml()).unwrap();
     assert_eq!(
         (
@@ -58,12 +58,12 @@ fn a_whole_configuration_is_read() {
     );
     assert!(
         !format!("{config:?}").contains("sha256"),
-        "hashes are not for logs"
+        "debug output contains no hashes"
     );
 }
 
 #[test]
-fn every_mistake_is_told_at_once_with_its_path() {
+fn reports_every_mistake_with_its_path() {
     let text = r#"
 isuer: https://issuer.example
 listen: nowhere
@@ -80,9 +80,13 @@ clients:
 - { clientId: a, auth: { secrets: [], jwks: {} } }
 - { clientId: "b c", auth: { jwks: { keys: [ { kty: oct, k: AAAA } ] } }, admin: maybe }
 - { clientId: d }
-- { clientId: e, audiences: [orders], access: [ { audience: x, scopes: [y] }, { audience: orders }, { audience: orders } ] }
+- clientId: e
+  audiences: [orders]
+  access: [ { audience: x, scopes: [y] }, { audience: orders }, { audience: orders } ]
 metrics: { listen: here }
 "#;
+
+    // The report has each mistake, and no other one.
     let mut found = paths(text);
     found.dedup();
     let expected = [
@@ -128,13 +132,17 @@ metrics: { listen: here }
         .iter()
         .filter(|found| !expected.iter().any(|path| found.starts_with(path)))
         .collect();
-    // Without `issuer`, the address stands in for it, and that one is wrong too.
+    // The default of `issuer` is the listener's address, which is wrong here, too.
     assert_eq!(unexpected, ["issuer"]);
+}
+
+/// Returns whether a configuration may have this issuer identifier.
+fn accepts_issuer(issuer: &str) -> bool {
+    from_yaml(&format!("issuer: \"{issuer}\"")).is_ok()
 }
 
 #[test]
 fn issuer_identifiers_are_https_urls() {
-    let issuer = |issuer: &str| from_yaml(&format!("issuer: \"{issuer}\"")).is_ok();
     for good in [
         "https://issuer.example",
         "https://issuer.example:8443",
@@ -144,7 +152,7 @@ fn issuer_identifiers_are_https_urls() {
         "https://issuer.example/tenant",
         "https://issuer.example/tenants/7.a-b_c~d",
     ] {
-        assert!(issuer(good), "{good}");
+        assert!(accepts_issuer(good), "{good}");
     }
     for bad in [
         "http://issuer.example",
@@ -167,25 +175,29 @@ fn issuer_identifiers_are_https_urls() {
         "http://127.0.0.1.evil.example",
         "http://localhost.evil.example",
     ] {
-        assert!(!issuer(bad), "{bad}");
+        assert!(!accepts_issuer(bad), "{bad}");
     }
     assert_eq!(
         paths("listen: 0.0.0.0:8080"),
         ["issuer"],
-        "who listens to the world must say what it is called"
+        "a public listener needs an explicit issuer"
     );
 }
 
+/// Returns the address of the administration listener.
+fn admin_listen(text: &str) -> String {
+    from_yaml(text).unwrap().admin_listen
+}
+
 #[test]
-fn operators_have_a_port_of_their_own() {
-    let admin = |text: &str| from_yaml(text).unwrap().admin_listen;
+fn administration_has_its_own_port() {
     assert_eq!(
-        admin("issuer: https://i.example\nlisten: 0.0.0.0:9000"),
+        admin_listen("issuer: https://i.example\nlisten: 0.0.0.0:9000"),
         "127.0.0.1:9001",
-        "nobody else's business"
+        "loopback by default"
     );
-    assert_eq!(admin("listen: 127.0.0.1:0"), "127.0.0.1:0");
-    assert_eq!(admin("admin: { listen: '[::1]:7' }"), "[::1]:7");
+    assert_eq!(admin_listen("listen: 127.0.0.1:0"), "127.0.0.1:0");
+    assert_eq!(admin_listen("admin: { listen: '[::1]:7' }"), "[::1]:7");
     assert_eq!(paths("admin: { listen: 127.0.0.1:8080 }"), ["admin.listen"]);
     assert_eq!(
         paths("admin: { listen: here, port: 1 }"),
@@ -194,7 +206,7 @@ fn operators_have_a_port_of_their_own() {
 }
 
 #[test]
-fn listeners_do_not_take_each_others_address() {
+fn rejects_clashing_listener_addresses() {
     for (listen, admin, clash) in [
         ("127.0.0.1:8080", "127.0.0.1:8080", true),
         ("127.0.0.1:8080", "localhost:8080", true),
@@ -219,9 +231,9 @@ fn listeners_do_not_take_each_others_address() {
     }
 }
 
-/// The verdict of the driver, without a connection.
+/// The database driver parses each URL without a connection.
 #[test]
-fn postgres_urls_are_parsed() {
+fn rejects_malformed_postgres_urls() {
     for url in [
         "postgres://u:p@[::/db",
         "postgres://[::zz]:1/db",
@@ -245,9 +257,13 @@ fn postgres_urls_are_parsed() {
 }
 
 #[test]
-fn keys_and_revocations_outlive_tokens_or_the_configuration_is_refused() {
+fn rejects_lifetimes_and_rotations_beyond_limits() {
     let text = "tokens: { maxLifetime: 24h }\nkeys: { rotateEvery: 1h }";
-    assert_eq!(paths(text), ["keys.rotateEvery"], "old keys would pile up");
+    assert_eq!(
+        paths(text),
+        ["keys.rotateEvery"],
+        "draining keys would accumulate"
+    );
     assert!(from_yaml("tokens: { maxLifetime: 24h }\nkeys: { rotateEvery: never }").is_ok());
     assert_eq!(
         paths("services: [ { audience: a, lifetime: 61m } ]"),
@@ -257,7 +273,7 @@ fn keys_and_revocations_outlive_tokens_or_the_configuration_is_refused() {
 }
 
 #[test]
-fn broken_yaml_is_located() {
+fn locates_yaml_syntax_errors() {
     for text in ["a: [", "a: 1\na: 2", "a: b: c", "{"] {
         let Err(ConfigFileError::Syntax(message)) = from_yaml(text) else {
             panic!("{text:?}")
@@ -269,11 +285,17 @@ fn broken_yaml_is_located() {
 }
 
 #[test]
-fn a_private_key_among_the_clients_keys_is_refused() {
+fn rejects_private_key_in_client_jwks() {
     let text = r#"
 clients:
 - clientId: a
-  auth: { jwks: { keys: [ { kty: OKP, crv: Ed25519, x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo, d: nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A } ] } }
+  auth:
+    jwks:
+      keys:
+      - kty: OKP
+        crv: Ed25519
+        x: 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo
+        d: nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A
 "#;
     assert!(
         paths(text)

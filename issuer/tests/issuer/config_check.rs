@@ -1,18 +1,20 @@
-//! `meshseal config check`: the verdict of `serve` and of the filter, or a line that says what was
-//! not checked.
+//! `meshseal config check`: the same verdict as `serve` and the filter, or a line that names each
+//! part that was not checked.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use crate::support::process::{run, text};
+use crate::support::process::{run, text, write};
 use crate::support::signing::client_jwks;
+use crate::support::yaml;
 
-/// Checks files: name, content, exit status, and a text that the command must print.
+/// Runs `config check` on files: name, content, expected exit status, and a text that the command
+/// must print.
 fn check(cases: &[(&str, String, i32, &str)]) {
     let folder = tempfile::tempdir().unwrap();
     for (name, content, code, told) in cases {
-        std::fs::write(folder.path().join(name), content).unwrap();
+        write(folder.path(), name, content);
         let output = run(folder.path(), &["config", "check", name], "");
         let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
         assert_eq!(output.status.code(), Some(*code), "{name}: {said}");
@@ -20,10 +22,31 @@ fn check(cases: &[(&str, String, i32, &str)]) {
     }
 }
 
-/// A plugin configuration whose rules stand under this name.
+/// Returns a plugin configuration that has its rules in this field.
 fn plugin(field: &str) -> String {
-    let rules = json!([{ "issuer": "https://i.example", "audiences": ["a"], "jwks": client_jwks().to_string() }]);
+    let keys = client_jwks().to_string();
+    let rules = json!([{ "issuer": "https://i.example", "audiences": ["a"], "jwks": keys }]);
     json!({ field: rules }).to_string()
+}
+
+/// Returns an Envoy bootstrap with a Wasm filter that is configured by a Protobuf value.
+fn bootstrap(filter: &str, kind: &str, value: &Value) -> String {
+    let kind = format!("type.googleapis.com/google.protobuf.{kind}");
+    let configuration = json!({ "@type": kind, "value": value });
+    let config = json!({ "name": filter, "configuration": configuration });
+    json!({ "static_resources": { "listeners": [{ "typed_config": { "config": config } }] } })
+        .to_string()
+}
+
+/// Returns an Envoy bootstrap with a Wasm filter that is configured by a text.
+fn text_filter(filter: &str, text: &str) -> String {
+    bootstrap(filter, "StringValue", &json!(text))
+}
+
+/// Returns a Kubernetes object that has a text in one of its fields.
+fn object(kind: &str, field: &str, name: &str, text: &str) -> String {
+    let text = json!(text);
+    format!("apiVersion: v1\nkind: {kind}\n{field}:\n  {name}: {text}")
 }
 
 fn config_map(entries: &Value) -> String {
@@ -32,7 +55,7 @@ fn config_map(entries: &Value) -> String {
 
 const ISSUER: &str = "issuer: https://i.example\n";
 
-/// `serve` must not panic over what `config check` accepts.
+/// `serve` must not panic on a configuration that `config check` accepts.
 #[test]
 fn issuer_path_leaves_room_for_endpoints() {
     let refused = [
@@ -68,7 +91,7 @@ fn issuer_path_leaves_room_for_endpoints() {
 }
 
 #[test]
-fn entries_of_a_config_map_are_all_accounted_for() {
+fn accounts_for_every_config_map_entry() {
     let issuer = "listen: nowhere";
     let other = "[mysqld]\nport = 3306";
     check(&[
@@ -135,7 +158,7 @@ fn entries_of_a_config_map_are_all_accounted_for() {
 }
 
 #[test]
-fn unknown_section_of_the_issuer_is_a_mistake() {
+fn rejects_unknown_issuer_section() {
     check(&[
         (
             "address.yaml",
@@ -170,60 +193,206 @@ fn unknown_section_of_the_issuer_is_a_mistake() {
     ]);
 }
 
-/// What Envoy makes of `configuration` before the filter gets it.
+/// Envoy unwraps `configuration` before the filter receives it.
 #[test]
-fn envoy_values_are_unwrapped_as_envoy_does() {
-    let bootstrap = |kind: &str, value: Value| {
-        let value = json!({ "@type": format!("type.googleapis.com/google.protobuf.{kind}"), "value": value });
-        let config = json!({ "name": "meshseal", "configuration": value });
-        json!({ "static_resources": { "listeners": [{ "typed_config": { "config": config } }] } })
-            .to_string()
-    };
+fn unwraps_envoy_values_like_envoy() {
     let (right, wrong) = (plugin("jwtRules"), plugin("jwtRule"));
-    // One byte more gives another padding.
+    // One more byte changes the base64 padding.
     let padded = format!("{right} ");
     check(&[
         (
             "bytes.json",
-            bootstrap("BytesValue", json!(STANDARD.encode(&right))),
+            bootstrap("meshseal", "BytesValue", &json!(STANDARD.encode(&right))),
             0,
             "ok (plugin",
         ),
         (
             "padded.json",
-            bootstrap("BytesValue", json!(STANDARD.encode(&padded))),
+            bootstrap("meshseal", "BytesValue", &json!(STANDARD.encode(&padded))),
             0,
             "ok (plugin",
         ),
         (
             "url.json",
-            bootstrap("BytesValue", json!(URL_SAFE_NO_PAD.encode(&padded))),
+            bootstrap(
+                "meshseal",
+                "BytesValue",
+                &json!(URL_SAFE_NO_PAD.encode(&padded)),
+            ),
             0,
             "ok (plugin",
         ),
         (
             "wrong.json",
-            bootstrap("BytesValue", json!(STANDARD.encode(wrong))),
+            bootstrap("meshseal", "BytesValue", &json!(STANDARD.encode(wrong))),
             1,
             "jwtRule",
         ),
         (
             "plain.json",
-            bootstrap("BytesValue", json!(right)),
+            bootstrap("meshseal", "BytesValue", &json!(right)),
             1,
             "must be base64",
         ),
         (
             "struct.json",
-            bootstrap("Struct", serde_json::from_str(&right).unwrap()),
+            bootstrap(
+                "meshseal",
+                "Struct",
+                &serde_json::from_str::<Value>(&right).unwrap(),
+            ),
             0,
             "ok (plugin",
         ),
         (
             "any.json",
-            bootstrap("Int32Value", json!(1)),
+            bootstrap("meshseal", "Int32Value", &json!(1)),
             1,
             "must be a google.protobuf.StringValue",
         ),
+    ]);
+}
+
+#[test]
+fn config_check_finds_embedded_configurations() {
+    let folder = tempfile::tempdir().unwrap();
+    let (right, keys) = (plugin("jwtRules"), client_jwks().to_string());
+    write(folder.path(), "issuer.yaml", yaml());
+    write(folder.path(), "plugin.json", &right);
+    let kubernetes = format!(
+        "apiVersion: v1\nkind: Service\n---\n\
+         apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\n\
+         spec: {{ pluginConfig: {right} }}\n---\n\
+         apiVersion: v1\nkind: ConfigMap\ndata:\n  issuer.yaml: |\n    \
+         issuer: http://issuer.example\n"
+    );
+    write(folder.path(), "istio.yaml", kubernetes);
+    let rule = json!({ "issuer": "https://idp.example", "audiences": [], "jwks": keys });
+    let broken = json!({ "jwtRules": [rule], "extra": 1 }).to_string();
+    let kind = "type.googleapis.com/google.protobuf.StringValue";
+    let value = json!({ "@type": kind, "value": broken });
+    let config = json!({ "name": "meshseal", "configuration": value });
+    let listener = json!({ "http_filters": [{ "typed_config": { "config": config } }] });
+    let envoy = json!({ "static_resources": { "listeners": [listener] } });
+    write(folder.path(), "envoy.json", envoy);
+
+    // Both files are right.
+    let arguments = ["config", "check", "issuer.yaml", "plugin.json"];
+    let good = run(folder.path(), &arguments, "");
+    let told = text(&good.stdout);
+    assert_eq!(good.status.code(), Some(0), "{told}");
+    assert_eq!(told.matches(": ok (").count(), 2, "{told}");
+
+    // A mistake in one document does not hide those in others.
+    let arguments = ["config", "check", "istio.yaml", "envoy.json", "plugin.json"];
+    let mixed = run(folder.path(), &arguments, "");
+    let told = text(&mixed.stdout);
+    assert_eq!(mixed.status.code(), Some(1), "{told}");
+    for part in [
+        "istio.yaml: ok (plugin configuration at spec.pluginConfig)",
+        "istio.yaml: issuer: must be https",
+        "envoy.json: jwtRules[0].audiences",
+        "envoy.json: extra",
+    ] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+
+    let arguments = ["config", "check", "plugin.json", "missing.yaml"];
+    let unreadable = run(folder.path(), &arguments, "");
+    assert_eq!(unreadable.status.code(), Some(2));
+}
+
+#[test]
+fn config_check_reads_issuer_files() {
+    check(&[
+        (
+            "admin.yaml",
+            "listen: 127.0.0.1:8080\nadmin: { listen: 127.0.0.1:8081 }".to_owned(),
+            0,
+            "ok (issuer",
+        ),
+        // `admin` as the only section still marks an issuer file.
+        (
+            "only-admin.yaml",
+            "admin: { listen: here }".to_owned(),
+            1,
+            "admin.listen: must be",
+        ),
+        (
+            "two.yaml",
+            "listen: 127.0.0.1:1\n---\nlisten: 127.0.0.1:2".to_owned(),
+            1,
+            "only document",
+        ),
+    ]);
+}
+
+#[test]
+fn config_check_reads_plugin_configurations() {
+    let repeated =
+        plugin("jwtRules").replacen('{', "{\"mode\":\"SHADOW\",\"mode\":\"ENFORCE\",", 1);
+    check(&[
+        ("plugin.json", plugin("jwtRules"), 0, "ok (plugin"),
+        ("repeated.json", repeated, 1, "same name"),
+        (
+            "misspelt.json",
+            text_filter("x", &plugin("jwtRule")),
+            1,
+            "jwtRule",
+        ),
+        ("named.json", text_filter("meshseal", "{}"), 1, "jwtRules"),
+        ("broken.json", text_filter("meshseal", "{"), 1, "not JSON"),
+        (
+            "other.json",
+            text_filter("stats", "{\"debug\": true}"),
+            2,
+            "another wasm filter",
+        ),
+    ]);
+}
+
+#[test]
+fn config_check_reads_kubernetes_documents() {
+    let encoded = STANDARD.encode("issuer: http://i.example");
+    let map = json!({ "i.yaml": "listen: nowhere" });
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": map });
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [map] }).to_string();
+    check(&[
+        (
+            "map.yaml",
+            object("ConfigMap", "data", "issuer.yaml", "issuer: ["),
+            1,
+            "data.issuer.yaml: not YAML",
+        ),
+        (
+            "secret.yaml",
+            object("Secret", "stringData", "issuer.yaml", "listen: nowhere"),
+            1,
+            "listen: must be",
+        ),
+        (
+            "secret64.yaml",
+            object("Secret", "data", "issuer.yaml", &encoded),
+            1,
+            "issuer: must be https",
+        ),
+        ("list.json", list, 1, "listen: must be"),
+    ]);
+}
+
+#[test]
+fn config_check_fails_without_configuration() {
+    let service = "apiVersion: v1\nkind: Service";
+    let patch = "- { op: add, path: /spec }";
+    check(&[
+        ("service.yaml", service.to_owned(), 2, "kind Service"),
+        ("patch.yaml", patch.to_owned(), 2, "nothing to check"),
+        (
+            "unknown.yaml",
+            "color: red".to_owned(),
+            2,
+            "nothing to check",
+        ),
+        ("empty.yaml", String::new(), 2, "nothing to check"),
     ]);
 }

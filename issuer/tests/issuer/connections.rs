@@ -1,5 +1,4 @@
-//! Connections: what for, how long without a word, and how long for a body. On a server in this
-//! process.
+//! Connections to a server in this process: limits, timeouts, waiting polls and shutdown (I32).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::{Harness, basic};
 
-/// Serves with so many places until the test ends.
+/// Serves at most `places` connections until the test ends.
 async fn server(harness: &Harness, places: usize) -> SocketAddr {
     serve_on(
         harness,
@@ -33,7 +32,8 @@ fn serve_on(harness: &Harness, listener: TcpListener, places: usize) -> SocketAd
     address
 }
 
-/// Sends something on a connection and reads what comes back at once; empty when it was cut off.
+/// Sends bytes on a connection and returns the first bytes of the answer; empty if the connection
+/// was closed.
 async fn ask(stream: &mut TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut buffer = [0; 8192];
@@ -46,9 +46,11 @@ fn get(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_flood_of_one_sort_leaves_places_for_the_other() {
+async fn flood_leaves_connections_for_other_use() {
     for (flood, other) in [("/jwks", "/bundle"), ("/bundle", "/jwks")] {
         let address = server(&Harness::new().await, 20).await;
+
+        // One use takes all connections that are not reserved for the other.
         let mut held = Vec::new();
         for _ in 0..18 {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -60,6 +62,7 @@ async fn a_flood_of_one_sort_leaves_places_for_the_other() {
             held.push(stream);
         }
         let mut stream = TcpStream::connect(address).await.unwrap();
+        // One connection in ten is reserved for the other use.
         let refused = ask(&mut stream, &get(flood)).await.to_lowercase();
         assert!(
             refused.starts_with("http/1.1 503") && refused.contains("\r\nconnection: close"),
@@ -68,7 +71,7 @@ async fn a_flood_of_one_sort_leaves_places_for_the_other() {
         assert_eq!(
             stream.read(&mut [0; 64]).await.unwrap_or(0),
             0,
-            "and the place is free"
+            "the refused connection is closed"
         );
         let mut stream = TcpStream::connect(address).await.unwrap();
         assert!(
@@ -81,7 +84,7 @@ async fn a_flood_of_one_sort_leaves_places_for_the_other() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_is_cut_off_and_who_asked_once_is_not() {
+async fn closes_silent_but_not_idle_connections() {
     let address = server(&Harness::new().await, 16).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut polite = TcpStream::connect(address).await.unwrap();
@@ -101,17 +104,19 @@ async fn who_says_nothing_is_cut_off_and_who_asked_once_is_not() {
     );
 }
 
-/// Silent connections hold no place that a request needs. The longest silent one goes first.
+/// Silent connections give way to requests. The connection that was silent longest goes first.
 #[tokio::test]
 async fn silent_connections_give_way_to_requests() {
     let address = server(&Harness::new().await, 20).await;
-    for first_word in ["", "G", "GET /jwks HTTP/1.1\r\nhost: x\r\n"] {
+    for first_bytes in ["", "G", "GET /jwks HTTP/1.1\r\nhost: x\r\n"] {
         let mut silent = Vec::new();
         for _ in 0..20 {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(first_word.as_bytes()).await.unwrap();
+            stream.write_all(first_bytes.as_bytes()).await.unwrap();
             silent.push(stream);
         }
+
+        // Requests on new connections take the places of the oldest silent ones.
         let begun = tokio::time::Instant::now();
         let mut served = Vec::new();
         for path in ["/healthz", "/jwks", "/bundle"] {
@@ -120,45 +125,47 @@ async fn silent_connections_give_way_to_requests() {
                 ask(&mut stream, &get(path))
                     .await
                     .starts_with("HTTP/1.1 200"),
-                "{first_word:?} {path}"
+                "{first_bytes:?} {path}"
             );
             served.push(stream);
         }
         assert!(
             begun.elapsed() < Duration::from_secs(5),
-            "{first_word:?}: before silence is over by itself"
+            "{first_bytes:?}: before the timeout of silent connections"
         );
         for stream in &mut silent[..3] {
             assert_eq!(
                 stream.read(&mut [0; 64]).await.unwrap_or(0),
                 0,
-                "{first_word:?}: the oldest went"
+                "{first_bytes:?}: the oldest is closed"
             );
         }
-        let rest = if first_word.is_empty() {
+
+        // The newest silent connection can still send its request.
+        let rest = if first_bytes.is_empty() {
             get("/jwks")
         } else {
-            get("/jwks")[first_word.len()..].to_owned()
+            get("/jwks")[first_bytes.len()..].to_owned()
         };
         assert!(
             ask(&mut silent[19], &rest)
                 .await
                 .starts_with("HTTP/1.1 200"),
-            "{first_word:?}: the newest stays"
+            "{first_bytes:?}: the newest stays"
         );
         for stream in &mut served {
             assert!(
                 ask(stream, &get("/healthz"))
                     .await
                     .starts_with("HTTP/1.1 200"),
-                "{first_word:?}: a connection that asked stays"
+                "{first_bytes:?}: a connection after a request stays"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn a_first_word_gives_no_more_time_for_the_first_request() {
+async fn first_bytes_do_not_extend_head_timeout() {
     let address = server(&Harness::new().await, 16).await;
     let mut slow = TcpStream::connect(address).await.unwrap();
     tokio::time::pause();
@@ -169,15 +176,16 @@ async fn a_first_word_gives_no_more_time_for_the_first_request() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for() {
+async fn slow_body_times_out() {
     let address = server(&Harness::new().await, 16).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
-        "POST /token HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+        "POST /token HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\n\
+         content-type: application/x-www-form-urlencoded\r\n\
          content-length: 500\r\n\r\ngrant_type=",
         basic("checkout")
     );
-    // Timers run ahead as soon as everything waits.
+    // With tokio's clock paused, the timeout fires once all tasks wait.
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
     let answer = ask(&mut stream, &head).await;
@@ -188,14 +196,14 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     assert_eq!(begun.elapsed().as_secs(), 10);
 }
 
-/// The next answer on the connection: head and body.
+/// Reads the next answer on the connection: head and body.
 async fn answer(stream: &mut BufReader<impl AsyncRead + Unpin>) -> (String, String) {
     let (mut head, mut length) = (String::new(), 0);
     while !head.ends_with("\r\n\r\n") {
         let begun = head.len();
         assert!(
             stream.read_line(&mut head).await.unwrap() > 0,
-            "cut off after {head:?}"
+            "closed after {head:?}"
         );
         if let Some(value) = head[begun..]
             .to_lowercase()
@@ -211,7 +219,8 @@ async fn answer(stream: &mut BufReader<impl AsyncRead + Unpin>) -> (String, Stri
 
 fn poll(have: u64, more: &str) -> String {
     format!(
-        "GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n{more}\r\n"
+        "GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\n\
+         x-meshseal-worker: 00000000000000aa\r\n{more}\r\n"
     )
 }
 
@@ -222,7 +231,7 @@ async fn until_waiting(harness: &Harness, polls: u64) {
 }
 
 #[tokio::test]
-async fn a_connection_serves_on_after_a_poll_that_waited() {
+async fn connection_serves_after_waiting_poll() {
     let harness = Harness::new().await;
     let mut stream = BufReader::new(
         TcpStream::connect(server(&harness, 16).await)
@@ -251,7 +260,7 @@ async fn a_connection_serves_on_after_a_poll_that_waited() {
 }
 
 #[tokio::test]
-async fn what_is_sent_while_a_poll_waits_is_answered_after_it() {
+async fn answers_requests_pipelined_behind_poll() {
     let harness = Harness::new().await;
     for at_once in [true, false] {
         let mut stream = BufReader::new(
@@ -282,10 +291,9 @@ async fn what_is_sent_while_a_poll_waits_is_answered_after_it() {
     }
 }
 
-/// The connection is not taken back from under a request that came with the poll and is not
-/// answered yet.
+/// The server keeps a connection whose next request began before the poll was answered.
 #[tokio::test]
-async fn a_request_that_is_not_whole_when_the_poll_is_answered_is_not_lost() {
+async fn keeps_incomplete_request_behind_poll() {
     let harness = Harness::new().await;
     let mut stream = BufReader::new(
         TcpStream::connect(server(&harness, 16).await)
@@ -308,28 +316,29 @@ async fn a_request_that_is_not_whole_when_the_poll_is_answered_is_not_lost() {
     stream.write_all(b"en=x").await.unwrap();
     assert!(
         answer(&mut stream).await.0.starts_with("HTTP/1.1 401"),
-        "who may introspect has not been said"
+        "introspection without client authentication"
     );
 }
 
-/// A poll that comes while earlier answers are still on their way out must not take the connection
-/// from under them.
+/// Returns a socket with small buffers, which fill up soon.
+fn small_socket() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(2048).unwrap();
+    socket.set_recv_buffer_size(2048).unwrap();
+    socket
+}
+
+/// A poll that arrives while earlier answers are still being written must not discard them.
 #[tokio::test]
-async fn a_poll_behind_unread_answers_loses_none_of_them() {
+async fn poll_behind_unread_answers_loses_none() {
     const ANSWERS: usize = 50;
     let harness = Harness::new().await;
-    let small = || {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_send_buffer_size(2048).unwrap();
-        socket.set_recv_buffer_size(2048).unwrap();
-        socket
-    };
-    let listening = small();
+    let listening = small_socket();
     listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = serve_on(&harness, listening.listen(1).unwrap(), 16);
-    let (read, mut write) = small().connect(address).await.unwrap().into_split();
+    let (read, mut write) = small_socket().connect(address).await.unwrap().into_split();
     let have = harness.issuer.publisher.current().version();
-    // With a body that nobody reads, hyper goes on to the next head before the answer has left.
+    // After an unread body hyper parses the next head before it has written the answer.
     let metadata =
         "GET /.well-known/openid-configuration HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx";
     let requests = metadata.repeat(ANSWERS) + &poll(have, "");
@@ -357,7 +366,7 @@ async fn a_poll_behind_unread_answers_loses_none_of_them() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_goes_while_it_waits_is_not_waited_for() {
+async fn disconnect_ends_waiting_poll() {
     let harness = Harness::new().await;
     let mut stream = TcpStream::connect(server(&harness, 16).await)
         .await
@@ -369,11 +378,11 @@ async fn a_proxy_that_goes_while_it_waits_is_not_waited_for() {
     let soon = Duration::from_secs(10);
     tokio::time::timeout(soon, until_waiting(&harness, 0))
         .await
-        .expect("long before the poll is over");
+        .expect("the poll ends long before its wait");
 }
 
 #[tokio::test]
-async fn who_wants_the_connection_closed_has_it_closed() {
+async fn honours_connection_close() {
     let harness = Harness::new().await;
     let mut stream = BufReader::new(
         TcpStream::connect(server(&harness, 16).await)
@@ -403,7 +412,7 @@ async fn who_wants_the_connection_closed_has_it_closed() {
 }
 
 #[tokio::test]
-async fn the_end_answers_a_poll_and_closes_its_connection() {
+async fn shutdown_answers_poll_and_closes_connection() {
     let harness = Harness::new().await;
     let mut stream = BufReader::new(
         TcpStream::connect(server(&harness, 16).await)
@@ -419,7 +428,7 @@ async fn the_end_answers_a_poll_and_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn the_end_closes_connections_that_idle() {
+async fn shutdown_closes_idle_connections() {
     let harness = Harness::new().await;
     let address = server(&harness, 16).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
@@ -436,11 +445,11 @@ async fn the_end_closes_connections_that_idle() {
     }
     assert!(
         begun.elapsed() < Duration::from_secs(4),
-        "before the end's own patience is over"
+        "before the shutdown timeout"
     );
 }
 
-/// Opens connections whose peers ask for more than fits into the sockets, and read nothing.
+/// Opens connections whose peers request more than the socket buffers hold, and read nothing.
 async fn deaf(address: SocketAddr, connections: usize) -> Vec<TcpStream> {
     let requests = get("/jwks").repeat(20_000);
     let mut held = Vec::new();
@@ -459,7 +468,7 @@ async fn deaf(address: SocketAddr, connections: usize) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn peer_that_does_not_read_is_cut_off() {
+async fn closes_peer_that_does_not_read() {
     let address = server(&Harness::new().await, 16).await;
     let held = deaf(address, 15).await;
     let mut other = TcpStream::connect(address).await.unwrap();
@@ -467,7 +476,7 @@ async fn peer_that_does_not_read_is_cut_off() {
         ask(&mut other, &get("/jwks"))
             .await
             .starts_with("HTTP/1.1 503"),
-        "all are taken"
+        "all connections are taken"
     );
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(21)).await;

@@ -1,4 +1,4 @@
-//! Metadata and key set: RFC 8414, RFC 7517, rules I24, I25.
+//! Metadata and key set: RFC 8414, RFC 7517, rules I24 and I25.
 
 use axum::body::Body;
 use axum::http::{Request, header};
@@ -13,7 +13,7 @@ const DOCUMENTS: [&str; 2] = [
 ];
 
 #[tokio::test]
-async fn both_documents_name_the_one_issuer_and_endpoints_that_exist() {
+async fn both_documents_name_issuer_and_existing_endpoints() {
     let harness = Harness::new().await;
     for path in DOCUMENTS {
         let document = harness.get(path).await.json();
@@ -37,7 +37,7 @@ async fn both_documents_name_the_one_issuer_and_endpoints_that_exist() {
 }
 
 #[tokio::test]
-async fn missing_endpoint_names_the_metadata() {
+async fn not_found_names_metadata() {
     for issuer in [ISSUER, "https://a.example/t/1"] {
         let config =
             meshseal_issuer::config::from_yaml(&crate::support::yaml().replace(ISSUER, issuer));
@@ -55,7 +55,7 @@ async fn missing_endpoint_names_the_metadata() {
 }
 
 #[tokio::test]
-async fn metadata_has_required_members_and_no_empty_list() {
+async fn metadata_has_required_members_without_empty_lists() {
     let harness =
         Harness::with(meshseal_issuer::config::from_yaml("listen: 127.0.0.1:8080").unwrap()).await;
     for path in DOCUMENTS {
@@ -95,18 +95,20 @@ async fn metadata_has_required_members_and_no_empty_list() {
             .unwrap()
             .contains(&"RS256".into())
     );
+
+    // `/authorize` exists only because OpenID Connect metadata needs it.
     for method in ["get", "post"] {
         let request = Request::builder()
             .method(method.to_uppercase().as_str())
             .uri("/authorize?response_type=none");
         let answer = harness.send(request.body(Body::empty()).unwrap()).await;
         assert_eq!(answer.error(), (400, "unsupported_response_type".into()));
-        assert_eq!(answer.header(header::LOCATION), "", "redirects nowhere");
+        assert_eq!(answer.header(header::LOCATION), "", "no redirect");
     }
 }
 
 #[tokio::test]
-async fn issuer_with_a_path_is_found() {
+async fn finds_issuer_with_path() {
     let config = meshseal_issuer::config::from_yaml(
         &crate::support::yaml().replace(ISSUER, "https://a.example/t/1"),
     );
@@ -136,7 +138,7 @@ async fn issuer_with_a_path_is_found() {
 }
 
 #[tokio::test]
-async fn only_public_documents_are_shared_across_origins() {
+async fn only_public_documents_allow_cross_origin() {
     let harness = Harness::new().await;
     for path in [DOCUMENTS[0], DOCUMENTS[1], "/jwks"] {
         let answer = harness.get(path).await;
@@ -185,14 +187,14 @@ async fn only_public_documents_are_shared_across_origins() {
 }
 
 #[tokio::test]
-async fn the_key_set_is_public_whole_and_cacheable() {
+async fn key_set_is_public_complete_and_cacheable() {
     let harness = Harness::new().await;
     let answer = harness.get("/jwks").await;
     let keys = answer.json()["keys"].as_array().unwrap().clone();
     assert_eq!(
         keys.len(),
         2,
-        "the signing key and the next, not the bundle's"
+        "the active and the next token key, no bundle key"
     );
     for key in &keys {
         assert_eq!((&key["use"], &key["alg"]), (&"sig".into(), &"EdDSA".into()));
@@ -213,6 +215,8 @@ async fn the_key_set_is_public_whole_and_cacheable() {
             .len(),
         2
     );
+
+    // A conditional request transfers only a changed set.
     let etag = answer.header(header::ETAG);
     let same = harness
         .send(
@@ -236,8 +240,16 @@ async fn the_key_set_is_public_whole_and_cacheable() {
     assert_eq!(changed.status, 200);
 }
 
+/// Returns the `max-age` of the key set.
+async fn max_age(harness: &Harness) -> u64 {
+    let answer = harness.get("/jwks").await;
+    let control = answer.header(header::CACHE_CONTROL);
+    let age = control.strip_prefix("public, max-age=").unwrap();
+    age.split(',').next().unwrap().parse().unwrap()
+}
+
 #[tokio::test]
-async fn caches_do_not_all_come_back_at_once() {
+async fn max_age_of_key_set_varies() {
     let mut config = crate::support::config();
     config.keys.jwks_max_age_s = 360;
     let harness = Harness::with(config).await;
@@ -261,32 +273,25 @@ async fn caches_do_not_all_come_back_at_once() {
     );
 }
 
-/// Another replica may publish a key meanwhile, and signs with it when the longest `max-age` is
-/// over.
+/// While the database is unreachable, another replica may publish a key and sign with it after the
+/// longest `max-age`.
 #[tokio::test]
-async fn set_that_database_does_not_confirm_is_kept_for_less_time() {
+async fn unconfirmed_key_set_has_shorter_max_age() {
     let mut config = crate::support::config();
     config.keys.jwks_max_age_s = 360;
     let harness = Harness::with(config).await;
-    let age = async || {
-        let control = harness
-            .get("/jwks")
-            .await
-            .header(header::CACHE_CONTROL)
-            .to_owned();
-        let age = control
-            .strip_prefix("public, max-age=")
-            .and_then(|rest| rest.split(',').next().map(str::to_owned));
-        age.unwrap().parse::<u64>().unwrap()
-    };
     harness.clock.advance(300);
     for _ in 0..20 {
-        assert!((40..=60).contains(&age().await));
+        assert!((40..=60).contains(&max_age(&harness).await));
     }
     harness.clock.advance(3_600);
-    assert_eq!(age().await, 0);
+    assert_eq!(max_age(&harness).await, 0);
     harness.advance(0).await;
-    assert_eq!(age().await, 0, "no database records what is promised");
+    assert_eq!(
+        max_age(&harness).await,
+        0,
+        "the database has no record of the promise"
+    );
     harness.tick().await;
-    assert!(age().await >= 240);
+    assert!(max_age(&harness).await >= 240);
 }

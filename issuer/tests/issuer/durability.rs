@@ -1,4 +1,4 @@
-//! Acknowledged changes are in the database file, whatever failed before.
+//! Acknowledged changes are in the database file after any fault of the disk.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,17 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 use crate::support::database::{Database, unlocked};
 use crate::support::{Harness, NOW, config};
 
-/// A file system of its own that ends with the test.
+/// Small file system that is unmounted after the test.
 pub(crate) struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Mounts a tmpfs of this size. Returns `None`, and says so, where mounting is not permitted.
-    /// Where CI is set, that is a failure.
+    /// Mounts a tmpfs of this size. Returns `None`, with a note on standard error, if mounting is
+    /// not permitted.
+    ///
+    /// # Panics
+    /// If mounting is not permitted and the variable `CI` is set.
     fn mount(kilobytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={kilobytes}k");
@@ -45,7 +48,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Remounts it; that fails while a thread of the driver still closes a file.
+    /// Remounts the file system. Retries, because a thread of the driver may still close a file.
     async fn remount(&self, how: &str) {
         for _ in 0..100 {
             let mut mount = Command::new("mount");
@@ -64,7 +67,7 @@ impl SmallDisk {
         panic!("remount {how}");
     }
 
-    /// Takes all space that is left; removing the file gives it back.
+    /// Fills the remaining space with a file and returns its path.
     fn fill(&self) -> PathBuf {
         let path = self.path().join("ballast");
         let mut file = std::fs::File::create(&path).unwrap();
@@ -104,7 +107,7 @@ async fn revoke(
         .await
 }
 
-/// Subjects that another connection finds in the file.
+/// Returns the subjects that another connection finds in the file.
 async fn kept(path: &Path) -> Vec<String> {
     let url = format!("sqlite://{}?mode=ro", path.display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
@@ -116,7 +119,7 @@ async fn kept(path: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keeps_revocations_after_a_full_disk() {
+async fn keeps_revocations_after_full_disk() {
     let Some(disk) = SmallDisk::mount(16_384) else {
         return;
     };
@@ -127,6 +130,8 @@ async fn keeps_revocations_after_a_full_disk() {
     for round in 0..3 {
         number += 1;
         let ballast = disk.fill();
+
+        // Revoke until the disk is full.
         let refused = loop {
             match revoke(&store, number).await {
                 Ok(_) => acknowledged.push(subject(number)),
@@ -138,6 +143,8 @@ async fn keeps_revocations_after_a_full_disk() {
             refused.to_string().contains("full"),
             "round {round}: {refused}"
         );
+
+        // Later revocations succeed, and the file has all that were acknowledged.
         std::fs::remove_file(ballast).unwrap();
         for _ in 0..64 {
             number += 1;
@@ -177,8 +184,13 @@ async fn full_disk_stops_revocation_alone() {
             .await;
     }
     assert!(refused.text.contains("is full"), "{}", refused.text);
+
+    // Everything that needs no write works.
     let token = harness.token().await;
-    assert!(harness.is_active(&token).await, "leased indices last");
+    assert!(
+        harness.is_active(&token).await,
+        "leased indices are still available"
+    );
     let lost = harness.get("/readyz").await;
     assert_eq!(lost.status, 503);
     for (capability, ready) in [
@@ -212,6 +224,8 @@ async fn full_disk_stops_revocation_alone() {
         !metrics.contains("meshseal_database_errors_total{reason=\"full\"} 0\n"),
         "{metrics}"
     );
+
+    // Free space makes the database writable again.
     std::fs::remove_file(ballast).unwrap();
     let again = harness
         .post_as("operator", "/revoke", "subject=someone&wait=0")
@@ -220,21 +234,20 @@ async fn full_disk_stops_revocation_alone() {
     assert_eq!(harness.get("/readyz").await.status, 200);
 }
 
+/// Checks that a store does not open, and that its error contains these words.
+async fn refuses(location: &Location, expected: [&str; 2]) {
+    let error = open(location).await.err().unwrap().to_string();
+    assert!(expected.iter().all(|word| error.contains(word)), "{error}");
+}
+
 #[tokio::test]
-async fn start_names_what_is_wrong_with_file() {
+async fn start_names_fault_of_database_file() {
     let Some(disk) = SmallDisk::mount(16_384) else {
         return;
     };
     let location = Location::Sqlite(disk.path().join("meshseal.db"));
-    let told = |expected: [&'static str; 2]| {
-        let location = location.clone();
-        async move {
-            let error = open(&location).await.err().unwrap().to_string();
-            assert!(expected.iter().all(|word| error.contains(word)), "{error}");
-        }
-    };
     let ballast = disk.fill();
-    told(["full", "free disk space"]).await;
+    refuses(&location, ["full", "free disk space"]).await;
     std::fs::remove_file(ballast).unwrap();
     drop(open(&location).await.unwrap());
     let mut other = SqliteConnection::connect(&format!(
@@ -246,10 +259,10 @@ async fn start_names_what_is_wrong_with_file() {
     sqlx::Executor::execute(&mut other, "BEGIN IMMEDIATE")
         .await
         .unwrap();
-    told(["locked", "end the other process"]).await;
+    refuses(&location, ["locked", "end the other process"]).await;
     other.close().await.unwrap();
     disk.remount("ro").await;
-    told(["read-only", "writable"]).await;
+    refuses(&location, ["read-only", "writable"]).await;
     disk.remount("rw").await;
     open(&location).await.unwrap();
 }

@@ -1,15 +1,11 @@
-//! PostgreSQL with standbys, poolers and roles: what the issuer does when it reaches the wrong
-//! server.
+//! The issuer on PostgreSQL with standbys, service addresses and roles, also when it reaches the
+//! wrong server.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use meshseal_issuer::clock::FixedClock;
-use meshseal_issuer::store::{
-    Change, Location, Reason, Store, StoreError, migrate, open, open_for,
-};
+use meshseal_issuer::store::{Change, Location, Reason, StoreError, migrate, open, open_for};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 use tempfile::TempDir;
@@ -29,7 +25,7 @@ async fn sql(url: &str, statement: &str) {
         .unwrap();
 }
 
-/// Name of the tests' own connections, each of which ends a moment after its answer.
+/// Application name of the tests' own connections, each of which closes soon after its answer.
 const QUESTION: &str = "question";
 
 async fn texts(url: &str, statement: &str) -> Vec<String> {
@@ -45,7 +41,7 @@ async fn ask(url: &str, statement: &str) -> Result<Vec<String>, sqlx::Error> {
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Repeats a question until its answer is the expected one. A standby fails to answer until it has
+/// Repeats a query until it returns the expected text. A standby answers with errors until it has
 /// replayed the tables.
 async fn until(url: &str, statement: &str, expected: &str) {
     let mut last = Ok(Vec::new());
@@ -68,7 +64,7 @@ async fn replayed(standby: &str, version: u64) {
     .await;
 }
 
-/// One address in front of servers that change, as a proxy or a service address is.
+/// One address in front of changing servers, like a proxy or a service address.
 struct Forwarder {
     folder: TempDir,
     target: Arc<Mutex<PathBuf>>,
@@ -108,31 +104,67 @@ impl Forwarder {
     }
 }
 
-fn socket(folder: &Path) -> PathBuf {
+/// Returns the name of the database in a URL of the tests' server.
+pub(crate) fn database_name(url: &str) -> &str {
+    let (_, rest) = url.split_once("localhost/").unwrap();
+    rest.split('?').next().unwrap()
+}
+
+pub(crate) fn socket(folder: &Path) -> PathBuf {
     folder.join(".s.PGSQL.5432")
 }
 
-fn url(folder: &Path, database: &str) -> String {
+pub(crate) fn url(folder: &Path, database: &str) -> String {
     format!(
         "postgres://meshseal@localhost/{database}?host={}",
         folder.display()
     )
 }
 
-/// A primary with a database of one test, and its standby.
+/// Starts a primary with a database for one test, and a standby.
 async fn pair() -> Option<(PostgresServer, PostgresServer, String)> {
     let primary = PostgresServer::start()?;
     let database = primary.new_database().await;
-    let name = database
-        .split_once("localhost/")
-        .unwrap()
-        .1
-        .split('?')
-        .next()
-        .unwrap()
-        .to_owned();
+    let name = database_name(&database).to_owned();
     let standby = primary.standby().await;
     Some((primary, standby, name))
+}
+
+/// Checks that a replica behind a standby serves keys and its bundle, and nothing that needs the
+/// database.
+async fn serves_held_state_only(replica: &Harness, token: &str, held: &str) {
+    let Err(StoreError::Unavailable(outage)) = replica.issuer.publisher.refresh().await else {
+        panic!("the replica reads from a standby")
+    };
+    assert_eq!(outage.reason, Reason::ReadOnly, "{outage}");
+    replica.clock.advance(10);
+    let ready = replica.get("/readyz").await;
+    assert_eq!(
+        (
+            ready.status.as_u16(),
+            ready.text.contains("database: read-only")
+        ),
+        (503, true),
+        "{}",
+        ready.text
+    );
+    let form = format!("token={token}");
+    for path in ["/introspect", "/revoke"] {
+        assert_eq!(
+            replica.post_as("checkout", path, &form).await.status,
+            503,
+            "{path}"
+        );
+    }
+    assert_eq!(replica.get("/bundle").await.status, 503);
+    let polled = replica.poll(1, Some(replica.version())).await;
+    assert_eq!(
+        decode(&polled.text).1["exp"],
+        decode(held).1["exp"],
+        "no bundle is extended"
+    );
+    assert_eq!(replica.get("/jwks").await.status, 200);
+    assert_eq!(replica.get("/readyz/keys").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,13 +174,14 @@ async fn leaves_standby_and_extends_nothing() {
     };
     let forwarder = Forwarder::start(primary.folder());
     let at = |folder: &Path| Database::at(Location::Postgres(url(folder, &name)));
-    let clock = || Arc::new(FixedClock::at(NOW));
-    let one = Harness::at(at(primary.folder()), config(), clock()).await;
-    let other = Harness::at(at(forwarder.folder.path()), config(), clock()).await;
+    let one = Harness::on(at(primary.folder()), config()).await;
+    let other = Harness::on(at(forwarder.folder.path()), config()).await;
     let token = one.token().await;
     other.tick().await;
     assert!(other.is_active(&token).await);
     let before = other.poll(1, Some(other.version())).await;
+
+    // The address moves to a standby that no longer replays.
     let standby_url = url(standby.folder(), &name);
     replayed(&standby_url, other.version()).await;
     sql(&standby_url, "SELECT pg_wal_replay_pause()").await;
@@ -161,47 +194,16 @@ async fn leaves_standby_and_extends_nothing() {
     forwarder.point_at(standby.folder());
     forwarder.cut();
 
+    // The replica behind the address refuses to answer from the standby.
     assert_eq!(
         one.post_as("checkout", "/revoke", &format!("token={token}"))
             .await
             .status,
         200
     );
-    let Err(StoreError::Unavailable(outage)) = other.issuer.publisher.refresh().await else {
-        panic!("a standby")
-    };
-    assert_eq!(outage.reason, Reason::ReadOnly, "{outage}");
-    other.clock.advance(10);
-    let ready = other.get("/readyz").await;
-    assert_eq!(
-        (
-            ready.status.as_u16(),
-            ready.text.contains("database: read-only")
-        ),
-        (503, true),
-        "{}",
-        ready.text
-    );
-    for path in ["/introspect", "/revoke"] {
-        assert_eq!(
-            other
-                .post_as("checkout", path, &format!("token={token}"))
-                .await
-                .status,
-            503,
-            "{path}"
-        );
-    }
-    assert_eq!(other.get("/bundle").await.status, 503);
-    let held = other.poll(1, Some(other.version())).await;
-    assert_eq!(
-        decode(&held.text).1["exp"],
-        decode(&before.text).1["exp"],
-        "a bundle was extended"
-    );
-    assert_eq!(other.get("/jwks").await.status, 200);
-    assert_eq!(other.get("/readyz/keys").await.status, 200);
+    serves_held_state_only(&other, &token, &before.text).await;
 
+    // The address moves back to the primary.
     sql(&standby_url, "SELECT pg_wal_replay_resume()").await;
     forwarder.point_at(primary.folder());
     other.tick().await;
@@ -237,7 +239,7 @@ async fn finds_promoted_standby_among_hosts() {
     primary.stop();
     let Err(StoreError::Unavailable(_)) = store.commit(&Change::default(), NOW * 1_000).await
     else {
-        panic!("no server is writable")
+        panic!("the commit succeeded without a writable server")
     };
     sql(&standby_url, "SELECT pg_promote()").await;
     let next = store.commit(&Change::default(), NOW * 1_000).await.unwrap();
@@ -249,19 +251,13 @@ async fn finds_promoted_standby_among_hosts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn counts_read_only_database_as_away() {
+async fn treats_read_only_database_as_unavailable() {
     let Some((database, url)) = postgres().await else {
         return;
     };
     let store = database.open().await;
     store.head().await.unwrap();
-    let name = url
-        .split_once("localhost/")
-        .unwrap()
-        .1
-        .split('?')
-        .next()
-        .unwrap();
+    let name = database_name(&url);
     let others = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity \
                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
     sql(
@@ -288,7 +284,7 @@ async fn counts_read_only_database_as_away() {
     assert_eq!(store.health().read, None);
 }
 
-/// A database on the tests' server, and its URL.
+/// Creates a database on the tests' server. Returns it with its URL.
 async fn postgres() -> Option<(Arc<Database>, String)> {
     let database = Database::postgres().await?;
     let Location::Postgres(url) = database.location.clone() else {
@@ -297,13 +293,13 @@ async fn postgres() -> Option<(Arc<Database>, String)> {
     Some((database, url))
 }
 
-/// Server processes of the other connections to a database.
+/// Query for the server processes of other connections to a database.
 const BACKENDS: &str = "SELECT pid::text FROM pg_stat_activity
     WHERE datname = current_database() AND application_name <> 'question'";
 
 /// A server can turn read-only inside a transaction that began before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closes_connection_whose_write_is_refused() {
+async fn closes_connection_after_refused_write() {
     let Some((database, url)) = postgres().await else {
         return;
     };
@@ -312,8 +308,10 @@ async fn closes_connection_whose_write_is_refused() {
     // The INSERT fails with 25006, the code of a standby.
     let refuse = "CREATE TABLE seen (id int);
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-            'BEGIN SET LOCAL transaction_read_only = on; INSERT INTO seen VALUES (1); RETURN NEW; END';
-        CREATE TRIGGER refuse BEFORE UPDATE ON meshseal_state FOR EACH ROW EXECUTE FUNCTION refuse();";
+            'BEGIN SET LOCAL transaction_read_only = on; INSERT INTO seen VALUES (1);
+             RETURN NEW; END';
+        CREATE TRIGGER refuse BEFORE UPDATE ON meshseal_state
+            FOR EACH ROW EXECUTE FUNCTION refuse();";
     sql(&url, refuse).await;
     let before = texts(&url, BACKENDS).await.join(", ");
     let Err(StoreError::Unavailable(outage)) = store.commit(&Change::default(), NOW * 1_000).await
@@ -352,22 +350,18 @@ async fn replaces_connections_after_their_lifetime() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_durably_whatever_the_default() {
+async fn commits_durably_despite_asynchronous_default() {
     let Some((database, url)) = postgres().await else {
         return;
     };
     drop(database.open().await);
-    let name = url
-        .split_once("localhost/")
-        .unwrap()
-        .1
-        .split('?')
-        .next()
-        .unwrap();
+    let name = database_name(&url);
     let note = "CREATE TABLE seen (setting text);
         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
-            'BEGIN INSERT INTO seen VALUES (current_setting(''synchronous_commit'')); RETURN NEW; END';
-        CREATE TRIGGER note BEFORE UPDATE ON meshseal_state FOR EACH ROW EXECUTE FUNCTION note();";
+            'BEGIN INSERT INTO seen VALUES (current_setting(''synchronous_commit''));
+             RETURN NEW; END';
+        CREATE TRIGGER note BEFORE UPDATE ON meshseal_state
+            FOR EACH ROW EXECUTE FUNCTION note();";
     sql(
         &url,
         &format!("{note} ALTER DATABASE {name} SET synchronous_commit = off"),
@@ -382,17 +376,11 @@ async fn commits_durably_whatever_the_default() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn serves_without_rights_on_tables_definitions() {
+async fn serves_without_ddl_rights() {
     let Some((database, url)) = postgres().await else {
         return;
     };
-    let name = url
-        .split_once("localhost/")
-        .unwrap()
-        .1
-        .split('?')
-        .next()
-        .unwrap();
+    let name = database_name(&url);
     let role = format!("app_{name}");
     sql(&url, &format!("CREATE ROLE {role} LOGIN")).await;
     let location = Location::parse(&url.replace("meshseal@", &format!("{role}@"))).unwrap();
@@ -414,149 +402,4 @@ async fn serves_without_rights_on_tables_definitions() {
             200
         );
     }
-}
-
-/// PgBouncer in transaction mode in front of a server. It ends when its standard input closes.
-struct PgBouncer {
-    folder: TempDir,
-    shell: std::process::Child,
-}
-
-impl PgBouncer {
-    /// Returns `None`, and says so, where PgBouncer is not installed. Where CI is set, that is an
-    /// error.
-    fn start(server: &Path, settings: &str) -> Option<Self> {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
-            .iter()
-            .find(|path| Path::new(path).is_file());
-        let Some(program) = program else {
-            assert!(
-                std::env::var("CI").is_err(),
-                "pgbouncer is missing, and CI must run its tests"
-            );
-            std::io::Write::write_all(
-                &mut std::io::stderr(),
-                b"SKIPPED: pgbouncer is not installed\n",
-            )
-            .unwrap();
-            return None;
-        };
-        let folder = tempfile::Builder::new()
-            .prefix("meshseal-pgb")
-            .tempdir()
-            .unwrap();
-        let path = folder.path().display();
-        let ini = format!(
-            "[databases]\n* = host={}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {path}\nlisten_port = 5432\n\
-             auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\nlogfile = {path}/log\n{settings}\n",
-            server.display()
-        );
-        // `auth_type = any` takes the user from the connection string.
-        let ini = ini.replace(
-            &format!("host={}", server.display()),
-            &format!("host={} user=meshseal", server.display()),
-        );
-        std::fs::write(folder.path().join("pgbouncer.ini"), ini).unwrap();
-        let script = r#""$0" "$1/pgbouncer.ini" >"$1/out" 2>&1 & server=$!; read -r word; kill -INT $server; wait $server"#;
-        let mut shell: Command = crate::support::database::as_user(&folder, "sh".into());
-        let shell = shell
-            .arg("-c")
-            .arg(script)
-            .arg(program)
-            .arg(folder.path())
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Some(Self { folder, shell })
-    }
-
-    /// Opens a store through it; the first attempts come before it listens.
-    async fn open(&self, database: &str) -> Result<Arc<dyn Store>, String> {
-        let location = Location::Postgres(url(self.folder.path(), database));
-        for _ in 0..100 {
-            match open(&location).await {
-                Ok(store) => return Ok(unlocked(store).await),
-                Err(error) if socket(self.folder.path()).exists() => return Err(error.to_string()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-        panic!(
-            "PgBouncer did not start: {:?}",
-            std::fs::read_to_string(self.folder.path().join("log"))
-        );
-    }
-}
-
-impl Drop for PgBouncer {
-    fn drop(&mut self) {
-        drop(self.shell.stdin.take());
-        let _ended = self.shell.wait();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn works_behind_pgbouncer_in_transaction_mode() {
-    let Some(server) = PostgresServer::start() else {
-        return;
-    };
-    let database = server.new_database().await;
-    let name = database
-        .split_once("localhost/")
-        .unwrap()
-        .1
-        .split('?')
-        .next()
-        .unwrap()
-        .to_owned();
-    let Some(bouncer) = PgBouncer::start(
-        server.folder(),
-        "ignore_startup_parameters = extra_float_digits",
-    ) else {
-        return;
-    };
-    let (one, other) = (
-        bouncer.open(&name).await.unwrap(),
-        bouncer.open(&name).await.unwrap(),
-    );
-    // More transactions at a time than server connections, so that each connection sees statements
-    // of all.
-    let mut tasks = JoinSet::new();
-    for task in 0..12_u64 {
-        let store = if task % 2 == 0 {
-            one.clone()
-        } else {
-            other.clone()
-        };
-        tasks.spawn(async move {
-            for _ in 0..10 {
-                let lease = store.lease_indices(2, 0).await.unwrap();
-                assert_eq!(lease.end - lease.start, 2);
-                store.lead("replica", NOW, NOW + task).await.unwrap();
-                store.commit(&Change::default(), NOW * 1_000).await.unwrap();
-                store.load().await.unwrap();
-            }
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        done.unwrap();
-    }
-    assert_eq!(one.lease_indices(1, 0).await.unwrap(), 240..241);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_pgbouncer_that_refuses_connections() {
-    let Some(server) = PostgresServer::start() else {
-        return;
-    };
-    server.connect().await;
-    let Some(bouncer) = PgBouncer::start(server.folder(), "") else {
-        return;
-    };
-    let Err(refused) = bouncer.open("postgres").await else {
-        panic!("PgBouncer knows extra_float_digits")
-    };
-    assert!(
-        refused.contains("PgBouncer") && refused.contains("ignore_startup_parameters"),
-        "{refused}"
-    );
 }

@@ -1,4 +1,4 @@
-//! A data file that is not ours, not whole or gone; a master key that does not fit.
+//! Data files that are foreign, damaged or missing, and master keys that are wrong or missing.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::support::{Harness, NOW, config};
 async fn sqlite(path: &Path, statements: &str) {
     let url = format!("sqlite://{}?mode=rwc", path.display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
-    // A store that was dropped lets go of the file a moment later.
+    // A dropped store releases the file a moment later.
     while let Err(error) = connection
         .execute(AssertSqlSafe(statements.to_owned()))
         .await
@@ -38,13 +38,13 @@ async fn refusal(path: &Path) -> String {
     assert_eq!(
         std::fs::read(path).unwrap(),
         before,
-        "not a byte was changed"
+        "the file is unchanged"
     );
     error.to_string()
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_ours_is_refused_untouched() {
+async fn rejects_foreign_file_untouched() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data");
     std::fs::write(&path, "my holiday photographs").unwrap();
@@ -61,7 +61,7 @@ async fn a_file_that_is_not_ours_is_refused_untouched() {
 }
 
 #[tokio::test]
-async fn a_file_of_a_newer_program_is_refused() {
+async fn rejects_file_of_newer_program() {
     let database = Database::sqlite();
     drop(database.open().await);
     sqlite(
@@ -73,7 +73,7 @@ async fn a_file_of_a_newer_program_is_refused() {
 }
 
 #[tokio::test]
-async fn unknown_word_names_row_and_remedy() {
+async fn unknown_state_names_row_and_remedy() {
     let harness = Harness::new().await;
     let kid = harness.active_kid();
     sqlite(
@@ -88,7 +88,7 @@ async fn unknown_word_names_row_and_remedy() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_refused() {
+async fn rejects_damaged_file() {
     let database = Database::sqlite();
     let harness = Harness::on(database.clone(), config()).await;
     harness.token().await;
@@ -104,7 +104,7 @@ async fn a_damaged_file_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_that_vanishes_while_we_run_takes_no_revocation_with_it() {
+async fn vanished_file_loses_no_revocation() {
     let harness = Harness::new().await;
     let token = harness.token().await;
     let elsewhere = harness.database.file().with_extension("moved");
@@ -130,11 +130,13 @@ async fn a_file_that_vanishes_while_we_run_takes_no_revocation_with_it() {
             .status,
         503
     );
+
+    // The file returns.
     std::fs::rename(&elsewhere, harness.database.file()).unwrap();
     harness.tick().await;
     assert!(
         harness.is_active(&token).await,
-        "what was refused was not done by halves"
+        "the refused revocation had no effect"
     );
     assert_eq!(
         harness
@@ -151,7 +153,7 @@ async fn start(config: &Config) -> Result<Issuer, StartError> {
 }
 
 #[tokio::test]
-async fn the_master_key_is_made_once_for_its_owner_and_no_other_will_do() {
+async fn creates_master_key_once_and_requires_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("master.key");
     let mut config = config();
@@ -162,10 +164,13 @@ async fn the_master_key_is_made_once_for_its_owner_and_no_other_will_do() {
         std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
         0o600
     );
+
+    // A second start keeps the key.
     let made = std::fs::read_to_string(&file).unwrap();
     drop(start(&config).await.unwrap());
     assert_eq!(std::fs::read_to_string(&file).unwrap(), made);
 
+    // A wrong, a malformed and a missing key stop the start.
     std::fs::write(&file, "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=").unwrap();
     assert!(matches!(
         start(&config).await.err(),
@@ -178,17 +183,17 @@ async fn the_master_key_is_made_once_for_its_owner_and_no_other_will_do() {
     ));
     std::fs::remove_file(&file).unwrap();
     let missing = start(&config).await.err().unwrap().to_string();
-    assert!(missing.contains("give it back"), "{missing}");
+    assert!(missing.contains("restore it"), "{missing}");
     assert!(
         !file.exists(),
-        "a new one would lock the old keys in for good"
+        "a new master key could not open the existing keys"
     );
     std::fs::write(&file, made).unwrap();
     drop(start(&config).await.unwrap());
 }
 
 #[tokio::test]
-async fn with_postgresql_no_master_key_is_made() {
+async fn postgresql_creates_no_master_key() {
     let Some(database) = Database::postgres().await else {
         return;
     };
@@ -199,10 +204,13 @@ async fn with_postgresql_no_master_key_is_made() {
 }
 
 #[tokio::test]
-async fn a_key_row_that_was_tampered_with_stops_the_start() {
+async fn tampered_key_row_stops_start() {
     let harness = Harness::new().await;
     let file = harness.database.file().to_owned();
-    sqlite(&file, "UPDATE meshseal_keys SET sealed = (SELECT sealed FROM meshseal_keys WHERE state = 'next' AND purpose = 'token') WHERE state = 'active' AND purpose = 'token'").await;
+    let swap = "UPDATE meshseal_keys SET sealed = (SELECT sealed FROM meshseal_keys \
+                WHERE state = 'next' AND purpose = 'token') \
+                WHERE state = 'active' AND purpose = 'token'";
+    sqlite(&file, swap).await;
     let store = harness.database.open().await;
     let started = Issuer::start(
         config(),

@@ -15,7 +15,7 @@ async fn introspect(harness: &Harness, client: &str, token: &str) -> serde_json:
 }
 
 #[tokio::test]
-async fn who_holds_or_receives_a_token_may_know_and_nobody_else() {
+async fn only_client_and_introspectors_see_token() {
     let harness = Harness::new().await;
     let (orders, stock) = (
         harness.token().await,
@@ -30,12 +30,12 @@ async fn who_holds_or_receives_a_token_may_know_and_nobody_else() {
     assert_eq!(
         introspect(&harness, "auditor", &orders).await["active"],
         true,
-        "speaks for the service"
+        "introspector of the service"
     );
     assert_eq!(
         introspect(&harness, "stock", &stock).await["active"],
         true,
-        "is listed as introspector"
+        "introspector of the service"
     );
     let nothing = serde_json::json!({ "active": false });
     assert_eq!(introspect(&harness, "auditor", &stock).await, nothing);
@@ -43,12 +43,12 @@ async fn who_holds_or_receives_a_token_may_know_and_nobody_else() {
     assert_eq!(
         introspect(&harness, "operator", &orders).await,
         nothing,
-        "administering is not reading"
+        "administrators may not introspect"
     );
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_the_answer_is_the_same() {
+async fn inactive_answers_are_identical() {
     let harness = Harness::new().await;
     let expired = harness.token_for("checkout", "resource=stock").await;
     harness.advance(91).await;
@@ -61,6 +61,8 @@ async fn whatever_is_wrong_the_answer_is_the_same() {
         .post_as("checkout", "/revoke", &format!("token={revoked}"))
         .await;
     harness.post_as("operator", "/revoke", "client=stock").await;
+
+    // A token with a changed signature.
     let mut flipped = good.clone();
     flipped.replace_range(
         good.len() - 5..good.len() - 4,
@@ -94,7 +96,7 @@ async fn whatever_is_wrong_the_answer_is_the_same() {
 }
 
 #[tokio::test]
-async fn client_named_like_a_service_may_not_introspect() {
+async fn service_name_grants_no_introspection() {
     let yaml = crate::support::yaml().replace(", introspectors: [stock]", "");
     let harness = Harness::with(meshseal_issuer::config::from_yaml(&yaml).unwrap()).await;
     let stock = harness.token_for("checkout", "resource=stock").await;
@@ -102,7 +104,7 @@ async fn client_named_like_a_service_may_not_introspect() {
 }
 
 #[tokio::test]
-async fn token_of_a_replica_ahead_is_active() {
+async fn token_of_replica_ahead_is_active() {
     let mut config = crate::support::config();
     config.tokens.clock_skew_s = 0;
     let harness = Harness::with(config.clone()).await;
@@ -112,18 +114,18 @@ async fn token_of_a_replica_ahead_is_active() {
     assert_eq!(
         introspect(&harness, "checkout", &token).await["active"],
         true,
-        "its `iat` is another replica's"
+        "its `iat` is ahead of this replica's clock"
     );
     harness.advance(305).await;
     assert_eq!(
         introspect(&harness, "checkout", &token).await["active"],
         false,
-        "its `exp` gets no leeway"
+        "no clock skew for `exp`"
     );
 }
 
 #[tokio::test]
-async fn without_proof_nothing_is_told() {
+async fn introspection_requires_authentication() {
     let harness = Harness::new().await;
     let token = harness.token().await;
     assert_eq!(
@@ -140,7 +142,7 @@ async fn without_proof_nothing_is_told() {
 }
 
 #[tokio::test]
-async fn a_token_of_a_key_that_is_revoked_is_dead_even_while_the_key_is_published() {
+async fn token_of_published_revoked_key_is_inactive() {
     let harness = Harness::new().await;
     let token = harness.token().await;
     let (kind, name) = (EpochKind::Kid, harness.active_kid());

@@ -1,4 +1,5 @@
-//! The operator's verbs against a running issuer: exit status, result and notes.
+//! Commands of the operator against a running issuer: exit status, standard output and standard
+//! error.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -28,8 +29,8 @@ fn start(folder: &Path, more: &[&str]) -> Server {
     Server::start(folder, &[&["--config", "issuer.yaml"], more].concat())
 }
 
-/// An issuer in this process, on the database that `start` uses next. Its clock is off by so many
-/// seconds.
+/// Starts an issuer in this process, on the database that `start` uses next, with its clock off by
+/// `off_s` seconds.
 async fn earlier_run(folder: &Path, off_s: i64) -> Harness {
     let database = Database::at(Location::Sqlite(folder.join("meshseal.db")));
     let now = SystemClock::new().now().saturating_add_signed(off_s);
@@ -67,7 +68,7 @@ fn active_kid(listed: &str, purpose: &str) -> String {
 const MINT: [&str; 4] = ["token", "mint", "--audience", "orders"];
 
 #[test]
-fn revoke_exits_by_the_receipt_and_the_effect() {
+fn revoke_exit_status_follows_receipt() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path(), &[]);
     let ask = |arguments: &[&str]| {
@@ -83,6 +84,8 @@ fn revoke_exits_by_the_receipt_and_the_effect() {
         "{receipt}"
     );
     assert!(said.starts_with("warning: no configured client"), "{said}");
+
+    // Requests without effect exit with 1.
     for (arguments, reason) in [
         (
             ["--subject", "a", "--issued-before", "1600000000"].as_slice(),
@@ -90,7 +93,7 @@ fn revoke_exits_by_the_receipt_and_the_effect() {
         ),
         (
             &["--jti", "AAAAAAAAAAUHBwcHBwcHBw"],
-            "jti-expired; no living token",
+            "jti-expired; no valid token",
         ),
         (&["--key", "x"], "key-unknown; see the key ids"),
     ] {
@@ -105,6 +108,8 @@ fn revoke_exits_by_the_receipt_and_the_effect() {
             "{said}"
         );
     }
+
+    // A worker that has not confirmed makes the receipt incomplete.
     poll(&server);
     let (code, receipt, said) = ask(&["--all"]);
     assert_eq!(
@@ -116,6 +121,8 @@ fn revoke_exits_by_the_receipt_and_the_effect() {
         said.starts_with("pending: node \"edge\" worker 00000000000000aa holds version 0"),
         "{said}"
     );
+
+    // During an incident the issuer may not know all workers.
     let declare = ["incident", "declare", "--reason", "a drill"];
     assert_eq!(
         server.ask(folder.path(), "operator", &declare, "").0,
@@ -131,7 +138,7 @@ fn revoke_exits_by_the_receipt_and_the_effect() {
 }
 
 #[test]
-fn token_not_at_hand_is_revoked_by_jti_or_key() {
+fn revokes_unavailable_token_by_jti_or_key() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path(), &[]);
     let ask = |arguments: &[&str]| server.ask(folder.path(), "operator", arguments, "");
@@ -144,12 +151,12 @@ fn token_not_at_hand_is_revoked_by_jti_or_key() {
         (Some(0), &jti.as_str().into()),
         "{said}"
     );
-    // A second request for the same revocation makes no new version.
+    // A second request for the same revocation creates no new version.
     let (_, again, _) = server.ask(folder.path(), "checkout", &["revoke", "--token"], &token);
     assert_eq!(
         json(&again)["version"],
         json(&receipt)["version"],
-        "that token, and no other"
+        "the same token was revoked"
     );
     let kid = active_kid(&ask(&["keys", "list", "--json"]).1, "token");
     let (code, receipt, said) = ask(&["revoke", "--key", &kid]);
@@ -161,7 +168,7 @@ fn token_not_at_hand_is_revoked_by_jti_or_key() {
     assert_ne!(
         active_kid(&ask(&["keys", "list", "--json"]).1, "token"),
         kid,
-        "the standby signs"
+        "the standby is active"
     );
 }
 
@@ -203,6 +210,8 @@ async fn unreachable_worker_is_listed_and_forgotten() {
     Proxy::of(&earlier, 0xbb).confirm(&earlier).await;
     earlier.tick().await;
     drop(earlier);
+
+    // The worker polled two minutes ago, so it is unreachable.
     let server = start(folder.path(), &[]);
     let ask = |arguments: &[&str]| server.ask(folder.path(), "operator", arguments, "");
     let (code, listed, said) = ask(&["proxies", "list"]);
@@ -274,9 +283,9 @@ fn incident_is_declared_shown_and_ended() {
     assert_eq!(ask(&["incident", "show"]).0, Some(0));
 }
 
-/// The database remembers a later time than the machine tells.
+/// The database holds a later clock mark than the clock of the machine shows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operator_accepts_the_clock_at_a_start() {
+async fn operator_accepts_clock_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let earlier = earlier_run(folder.path(), 3_600).await;
     earlier.tick().await;

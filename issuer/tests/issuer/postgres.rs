@@ -1,4 +1,4 @@
-//! What only PostgreSQL can get into.
+//! Faults that only PostgreSQL has: foreign schemas, simultaneous starts and outages.
 
 use meshseal_issuer::store::{Location, OpenError, open};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -19,7 +19,7 @@ async fn run(database: &Database, statements: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_foreign_or_newer_database_is_refused() {
+async fn rejects_foreign_or_newer_database() {
     for (statements, expected) in [
         ("CREATE TABLE meshseal_meta (id int)", "another program"),
         (
@@ -27,7 +27,8 @@ async fn a_foreign_or_newer_database_is_refused() {
             "another program",
         ),
         (
-            "CREATE TABLE meshseal_meta (name text primary key, value text); INSERT INTO meshseal_meta VALUES ('schema', '99')",
+            "CREATE TABLE meshseal_meta (name text primary key, value text); \
+             INSERT INTO meshseal_meta VALUES ('schema', '99')",
             "newer",
         ),
     ] {
@@ -44,7 +45,7 @@ async fn a_foreign_or_newer_database_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn replicas_that_start_together_make_one_set_of_tables_and_keys() {
+async fn simultaneous_starts_create_one_schema_and_key() {
     let Some(database) = Database::postgres().await else {
         return;
     };
@@ -58,7 +59,7 @@ async fn replicas_that_start_together_make_one_set_of_tables_and_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_goes_away_and_comes_back_loses_no_revocation() {
+async fn database_outage_loses_no_revocation() {
     let Some(mut server) = PostgresServer::start() else {
         return;
     };
@@ -77,17 +78,18 @@ async fn a_server_that_goes_away_and_comes_back_loses_no_revocation() {
     let issuer = std::sync::Arc::new(issuer);
     let harness = Harness::serving(issuer, clock, Database::sqlite());
     let (revoked, lost) = (harness.token().await, harness.token().await);
-    let revoke = |token: &str| format!("token={token}");
     assert_eq!(
         harness
-            .post_as("checkout", "/revoke", &revoke(&revoked))
+            .post_as("checkout", "/revoke", &format!("token={revoked}"))
             .await
             .status,
         200
     );
 
+    // During the outage the replica serves only state that does not need the database.
     server.stop();
-    let refused = harness.post_as("checkout", "/revoke", &revoke(&lost)).await;
+    let form = format!("token={lost}");
+    let refused = harness.post_as("checkout", "/revoke", &form).await;
     assert_eq!(refused.error(), (503, "temporarily_unavailable".into()));
     assert_eq!(refused.header(axum::http::header::RETRY_AFTER), "1");
     harness.clock.advance(6);
@@ -98,34 +100,32 @@ async fn a_server_that_goes_away_and_comes_back_loses_no_revocation() {
         assert_eq!(
             harness.post_as("checkout", path, form).await.status,
             503,
-            "{path} must not guess"
+            "{path} without current state"
         );
     }
     assert_eq!(harness.get("/readyz").await.status, 503);
     assert_eq!(
         harness.get("/bundle").await.status,
         503,
-        "must not vouch for what may be old"
+        "stale state gets no new bundle"
     );
     assert_eq!(harness.get("/healthz").await.status, 200);
     assert_eq!(harness.get("/jwks").await.status, 200);
 
+    // After the outage every acknowledged revocation is in effect.
     server.start_again().await;
     harness.tick().await;
     assert_eq!(harness.get("/readyz").await.status, 200);
     assert!(
         !harness.is_active(&revoked).await,
-        "what was answered for is kept"
+        "the acknowledged revocation is kept"
     );
     assert!(
         harness.is_active(&lost).await,
-        "what was refused was not done"
+        "the refused revocation had no effect"
     );
     assert_eq!(
-        harness
-            .post_as("checkout", "/revoke", &revoke(&lost))
-            .await
-            .status,
+        harness.post_as("checkout", "/revoke", &form).await.status,
         200
     );
     assert!(!harness.is_active(&lost).await);

@@ -1,4 +1,5 @@
-//! What a replica may believe while it cannot see the others, its clock, or the newest state.
+//! Decisions of a replica that lacks the records of other replicas, a right clock or the newest
+//! state.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -23,7 +24,7 @@ async fn metric(harness: &Harness, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn nothing_is_confirmed_while_other_replicas_proxies_are_unknown() {
+async fn confirms_nothing_while_other_proxies_are_unknown() {
     let (harness, store) = Harness::fickle().await;
     let mut proxy = Proxy::of(&harness, 1);
     proxy.confirm(&harness).await;
@@ -31,8 +32,8 @@ async fn nothing_is_confirmed_while_other_replicas_proxies_are_unknown() {
     store.proxies_fail.store(true, SeqCst);
     harness.post_as("operator", "/admin/keys/rotate", "").await;
     harness.tick().await;
-    assert_ne!(harness.active_kid(), standby, "the keeper waits");
-    // A version that the only known proxy already has.
+    assert_ne!(harness.active_kid(), standby, "the rotation waits");
+    // The only known proxy confirms this version.
     let epoch = harness
         .post_as("operator", "/revoke", "subject=x&wait=0")
         .await
@@ -45,26 +46,28 @@ async fn nothing_is_confirmed_while_other_replicas_proxies_are_unknown() {
     assert_eq!(
         (&receipt["state"], &receipt["complete"]),
         (&"unknown".into(), &false.into()),
-        "the receipt says so"
+        "the state of the receipt is unknown"
     );
     assert_eq!(
         harness.get_as("operator", "/admin/proxies").await.status,
         503
     );
     assert_eq!(metric(&harness, "proxies_all_counted").await, 0);
+
+    // The records can be read again.
     store.proxies_fail.store(false, SeqCst);
     harness.advance(1).await;
     harness.tick().await;
     assert_eq!(
         harness.active_kid(),
         standby,
-        "and goes on once they are known"
+        "the rotation continues once the proxies are known"
     );
     assert_eq!(metric(&harness, "proxies_all_counted").await, 1);
 }
 
 #[tokio::test]
-async fn however_many_ask_the_database_is_asked_for_proxies_twice_a_second() {
+async fn limits_proxy_queries_to_database() {
     let (harness, store) = Harness::fickle().await;
     for fails in [false, true] {
         store.proxies_fail.store(fails, SeqCst);
@@ -79,7 +82,7 @@ async fn however_many_ask_the_database_is_asked_for_proxies_twice_a_second() {
 }
 
 #[tokio::test]
-async fn many_who_want_the_newest_state_at_once_share_one_look() {
+async fn concurrent_refreshes_share_one_query() {
     let (harness, store) = Harness::fickle().await;
     Fickle::close(&store.heads);
     let before = store.heads_asked.load(SeqCst);
@@ -94,6 +97,8 @@ async fn many_who_want_the_newest_state_at_once_share_one_look() {
         }
     };
     timeout(Duration::from_secs(5), asked).await.unwrap();
+
+    // Later callers must not share the query that is running already.
     let others: Vec<_> = (0..50).map(|_| ask()).collect();
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -110,18 +115,18 @@ async fn many_who_want_the_newest_state_at_once_share_one_look() {
         assert_eq!(
             other.await.unwrap().unwrap().version,
             told,
-            "as of after it asked"
+            "state from after the call"
         );
     }
     assert_eq!(
         store.heads_asked.load(SeqCst) - before,
         2,
-        "the one under way, and one for all who came later"
+        "the running query, and one for all later calls"
     );
 }
 
 #[tokio::test]
-async fn a_key_that_was_revoked_while_an_index_was_fetched_signs_nothing() {
+async fn key_revoked_during_index_lease_signs_nothing() {
     let (harness, store) = Harness::fickle().await;
     let harness = Arc::new(harness);
     Fickle::close(&store.leases);
@@ -143,7 +148,7 @@ async fn a_key_that_was_revoked_while_an_index_was_fetched_signs_nothing() {
 }
 
 #[tokio::test]
-async fn an_emergency_is_not_tried_for_ever() {
+async fn key_revocation_retries_are_bounded() {
     let (harness, store) = Harness::fickle().await;
     let form = format!("kid={}", harness.active_kid());
     store.conflicts.store(u32::MAX, SeqCst);
@@ -162,7 +167,7 @@ async fn an_emergency_is_not_tried_for_ever() {
 }
 
 #[tokio::test]
-async fn what_went_stale_while_an_index_was_fetched_mints_nothing() {
+async fn stale_state_after_index_lease_mints_nothing() {
     let (harness, store) = Harness::fickle().await;
     let harness = Arc::new(harness);
     Fickle::close(&store.leases);
@@ -175,7 +180,7 @@ async fn what_went_stale_while_an_index_was_fetched_mints_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_by_a_key_that_this_replica_has_not_heard_of_is_revoked() {
+async fn revokes_token_of_key_unknown_to_replica() {
     let one = Harness::new().await;
     let other = one.restarted().await;
     let stolen = other.active_kid();
@@ -192,7 +197,7 @@ async fn a_token_by_a_key_that_this_replica_has_not_heard_of_is_revoked() {
             .keys
             .iter()
             .all(|key| key.kid != kid || key.state == KeyState::Retired),
-        "made since"
+        "the other replica created the key later"
     );
     assert!(other.is_active(&token).await);
     let answer = one
@@ -201,18 +206,20 @@ async fn a_token_by_a_key_that_this_replica_has_not_heard_of_is_revoked() {
     assert_eq!(
         answer.json()["version"],
         one.version(),
-        "stored, not called worthless"
+        "the revocation is stored"
     );
     other.tick().await;
     assert!(!other.is_active(&token).await);
 }
 
 #[tokio::test]
-async fn with_a_clock_that_was_put_back_nothing_is_minted_until_it_has_caught_up() {
+async fn mints_nothing_until_clock_catches_up() {
     let harness = Harness::new().await;
     let token = harness.token_for("checkout", "resource=stock").await;
     harness.advance(120).await;
     assert!(!harness.is_active(&token).await);
+
+    // The clock steps back by 100 s.
     harness.clock.put_back(100);
     let refused = harness.post_as("checkout", "/token", GRANT).await;
     assert_eq!(refused.error(), (503, "temporarily_unavailable".into()));
@@ -221,12 +228,12 @@ async fn with_a_clock_that_was_put_back_nothing_is_minted_until_it_has_caught_up
     assert_eq!(metric(&harness, "clock_skew_seconds").await, 100);
     assert!(
         !harness.is_active(&token).await,
-        "what had expired stays so"
+        "expired tokens stay expired"
     );
     assert_eq!(
         harness.get("/bundle").await.status,
         200,
-        "proxies are served on"
+        "proxies still get bundles"
     );
     harness.clock.put_back(-100);
     assert_eq!(decode(&harness.token().await).1["iat"], NOW + 120);
@@ -234,7 +241,7 @@ async fn with_a_clock_that_was_put_back_nothing_is_minted_until_it_has_caught_up
 }
 
 #[tokio::test]
-async fn a_time_of_day_that_jumps_neither_ends_freshness_nor_gives_a_client_more() {
+async fn clock_jump_changes_neither_freshness_nor_rates() {
     let mut config = crate::support::config();
     config.limits.requests_per_second = 1;
     let harness = Harness::with(config).await;
@@ -243,7 +250,7 @@ async fn a_time_of_day_that_jumps_neither_ends_freshness_nor_gives_a_client_more
     let detail = harness.get("/readyz").await.json()["detail"].to_string();
     assert!(
         detail.contains("3600 s forward"),
-        "fresh, but for the clock: {detail}"
+        "the clock is the only fault: {detail}"
     );
     assert_eq!(
         harness.post_as("checkout", "/token", GRANT).await.status,

@@ -1,4 +1,4 @@
-//! The running server over real connections.
+//! The running `meshseal serve` over TCP connections.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -30,7 +30,7 @@ fn connect(server: &Server) -> TcpStream {
     stream
 }
 
-/// One exchange on a connection of its own.
+/// Sends a request on a new connection and returns the answer.
 fn exchange(server: &Server, request: &str) -> String {
     exchange_on(connect(server), request)
 }
@@ -83,11 +83,12 @@ fn version(server: &Server) -> u64 {
         .unwrap()
 }
 
-/// A poll that waits, and does: sent, and counted by the issuer.
+/// Sends a poll, and returns once the issuer counts it as waiting.
 fn waiting_poll(server: &Server, have: u64) -> TcpStream {
     let mut stream = connect(server);
     let request = format!(
-        "GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\nx-meshseal-worker: 00000000000000aa\r\n\r\n"
+        "GET /bundle?have={have}&wait=55 HTTP/1.1\r\nhost: x\r\n\
+         x-meshseal-worker: 00000000000000aa\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).unwrap();
     while !metrics(server).contains("meshseal_polls_waiting 1") {
@@ -103,7 +104,7 @@ fn first_bytes(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn a_waiting_poll_hears_of_a_revocation_at_once_and_the_receipt_counts_it() {
+fn revocation_wakes_poll_and_receipt_counts_it() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
     assert!(get(&server, "/readyz").starts_with("HTTP/1.1 200"));
@@ -123,18 +124,20 @@ fn a_waiting_poll_hears_of_a_revocation_at_once_and_the_receipt_counts_it() {
         "{answer}"
     );
     assert!(SystemClock::new().now_ms() < begun + 1_000);
+
+    // A second revocation reaches the waiting worker, which does not confirm it.
     let have = body(&revoked)["version"].as_u64().unwrap();
     let _again = waiting_poll(&server, have);
     let receipt = body(&post(&server, "operator", "/revoke", "all=true&wait=1"));
     assert_eq!(
         (&receipt["confirmed"], &receipt["proxies"]),
         (&0.into(), &1.into()),
-        "it was told and has not confirmed"
+        "the worker received the version and has not confirmed it"
     );
 }
 
 #[test]
-fn sigterm_answers_who_waits_and_ends_well() {
+fn sigterm_answers_waiting_polls_and_exits_0() {
     for signal in ["TERM", "INT"] {
         let folder = folder();
         let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
@@ -150,7 +153,7 @@ fn sigterm_answers_who_waits_and_ends_well() {
 }
 
 #[test]
-fn a_crash_loses_nothing_that_was_answered_for() {
+fn crash_loses_no_acknowledged_revocation() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
     let token = body(&post(
@@ -178,7 +181,7 @@ fn a_crash_loses_nothing_that_was_answered_for() {
 }
 
 #[test]
-fn logs_hold_no_token_and_no_secret() {
+fn logs_contain_no_token_or_secret() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml", "--log", "json"]);
     let token = body(&post(
@@ -205,7 +208,7 @@ fn logs_hold_no_token_and_no_secret() {
 }
 
 #[test]
-fn with_no_configuration_it_starts_on_a_file_and_names_a_busy_port() {
+fn starts_without_configuration_and_names_busy_port() {
     let folder = tempfile::tempdir().unwrap();
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = busy.local_addr().unwrap().to_string();
@@ -221,21 +224,25 @@ fn with_no_configuration_it_starts_on_a_file_and_names_a_busy_port() {
         message.contains(&address) && message.contains("`listen`"),
         "{message}"
     );
+
+    // The administration listener has a busy port.
     let admin = format!("listen: 127.0.0.1:0\nadmin: {{ listen: \"{address}\" }}");
     std::fs::write(folder.path().join("issuer.yaml"), admin).unwrap();
     let refused = run(folder.path(), &["serve", "--config", "issuer.yaml"], "");
     assert!(text(&refused.stderr).contains("`admin.listen`"));
     assert!(
         !folder.path().join("meshseal.db").exists(),
-        "nothing was made for nothing"
+        "a failed start creates no database"
     );
     std::fs::write(folder.path().join("issuer.yaml"), "listen: 127.0.0.1:0").unwrap();
+
+    // Free ports: the issuer creates its files.
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
     let metadata = body(&get(&server, "/.well-known/oauth-authorization-server"));
     assert_eq!(
         metadata["issuer"],
         format!("http://{}", server.address),
-        "the port that was free"
+        "the issuer names the port that the system chose"
     );
     assert!(
         folder.path().join("meshseal.db").exists()
@@ -314,11 +321,14 @@ fn failed_authentication_is_logged_within_bounds() {
     exchange(
         &server,
         &format!(
-            "GET /healthz HTTP/1.1\r\nhost: x\r\nauthorization: Basic {wrong}\r\nconnection: close\r\n\r\n"
+            "GET /healthz HTTP/1.1\r\nhost: x\r\nauthorization: Basic {wrong}\r\n\
+             connection: close\r\n\r\n"
         ),
     );
     server.signal("TERM");
     let (_, log) = server.wait();
+
+    // The log names client, source and reason, but no secret.
     let failures: Vec<serde_json::Value> = log
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
@@ -340,7 +350,7 @@ fn failed_authentication_is_logged_within_bounds() {
 }
 
 #[test]
-fn a_slow_or_oversized_head_does_not_hold_a_place() {
+fn oversized_head_closes_connection() {
     let folder = folder();
     let server = Server::start(folder.path(), &["--config", "issuer.yaml"]);
     let long = format!(
@@ -348,7 +358,7 @@ fn a_slow_or_oversized_head_does_not_hold_a_place() {
         "a".repeat(40_000)
     );
     let mut stream = connect(&server);
-    // The server may cut the connection while we still write.
+    // The server may close the connection before the client has written all of it.
     let _ = stream.write_all(long.as_bytes());
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
@@ -360,7 +370,7 @@ fn a_slow_or_oversized_head_does_not_hold_a_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_runs_on_postgresql() {
+async fn runs_on_postgresql() {
     let Some(database) = Database::postgres().await else {
         return;
     };
@@ -378,6 +388,8 @@ async fn it_runs_on_postgresql() {
         "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
     )
     .unwrap();
+
+    // Two replicas: one issues and revokes, and the poll waits at the other.
     let servers = [(); 2].map(|()| Server::start(folder.path(), &["--config", "issuer.yaml"]));
     let token = body(&post(
         &servers[0],
@@ -396,7 +408,7 @@ async fn it_runs_on_postgresql() {
     );
     assert!(
         first_bytes(&mut poll).starts_with("HTTP/1.1 200"),
-        "the other replica's proxies hear of it"
+        "a poll at the other replica wakes"
     );
     assert!(SystemClock::new().now_ms() < begun + 1_000);
 }

@@ -1,5 +1,5 @@
-//! An assertion is used once: at all replicas, after restarts, and on a database that goes back
-//! (rule I10, ADR 0029).
+//! Single use of assertions: across replicas and restarts, and on a database that loses state (rule
+//! I10, ADR 29).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -21,9 +21,9 @@ on_both! {
     one_of_simultaneous_uses_passes
     process_may_record_its_own_use_again
     replica_restores_uses_that_the_database_lost
-    next_use_restores_lost_ones_before_its_answer
-    lost_use_of_a_gone_replica_is_refused
-    replica_that_recorded_nothing_notices_lost_version
+    next_use_restores_lost_uses_first
+    rejects_lost_use_of_stopped_replica
+    idle_replica_notices_lost_version
     uses_are_forgotten_by_certain_time
 }
 
@@ -31,7 +31,7 @@ fn assertion(jti: &str) -> String {
     sign(&head("EdDSA", "ed"), &claims(jti))
 }
 
-/// An assertion without `iat` and one with it, each for so long from `now`.
+/// Returns an assertion with this `iat`, or without one, that expires `life_s` seconds after `now`.
 fn made_at(now: u64, jti: &str, iat: Value, life_s: u64) -> String {
     let claims = changed(claims(jti), "exp", json!(now + life_s));
     sign(&head("EdDSA", "ed"), &changed(claims, "iat", iat))
@@ -41,7 +41,7 @@ async fn status(harness: &Harness, assertion: &str) -> u16 {
     present(harness, assertion, "").await.status.as_u16()
 }
 
-/// How many authentications at `/token` failed for this reason.
+/// Returns how many authentications at `/token` failed for this reason.
 async fn failures(harness: &Harness, reason: &str) -> usize {
     let metrics = harness.metrics().await;
     let line = format!("{{endpoint=\"token\",reason=\"{reason}\"}} ");
@@ -104,36 +104,32 @@ async fn one_of_simultaneous_uses_passes(database: Arc<Database>) {
     assert_eq!(passed, [1; 20]);
 }
 
-/// The answer to its first transaction may be lost, or its request may end before.
+/// A process may repeat a transaction whose answer was lost, or whose request ended early.
 async fn process_may_record_its_own_use_again(database: Arc<Database>) {
     let harness = Harness::on(database, config()).await;
-    let uses = |process, ids: &[u128]| Uses {
-        process,
-        uses: { ids.iter() }
-            .map(|id| AssertionUse {
-                id: *id,
-                expires_at: NOW + 90,
-            })
-            .collect(),
-        witness: None,
-        version: harness.version(),
-    };
-    // More than one statement takes.
+    // More ids than one statement can hold.
     let many: Vec<u128> = (0..300).rev().collect();
     for (process, ids, fresh) in [
         (1, vec![7, 5, 5], vec![true, true, false]),
         (1, vec![5, 6], vec![true, true]),
         (2, vec![6, 8, 7], vec![false, true, false]),
-        (2, many.clone(), {
-            let other = |id: &u128| ![5, 6, 7].contains(id);
-            many.iter().map(other).collect()
-        }),
+        (
+            2,
+            many.clone(),
+            many.iter().map(|id| ![5, 6, 7].contains(id)).collect(),
+        ),
     ] {
-        let recorded = harness
-            .issuer
-            .store
-            .record_assertions(&uses(process, &ids))
-            .await;
+        let uses = ids.iter().map(|id| AssertionUse {
+            id: *id,
+            expires_at: NOW + 90,
+        });
+        let uses = Uses {
+            process,
+            uses: uses.collect(),
+            witness: None,
+            version: harness.version(),
+        };
+        let recorded = harness.issuer.store.record_assertions(&uses).await;
         let expected = Recorded {
             fresh,
             ..Recorded::default()
@@ -146,7 +142,7 @@ async fn replica_restores_uses_that_the_database_lost(database: Arc<Database>) {
     let one = Harness::on(database.clone(), config()).await;
     let other = one.restarted().await;
     let token = one.token().await;
-    // The last one expires first.
+    // The second assertion expires first.
     let used = [
         made_at(NOW, "1", json!(NOW), 200),
         made_at(NOW, "2", json!(NOW), 60),
@@ -157,11 +153,17 @@ async fn replica_restores_uses_that_the_database_lost(database: Arc<Database>) {
     one.clock.advance(100);
     follow_once(&one.issuer).await.unwrap();
     assert!(one.issuer.publisher.incident().is_none());
+
+    // The database loses the uses, and the replica restores them.
     lose_uses(&database).await;
     follow_once(&one.issuer).await.unwrap();
     other.advance(100).await;
     assert_eq!(status(&other, &used[0]).await, 401);
-    assert_eq!(failures(&other, "assertion-replayed").await, 1, "its row");
+    assert_eq!(
+        failures(&other, "assertion-replayed").await,
+        1,
+        "the row was restored"
+    );
     let incident = other.issuer.publisher.incident().expect("an incident");
     assert!(
         incident.reason.contains("client assertions"),
@@ -171,10 +173,10 @@ async fn replica_restores_uses_that_the_database_lost(database: Arc<Database>) {
     assert!(other.is_active(&token).await, "no token is revoked");
     let version = one.version();
     follow_once(&one.issuer).await.unwrap();
-    assert_eq!(one.version(), version, "noticed once");
+    assert_eq!(one.version(), version, "declared once");
 }
 
-async fn next_use_restores_lost_ones_before_its_answer(database: Arc<Database>) {
+async fn next_use_restores_lost_uses_first(database: Arc<Database>) {
     let one = Harness::on(database.clone(), config()).await;
     let other = one.restarted().await;
     let used = assertion("used");
@@ -186,8 +188,8 @@ async fn next_use_restores_lost_ones_before_its_answer(database: Arc<Database>) 
     assert_eq!(failures(&other, "assertion-replayed").await, 1);
 }
 
-/// No replica remembers it. Another one has noticed the loss by a use of its own.
-async fn lost_use_of_a_gone_replica_is_refused(database: Arc<Database>) {
+/// No running replica remembers the use. Another replica noticed the loss by one of its own uses.
+async fn rejects_lost_use_of_stopped_replica(database: Arc<Database>) {
     let gone = Harness::on(database.clone(), config()).await;
     let other = gone.restarted().await;
     let used = [("1", json!(NOW), 60), ("2", Value::Null, 300)];
@@ -195,6 +197,8 @@ async fn lost_use_of_a_gone_replica_is_refused(database: Arc<Database>) {
     for text in &used {
         assert_eq!(status(&gone, text).await, 200);
     }
+
+    // Another replica notices the loss by its own use.
     drop(gone);
     assert_eq!(status(&other, &assertion("witness")).await, 200);
     lose_uses(&database).await;
@@ -203,10 +207,16 @@ async fn lost_use_of_a_gone_replica_is_refused(database: Arc<Database>) {
     assert_eq!(answer.error(), (503, "temporarily_unavailable".into()));
     assert_eq!(answer.header(header::RETRY_AFTER), "1");
     let after = other.restarted().await;
-    assert_eq!(status(&after, &used[1]).await, 503, "it reads the incident");
+    assert_eq!(
+        status(&after, &used[1]).await,
+        503,
+        "a new replica reads the incident"
+    );
     for replica in [&other, &after] {
         assert_eq!(failures(replica, "assertion-before-incident").await, 1);
     }
+
+    // After the end of the incident, only assertions from before it are rejected.
     let ended = other
         .post_as("operator", "/admin/incident/end", "")
         .await
@@ -224,8 +234,8 @@ async fn lost_use_of_a_gone_replica_is_refused(database: Arc<Database>) {
     }
 }
 
-/// It looks at the version in the transaction that records, before its next look at the head.
-async fn replica_that_recorded_nothing_notices_lost_version(database: Arc<Database>) {
+/// The transaction that records a use also checks the version, before the next read of the head.
+async fn idle_replica_notices_lost_version(database: Arc<Database>) {
     let gone = Harness::on(database.clone(), config()).await;
     database
         .execute("CREATE TABLE backup AS SELECT * FROM meshseal_state")
@@ -257,12 +267,12 @@ async fn uses_are_forgotten_by_certain_time(database: Arc<Database>) {
         ..Uses::default()
     };
     harness.issuer.store.record_assertions(&uses).await.unwrap();
-    // A wall clock that is a day ahead for a minute makes nothing expire.
+    // A wall clock that is a day ahead for a minute expires no use.
     harness.clock.put_back(-90_000);
     pass(&harness, 60).await;
     harness.clock.put_back(90_000);
     pass(&harness, 90).await;
-    assert!(holds(&harness, 7).await, "for a minute after its expiry");
+    assert!(holds(&harness, 7).await, "kept for a minute after expiry");
     pass(&harness, 90).await;
     assert!(!holds(&harness, 7).await);
 }
@@ -275,7 +285,7 @@ async fn pass(harness: &Harness, seconds: u64) {
 }
 
 #[tokio::test]
-async fn database_that_is_away_lets_no_assertion_pass() {
+async fn unavailable_database_rejects_assertions() {
     let harness = Harness::new().await;
     let token = harness.token().await;
     let elsewhere = harness.database.file().with_extension("moved");
@@ -286,10 +296,10 @@ async fn database_that_is_away_lets_no_assertion_pass() {
     assert_eq!(answer.header(header::RETRY_AFTER), "1");
     assert!(
         harness.is_active(&token).await,
-        "a secret needs no database"
+        "authentication with a secret needs no database"
     );
     std::fs::rename(&elsewhere, harness.database.file()).unwrap();
-    assert_eq!(status(&harness, &text).await, 401, "it stays used");
+    assert_eq!(status(&harness, &text).await, 401, "the use stays recorded");
     assert_eq!(status(&harness, &assertion("2")).await, 200);
 }
 
@@ -307,7 +317,7 @@ async fn only_unused_assertions_reach_the_database() {
     assert_eq!(
         status(&harness, &sign_foreign(&claims("2"))).await,
         401,
-        "the signature comes first"
+        "the signature is checked before the database"
     );
     harness.token().await;
     let mut passed = 1;
@@ -321,8 +331,8 @@ async fn only_unused_assertions_reach_the_database() {
     assert_eq!(store.uses_recorded.load(SeqCst), passed);
 }
 
-/// Uses that wait while a transaction is under way share the next one. A request that ends takes no
-/// other along.
+/// Uses that arrive during a transaction share the next one. A request that ends does not abort the
+/// others.
 #[tokio::test]
 async fn uses_share_transactions() {
     let (harness, store) = Harness::fickle().await;

@@ -1,4 +1,4 @@
-//! A program that can write to the database, but has no master key (ADR 0018).
+//! Attacks by a program that can write to the database, but lacks the master key (ADR 18).
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use meshseal_issuer::issuer::Issuer;
 use meshseal_issuer::keys::{Algorithm, KeyChange, KeyRecord, KeyState, Purpose, generate};
 use meshseal_issuer::revocation::{EpochKind, EpochRecord, RevokedToken, Revoker};
 use meshseal_issuer::store::{Change, StoreError};
-use serde_json::Value;
 
+use crate::incidents::index;
 use crate::support::database::{Database, on_both};
 use crate::support::{Harness, NOW, Proxy, config, master};
 
@@ -41,7 +41,7 @@ fn epoch(name: &str, before: u64) -> EpochRecord {
     }
 }
 
-/// Two rows of each kind, and a state that was saved more than once.
+/// Fills a store with two rows of each kind, and saves the state more than once.
 async fn filled(database: &Database) -> Arc<dyn meshseal_issuer::store::Store> {
     let store = database.open().await;
     let tokens = [1, 2].map(|index| RevokedToken {
@@ -62,9 +62,91 @@ async fn filled(database: &Database) -> Arc<dyn meshseal_issuer::store::Store> {
     };
     store.commit(&change, NOW_MS).await.unwrap();
     store.lease_indices(100, 0).await.unwrap();
-    store.load().await.expect("what the store wrote is genuine");
+    store
+        .load()
+        .await
+        .expect("the rows of the store are genuine");
     store
 }
+
+/// Statements that tamper with the rows of [`filled`], and the fault that the store must name.
+const FORGERIES: [(&str, &str); 17] = [
+    (
+        "DELETE FROM meshseal_keys WHERE kid = 'a'",
+        "meshseal_keys has 1 rows instead of 2, removed or replaced: \
+             row `a` of meshseal_keys",
+    ),
+    (
+        "UPDATE meshseal_keys SET state = 'active' WHERE kid = 'a'",
+        "row `a` of meshseal_keys",
+    ),
+    (
+        "UPDATE meshseal_keys SET ready_at = 1 WHERE kid = 'a'",
+        "row `a` of meshseal_keys",
+    ),
+    (
+        "UPDATE meshseal_keys SET drain_s = 1 WHERE kid = 'a'",
+        "row `a` of meshseal_keys",
+    ),
+    (
+        "UPDATE meshseal_keys SET mac = NULL WHERE kid = 'a'",
+        "row `a` of meshseal_keys",
+    ),
+    (
+        "INSERT INTO meshseal_keys (kid, purpose, algorithm, state, since, published, \
+             public_jwk, sealed, ready_at, drain_s, mac) SELECT 'c', purpose, algorithm, state, \
+             since, published, public_jwk, sealed, ready_at, drain_s, mac \
+             FROM meshseal_keys WHERE kid = 'a'",
+        "row `c` of meshseal_keys",
+    ),
+    (
+        "DELETE FROM meshseal_revoked WHERE token_index = 1",
+        "meshseal_revoked has 1 rows instead of 2, removed or replaced: \
+             row `1` of meshseal_revoked",
+    ),
+    (
+        "UPDATE meshseal_revoked SET expires_at = 5 WHERE token_index = 1",
+        "row `1` of meshseal_revoked",
+    ),
+    (
+        "UPDATE meshseal_revoked SET token_index = 3 WHERE token_index = 1",
+        "row `3` of meshseal_revoked",
+    ),
+    (
+        "UPDATE meshseal_revoked SET revoked_by = 'x' WHERE token_index = 2",
+        "row `2` of meshseal_revoked",
+    ),
+    (
+        "DELETE FROM meshseal_epochs WHERE name = 'bob'",
+        "meshseal_epochs has 1 rows instead of 2, removed or replaced: \
+             row `subject bob` of meshseal_epochs",
+    ),
+    (
+        "UPDATE meshseal_epochs SET kind = 'client' WHERE name = 'bob'",
+        "row `client bob` of meshseal_epochs",
+    ),
+    (
+        "DELETE FROM meshseal_epochs; INSERT INTO meshseal_epochs SELECT * FROM old_epochs",
+        "a row was replaced by an earlier state of it, removed or replaced: \
+             row `subject alice` of meshseal_epochs",
+    ),
+    (
+        "DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM old_state",
+        "a row was replaced by an earlier state of it",
+    ),
+    (
+        "UPDATE meshseal_state SET version = version + 1",
+        "row `state` of meshseal_state",
+    ),
+    (
+        "UPDATE meshseal_state SET next_index = 0",
+        "row `state` of meshseal_state",
+    ),
+    (
+        "UPDATE meshseal_state SET rows_used = '1 2'",
+        "row `state` of meshseal_state",
+    ),
+];
 
 async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
     let store = filled(&database).await;
@@ -84,80 +166,6 @@ async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
         )
         .await
         .unwrap();
-    let columns = "kid, purpose, algorithm, state, since, published, public_jwk, sealed, ready_at, drain_s, mac";
-    let copied = columns.replacen("kid", "'c'", 1);
-    let cases = [
-        (
-            "DELETE FROM meshseal_keys WHERE kid = 'a'",
-            "meshseal_keys has 1 rows instead of 2, removed or replaced: row `a` of meshseal_keys",
-        ),
-        (
-            "UPDATE meshseal_keys SET state = 'active' WHERE kid = 'a'",
-            "row `a` of meshseal_keys",
-        ),
-        (
-            "UPDATE meshseal_keys SET ready_at = 1 WHERE kid = 'a'",
-            "row `a` of meshseal_keys",
-        ),
-        (
-            "UPDATE meshseal_keys SET drain_s = 1 WHERE kid = 'a'",
-            "row `a` of meshseal_keys",
-        ),
-        (
-            "UPDATE meshseal_keys SET mac = NULL WHERE kid = 'a'",
-            "row `a` of meshseal_keys",
-        ),
-        (
-            &*format!(
-                "INSERT INTO meshseal_keys ({columns}) SELECT {copied} FROM meshseal_keys WHERE kid = 'a'"
-            ),
-            "row `c` of meshseal_keys",
-        ),
-        (
-            "DELETE FROM meshseal_revoked WHERE token_index = 1",
-            "meshseal_revoked has 1 rows instead of 2, removed or replaced: row `1` of meshseal_revoked",
-        ),
-        (
-            "UPDATE meshseal_revoked SET expires_at = 5 WHERE token_index = 1",
-            "row `1` of meshseal_revoked",
-        ),
-        (
-            "UPDATE meshseal_revoked SET token_index = 3 WHERE token_index = 1",
-            "row `3` of meshseal_revoked",
-        ),
-        (
-            "UPDATE meshseal_revoked SET revoked_by = 'x' WHERE token_index = 2",
-            "row `2` of meshseal_revoked",
-        ),
-        (
-            "DELETE FROM meshseal_epochs WHERE name = 'bob'",
-            "meshseal_epochs has 1 rows instead of 2, removed or replaced: row `subject bob` of meshseal_epochs",
-        ),
-        (
-            "UPDATE meshseal_epochs SET kind = 'client' WHERE name = 'bob'",
-            "row `client bob` of meshseal_epochs",
-        ),
-        (
-            "DELETE FROM meshseal_epochs; INSERT INTO meshseal_epochs SELECT * FROM old_epochs",
-            "a row was replaced by an earlier state of it, removed or replaced: row `subject alice` of meshseal_epochs",
-        ),
-        (
-            "DELETE FROM meshseal_state; INSERT INTO meshseal_state SELECT * FROM old_state",
-            "a row was replaced by an earlier state of it",
-        ),
-        (
-            "UPDATE meshseal_state SET version = version + 1",
-            "row `state` of meshseal_state",
-        ),
-        (
-            "UPDATE meshseal_state SET next_index = 0",
-            "row `state` of meshseal_state",
-        ),
-        (
-            "UPDATE meshseal_state SET rows_used = '1 2'",
-            "row `state` of meshseal_state",
-        ),
-    ];
     let tables = ["keys", "revoked", "epochs", "state"];
     for table in tables {
         database
@@ -167,13 +175,14 @@ async fn detects_each_forged_removed_or_replayed_row(database: Arc<Database>) {
             .await;
     }
     store.load().await.unwrap();
-    for (statements, named) in cases {
+    for (statements, named) in FORGERIES {
         database.execute(statements).await;
         let error = store.load().await.unwrap_err();
         assert_eq!(error, StoreError::Tampered(named.into()), "{statements}");
         for table in tables {
             let undo = format!(
-                "DELETE FROM meshseal_{table}; INSERT INTO meshseal_{table} SELECT * FROM kept_{table}"
+                "DELETE FROM meshseal_{table}; \
+                 INSERT INTO meshseal_{table} SELECT * FROM kept_{table}"
             );
             database.execute(&undo).await;
         }
@@ -192,8 +201,8 @@ const SCHEMA_1: &str = "
         rotation_requested BIGINT, leader TEXT NOT NULL, leader_until BIGINT NOT NULL);
     INSERT INTO meshseal_state VALUES (1, 7, 8192, NULL, '', 0);
     CREATE TABLE meshseal_keys (
-        kid TEXT PRIMARY KEY, purpose TEXT NOT NULL, algorithm TEXT NOT NULL, state TEXT NOT NULL, since BIGINT NOT NULL,
-        published BIGINT NOT NULL, public_jwk TEXT NOT NULL, sealed {blob});
+        kid TEXT PRIMARY KEY, purpose TEXT NOT NULL, algorithm TEXT NOT NULL, state TEXT NOT NULL,
+        since BIGINT NOT NULL, published BIGINT NOT NULL, public_jwk TEXT NOT NULL, sealed {blob});
     CREATE UNIQUE INDEX meshseal_one_active ON meshseal_keys (purpose) WHERE state = 'active';
     CREATE TABLE meshseal_revoked (
         token_index BIGINT PRIMARY KEY, expires_at BIGINT NOT NULL, revoked_by TEXT NOT NULL);
@@ -202,7 +211,8 @@ const SCHEMA_1: &str = "
         kind TEXT NOT NULL, name TEXT NOT NULL, before BIGINT NOT NULL, expires_at BIGINT NOT NULL,
         PRIMARY KEY (kind, name));
     CREATE TABLE meshseal_proxies (
-        worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL, seen_at BIGINT NOT NULL);
+        worker TEXT PRIMARY KEY, node TEXT NOT NULL, version BIGINT NOT NULL,
+        seen_at BIGINT NOT NULL);
     INSERT INTO meshseal_revoked VALUES (5, 1900003600, 'checkout');
     INSERT INTO meshseal_epochs VALUES ('subject', 'alice', 1900000000, 1900003600);";
 
@@ -237,7 +247,8 @@ async fn schema_1(database: &Database) -> KeyRecord {
     let (kid, jwk) = (&key.kid, &key.public_jwk);
     database
         .execute(&format!(
-            "INSERT INTO meshseal_keys VALUES ('{kid}', 'token', 'EdDSA', 'active', {NOW}, 7, '{jwk}', {quoted}{sealed}')"
+            "INSERT INTO meshseal_keys VALUES \
+             ('{kid}', 'token', 'EdDSA', 'active', {NOW}, 7, '{jwk}', {quoted}{sealed}')"
         ))
         .await;
     database.execute(marks).await;
@@ -290,6 +301,7 @@ async fn forged_key_is_named_and_never_published() {
             forged_row()
         ))
         .await;
+    // The replica names the table, keeps its state, and stops minting and revoking.
     let error = harness
         .issuer
         .publisher
@@ -304,7 +316,7 @@ async fn forged_key_is_named_and_never_published() {
     assert_eq!(
         harness.get("/jwks").await.text,
         before,
-        "what is in force stays"
+        "the last good key set stays published"
     );
     assert!(harness.is_active(&token).await);
     let ready = harness.get("/readyz").await;
@@ -324,6 +336,7 @@ async fn forged_key_is_named_and_never_published() {
         );
     }
 
+    // Workers get the last good bundle with its old dates.
     harness.clock.advance(30);
     assert!(harness.issuer.publisher.refresh().await.is_err());
     let issued = proxy.trust.bundle_issued_at();
@@ -331,17 +344,18 @@ async fn forged_key_is_named_and_never_published() {
     assert_eq!(
         proxy.trust.bundle_issued_at(),
         issued,
-        "what is not proven is not dated anew"
+        "unproven state gets no new date"
     );
     let mut other = Proxy::of(&harness, 2);
     other.poll(&harness).await;
     assert_eq!(
         other.trust.bundle_issued_at(),
         issued,
-        "a new worker gets the same"
+        "a new worker gets the same bundle"
     );
 
-    let undo = "DELETE FROM meshseal_keys WHERE mac IS NULL; UPDATE meshseal_state SET version = version - 1";
+    let undo = "DELETE FROM meshseal_keys WHERE mac IS NULL; \
+                UPDATE meshseal_state SET version = version - 1";
     harness.database.execute(undo).await;
     harness.tick().await;
     assert_eq!(harness.get("/readyz").await.status, 200);
@@ -373,6 +387,7 @@ async fn only_administrators_learn_row_names_and_reasons() {
     let shown = harness.get_as("operator", "/admin/incident").await.text;
     assert!(shown.contains("subject alice"), "{shown}");
 
+    // Answers to everyone else name neither rows nor the operator's reason.
     let mut public = vec![lost, harness.get("/readyz").await];
     for (path, form) in [
         ("/token", GRANT),
@@ -419,10 +434,6 @@ async fn tampered_database_stops_the_start() {
 #[tokio::test]
 async fn restored_database_leases_no_index_twice() {
     let database = Database::sqlite();
-    let index = |token: &str| {
-        let jti: Value = crate::support::decode(token).1["jti"].clone();
-        meshseal_core::revocation::index_of(jti.as_str().unwrap()).unwrap()
-    };
     let first = Harness::on(database.clone(), config()).await;
     database
         .execute("CREATE TABLE backup AS SELECT * FROM meshseal_state")

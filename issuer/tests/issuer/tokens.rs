@@ -1,4 +1,4 @@
-//! `POST /token`: what is granted and what it looks like; RFC 6749 §4.4, §5, RFC 8707, RFC 9068.
+//! `POST /token`: grants and tokens by RFC 6749 §4.4 and §5, RFC 8707 and RFC 9068.
 
 use axum::body::Body;
 use axum::http::{Request, header};
@@ -12,7 +12,7 @@ use crate::support::{Harness, ISSUER, NOW, config, decode, form_request, secret}
 const GRANT: &str = "grant_type=client_credentials";
 
 #[tokio::test]
-async fn a_token_is_what_rfc_9068_says() {
+async fn token_follows_rfc_9068() {
     let harness = Harness::new().await;
     let answer = harness
         .post_as(
@@ -29,6 +29,8 @@ async fn a_token_is_what_rfc_9068_says() {
         ),
         ("no-store", "no-cache")
     );
+
+    // Members of the response.
     let body = answer.json();
     assert_eq!(
         (&body["token_type"], &body["expires_in"], &body["scope"]),
@@ -40,6 +42,8 @@ async fn a_token_is_what_rfc_9068_says() {
         ["access_token", "expires_in", "scope", "token_type"],
         "no refresh token (RFC 6749 §4.4.3)"
     );
+
+    // Header and claims of the token.
     let (head, claims) = decode(body["access_token"].as_str().unwrap());
     assert_eq!(
         head,
@@ -51,14 +55,14 @@ async fn a_token_is_what_rfc_9068_says() {
         (22, Some(meshseal_issuer::tokens::index_floor(NOW * 1_000)))
     );
     let expected = serde_json::json!({
-        "iss": ISSUER, "sub": "checkout", "client_id": "checkout", "aud": "orders", "iat": NOW, "exp": NOW + 300,
-        "scope": "orders.read", "jti": jti,
+        "iss": ISSUER, "sub": "checkout", "client_id": "checkout", "aud": "orders",
+        "iat": NOW, "exp": NOW + 300, "scope": "orders.read", "jti": jti,
     });
     assert_eq!(claims, expected);
 }
 
 #[tokio::test]
-async fn every_algorithm_signs_what_its_published_key_verifies() {
+async fn published_key_verifies_each_algorithm() {
     for algorithm in Algorithm::ALL {
         let mut config = config();
         config.keys.algorithm = algorithm;
@@ -79,7 +83,7 @@ async fn every_algorithm_signs_what_its_published_key_verifies() {
 }
 
 #[tokio::test]
-async fn scopes_are_the_clients_and_the_services() {
+async fn grants_scopes_of_client_and_service() {
     let harness = Harness::new().await;
     for (form, scope) in [
         ("resource=orders", "orders.read orders.write"),
@@ -95,6 +99,8 @@ async fn scopes_are_the_clients_and_the_services() {
             .await;
         assert_eq!(answer.json()["scope"], scope, "{form}");
     }
+
+    // A scope that is unknown, malformed or foreign.
     for scope in [
         "stock.read",
         "orders.read+nonsense",
@@ -114,7 +120,7 @@ async fn scopes_are_the_clients_and_the_services() {
     assert_eq!(
         decode(&harness.token_for("stock", "").await).1["scope"],
         "orders.read",
-        "not all that the service knows"
+        "only the scopes of the client"
     );
     let others = harness
         .post_as("stock", "/token", &format!("{GRANT}&scope=orders.write"))
@@ -122,12 +128,12 @@ async fn scopes_are_the_clients_and_the_services() {
     assert_eq!(
         others.error(),
         (400, "invalid_scope".into()),
-        "known to the service, not given to the client"
+        "a scope of the service that the client lacks"
     );
 }
 
 #[tokio::test]
-async fn scopes_are_granted_for_each_service() {
+async fn grants_scopes_for_each_service() {
     let shared = crate::support::yaml().replace(
         "scopes: [stock.read], lifetime",
         "scopes: [orders.read], lifetime",
@@ -145,7 +151,7 @@ async fn scopes_are_granted_for_each_service() {
     assert_eq!(
         stock.get("scope"),
         None,
-        "the service knows `orders.read`, the client has it elsewhere"
+        "the client has `orders.read` for another service only"
     );
     let asked = harness
         .post_as(
@@ -155,6 +161,8 @@ async fn scopes_are_granted_for_each_service() {
         )
         .await;
     assert_eq!(asked.error(), (400, "invalid_scope".into()));
+
+    // A flat list of scopes is ambiguous if two services share a scope.
     let ambiguous = shared.replace("orders.write, stock.read]", "orders.write]");
     let error = meshseal_issuer::config::from_yaml(&ambiguous)
         .unwrap_err()
@@ -166,12 +174,12 @@ async fn scopes_are_granted_for_each_service() {
 }
 
 #[tokio::test]
-async fn a_token_is_for_one_service_that_is_open_to_the_client() {
+async fn token_is_for_one_permitted_service() {
     let harness = Harness::new().await;
     assert_eq!(
         decode(&harness.token_for("stock", "").await).1["aud"],
         "orders",
-        "the only one needs no name"
+        "a client of one service may omit the resource"
     );
     assert_eq!(
         decode(
@@ -182,6 +190,8 @@ async fn a_token_is_for_one_service_that_is_open_to_the_client() {
         .1["exp"],
         NOW + 60
     );
+
+    // No target, an unknown one, two different ones, and one of another client.
     for (client, form) in [
         ("checkout", ""),
         ("checkout", "resource=unknown"),
@@ -240,20 +250,23 @@ async fn malformed_requests_get_rfc_6749_errors() {
         assert_eq!(answer.error(), (status, code.into()), "{form}");
         assert_eq!(answer.header(header::CACHE_CONTROL), "no-store");
         assert_eq!(answer.header(header::CONTENT_TYPE), "application/json");
+
+        // The description has the character set of RFC 6749 §5.2.
         let description = answer.json()["error_description"]
             .as_str()
             .unwrap()
             .to_owned();
-        let allowed = |letter: char| matches!(letter, ' '..='!' | '#'..='[' | ']'..='~');
         assert!(
-            description.chars().all(allowed),
+            description
+                .chars()
+                .all(|letter| matches!(letter, ' '..='!' | '#'..='[' | ']'..='~')),
             "RFC 6749 §5.2: {description}"
         );
     }
 }
 
 #[tokio::test]
-async fn what_is_not_a_form_is_refused_before_it_is_read() {
+async fn rejects_other_content_than_forms() {
     let harness = Harness::new().await;
     let json = Request::post("/token")
         .header("content-type", "application/json")
@@ -298,7 +311,7 @@ async fn query_is_ascii(harness: &Harness) -> bool {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_too_often_is_slowed_down() {
+async fn limits_request_rate_of_client() {
     let mut config = config();
     config.limits.requests_per_second = 3;
     let harness = Harness::with(config).await;
@@ -314,7 +327,7 @@ async fn a_client_that_asks_too_often_is_slowed_down() {
     assert_eq!(
         harness.post_as("stock", "/token", &form).await.status,
         200,
-        "others are not"
+        "the limit is per client"
     );
     harness.advance(1).await;
     assert_eq!(
@@ -337,7 +350,7 @@ async fn tokens_cost_no_database_write() {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_in_what_is_kept() {
+async fn database_contains_no_secret() {
     let harness = Harness::new().await;
     let token = harness.token().await;
     let kept: Vec<u8> = ["db", "db-wal"]
@@ -349,7 +362,7 @@ async fn nothing_secret_is_in_what_is_kept() {
     let holds = |needle: &[u8]| kept.windows(needle.len()).any(|window| window == needle);
     assert!(
         holds(harness.active_kid().as_bytes()),
-        "the test looks at the right bytes"
+        "the files contain the key id"
     );
     assert!(!holds(token.as_bytes()) && !holds(secret("checkout").as_bytes()));
     // PKCS#8 begins with these bytes for Ed25519 (RFC 8410 §7).

@@ -1,4 +1,4 @@
-//! An upgrade without a stop: two adjacent versions of the issuer on one database.
+//! Rolling upgrades: two adjacent versions of the issuer on one database.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::support::signing::{claims, header, sign};
 use crate::support::{Harness, Proxy, accepts, config};
 
 on_both! {
-    versions_share_tables_that_only_grew
-    tables_that_only_newer_programs_may_use_are_refused
-    step_to_assertions_needs_no_stop
+    versions_share_extended_tables
+    rejects_tables_of_newer_programs
+    upgrade_to_assertions_needs_no_stop
 }
 
-/// What the next version may do to the tables while this one runs.
+/// Changes that the next version may make to the tables while this version runs.
 const GROWN: &str = "CREATE TABLE meshseal_audit (id BIGINT PRIMARY KEY, entry TEXT NOT NULL);
     ALTER TABLE meshseal_keys ADD COLUMN hint TEXT NOT NULL DEFAULT 'none';
     ALTER TABLE meshseal_revoked ADD COLUMN hint TEXT NOT NULL DEFAULT 'none';
@@ -23,7 +23,7 @@ const GROWN: &str = "CREATE TABLE meshseal_audit (id BIGINT PRIMARY KEY, entry T
     ALTER TABLE meshseal_state ADD COLUMN hint TEXT NOT NULL DEFAULT 'none';
     ALTER TABLE meshseal_workers ADD COLUMN hint TEXT NOT NULL DEFAULT 'none'";
 
-/// Marks the tables as those of a schema that programs of another one, or newer ones, may use.
+/// Marks the tables with their schema, and with the oldest schema whose programs may use them.
 async fn mark(database: &Database, schema: u32, usable_since: u32) {
     let statement = if database.is_sqlite() {
         format!("PRAGMA user_version = {}", (usable_since << 16) | schema)
@@ -33,12 +33,12 @@ async fn mark(database: &Database, schema: u32, usable_since: u32) {
     database.execute(&statement).await;
 }
 
-async fn versions_share_tables_that_only_grew(database: Arc<Database>) {
+async fn versions_share_extended_tables(database: Arc<Database>) {
     let running = Harness::on(database.clone(), config()).await;
     let first = running.token().await;
     database.execute(GROWN).await;
     mark(&database, 5, 2).await;
-    // A replica of this version may start again, as after a roll-back.
+    // A replica of this version may start again, as after a rollback.
     let started = running.restarted().await;
     let mut proxy = Proxy::of(&started, 1);
     proxy.confirm(&started).await;
@@ -70,8 +70,8 @@ async fn versions_share_tables_that_only_grew(database: Arc<Database>) {
     assert!(accepts(&started, &proxy.trust, &third) && !accepts(&started, &proxy.trust, &first));
 }
 
-/// The running replica plays a program of schema 3, which records no assertions.
-async fn step_to_assertions_needs_no_stop(database: Arc<Database>) {
+/// The running replica stands for a program of schema 3, which records no assertions.
+async fn upgrade_to_assertions_needs_no_stop(database: Arc<Database>) {
     let running = Harness::on(database.clone(), config()).await;
     database.execute("DROP TABLE meshseal_assertions").await;
     mark(&database, 3, 2).await;
@@ -88,7 +88,7 @@ async fn step_to_assertions_needs_no_stop(database: Arc<Database>) {
     assert_eq!(present(&upgraded, &assertion, "").await.status, 401);
 }
 
-async fn tables_that_only_newer_programs_may_use_are_refused(database: Arc<Database>) {
+async fn rejects_tables_of_newer_programs(database: Arc<Database>) {
     drop(Harness::on(database.clone(), config()).await);
     mark(&database, 9, 2).await;
     assert!(open(&database.location).await.is_ok() && Peek::open(&database.location).await.is_ok());
@@ -104,6 +104,6 @@ async fn tables_that_only_newer_programs_may_use_are_refused(database: Arc<Datab
         .map(|error| error.to_string());
     assert!(
         peeked.is_some_and(|said| said.contains("schema 5")),
-        "the mark was not changed by who used the tables"
+        "older programs do not change the mark"
     );
 }

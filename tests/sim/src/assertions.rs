@@ -1,5 +1,5 @@
-//! Client assertions of a history. Each is accepted once, at all replicas together (invariant 4),
-//! and an unused one is never taken for a used one.
+//! Client assertions of a history. All replicas together accept each one once (invariant 4), and no
+//! replica takes an unused one for a used one.
 
 use std::sync::OnceLock;
 
@@ -17,42 +17,42 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::world::{ISSUER, World};
 
-/// The client that authenticates by assertions.
+/// Client that authenticates by assertions.
 pub(super) const SIGNER: &str = "signer";
 
-/// Most assertions of a history: more only cost time.
+/// Maximum number of assertions in a history. More would only cost time.
 const MOST: usize = 60;
 
-/// Seconds by which clocks of replicas differ at most, beside those that step.
+/// Maximum difference between the clocks of replicas in seconds, apart from steps.
 const SPREAD_S: u64 = 5;
 
 /// `tokens.clockSkew` in seconds.
 const SKEW_S: u64 = 30;
 
-/// An assertion that its client has used.
+/// Assertion that its client has used.
 #[derive(Debug)]
 pub(super) struct Assertion {
     text: String,
-    /// Identifier of its row.
+    /// Identifier of its row in the database.
     id: Vec<u8>,
     /// `exp` (Unix seconds).
     expires_at: u64,
-    /// How many requests with it a replica has answered.
+    /// Number of answered requests with this assertion.
     answered: usize,
-    /// The last use that was accepted.
+    /// Last accepted use.
     accepted: Option<Accepted>,
 }
 
-/// A use that was accepted.
+/// Accepted use of an assertion.
 #[derive(Clone, Copy, Debug)]
 struct Accepted {
     /// True time.
     at: u64,
-    /// Position of the replica, and which of its starts that was.
+    /// Position of the replica, and the number of its start.
     by: (usize, usize),
 }
 
-/// Content of the database before a request.
+/// Content of the database that explains the answer to an assertion.
 struct Held {
     /// Identifiers of the rows of uses.
     ids: Vec<Vec<u8>>,
@@ -85,6 +85,7 @@ impl Held {
         })
     }
 
+    /// Returns whether the database contains a version of a replica.
     fn follows(&self, version: u64) -> bool {
         version == self.version
             || self.recent.contains(&version)
@@ -93,11 +94,13 @@ impl Held {
 }
 
 impl World {
-    /// A client makes an assertion and uses it.
+    /// Lets a client create an assertion and use it.
     pub(super) async fn assert(&mut self) -> Result<String> {
         if self.assertions.len() >= MOST {
             return Ok("nothing".to_owned());
         }
+
+        // `iat` is optional.
         let jti = self.new_id().to_string();
         let expires_at = self.now.saturating_add(self.dice.between(30, 290));
         let mut claims =
@@ -116,7 +119,7 @@ impl World {
             .await
     }
 
-    /// Somebody uses an assertion again, or the client one that was not answered.
+    /// Replays an assertion: an attacker uses a used one, or its client repeats an unanswered one.
     pub(super) async fn replay(&mut self) -> Result<String> {
         let living: Vec<usize> = (0..self.assertions.len())
             .filter(|at| {
@@ -139,6 +142,8 @@ impl World {
         else {
             return Ok("nothing".to_owned());
         };
+
+        // `/introspect` authenticates clients without side effects on tokens.
         let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
         let form = format!(
             "token=x&client_assertion_type={kind}&client_assertion={}",
@@ -148,10 +153,12 @@ impl World {
             .header("content-type", "application/x-www-form-urlencoded")
             .header("host", "issuer.example")
             .body(Body::from(form))?;
+
+        // An unused assertion must pass until shortly before its expiry.
         let is_new =
             assertion.answered == 0 && self.now.saturating_add(SPREAD_S) < assertion.expires_at;
         let before = assertion.accepted;
-        // Read first: the request may end what the replica cannot know.
+        // The request may declare an incident, so this check comes first.
         let can_know = has_restored || held.is_none_or(|held| self.can_know(at, assertion, &held));
         let Some(answer) = replica.send(request).await? else {
             return Ok(format!("replica {at} is down"));
@@ -166,6 +173,8 @@ impl World {
             }
             _ => {}
         }
+
+        // Note the use.
         let by = (at, replica.starts);
         if let Some(assertion) = self.assertions.get_mut(position) {
             assertion.answered = assertion.answered.saturating_add(1);
@@ -180,8 +189,8 @@ impl World {
         ))
     }
 
-    /// In every second history, the process that recorded a use follows the database first, so that
-    /// it writes back what a restored backup lacks. Returns whether it did.
+    /// Lets the process that recorded a use follow the database first, in every second history. It
+    /// then writes back the uses that a restored backup lacks. Returns whether the process did so.
     async fn restore_by_recorder(&self, position: usize) -> bool {
         let accepted = self
             .assertions
@@ -203,7 +212,7 @@ impl World {
         }
     }
 
-    /// Reads what the database holds; `None` while it is away or full.
+    /// Reads the content of the database. Returns `None` while the database is away or full.
     async fn held(&self) -> Result<Option<Held>> {
         if !self.database.is_well() {
             return Ok(None);
@@ -213,9 +222,10 @@ impl World {
         Ok(Some(Held::read(options.connect().await?).await?))
     }
 
-    /// Returns whether replica `at` can know that an assertion was accepted. It cannot only if a
-    /// restored backup lacks the use, the process that recorded it has not written it back, no
-    /// incident was declared since, and this replica lacks none of its own uses and no version.
+    /// Returns whether replica `at` can know that an assertion was accepted. It cannot if all of
+    /// these hold: a restored backup lacks the use, the process that recorded it has not written it
+    /// back, no incident was declared since, and the database contains the version and all uses of
+    /// this replica.
     fn can_know(&self, at: usize, assertion: &Assertion, held: &Held) -> bool {
         let (Some(accepted), Some(replica)) = (assertion.accepted, self.replicas.get(at)) else {
             return true;
@@ -224,24 +234,24 @@ impl World {
         if held.ids.contains(&assertion.id) || accepted.at > restored_at {
             return true;
         }
-        let declared = |since: u64| since.saturating_add(SPREAD_S) >= restored_at;
-        if held.incident_since.is_some_and(declared) {
+        let declared_at = held.incident_since;
+        if declared_at.is_some_and(|since| since.saturating_add(SPREAD_S) >= restored_at) {
             return true;
         }
+
+        // A replica that misses one of its own uses, or its version, knows of the loss.
         let now = replica.clock.read().proof_s();
-        let lacks = |own: &Assertion| {
+        let lacks_own_use = self.assertions.iter().any(|own| {
             let by_it = own
                 .accepted
                 .is_some_and(|own| own.by == (at, replica.starts));
-            let lives = own.expires_at.saturating_add(SKEW_S) > now;
-            by_it && lives && !held.ids.contains(&own.id)
-        };
-        let version = replica
-            .issuer()
-            .map_or(0, |issuer| issuer.publisher.current().version());
-        self.assertions.iter().any(lacks) || !held.follows(version)
+            let is_valid = own.expires_at.saturating_add(SKEW_S) > now;
+            by_it && is_valid && !held.ids.contains(&own.id)
+        });
+        lacks_own_use || !held.follows(replica.version().unwrap_or(0))
     }
 
+    /// Returns whether the clock of a replica is right.
     fn has_right_clock(&self, at: usize) -> bool {
         self.replicas
             .get(at)
@@ -249,7 +259,7 @@ impl World {
     }
 }
 
-/// The key that signs assertions.
+/// Returns the key that signs assertions.
 fn key() -> Result<&'static Ed25519KeyPair> {
     static KEY: OnceLock<Ed25519KeyPair> = OnceLock::new();
     if let Some(key) = KEY.get() {
@@ -259,7 +269,7 @@ fn key() -> Result<&'static Ed25519KeyPair> {
     Ok(KEY.get_or_init(|| made))
 }
 
-/// Returns the public key of the client as a set.
+/// Returns the JWK Set of the client.
 pub(super) fn jwks() -> Result<Value> {
     let x = encode(key()?.public_key().as_ref());
     let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "one", "alg": "EdDSA", "x": x });

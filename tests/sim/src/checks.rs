@@ -1,45 +1,53 @@
 //! The invariants of a history.
 //!
-//! 1. After a complete receipt no worker accepts the token, and each worker that may still accept
-//!    it is listed until it cannot.
-//! 2. An acknowledged revocation stays in force until the last affected token has expired, in each
-//!    later bundle and in each worker that has heard of it.
-//! 3. A worker with a current bundle rejects no good token, unless a declared incident covers the
+//! 1. After a complete receipt no worker accepts the token. Until then, receipts list each worker
+//!    that may still accept it.
+//! 2. An acknowledged revocation stays in effect until the last affected token has expired, in each
+//!    later bundle and in each worker that has received it.
+//! 3. A worker with a current bundle rejects no valid token, unless a declared incident covers the
 //!    token.
 //! 4. No token index, `jti` or key id is used twice.
-//! 5. No unforced signature by a key that a counted worker, or a reader of `/jwks` within
-//!    `max-age`, does not hold.
-//! 6. No worker's version falls, and what one replica acknowledged no other contradicts.
+//! 5. A key signs only if each counted worker, and each reader of `/jwks` within `max-age`, holds
+//!    it, unless the rotation was forced.
+//! 6. No worker's version falls, and no replica contradicts an acknowledgement of another one.
 
 use anyhow::{Result, bail};
-use meshseal_issuer::keys::{KeyRecord, KeyState, Purpose};
+use meshseal_issuer::keys::{KeyState, Purpose};
 use serde_json::Value;
 
+use super::replica::Replica;
 use super::steps::field;
 use super::truth::{LEEWAY_S, says_revoked};
 use super::worker::{NOT_AFTER_S, Worker};
 use super::world::World;
 
-/// Longest time for which a worker acts on a bundle: its not-after, and both leeways.
+/// Longest time for which a worker uses a bundle: its not-after, and the clock skew of both sides.
 pub(super) const LONGEST_BUNDLE_S: u64 = NOT_AFTER_S + 2 * LEEWAY_S;
 
 /// Seconds by which the clock of a worker may be behind the issuer's: `clockSkew` by default.
 const SKEW_S: u64 = 30;
 
-/// Seconds after which a replica that may mint has followed: past the five for which it vouches
-/// alone.
+/// Seconds after which a replica that may mint has followed the database: more than the five
+/// seconds for which its state counts as fresh.
 const FOLLOWS_AFTER_S: u64 = 6;
+
+/// Returns whether a receipt lists a worker.
+fn lists(receipt: &Value, worker: &Worker) -> bool {
+    let id = format!("{:016x}", worker.counted_as());
+    let listed = field(receipt, "waiting_for").as_array();
+    listed
+        .into_iter()
+        .flatten()
+        .any(|entry| *field(entry, "worker") == *id)
+}
 
 impl World {
     /// Returns the highest version that a running replica publishes.
     pub(super) fn newest_version(&self) -> Option<u64> {
-        let issuers = self.replicas.iter().filter_map(|replica| replica.issuer());
-        issuers
-            .map(|issuer| issuer.publisher.current().version())
-            .max()
+        self.replicas.iter().filter_map(Replica::version).max()
     }
 
-    /// Invariants 4 and 5 for a token that replica `at` has just issued.
+    /// Checks invariants 4 and 5 for a token that replica `at` has just issued.
     pub(super) fn check_new_token(
         &mut self,
         at: usize,
@@ -53,11 +61,13 @@ impl World {
         if !self.truth.jtis.insert(jti) {
             bail!("invariant 4: a jti is used twice");
         }
-        // Who has not followed yet signs with it for a moment, and the token is revoked, too.
+        // A replica that has not followed yet may sign with the revoked key. Its tokens are revoked
+        // with the key.
         let has_followed = self.now >= self.acknowledged_at.saturating_add(FOLLOWS_AFTER_S);
         if self.truth.acknowledged_keys.contains(kid) && has_followed && !self.truth.is_unsure() {
             bail!("invariant 2: revoked key {kid} signs");
         }
+        // Invariant 4 for key ids.
         let published = self
             .replicas
             .get(at)
@@ -83,6 +93,7 @@ impl World {
         if self.truth.blind || now < self.truth.unlisted_until || self.truth.forced.contains(kid) {
             return Ok(());
         }
+        // Invariant 5: each reader of `/jwks` and each counted worker holds the key.
         for reader in self
             .truth
             .readers
@@ -91,7 +102,8 @@ impl World {
         {
             if !reader.kids.contains(kid) {
                 bail!(
-                    "invariant 5: {kid} signs unforced, and a reader of /jwks keeps a set without it until {}",
+                    "invariant 5: {kid} signs unforced, and a reader of /jwks keeps a set \
+                     without it until {}",
                     reader.until
                 );
             }
@@ -109,7 +121,7 @@ impl World {
         Ok(())
     }
 
-    /// Invariants 1 to 3 for one worker and one token.
+    /// Checks invariants 1 to 3 for one worker and one token.
     pub(super) fn check_pair(&mut self, at: usize, position: usize) -> Result<()> {
         let (now, newest) = (self.now, self.newest_version());
         let (Some(worker), Some(token)) = (self.workers.get(at), self.truth.tokens.get(position))
@@ -119,6 +131,8 @@ impl World {
         if !token.is_alive(now) || !worker.may_accept(now) {
             return Ok(());
         }
+
+        // INVARIANT: a worker that has rejected a token as revoked never accepts it again.
         let heard = (worker.id, position);
         match worker.decide(&token.text, now) {
             Ok(())
@@ -128,11 +142,13 @@ impl World {
             }
             Ok(()) if self.truth.heard.contains(&heard) => {
                 bail!(
-                    "invariant 2: worker {at} accepts token {position} again, which it has rejected as revoked"
+                    "invariant 2: worker {at} accepts token {position} again, \
+                     which it has rejected as revoked"
                 )
             }
             Ok(()) => {}
             Err(rejection) => {
+                // Only a worker with a current bundle and a right clock must accept the token.
                 let current = worker.trust().bundle_version() >= newest && newest.is_some();
                 let good = token.revoked_at.is_none() && !token.covered && now < token.expires_at;
                 let time = worker.time(now);
@@ -140,7 +156,8 @@ impl World {
                     time < token.expires_at && time.saturating_add(SKEW_S) >= token.issued_at;
                 if current && good && in_time {
                     bail!(
-                        "invariant 3: worker {at} has a current bundle and rejects token {position}: {rejection}"
+                        "invariant 3: worker {at} has a current bundle and \
+                         rejects token {position}: {rejection}"
                     );
                 }
                 if says_revoked(rejection) {
@@ -151,7 +168,7 @@ impl World {
         Ok(())
     }
 
-    /// Invariants 1, 2, 3 and 6 for a worker that took over a bundle.
+    /// Checks invariants 1, 2, 3 and 6 for a worker that accepted a bundle.
     pub(super) fn check_worker(&mut self, at: usize, before: Option<u64>) -> Result<()> {
         if self
             .workers
@@ -166,7 +183,7 @@ impl World {
         Ok(())
     }
 
-    /// Notes which workers have heard of revocations, after one was acknowledged.
+    /// Checks invariants 1 to 3 for all revoked tokens, after an acknowledgement.
     pub(super) fn check_revoked(&mut self) -> Result<()> {
         for position in 0..self.truth.tokens.len() {
             if self
@@ -183,13 +200,15 @@ impl World {
         Ok(())
     }
 
-    /// Invariant 1 for a receipt: what it says about workers is true now.
+    /// Checks invariant 1 for a receipt: its statements about workers are true now.
     pub(super) fn check_receipt(&mut self, position: usize, receipt: &Value) -> Result<()> {
         let now = self.now;
         let complete = *field(receipt, "complete") == Value::Bool(true);
         if complete {
             self.complete += 1;
         }
+
+        // A replica cannot know workers whose records were lost.
         let can_know = !self.truth.is_unsure() && now >= self.truth.unlisted_until;
         let Some(token) = self.truth.tokens.get_mut(position) else {
             return Ok(());
@@ -198,14 +217,8 @@ impl World {
         let Some(token) = self.truth.tokens.get(position) else {
             return Ok(());
         };
-        let listed = |worker: &Worker| {
-            let id = format!("{:016x}", worker.counted_as());
-            field(receipt, "waiting_for")
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|entry| *field(entry, "worker") == *id)
-        };
+
+        // A receipt of unknown completeness may omit workers.
         let knows = *field(receipt, "state") != *"unknown" && can_know;
         for (at, worker) in self.workers.iter().enumerate() {
             let counts =
@@ -216,17 +229,18 @@ impl World {
                     "invariant 1: the receipt is complete, and worker {at} accepts token {position}"
                 );
             }
-            if accepts && knows && !listed(worker) {
+            if accepts && knows && !lists(receipt, worker) {
                 bail!(
-                    "invariant 1: worker {at} accepts token {position}, and the receipt does not list it: {receipt}"
+                    "invariant 1: worker {at} accepts token {position}, and \
+                     the receipt does not list it: {receipt}"
                 );
             }
         }
         Ok(())
     }
 
-    /// Invariant 1 for what replica `at` knows of workers: each that goes on by a bundle is listed,
-    /// with no more than it has.
+    /// Checks invariant 1 for the worker list of replica `at`: it contains each worker that uses a
+    /// bundle, with a version that the worker has.
     pub(super) async fn check_listing(&self, at: usize) -> Result<()> {
         let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else {
             return Ok(());
@@ -234,6 +248,8 @@ impl World {
         if self.truth.is_unsure() || self.now < self.truth.unlisted_until {
             return Ok(());
         }
+
+        // A replica that cannot read all records says so, and is not checked.
         let live = issuer.live_proxies().await;
         if !live.all_known {
             return Ok(());
@@ -254,12 +270,14 @@ impl World {
                 .find(|counted| counted.record.worker == id)
             else {
                 bail!(
-                    "invariant 1: worker {position} goes on by a bundle, and replica {at} does not list it"
+                    "invariant 1: worker {position} uses a bundle, and \
+                     replica {at} does not list it"
                 );
             };
             if Some(listed.record.version) > worker.trust().bundle_version() {
                 bail!(
-                    "invariant 1: replica {at} lists worker {position} with version {}, which it does not have",
+                    "invariant 1: replica {at} lists worker {position} with version {}, \
+                     which it does not have",
                     listed.record.version
                 );
             }
@@ -267,20 +285,18 @@ impl World {
         Ok(())
     }
 
-    /// Invariant 5 for bundle keys: one that begins to sign is pinned by each worker that goes on
-    /// by a bundle.
+    /// Checks invariant 5 for bundle keys: each worker that uses a bundle pins a key that begins to
+    /// sign.
     fn check_bundle_key(&mut self) -> Result<()> {
         if self.truth.is_unsure() || self.now < self.truth.unlisted_until {
             return Ok(());
         }
-        let signer =
-            |key: &KeyRecord| key.purpose == Purpose::Bundle && key.state == KeyState::Active;
         let newest = self
             .replicas
             .iter()
             .filter_map(|replica| replica.issuer())
             .map(|issuer| issuer.publisher.current());
-        // A replica that does not follow may be the only one that runs.
+        // The only running replica may be one that does not follow: it proves nothing.
         let seen = self.truth.newest;
         let newest = newest
             .max_by_key(|published| published.version())
@@ -289,7 +305,7 @@ impl World {
             newest
                 .keys
                 .iter()
-                .find(|key| signer(key))
+                .find(|key| key.purpose == Purpose::Bundle && key.state == KeyState::Active)
                 .map(|key| key.kid.clone())
         }) else {
             return Ok(());
@@ -299,14 +315,14 @@ impl World {
             return Ok(());
         }
         let now = self.now;
-        // One that acts on the bundle of another one is not known yet, and neither are its pins.
-        let lacks = |worker: &Worker| {
+        // The issuer does not know a worker that uses the bundle of another one, nor its pins.
+        let position = self.workers.iter().position(|worker| {
             worker.may_accept(now)
                 && worker.counted_as() == worker.id
                 && !worker.pins(&kid)
                 && !self.is_forgotten(worker.counted_as())
-        };
-        match self.workers.iter().position(lacks) {
+        });
+        match position {
             Some(position) => {
                 bail!("invariant 5: bundle key {kid} signs, and worker {position} does not pin it")
             }
@@ -314,14 +330,14 @@ impl World {
         }
     }
 
-    /// Returns whether no replica may count a worker: the record of one that serves stale may be
-    /// lost for good, and an operator may have declared it gone.
+    /// Returns whether replicas may miss a worker: the record of a worker that serves stale may be
+    /// lost forever, and an operator may have declared the worker gone.
     fn may_be_unlisted(&self, worker: &Worker) -> bool {
         let is_lost = worker.serves_stale() && worker.given_at <= self.truth.restored_at;
         is_lost || self.is_forgotten(worker.counted_as())
     }
 
-    /// Invariants 2 and 6 for what replicas publish: a worker that starts now and gets a full
+    /// Checks invariants 2 and 6 for the bundles of replicas: a worker that starts now with a full
     /// bundle rejects each token whose revocation was acknowledged.
     pub(super) async fn check_replicas(&mut self) -> Result<()> {
         self.truth.newest = self.truth.newest.max(self.newest_version().unwrap_or(0));
@@ -345,8 +361,8 @@ impl World {
             {
                 continue;
             }
-            // In every second history each replica follows at once, so that what the database holds
-            // is seen; in the others it must have followed by itself.
+            // In every second history each replica follows at once, so that this check covers the
+            // content of the database. In the others the replica must have followed by itself.
             if self.follows_at_once {
                 if issuer.publisher.refresh().await.is_err() {
                     continue;
@@ -367,8 +383,8 @@ impl World {
         Ok(())
     }
 
-    /// Whether replicas that remember what restored backups lack have looked, or have all ended
-    /// before.
+    /// Settles the losses of restored backups: a loss is settled once all replicas that remember it
+    /// have written it back, or have ended before.
     fn look_at_loss(&mut self) {
         let version = |(at, start): &(usize, usize)| {
             let replica = self
@@ -384,21 +400,23 @@ impl World {
             let before = lost.provers.len();
             lost.provers.retain(|prover| version(prover).is_some());
             has_ended |= lost.provers.len() < before;
-            // Each may be the only one that knows of a worker's record.
+            // Any of them may be the only one that knows the record of a worker.
             lost.is_proven = lost
                 .provers
                 .iter()
                 .all(|prover| version(prover) > Some(lost.version));
             unproven |= lost.provers.is_empty();
         }
+
+        // Drop the settled losses.
         let outstanding = self.truth.lost.len();
         self.truth
             .lost
             .retain(|lost| !lost.is_proven && !lost.provers.is_empty());
         if self.truth.lost.len() < outstanding {
-            // What was restored has yet to be followed.
+            // The other replicas have yet to follow the restored state, and an incident that tells
+            // them of lost records.
             self.acknowledged_at = self.now;
-            // So has an incident that tells the other replicas of lost records.
             let followed_at = self.now.saturating_add(FOLLOWS_AFTER_S);
             self.truth.unlisted_until = self.truth.unlisted_until.max(followed_at);
         }
@@ -407,12 +425,13 @@ impl World {
         }
         if unproven {
             self.truth.blind = true;
-            // Keys may be lost for good, too.
+            // Keys may be lost forever, too.
             self.truth.may_cover(|_, _| true);
             self.truth.unlisted_until = self.now.saturating_add(LONGEST_BUNDLE_S);
         }
     }
 
+    /// Returns the full bundle of replica `at`; `None` without an answer of 200.
     pub(super) async fn full_bundle(&self, at: usize) -> Result<Option<String>> {
         let Some(replica) = self.replicas.get(at) else {
             return Ok(None);
@@ -423,6 +442,7 @@ impl World {
             .map(|answer| answer.text))
     }
 
+    /// Checks invariant 2 for a full bundle of replica `at`.
     fn check_bundle(&self, at: usize, text: &str) -> Result<()> {
         let Some(replica) = self.replicas.get(at) else {
             return Ok(());

@@ -1,9 +1,8 @@
-//! The database of a history: a real SQLite file that can be away, refuse writes, and go back in
-//! time.
+//! Database of a history: a real SQLite file that can be away, refuse writes, or go back in time.
 //!
-//! - *Away*: the file is renamed, which the issuer's store notices before each use.
-//! - *Refusing writes*: the process's limit of file sizes (`RLIMIT_FSIZE`) is 0, so each write and
-//!   each COMMIT fails, as on a full disk, while reads go on.
+//! - *Away*: the file is renamed. The issuer's store checks for the file before each use.
+//! - *Refusing writes*: the limit of file sizes of the process (`RLIMIT_FSIZE`) is 0, so each write
+//!   and each COMMIT fails, as on a full disk, while reads succeed.
 //! - *Back*: an earlier copy replaces the content in place, under the open connections, as a
 //!   failover to a lagging standby or a restored backup does.
 
@@ -14,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _};
 
-/// Longest wait for the issuer's own locks, which no connection holds between two steps.
+/// Longest wait for the issuer's locks, which no connection holds between two steps.
 const LOCK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A SQLite file with faults.
@@ -26,7 +25,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Uses `folder`, which must exist and be empty.
+    /// Creates a database in `folder`, which must exist and be empty.
     #[must_use]
     pub(super) const fn new(folder: PathBuf) -> Self {
         Self {
@@ -37,13 +36,13 @@ impl Database {
         }
     }
 
-    /// Returns its folder.
+    /// Returns the folder of the database.
     #[must_use]
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Returns where the issuer finds the file.
+    /// Returns the path at which the issuer opens the file.
     #[must_use]
     pub(super) fn file(&self) -> PathBuf {
         self.folder.join("meshseal.db")
@@ -57,22 +56,22 @@ impl Database {
         self.folder.join(format!("copy-{number}.db"))
     }
 
-    /// Returns whether it neither is away nor refuses writes.
+    /// Returns whether the database is reachable and accepts writes.
     #[must_use]
     pub(super) const fn is_well(&self) -> bool {
         !self.away && !self.full
     }
 
-    /// Returns whether it is unreachable.
+    /// Returns whether the database is unreachable.
     #[must_use]
     pub(super) const fn is_away(&self) -> bool {
         self.away
     }
 
-    /// Makes it unreachable, or reachable again.
+    /// Makes the database unreachable, or reachable again.
     ///
     /// # Errors
-    /// When the file cannot be renamed.
+    /// If the file cannot be renamed.
     pub(super) fn set_away(&mut self, away: bool) -> Result<()> {
         if self.away != away {
             let (from, to) = if away {
@@ -89,7 +88,7 @@ impl Database {
     /// Makes each write fail, or succeed again.
     ///
     /// # Errors
-    /// When the limit cannot be set.
+    /// If the limit cannot be set.
     pub(super) fn set_full(&mut self, full: bool) -> Result<()> {
         let limit = getrlimit(Resource::Fsize);
         let current = if full { Some(0) } else { limit.maximum };
@@ -100,7 +99,7 @@ impl Database {
                 maximum: limit.maximum,
             },
         )
-        .context("RLIMIT_FSIZE")?;
+        .context("set RLIMIT_FSIZE")?;
         self.full = full;
         Ok(())
     }
@@ -118,7 +117,7 @@ impl Database {
     /// Takes a backup of the present content and returns its number.
     ///
     /// # Errors
-    /// When SQLite fails.
+    /// If SQLite fails.
     pub(super) async fn back_up(&mut self) -> Result<usize> {
         let number = self.copies;
         let mut connection = Self::connect(&self.file()).await?;
@@ -132,16 +131,18 @@ impl Database {
         Ok(number)
     }
 
-    /// Replaces the present content by a backup, under the connections that are open.
+    /// Replaces the present content by a backup while connections stay open.
     ///
     /// # Errors
-    /// When SQLite fails.
+    /// If SQLite fails.
     pub(super) async fn restore(&mut self, number: usize) -> Result<()> {
         let mut connection = Self::connect(&self.file()).await?;
         let path = self.copy(number).display().to_string();
         connection
             .execute(AssertSqlSafe(format!("ATTACH '{path}' AS old")))
             .await?;
+
+        // Copy each table in one transaction, under the open connections.
         let select =
             "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name LIKE 'meshseal_%'";
         let tables = sqlx::query(select).fetch_all(&mut connection).await?;

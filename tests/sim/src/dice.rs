@@ -1,11 +1,11 @@
-//! The only source of chance in a history: SplitMix64 (Steele, Lea, Flood 2014), seeded.
+//! The only source of randomness in a history: SplitMix64 (Steele, Lea, Flood 2014) with a seed.
 
 /// A deterministic random number generator.
 #[derive(Clone, Debug)]
 pub(super) struct Dice(u64);
 
 impl Dice {
-    /// Starts the sequence that belongs to `seed`.
+    /// Starts the sequence of `seed`.
     #[must_use]
     pub(super) const fn new(seed: u64) -> Self {
         Self(seed)

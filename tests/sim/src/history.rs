@@ -1,11 +1,11 @@
-//! A history runs the real issuer (router, publisher, keeper, store) on a real SQLite file with
-//! fixed clocks, and workers that run core's trust and validation. Each step does one thing: a
-//! request, a message that arrives or is lost, background work, time that passes, a fault. After
-//! each step the invariants are checked. The same seed makes the same history, so a failing one can
-//! be replayed: `meshseal-sim --seed N --histories 1 --trace`.
+//! A history runs the real issuer (router, publisher, key manager, store) on a real SQLite file
+//! with fixed clocks, and workers that run the trust and validation of core. Each step does one
+//! thing: a request, a message that arrives or is lost, background work, passing time, or a fault.
+//! After each step the simulator checks the invariants. The same seed makes the same history, so a
+//! failing one can be replayed: `meshseal-sim --seed N --histories 1 --trace`.
 //!
-//! Each history draws the weight of every kind of step (swarm testing, Groce et al. 2012): one has
-//! no faults, another hardly anything else.
+//! Each history draws the weight of every kind of step (swarm testing, Groce et al. 2012): some
+//! histories have no faults, and others consist mostly of faults.
 
 use std::path::Path;
 
@@ -14,35 +14,35 @@ use anyhow::{Context as _, Result};
 use super::pace::Pace;
 use super::world::World;
 
-/// What to run.
+/// Seed and length of a history.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct History {
-    /// Decides everything.
+    /// Seed that determines the whole history.
     pub(super) seed: u64,
-    /// Steps after the start.
+    /// Number of steps after the start.
     pub(super) steps: usize,
 }
 
-/// What a history did.
+/// Results of a history.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Report {
-    /// Steps, for people: one line each.
+    /// One readable line for each step.
     pub(super) trace: Vec<String>,
-    /// Tokens issued.
+    /// Number of issued tokens.
     pub(super) tokens: usize,
-    /// Tokens that were revoked.
+    /// Number of revoked tokens.
     pub(super) revoked: usize,
-    /// Receipts that said complete.
+    /// Number of complete receipts.
     pub(super) complete: usize,
-    /// The step and the violation, if an invariant broke.
+    /// Step and description of a broken invariant.
     pub(super) violation: Option<(usize, String)>,
 }
 
 impl History {
-    /// Runs it in an empty folder.
+    /// Runs the history in an empty folder.
     ///
     /// # Errors
-    /// When the harness itself fails. A broken invariant is no error but [`Report::violation`].
+    /// If the simulation itself fails. [`Report::violation`] reports a broken invariant.
     pub(super) async fn run(self, folder: &Path) -> Result<Report> {
         let pace = Pace::default();
         pace.drive(self.play(folder, pace.clone())).await

@@ -1,5 +1,4 @@
-//! The link of one replica to the database: the issuer's own store behind faults that a network
-//! has.
+//! Link of one replica to the database: the store of the issuer behind network faults.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,16 +13,16 @@ use meshseal_issuer::store::{
 
 use super::pace::Pace;
 
-/// Faults of the link; they outlive a restart of the replica.
+/// Faults of a link. They outlive a restart of the replica.
 #[derive(Debug, Default)]
 pub(super) struct LinkFaults {
-    /// No call reaches the database.
+    /// True if no call reaches the database.
     pub(super) cut: AtomicBool,
-    /// So many of the next changes are made, and their answers are lost.
+    /// Number of further changes that the database makes and whose answers are lost.
     pub(super) lose_answers: AtomicUsize,
 }
 
-/// A store behind a link.
+/// Store behind a link.
 pub(super) struct Link {
     store: Arc<dyn Store>,
     faults: Arc<LinkFaults>,
@@ -39,6 +38,7 @@ impl Link {
         }
     }
 
+    /// Passes a call on, unless the link is cut.
     async fn ask<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
@@ -50,11 +50,13 @@ impl Link {
         call.await
     }
 
+    /// Passes a call on that changes the database. Loses its answer if the link says so.
     async fn change<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         let answer = self.ask(call).await?;
+        // The database has made the change, but the replica may get no answer.
         let lose = self.faults.lose_answers.load(Ordering::SeqCst);
         if lose > 0 {
             self.faults

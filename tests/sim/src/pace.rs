@@ -1,6 +1,6 @@
-//! Time inside the issuer's program: deadlines, back-off and waits follow a virtual clock, which
-//! goes on only when nothing else can. So a wait costs no real time, and its length does not depend
-//! on the machine.
+//! Time inside the issuer: deadlines, back-off and waits follow a virtual clock, which advances
+//! only when no task can run. So a wait costs no real time, and its length does not depend on the
+//! machine.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,18 +12,18 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::advance;
 
-/// Virtual time that passes at once.
+/// Virtual time of one advance.
 const STEP: Duration = Duration::from_millis(20);
 
-/// Turns of the runtime without an open call after which no task can run: each turn runs every task
-/// that is ready.
+/// Turns of the runtime without an open call after which no task can run. Each turn runs every
+/// ready task.
 const IDLE_TURNS: usize = 4;
 
-/// Counts the calls to the database that are open: their answers come from another thread.
+/// Counts the open calls to the database, whose answers come from another thread.
 #[derive(Clone, Default)]
 pub(super) struct Pace(Arc<AtomicUsize>);
 
-/// A call to the database, until it is dropped.
+/// Open call to the database, which ends when this value is dropped.
 pub(super) struct Call(Arc<AtomicUsize>);
 
 impl Pace {
@@ -38,8 +38,8 @@ impl Pace {
         self.0.load(Ordering::SeqCst) == 0
     }
 
-    /// Lets `work` go on until it waits for something else than the database. Returns its value if
-    /// it has ended. Virtual time stands still meanwhile.
+    /// Runs `work` until it waits for something other than the database, while virtual time stands
+    /// still. Returns its value if it has ended.
     pub(super) async fn settle<T>(&self, mut work: Pin<&mut dyn Future<Output = T>>) -> Option<T> {
         let mut idle_turns = 0;
         poll_fn(|context| match work.as_mut().poll(context) {
@@ -48,7 +48,7 @@ impl Pace {
                 idle_turns = 0;
                 Poll::Pending
             }
-            // One turn more: the first may have used up the turn's budget of tokio.
+            // One more turn, because the first may have used up tokio's task budget.
             Poll::Pending if idle_turns == 0 => {
                 idle_turns = 1;
                 Poll::Pending
@@ -63,7 +63,7 @@ impl Pace {
         let mut work = pin!(work);
         let mut idle_turns = 0;
         loop {
-            // Its own wake-ups are not waited for: this loop asks again anyway.
+            // This loop polls again anyway, so it needs no wake-ups of `work`.
             let polled = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
             if let Poll::Ready(value) = polled {
                 return value;

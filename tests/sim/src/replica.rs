@@ -28,15 +28,15 @@ use super::pace::Pace;
 /// Largest answer read, in bytes.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
-/// What every replica of a history is started with.
+/// Settings with which every replica of a history starts.
 pub(super) struct Setting {
     /// The issuer's configuration; the database in it is replaced.
     pub(super) config: Config,
-    /// The key that seals the others.
+    /// Key that encrypts the other keys.
     pub(super) master: Arc<MasterKey>,
 }
 
-/// An answer to a request.
+/// Answer to a request.
 pub(super) struct Answer {
     /// HTTP status.
     pub(super) status: u16,
@@ -47,14 +47,14 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Returns the body as JSON; null if it is none.
+    /// Returns the body as JSON, or null if the body is not JSON.
     #[must_use]
     pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or(Value::Null)
     }
 }
 
-/// A request under way.
+/// Request that waits for its answer.
 pub(super) type Pending = Pin<Box<dyn Future<Output = Result<Answer>>>>;
 
 struct Running {
@@ -65,17 +65,16 @@ struct Running {
 
 /// A replica, running or not.
 pub(super) struct Replica {
-    /// Its clock, which outlives restarts.
+    /// Clock of the replica, which outlives restarts.
     pub(super) clock: Arc<FixedClock>,
-    /// Seconds by which its clock is ahead of the true time: a little always, and a step for a
-    /// while.
+    /// Small permanent lead of its clock over the true time, in seconds.
     pub(super) skew_s: i64,
-    /// That step.
+    /// Additional temporary step of its clock, in seconds.
     pub(super) step_s: i64,
-    /// What is wrong with its link to the database.
+    /// Faults of its link to the database.
     pub(super) link: Arc<LinkFaults>,
     pace: Pace,
-    /// How many times it was started.
+    /// Number of starts.
     pub(super) starts: usize,
     running: Option<Running>,
 }
@@ -95,32 +94,41 @@ impl Replica {
         }
     }
 
-    /// Returns whether it runs.
+    /// Returns whether the replica runs.
     #[must_use]
     pub(super) const fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Returns the issuer while it runs.
+    /// Returns the issuer while the replica runs.
     #[must_use]
     pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
         self.running.as_ref().map(|running| &running.issuer)
     }
 
-    /// Starts it on the database.
+    /// Returns the version that the replica publishes while it runs.
+    #[must_use]
+    pub(super) fn version(&self) -> Option<u64> {
+        self.issuer()
+            .map(|issuer| issuer.publisher.current().version())
+    }
+
+    /// Starts the replica on the database.
     ///
     /// # Errors
-    /// When the issuer does not start, as while the database is away.
+    /// If the issuer does not start, for example while the database is away.
     pub(super) async fn start(&mut self, setting: &Setting, database: &Database) -> Result<()> {
         let mut config = setting.config.clone();
         config.database = Location::Sqlite(database.file());
+
+        // Opening is a call to the database: virtual time must not pass meanwhile.
         let opening = self.pace.call();
         let store = store::open(&config.database).await;
         drop(opening);
         let store = Arc::new(Link::new(store?, self.link.clone(), self.pace.clone()));
         let mut issuer =
             Issuer::start(config, self.clock.clone(), store, setting.master.clone()).await?;
-        // So few that a history leases them many times.
+        // Small blocks, so that a history leases many of them.
         issuer.indices = Indices::in_blocks_of(4);
         let issuer = Arc::new(issuer);
         let (public, admin) = (app(issuer.clone()).router, admin_app(issuer.clone()).router);
@@ -133,12 +141,12 @@ impl Replica {
         Ok(())
     }
 
-    /// Ends it as a crash does: nothing that is only in memory is written down.
+    /// Ends the replica like a crash: state that is only in memory is lost.
     pub(super) fn crash(&mut self) {
         self.running = None;
     }
 
-    /// Does what background work does ten times a second: follows the database.
+    /// Follows the database, as background work does ten times a second.
     pub(super) async fn follow(&self) {
         if let Some(issuer) = self.issuer() {
             let _retried_later = follow_once(issuer).await;
@@ -146,8 +154,8 @@ impl Replica {
         }
     }
 
-    /// Does what the other background work does: writes down what workers confirmed, and steps of
-    /// keys that are due.
+    /// Does the other background work: records the confirmations of workers, and makes the key
+    /// changes that are due.
     pub(super) async fn work(&self) {
         if let Some(issuer) = self.issuer() {
             let _retried_later = write_down_once(issuer).await;
@@ -155,8 +163,8 @@ impl Replica {
         }
     }
 
-    /// Begins a request; `None` while it does not run. The answer may be awaited later, and is lost
-    /// when the caller drops it.
+    /// Begins a request. Returns `None` while the replica does not run. The caller may await the
+    /// answer later, and loses it by dropping the future.
     pub(super) fn begin(&self, request: Request<Body>) -> Option<Pending> {
         let running = self.running.as_ref()?;
         let router = if request.uri().path().starts_with("/admin/") {
@@ -171,6 +179,8 @@ impl Replica {
                 .map_err(|never| anyhow!("{never}"))?
                 .into_parts();
             let bytes = to_bytes(body, MAX_ANSWER_BYTES).await?;
+
+            // `max-age` tells how long a reader may keep the document.
             let cache = parts
                 .headers
                 .get("cache-control")
@@ -188,10 +198,10 @@ impl Replica {
         }))
     }
 
-    /// Sends a request; `None` while it does not run.
+    /// Sends a request. Returns `None` while the replica does not run.
     ///
     /// # Errors
-    /// When the answer cannot be read, which no fault of a history explains.
+    /// If the answer cannot be read, which no fault of a history explains.
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Option<Answer>> {
         match self.begin(request) {
             Some(pending) => pending.await.map(Some),
@@ -219,7 +229,7 @@ impl Replica {
     /// Begins to post a form as a client; see [`Replica::begin`].
     ///
     /// # Errors
-    /// When the request cannot be built.
+    /// If the request cannot be built.
     pub(super) fn begin_post(
         &self,
         client: &str,

@@ -1,11 +1,11 @@
-//! What has really happened in a history, as an outside observer knows it: the yardstick of the
-//! invariants.
+//! The true events of a history, as an outside observer knows them. The invariants compare replicas
+//! and workers with them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use meshseal_core::rejection::Rejection;
 
-/// Largest leeway that a proxy may grant after `exp`, in seconds.
+/// Largest clock skew that a proxy may allow after `exp`, in seconds.
 pub(super) const LEEWAY_S: u64 = meshseal_core::limits::MAX_CLOCK_SKEW_S;
 
 /// A token whose client has received it.
@@ -23,102 +23,101 @@ pub(super) struct Token {
     pub(super) expires_at: u64,
     /// True time at which a revocation that covers it was acknowledged.
     pub(super) revoked_at: Option<u64>,
-    /// Whether a receipt said that no worker accepts it any more.
+    /// True if a complete receipt said that no worker accepts the token.
     pub(super) complete: bool,
-    /// Whether it may be revoked although no revocation of it was acknowledged.
+    /// True if the token may be revoked without an acknowledgement.
     pub(super) covered: bool,
 }
 
 impl Token {
-    /// Returns whether some worker could still accept it by its times.
+    /// Returns whether a worker could still accept the token by its times.
     #[must_use]
     pub(super) const fn is_alive(&self, now: u64) -> bool {
         now < self.expires_at.saturating_add(LEEWAY_S)
     }
 }
 
-/// A reader of `/jwks` that keeps what it read for as long as `max-age` says.
+/// A reader of `/jwks` that caches the key set for its `max-age`.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// The key ids that it has.
+    /// Key ids in the cached set.
     pub(super) kids: BTreeSet<String>,
-    /// True time at which it reads again.
+    /// True time at which the cached set expires.
     pub(super) until: u64,
 }
 
 /// Versions that a restored backup lacks.
 #[derive(Debug)]
 pub(super) struct Lost {
-    /// The newest of them.
+    /// Newest lost version.
     pub(super) version: u64,
-    /// Replicas that remember it since before: their positions, and which of their starts that was.
+    /// Replicas that held the version before the restore: their positions, and the number of their
+    /// start at that time.
     pub(super) provers: Vec<(usize, usize)>,
-    /// Whether one of them has looked.
+    /// True once these replicas have written the loss back.
     pub(super) is_proven: bool,
 }
 
 /// A worker that an operator has declared gone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forgotten {
-    /// True time of that.
+    /// True time of the declaration.
     pub(super) at: u64,
-    /// Whether a receipt may name it: the answer was lost, or the worker has polled since.
+    /// True if a receipt may name the worker: the answer was lost, or the worker has polled since.
     pub(super) may_be_named: bool,
 }
 
-/// What has happened.
+/// Events of a history.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
-    /// Tokens, by the order of their issue.
+    /// Tokens in the order of their issue.
     pub(super) tokens: Vec<Token>,
-    /// Token identifiers seen, to find one that is used twice.
+    /// Values of `jti` seen, to find one that is used twice.
     pub(super) jtis: HashSet<String>,
     /// Token indices seen.
     pub(super) indices: HashSet<u64>,
     /// Public keys by id.
     pub(super) keys: HashMap<String, String>,
-    /// Key ids in the order in which they were seen: a trace names keys by their place, which a
-    /// replay repeats.
+    /// Key ids in the order of their first use. A trace names keys by this position, which is the
+    /// same in a replay.
     key_ids: Vec<String>,
-    /// Keys that began to sign without all confirmations, and were counted as forced, or by a
-    /// revocation.
+    /// Keys that began to sign without all confirmations, by a forced rotation or a revocation.
     pub(super) forced: BTreeSet<String>,
-    /// Whether the answer to the revocation of a key was lost: a key that nobody has seen yet may
-    /// sign.
+    /// True if the answer to the revocation of a key was lost: an unseen key may sign.
     pub(super) unknown_rotation: bool,
     /// Keys that an operator revoked.
     pub(super) revoked_keys: BTreeSet<String>,
-    /// Those of them whose revocation was acknowledged.
+    /// Keys whose revocation was acknowledged.
     pub(super) acknowledged_keys: BTreeSet<String>,
     /// Readers of `/jwks`.
     pub(super) readers: Vec<Reader>,
-    /// Pairs of worker and token (by position) where the worker has rejected the token as revoked.
+    /// Pairs of worker id and token position where the worker has rejected the token as revoked.
     pub(super) heard: HashSet<(u64, usize)>,
-    /// True time at which a backup was last restored. The record of a worker that serves stale may
-    /// be lost for good then: the issuer cannot know that there is such a worker.
+    /// True time at which a backup was last restored. The issuer may then have lost the record of a
+    /// worker that serves stale forever, and cannot know of that worker.
     pub(super) restored_at: u64,
-    /// Workers that an operator has declared gone, and that were given no bundle since.
+    /// Workers that an operator has declared gone, and that have received no bundle since.
     pub(super) forgotten: HashMap<u64, Forgotten>,
-    /// True time at which a replica last could not write to the database, or had the time wrong.
+    /// True time at which a replica last could not write to the database or had a wrong clock.
     pub(super) troubled_at: u64,
     /// Highest version that any replica has published.
     pub(super) newest: u64,
-    /// Versions that restored backups lack, until replicas that remember them have looked.
+    /// Versions that restored backups lack, until replicas that remember them have written them
+    /// back.
     pub(super) lost: Vec<Lost>,
-    /// True time until which a token may be revoked with its group although it was issued later:
-    /// its revocation covers what replicas that did not know of it yet may have issued.
+    /// True time until which the revocation of a group also covers later tokens: replicas that do
+    /// not know the revocation yet may issue them.
     pub(super) groups_until: u64,
-    /// True time until which a receipt may lack workers: their records were lost, and no replica
-    /// could know.
+    /// True time until which a receipt may lack workers, because their records were lost and no
+    /// replica could know.
     pub(super) unlisted_until: u64,
-    /// Whether the database went back while no running replica held the lost state: until a worker
-    /// shows its version, no replica can know.
+    /// True if the database went back while no running replica held the lost state. No replica can
+    /// know the loss until a worker proves its version.
     pub(super) blind: bool,
 }
 
 impl Truth {
-    /// Marks the tokens that a revocation covers, once it is acknowledged. Returns how many those
-    /// are.
+    /// Marks the tokens that an acknowledged revocation covers. Returns their number.
     pub(super) fn acknowledge(
         &mut self,
         now: u64,
@@ -134,7 +133,7 @@ impl Truth {
         count
     }
 
-    /// Returns the place of a key id among those that were seen.
+    /// Returns the position of a key id in the order of first use.
     pub(super) fn key_place(&mut self, kid: &str) -> usize {
         self.key_ids
             .iter()
@@ -145,13 +144,13 @@ impl Truth {
             })
     }
 
-    /// Returns whether replicas cannot know yet what a restored backup lacks.
+    /// Returns whether replicas cannot know yet which versions a restored backup lacks.
     pub(super) fn is_unsure(&self) -> bool {
         self.blind || !self.lost.is_empty()
     }
 
-    /// Marks tokens that may be revoked although no revocation of them was acknowledged: its answer
-    /// was lost, or an incident's epoch covers them.
+    /// Marks tokens that may be revoked without an acknowledgement: the answer was lost, or the
+    /// epoch of an incident covers them.
     pub(super) fn may_cover(&mut self, covers: impl Fn(usize, &Token) -> bool) {
         for (at, token) in self.tokens.iter_mut().enumerate() {
             token.covered |= covers(at, token);

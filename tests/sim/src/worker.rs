@@ -1,5 +1,5 @@
-//! A worker of a proxy: core's own trust and validation, behind a link that loses, delays, reorders
-//! and cuts.
+//! Worker of a proxy: the trust and validation of core, behind a link that loses, delays and
+//! reorders messages, and can be cut.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,20 +15,20 @@ use meshseal_core::keys::{Key, Portable, SignatureVerifier};
 use meshseal_core::policy::Policy;
 use meshseal_core::rejection::Rejection;
 
-/// Seconds for which a bundle of these histories may be used.
+/// `bundle.notAfter` of these histories, in seconds.
 pub(super) const NOT_AFTER_S: u64 = 600;
 
-/// Remembers what [`Portable`] said about each signature: a history asks the same question hundreds
-/// of times.
+/// Caches the results of [`Portable`], because a history verifies the same signature hundreds of
+/// times.
 #[derive(Default)]
 pub(super) struct Memo(RefCell<HashMap<Question, bool>>);
 
-/// A message and its signature.
+/// Message and its signature.
 type Question = (Vec<u8>, Vec<u8>);
 
 impl SignatureVerifier for Memo {
     fn verify(&self, key: &Key, message: &[u8], signature: &[u8]) -> bool {
-        // Keys of a history have distinct ids, and the message names the id.
+        // INVARIANT: the message names the key id, and the keys of a history have distinct ids.
         let question = (message.to_vec(), signature.to_vec());
         *self
             .0
@@ -44,7 +44,7 @@ pub(super) const MAX_RATE_ERROR_PPM: i64 = 10_000;
 /// The clocks of a worker's machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MachineClock {
-    /// Seconds by which the time of day is ahead of the true time.
+    /// Seconds by which the wall clock is ahead of the true time.
     pub(super) ahead_s: i64,
     /// Parts per million by which the monotonic clock is fast.
     pub(super) rate_error_ppm: i64,
@@ -53,7 +53,7 @@ pub(super) struct MachineClock {
 }
 
 impl MachineClock {
-    /// Creates clocks of which the time of day is ahead.
+    /// Creates clocks whose wall clock is ahead by these seconds.
     pub(super) const fn ahead(ahead_s: i64) -> Self {
         Self {
             ahead_s,
@@ -62,7 +62,7 @@ impl MachineClock {
         }
     }
 
-    /// Lets true time pass.
+    /// Advances the monotonic clock by true time.
     pub(super) const fn pass(&mut self, seconds: u64) {
         let us_per_s = 1_000_000_u64.saturating_add_signed(self.rate_error_ppm);
         self.steady_us = self
@@ -84,41 +84,41 @@ impl MachineClock {
     }
 }
 
-/// A worker.
+/// Worker of a proxy.
 pub(super) struct Worker {
     /// `x-meshseal-worker`.
     pub(super) id: u64,
     /// `x-meshseal-node`.
     pub(super) node: String,
-    /// Whether no message reaches it or leaves it.
+    /// True if no message reaches or leaves the worker.
     pub(super) cut: bool,
-    /// The clocks of its machine.
+    /// Clocks of its machine.
     pub(super) clock: MachineClock,
-    /// Seconds by which the time of day was ahead when its process began.
+    /// Seconds by which the wall clock was ahead when its process began.
     pub(super) began_ahead_s: i64,
     /// True time at which its process began.
     pub(super) began_at: u64,
-    /// The same on its monotonic clock.
+    /// Time on its monotonic clock at which its process began.
     began_steady: Duration,
-    /// True time at which a replica gave out the bundle in force.
+    /// True time at which a replica issued the current bundle.
     pub(super) given_at: u64,
-    /// True time at which it last accepted one.
+    /// True time at which the worker last accepted a bundle.
     pub(super) accepted_at: u64,
-    /// The poll that it waits for, and when it began on the monotonic clock. Answers to earlier ones
-    /// are dropped.
+    /// Number of the open poll, and the time on the monotonic clock at which it began. The worker
+    /// drops answers to earlier polls.
     pub(super) asked: Option<(u64, Duration)>,
-    /// Its VM: workers of one VM are configurations of one proxy's worker thread.
+    /// VM of the worker. Workers of one VM are configurations in one worker thread of a proxy.
     pub(super) vm: u64,
-    /// Whether it never polls, as a configuration whose cluster is wrong.
+    /// True if the worker never polls, like a configuration with a wrong cluster.
     pub(super) is_mute: bool,
-    /// The worker that was given the bundle in force, and whose bound holds for it.
+    /// Worker that received the current bundle, and whose bound applies to it.
     lender: Option<Lender>,
     policy: Rc<Policy>,
     memo: Rc<Memo>,
     trust: Trust,
 }
 
-/// The worker that the issuer counts for a bundle that others have taken over from it.
+/// Worker that the issuer counts for a bundle that others of its VM have adopted.
 #[derive(Clone, Copy, Debug)]
 struct Lender {
     id: u64,
@@ -126,7 +126,7 @@ struct Lender {
 }
 
 impl Worker {
-    /// Creates a worker that begins at the true time `now` and knows nothing yet.
+    /// Creates a worker that begins at the true time `now` without a bundle.
     #[must_use]
     pub(super) fn new(
         id: u64,
@@ -155,8 +155,8 @@ impl Worker {
         }
     }
 
-    /// Ends the process and starts another one on the same node: a new id, a policy, and nothing
-    /// known.
+    /// Ends the process and starts another one on the same node, with a new id, this policy and no
+    /// bundle.
     pub(super) fn restart(&mut self, id: u64, policy: Rc<Policy>, now: u64) {
         self.id = id;
         self.policy = policy;
@@ -187,8 +187,8 @@ impl Worker {
         }
     }
 
-    /// Takes over the bundle of another configuration of its VM, as the filter does before the
-    /// other one's next poll confirms it.
+    /// Adopts the bundle of another configuration of its VM, as the filter does before the next
+    /// poll of the other configuration confirms it.
     pub(super) fn adopt(&mut self, other: &Self) {
         let before = self.trust.bundle_version();
         self.trust.adopt(
@@ -199,6 +199,8 @@ impl Worker {
         if self.trust.bundle_version() == before {
             return;
         }
+
+        // The issuer counts only the worker that received the bundle.
         let lender = Lender {
             id: other.id,
             bound_s: other.own_bound_s(),
@@ -208,19 +210,19 @@ impl Worker {
         self.accepted_at = other.accepted_at;
     }
 
-    /// Returns the id of the worker that the issuer counts for the bundle in force.
+    /// Returns the id of the worker that the issuer counts for the current bundle.
     #[must_use]
     pub(super) fn counted_as(&self) -> u64 {
         self.lender.map_or(self.id, |lender| lender.id)
     }
 
-    /// Returns its time of day at the true time `now`.
+    /// Returns its wall clock at the true time `now`.
     #[must_use]
     pub(super) const fn time(&self, now: u64) -> u64 {
         now.saturating_add_signed(self.clock.ahead_s)
     }
 
-    /// Returns the headers of its poll.
+    /// Returns the headers of a poll.
     #[must_use]
     pub(super) fn poll_headers(&self) -> Vec<(&'static str, String)> {
         let pins = self.policy.authn().trust_bundle().map(|bundle| {
@@ -238,19 +240,19 @@ impl Worker {
         ]
     }
 
-    /// Returns what it trusts.
+    /// Returns its trust: keys and revocations.
     #[must_use]
     pub(super) const fn trust(&self) -> &Trust {
         &self.trust
     }
 
-    /// Returns the policy that it runs.
+    /// Returns its policy.
     #[must_use]
     pub(super) fn policy(&self) -> Rc<Policy> {
         Rc::clone(&self.policy)
     }
 
-    /// Returns whether it pins this bundle key.
+    /// Returns whether the worker pins this bundle key.
     #[must_use]
     pub(super) fn pins(&self, kid: &str) -> bool {
         self.policy
@@ -259,7 +261,7 @@ impl Worker {
             .is_some_and(|bundle| bundle.pins.kids().flatten().any(|pin| pin == kid))
     }
 
-    /// Returns whether it goes on by an old bundle without limit.
+    /// Returns whether the worker uses an old bundle without limit.
     #[must_use]
     pub(super) fn serves_stale(&self) -> bool {
         self.policy
@@ -268,10 +270,12 @@ impl Worker {
             .is_some_and(|bundle| bundle.staleness.serve)
     }
 
-    /// Returns whether it holds a bundle and its rules go on by that.
+    /// Returns whether the worker holds a bundle that its policy still allows it to use.
     #[must_use]
     pub(super) fn may_accept(&self, now: u64) -> bool {
         let freshness = self.trust.freshness(self.clock.moment(now));
+
+        // The policy bounds the age of a bundle.
         let fresh = match self
             .policy
             .authn()
@@ -288,7 +292,7 @@ impl Worker {
         self.trust.bundle_version().is_some() && fresh && !freshness.overdue
     }
 
-    /// Returns for how many seconds it goes on by the bundle in force; `None` without limit.
+    /// Returns for how many seconds the worker uses the current bundle; `None` without limit.
     #[must_use]
     pub(super) fn bound_s(&self) -> Option<u64> {
         let lent = self.lender.and_then(|lender| lender.bound_s);
@@ -310,10 +314,10 @@ impl Worker {
         }
     }
 
-    /// Takes over a bundle.
+    /// Accepts a bundle.
     ///
     /// # Errors
-    /// When core refuses it.
+    /// If core rejects the bundle.
     pub(super) fn accept_bundle(&mut self, text: &str, now: u64) -> Result<Accepted, BundleError> {
         let policy = Rc::clone(&self.policy);
         let config = policy
@@ -330,7 +334,7 @@ impl Worker {
     /// Decides about a token as the filter does on a route without rules.
     ///
     /// # Errors
-    /// The rejection.
+    /// The rejection of the token.
     pub(super) fn decide(&self, token: &str, now: u64) -> Result<(), Rejection> {
         let time = self.time(now);
         check(token, self.policy.authn(), &self.trust, || time)?.verify(&*self.memo)?;

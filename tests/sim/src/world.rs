@@ -1,4 +1,4 @@
-//! The state of a history.
+//! State of a history.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -36,27 +36,27 @@ pub(super) const CLIENTS: [&str; 3] = ["checkout", "stock", "billing"];
 /// The client that revokes and rotates.
 pub(super) const OPERATOR: &str = "operator";
 
-/// A message under way.
+/// A message in transit.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
-    /// Which poll it belongs to.
+    /// Number of the poll that the message belongs to.
     pub(super) id: u64,
-    /// Position of the worker.
+    /// Position of the worker that polls.
     pub(super) worker: usize,
-    /// The worker process that asked.
+    /// Worker process that sent the poll.
     pub(super) process: u64,
     pub(super) kind: Kind,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
-    /// To a replica: the version that the worker has, and the proof of it.
+    /// Poll to a replica, with the version of the worker and its proof.
     Poll {
         replica: usize,
         headers: Vec<(&'static str, String)>,
         have: Option<u64>,
     },
-    /// To the worker, and when the replica answered.
+    /// Bundle to the worker, and the true time at which the replica answered.
     Bundle(String, u64),
 }
 
@@ -66,43 +66,43 @@ pub(super) struct World {
     /// True time (Unix seconds).
     pub(super) now: u64,
     pub(super) database: Database,
-    /// Numbers of the backups that exist.
+    /// Numbers of the existing backups.
     pub(super) backups: Vec<usize>,
-    /// Whether the database has a clock, as a server has.
+    /// True if the database has a clock, like a server.
     pub(super) has_server: bool,
     pub(super) setting: Setting,
     pub(super) replicas: Vec<Replica>,
-    /// Version at which each replica's bundle was last checked against the truth, and how many
-    /// revocations there were.
+    /// Version and number of revocations at which each replica's bundle was last checked against
+    /// the truth.
     pub(super) observed: Vec<(u64, usize)>,
     pub(super) workers: Vec<Worker>,
-    /// How many of them began beside another one.
+    /// Number of workers that began in the VM of another one.
     pub(super) added: usize,
-    /// `staleness` of each kind of worker that the history has.
+    /// `staleness` settings from which workers draw.
     staleness: Vec<Value>,
-    /// Key id of the bundle key that signs, when it was last looked at.
+    /// Key id of the active bundle key at the last check.
     pub(super) bundle_kid: Option<String>,
     pub(super) memo: Rc<Memo>,
     pub(super) under_way: Vec<Message>,
-    /// Receipts that wait.
+    /// Requests that wait for their receipt.
     pub(super) waiting: Vec<Waiting>,
     pub(super) truth: Truth,
-    /// Client assertions, by the order of their first use.
+    /// Client assertions in the order of their first use.
     pub(super) assertions: Vec<Assertion>,
     pub(super) weights: Vec<(u32, Step)>,
     pub(super) trace: Vec<String>,
     pub(super) complete: usize,
-    /// Revocations acknowledged so far.
+    /// Number of acknowledged revocations.
     pub(super) acknowledged: usize,
-    /// True time of the last of them, or of a restoration.
+    /// True time of the last acknowledged revocation, or of the last restored loss.
     pub(super) acknowledged_at: u64,
-    /// Whether each replica follows at once what another one did.
+    /// True if each replica follows the changes of others at once.
     pub(super) follows_at_once: bool,
     next_id: u64,
 }
 
 impl World {
-    /// Starts replicas and workers as the seed says.
+    /// Starts the replicas and workers that the seed determines.
     pub(super) async fn start(seed: u64, folder: &Path, pace: Pace) -> Result<Self> {
         let mut dice = Dice::new(seed);
         let mut database = Database::new(folder.to_owned());
@@ -114,7 +114,7 @@ impl World {
         let mut replicas: Vec<Replica> = (0..dice.between(1, 3))
             .map(|_| Replica::stopped(START, pace.clone()))
             .collect();
-        // Replicas on several machines share a server, which has a clock; a file has none.
+        // Several replicas share a database server, which has a clock. A file has no clock.
         let has_server = replicas.len() > 1 || dice.chance(50);
         for (replica, boot) in replicas.iter_mut().zip(1..) {
             replica.clock.set_boot(boot);
@@ -123,6 +123,8 @@ impl World {
             }
             replica.start(&setting, &database).await?;
         }
+
+        // Staleness, and the number of workers: mostly a few, sometimes many.
         let staleness = match dice.below(4) {
             0 => vec![json!({ "action": "SERVE" }), Value::Null],
             1 => vec![json!({ "maxAge": "3m", "action": "DENY" }), Value::Null],
@@ -158,6 +160,8 @@ impl World {
             follows_at_once: seed.is_multiple_of(2),
             next_id: 1,
         };
+
+        // Two workers share a node. Their clocks are a few seconds off.
         for at in 0..count {
             let ahead_s = i64::try_from(world.dice.between(0, 8))?.saturating_sub(4);
             let (id, node) = (world.new_id(), format!("node-{}", at / 2));
@@ -175,7 +179,7 @@ impl World {
         Ok(world)
     }
 
-    /// Creates a worker whose clock is right and which pins the present keys, as an observer.
+    /// Creates an observer: a worker with a right clock that pins the present bundle keys.
     pub(super) fn new_worker(&self, replica: &Replica) -> Result<Worker> {
         let policy = Rc::new(policy(replica, &Value::Null)?);
         Ok(Worker::new(
@@ -187,22 +191,17 @@ impl World {
         ))
     }
 
-    /// Builds a policy that pins the present bundle keys; `None` while no replica runs.
+    /// Builds a policy that pins the present bundle keys. Returns `None` while no replica runs.
     pub(super) fn draw_policy(&mut self) -> Result<Option<Rc<Policy>>> {
         let staleness = self
             .staleness
             .get(self.dice.below(self.staleness.len()))
             .unwrap_or(&Value::Null);
-        let newest = |replica: &&Replica| {
-            replica
-                .issuer()
-                .map(|issuer| issuer.publisher.current().version())
-        };
         let Some(replica) = self
             .replicas
             .iter()
             .filter(|replica| replica.is_running())
-            .max_by_key(newest)
+            .max_by_key(|replica| replica.version())
         else {
             return Ok(None);
         };
@@ -216,7 +215,7 @@ impl World {
         id
     }
 
-    /// Lets true time pass for every clock.
+    /// Advances true time and every clock.
     pub(super) fn pass(&mut self, seconds: u64) {
         self.now = self.now.saturating_add(seconds);
         for replica in &self.replicas {
@@ -233,7 +232,9 @@ impl World {
         let step = self.dice.weighted(&weights).copied();
         self.weights = weights;
         let step = step.ok_or_else(|| anyhow!("a history has steps"))?;
+
         let elapsed = self.now.saturating_sub(START);
+        // Replicas do not see two steps at the same millisecond.
         for replica in &self.replicas {
             replica.clock.advance_ms(1);
         }
@@ -247,7 +248,7 @@ impl World {
         self.check_replicas().await
     }
 
-    /// Ends the history.
+    /// Ends the history and returns its results.
     pub(super) fn report(self, violation: Option<(usize, String)>) -> Report {
         Report {
             tokens: self.truth.tokens.len(),
@@ -269,23 +270,28 @@ pub(super) fn secret(client: &str) -> String {
     format!("mss_a-secret-of-sufficient-length-{client}")
 }
 
+fn hash(client: &str) -> String {
+    SecretHash::of(&secret(client)).to_string()
+}
+
 /// Builds the issuer's configuration with this `tokens.maxLifetime`.
 pub(super) fn config(max_lifetime: &str) -> Result<Config> {
-    let hash = |client: &str| SecretHash::of(&secret(client)).to_string();
-    let client = |id: &&str| {
+    let clients = CLIENTS.map(|id| {
         format!(
-            "- clientId: {id}\n  auth: {{ secrets: [ {{ hash: \"{}\" }} ] }}\n  audiences: [orders]\n  scopes: [read]\n",
+            "- clientId: {id}\n  auth: {{ secrets: [ {{ hash: \"{}\" }} ] }}\n  \
+             audiences: [orders]\n  scopes: [read]\n",
             hash(id)
         )
-    };
-    let clients: String = CLIENTS.iter().map(client).collect();
+    });
+    let clients = clients.concat();
     let yaml = format!(
         "issuer: {ISSUER}\n\
          keys: {{ algorithm: EdDSA, rotateEvery: 20m, ackTimeout: 90s, jwksMaxAge: 2m }}\n\
          tokens: {{ lifetime: 5m, maxLifetime: {max_lifetime}, clockSkew: 30s }}\n\
          bundle: {{ notAfter: 10m }}\n\
          services:\n- {{ audience: orders, scopes: [read], lifetime: {max_lifetime} }}\n\
-         clients:\n{clients}- clientId: {OPERATOR}\n  auth: {{ secrets: [ {{ hash: \"{}\" }} ] }}\n  admin: true\n\
+         clients:\n{clients}\
+         - clientId: {OPERATOR}\n  auth: {{ secrets: [ {{ hash: \"{}\" }} ] }}\n  admin: true\n\
          - clientId: {}\n  auth: {{ jwks: {} }}\n",
         hash(OPERATOR),
         assertions::SIGNER,

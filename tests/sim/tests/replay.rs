@@ -1,5 +1,4 @@
-//! A seed decides everything: its history can be replayed, also on a machine that is busy with
-//! something else.
+//! A seed determines a whole history, so a replay gives the same steps, even on a busy machine.
 
 use std::process::Command;
 
@@ -10,7 +9,7 @@ fn trace(seed: u64) -> Result<String, std::io::Error> {
         .args(["--seed", &seed, "--histories", "1", "--trace"])
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // The last line tells how long it took.
+    // Only lines of steps count: the last line has the run time.
     let steps: Vec<&str> = text.lines().filter(|line| line.contains(" s  ")).collect();
     Ok(steps.join("\n"))
 }

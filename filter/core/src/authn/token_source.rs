@@ -1,14 +1,14 @@
-//! The parts of a request that may carry a token, by the configuration of all issuers.
+//! Parts of a request that may carry a token, according to the rules of all issuers.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::JwtRule;
 
-/// A part of a request that may carry a token.
+/// Part of a request that may carry a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TokenSource {
-    /// A header; the token follows the prefix.
+    /// A header, with a prefix before the token.
     Header { name: Box<str>, prefix: Box<str> },
     /// A cookie (RFC 6265 §4.2).
     Cookie(Box<str>),
@@ -16,12 +16,13 @@ pub(crate) enum TokenSource {
     Param(Box<str>),
 }
 
-/// Headers that hold one value by definition (RFC 9110 §11.6.2, §11.7.2). A second value is a sign
-/// of joined copies. In every other header a comma separates items (§5.6.1), one of which may be
-/// the token: no token has a comma.
+/// Headers that hold one value by definition (RFC 9110 §11.6.2, §11.7.2). A second value shows that
+/// copies were joined. In every other header a comma separates items (§5.6.1), one of which may be
+/// the token: a token never contains a comma.
 const SINGLE: [&str; 2] = ["authorization", "proxy-authorization"];
 
 impl TokenSource {
+    /// Returns the sources that a rule names.
     fn all_of(rule: &JwtRule) -> impl Iterator<Item = Self> + '_ {
         let headers = rule.from_headers.iter().map(|from| Self::Header {
             name: from.name.clone(),
@@ -39,7 +40,7 @@ impl TokenSource {
     }
 }
 
-/// A token source, and the rules that name it.
+/// Token source and the rules that name it.
 #[derive(Clone, Debug)]
 pub(crate) struct SourceEntry {
     pub(crate) source: TokenSource,
@@ -51,14 +52,16 @@ pub(crate) struct SourceEntry {
     pub(crate) longer_prefixes: Vec<Box<str>>,
 }
 
-/// Every token source of a configuration, each once.
+/// Token sources of a configuration, without duplicates.
 #[derive(Clone, Debug, Default)]
 pub struct TokenSources(pub(crate) Vec<SourceEntry>);
 
 impl TokenSources {
+    /// Collects the sources of all rules.
     pub(super) fn of(rules: &[JwtRule]) -> Self {
         let mut entries: Vec<SourceEntry> = Vec::new();
         for (index, rule) in rules.iter().enumerate() {
+            // Rules that share a source share its entry, so that a token is found only once.
             for source in TokenSource::all_of(rule) {
                 match entries.iter_mut().find(|entry| entry.source == source) {
                     Some(entry) => entry.rules.push(index),
@@ -72,6 +75,7 @@ impl TokenSources {
             }
         }
         let sources: Vec<TokenSource> = entries.iter().map(|entry| entry.source.clone()).collect();
+        // Prefixes depend on the sources of other rules, so they are compared at the end.
         for entry in &mut entries {
             if let TokenSource::Header { name, prefix } = &entry.source {
                 entry.longer_prefixes = longer_prefixes(&sources, name, prefix);
@@ -81,6 +85,7 @@ impl TokenSources {
     }
 }
 
+/// Returns the prefixes of a header that are longer than one of them.
 fn longer_prefixes(sources: &[TokenSource], header: &str, than: &str) -> Vec<Box<str>> {
     let longer = sources.iter().filter_map(|source| match source {
         TokenSource::Header { name, prefix } if **name == *header && prefix.len() > than.len() => {

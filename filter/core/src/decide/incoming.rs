@@ -1,4 +1,4 @@
-//! The headers of one request as they came, repetition included.
+//! Headers of one request as received, including repeated ones.
 
 use alloc::vec::Vec;
 
@@ -7,9 +7,9 @@ use crate::authz::host::DefaultPorts;
 use crate::bytes;
 use crate::rejection::Rejection;
 
-/// Request headers as a host hands them over.
+/// Request headers as the host provides them.
 pub trait HeaderMap {
-    /// Returns name and value of each header in order, repeated ones repeated.
+    /// Returns name and value of each header in order. Repeated headers are repeated.
     fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])>;
 }
 
@@ -20,35 +20,36 @@ impl<N: AsRef<[u8]>, V: AsRef<[u8]>> HeaderMap for Vec<(N, V)> {
     }
 }
 
-/// A request as it came. A decision reads a handful of its headers.
+/// Request as received. A decision reads few of its headers.
 #[derive(Debug)]
 pub struct Incoming<H> {
     headers: H,
-    /// The lengths of names, as [`length_bit`]: most names that a decision reads have a length that
-    /// no header has.
+    /// Set of the lengths of all header names, as [`length_bit`]. Most names that a decision looks
+    /// up have a length that no header has, so the headers need not be scanned.
     lengths: u64,
 }
 
-/// A bit for each length; the longest share one.
+/// Returns the bit of a length; all long names share one bit.
 fn length_bit(length: usize) -> u64 {
     1 << length.min(63)
 }
 
-/// How often a header occurs.
+/// Number of occurrences of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Occurrence<'h> {
-    /// Not at all.
+    /// The header is absent.
     Absent,
-    /// Once, with this value.
+    /// The header occurs once, with this value.
     Once(&'h [u8]),
-    /// More than once.
+    /// The header occurs more than once.
     Repeated,
 }
 
 impl<H: HeaderMap> Incoming<H> {
-    /// Returns the request with these headers.
+    /// Creates the request with these headers.
     #[must_use]
     pub fn new(headers: H) -> Self {
+        // One pass over all names; most look-ups then need none.
         let mut lengths = 0;
         for (name, _) in headers.pairs() {
             lengths |= length_bit(name.len());
@@ -56,7 +57,7 @@ impl<H: HeaderMap> Incoming<H> {
         Self { headers, lengths }
     }
 
-    /// The names of a length, with the value of each.
+    /// Returns the headers whose names have this length.
     fn named(&self, length: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
         let occurs = self.lengths & length_bit(length) != 0;
         let pairs = occurs.then(|| self.headers.pairs());
@@ -66,14 +67,14 @@ impl<H: HeaderMap> Incoming<H> {
             .filter(move |(name, _)| name.len() == length)
     }
 
-    /// Every value of a header, in order.
+    /// Returns every value of a header, in order.
     pub(crate) fn all<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
         self.named(name.len())
             .filter(move |(key, _)| same_name(key, name))
             .map(|(_, value)| value)
     }
 
-    /// The value of a header, if it is not repeated.
+    /// Returns the value of a header, if the header occurs once.
     pub(crate) fn once<'h>(&'h self, name: &'h str) -> Occurrence<'h> {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
@@ -83,8 +84,8 @@ impl<H: HeaderMap> Incoming<H> {
         }
     }
 
-    /// The names in this request that an upstream may take for `name`: case does not matter, and
-    /// CGI-like servers (PHP, WSGI, Rack) map `-` and `_` to the same variable.
+    /// Returns the names in this request that an upstream may take for `name`: case does not
+    /// matter, and CGI-like servers (PHP, WSGI, Rack) map `-` and `_` to the same variable.
     pub(crate) fn spellings<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h str> {
         let texts = self
             .named(name.len())
@@ -92,12 +93,13 @@ impl<H: HeaderMap> Incoming<H> {
         texts.filter(move |key| same_variable(key, name))
     }
 
-    /// What rules are matched against.
+    /// Returns method, host and path.
     ///
     /// # Errors
-    /// [`Rejection::PathNotNormalized`] or [`Rejection::HostMalformed`] where method, path or host
-    /// is repeated or not UTF-8; core checks their form.
+    /// [`Rejection::PathNotNormalized`] or [`Rejection::HostMalformed`] if method, path or host is
+    /// repeated or not UTF-8. Their form is checked later.
     pub fn request(&self) -> Result<Request<'_>, Rejection> {
+        // One pass over the pseudo-headers, whose names start with a colon.
         let mut found: [Option<&[u8]>; 3] = [None; 3];
         for (key, value) in self
             .headers
@@ -105,8 +107,9 @@ impl<H: HeaderMap> Incoming<H> {
             .filter(|(key, _)| key.first() == Some(&b':'))
         {
             let names = [":method", ":authority", ":path"].iter().zip(&mut found);
-            for (name, place) in names.filter(|(name, _)| same_name(key, name)) {
-                if place.replace(value).is_some() {
+            for (name, slot) in names.filter(|(name, _)| same_name(key, name)) {
+                if slot.replace(value).is_some() {
+                    // A repeated pseudo-header has two meanings.
                     return Err(if *name == ":authority" {
                         Rejection::HostMalformed
                     } else {
@@ -115,30 +118,27 @@ impl<H: HeaderMap> Incoming<H> {
                 }
             }
         }
-        let text = |value: Option<_>, rejection| {
-            core::str::from_utf8(value.unwrap_or_default()).map_err(|_| rejection)
-        };
         let [method, host, path] = found;
         Ok(Request {
-            method: text(method, Rejection::PathNotNormalized)?,
-            host: text(host, Rejection::HostMalformed)?,
-            path: text(path, Rejection::PathNotNormalized)?,
+            method: text(method).ok_or(Rejection::PathNotNormalized)?,
+            host: text(host).ok_or(Rejection::HostMalformed)?,
+            path: text(path).ok_or(Rejection::PathNotNormalized)?,
         })
     }
 
-    /// Ports that `:authority` without port may stand for.
+    /// Returns the ports that `:authority` without a port may mean.
     pub(crate) fn default_ports(&self) -> DefaultPorts {
         DefaultPorts::of(self.all(":scheme").chain(self.all("x-forwarded-proto")))
     }
 
-    /// Whether this is a CORS preflight (Fetch standard, "CORS-preflight request").
+    /// Returns whether this is a CORS preflight (Fetch standard, "CORS-preflight request").
     pub(crate) fn is_cors_preflight(&self, request: &Request<'_>) -> bool {
         request.method == "OPTIONS"
             && self.all("origin").next().is_some()
             && self.all("access-control-request-method").next().is_some()
     }
 
-    /// Whether the caller speaks gRPC (gRPC over HTTP/2, "Content-Type").
+    /// Returns whether the caller uses gRPC (gRPC over HTTP/2, "Content-Type").
     #[must_use]
     pub fn is_grpc(&self) -> bool {
         self.all("content-type")
@@ -146,24 +146,30 @@ impl<H: HeaderMap> Incoming<H> {
     }
 }
 
-/// Names as proxies spell them are the rule, others the exception.
-#[inline]
-fn same_name(key: &[u8], name: &str) -> bool {
-    let spelled = |key: &[u8]| {
-        bytes::equal(key, name.as_bytes()) || key.eq_ignore_ascii_case(name.as_bytes())
-    };
-    key.len() == name.len() && spelled(key)
+/// Returns the text of a header value. An absent one is empty.
+fn text(value: Option<&[u8]>) -> Option<&str> {
+    core::str::from_utf8(value.unwrap_or_default()).ok()
 }
 
+/// Returns whether two header names are equal. Proxies send lower case, so that is tried first.
+#[inline]
+fn same_name(key: &[u8], name: &str) -> bool {
+    key.len() == name.len()
+        && (bytes::equal(key, name.as_bytes()) || key.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Returns whether a CGI-like server maps two names to the same variable.
 fn same_variable(left: &str, right: &str) -> bool {
-    let fold = |byte: u8| {
-        if byte == b'_' {
-            b'-'
-        } else {
-            byte.to_ascii_lowercase()
-        }
-    };
     left.bytes().map(fold).eq(right.bytes().map(fold))
+}
+
+/// Maps all bytes that a CGI-like server treats alike to one.
+fn fold(byte: u8) -> u8 {
+    if byte == b'_' {
+        b'-'
+    } else {
+        byte.to_ascii_lowercase()
+    }
 }
 
 #[cfg(test)]
@@ -179,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn repetition_shows() {
+    fn repeated_headers_are_reported() {
         let headers = headers(&[("a", "1"), ("b", "2"), ("a", "3")]);
         assert_eq!(headers.once("a"), Occurrence::Repeated);
         assert_eq!(headers.once("b"), Occurrence::Once(b"2"));
@@ -187,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_that_an_upstream_folds_into_one_are_found() {
+    fn finds_every_spelling_of_a_header() {
         let headers = headers(&[
             ("x-user", "1"),
             ("X_User", "2"),
@@ -201,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_path_is_refused_however_it_is_spelled() {
+    fn rejects_repeated_path_in_any_spelling() {
         for name in [":path", ":Path"] {
             let repeated = headers(&[(":path", "/a"), (":method", "GET"), (name, "/b")]);
             assert_eq!(repeated.request().err(), Some(Rejection::PathNotNormalized));
@@ -209,13 +215,13 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_text_is_refused() {
+    fn rejects_path_that_is_not_utf8() {
         let headers = Incoming::new(alloc::vec![(":path", [b'/', 0xff])]);
         assert_eq!(headers.request().err(), Some(Rejection::PathNotNormalized));
     }
 
     #[test]
-    fn a_preflight_has_method_origin_and_requested_method() {
+    fn preflight_has_method_origin_and_requested_method() {
         let full = [
             (":method", "OPTIONS"),
             ("origin", "https://a"),
@@ -235,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_is_told_by_content_type() {
+    fn recognizes_grpc_by_content_type() {
         assert!(headers(&[("content-type", "application/grpc+proto")]).is_grpc());
         assert!(!headers(&[("content-type", "application/json")]).is_grpc());
     }

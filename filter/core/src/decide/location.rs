@@ -1,11 +1,11 @@
-//! Finds the token of a request in the configured sources, and takes it out again.
+//! Finds the token of a request in the configured sources, and removes it.
 //!
 //! A request carries one token (RFC 6750 §2, RFC 9700 §4.3.2). The same token in two configured
 //! sources is one token. Two different tokens, or a source that holds more than one, reject the
 //! request, so that no two parties can read different tokens from it (V18). Each item of a list
 //! header that has the prefix counts.
 //!
-//! `Authorization: Basic …` is no token: for the prefix `Bearer `, such a request has none.
+//! `Authorization: Basic …` is not a token: for the prefix `Bearer `, such a request has none.
 
 use alloc::borrow::ToOwned as _;
 use alloc::format;
@@ -18,13 +18,13 @@ use crate::authn::{SourceEntry, TokenSource, TokenSources};
 use crate::bytes;
 use crate::rejection::Rejection;
 
-/// A token and its place in the request.
+/// Token with its source in the request.
 #[derive(Debug)]
 pub struct Located<'a, H> {
-    /// The bytes as they came, not validated in any way.
+    /// Bytes as received, not validated.
     token: &'a [u8],
     first: &'a SourceEntry,
-    /// True if other sources hold it, too.
+    /// True if other sources may hold it, too.
     repeated: bool,
     sources: &'a TokenSources,
     incoming: &'a Incoming<H>,
@@ -40,12 +40,12 @@ impl<H> Clone for Located<'_, H> {
 impl<H> Copy for Located<'_, H> {}
 
 impl<'a, H: HeaderMap> Located<'a, H> {
-    /// Returns the bytes, to be compared with those of verified tokens.
+    /// Returns the bytes, for comparison with those of verified tokens.
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.token
     }
 
-    /// Returns the text of a token that was not verified.
+    /// Returns the text of the unverified token.
     ///
     /// # Errors
     /// [`Rejection::TokenMalformed`] for bytes that are not UTF-8.
@@ -53,17 +53,17 @@ impl<'a, H: HeaderMap> Located<'a, H> {
         core::str::from_utf8(self.token).map_err(|_| Rejection::TokenMalformed)
     }
 
-    /// Returns whether the token is several copies of a header that Envoy has joined with commas,
-    /// as it does with `authorization` and some others before a filter sees them. No token has a
-    /// comma.
+    /// Returns whether the token is several copies of a header that Envoy joined with commas, as it
+    /// does with `authorization` and some others before the filter receives them. A token never
+    /// contains a comma.
     pub(crate) fn is_joined(&self) -> bool {
         matches!(self.first.source, TokenSource::Header { .. })
             && !self.first.is_list
             && bytes::contains(self.token, b',')
     }
 
-    /// Returns whether a rule names a source of the token: a token is only accepted from where its
-    /// issuer's rule expects it.
+    /// Returns whether a rule names a source of the token. A token is accepted only from the
+    /// sources that its issuer's rule names.
     pub(crate) fn is_expected_by(&self, rule: usize) -> bool {
         self.holders().any(|entry| entry.rules.contains(&rule))
     }
@@ -77,34 +77,39 @@ impl<'a, H: HeaderMap> Located<'a, H> {
             path,
             ..
         } = *self;
+        // Most requests have one copy of the token, so the other sources need not be searched.
         let others = if self.repeated { &*self.sources.0 } else { &[] };
-        let holds = move |entry: &&SourceEntry| {
-            find(entry, incoming, path).is_ok_and(|found| found == Some(token))
-        };
-        let others = others.iter().filter(|entry| entry.source != first.source);
-        core::iter::once(first).chain(others.filter(holds))
+        let others = others
+            .iter()
+            .filter(|entry| entry.source != first.source)
+            .filter(move |entry| {
+                find(entry, incoming, path).is_ok_and(|found| found == Some(token))
+            });
+        core::iter::once(first).chain(others)
     }
 
-    /// Takes the token out of the request by edits of its headers. Returns false as soon as an edit
-    /// fails: the request must not go on then.
+    /// Removes the token by edits of the request headers. Returns false as soon as an edit fails;
+    /// the request must not go on then.
     pub(crate) fn remove(&self, edit: &mut dyn FnMut(HeaderEdit<'_>) -> bool) -> bool {
         let mut path = None;
+        // Each edit starts from the original headers, so it removes every copy in its header.
         for entry in self.holders() {
             let removed = match &entry.source {
                 TokenSource::Header { name, .. } if entry.is_list => {
-                    let is_token =
-                        |item: &[u8]| self.holders().any(|holder| holder.is_item(name, item));
-                    let kept = cut(self.incoming.all(name), b',', is_token);
+                    let kept = cut(self.incoming.all(name), b',', |item| {
+                        self.holders().any(|holder| holder.is_item(name, item))
+                    });
                     edit(replacement(name, kept))
                 }
                 TokenSource::Header { name, .. } => edit(HeaderEdit::Remove(name)),
                 TokenSource::Cookie(_) => {
-                    let is_token =
-                        |crumb: &[u8]| self.holders().any(|holder| holder.is_crumb(crumb));
-                    let kept = cut(self.incoming.all("cookie"), b';', is_token);
+                    let kept = cut(self.incoming.all("cookie"), b';', |pair| {
+                        self.holders().any(|holder| holder.is_cookie(pair))
+                    });
                     edit(replacement("cookie", kept))
                 }
                 TokenSource::Param(name) => {
+                    // Several parameters may hold the token: continue from the last result.
                     path = Some(without_param(path.as_deref().unwrap_or(self.path), name));
                     true
                 }
@@ -117,7 +122,7 @@ impl<'a, H: HeaderMap> Located<'a, H> {
     }
 }
 
-/// Finds the one token of the request.
+/// Finds the only token of the request.
 ///
 /// # Errors
 /// [`Rejection::TokenMissing`], [`Rejection::TokenRepeated`].
@@ -127,6 +132,7 @@ pub fn locate<'a, H: HeaderMap>(
     path: &'a str,
 ) -> Result<Located<'a, H>, Rejection> {
     let mut found: Option<Located<'a, H>> = None;
+    // All sources are searched, because a second token must be found.
     for entry in &sources.0 {
         let Some(token) = find(entry, incoming, path)? else {
             continue;
@@ -143,6 +149,7 @@ pub fn locate<'a, H: HeaderMap>(
                 });
             }
             Some(located) if located.token == token => located.repeated = true,
+            // Two different tokens: another reader could choose the other one.
             Some(_) => return Err(Rejection::TokenRepeated),
         }
     }
@@ -150,12 +157,13 @@ pub fn locate<'a, H: HeaderMap>(
 }
 
 impl SourceEntry {
-    /// The token in a header's value, or in one item of it.
+    /// Returns the token in a header's value, or in one item of it.
     fn value_in<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
         let TokenSource::Header { prefix, .. } = &self.source else {
             return None;
         };
         let token = after_prefix(value, prefix).filter(|token| !token.is_empty())?;
+        // The value belongs to the source with the longest matching prefix.
         let of_another = self
             .longer_prefixes
             .iter()
@@ -163,18 +171,22 @@ impl SourceEntry {
         (!of_another).then_some(token)
     }
 
-    /// Returns whether an item of a list header is the token of this place.
+    /// Returns whether an item of a list header is the token of this source.
     fn is_item(&self, header: &str, item: &[u8]) -> bool {
         matches!(&self.source, TokenSource::Header { name, .. } if **name == *header)
             && self.value_in(item).is_some()
     }
 
-    /// Returns whether a cookie-pair is the token of this place.
-    fn is_crumb(&self, crumb: &[u8]) -> bool {
-        matches!(&self.source, TokenSource::Cookie(name) if crumb_value(crumb, name.as_bytes()).is_some())
+    /// Returns whether a cookie-pair is the token of this source.
+    fn is_cookie(&self, pair: &[u8]) -> bool {
+        let TokenSource::Cookie(name) = &self.source else {
+            return false;
+        };
+        cookie_value(pair, name.as_bytes()).is_some()
     }
 }
 
+/// Returns the token that a source holds.
 fn find<'a, H: HeaderMap>(
     entry: &'a SourceEntry,
     incoming: &'a Incoming<H>,
@@ -190,11 +202,12 @@ fn find<'a, H: HeaderMap>(
         TokenSource::Header { name, .. } => match incoming.once(name) {
             Occurrence::Absent => Ok(None),
             Occurrence::Once(value) => header_value(entry, value),
+            // Even equal copies are rejected: readers may disagree on the one that counts.
             Occurrence::Repeated => Err(Rejection::TokenRepeated),
         },
         TokenSource::Cookie(name) => {
-            let crumbs = incoming.all("cookie").flat_map(crumbs);
-            only(crumbs.filter_map(|crumb| crumb_value(crumb, name.as_bytes())))
+            let cookie_pairs = incoming.all("cookie").flat_map(cookie_pairs);
+            only(cookie_pairs.filter_map(|pair| cookie_value(pair, name.as_bytes())))
         }
         TokenSource::Param(name) => only(
             params(path)
@@ -204,12 +217,13 @@ fn find<'a, H: HeaderMap>(
     }
 }
 
-/// A header without the prefix has no token, unless a copy that was joined to it has (see
-/// [`Located::is_joined`]).
+/// Returns the token in the value of a header with one value. Without the prefix the header has no
+/// token, unless a copy that was joined to it has one (see [`Located::is_joined`]).
 fn header_value<'v>(entry: &SourceEntry, value: &'v [u8]) -> Result<Option<&'v [u8]>, Rejection> {
     if let Some(token) = entry.value_in(value) {
         return Ok(Some(token));
     }
+    // The first copy has no token; look at those that Envoy joined to it.
     let mut copies = value
         .split(|byte| *byte == b',')
         .skip(1)
@@ -221,8 +235,8 @@ fn header_value<'v>(entry: &SourceEntry, value: &'v [u8]) -> Result<Option<&'v [
     }
 }
 
-/// A token that is twice in one place is no token, even if both copies agree: the next reader may
-/// take the other one.
+/// Returns the only value. Two values are rejected even if they are equal: another reader may
+/// distinguish them.
 fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, Rejection> {
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(Rejection::TokenRepeated),
@@ -231,8 +245,9 @@ fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8
     }
 }
 
-/// A prefix that ends with a space is an authentication scheme, whose case does not matter (RFC
-/// 9110 §11.1). One or more spaces separate it from the token (RFC 6750 §2.1).
+/// Returns the value after a prefix. A prefix that ends with a space is an authentication scheme,
+/// whose case does not matter (RFC 9110 §11.1). One or more spaces separate it from the token (RFC
+/// 6750 §2.1).
 fn after_prefix<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
     let (head, rest) = value.split_at_checked(prefix.len())?;
     let matches = if prefix.ends_with(' ') {
@@ -244,18 +259,20 @@ fn after_prefix<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
     matches.then(|| rest.get(spaces..).unwrap_or_default())
 }
 
-fn crumbs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Returns the cookie-pairs of a header (RFC 6265 §4.2.1).
+fn cookie_pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
     header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
 }
 
-fn crumb_value<'c>(crumb: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
-    let at = crumb.iter().position(|byte| *byte == b'=')?;
-    let (key, value) = crumb.split_at_checked(at)?;
+/// Returns the value of a cookie-pair with this name.
+fn cookie_value<'c>(pair: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
+    let at = pair.iter().position(|byte| *byte == b'=')?;
+    let (key, value) = pair.split_at_checked(at)?;
     (key.trim_ascii_end() == name)
         .then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii_start()))
 }
 
-/// A cookie's value may stand in quotes, which are not part of it (RFC 6265 §4.1.1).
+/// Removes the quotes around a cookie's value, which are not part of it (RFC 6265 §4.1.1).
 fn unquoted(value: &[u8]) -> &[u8] {
     value
         .strip_prefix(b"\"")
@@ -263,6 +280,7 @@ fn unquoted(value: &[u8]) -> &[u8] {
         .unwrap_or(value)
 }
 
+/// Returns the query parameters of a path.
 fn params(path: &str) -> impl Iterator<Item = &str> {
     path.split_once('?')
         .map(|(_, query)| query)
@@ -270,14 +288,15 @@ fn params(path: &str) -> impl Iterator<Item = &str> {
         .split('&')
 }
 
-/// The name is compared as an upstream would read it, with escapes resolved, so that no second
-/// spelling slips through. The value is not: a token needs no escapes, and the validator refuses
-/// one that has them.
+/// Returns the value of a query parameter with this name. The name is compared with escapes
+/// resolved, as an upstream reads it, so that no other spelling evades the check. The value keeps
+/// its escapes: a token needs none, and validation rejects one that has them.
 fn param_value<'p>(param: &'p str, name: &str) -> Option<&'p str> {
     let (key, value) = param.split_once('=').unwrap_or((param, ""));
     unescaped(key).eq(name.bytes()).then_some(value)
 }
 
+/// Resolves percent-escapes. Invalid ones stay as they are.
 fn unescaped(text: &str) -> impl Iterator<Item = u8> + '_ {
     let mut rest = text.as_bytes();
     core::iter::from_fn(move || {
@@ -296,8 +315,8 @@ fn unescaped(text: &str) -> impl Iterator<Item = u8> + '_ {
     })
 }
 
-/// The values of a list header or cookie header without the parts that are the token. All other
-/// bytes stay as they are; several headers become one, as Envoy joins them.
+/// Returns the values of a list header or cookie header without the parts that are the token. All
+/// other bytes stay as they are. Several headers become one, as Envoy joins them.
 fn cut<'v>(
     values: impl Iterator<Item = &'v [u8]>,
     separator: u8,
@@ -321,6 +340,7 @@ fn cut<'v>(
     kept
 }
 
+/// Returns the edit that sets a header, or removes it if the value is empty.
 fn replacement<'n>(name: &'n str, value: Vec<u8>) -> HeaderEdit<'n> {
     if value.is_empty() {
         HeaderEdit::Remove(name)
@@ -329,6 +349,7 @@ fn replacement<'n>(name: &'n str, value: Vec<u8>) -> HeaderEdit<'n> {
     }
 }
 
+/// Returns a path without the query parameters of this name.
 fn without_param(path: &str, name: &str) -> String {
     let kept: Vec<&str> = params(path)
         .filter(|param| param_value(param, name).is_none())

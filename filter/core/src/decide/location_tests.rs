@@ -17,11 +17,19 @@ fn sources(rule: Value) -> TokenSources {
     policy(rule).authn().token_sources().clone()
 }
 
+/// Returns the sources of a rule that names `authorization` once for each prefix.
+fn sources_with_prefixes(prefixes: &[&str]) -> TokenSources {
+    let headers: Value = prefixes
+        .iter()
+        .map(|prefix| json!({ "name": "authorization", "prefix": prefix }))
+        .collect();
+    sources(json!({ "fromHeaders": headers }))
+}
 fn headers<'t>(pairs: &[(&'t str, &'t str)]) -> Incoming<Vec<(&'t str, &'t str)>> {
     Incoming::new(pairs.to_vec())
 }
 
-/// The token found, or the code of the rejection that it leads to.
+/// Returns the token that is found, or the code of the rejection.
 fn found(sources: &TokenSources, pairs: &[(&str, &str)], path: &str) -> String {
     match locate(sources, &headers(pairs), path) {
         Ok(located) if located.is_joined() => Rejection::TokenRepeated.code().to_owned(),
@@ -31,7 +39,7 @@ fn found(sources: &TokenSources, pairs: &[(&str, &str)], path: &str) -> String {
 }
 
 #[test]
-fn the_scheme_is_compared_without_case() {
+fn compares_scheme_without_case() {
     for value in ["Bearer t.o.k", "bearer t.o.k", "BEARER t.o.k"] {
         assert_eq!(
             found(&sources(json!({})), &[("authorization", value)], "/"),
@@ -42,7 +50,7 @@ fn the_scheme_is_compared_without_case() {
 }
 
 #[test]
-fn a_prefix_that_is_no_scheme_is_compared_exactly() {
+fn compares_other_prefixes_exactly() {
     let sources = sources(json!({ "fromHeaders": [{ "name": "x-token", "prefix": "jwt:" }] }));
     assert_eq!(found(&sources, &[("x-token", "jwt:t.o.k")], "/"), "t.o.k");
     assert_eq!(
@@ -52,14 +60,14 @@ fn a_prefix_that_is_no_scheme_is_compared_exactly() {
 }
 
 #[test]
-fn a_header_without_prefix_is_the_token() {
+fn header_without_prefix_is_the_token() {
     let sources = sources(json!({ "fromHeaders": [{ "name": "x-token" }] }));
     assert_eq!(found(&sources, &[("x-token", "t.o.k")], "/"), "t.o.k");
     assert_eq!(found(&sources, &[("x-token", "")], "/"), "token-missing");
 }
 
 #[test]
-fn another_scheme_is_no_token() {
+fn ignores_other_schemes() {
     for value in ["Basic dTpw", "Bearer", "Bearertoken", "Bearer "] {
         assert_eq!(
             found(&sources(json!({})), &[("authorization", value)], "/"),
@@ -70,7 +78,7 @@ fn another_scheme_is_no_token() {
 }
 
 #[test]
-fn a_repeated_header_refuses_the_request_whatever_the_copies_hold() {
+fn rejects_repeated_header_with_any_copies() {
     for second in ["Bearer t.o.k", "Basic dTpw", ""] {
         let pairs = [("authorization", "Bearer t.o.k"), ("authorization", second)];
         assert_eq!(
@@ -82,7 +90,7 @@ fn a_repeated_header_refuses_the_request_whatever_the_copies_hold() {
 }
 
 #[test]
-fn a_repeated_header_that_the_proxy_has_joined_refuses_the_request_too() {
+fn rejects_copies_joined_by_the_proxy() {
     for value in [
         "Bearer t.o.k,Bearer t.o.k",
         "Basic dTpw, Bearer t.o.k",
@@ -102,7 +110,7 @@ fn a_repeated_header_that_the_proxy_has_joined_refuses_the_request_too() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_no_token() {
+fn rejects_bytes_that_are_not_utf8() {
     let headers = Incoming::new(vec![("authorization", b"Bearer \xff")]);
     let sources = sources(json!({}));
     assert_eq!(
@@ -112,7 +120,7 @@ fn bytes_that_are_no_text_are_no_token() {
 }
 
 #[test]
-fn a_cookie_is_found_among_others_and_over_several_headers() {
+fn finds_cookie_among_others_and_several_headers() {
     let sources = sources(json!({ "fromCookies": ["session"] }));
     assert_eq!(
         found(&sources, &[("cookie", "a=b; session=t.o.k;c=d")], "/"),
@@ -137,7 +145,7 @@ fn a_cookie_is_found_among_others_and_over_several_headers() {
 }
 
 #[test]
-fn a_cookie_that_is_there_twice_refuses_the_request() {
+fn rejects_repeated_cookie() {
     let sources = sources(json!({ "fromCookies": ["session"] }));
     assert_eq!(
         found(&sources, &[("cookie", "session=t.o.k; session=t.o.k")], "/"),
@@ -154,7 +162,7 @@ fn a_cookie_that_is_there_twice_refuses_the_request() {
 }
 
 #[test]
-fn the_query_is_not_read_unless_a_parameter_is_named() {
+fn reads_query_only_for_configured_parameters() {
     assert_eq!(
         found(&sources(json!({})), &[], "/?access_token=t.o.k"),
         "token-missing"
@@ -162,7 +170,7 @@ fn the_query_is_not_read_unless_a_parameter_is_named() {
 }
 
 #[test]
-fn a_query_parameter_is_found_under_any_spelling_of_its_name() {
+fn finds_query_parameter_in_any_spelling() {
     let sources = sources(json!({ "fromParams": ["access_token"] }));
     assert_eq!(found(&sources, &[], "/a?x=1&access_token=t.o.k&y"), "t.o.k");
     assert_eq!(found(&sources, &[], "/a?access%5ftoken=t.o.k"), "t.o.k");
@@ -181,9 +189,11 @@ fn a_query_parameter_is_found_under_any_spelling_of_its_name() {
 }
 
 #[test]
-fn same_token_in_two_places_is_one() {
+fn same_token_in_two_sources_is_one() {
     let sources = sources(json!({
-        "fromHeaders": [{ "name": "authorization", "prefix": "Bearer " }], "fromCookies": ["session"], "fromParams": ["t"],
+        "fromHeaders": [{ "name": "authorization", "prefix": "Bearer " }],
+        "fromCookies": ["session"],
+        "fromParams": ["t"],
     }));
     let header = ("authorization", "Bearer t.o.k");
     assert_eq!(found(&sources, &[header], "/"), "t.o.k");
@@ -210,7 +220,7 @@ fn same_token_in_two_places_is_one() {
 }
 
 #[test]
-fn spaces_after_scheme_do_not_matter() {
+fn accepts_several_spaces_after_scheme() {
     for value in ["Bearer  t.o.k", "bearer     t.o.k"] {
         assert_eq!(
             found(&sources(json!({})), &[("authorization", value)], "/"),
@@ -228,18 +238,15 @@ fn spaces_after_scheme_do_not_matter() {
 }
 
 #[test]
-fn longest_prefix_names_the_place() {
-    let prefixes = |prefixes: &[&str]| {
-        let headers: Value = prefixes
-            .iter()
-            .map(|prefix| json!({ "name": "authorization", "prefix": prefix }))
-            .collect();
-        sources(json!({ "fromHeaders": headers }))
-    };
+fn longest_prefix_determines_the_source() {
     for order in [["", "Bearer "], ["Bearer ", ""]] {
         for value in ["t.o.k", "Bearer t.o.k", "bearer  t.o.k"] {
             assert_eq!(
-                found(&prefixes(&order), &[("authorization", value)], "/"),
+                found(
+                    &sources_with_prefixes(&order),
+                    &[("authorization", value)],
+                    "/"
+                ),
                 "t.o.k",
                 "{order:?} {value}"
             );
@@ -248,7 +255,7 @@ fn longest_prefix_names_the_place() {
     for value in ["Bearer t.o.k, t.o.x", "t.o.x, Bearer t.o.k", "t.o.k, t.o.k"] {
         assert_eq!(
             found(
-                &prefixes(&["", "Bearer "]),
+                &sources_with_prefixes(&["", "Bearer "]),
                 &[("authorization", value)],
                 "/"
             ),
@@ -256,19 +263,22 @@ fn longest_prefix_names_the_place() {
             "{value}"
         );
     }
-    let nested = prefixes(&["Bearer ", "Bearer v2:"]);
+    let nested = sources_with_prefixes(&["Bearer ", "Bearer v2:"]);
     assert_eq!(
         found(&nested, &[("authorization", "Bearer v2:t.o.k")], "/"),
         "t.o.k"
     );
 }
 
-/// Two rules that look at one header, each with a prefix of its own.
+/// Two rules read the same header, each with its own prefix.
 #[test]
-fn prefix_decides_whose_token_it_is() {
-    let mut config = json!({ "jwtRules": [
-        { "issuer": ISSUER, "audiences": ["orders"], "jwks": { "keys": [TestKey::new("a", 1).jwk()] } },
-    ]});
+fn prefix_determines_the_rule() {
+    let rule = json!({
+        "issuer": ISSUER,
+        "audiences": ["orders"],
+        "jwks": { "keys": [TestKey::new("a", 1).jwk()] },
+    });
+    let mut config = json!({ "jwtRules": [rule] });
     let mut other = config["jwtRules"][0].clone();
     other["issuer"] = json!("https://other.example");
     other["fromHeaders"] = json!([{ "name": "authorization" }]);
@@ -288,7 +298,7 @@ fn prefix_decides_whose_token_it_is() {
 }
 
 #[test]
-fn token_is_one_item_of_protocols() {
+fn token_is_one_websocket_protocol() {
     let sources = sources(
         json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] }),
     );
@@ -359,7 +369,7 @@ fn token_is_one_item_of_any_list_header() {
 }
 
 #[test]
-fn proxy_credentials_are_no_list() {
+fn proxy_authorization_is_not_a_list() {
     let sources =
         sources(json!({ "fromHeaders": [{ "name": "proxy-authorization", "prefix": "Bearer " }] }));
     let ask = |value| found(&sources, &[("proxy-authorization", value)], "/");
@@ -370,7 +380,7 @@ fn proxy_credentials_are_no_list() {
 }
 
 #[test]
-fn quotes_of_cookie_are_no_part_of_token() {
+fn removes_quotes_around_cookie() {
     let sources = sources(json!({ "fromCookies": ["session"] }));
     assert_eq!(
         found(&sources, &[("cookie", "a=1; session=\"t.o.k\"; b=2")], "/"),
@@ -386,18 +396,18 @@ fn quotes_of_cookie_are_no_part_of_token() {
     );
 }
 
-/// The named header (one byte per character) after the token was taken out of the places where it
-/// was found.
+/// Returns the named header (one byte per character) after the token was removed from every source
+/// that held it.
 fn removed(rule: Value, pairs: &[(&str, &str)], name: &str) -> Option<String> {
     let sources = sources(rule);
-    let bytes = |text: &str| {
-        text.chars()
-            .map(|char| u8::try_from(u32::from(char)).unwrap())
-            .collect::<Vec<u8>>()
-    };
     let pairs: Vec<(String, Vec<u8>)> = pairs
         .iter()
-        .map(|(name, value)| ((*name).to_owned(), bytes(value)))
+        .map(|(name, value)| {
+            let bytes = value
+                .chars()
+                .map(|char| u8::try_from(u32::from(char)).unwrap());
+            ((*name).to_owned(), bytes.collect())
+        })
         .collect();
     let mut left = pairs.clone();
     let headers = Incoming::new(pairs);
@@ -420,21 +430,28 @@ fn removed(rule: Value, pairs: &[(&str, &str)], name: &str) -> Option<String> {
 }
 
 #[test]
-fn token_is_taken_out_of_every_place() {
-    let rule = || json!({ "fromHeaders": [{ "name": "x-token" }], "fromCookies": ["session"], "fromParams": ["t", "u"] });
+fn removes_token_from_every_source() {
+    let rule = json!({
+        "fromHeaders": [{ "name": "x-token" }],
+        "fromCookies": ["session"],
+        "fromParams": ["t", "u"],
+    });
     let pairs = [
         (":path", "/?t=t.o.k&a&u=t.o.k"),
         ("x-token", "t.o.k"),
         ("cookie", "a=b; session=t.o.k"),
     ];
-    assert_eq!(removed(rule(), &pairs, "x-token"), None);
-    assert_eq!(removed(rule(), &pairs, "cookie").as_deref(), Some("a=b"));
-    assert_eq!(removed(rule(), &pairs, ":path").as_deref(), Some("/?a"));
+    assert_eq!(removed(rule.clone(), &pairs, "x-token"), None);
+    assert_eq!(
+        removed(rule.clone(), &pairs, "cookie").as_deref(),
+        Some("a=b")
+    );
+    assert_eq!(removed(rule, &pairs, ":path").as_deref(), Some("/?a"));
 }
 
-/// Two places that share a header are one change of it.
+/// Two sources in one header are removed by one edit.
 #[test]
-fn token_is_taken_out_of_shared_header() {
+fn removes_token_from_shared_header() {
     let cookies = json!({ "fromCookies": ["a", "b"] });
     assert_eq!(
         removed(
@@ -445,8 +462,10 @@ fn token_is_taken_out_of_shared_header() {
         .as_deref(),
         Some("c=d")
     );
-    let protocol = |prefix: &str| json!({ "name": "sec-websocket-protocol", "prefix": prefix });
-    let protocols = json!({ "fromHeaders": [protocol("bearer."), protocol("jwt.")] });
+    let protocols = json!({ "fromHeaders": [
+        { "name": "sec-websocket-protocol", "prefix": "bearer." },
+        { "name": "sec-websocket-protocol", "prefix": "jwt." },
+    ]});
     let pairs = [("sec-websocket-protocol", "jwt.t.o.k, mqtt, bearer.t.o.k")];
     assert_eq!(
         removed(protocols, &pairs, "sec-websocket-protocol").as_deref(),
@@ -484,12 +503,12 @@ fn other_cookies_keep_their_bytes() {
 }
 
 #[test]
-fn other_protocols_stay_in_their_order() {
+fn other_protocols_keep_their_order() {
     let rule =
-        || json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] });
+        json!({ "fromHeaders": [{ "name": "sec-websocket-protocol", "prefix": "bearer." }] });
     let left = |value| {
         removed(
-            rule(),
+            rule.clone(),
             &[("sec-websocket-protocol", value)],
             "sec-websocket-protocol",
         )
@@ -507,7 +526,7 @@ fn other_protocols_stay_in_their_order() {
 }
 
 #[test]
-fn a_header_is_taken_out_whole() {
+fn removes_header_completely() {
     assert_eq!(
         removed(
             json!({}),
@@ -519,15 +538,20 @@ fn a_header_is_taken_out_whole() {
 }
 
 #[test]
-fn a_cookie_is_taken_out_and_the_others_stay() {
-    let rule = || json!({ "fromCookies": ["session"] });
+fn removes_cookie_and_keeps_others() {
+    let rule = json!({ "fromCookies": ["session"] });
     assert_eq!(
-        removed(rule(), &[("cookie", "a=b; session=t.o.k; c=d")], "cookie").as_deref(),
+        removed(
+            rule.clone(),
+            &[("cookie", "a=b; session=t.o.k; c=d")],
+            "cookie"
+        )
+        .as_deref(),
         Some("a=b; c=d")
     );
     assert_eq!(
         removed(
-            rule(),
+            rule.clone(),
             &[("cookie", "a=b"), ("cookie", "session=t.o.k")],
             "cookie"
         )
@@ -535,13 +559,13 @@ fn a_cookie_is_taken_out_and_the_others_stay() {
         Some("a=b")
     );
     assert_eq!(
-        removed(rule(), &[("cookie", "session=t.o.k")], "cookie"),
+        removed(rule, &[("cookie", "session=t.o.k")], "cookie"),
         None
     );
 }
 
 #[test]
-fn a_query_parameter_is_taken_out_and_the_others_stay_as_they_were() {
+fn removes_query_parameter_and_keeps_others() {
     let path = |path| removed(json!({ "fromParams": ["t"] }), &[(":path", path)], ":path").unwrap();
     assert_eq!(path("/a?x=%20&t=t.o.k&y"), "/a?x=%20&y");
     assert_eq!(path("/a?t=t.o.k"), "/a");

@@ -1,15 +1,15 @@
 //! The decision about one request, for the proxy and the CLI alike. It changes neither the request
-//! nor the trust; it remembers verified tokens.
+//! nor the trust. It caches verdicts on tokens.
 //!
-//! Operators rely on this order. The caller removes forged output headers before
+//! Operators rely on this order. The caller has already removed forged output headers
 //! ([`forged_outputs`]).
 //!
 //! ```text
 //! 1 request      method, host and path, each once    path-not-normalized, host-malformed
-//! 2 preflight    passes where the policy says so
+//! 2 preflight    passes if the policy allows it
 //! 3 canonical    one meaning of path and host        path-not-normalized, host-malformed, …
 //! 4 token        one token in the configured sources token-missing, token-repeated
-//! 5 anonymous    passes without a token where a rule has allowMissing
+//! 5 anonymous    passes without a token if a rule has allowMissing
 //! 6 validation   [`check`](crate::authn::check), signature, revocation
 //! 7 source       the token's issuer expects it there issuer-unknown
 //! 8 rules        DENY, then ALLOW                    rule-denied, scope-missing, bundle-stale, …
@@ -39,7 +39,7 @@ use crate::keys::SignatureVerifier;
 use crate::policy::Policy;
 use crate::rejection::Rejection;
 
-/// Clocks, arithmetic and observers that a decision uses.
+/// Clocks, cryptography and observers that a decision uses.
 pub trait Surroundings {
     /// Returns the time of day since the Unix epoch. A decision reads it at most once.
     fn wall(&self) -> Duration;
@@ -53,7 +53,7 @@ pub trait Surroundings {
     /// Returns the verifier of signatures.
     fn verifier(&self) -> &dyn SignatureVerifier;
 
-    /// Observes that a token without a remembered verdict was validated, and the time that took.
+    /// Observes that a token without a cached verdict was validated, and the time that this took.
     fn validated(&self, _took: Duration) {}
 
     /// Observes that an output of a token was left out.
@@ -67,29 +67,29 @@ pub enum Decision<'a, H> {
     Pass(Pass<'a, H>),
     /// The request is rejected.
     Refuse(Refusal),
-    /// An answer to the question may change the decision.
+    /// A newer key may change the decision.
     Need(KeyQuestion),
 }
 
-/// Effects on a request that goes on.
+/// Effects on a request that passes.
 #[derive(Debug)]
 pub enum Pass<'a, H> {
-    /// A CORS preflight. The request goes on as it is.
+    /// A CORS preflight. The request passes unchanged.
     Preflight,
-    /// A request without a token, where a rule allows that. It goes on as it is.
+    /// A request without a token, allowed by a rule. It passes unchanged.
     Anonymous,
     /// A request with a valid token.
     Accepted(Accepted<'a, H>),
 }
 
-/// Rejection of a request, and what led to it.
+/// Rejection of a request, and its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The check that failed.
     pub rejection: Rejection,
     /// Scopes for `scope` in WWW-Authenticate (RFC 6750 §3); empty unless scopes were missing.
     pub scopes: Vec<Box<str>>,
-    /// Index of the route rule (`rules[i]`) that decided, if one did.
+    /// Index of the route rule (`rules[i]`) that rejected the request, if a route rule did.
     pub rule: Option<usize>,
 }
 
@@ -103,10 +103,10 @@ impl From<Rejection> for Refusal {
     }
 }
 
-/// Question for a newer key: no known key signed the token.
+/// Question for a newer key, because no known key signed the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyQuestion {
-    /// Rejection of the request if no newer key comes.
+    /// Rejection of the request if no newer key arrives.
     pub rejection: Rejection,
     /// Indices of the rules (`jwtRules[i]`) whose key source may have one. Chosen by the unverified
     /// `iss`.
@@ -124,7 +124,7 @@ pub enum HeaderEdit<'a> {
     Add(&'a str, &'a str),
 }
 
-/// Effects on the request of an accepted token.
+/// Effects of an accepted token on the request.
 #[derive(Debug)]
 pub struct Accepted<'a, H> {
     jwt_rule: &'a JwtRule,
@@ -134,23 +134,24 @@ pub struct Accepted<'a, H> {
     pub rule: Option<usize>,
 }
 
-/// Everything that a request asks of a verified token. It is remembered in place of the claims.
+/// Everything that requests need of a verified token. It is cached instead of the claims.
 #[derive(Debug)]
 pub struct Admitted {
     results: RuleResults,
     outputs: Outputs,
 }
 
-/// Tokens seen before, for one policy.
+/// Cache of verdicts on tokens, for one policy.
 pub type TokenCache<S> = Verdicts<Admitted, S>;
 
 impl<H: HeaderMap> Accepted<'_, H> {
-    /// Makes the request ready for the upstream: takes the token out, unless it is forwarded, and
-    /// adds the outputs. Returns false as soon as an edit fails: the request must not go on then.
+    /// Prepares the request for the upstream: removes the token, unless it is forwarded, and adds
+    /// the outputs. Returns false as soon as an edit fails; the request must not go on then.
     pub fn apply(&self, edit: &mut dyn FnMut(HeaderEdit<'_>) -> bool) -> bool {
         if !self.jwt_rule.forward_original_token && !self.located.remove(edit) {
             return false;
         }
+        // Added after the removal, which would otherwise delete an output in the same header.
         let mut outputs = self
             .admitted
             .outputs
@@ -165,8 +166,8 @@ impl<H: HeaderMap> Accepted<'_, H> {
     }
 }
 
-/// Returns the names of all headers that an upstream could take for an output of this policy. The
-/// caller removes them from each request before it decides (V21).
+/// Returns the names of all request headers that an upstream could take for an output of this
+/// policy. The caller removes them from each request before the decision (V21).
 pub fn forged_outputs<'a, H: HeaderMap>(
     incoming: &'a Incoming<H>,
     policy: &'a Policy,
@@ -175,7 +176,7 @@ pub fn forged_outputs<'a, H: HeaderMap>(
     names.flat_map(|name| incoming.spellings(name))
 }
 
-/// Decides about a request. Without a cache no token is remembered.
+/// Decides about a request. Without a cache, verdicts are not remembered.
 pub fn decide<'a, H: HeaderMap, S: BuildHasher>(
     incoming: &'a Incoming<H>,
     policy: &'a Policy,
@@ -195,7 +196,7 @@ pub fn decide<'a, H: HeaderMap, S: BuildHasher>(
     }
 }
 
-/// The parts of one decision.
+/// Inputs of one decision.
 struct Machine<'a, 'd, E> {
     policy: &'a Policy,
     trust: &'d Trust,
@@ -205,20 +206,24 @@ struct Machine<'a, 'd, E> {
 }
 
 impl<'a, E: Surroundings> Machine<'a, '_, E> {
+    /// Performs steps 1 to 5 of the order, and the others by calls.
     fn decide<H: HeaderMap, S: BuildHasher>(
         &self,
         incoming: &'a Incoming<H>,
         cache: Option<&mut TokenCache<S>>,
     ) -> Result<Decision<'a, H>, Refusal> {
+        // Request and preflight.
         let request = incoming.request()?;
         if self.policy.bypass_cors_preflight() && incoming.is_cors_preflight(&request) {
             return Ok(Decision::Pass(Pass::Preflight));
         }
+        // Canonical form.
         let authz = self.policy.authz();
         let mut canonical = authz.canonical(&request)?;
         if authz.needs_scheme(&canonical) {
             canonical = canonical.with_default_ports(incoming.default_ports());
         }
+        // Token, or none where a rule admits that.
         let sources = self.policy.authn().token_sources();
         let located = match locate(sources, incoming, request.path) {
             Err(Rejection::TokenMissing) if authz.admits_anonymous(&canonical) => {
@@ -226,8 +231,10 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
             }
             located => located?,
         };
+        // Validation, and then source, rules and outputs.
         match self.validate(&located, cache) {
             Ok(admitted) => self.authorize(&canonical, located, admitted),
+            // A newer key may make this token valid: ask before rejecting it.
             Err(rejection) => {
                 let jwt_rules = self.rules_with_newer_keys(&located, rejection);
                 if jwt_rules.is_empty() {
@@ -241,6 +248,7 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
         }
     }
 
+    /// Returns the time of day, the same one during the whole decision.
     fn wall(&self) -> Duration {
         *self.wall.get_or_init(|| self.surroundings.wall())
     }
@@ -249,6 +257,7 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
         self.wall().as_secs()
     }
 
+    /// Returns the freshness of the bundle, without reading a clock if no bundle is held.
     fn freshness(&self) -> Freshness {
         if self.trust.bundle_version().is_none() {
             return Freshness::default();
@@ -260,7 +269,7 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
         })
     }
 
-    /// Returns the remembered verdict on a token, if it still holds (V27), or validates the token.
+    /// Returns the cached verdict on a token, if it is still valid (V27), or validates the token.
     fn validate<H: HeaderMap, S: BuildHasher>(
         &self,
         located: &Located<'_, H>,
@@ -273,18 +282,21 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
         if let Some(verdict) = remembered {
             return verdict;
         }
+        // Every check before the signature.
         let begun = self.surroundings.steady();
         let checked = located.text().and_then(|token| {
             let checked = authn::check(token, authn, trust, || self.seconds())?;
             Ok((token, checked))
         });
         let (token, checked) = checked.map_err(|rejection| {
+            // Copies that Envoy joined with commas are no token; report them as repetition.
             if located.is_joined() {
                 Rejection::TokenRepeated
             } else {
                 rejection
             }
         })?;
+        // The signature, which is expensive.
         let verdict = checked.verify(self.surroundings.verifier());
         let took = self.surroundings.steady().saturating_sub(begun);
         self.surroundings.validated(took);
@@ -298,6 +310,7 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
                 Ok(admitted)
             }
             Err(rejection) => {
+                // Only an invalid signature is cached: other rejections are cheap or may change.
                 if let (Rejection::SignatureInvalid, Some(cache)) = (rejection, cache) {
                     cache.refuse(token, trust);
                 }
@@ -306,7 +319,7 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
         }
     }
 
-    /// Evaluates the rules and makes the outputs for a verified token.
+    /// Evaluates the rules and creates the outputs for a verified token.
     fn admit(&self, token: &str, verified: &Verified) -> Result<Admitted, Rejection> {
         let authn = self.policy.authn();
         let rule = authn
@@ -322,14 +335,15 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
         })
     }
 
+    /// Performs steps 7 to 9 of the order.
     fn authorize<H: HeaderMap>(
         &self,
         request: &CanonicalRequest<'_>,
         located: Located<'a, H>,
         admitted: Rc<Admitted>,
     ) -> Result<Decision<'a, H>, Refusal> {
-        // An issuer's token is accepted only from the sources that its rule names: a token for a
-        // header must not work from a cookie.
+        // An issuer's token is accepted only from the sources that its rule names: a token meant
+        // for a header must not be accepted from a cookie.
         let index = admitted
             .results
             .jwt_rule()
@@ -346,6 +360,7 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
             scopes: denied.scopes.to_vec(),
             rule: denied.rule,
         })?;
+        // Outputs last, so that a denied request is reported as denied.
         if admitted.outputs.rejects() {
             return Err(Rejection::OutputUnsafe.into());
         }
@@ -359,7 +374,7 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
 
     /// Returns the rules whose key source may have a newer key for the token, chosen by its
     /// unverified `iss`. A provider may replace a key and keep its `kid` (RFC 7517 §4.5 does not
-    /// forbid it); our issuer does not.
+    /// forbid it); our issuer never does.
     fn rules_with_newer_keys<H: HeaderMap>(
         &self,
         located: &Located<'_, H>,
@@ -374,6 +389,7 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
         if !unknown && (!replaced || !authn.fetches_keys()) {
             return Vec::new();
         }
+        // Without a readable issuer no key source can be chosen.
         let Some(issuer) = located
             .text()
             .ok()
@@ -382,20 +398,20 @@ impl<'a, E: Surroundings> Machine<'a, '_, E> {
         else {
             return Vec::new();
         };
-        let may_have = |rule: &JwtRule| match rule.keys {
-            KeySource::Inline(_) => false,
-            KeySource::Bundle => unknown,
-            KeySource::Remote(_) => true,
-        };
-        let rules = authn.jwt_rules_for(&issuer);
-        rules
-            .filter(|(_, rule)| may_have(rule))
+        authn
+            .jwt_rules_for(&issuer)
+            .filter(|(_, rule)| match rule.keys {
+                KeySource::Inline(_) => false,
+                KeySource::Bundle => unknown,
+                KeySource::Remote(_) => true,
+            })
             .map(|(index, _)| index)
             .collect()
     }
 }
 
 impl Admitted {
+    /// Returns the bytes on the heap, for the budget of the cache.
     fn heap_bytes(&self) -> usize {
         self.results
             .heap_bytes()

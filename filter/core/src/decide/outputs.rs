@@ -1,14 +1,15 @@
-//! What an accepted token tells the upstream: claims and payload as request headers.
+//! Outputs of an accepted token: claims and payload as request headers for the upstream.
 //!
-//! As Envoy's `jwt_authn` does it (`source/extensions/filters/http/jwt_authn/authenticator.cc`):
-//! strings, numbers and booleans as they are, objects and arrays as standard base64 of their JSON,
-//! the payload as the token's own base64url.
+//! The form follows Envoy's `jwt_authn`
+//! (`source/extensions/filters/http/jwt_authn/authenticator.cc`): strings, numbers and booleans are
+//! unchanged, objects and arrays are the standard base64 of their JSON, and the payload is the
+//! token's own base64url.
 //!
-//! A claim is left out if it cannot be a header value without changing its meaning on the way:
-//! control characters (a line break would start a header of its own), blanks at either end (HTTP
-//! drops them, so that " admin" would arrive as "admin"), or more bytes than the rule allows.
-//! `onUnsafe` decides whether the request goes on; each output that was left out is counted and
-//! logged. The spoofed copy is gone in any case. Null and an empty string are as if the token did
+//! A claim is left out if a header cannot carry it unchanged: because of control characters (a line
+//! break would start another header), blanks at either end (HTTP drops them, so that " admin" would
+//! arrive as "admin"), or more bytes than the rule allows. `onUnsafe` decides whether the request
+//! goes on. Each omitted output is counted and logged. A spoofed copy of the header is removed in
+//! any case. Null and an empty string count as an absent claim.
 //! not have the claim.
 
 use alloc::boxed::Box;
@@ -21,46 +22,46 @@ use base64::engine::general_purpose::STANDARD;
 use crate::authn::{JwtRule, OnUnsafe, Verified};
 use crate::json::{Kind, Value};
 
-/// Outputs of a token. They hold for every request that brings it, so they are made once.
+/// Outputs of a token, created once because all requests with the token get the same.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outputs {
-    /// Values of the claims' headers, one a line in the order of the configuration; an empty line
-    /// for a header that is not set.
+    /// Values of the claims' headers, one per line in the order of the configuration. The line of a
+    /// header that is not set is empty.
     values: Box<str>,
-    /// Whether the payload's header is set, where one is configured.
+    /// True if the configured header of the payload is set.
     payload: bool,
-    /// Outputs that were left out.
+    /// Number of omitted outputs.
     omitted: usize,
-    /// Whether one of them has `onUnsafe: REJECT`.
+    /// True if one of the omitted outputs has `onUnsafe: REJECT`.
     rejects: bool,
 }
 
-/// An output that is left out.
+/// An omitted output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Omission<'r> {
     /// Name of the header.
     pub header: &'r str,
-    /// OmissionReason, with the setting that would help.
+    /// Reason, with the setting that would help.
     pub reason: OmissionReason,
     /// Length of the value in bytes.
     pub bytes: usize,
 }
 
-/// OmissionReason why an output is left out.
+/// Reason for omitting an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OmissionReason {
-    /// Longer than `outputMaxValueBytes`.
+    /// The value is longer than `outputMaxValueBytes`.
     ValueTooLong,
     /// The outputs together are longer than `outputMaxTotalBytes`.
     TotalTooLong,
-    /// A control character.
+    /// The value contains a control character.
     ControlCharacter,
-    /// A blank at the beginning or the end.
+    /// The value begins or ends with a blank.
     OuterBlank,
 }
 
 impl OmissionReason {
-    /// Returns the reason in words, with the setting that would help.
+    /// Returns a description of the reason, with the setting that would help.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -73,7 +74,7 @@ impl OmissionReason {
 }
 
 impl Outputs {
-    /// Makes the outputs of a token; what is left out goes to `omit`.
+    /// Creates the outputs of a token. Each omitted one is passed to `omit`.
     pub(crate) fn of<'r>(
         rule: &'r JwtRule,
         verified: &Verified,
@@ -90,6 +91,7 @@ impl Outputs {
             made.rejects |= on_unsafe == OnUnsafe::Reject;
             omit(omission);
         };
+        // The payload.
         if let Some(header) = rule.output_payload_to_header.as_deref() {
             let bytes = payload_of(token.as_bytes()).map_or(0, str::len);
             match left.checked_sub(header.len().saturating_add(bytes)) {
@@ -107,26 +109,19 @@ impl Outputs {
                 }
             }
         }
-        let claims = rule
-            .output_claim_to_headers
-            .iter()
-            .map(|output| (output, verified.claims().get(&output.claim)));
-        let claims =
-            claims.map(|(output, claim)| (output, claim.map(|value| (value, length(value)))));
-        let fits = |length: usize| {
-            if length > rule.output_max_value_bytes {
-                0
-            } else {
-                length
-            }
-        };
-        let most = claims.clone().map(|(_, claim)| {
-            claim
-                .map_or(0, |(_, length)| fits(length))
+        // The claims, with the lengths of their values.
+        let claims = rule.output_claim_to_headers.iter().map(|output| {
+            let value = verified.claims().get(&output.claim);
+            (output, value.map(|value| (value, length(value))))
+        });
+        // One line for each header; the buffer is allocated once.
+        let capacity = claims.clone().fold(0_usize, |sum, (_, claim)| {
+            let length = claim.map_or(0, |(_, length)| length);
+            let is_kept = length <= rule.output_max_value_bytes;
+            sum.saturating_add(if is_kept { length } else { 0 })
                 .saturating_add(1)
         });
-        let mut lines =
-            String::with_capacity(most.fold(0_usize, usize::saturating_add).saturating_sub(1));
+        let mut lines = String::with_capacity(capacity.saturating_sub(1));
         for (at, (output, claim)) in claims.enumerate() {
             if at > 0 {
                 lines.push('\n');
@@ -140,6 +135,7 @@ impl Outputs {
                 None => Err(OmissionReason::TotalTooLong),
                 Some(_) => push_header_value(&mut lines, value),
             };
+            // An omitted value does not count against the total.
             match (pushed, rest) {
                 (Ok(()), Some(rest)) => left = rest,
                 (Ok(()), None) => {}
@@ -159,7 +155,7 @@ impl Outputs {
         }
     }
 
-    /// The headers that a token sets: the payload as it came, and the claims.
+    /// Returns the headers that a token sets: the unchanged payload, and the claims.
     pub(crate) fn headers<'a>(
         &'a self,
         rule: &'a JwtRule,
@@ -181,28 +177,28 @@ impl Outputs {
         )
     }
 
-    /// Number of outputs that were left out.
+    /// Returns the number of omitted outputs.
     pub(crate) fn omitted(&self) -> usize {
         self.omitted
     }
 
-    /// Whether the token must be rejected for an output that was left out.
+    /// Returns whether the token must be rejected because of an omitted output.
     pub(crate) fn rejects(&self) -> bool {
         self.rejects
     }
 
-    /// Bytes on the heap, for memory budgets.
+    /// Returns the bytes on the heap, for memory budgets.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.values.len()
     }
 }
 
-/// The encoded payload of a token.
+/// Returns the encoded payload of a token.
 fn payload_of(token: &[u8]) -> Option<&str> {
     core::str::from_utf8(token.split(|byte| *byte == b'.').nth(1)?).ok()
 }
 
-/// Bytes of the header value; 0 for a claim that counts as absent.
+/// Returns the length of the header value; 0 for a claim that counts as absent.
 fn length(value: Value<'_>) -> usize {
     match value.kind() {
         Kind::Null => 0,
@@ -212,6 +208,7 @@ fn length(value: Value<'_>) -> usize {
     }
 }
 
+/// Returns the length of a value's JSON without writing it.
 fn json_length(value: Value<'_>) -> usize {
     struct Length(usize);
 
@@ -226,16 +223,17 @@ fn json_length(value: Value<'_>) -> usize {
     write!(length, "{value}").map_or(0, |()| length.0)
 }
 
-/// Appends the value as a header carries it; nothing if none can.
+/// Appends the header value of a claim, or nothing if a header cannot carry it.
 fn push_header_value(out: &mut String, value: Value<'_>) -> Result<(), OmissionReason> {
     let start = out.len();
     match value.kind() {
         Kind::Null => {}
         Kind::String => out.push_str(value.as_str().unwrap_or_default()),
-        // A String takes everything.
+        // Writing to a String cannot fail.
         Kind::Bool | Kind::Number => write!(out, "{value}").unwrap_or_default(),
         Kind::Array | Kind::Object => STANDARD.encode_string(value.to_string(), out),
     }
+    // A line break would begin another header, and HTTP drops outer blanks.
     let text = out.get(start..).unwrap_or_default();
     let unsafe_for = if text.chars().any(char::is_control) {
         Some(OmissionReason::ControlCharacter)

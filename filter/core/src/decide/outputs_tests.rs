@@ -26,7 +26,7 @@ fn value_of(json: &str) -> Option<String> {
 }
 
 #[test]
-fn scalars_are_written_as_they_are() {
+fn writes_scalars_unchanged() {
     assert_eq!(value_of(r#""Zoë, R&D""#).as_deref(), Some("Zoë, R&D"));
     assert_eq!(
         value_of("18446744073709551615").as_deref(),
@@ -41,7 +41,7 @@ fn scalars_are_written_as_they_are() {
 }
 
 #[test]
-fn lists_and_objects_are_base64_of_their_json() {
+fn encodes_arrays_and_objects_as_base64() {
     assert_eq!(
         value_of(r#"[ "a", 1 ]"#),
         Some(STANDARD.encode(r#"["a",1]"#))
@@ -53,7 +53,7 @@ fn lists_and_objects_are_base64_of_their_json() {
 }
 
 #[test]
-fn what_a_header_cannot_carry_unchanged_is_left_out() {
+fn omits_values_that_headers_cannot_carry() {
     for json in [
         r#""a\r\nx-admin: 1""#,
         r#""a\u0000""#,
@@ -74,8 +74,8 @@ fn claim(header: &str, claim: &str) -> serde_json::Value {
 type Headers = Vec<(String, String)>;
 type Omitted = Vec<(String, OmissionReason, usize)>;
 
-/// The headers of a token with these claims under a rule with these settings, and what is left
-/// out.
+/// Returns the headers of a token with these claims under a rule with these settings, the omitted
+/// outputs, and whether the token is rejected.
 fn outputs(rule: serde_json::Value, claims: serde_json::Value) -> (Headers, Omitted, bool) {
     let key = TestKey::new("a", 1);
     let policy = inline_policy(&[&key], rule, json!(null));
@@ -86,20 +86,29 @@ fn outputs(rule: serde_json::Value, claims: serde_json::Value) -> (Headers, Omit
         omitted.push((omission.header.to_owned(), omission.reason, omission.bytes));
     });
     assert_eq!(outputs.omitted(), omitted.len());
-    let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     (
-        outputs.headers(rule, token.as_bytes()).map(own).collect(),
+        outputs
+            .headers(rule, token.as_bytes())
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         omitted,
         outputs.rejects(),
     )
 }
 
 #[test]
-fn each_claim_goes_to_its_own_header_whichever_of_them_the_token_has() {
-    let rule = json!({ "outputPayloadToHeader": "x-payload", "outputClaimToHeaders": [
-        claim("x-none", "none"), claim("x-sub", "sub"), claim("x-broken", "broken"), claim("x-n", "n"), claim("x-also-none", "gone"),
-        claim("x-empty", "empty"),
-    ]});
+fn sets_each_claim_in_its_own_header() {
+    let rule = json!({
+        "outputPayloadToHeader": "x-payload",
+        "outputClaimToHeaders": [
+            claim("x-none", "none"),
+            claim("x-sub", "sub"),
+            claim("x-broken", "broken"),
+            claim("x-n", "n"),
+            claim("x-also-none", "gone"),
+            claim("x-empty", "empty"),
+        ],
+    });
     let (set, omitted, rejects) = outputs(rule, json!({ "n": 7, "broken": "a\nb", "empty": "" }));
     let names: Vec<&str> = set.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["x-payload", "x-sub", "x-n"]);
@@ -112,12 +121,17 @@ fn each_claim_goes_to_its_own_header_whichever_of_them_the_token_has() {
 }
 
 #[test]
-fn claims_with_dots_are_addressed_in_brackets() {
+fn brackets_address_claims_with_dots() {
     let rule = json!({ "outputClaimToHeaders": [
-        claim("x-ns", "[kubernetes.io][namespace]"), claim("x-tenant", "[https://shop.example/tenant]"), claim("x-nested", "a.b"),
+        claim("x-ns", "[kubernetes.io][namespace]"),
+        claim("x-tenant", "[https://shop.example/tenant]"),
+        claim("x-nested", "a.b"),
     ]});
     let claims = json!({
-        "kubernetes.io": { "namespace": "shop" }, "https://shop.example/tenant": "t1", "a": { "b": 1 }, "a.b": 2,
+        "kubernetes.io": { "namespace": "shop" },
+        "https://shop.example/tenant": "t1",
+        "a": { "b": 1 },
+        "a.b": 2,
     });
     let set = outputs(rule, claims).0;
     let values: Vec<&str> = set.iter().map(|(_, value)| value.as_str()).collect();
@@ -125,15 +139,12 @@ fn claims_with_dots_are_addressed_in_brackets() {
 }
 
 #[test]
-fn long_outputs_are_left_out_by_the_setting() {
-    let rule = |changes: serde_json::Value| {
+fn omits_long_outputs_by_setting() {
+    let lengths = |changes: serde_json::Value, a: usize, b: usize| {
         let mut rule = json!({ "outputClaimToHeaders": [claim("x-a", "a"), claim("x-b", "b")] });
         crate::testing::merge(&mut rule, changes);
-        rule
-    };
-    let claims = |a: usize, b: usize| json!({ "a": "a".repeat(a), "b": "b".repeat(b) });
-    let lengths = |changes: serde_json::Value, a: usize, b: usize| {
-        let (set, omitted, rejects) = outputs(rule(changes), claims(a, b));
+        let claims = json!({ "a": "a".repeat(a), "b": "b".repeat(b) });
+        let (set, omitted, rejects) = outputs(rule, claims);
         assert!(!rejects);
         let set = set
             .into_iter()
@@ -162,7 +173,7 @@ fn long_outputs_are_left_out_by_the_setting() {
         lengths(total.clone(), 10, 11),
         (vec![10], vec![(OmissionReason::TotalTooLong, 11)])
     );
-    // What is left out takes no part of the total.
+    // An omitted value does not count against the total.
     assert_eq!(
         lengths(total, 30, 20),
         (vec![20], vec![(OmissionReason::TotalTooLong, 30)])
@@ -170,9 +181,13 @@ fn long_outputs_are_left_out_by_the_setting() {
 }
 
 #[test]
-fn payload_counts_against_the_total() {
-    let rule = json!({ "outputPayloadToHeader": "x-payload", "outputMaxTotalBytes": 100, "onUnsafe": "REJECT",
-        "outputClaimToHeaders": [claim("x-sub", "sub")] });
+fn payload_counts_toward_the_total() {
+    let rule = json!({
+        "outputPayloadToHeader": "x-payload",
+        "outputMaxTotalBytes": 100,
+        "onUnsafe": "REJECT",
+        "outputClaimToHeaders": [claim("x-sub", "sub")],
+    });
     let (set, omitted, rejects) = outputs(rule, json!({}));
     assert_eq!(set, [("x-sub".to_owned(), "checkout".to_owned())]);
     assert_eq!(
@@ -182,7 +197,7 @@ fn payload_counts_against_the_total() {
 }
 
 #[test]
-fn an_output_overrides_the_rule_on_unsafe() {
+fn output_overrides_on_unsafe_of_rule() {
     for (rule, output, rejects) in [
         ("OMIT", None, false),
         ("REJECT", None, true),

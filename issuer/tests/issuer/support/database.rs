@@ -1,4 +1,4 @@
-//! Databases for tests: SQLite files, and a PostgreSQL server of our own.
+//! Databases for tests: SQLite files, and a PostgreSQL server that the tests start.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use meshseal_issuer::store::{Location, Store, open};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
-/// A database of one test.
+/// Database of one test.
 pub(crate) struct Database {
     pub(crate) location: Location,
     _folder: Option<TempDir>,
@@ -27,7 +27,8 @@ impl Database {
         })
     }
 
-    /// A new database on the tests' server; `None`, said plainly, when there is no PostgreSQL.
+    /// Creates a database on the tests' PostgreSQL server. Returns `None`, with a note on standard
+    /// error, if PostgreSQL is not installed.
     pub(crate) async fn postgres() -> Option<Arc<Self>> {
         static SERVER: OnceLock<Option<PostgresServer>> = OnceLock::new();
         let server = SERVER.get_or_init(PostgresServer::start).as_ref()?;
@@ -37,7 +38,7 @@ impl Database {
         }))
     }
 
-    /// A database that something else looks after.
+    /// Returns a database whose files or server the caller owns.
     pub(crate) fn at(location: Location) -> Arc<Self> {
         Arc::new(Self {
             location,
@@ -53,7 +54,7 @@ impl Database {
         self.location.file().is_some()
     }
 
-    /// Runs statements as a program does that has no master key.
+    /// Runs statements without the master key, so that no MAC is updated.
     pub(crate) async fn execute(&self, statements: &str) {
         let statements = || AssertSqlSafe(statements.to_owned());
         match &self.location {
@@ -68,7 +69,7 @@ impl Database {
             Location::Sqlite(path) => {
                 let url = format!("sqlite://{}?mode=rwc", path.display());
                 let mut connection = SqliteConnection::connect(&url).await.unwrap();
-                // A store that was dropped lets go of the file a moment later.
+                // A dropped store releases the file a moment later.
                 while let Err(error) = connection.execute(statements()).await {
                     assert!(error.to_string().contains("locked"), "{error}");
                     tokio::task::yield_now().await;
@@ -83,21 +84,26 @@ impl Database {
     }
 }
 
-/// A store whose rows are under the MACs of the tests' master key.
+/// Unlocks a store with the tests' master key, which seals the MACs of its rows.
 pub(crate) async fn unlocked(store: Arc<dyn Store>) -> Arc<dyn Store> {
     store.unlock(&super::master()).await.unwrap();
     store
 }
 
-/// A server in a folder of its own, reached by a socket in it. It ends when this process does,
-/// however that ends: the shell that runs it waits for the end of our pipe, and clears up.
+/// PostgreSQL server in its own folder, reached by a Unix socket there. It stops when this process
+/// ends for any reason: its shell waits until the pipe from this process closes, and then removes
+/// the folder.
 pub(crate) struct PostgresServer {
     folder: TempDir,
     shell: Child,
 }
 
 impl PostgresServer {
-    /// Starts one, or says why not. Where CI is set, not is not an option.
+    /// Starts a server. Returns `None`, with a note on standard error, if PostgreSQL is not
+    /// installed.
+    ///
+    /// # Panics
+    /// If PostgreSQL is not installed and the variable `CI` is set.
     pub(crate) fn start() -> Option<Self> {
         let Some(binaries) = find_binaries() else {
             assert!(
@@ -106,7 +112,8 @@ impl PostgresServer {
             );
             let _ = writeln!(
                 std::io::stderr(),
-                "SKIPPED: PostgreSQL's initdb and postgres are neither on PATH nor in /usr/lib/postgresql"
+                "SKIPPED: initdb and postgres of PostgreSQL are neither on PATH nor in \
+                 /usr/lib/postgresql"
             );
             return None;
         };
@@ -145,7 +152,7 @@ impl PostgresServer {
             .prefix("meshseal-pg")
             .tempdir()
             .unwrap();
-        // PATH may have links to some of the programs only.
+        // PATH may contain links to only some of the programs.
         let beside = std::fs::canonicalize(binaries.join("postgres"))
             .unwrap()
             .with_file_name("pg_basebackup");
@@ -175,12 +182,12 @@ impl PostgresServer {
         standby
     }
 
-    /// The folder of its socket.
+    /// Returns the folder of the server's socket.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A URL for a database on it that nobody else uses.
+    /// Creates a database for one test and returns its URL.
     pub(crate) async fn new_database(&self) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -199,7 +206,7 @@ impl PostgresServer {
         )
     }
 
-    /// Waits until it takes connections.
+    /// Connects, and waits for that until the server accepts connections.
     pub(crate) async fn connect(&self) -> PgConnection {
         for _ in 0..600 {
             if let Ok(connection) = PgConnection::connect(&self.url("postgres")).await {
@@ -213,7 +220,7 @@ impl PostgresServer {
         );
     }
 
-    /// Stops it as a crash would, and keeps what it wrote.
+    /// Stops the server like a crash, and keeps its files.
     pub(crate) fn stop(&mut self) {
         if let Some(mut pipe) = self.shell.stdin.take() {
             pipe.write_all(b"keep\n").unwrap();
@@ -235,10 +242,12 @@ impl Drop for PostgresServer {
 }
 
 fn run(folder: &TempDir, binaries: &Path) -> Child {
-    // `immediate` stop (QUIT): nothing in it is worth keeping tidy, and a crash is what a fault
-    // test wants.
-    let script = r#""$0" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=100 >"$1/log" 2>&1 &
-        server=$!; read -r word; kill -QUIT $server; wait $server; [ "$word" = keep ] || rm -rf "$1""#;
+    // QUIT is an immediate stop: the fault tests need a crash, not a clean shutdown.
+    let script = r#"
+        "$0" -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c max_connections=100 \
+            >"$1/log" 2>&1 &
+        server=$!; read -r word; kill -QUIT $server; wait $server
+        [ "$word" = keep ] || rm -rf "$1""#;
     let mut shell = as_user(folder, "sh".into());
     shell
         .arg("-c")
@@ -252,22 +261,20 @@ fn run(folder: &TempDir, binaries: &Path) -> Child {
         .unwrap()
 }
 
-/// PostgreSQL refuses to run as root: then the folder is given to another user, who runs it.
+/// Returns a command that runs as an unprivileged user, who then owns the folder. PostgreSQL
+/// refuses to run as root.
 pub(crate) fn as_user(folder: &TempDir, program: PathBuf) -> Command {
     let is_root = Command::new("id")
         .arg("-u")
         .output()
         .is_ok_and(|id| id.stdout == b"0\n");
     let mut command = if is_root {
-        let known = |user: &&&str| {
-            Command::new("id")
-                .arg(user)
-                .output()
-                .is_ok_and(|id| id.status.success())
-        };
         let user = ["postgres", "nobody"]
-            .iter()
-            .find(known)
+            .into_iter()
+            .find(|user| {
+                let known = Command::new("id").arg(user).output();
+                known.is_ok_and(|id| id.status.success())
+            })
             .expect("an unprivileged user");
         assert!(
             Command::new("chown")
@@ -307,7 +314,7 @@ fn find_binaries() -> Option<PathBuf> {
     })
 }
 
-/// The same tests on both databases.
+/// Declares each test twice: for SQLite and for PostgreSQL.
 macro_rules! on_both {
     ($($test:ident)+) => {
         mod sqlite {

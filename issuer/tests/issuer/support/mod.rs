@@ -1,4 +1,4 @@
-//! What tests share: an issuer on a clock that stands still, requests to it, and databases.
+//! Helpers of the tests: an issuer on a fixed clock, requests to it, and databases.
 
 pub(crate) mod database;
 pub(crate) mod process;
@@ -31,15 +31,19 @@ use store::Fickle;
 pub(crate) const NOW: u64 = 1_900_000_000;
 pub(crate) const ISSUER: &str = "https://issuer.example";
 
-/// The secret of the client `checkout`; those of others end with their names.
+/// Returns the secret of a client.
 pub(crate) fn secret(client: &str) -> String {
     format!("mss_a-secret-of-sufficient-length-{client}")
 }
 
-/// Services `orders` and `stock`; clients `checkout` (both), `stock` (introspects its own tokens),
-/// `operator` (admin).
+fn hash(client: &str) -> String {
+    SecretHash::of(&secret(client)).to_string()
+}
+
+/// Returns the configuration of the tests: services `orders` and `stock`; clients `checkout` (both
+/// services), `stock` (introspector of its service), `auditor` (introspector of `orders`),
+/// `operator` (administrator) and `signer` (`private_key_jwt`).
 pub(crate) fn yaml() -> String {
-    let hash = |client: &str| SecretHash::of(&secret(client)).to_string();
     format!(
         r#"
 issuer: {ISSUER}
@@ -86,7 +90,7 @@ pub(crate) fn master() -> Arc<MasterKey> {
     )
 }
 
-/// One replica, its clock, and the database it is on.
+/// One replica of the issuer, with its clock and its database.
 pub(crate) struct Harness {
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) clock: Arc<FixedClock>,
@@ -95,7 +99,7 @@ pub(crate) struct Harness {
     pub(crate) database: Arc<Database>,
 }
 
-/// What came back.
+/// Response to a request.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -108,7 +112,7 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, self.text))
     }
 
-    /// Status and OAuth error code.
+    /// Returns the status and the OAuth error code.
     pub(crate) fn error(&self) -> (u16, String) {
         (
             self.status.as_u16(),
@@ -124,7 +128,7 @@ impl Answer {
 }
 
 impl Harness {
-    /// On a new SQLite file.
+    /// Starts a replica on a new SQLite file.
     pub(crate) async fn new() -> Self {
         Self::with(config()).await
     }
@@ -137,7 +141,7 @@ impl Harness {
         Self::at(database, config, Arc::new(FixedClock::at(NOW))).await
     }
 
-    /// A replica on a database that others may be on already.
+    /// Starts a replica on a database that other replicas may use already.
     pub(crate) async fn at(
         database: Arc<Database>,
         config: Config,
@@ -147,7 +151,7 @@ impl Harness {
         Self::over(store, database, config, clock).await
     }
 
-    /// Behind a database that does as it is told.
+    /// Starts a replica on a store whose faults the test controls.
     pub(crate) async fn fickle() -> (Self, Arc<Fickle>) {
         Self::fickle_on(Database::sqlite()).await
     }
@@ -194,7 +198,7 @@ impl Harness {
         }
     }
 
-    /// The same database, clock and configuration after a restart.
+    /// Starts another replica on the same database, clock and configuration, as after a restart.
     pub(crate) async fn restarted(&self) -> Self {
         Self::at(
             self.database.clone(),
@@ -240,7 +244,7 @@ impl Harness {
         .await
     }
 
-    /// A form, without proof of who sends it.
+    /// Posts a form without client authentication.
     pub(crate) async fn post(&self, path: &str, form: &str) -> Answer {
         self.send(
             form_request(path, form)
@@ -250,7 +254,7 @@ impl Harness {
         .await
     }
 
-    /// A form from a client with its secret in the header.
+    /// Posts a form as a client, with its secret in the header.
     pub(crate) async fn post_as(&self, client: &str, path: &str, form: &str) -> Answer {
         self.send(
             form_request(path, form)
@@ -261,7 +265,7 @@ impl Harness {
         .await
     }
 
-    /// A token for `checkout` at `orders`.
+    /// Issues a token to `checkout` for `orders`.
     pub(crate) async fn token(&self) -> String {
         self.token_for("checkout", "resource=orders").await
     }
@@ -285,12 +289,12 @@ impl Harness {
             == true
     }
 
-    /// A poll in protocol 2 by a worker that goes on until the not-after.
+    /// Polls in protocol 2 as a worker that uses each bundle until its not-after.
     pub(crate) async fn poll_proving(&self, worker: u64, have: Option<u64>, proof: &str) -> Answer {
         self.poll_pinning(worker, have, proof, "pin").await
     }
 
-    /// The same by a worker that pins these bundle keys.
+    /// Polls like [`Self::poll_proving`], as a worker that pins these bundle keys.
     pub(crate) async fn poll_pinning(
         &self,
         worker: u64,
@@ -306,7 +310,7 @@ impl Harness {
         .await
     }
 
-    /// A poll in protocol 2 with these headers, named without `x-meshseal-`.
+    /// Polls in protocol 2 with these headers, named without `x-meshseal-`.
     pub(crate) async fn poll_stating(
         &self,
         worker: u64,
@@ -324,7 +328,7 @@ impl Harness {
         self.send(request.body(Body::empty()).unwrap()).await
     }
 
-    /// A poll in protocol 1 by a worker, which counts as live from now on.
+    /// Polls in protocol 1 as a worker, which counts as live from now on.
     pub(crate) async fn poll(&self, worker: u64, have: Option<u64>) -> Answer {
         let query = have.map_or(String::new(), |have| format!("?have={have}"));
         let request = Request::get(format!("/bundle{query}"))
@@ -333,7 +337,7 @@ impl Harness {
         self.send(request.body(Body::empty()).unwrap()).await
     }
 
-    /// Time passes, and the database is asked, as it is ten times a second.
+    /// Advances the clock and refreshes from the database, as a replica does ten times a second.
     pub(crate) async fn advance(&self, seconds: u64) {
         self.clock.advance(seconds);
         self.issuer.publisher.refresh().await.unwrap();
@@ -353,6 +357,13 @@ impl Harness {
             .cloned()
     }
 
+    /// Returns the state of a key; `None` once the key is deleted.
+    pub(crate) fn key_state(&self, kid: &str) -> Option<KeyState> {
+        let published = self.issuer.publisher.current();
+        let key = published.keys.iter().find(|key| key.kid == kid);
+        key.map(|key| key.state)
+    }
+
     pub(crate) fn active_kid(&self) -> String {
         self.key(Purpose::Token, KeyState::Active).unwrap().kid
     }
@@ -361,7 +372,7 @@ impl Harness {
         self.key(Purpose::Token, KeyState::Next).unwrap().kid
     }
 
-    /// What background work does, once.
+    /// Runs each background task once.
     pub(crate) async fn tick(&self) {
         self.issuer.publisher.refresh().await.unwrap();
         self.issuer.consult_database_clock().await.unwrap();
@@ -369,7 +380,7 @@ impl Harness {
         self.issuer.keeper.round(&self.issuer).await.unwrap();
     }
 
-    /// The keys that a proxy pins.
+    /// Returns the bundle keys that a proxy pins.
     pub(crate) fn pins(&self) -> KeySet {
         let published = self.issuer.publisher.current();
         let keys = published
@@ -388,7 +399,7 @@ impl Harness {
     }
 }
 
-/// A proxy as core has it: takes what it is given, and only if it is right.
+/// Worker of a proxy that accepts bundles by the code of core.
 pub(crate) struct Proxy {
     pub(crate) worker: u64,
     pub(crate) trust: Trust,
@@ -404,7 +415,7 @@ impl Proxy {
         }
     }
 
-    /// Polls and takes over what comes.
+    /// Polls and accepts the bundle.
     pub(crate) async fn poll(&mut self, harness: &Harness) -> Accepted {
         let proof = self.trust.bundle_ack().unwrap_or_default();
         let pins = self.pins.kids().flatten().collect::<Vec<&str>>().join(",");
@@ -418,8 +429,9 @@ impl Proxy {
             .unwrap()
     }
 
-    /// Polls until it confirms what is published.
+    /// Polls until this worker has confirmed the published version.
     pub(crate) async fn confirm(&mut self, harness: &Harness) {
+        // The first poll receives the bundle, and the second one proves it.
         self.poll(harness).await;
         self.poll(harness).await;
         assert_eq!(self.trust.bundle_version(), Some(harness.version()));
@@ -447,7 +459,7 @@ pub(crate) fn accepts(harness: &Harness, trust: &Trust, token: &str) -> bool {
     .is_ok()
 }
 
-/// A worker that polls and holds nothing.
+/// Returns a worker that polls and holds no bundle.
 pub(crate) fn deaf_worker(worker: u64) -> Contact<'static> {
     Contact {
         worker,
@@ -473,7 +485,7 @@ pub(crate) fn basic(client: &str) -> String {
     )
 }
 
-/// Header and claims of a token, unverified.
+/// Decodes the header and the claims of a token without verification.
 pub(crate) fn decode(token: &str) -> (Value, Value) {
     let part = |at: usize| {
         let bytes = meshseal_core::base64url::decode(token.split('.').nth(at).unwrap()).unwrap();

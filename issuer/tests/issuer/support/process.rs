@@ -1,8 +1,10 @@
-//! The binary itself.
+//! The `meshseal` binary.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
 
 pub(crate) fn meshseal(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meshseal"));
@@ -14,7 +16,7 @@ pub(crate) fn meshseal(folder: &Path) -> Command {
     command
 }
 
-/// Runs a verb to its end.
+/// Runs a command to its end.
 pub(crate) fn run(folder: &Path, arguments: &[&str], input: &str) -> Output {
     let mut child = meshseal(folder)
         .args(arguments)
@@ -23,7 +25,7 @@ pub(crate) fn run(folder: &Path, arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A verb that takes no input may be gone already.
+    // A command that reads no input may have ended already.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -32,11 +34,23 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
+/// Returns the JSON documents of standard output, one a line.
+pub(crate) fn lines(output: &Output) -> Vec<Value> {
+    text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+pub(crate) fn write(folder: &Path, name: &str, content: impl ToString) {
+    std::fs::write(folder.join(name), content.to_string()).unwrap();
+}
+
 /// A running `meshseal serve`.
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
-    /// For operators.
+    /// Address of the administration listener.
     pub(crate) admin: String,
 }
 
@@ -80,7 +94,8 @@ impl Server {
         }
     }
 
-    /// Runs an operator's verb as a client with its secret; exit status, result and notes.
+    /// Runs a command as a client with its secret. Returns the exit status, standard output and
+    /// standard error.
     pub(crate) fn ask(
         &self,
         folder: &Path,
@@ -116,7 +131,7 @@ impl Server {
         assert!(sent.success());
     }
 
-    /// Waits for its end; its exit code and its log.
+    /// Waits for the server to end. Returns its exit code and its log.
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let mut log = String::new();
         self.child

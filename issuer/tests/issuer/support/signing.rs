@@ -1,4 +1,4 @@
-//! A client that signs assertions, rightly and wrongly.
+//! A client that signs assertions, valid and forged ones.
 
 use std::sync::OnceLock;
 
@@ -37,21 +37,23 @@ fn keys() -> &'static Keys {
     })
 }
 
-/// The public keys of the client `signer`: one of each sort, each bound to its algorithm.
+/// Returns the public keys of the client `signer`: one of each type, each bound to its algorithm.
 pub(crate) fn client_jwks() -> Value {
     let Keys { ed, ec, rsa, .. } = keys();
     let (x, y) = ec.public_key().as_ref()[1..].split_at(32);
     json!({ "keys": [
-        { "kty": "OKP", "crv": "Ed25519", "kid": "ed", "alg": "EdDSA", "x": encode(ed.public_key().as_ref()) },
-        { "kty": "EC", "crv": "P-256", "kid": "ec", "alg": "ES256", "x": encode(x), "y": encode(y) },
+        { "kty": "OKP", "crv": "Ed25519", "kid": "ed", "alg": "EdDSA",
+          "x": encode(ed.public_key().as_ref()) },
+        { "kty": "EC", "crv": "P-256", "kid": "ec", "alg": "ES256",
+          "x": encode(x), "y": encode(y) },
         { "kty": "RSA", "kid": "rsa", "alg": "RS256",
           "n": encode(rsa.public_key().modulus().big_endian_without_leading_zero()),
           "e": encode(rsa.public_key().exponent().big_endian_without_leading_zero()) },
     ]})
 }
 
-/// The public halves of PKCS#8 keys in PEM files, by file name: `ed` (Ed25519), `ec` (P-256),
-/// `rsa`.
+/// Returns the public halves of PKCS#8 keys in PEM files, by file name: `ed` (Ed25519), `ec`
+/// (P-256), `rsa`.
 pub(crate) fn jwks_of(folder: &std::path::Path, names: &[&str]) -> Value {
     let der = |name: &str| {
         let pem = std::fs::read_to_string(folder.join(name)).unwrap();
@@ -64,27 +66,31 @@ pub(crate) fn jwks_of(folder: &std::path::Path, names: &[&str]) -> Value {
     let jwk = |name: &&str| match *name {
         "ed" => {
             let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der(name)).unwrap();
-            json!({ "kty": "OKP", "crv": "Ed25519", "kid": name, "alg": "EdDSA", "x": encode(key.public_key().as_ref()) })
+            let x = encode(key.public_key().as_ref());
+            json!({ "kty": "OKP", "crv": "Ed25519", "kid": name, "alg": "EdDSA", "x": x })
         }
         "ec" => {
             let key =
                 EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der(name)).unwrap();
             let (x, y) = key.public_key().as_ref()[1..].split_at(32);
-            json!({ "kty": "EC", "crv": "P-256", "kid": name, "alg": "ES256", "x": encode(x), "y": encode(y) })
+            let (x, y) = (encode(x), encode(y));
+            json!({ "kty": "EC", "crv": "P-256", "kid": name, "alg": "ES256", "x": x, "y": y })
         }
         _ => {
             let key = RsaKeyPair::from_pkcs8(&der(name)).unwrap();
             let (n, e) = (key.public_key().modulus(), key.public_key().exponent());
-            json!({ "kty": "RSA", "kid": name, "alg": "RS256",
-                "n": encode(n.big_endian_without_leading_zero()), "e": encode(e.big_endian_without_leading_zero()) })
+            let n = encode(n.big_endian_without_leading_zero());
+            let e = encode(e.big_endian_without_leading_zero());
+            json!({ "kty": "RSA", "kid": name, "alg": "RS256", "n": n, "e": e })
         }
     };
     json!({ "keys": names.iter().map(jwk).collect::<Vec<_>>() })
 }
 
-/// The claims of a right assertion.
+/// Returns the claims of a valid assertion.
 pub(crate) fn claims(jti: &str) -> Value {
-    json!({ "iss": "signer", "sub": "signer", "aud": ISSUER, "exp": NOW + 60, "iat": NOW, "jti": jti })
+    let (iat, exp) = (NOW, NOW + 60);
+    json!({ "iss": "signer", "sub": "signer", "aud": ISSUER, "exp": exp, "iat": iat, "jti": jti })
 }
 
 pub(crate) fn header(alg: &str, kid: &str) -> Value {
@@ -99,7 +105,7 @@ fn input(header: &Value, claims: &Value) -> String {
     )
 }
 
-/// Signs with the key that the header's `kid` names, whatever `alg` it says.
+/// Signs with the key that the header's `kid` names, and ignores the header's `alg`.
 pub(crate) fn sign(header: &Value, claims: &Value) -> String {
     let Keys {
         ed,
@@ -127,7 +133,7 @@ pub(crate) fn sign(header: &Value, claims: &Value) -> String {
     format!("{input}.{}", encode(&signature))
 }
 
-/// HMAC with the public key as the secret: the classic confusion.
+/// Signs with HMAC and the public key as the secret: the algorithm confusion attack.
 pub(crate) fn sign_with_public_key(claims: &Value) -> String {
     let input = input(&header("HS256", "ed"), claims);
     let key = aws_lc_rs::hmac::Key::new(
@@ -140,7 +146,7 @@ pub(crate) fn sign_with_public_key(claims: &Value) -> String {
     )
 }
 
-/// By the key of somebody else, with the client's kid.
+/// Signs with a foreign key under the client's `kid`.
 pub(crate) fn sign_foreign(claims: &Value) -> String {
     let input = input(&header("EdDSA", "ed"), claims);
     format!(

@@ -1,4 +1,4 @@
-//! A database that fails, waits and counts as told.
+//! A store that fails, waits and counts under the control of a test.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,30 +10,30 @@ use meshseal_issuer::keys::MasterKey;
 use meshseal_issuer::store::{Change, Head, Health, Persisted, Recorded, Store, StoreError, Uses};
 use tokio::sync::Semaphore;
 
-/// A store in front of another one.
+/// Store in front of another one.
 pub(crate) struct Fickle {
     inner: Arc<dyn Store>,
-    /// Whether it can tell what other replicas' proxies have.
+    /// True if reading the records of other replicas' proxies fails.
     pub(crate) proxies_fail: AtomicBool,
-    /// Whether it can record what proxies have.
+    /// True if recording proxies fails.
     pub(crate) records_fail: AtomicBool,
-    /// How often it was asked for those.
+    /// Number of reads of other replicas' proxies.
     pub(crate) proxies_asked: AtomicU32,
-    /// How often it was asked for the head.
+    /// Number of reads of the head.
     pub(crate) heads_asked: AtomicU32,
-    /// How many more leases of indices may go through.
+    /// Permits for leases of indices.
     pub(crate) leases: Semaphore,
-    /// How many more looks at the head may.
+    /// Permits for reads of the head.
     pub(crate) heads: Semaphore,
-    /// How many more changes come too late.
+    /// Number of further changes that fail with a conflict.
     pub(crate) conflicts: AtomicU32,
-    /// How many more transactions of revocations may begin.
+    /// Permits for transactions of revocations.
     pub(crate) groups: Semaphore,
-    /// How many have.
+    /// Number of transactions of revocations.
     pub(crate) transactions: AtomicU32,
-    /// How many more transactions of assertions may begin.
+    /// Permits for transactions of assertions.
     pub(crate) uses: Semaphore,
-    /// How often assertions were recorded.
+    /// Number of transactions that recorded assertions.
     pub(crate) uses_recorded: AtomicU32,
 }
 
@@ -55,7 +55,7 @@ impl Fickle {
         })
     }
 
-    /// Lets nothing through until permits are added.
+    /// Blocks a gate until the test adds permits.
     pub(crate) fn close(gate: &Semaphore) {
         gate.forget_permits(usize::MAX);
     }

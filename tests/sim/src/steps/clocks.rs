@@ -1,4 +1,4 @@
-//! The clocks of workers' machines step and drift (ADRs 16 and 23).
+//! Steps and drift of the clocks of workers' machines (ADRs 16 and 23).
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -8,20 +8,23 @@ use crate::truth::LEEWAY_S;
 use crate::worker::{MAX_RATE_ERROR_PPM, NOT_AFTER_S, Worker};
 use crate::world::World;
 
-/// Seconds by which a worker's time of day is right when its process begins.
+/// Largest error of a right wall clock at the start of a worker's process, in seconds.
 const RIGHT_S: i64 = 10;
 
-/// Seconds by which the clocks of replicas are right.
+/// Largest error of the clocks of replicas, in seconds.
 const REPLICA_SPREAD_S: u64 = 5;
 
-/// Longest time without a bundle after which a slow monotonic clock still admits the next one.
+/// Longest time in seconds without a bundle after which a worker with a slow monotonic clock still
+/// accepts the next one.
 const LONGEST_SILENCE_S: u64 = 1_200;
 
 impl World {
-    /// The time of day of a machine steps, or its monotonic clock runs at another rate. The true
-    /// time is unknown to the worker.
+    /// Steps the wall clock of a machine, or changes the rate of its monotonic clock. The worker
+    /// does not know the true time.
     pub(super) fn move_worker_clock(&mut self) -> Result<String> {
         let (at, kind) = (self.any_worker(), self.dice.below(10));
+
+        // Draw every value, so that the sequence of random numbers is the same for each kind.
         let far = i64::try_from(self.dice.between(61, 100_000))?;
         let far = if self.dice.chance(50) { far } else { -far };
         let near = i64::try_from(self.dice.between(0, 120))? - 60;
@@ -47,9 +50,9 @@ impl World {
         ))
     }
 
-    /// Invariants 1 and 3 for the age of bundles. A worker stops acting on one at the end of its
-    /// bound and the clock skew; and not before, apart from what its clock was wrong by when its
-    /// process began, and what its monotonic clock was fast by since then.
+    /// Checks invariants 1 and 3 for the age of bundles. A worker stops using a bundle after its
+    /// bound and the clock skew. It stops earlier only by the error of its wall clock at the start
+    /// of its process, and by the lead of its monotonic clock since then.
     pub(crate) fn check_staleness(&self) -> Result<()> {
         for (at, worker) in self.workers.iter().enumerate() {
             let Some(bound_s) = worker.bound_s() else {
@@ -63,6 +66,8 @@ impl World {
             if accepts && self.now > last {
                 bail!("invariant 1: worker {at} acts on a bundle after its end");
             }
+
+            // A worker may call a bundle stale early by the error of its clocks.
             let first = issued_at.saturating_add(bound_s);
             if !accepts
                 && !self.is_withdrawn(worker)
@@ -74,21 +79,21 @@ impl World {
         Ok(())
     }
 
-    /// Most seconds by which the time that a worker carries may be ahead.
+    /// Returns by how many seconds a worker's time may be ahead at most.
     fn error_s(&self, worker: &Worker) -> u64 {
         let began = u64::try_from(worker.began_ahead_s).unwrap_or(0);
         let fast = self.now.saturating_sub(worker.began_at) / 100;
         began + fast + LEEWAY_S + REPLICA_SPREAD_S
     }
 
-    /// Invariant 3 for a bundle that a worker has called out of date: it is not, or the clock was
-    /// wrong when the process began.
+    /// Checks invariant 3 for a bundle that a worker has rejected as out of date: the rejection is
+    /// right, or the clock was wrong at the start of the process.
     pub(super) fn check_refusal(&self, at: usize, payload: &Value) -> Result<()> {
         let Some(worker) = self.workers.get(at) else {
             return Ok(());
         };
-        let time = |name: &str| field(payload, name).as_u64().unwrap_or_default();
-        let (issued_at, end) = (time("iat"), time("exp"));
+        let issued_at = field(payload, "iat").as_u64().unwrap_or_default();
+        let end = field(payload, "exp").as_u64().unwrap_or_default();
         let known_at = worker.accepted_at.max(worker.began_at);
         let began_right = worker.began_ahead_s.abs() <= RIGHT_S;
         let is_known = self.now.saturating_sub(known_at) <= LONGEST_SILENCE_S;

@@ -1,4 +1,4 @@
-//! What goes wrong: processes, links, clocks and the database.
+//! Faults of processes, links, clocks and the database.
 
 use std::sync::atomic::Ordering;
 
@@ -7,29 +7,30 @@ use meshseal_core::bundle::{PINS_HEADER, PROTOCOL_HEADER, STALENESS_HEADER};
 
 use super::{Step, nothing};
 use crate::truth::Lost;
-use crate::worker::Worker;
 use crate::world::{World, config};
 
 impl World {
-    /// A poll without proof, in either protocol, by which a worker would hold all that is
-    /// published.
+    /// Sends a forged poll without proof, in either protocol, that claims the newest version for a
+    /// worker.
     pub(super) async fn intrude(&mut self) -> Result<String> {
         let (worker, at) = (self.any_worker(), self.any_replica());
         let has_second_protocol = self.dice.chance(50);
-        // Who polls before the worker does, or after its record was lost, is taken for it.
-        let is_known = |victim: &&Worker| {
+        // The issuer cannot tell the attacker from a worker that it has no record of.
+        let victim = self.workers.get(worker).filter(|victim| {
             victim.trust().bundle_version().is_some()
                 && victim.counted_as() == victim.id
                 && victim.given_at > self.truth.restored_at
                 && !self.is_forgotten(victim.id)
-        };
-        let Some(victim) = self.workers.get(worker).filter(is_known) else {
+        });
+        let Some(victim) = victim else {
             return Ok(nothing());
         };
         let mut headers = vec![
             ("x-meshseal-worker", format!("{:016x}", victim.id)),
             ("x-meshseal-node", "x".to_owned()),
         ];
+
+        // Protocol 2 also states a staleness bound and pins, which must not be taken over.
         if has_second_protocol {
             let stated = [
                 (PROTOCOL_HEADER, "2"),
@@ -48,6 +49,7 @@ impl World {
         ))
     }
 
+    /// Cuts or heals a worker's link, or restarts its process, perhaps with new pins.
     pub(super) fn disturb_worker(&mut self, step: Step) -> Result<String> {
         let (at, id, now) = (self.any_worker(), self.new_id(), self.now);
         let repinned = if matches!(step, Step::Repin) {
@@ -75,8 +77,9 @@ impl World {
         Ok(format!("worker {at} is process {id}"))
     }
 
+    /// Starts replica `at`.
     pub(super) async fn start_replica(&mut self, at: usize) -> String {
-        // A missing file would be made anew, which no server that is away does.
+        // The issuer would create a missing file. An unreachable server creates nothing.
         if self.database.is_away() {
             return format!("replica {at} does not start: the database is away");
         }
@@ -89,6 +92,7 @@ impl World {
         }
     }
 
+    /// Crashes a replica that runs, or starts one that does not.
     pub(super) async fn crash_or_start(&mut self) -> Result<String> {
         let at = self.any_replica();
         let running = self
@@ -104,6 +108,7 @@ impl World {
         Ok(format!("replica {at} crashes"))
     }
 
+    /// Repairs the database and all links, and starts stopped replicas.
     pub(super) async fn heal(&mut self) -> Result<String> {
         self.database.set_away(false)?;
         self.database.set_full(false)?;
@@ -120,6 +125,7 @@ impl World {
         Ok(told.join(", "))
     }
 
+    /// Crashes and starts all replicas.
     pub(super) async fn crash_all(&mut self) -> Result<String> {
         for replica in &mut self.replicas {
             replica.crash();
@@ -131,6 +137,7 @@ impl World {
         Ok(told.join(", "))
     }
 
+    /// Makes the database unreachable, or reachable again.
     pub(super) fn toggle_away(&mut self) -> Result<String> {
         let away = self.database.is_well();
         self.database.set_away(away)?;
@@ -142,6 +149,7 @@ impl World {
         .to_owned())
     }
 
+    /// Cuts or heals a replica's link to the database, or makes it lose an answer.
     pub(super) fn disturb_link(&mut self, step: Step) -> String {
         let at = self.any_replica();
         let Some(replica) = self.replicas.get(at) else {
@@ -158,6 +166,7 @@ impl World {
         )
     }
 
+    /// Makes the database refuse writes, or accept them again.
     pub(super) fn toggle_full(&mut self) -> Result<String> {
         let full = self.database.is_well();
         self.database.set_full(full)?;
@@ -169,6 +178,7 @@ impl World {
         .to_owned())
     }
 
+    /// Takes a backup.
     pub(super) async fn back_up(&mut self) -> Result<String> {
         if !self.database.is_well() {
             return Ok(nothing());
@@ -179,6 +189,7 @@ impl World {
         Ok(format!("backup {number}"))
     }
 
+    /// Restores a backup, and notes the replicas that remember the lost versions.
     pub(super) async fn restore(&mut self) -> Result<String> {
         let Some(number) = self
             .backups
@@ -190,19 +201,13 @@ impl World {
         if !self.database.is_well() {
             return Ok(nothing());
         }
-        // A replica that runs and holds the newest state in memory proves what the database has
-        // lost.
+        // A running replica that holds the newest state in memory can prove the loss.
         let newest = self.truth.newest;
-        let version = |replica: &crate::replica::Replica| {
-            replica
-                .issuer()
-                .map(|issuer| issuer.publisher.current().version())
-        };
         let provers = self
             .replicas
             .iter()
             .enumerate()
-            .filter(|(_, replica)| version(replica) >= Some(newest));
+            .filter(|(_, replica)| replica.version() >= Some(newest));
         let provers = provers.map(|(at, replica)| (at, replica.starts)).collect();
         let open = self.pace.call();
         self.database.restore(number).await?;
@@ -216,6 +221,7 @@ impl World {
         Ok(format!("backup {number}, newest version before: {newest}"))
     }
 
+    /// Drifts or steps a replica's clock.
     pub(super) fn move_clock(&mut self, step: Step) -> Result<String> {
         let at = self.any_replica();
         let drift = i64::try_from(self.dice.between(0, 4))?.saturating_sub(2);
@@ -225,6 +231,8 @@ impl World {
         } else {
             size.saturating_neg()
         };
+
+        // A second step returns the clock.
         let replica = self.replicas.get_mut(at).context("a replica")?;
         let before = replica.skew_s.saturating_add(replica.step_s);
         if matches!(step, Step::Drift) {
@@ -239,6 +247,7 @@ impl World {
         Ok(format!("replica {at} is {after} s ahead"))
     }
 
+    /// Restarts a replica with a shorter or longer `tokens.maxLifetime`.
     pub(super) async fn lower_lifetime(&mut self) -> Result<String> {
         let at = self.any_replica();
         self.setting.config = config(if self.dice.chance(50) { "5m" } else { "1h" })?;

@@ -1,4 +1,4 @@
-//! `meshseal incident end`: an operator says that the cause of an incident is removed.
+//! `meshseal incident end`: an operator declares that the cause of an incident is removed.
 
 use anyhow::Result;
 
@@ -7,8 +7,8 @@ use crate::truth::says_revoked;
 use crate::world::World;
 
 impl World {
-    /// An operator ends the present incident. The tokens that were revoked with it stay revoked:
-    /// their revocations count as acknowledged from now on.
+    /// Lets an operator end the present incident. The tokens that were revoked with it stay
+    /// revoked: their revocations count as acknowledged from now on.
     pub(super) async fn end_incident(&mut self) -> Result<String> {
         let at = self.any_replica();
         let covered = self.revoked_by(at).await?;
@@ -30,8 +30,8 @@ impl World {
         Ok(format!("replica {at}, {count} tokens stay revoked"))
     }
 
-    /// Returns the tokens that a worker rejects as revoked if it starts now with a bundle of this
-    /// replica. Empty while a restored backup may lack some of them.
+    /// Returns the positions of the tokens that a new worker with a bundle of this replica rejects
+    /// as revoked. Empty while a restored backup may lack some revocations.
     async fn revoked_by(&self, at: usize) -> Result<Vec<usize>> {
         let (Some(replica), false) = (self.replicas.get(at), self.truth.is_unsure()) else {
             return Ok(Vec::new());
@@ -43,11 +43,12 @@ impl World {
         if observer.accept_bundle(&text, self.now).is_err() {
             return Ok(Vec::new());
         }
-        let is_revoked = |text: &str| observer.decide(text, self.now).is_err_and(says_revoked);
         let tokens = self.truth.tokens.iter().enumerate();
-        let revoked = tokens
-            .filter(|(_, token)| token.is_alive(self.now) && is_revoked(&token.text))
-            .map(|(position, _)| position);
-        Ok(revoked.collect())
+        let alive = tokens.filter(|(_, token)| token.is_alive(self.now));
+        let revoked = alive.filter(|(_, token)| {
+            let decision = observer.decide(&token.text, self.now);
+            decision.is_err_and(says_revoked)
+        });
+        Ok(revoked.map(|(position, _)| position).collect())
     }
 }

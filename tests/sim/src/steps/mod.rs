@@ -1,4 +1,4 @@
-//! What can happen in one step of a history.
+//! Steps of a history.
 
 mod clocks;
 mod faults;
@@ -16,53 +16,54 @@ use meshseal_issuer::keys::{KeyState, Purpose};
 use serde_json::Value;
 
 use crate::dice::Dice;
+use crate::replica::Replica;
 use crate::world::World;
 
 pub(super) use receipts::Waiting;
 
-/// Seconds of true time between two rounds of background work while time passes.
+/// Seconds of true time between two rounds of background work.
 const ROUND_S: u64 = 20;
 
-/// One step.
+/// A step of a history.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
-    /// Time passes; replicas that run do their background work.
+    /// Time passes, and running replicas do their background work.
     Pass,
-    /// More time passes than any back-off takes.
+    /// Time passes for longer than any back-off.
     PassLong,
-    /// Background work of one replica.
+    /// One replica does its background work.
     Background,
     /// A worker polls, and the answer arrives.
     Exchange,
-    /// A worker polls; the message is under way.
+    /// A worker polls, and the message is in transit.
     Poll,
     /// A message arrives, or is lost.
     Deliver,
-    /// A client asks for a token.
+    /// A client requests a token.
     Mint,
-    /// A client authenticates by an assertion.
+    /// A client authenticates with a new assertion.
     Assert,
-    /// An assertion is used again.
+    /// A used assertion is presented again.
     Replay,
-    /// A client revokes one of its tokens, and wants a receipt.
+    /// An operator revokes a token and gets a receipt at once.
     RevokeToken,
-    /// A client revokes a token and waits for the workers, while other steps go on.
+    /// An operator revokes a token and waits for the workers during other steps.
     AwaitReceipt,
-    /// A client that waits for a receipt gives up.
+    /// An operator stops waiting for a receipt.
     AbandonReceipt,
     /// An operator revokes all tokens of a client.
     RevokeClient,
     /// An operator revokes a signing key.
     RevokeKey,
-    /// An operator asks for a rotation.
+    /// An operator requests a rotation of the token key.
     Rotate,
-    /// An operator asks for a rotation of the bundle key.
+    /// An operator requests a rotation of the bundle key.
     RotateBundle,
     /// A worker starts again with the pins of the present bundle keys.
     Repin,
     /// A service reads `/jwks`.
     ReadKeys,
-    /// Somebody who has a poll token polls in the name of a worker.
+    /// An attacker with a poll token polls in the name of a worker.
     Intrude,
     /// An operator forgets a worker.
     Forget,
@@ -74,7 +75,7 @@ pub(super) enum Step {
     AddConfiguration,
     /// A worker's process ends and another begins.
     RestartWorker,
-    /// Everything works again: database and links, and replicas that are down start.
+    /// The database and all links work again, and stopped replicas start.
     Heal,
     /// A replica crashes, or starts again.
     Crash,
@@ -82,11 +83,11 @@ pub(super) enum Step {
     CrashAll,
     /// The database goes away or comes back.
     Away,
-    /// The database takes no writes, or takes them again.
+    /// The database refuses writes, or accepts them again.
     Full,
     /// A replica's link to the database breaks or heals.
     Partition,
-    /// Of the next change that a replica makes the answer is lost.
+    /// The answer to the next change of a replica is lost.
     LoseAnswer,
     /// A backup is taken.
     BackUp,
@@ -94,7 +95,7 @@ pub(super) enum Step {
     Restore,
     /// The clock of a worker's machine steps, or runs at another rate.
     MoveWorkerClock,
-    /// A replica's clock drifts by less than what replicas may differ.
+    /// A replica's clock drifts within the allowed difference between replicas.
     Drift,
     /// A replica's clock steps far away, or returns.
     JumpClock,
@@ -102,7 +103,7 @@ pub(super) enum Step {
     LowerLifetime,
 }
 
-/// Steps that make a history go on, and faults.
+/// Ordinary steps with their weights.
 const ORDINARY: [(Step, u32); 13] = [
     (Step::Pass, 20),
     (Step::PassLong, 2),
@@ -119,6 +120,7 @@ const ORDINARY: [(Step, u32); 13] = [
     (Step::Heal, 4),
 ];
 
+/// Faults and rare steps with their weights.
 const FAULTS: [(Step, u32); 24] = [
     (Step::AddConfiguration, 4),
     (Step::MoveWorkerClock, 3),
@@ -146,7 +148,7 @@ const FAULTS: [(Step, u32); 24] = [
     (Step::LowerLifetime, 1),
 ];
 
-/// Draws the weights of a history: each fault is absent in every second one.
+/// Draws the weights of a history. Each fault is absent in half of the histories.
 pub(super) fn weights(dice: &mut Dice) -> Vec<(u32, Step)> {
     let mut weights: Vec<(u32, Step)> = ORDINARY
         .iter()
@@ -162,7 +164,7 @@ pub(super) fn weights(dice: &mut Dice) -> Vec<(u32, Step)> {
 }
 
 impl World {
-    /// Does a step and returns what came of it.
+    /// Does a step and returns a description of its effect.
     pub(super) async fn take(&mut self, step: Step) -> Result<String> {
         match step {
             Step::Pass => self.pass_time(1, 6).await,
@@ -220,7 +222,7 @@ impl World {
             self.pass(part);
             for replica in 0..self.replicas.len() {
                 self.background(replica).await?;
-                // Replicas look at each other's records twice a second.
+                // The list is current: replicas read each other's records twice a second.
                 self.check_listing(replica).await?;
             }
         }
@@ -233,34 +235,26 @@ impl World {
         Ok(format!("replica {replica}"))
     }
 
-    /// Background work of one replica; notes a key that began to sign without all confirmations and
-    /// was counted so.
+    /// Does the background work of one replica. Notes a key that begins to sign by force.
     async fn background(&mut self, at: usize) -> Result<()> {
         let Some(replica) = self.replicas.get(at) else {
             return Ok(());
         };
-        let forced = |replica: &crate::replica::Replica| {
-            replica
-                .issuer()
-                .map_or(0, |issuer| issuer.metrics.forced_rotations.get())
-        };
-        let (before, loses_answer) = (
-            forced(replica),
-            replica.link.lose_answers.load(Ordering::SeqCst) > 0,
-        );
+        let before = forced_rotations(replica);
+        let loses_answer = replica.link.lose_answers.load(Ordering::SeqCst) > 0;
         replica.follow().await;
         replica.work().await;
-        if forced(replica) > before {
+        if forced_rotations(replica) > before {
             self.note_forced(at, |state| state == KeyState::Active);
         }
-        // A change that was made and not answered was not counted either.
+        // A replica does not count a change whose answer was lost.
         if loses_answer {
             self.note_forced(at, KeyState::may_sign);
         }
         Ok(())
     }
 
-    /// Keys of replica `at` in these states may sign without all confirmations.
+    /// Notes that keys of replica `at` in these states may sign without all confirmations.
     fn note_forced(&mut self, at: usize, states: impl Fn(KeyState) -> bool) {
         let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else {
             return;
@@ -276,7 +270,14 @@ impl World {
     }
 }
 
-/// Returns a member of an object; null if it has none of this name.
+/// Returns the number of forced rotations of a replica since its start.
+fn forced_rotations(replica: &Replica) -> u64 {
+    replica
+        .issuer()
+        .map_or(0, |issuer| issuer.metrics.forced_rotations.get())
+}
+
+/// Returns a member of an object, or null if the object lacks it.
 pub(super) fn field<'v>(value: &'v Value, name: &str) -> &'v Value {
     value.get(name).unwrap_or(&Value::Null)
 }

@@ -1,4 +1,4 @@
-//! What operators do: revocations and rotations.
+//! Steps of operators: revocations and rotations.
 
 use anyhow::Result;
 use meshseal_issuer::keys::{KeyState, Purpose};
@@ -8,11 +8,12 @@ use crate::replica::Answer;
 use crate::truth::Token;
 use crate::world::{CLIENTS, OPERATOR, World, secret};
 
-/// Seconds after the revocation of a group in which a replica may issue tokens that it covers:
-/// those of clocks that are ahead, and of replicas that have not followed.
+/// Seconds after the revocation of a group in which replicas may issue tokens that it covers: their
+/// clocks are ahead, or they have not followed yet.
 const GROUP_REACH_S: u64 = 12;
 
 impl World {
+    /// Posts a form as the operator to replica `at`.
     pub(super) async fn as_operator(
         &self,
         at: usize,
@@ -25,7 +26,7 @@ impl World {
         replica.post(OPERATOR, &secret(OPERATOR), path, form).await
     }
 
-    /// Draws a token that a worker could still accept: its position and text.
+    /// Draws a token that a worker could still accept. Returns its position and text.
     pub(super) fn any_living_token(&mut self) -> Option<(usize, String)> {
         let now = self.now;
         let living: Vec<(usize, &Token)> = self
@@ -39,6 +40,7 @@ impl World {
         Some((*at, token.text.clone()))
     }
 
+    /// Revokes a token, and checks the receipt.
     pub(super) async fn revoke_token(&mut self) -> Result<String> {
         let Some((token, text)) = self.any_living_token() else {
             return Ok(nothing());
@@ -51,6 +53,7 @@ impl World {
         }
     }
 
+    /// Revokes all tokens of a client, or all tokens.
     pub(super) async fn revoke_client(&mut self) -> Result<String> {
         let (at, now) = (self.any_replica(), self.now);
         let client = CLIENTS
@@ -67,11 +70,15 @@ impl World {
         let Some(answer) = self.as_operator(at, "/revoke", form).await? else {
             return Ok(nothing());
         };
+
+        // A lost answer leaves open whether the tokens are revoked.
         if answer.status != 200 {
             self.truth
                 .may_cover(|_, token| all || token.client == client);
             return Ok(format!("replica {at} answers {}", answer.status));
         }
+
+        // An acknowledged revocation covers every token of the group.
         let count = self
             .truth
             .acknowledge(now, |_, token| all || token.client == client);
@@ -84,6 +91,7 @@ impl World {
         ))
     }
 
+    /// Revokes a token key.
     pub(super) async fn revoke_key(&mut self) -> Result<String> {
         let (at, now) = (self.any_replica(), self.now);
         let Some(issuer) = self.replicas.get(at).and_then(|replica| replica.issuer()) else {
@@ -99,10 +107,10 @@ impl World {
         let Some(kid) = keys.get(self.dice.below(keys.len())).cloned() else {
             return Ok(nothing());
         };
-        // The standby takes over at once, confirmed or not: that is what an emergency means.
+        // In an emergency the standby takes over at once, even without confirmations.
         self.note_forced(at, KeyState::may_sign);
-        // A replica that has not followed yet signs with it for a moment, and its tokens are
-        // revoked too.
+        // A replica that has not followed yet may sign with the revoked key. Its tokens are revoked
+        // with the key.
         self.truth.revoked_keys.insert(kid.clone());
         let Some(answer) = self
             .as_operator(at, "/admin/keys/revoke", format!("kid={kid}"))
@@ -110,6 +118,8 @@ impl World {
         else {
             return Ok(nothing());
         };
+
+        // A lost answer leaves open whether the key is revoked.
         if answer.status != 200 {
             self.truth.may_cover(|_, token| token.kid == kid);
             self.truth.unknown_rotation = true;
@@ -127,6 +137,7 @@ impl World {
         ))
     }
 
+    /// Requests a rotation of the key of a purpose.
     pub(super) async fn rotate(&mut self, purpose: &str) -> Result<String> {
         let at = self.any_replica();
         let answer = self

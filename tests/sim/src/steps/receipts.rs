@@ -1,5 +1,5 @@
-//! Receipts that wait: a client revokes a token and waits for the proxies, other steps go on, and the
-//! answer comes later, or never.
+//! Receipts that wait: an operator revokes a token and waits for the proxies while other steps
+//! happen. The answer arrives later or never.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -11,34 +11,36 @@ use super::{field, nothing};
 use crate::replica::{Answer, Pending};
 use crate::world::{OPERATOR, World, secret};
 
-/// Most receipts that wait at a time.
+/// Maximum number of waiting receipts.
 const MAX_WAITING: usize = 3;
 
-/// Most steps for which a receipt waits: far fewer than the time inside the program reaches for.
+/// Maximum number of steps for which a receipt waits. They take far less virtual time than
+/// [`WAIT_S`].
 const MAX_STEPS: u64 = 15;
 
-/// Seconds for which a client is willing to wait: the most that the issuer admits.
+/// Wait that the operator requests in seconds: the maximum of the issuer.
 const WAIT_S: u64 = 60;
 
-/// Time inside the program that passes with each step while a receipt waits: the issuer reads the
-/// records of other replicas every half second. How long a step itself takes inside the program
-/// depends on the machine by a little, so each receipt reads them after each step.
+/// Virtual time that passes with each step while a receipt waits. The issuer reads the records of
+/// other replicas every half second. The virtual time of the step itself depends slightly on the
+/// machine, so this time makes each receipt read the records after each step.
 const STEP_TIME: Duration = Duration::from_millis(600);
 
-/// A receipt that waits.
+/// Request that waits for its receipt.
 pub(crate) struct Waiting {
-    /// Position of the token that is revoked.
+    /// Position of the revoked token.
     token: usize,
-    /// Position of the replica, and which of its starts was asked.
+    /// Position of the replica.
     replica: usize,
+    /// Number of the replica's start at the time of the request.
     start: usize,
-    /// Steps until its time is over.
+    /// Steps until the wait ends.
     steps_left: u64,
     answer: Pending,
 }
 
 impl World {
-    /// A client revokes a token, and waits.
+    /// Lets an operator revoke a token and wait for the receipt.
     pub(super) async fn begin_receipt(&mut self) -> Result<String> {
         let (living, at) = (self.any_living_token(), self.any_replica());
         let steps_left = self.dice.between(1, MAX_STEPS);
@@ -56,8 +58,10 @@ impl World {
         let Some(mut answer) = begun else {
             return Ok(nothing());
         };
-        // Revoked from some moment on, which only the answer tells.
+        // The revocation takes effect at an unknown moment before the answer.
         self.truth.may_cover(|position, _| position == token);
+
+        // Runs the request until its answer, or until the issuer counts it as waiting.
         let (pace, before) = (self.pace.clone(), issuer.receipts_waiting());
         let answered = poll_fn(|context| match answer.as_mut().poll(context) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
@@ -81,7 +85,7 @@ impl World {
         ))
     }
 
-    /// A client gives up its wait.
+    /// Drops a request that waits for its receipt.
     pub(super) fn abandon_receipt(&mut self) -> String {
         let at = self.dice.below(self.waiting.len());
         if at >= self.waiting.len() {
@@ -91,8 +95,8 @@ impl World {
         format!("of token {}", given_up.token)
     }
 
-    /// Lets time inside the program pass for receipts that wait, and takes their answers. Once the
-    /// time of one is over, it is over for all.
+    /// Advances virtual time for waiting receipts, and takes their answers. When the wait of one
+    /// ends, the waits of all end.
     pub(crate) async fn step_receipts(&mut self) -> Result<String> {
         let mut time = STEP_TIME;
         for receipt in &mut self.waiting {
@@ -107,7 +111,7 @@ impl World {
         self.hear_receipts().await
     }
 
-    /// Takes the answers that have come. A replica that has ended answers no more.
+    /// Takes the answers that have arrived. A replica that has ended sends no answer.
     async fn hear_receipts(&mut self) -> Result<String> {
         let (mut told, pace) = (String::new(), self.pace.clone());
         let mut waiting = std::mem::take(&mut self.waiting);
@@ -133,7 +137,8 @@ impl World {
         Ok(told)
     }
 
-    /// The answer to the revocation of a token: it holds from now on, and the receipt is true.
+    /// Takes the answer to the revocation of a token, which must be in effect from now on, and
+    /// checks the receipt.
     pub(super) fn hear_receipt(
         &mut self,
         token: usize,
@@ -141,6 +146,8 @@ impl World {
         answer: &Answer,
     ) -> Result<String> {
         let receipt = answer.json();
+
+        // Without a receipt the token may be revoked or not.
         if answer.status != 200 || field(&receipt, "version").is_null() {
             self.truth.may_cover(|position, _| position == token);
             return Ok(format!(

@@ -1,4 +1,4 @@
-//! What workers, clients and services do.
+//! Steps of workers, clients and services.
 
 use std::time::Duration;
 
@@ -17,19 +17,20 @@ use crate::truth::{Reader, Token};
 use crate::world::{CLIENTS, Kind, Message, World, secret};
 
 /// Longest time on a worker's monotonic clock from a poll to its answer: the wait of 25 s, the 5 s
-/// of grace that the filter asks of the proxy for, and 5 s after which it expects no answer.
+/// that the filter adds to the timeout of its call, and 5 s after which it expects no answer.
 const PATIENCE: Duration = Duration::from_secs(35);
 
-/// Most tokens that one history issues: more only cost time.
+/// Maximum number of tokens in a history. More would only cost time.
 const MAX_TOKENS: usize = 24;
 
 impl World {
-    /// A worker polls. Returns the number of the message; `None` while its link is cut.
+    /// Lets a worker poll. Returns the number of the message; `None` while its link is cut.
     pub(super) fn ask(&mut self) -> Option<u64> {
         let worker = self.any_worker();
         self.ask_as(worker)
     }
 
+    /// Lets this worker poll; see [`Self::ask`].
     pub(super) fn ask_as(&mut self, worker: usize) -> Option<u64> {
         let (id, replica) = (self.new_id(), self.any_replica());
         let asking = self
@@ -51,18 +52,22 @@ impl World {
         Some(id)
     }
 
+    /// Lets a worker poll and receive the answer.
     pub(super) async fn exchange(&mut self) -> Result<String> {
         let worker = self.any_worker();
         let Some(id) = self.ask_as(worker) else {
             return Ok(nothing());
         };
         let mut told = Vec::new();
+
+        // Delivers the poll, and then the bundle.
         while let Some(at) = self.under_way.iter().position(|message| message.id == id) {
             told.push(self.deliver(at).await?);
         }
         Ok(told.join(", "))
     }
 
+    /// Delivers or loses any message in transit.
     pub(super) async fn deliver_any(&mut self) -> Result<String> {
         if self.under_way.is_empty() {
             return Ok(nothing());
@@ -75,7 +80,7 @@ impl World {
         self.deliver(at).await
     }
 
-    /// The message at this position arrives.
+    /// Delivers the message at this position.
     pub(super) async fn deliver(&mut self, at: usize) -> Result<String> {
         let Message {
             id,
@@ -90,6 +95,7 @@ impl World {
             ));
         }
         match kind {
+            // The answer becomes another message, which may be lost, too.
             Kind::Poll {
                 replica,
                 headers,
@@ -117,7 +123,7 @@ impl World {
         }
     }
 
-    /// A worker polls replica `at`, and proves what it has.
+    /// Sends a worker's poll with its proof to replica `at`.
     pub(super) async fn poll(
         &mut self,
         at: usize,
@@ -127,33 +133,30 @@ impl World {
         let Some(replica) = self.replicas.get(at) else {
             return Ok(None);
         };
-        let known = || {
-            replica
-                .issuer()
-                .map_or(0, |issuer| issuer.publisher.current().version())
-        };
-        let before = known();
+        let before = replica.version().unwrap_or(0);
         // A replica that does not remember a lost version may declare an incident for its proof.
-        let accounts = |have| {
-            replica
-                .issuer()
-                .is_none_or(|issuer| issuer.publisher.accounts_for(have))
-        };
-        let is_lost = self.truth.is_unsure() && have.is_some_and(|have| !accounts(have));
+        let is_lost = self.truth.is_unsure()
+            && have.is_some_and(|have| {
+                let issuer = replica.issuer();
+                issuer.is_some_and(|issuer| !issuer.publisher.accounts_for(have))
+            });
         let answer = self.ask_for_bundle(at, headers, have).await?;
         if is_lost {
             self.truth.may_cover(|_, _| true);
         }
-        // A worker has shown a version that the database has lost, and the issuer has acted on it.
-        if self.truth.blind && have.is_some_and(|have| have > before && have < known()) {
+        // The worker has proved a version that the database has lost, and the issuer has acted on
+        // the proof.
+        let after = replica.version().unwrap_or(0);
+        if self.truth.blind && have.is_some_and(|have| have > before && have < after) {
             self.truth.blind = false;
-            // The incident has yet to be followed.
+            // The other replicas have yet to follow the incident.
             self.acknowledged_at = self.now;
             self.truth.unlisted_until = self.now.saturating_add(LONGEST_BUNDLE_S);
         }
         Ok(answer)
     }
 
+    /// Sends a poll with these headers to replica `at`, without bookkeeping.
     pub(super) async fn ask_for_bundle(
         &self,
         at: usize,
@@ -171,7 +174,7 @@ impl World {
         replica.send(request.body(Body::empty())?).await
     }
 
-    /// A bundle arrives at a worker, which drops what it does not wait for any more.
+    /// Delivers a bundle to a worker, which drops answers that it no longer waits for.
     pub(super) fn receive(
         &mut self,
         worker: usize,
@@ -183,6 +186,8 @@ impl World {
         let Some(receiver) = self.workers.get_mut(worker) else {
             return Ok(nothing());
         };
+
+        // The filter drops answers to other processes, to earlier polls, and late ones.
         let asked = receiver.asked.filter(|(asked, _)| *asked == id);
         let (true, Some((_, asked_at))) = (receiver.id == process, asked) else {
             return Ok(format!("worker {worker} no longer waits for message {id}"));
@@ -196,6 +201,8 @@ impl World {
         if answer.is_ok() {
             receiver.given_at = given_at;
         }
+
+        // Check the worker with its new bundle, or its refusal.
         let told = match answer {
             Ok(_) => format!(
                 "worker {worker} has {:?}",
@@ -213,6 +220,7 @@ impl World {
         Ok(told)
     }
 
+    /// Lets a client request a token, and checks the token.
     pub(super) async fn mint(&mut self) -> Result<String> {
         let (at, now) = (self.any_replica(), self.now);
         let client = CLIENTS
@@ -233,18 +241,13 @@ impl World {
         if answer.status != 200 {
             return Ok(format!("replica {at} answers {}", answer.status));
         }
+        // Read the header and the claims.
         let text = field(&answer.json(), "access_token")
             .as_str()
             .ok_or_else(|| anyhow!("no access_token"))?
             .to_owned();
         let (header, claims) = (part(&text, 0)?, part(&text, 1)?);
-        let word = |value: &Value| {
-            value
-                .as_str()
-                .map(ToOwned::to_owned)
-                .ok_or_else(|| anyhow!("a claim is missing"))
-        };
-        let (kid, jti) = (word(field(&header, "kid"))?, word(field(&claims, "jti"))?);
+        let (kid, jti) = (text_of(&header, "kid")?, text_of(&claims, "jti")?);
         let expires_at = field(&claims, "exp")
             .as_u64()
             .ok_or_else(|| anyhow!("no exp"))?;
@@ -256,14 +259,14 @@ impl World {
         let told =
             format!("replica {at} issues token {position} for {client}, index {index}, key {key}");
         self.check_new_token(at, &kid, jti, index)?;
-        // Without a second clock a step that lasts is believed in the end, and a token is dated by
-        // it.
+        // Without a database clock, a replica accepts a lasting clock step in the end, and dates
+        // tokens by it.
         let misdated = !self.has_server
             && self
                 .replicas
                 .get(at)
                 .is_some_and(|replica| replica.step_s != 0);
-        // An incident that is declared later covers what was issued until then.
+        // A later incident covers the tokens issued until then.
         let before_incident = self.truth.is_unsure();
         let in_group = self.truth.revoked_keys.contains(&kid) || now <= self.truth.groups_until;
         let covered = in_group || misdated || before_incident;
@@ -285,6 +288,7 @@ impl World {
         Ok(told)
     }
 
+    /// Lets a service read and cache `/jwks`.
     pub(super) async fn read_keys(&mut self) -> Result<String> {
         let at = self.any_replica();
         let Some(replica) = self.replicas.get(at) else {
@@ -303,7 +307,7 @@ impl World {
             .collect();
         let until = self.now.saturating_add(answer.max_age_s.unwrap_or(0));
         self.truth.readers.push(Reader { kids, until });
-        // For how long is drawn by the issuer, outside the seed.
+        // The trace omits `max-age`, because the issuer draws it without the seed.
         Ok(format!(
             "replica {at}, {} keys",
             field(&keys, "keys").as_array().map_or(0, Vec::len)
@@ -311,6 +315,13 @@ impl World {
     }
 }
 
+/// Returns a member of an object, which must be a string.
+fn text_of(object: &Value, name: &str) -> Result<String> {
+    let text = field(object, name).as_str().map(ToOwned::to_owned);
+    text.ok_or_else(|| anyhow!("{name} is missing"))
+}
+
+/// Decodes a part of a compact JWS as JSON.
 fn part(token: &str, at: usize) -> Result<Value> {
     let encoded = token
         .split('.')

@@ -1,5 +1,5 @@
-//! Configurations that share a VM: each bundle that one accepts is given to the others, which act on
-//! it before the issuer has heard of them (ADR 23).
+//! Configurations that share a VM: when one accepts a bundle, the others adopt it and use it before
+//! the issuer knows them (ADR 23).
 
 use anyhow::Result;
 use meshseal_core::authn::Accepted;
@@ -8,11 +8,11 @@ use super::nothing;
 use crate::worker::Worker;
 use crate::world::World;
 
-/// Most configurations that one history adds.
+/// Maximum number of configurations that a history adds.
 const MAX_ADDED: usize = 4;
 
 impl World {
-    /// Another configuration begins in a worker's VM. It takes over what the others know, and polls
+    /// Adds another configuration in a worker's VM. It adopts the bundles of the others, and polls
     /// later or never.
     pub(super) fn add_configuration(&mut self) -> Result<String> {
         let (first, id) = (self.any_worker(), self.new_id());
@@ -39,7 +39,7 @@ impl World {
         Ok(format!("worker {at} begins in VM {vm} with {version:?}"))
     }
 
-    /// Gives a bundle that worker `at` has accepted to the others of its VM.
+    /// Shares a bundle that worker `at` has accepted with the others of its VM.
     pub(super) fn share(&mut self, at: usize, accepted: Accepted) -> Result<()> {
         if accepted == Accepted::Refreshed {
             return Ok(());
@@ -58,14 +58,15 @@ impl World {
         Ok(())
     }
 
-    /// Returns whether a worker acts no more on the bundle of another one, because a configuration of
-    /// its VM has a newer one that it does not pin.
+    /// Returns whether a worker no longer uses the bundle of another one, because a configuration
+    /// of its VM has a newer bundle under a key that the worker does not pin.
     pub(super) fn is_withdrawn(&self, worker: &Worker) -> bool {
-        let has_newer = |other: &Worker| {
-            other.vm == worker.vm
-                && other.trust().bundle_version() > worker.trust().bundle_version()
-        };
-        worker.counted_as() != worker.id && self.workers.iter().any(has_newer)
+        let adopted = worker.counted_as() != worker.id;
+        adopted
+            && self.workers.iter().any(|other| {
+                other.vm == worker.vm
+                    && other.trust().bundle_version() > worker.trust().bundle_version()
+            })
     }
 
     /// Returns the workers of the VM of worker `at`.
