@@ -8,14 +8,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{Elsewhere, FRESH_MS, Live, Proxies, Publisher};
 use crate::clients::{Failures, Registry, SecretHasher, SingleUse};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockMark};
 use crate::config::{Config, MAX_CLOCK_SKEW_S};
 use crate::error::{OAuthError, OAuthErrorKind};
 use crate::keys::{
     JwksPromises, Keeper, KeeperError, MasterKey, MasterKeyError, bootstrap, policies, stored_mark,
 };
 use crate::revocation::MAX_WAITING;
-use crate::store::{self, OpenError, Store, StoreError};
+use crate::store::{self, Location, OpenError, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::tokens::Indices;
 
@@ -121,6 +121,7 @@ impl Issuer {
         store.unlock(&master).await?;
         let mark = stored_mark(&*store, &*clock, &master).await?;
         clock.resume(&mark);
+        let uses_lost_before = uses_lost_before(&config.database, &*clock, &mark);
         if let Some(fault) = clock.read().fault() {
             tracing::error!("{fault}; no tokens are issued until then");
         }
@@ -164,7 +165,7 @@ impl Issuer {
             proxies,
             receipts: Semaphore::new(MAX_WAITING),
             elsewhere: Elsewhere::new(store.clone(), clock.clone()),
-            assertions: SingleUse::new(config.clients.len()),
+            assertions: SingleUse::new(config.clients.len(), uses_lost_before),
             indices: Indices::default(),
             dated_later: Semaphore::new(MAX_DATED_LATER),
             keeper_wanted: Notify::new(),
@@ -271,4 +272,15 @@ fn replica_name() -> String {
     // Without random bytes the process id still distinguishes replicas on one machine.
     let _ = aws_lc_rs::rand::fill(&mut random);
     format!("{:016x}-{}", u64::from_le_bytes(random), std::process::id())
+}
+
+/// Returns the time (Unix seconds) before which uses of client assertions may be lost; 0 for none.
+/// A power cut may undo the last ones in a SQLite file, so those before another boot are in doubt.
+fn uses_lost_before(database: &Location, clock: &dyn Clock, mark: &ClockMark) -> u64 {
+    let is_file = matches!(database, Location::Sqlite(_));
+    if is_file && mark.boot != clock.boot() {
+        clock.now()
+    } else {
+        0
+    }
 }

@@ -35,14 +35,16 @@ pub struct SingleUse {
     process: u64,
     /// True while the database lacks lost uses that this process has yet to restore.
     owed: AsyncMutex<bool>,
-    /// Time at which the last incident was found (Unix seconds), kept after an operator ended it.
-    incident_since: AtomicU64,
+    /// Time before which uses may be lost (Unix seconds): that of the latest incident, also after its
+    /// end, or of a start on another boot.
+    lost_before: AtomicU64,
 }
 
 impl SingleUse {
-    /// Creates an empty memory for this number of clients.
+    /// Creates an empty memory for this number of clients. The database may lack uses from before
+    /// `uses_lost_before` (Unix seconds; 0: it lacks none).
     #[must_use]
-    pub fn new(clients: usize) -> Self {
+    pub fn new(clients: usize, uses_lost_before: u64) -> Self {
         let mut random = [0; 8];
         // Without random bytes two processes may share an id. A use that one of them recorded would
         // then count as the other's own.
@@ -52,7 +54,7 @@ impl SingleUse {
             group: Group::with_pause(PAUSE),
             process: u64::from_le_bytes(random) >> 1,
             owed: AsyncMutex::default(),
-            incident_since: AtomicU64::new(0),
+            lost_before: AtomicU64::new(uses_lost_before),
         }
     }
 
@@ -126,9 +128,9 @@ impl SingleUse {
         // so that it does not reject assertions for long.
         let latest = issuer.clock.now().saturating_add(MAX_STEP_MS / 1_000);
         let before = self
-            .incident_since
+            .lost_before
             .fetch_max(since.min(latest), Ordering::SeqCst);
-        before.max(since)
+        before.max(since.min(latest))
     }
 }
 

@@ -31,6 +31,13 @@ const SQLITE_SETTINGS: &str = "PRAGMA secure_delete = ON; PRAGMA journal_mode = 
 /// Sets the time for which a statement waits for a lock of the file (milliseconds).
 const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 4000";
 
+/// Begins a change of a SQLite file that survives a power cut. The setting belongs to the connection,
+/// so each change states it.
+const BEGIN_DURABLE: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
+
+/// Begins a change of a SQLite file that a power cut may undo.
+const BEGIN_NOTE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
+
 /// Begins a transaction on a server and reads in the same message whether the server may write.
 /// This detects a server that was demoted while connections to it stayed open, as behind a proxy.
 /// The last column keeps the server's `synchronous_commit` unless that is `off`: then an
@@ -53,6 +60,9 @@ pub(super) enum Access {
     Read,
     /// Reads and changes.
     Write,
+    /// Reads and changes that a power cut may undo in a SQLite file: they do not wait for the disk.
+    /// The next durable change makes them durable, too.
+    Note,
 }
 
 /// Opens connections and keeps the idle ones.
@@ -323,9 +333,10 @@ async fn begin(
     match (is_file, access) {
         (true, Access::Read) => connection.execute("BEGIN").await.map(|_| ())?,
         // A SQLite write takes the lock now: upgrading later could fail half-way.
-        (true, Access::Write) => connection.execute("BEGIN IMMEDIATE").await.map(|_| ())?,
+        (true, Access::Write) => connection.execute(BEGIN_DURABLE).await.map(|_| ())?,
+        (true, Access::Note) => connection.execute(BEGIN_NOTE).await.map(|_| ())?,
         (false, Access::Read) => require_writable(connection, BEGIN_READ).await?,
-        (false, Access::Write) => require_writable(connection, BEGIN_WRITE).await?,
+        (false, Access::Write | Access::Note) => require_writable(connection, BEGIN_WRITE).await?,
     }
     Ok(())
 }

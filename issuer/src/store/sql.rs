@@ -463,7 +463,7 @@ impl Store for SqlStore {
             // Without uses nothing is written, so no write lock is needed.
             (Operation::Read, Access::Read)
         } else {
-            (Operation::Note, Access::Write)
+            (Operation::Note, Access::Note)
         };
         self.bounded(operation, async {
             let keys = self.row_keys()?;

@@ -204,3 +204,20 @@ async fn waits_for_lock_and_names_it() {
     revoke(&store, 1).await.unwrap();
     assert_eq!(kept(&path).await, 1);
 }
+
+#[tokio::test]
+async fn each_change_states_its_durability() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("issuer.db")).await;
+    // 2 is FULL, 1 is NORMAL.
+    for (access, expected) in [(Access::Note, 1), (Access::Write, 2), (Access::Note, 1)] {
+        let mut transaction = store.pool.begin(access).await.unwrap();
+        let row = query("PRAGMA synchronous")
+            .fetch_one(transaction.connection().unwrap())
+            .await
+            .unwrap();
+        let setting: i64 = row.get(0);
+        transaction.end(Ok(())).await.unwrap();
+        assert_eq!(setting, expected, "{access:?}");
+    }
+}
