@@ -1,12 +1,9 @@
 //! Group commit: concurrent callers share one transaction, and so one wait for the disk.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
-use tokio::time::sleep;
 
 /// Largest number of work items in one transaction.
 const MOST: usize = 256;
@@ -46,10 +43,6 @@ pub(crate) struct Group<W, A> {
     waiting: Mutex<Vec<Waiting<W, A>>>,
     /// Held by the caller that runs a batch.
     turn: AsyncMutex<()>,
-    /// Time for other callers to join a batch.
-    pause: Duration,
-    /// Number of work items in the last batch.
-    last: AtomicUsize,
 }
 
 impl<W, A> Default for Group<W, A> {
@@ -57,20 +50,6 @@ impl<W, A> Default for Group<W, A> {
         Self {
             waiting: Mutex::default(),
             turn: AsyncMutex::default(),
-            pause: Duration::ZERO,
-            last: AtomicUsize::new(0),
-        }
-    }
-}
-
-impl<W, A> Group<W, A> {
-    /// Creates a group in which a batch that is smaller than the previous one waits for `pause`.
-    /// Callers that were answered together tend to return together. Without a pause the first of
-    /// them would begin a batch alone, so every second batch would hold a single work item.
-    pub(crate) fn with_pause(pause: Duration) -> Self {
-        Self {
-            pause,
-            ..Self::default()
         }
     }
 }
@@ -110,11 +89,6 @@ impl<W: Clone + Send, A: Send> Group<W, A> {
 
     /// Runs one batch of the waiting work items. The caller must hold the turn.
     async fn run<B: Batch<Work = W, Answer = A>>(&self, batch: &B) {
-        // Wait for callers of the previous batch to return, while this batch is smaller.
-        let last = self.last.load(Ordering::Relaxed);
-        if !self.pause.is_zero() && self.lock().len() < last {
-            sleep(self.pause).await;
-        }
         let taken: Vec<Waiting<W, A>> = {
             let mut waiting = self.lock();
             // Work items of cancelled callers are dropped.
@@ -123,7 +97,6 @@ impl<W: Clone + Send, A: Send> Group<W, A> {
             waiting.drain(..count).collect()
         };
         // The lock is released here: a batch takes long, and other callers must be able to join.
-        self.last.store(taken.len(), Ordering::Relaxed);
         let left = batch.run(taken).await;
         // Items that did not fit come first in the next batch.
         self.lock().splice(0..0, left);

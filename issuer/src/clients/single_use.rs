@@ -2,7 +2,6 @@
 //! 0029).
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::rand;
@@ -19,9 +18,6 @@ use crate::store::{AssertionUse, Recorded, StoreError, Uses};
 
 /// Largest number of uses that one transaction restores.
 const RESTORED_AT_A_TIME: usize = 4_096;
-
-/// Time for other uses to join a transaction that is smaller than the previous one.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// Result of recording a use. The inner error rejects the assertion.
 type Answer = Result<Result<(), AuthError>, StoreError>;
@@ -51,7 +47,7 @@ impl SingleUse {
         let _shared = rand::fill(&mut random);
         Self {
             memory: Replays::new(clients),
-            group: Group::with_pause(PAUSE),
+            group: Group::default(),
             process: u64::from_le_bytes(random) >> 1,
             owed: AsyncMutex::default(),
             lost_before: AtomicU64::new(uses_lost_before),
