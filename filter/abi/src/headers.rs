@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::ops::Deref;
 
-use crate::host;
 use crate::memory::Filled;
 
 /// A header map in the layout of the ABI; [`Pairs`] reads it. Every request has one, so its memory
@@ -52,11 +51,9 @@ impl Drop for HeaderMap {
     }
 }
 
-/// Returns the headers of the request in the effective stream; repeated headers are listed
-/// repeatedly. Returns an empty map if the host has no headers, and always in a native build.
-#[must_use]
-pub fn request_headers() -> HeaderMap {
-    host::pairs(host::REQUEST_HEADERS, KEPT.take())
+/// Returns the memory of an earlier request's header map, for the next one.
+pub(crate) fn kept() -> Vec<u8> {
+    KEPT.take()
 }
 
 /// Iterator over the pairs of a header map in the layout of the ABI, in order. It ends early if the

@@ -6,12 +6,13 @@
     reason = "a host function can only be imported and called as unsafe; see the SAFETY notes"
 )]
 
+use crate::HostRefused;
+use crate::headers::{self, HeaderMap};
 #[cfg(target_arch = "wasm32")]
 use crate::memory::Filled;
-use crate::{HeaderMap, HostRefused};
 
 /// Map type for the headers of a stream's request.
-pub(crate) const REQUEST_HEADERS: u32 = 0;
+const REQUEST_HEADERS: u32 = 0;
 /// Map type for the headers of a call's response.
 const CALL_RESPONSE_HEADERS: u32 = 6;
 /// Buffer type for the body of a call's response.
@@ -366,14 +367,21 @@ pub fn call_headers() -> HeaderMap {
     pairs(CALL_RESPONSE_HEADERS, Vec::new())
 }
 
+/// Returns the headers of the request in the effective stream; repeated headers are listed
+/// repeatedly. Returns an empty map if the host has no headers, and always in a native build.
+#[must_use]
+pub fn request_headers() -> HeaderMap {
+    pairs(REQUEST_HEADERS, headers::kept())
+}
+
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) fn pairs(_map: u32, block: Vec<u8>) -> HeaderMap {
+fn pairs(_map: u32, block: Vec<u8>) -> HeaderMap {
     drop(block);
     HeaderMap::default()
 }
 
 #[cfg(target_arch = "wasm32")]
-pub(crate) fn pairs(map: u32, block: Vec<u8>) -> HeaderMap {
+fn pairs(map: u32, block: Vec<u8>) -> HeaderMap {
     // SAFETY: the host writes one pointer and one size to where the last two arguments point, and
     // returns its status.
     let filled = unsafe {

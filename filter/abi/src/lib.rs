@@ -16,7 +16,8 @@ mod memory;
 pub mod streams;
 
 pub use foreign::call_foreign_function;
-pub use headers::{HeaderMap, Pairs, header_map, request_headers};
+pub use headers::{HeaderMap, Pairs, header_map};
+pub use host::request_headers;
 
 /// A response that the proxy sends itself, without the upstream.
 #[derive(Clone, Copy, Debug)]
